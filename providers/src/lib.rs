@@ -1,0 +1,187 @@
+//! Object stores: keys and bytes, never PostgreSQL.
+//!
+//! ```text
+//! caller ─▶ transfer::Store (retry, multipart, concurrency) ─▶ dyn ObjectStore ─▶ fs | s3
+//! ```
+//!
+//! An [`ObjectStore`] makes one request per call and never retries; [`transfer::Store`] is the
+//! only caller of it outside tests and the only place that retries.
+
+mod error;
+pub mod fs;
+mod key;
+#[cfg(feature = "s3")]
+pub mod s3;
+pub mod testing;
+pub mod transfer;
+
+use std::fmt;
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::Stream;
+
+pub use error::{Error, ErrorKind, Operation, Result};
+pub use key::ObjectKey;
+
+/// Whether a put may replace an object that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutMode {
+    /// Fails with [`ErrorKind::AlreadyExists`] when the key is taken; under a race exactly one writer wins.
+    Create,
+    /// Replaces what is there, atomically for readers.
+    Overwrite,
+}
+
+/// A random mark stored with an object, by which a writer whose response was lost knows its own put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutToken(String);
+
+/// What a store keeps of a multipart upload between its calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadId(pub String);
+
+/// The store's receipt for one part of an upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartReceipt {
+    /// Counted from 1.
+    pub number: u32,
+    /// The store's own tag for the part (S3: the `ETag`).
+    pub tag: String,
+    /// The part's checksum as the store spells it, where completion asks for it again.
+    pub checksum: Option<String>,
+    /// Length of the part.
+    pub size_bytes: u64,
+}
+
+/// One object as listings and heads show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The key below the store's URL.
+    pub key: ObjectKey,
+    /// Length of the stored bytes.
+    pub size_bytes: u64,
+    /// When the store received it, by the store's clock.
+    pub modified: jiff::Timestamp,
+    /// The mark its writer left; heads only, and only where the store keeps one.
+    pub token: Option<PutToken>,
+}
+
+/// Which keys a listing returns.
+#[derive(Clone, Debug, Default)]
+pub struct ListRequest {
+    /// Only keys that begin with this text (no separator is implied).
+    pub prefix: String,
+    /// Only keys greater than this one, in byte order.
+    pub start_after: Option<String>,
+    /// Fold keys with a further `/` after the prefix into [`ListPage::folders`].
+    pub fold: bool,
+    /// The [`ListPage::next`] of the page before.
+    pub page: Option<String>,
+}
+
+/// One page of a listing, in byte order of the keys.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// Objects on this page.
+    pub objects: Vec<ObjectInfo>,
+    /// Folded prefixes on this page, each ending in `/`.
+    pub folders: Vec<String>,
+    /// Present when more pages follow.
+    pub next: Option<String>,
+}
+
+/// A body on its way from the store.
+pub struct Download {
+    /// Length of the whole object, whatever range was asked for.
+    pub object_size_bytes: u64,
+    /// Identifies the object's content, so that a resumed read does not continue another object.
+    pub version: Option<String>,
+    /// The bytes; an `Err` ends the stream.
+    pub body: Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>,
+}
+
+/// What a store can take in one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Length of each part of an upload but the last.
+    pub part_size_bytes: usize,
+    /// Most parts in one upload.
+    pub max_parts: u32,
+    /// Whether parts of one upload may be sent at the same time and in any order.
+    pub parallel_parts: bool,
+}
+
+/// One store, below one URL. Each call is one request: no retries, no caching.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + fmt::Debug {
+    /// The store's URL as the user wrote it, without secrets and without a trailing slash.
+    fn url(&self) -> &str;
+
+    /// The store's limits.
+    fn limits(&self) -> Limits;
+
+    /// Stores `body` under `key`. After `Ok` the object survives a crash, and no reader ever saw part of it.
+    async fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode, token: &PutToken) -> Result<()>;
+
+    /// Begins an upload in parts; nothing is visible under `key` until it is completed.
+    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId>;
+
+    /// Stores one part. Parts are numbered from 1; all but the last have the store's part size.
+    async fn put_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<PartReceipt>;
+
+    /// Makes the parts, in order, the object under `key`; durable after `Ok`, atomic for readers.
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[PartReceipt],
+        mode: PutMode,
+    ) -> Result<()>;
+
+    /// Drops the parts of an upload that is not completed. An upload that is gone is no error.
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()>;
+
+    /// The object's bytes from `offset` (`length` of them, or to the end).
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there.
+    async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download>;
+
+    /// The object's size, time and token.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there.
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo>;
+
+    /// One page of keys.
+    async fn list(&self, request: &ListRequest) -> Result<ListPage>;
+
+    /// Deletes `keys`; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
+    async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>>;
+}
+
+impl PutToken {
+    /// A new random token.
+    pub fn random() -> Self {
+        Self(format!("{:032x}", fastrand::u128(..)))
+    }
+
+    /// The token as stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for PutToken {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
