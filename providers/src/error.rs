@@ -78,7 +78,12 @@ pub enum ErrorKind {
 impl Error {
     /// An error without the store's own words.
     pub fn new(operation: Operation, object: impl Into<String>, kind: ErrorKind) -> Self {
-        Self { operation, object: object.into(), kind, source: None }
+        Self {
+            operation,
+            object: object.into(),
+            kind,
+            source: None,
+        }
     }
 
     /// The same error with its cause.
@@ -92,7 +97,10 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Throttled(_) | ErrorKind::Unavailable | ErrorKind::TimedOut | ErrorKind::Conflict
+            ErrorKind::Throttled(_)
+                | ErrorKind::Unavailable
+                | ErrorKind::TimedOut
+                | ErrorKind::Conflict
         )
     }
 

@@ -22,7 +22,9 @@ impl ObjectKey {
         let text = text.into();
         let valid = text.len() <= Self::MAX_BYTES
             && !text.contains('\0')
-            && text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+            && text
+                .split('/')
+                .all(|part| !part.is_empty() && !part.starts_with('.'));
         if valid {
             Ok(Self(text))
         } else {

@@ -12,6 +12,7 @@ pub mod fs;
 mod key;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transfer;
 
@@ -111,7 +112,14 @@ pub struct Limits {
     pub max_parts: u32,
     /// Whether parts of one upload may be sent at the same time and in any order.
     pub parallel_parts: bool,
+    /// Whether a request without an answer may be given up and sent again.
+    ///
+    /// A file system's may not: it goes on in its thread and could still create the object.
+    pub times_out: bool,
 }
+
+/// Most keys in one [`ObjectStore::delete`]: what S3 takes.
+pub const MAX_DELETE_KEYS: usize = 1000;
 
 /// One store, below one URL. Each call is one request: no retries, no caching.
 #[async_trait]
@@ -123,7 +131,13 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     fn limits(&self) -> Limits;
 
     /// Stores `body` under `key`. After `Ok` the object survives a crash, and no reader ever saw part of it.
-    async fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode, token: &PutToken) -> Result<()>;
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<()>;
 
     /// Begins an upload in parts; nothing is visible under `key` until it is completed.
     async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId>;
@@ -138,6 +152,10 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     ) -> Result<PartReceipt>;
 
     /// Makes the parts, in order, the object under `key`; durable after `Ok`, atomic for readers.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] with [`PutMode::Create`] when the key is taken, and
+    /// [`ErrorKind::NotFound`] when the upload is gone, as after an earlier completion.
     async fn complete_upload(
         &self,
         key: &ObjectKey,
@@ -149,10 +167,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Drops the parts of an upload that is not completed. An upload that is gone is no error.
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()>;
 
-    /// The object's bytes from `offset` (`length` of them, or to the end).
+    /// The object's bytes from `offset` (`length` of them, at least 1, or to the end; never past the end).
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there.
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
+    /// [`ErrorKind::Invalid`] when `offset` is not 0 and lies at or past the end.
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download>;
 
     /// The object's size, time and token.
@@ -164,7 +183,7 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// One page of keys.
     async fn list(&self, request: &ListRequest) -> Result<ListPage>;
 
-    /// Deletes `keys`; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
+    /// Deletes `keys`, at most [`MAX_DELETE_KEYS`]; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>>;
 }
 

@@ -1,0 +1,218 @@
+//! How a file appears: complete, durable, and over nothing that exists.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::PutMode;
+
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+const TEMP_SUFFIX: &str = ".tmp";
+
+/// How often a write begins anew because a delete removed its empty directory just then.
+const PRUNE_RACES: u32 = 16;
+
+/// The directories below (and including) the root.
+#[derive(Debug)]
+pub(super) struct Directories {
+    root: PathBuf,
+}
+
+/// A file that no listing shows; removed when dropped, unless it was published or kept.
+#[derive(Debug)]
+pub(super) struct TempFile {
+    path: PathBuf,
+    file: File,
+    remove_on_drop: bool,
+}
+
+impl Directories {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A new temporary file in `directory`, which is created where it is missing.
+    pub(super) fn temp_file(&self, directory: &Path) -> io::Result<TempFile> {
+        for _ in 0..PRUNE_RACES {
+            match TempFile::create(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(directory)?,
+                created => return created,
+            }
+        }
+        TempFile::create(directory)
+    }
+
+    /// Creates `directory` and what is missing of its parents, down from the root, each made
+    /// durable before the next.
+    ///
+    /// A directory that is found has been made durable by whoever created it, or is so with the
+    /// object's own directory fsync: ext4, XFS and Btrfs write new ancestors with it.
+    fn create(&self, directory: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+            Ok(()) => directory.parent().map_or(Ok(()), sync_directory),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && directory != self.root => {
+                self.create(directory.parent().unwrap_or(&self.root))?;
+                self.create_below_existing(directory)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves a directory that was pruned meanwhile to the caller's next round.
+    fn create_below_existing(&self, directory: &Path) -> io::Result<()> {
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+            Ok(()) => sync_directory(directory.parent().unwrap_or(&self.root)),
+            Err(error) if is_race(error.kind()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes deletes in `directory` durable and removes it and its parents as far as they are empty.
+    pub(super) fn prune(&self, directory: &Path) -> io::Result<()> {
+        let mut directory = directory;
+        while directory != self.root && fs::remove_dir(directory).is_ok() {
+            directory = directory.parent().unwrap_or(&self.root);
+        }
+        match sync_directory(directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl TempFile {
+    fn create(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!(".{:032x}{TEMP_SUFFIX}", fastrand::u128(..)));
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(FILE_MODE)
+            .open(&path)?;
+        Ok(Self {
+            path,
+            file,
+            remove_on_drop: true,
+        })
+    }
+
+    /// The temporary file at `path`, left in place unless it is published.
+    pub(super) fn reopen(path: PathBuf) -> io::Result<Self> {
+        let file = File::options().write(true).open(&path)?;
+        Ok(Self {
+            path,
+            file,
+            remove_on_drop: false,
+        })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Leaves the file in place for [`TempFile::reopen`] and returns its name.
+    pub(super) fn keep(mut self) -> String {
+        self.remove_on_drop = false;
+        self.path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Makes the file durable and gives it the name `target`.
+    pub(super) fn publish(mut self, target: &Path, mode: PutMode) -> io::Result<()> {
+        self.file.sync_all()?;
+        match mode {
+            PutMode::Create => self.create_name(target)?,
+            PutMode::Overwrite => fs::rename(&self.path, target)?,
+        }
+        self.remove_on_drop = false;
+        sync_parent(target)
+    }
+
+    fn create_name(&self, target: &Path) -> io::Result<()> {
+        match fs::hard_link(&self.path, target) {
+            Ok(()) => self.drop_name(),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.name_taken(target, error)
+            }
+            Err(error) if refuses_links(&error) => self.rename_to_new(target),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rename_to_new(&self, target: &Path) -> io::Result<()> {
+        match renameat_with(CWD, &self.path, CWD, target, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            Err(rustix::io::Errno::EXIST) => {
+                self.name_taken(target, io::ErrorKind::AlreadyExists.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a taken name means: an NFS client repeats a link whose answer was lost, and meets its own.
+    fn name_taken(&self, target: &Path, error: io::Error) -> io::Result<()> {
+        let taken = fs::metadata(target)?;
+        let own = self.file.metadata()?;
+        if (taken.dev(), taken.ino()) == (own.dev(), own.ino()) {
+            return self.drop_name();
+        }
+        if taken.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // Whoever is told "it exists" may take the object for stored; its writer may have died
+        // between the link and the directory's fsync.
+        sync_parent(target)?;
+        Err(error)
+    }
+
+    fn drop_name(&self) -> io::Result<()> {
+        fs::remove_file(&self.path)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if self.remove_on_drop
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            tracing::debug!(path = %self.path.display(), %error, "could not remove a temporary file");
+        }
+    }
+}
+
+/// Whether `name` is a temporary file's, in its own directory.
+pub(super) fn is_temp_name(name: &str) -> bool {
+    name.strip_prefix('.')
+        .and_then(|rest| rest.strip_suffix(TEMP_SUFFIX))
+        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn is_race(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
+}
+
+/// vfat, exFAT and some FUSE and CIFS mounts have no hard links; EMLINK does not occur on a new file elsewhere.
+fn refuses_links(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported | io::ErrorKind::TooManyLinks
+    ) || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
+fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
