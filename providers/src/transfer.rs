@@ -1,1 +1,344 @@
-//! Retry, multipart and concurrency over any [`ObjectStore`](crate::ObjectStore): the only place that retries.
+//! Retry, multipart and concurrency over any [`ObjectStore`]: the only place that retries.
+//!
+//! ```text
+//! write ─▶ part buffer ─▶ ≤ 4 parts in flight ─┐
+//! put ─────────────────────────────────────────┼─▶ permits of the store ─▶ attempts ─▶ dyn ObjectStore
+//! read ────────────────────────────────────────┘   (up, down)             until the deadline
+//! ```
+//!
+//! Retried are [`Error::is_retryable`] failures and nothing else. Peak memory of a [`Store`]:
+//! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
+
+mod open;
+mod reader;
+mod retry;
+mod upload;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{
+    Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
+    PutMode, PutToken, Result,
+};
+pub use open::{StoreSettings, open};
+pub use reader::Reader;
+use retry::Retries;
+pub use retry::RetryPolicy;
+pub use upload::Upload;
+
+/// Most keys that [`Store::list`] holds in memory, at some 200 bytes each.
+pub const MAX_LISTED_KEYS: usize = 10_000_000;
+
+/// How a [`Store`] uses its store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// When a failed request is sent again.
+    pub retry: RetryPolicy,
+    /// Most puts and parts on their way at one time, over all uses of one [`Store`]; at least 1.
+    pub upload_concurrency: usize,
+    /// Most bodies being read at one time, over all uses of one [`Store`]; at least 1.
+    pub download_concurrency: usize,
+}
+
+/// A store with retries, uploads in parts and bounded concurrency; clones share their permits.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn ObjectStore>,
+    options: Options,
+    uploads: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
+}
+
+impl Store {
+    /// `store`, used as `options` say.
+    pub fn new(store: Arc<dyn ObjectStore>, options: Options) -> Self {
+        let permits =
+            |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
+        let uploads = permits(options.upload_concurrency);
+        let downloads = permits(options.download_concurrency);
+        Self {
+            inner: Arc::new(Inner {
+                store,
+                options,
+                uploads,
+                downloads,
+            }),
+        }
+    }
+
+    /// The store's URL, without secrets and without a trailing slash.
+    pub fn url(&self) -> &str {
+        self.inner.store.url()
+    }
+
+    /// The object's URL, for messages.
+    pub fn object_url(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.url())
+    }
+
+    /// Stores `body` under `key` in one request. After `Ok` the object survives a crash, and no reader ever saw part of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] with [`PutMode::Create`] when the key is taken by another
+    /// writer's object; an own earlier attempt whose answer was lost is success.
+    pub async fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode) -> Result<()> {
+        let token = PutToken::random();
+        let _permit = permit(&self.inner.uploads).await;
+        let mut retries = self.retries();
+        loop {
+            let request = self.inner.store.put(key, body.clone(), mode, &token);
+            let Err(error) = retries
+                .attempt(Operation::Put, || self.object_url(key), request)
+                .await
+            else {
+                return Ok(());
+            };
+            if error.kind == ErrorKind::AlreadyExists && retries.is_repeated() {
+                return self.settle_lost_answer(key, &token, error).await;
+            }
+            retries.wait_after(error).await?;
+        }
+    }
+
+    /// Begins an object of unknown length. No request is sent before a part is full: a body that
+    /// ends within the first part becomes one put.
+    pub fn upload(&self, key: ObjectKey, mode: PutMode) -> Upload {
+        Upload::new(self.clone(), key, mode)
+    }
+
+    /// The object's bytes from `offset` (`length` of them, or to the end; never past the end).
+    ///
+    /// The reader holds one of the store's download permits until it is read to its end or dropped: a task that
+    /// holds one must not wait for another, unless there are more permits than such tasks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
+    /// [`ErrorKind::Invalid`] when `offset` is not 0 and lies at or past the end.
+    pub async fn read(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Reader> {
+        Reader::open(self.clone(), key.clone(), offset, length).await
+    }
+
+    /// The whole object, in memory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
+    /// [`ErrorKind::Invalid`] when the object is longer than `limit_bytes`.
+    pub async fn get(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
+        let mut reader = self.read(key, 0, None).await?;
+        let size_bytes = reader.size_bytes();
+        if size_bytes > limit_bytes {
+            let error = Error::new(Operation::Get, self.object_url(key), ErrorKind::Invalid);
+            return Err(error.with_source(ObjectTooLarge {
+                size_bytes,
+                limit_bytes,
+            }));
+        }
+        let mut body = BytesMut::with_capacity(usize::try_from(size_bytes).unwrap_or(0));
+        while let Some(chunk) = reader.next().await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The object's size and time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] only when the store proved that the key is not there.
+    pub async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
+        let mut retries = self.retries();
+        loop {
+            let request = self.inner.store.head(key);
+            match retries
+                .attempt(Operation::Head, || self.object_url(key), request)
+                .await
+            {
+                Ok(info) => return Ok(info),
+                Err(error) => retries.wait_after(error).await?,
+            }
+        }
+    }
+
+    /// All objects whose keys begin with `prefix` and are greater than `start_after`, in byte order; at most [`MAX_LISTED_KEYS`].
+    pub async fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<Vec<ObjectInfo>> {
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            start_after: start_after.map(str::to_owned),
+            fold: false,
+            page: None,
+        };
+        Ok(self.all_pages(request).await?.0)
+    }
+
+    /// The names of the folders directly below `prefix` (which ends in `/` or is empty), each
+    /// without the prefix and without a trailing slash, in byte order of the names with it.
+    pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            start_after: None,
+            fold: true,
+            page: None,
+        };
+        let (_, folders) = self.all_pages(request).await?;
+        let name = |folder: String| {
+            let name = folder.strip_prefix(prefix).unwrap_or(&folder);
+            name.strip_suffix('/').unwrap_or(name).to_owned()
+        };
+        Ok(folders.into_iter().map(name).collect())
+    }
+
+    /// Deletes `keys`; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
+    pub async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        let mut refused = Vec::new();
+        for batch in keys.chunks(MAX_DELETE_KEYS) {
+            refused.extend(self.delete_batch(batch.to_vec()).await?);
+        }
+        Ok(refused)
+    }
+
+    /// Deletes at most [`MAX_DELETE_KEYS`]; keys whose failure may pass are tried again.
+    async fn delete_batch(&self, mut keys: Vec<ObjectKey>) -> Result<Vec<(ObjectKey, Error)>> {
+        let mut retries = self.retries();
+        let mut refused = Vec::new();
+        loop {
+            let request = self.inner.store.delete(&keys);
+            let url = || self.url().to_owned();
+            let error = match retries.attempt(Operation::Delete, url, request).await {
+                Err(error) => error,
+                Ok(failures) => {
+                    let (again, lasting): (Vec<_>, Vec<_>) = failures
+                        .into_iter()
+                        .partition(|(_, error)| error.is_retryable());
+                    refused.extend(lasting);
+                    let (left, mut errors): (Vec<_>, Vec<_>) = again.into_iter().unzip();
+                    keys = left;
+                    let Some(error) = errors.pop() else {
+                        return Ok(refused);
+                    };
+                    error
+                }
+            };
+            retries.wait_after(error).await?;
+        }
+    }
+
+    async fn all_pages(&self, mut request: ListRequest) -> Result<(Vec<ObjectInfo>, Vec<String>)> {
+        let mut objects = Vec::new();
+        let mut folders = Vec::new();
+        loop {
+            let page = self.page(&request).await?;
+            objects.extend(page.objects);
+            folders.extend(page.folders);
+            if page.next.is_none() {
+                return Ok((objects, folders));
+            }
+            if objects.len() + folders.len() > MAX_LISTED_KEYS {
+                return Err(self.list_error(ErrorKind::Invalid).with_source(TooManyKeys));
+            }
+            if page.next == request.page {
+                return Err(self
+                    .list_error(ErrorKind::Other)
+                    .with_source(EndlessListing));
+            }
+            request.page = page.next;
+        }
+    }
+
+    async fn page(&self, request: &ListRequest) -> Result<crate::ListPage> {
+        let mut retries = self.retries();
+        loop {
+            let attempt = self.inner.store.list(request);
+            match retries
+                .attempt(Operation::List, || self.url().to_owned(), attempt)
+                .await
+            {
+                Ok(page) => return Ok(page),
+                Err(error) => retries.wait_after(error).await?,
+            }
+        }
+    }
+
+    fn list_error(&self, kind: ErrorKind) -> Error {
+        Error::new(Operation::List, self.url(), kind)
+    }
+
+    /// `Ok` when the object that a repeated create met carries its own token; `refusal` when it is another's.
+    async fn settle_lost_answer(
+        &self,
+        key: &ObjectKey,
+        token: &PutToken,
+        refusal: Error,
+    ) -> Result<()> {
+        let object = self.object_url(key);
+        match self.head(key).await {
+            Ok(info) if info.token.as_ref() == Some(token) => {
+                tracing::debug!(%object, "an earlier attempt had stored the object; its answer was lost");
+                Ok(())
+            }
+            Ok(_) => Err(Error {
+                kind: ErrorKind::AlreadyExists,
+                ..refusal
+            }),
+            Err(error) if error.is_not_found() => Err(refusal),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn retries(&self) -> Retries {
+        Retries::new(
+            self.inner.options.retry.clone(),
+            self.inner.store.limits().times_out,
+        )
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("url", &self.url())
+            .field("options", &self.inner.options)
+            .finish()
+    }
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            retry: RetryPolicy::default(),
+            upload_concurrency: 8,
+            download_concurrency: 8,
+        }
+    }
+}
+
+/// An object is longer than its reader takes.
+#[derive(Debug, thiserror::Error)]
+#[error("the object has {size_bytes} bytes, more than the {limit_bytes} that it may have")]
+struct ObjectTooLarge {
+    size_bytes: u64,
+    limit_bytes: u64,
+}
+
+/// A listing is longer than [`MAX_LISTED_KEYS`].
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MAX_LISTED_KEYS} keys; list a longer prefix")]
+struct TooManyKeys;
+
+/// A store answered with the same page twice.
+#[derive(Debug, thiserror::Error)]
+#[error("the store does not come to the end of the listing: the next page is this one")]
+struct EndlessListing;
+
+async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore)
+        .acquire_owned()
+        .await
+        .expect("the semaphore is never closed")
+}

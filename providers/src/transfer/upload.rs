@@ -1,0 +1,330 @@
+//! Objects of unknown length, in parts.
+
+use std::mem;
+
+use bytes::{Bytes, BytesMut};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::{Store, permit};
+use crate::{
+    Error, ErrorKind, Limits, ObjectKey, Operation, PartReceipt, PutMode, PutToken, Result,
+    UploadId,
+};
+
+/// Most parts of one upload on their way at one time.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// An object on its way to the store; visible only after [`Upload::finish`].
+///
+/// Memory: `part size × (1 + n)` bytes, with `n` parts in flight: the lesser of 4 and
+/// [`Options::upload_concurrency`](super::Options::upload_concurrency), and 1 where the store
+/// takes parts in order only. [`Upload::write`] waits while that many are on their way.
+///
+/// After a failure, [`Upload::abort`] or a drop the parts are deleted, on drop in the background
+/// and as far as the runtime still runs.
+#[derive(Debug)]
+pub struct Upload {
+    store: Store,
+    key: ObjectKey,
+    mode: PutMode,
+    token: PutToken,
+    limits: Limits,
+    buffer: BytesMut,
+    stored_bytes: u64,
+    state: State,
+    in_flight: JoinSet<Result<PartReceipt>>,
+    receipts: Vec<PartReceipt>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// All bytes are in the buffer, and the store knows nothing.
+    Buffered,
+    Started {
+        upload: UploadId,
+        parts: u32,
+    },
+    Ended,
+}
+
+impl Upload {
+    pub(super) fn new(store: Store, key: ObjectKey, mode: PutMode) -> Self {
+        let limits = store.inner.store.limits();
+        Self {
+            store,
+            key,
+            mode,
+            token: PutToken::random(),
+            limits,
+            buffer: BytesMut::new(),
+            stored_bytes: 0,
+            state: State::Buffered,
+            in_flight: JoinSet::new(),
+            receipts: Vec::new(),
+        }
+    }
+
+    /// Takes the object's next bytes; returns once they are buffered or on their way.
+    ///
+    /// # Errors
+    /// Those of any part so far. After an error the upload is aborted and takes no more.
+    pub async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        let written = self.buffer_and_send(chunk).await;
+        self.abort_on_error(written).await
+    }
+
+    /// Makes the bytes written so far the object; returns their number. After `Ok` the object survives a crash.
+    ///
+    /// # Errors
+    /// Those of any part, and as [`Store::put`].
+    pub async fn finish(mut self) -> Result<u64> {
+        let finished = match self.state {
+            State::Buffered => self.put_whole().await,
+            State::Started { .. } => self.complete().await,
+            State::Ended => Err(self.error(ErrorKind::Invalid).with_source(UploadEnded)),
+        };
+        self.abort_on_error(finished).await?;
+        self.state = State::Ended;
+        Ok(self.stored_bytes)
+    }
+
+    /// Deletes what was stored of the object. Best effort: a failure is logged.
+    pub async fn abort(mut self) {
+        self.end().await;
+    }
+
+    async fn buffer_and_send(&mut self, chunk: Bytes) -> Result<()> {
+        if matches!(self.state, State::Ended) {
+            return Err(self.error(ErrorKind::Invalid).with_source(UploadEnded));
+        }
+        let part_size = self.limits.part_size_bytes;
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if self.buffer.len() == part_size {
+                let part = mem::take(&mut self.buffer).freeze();
+                self.send_part(part).await?;
+            }
+            let room = part_size - self.buffer.len();
+            let taken = rest.split_to(room.min(rest.len()));
+            // The whole part at once: growing step by step would copy, and could end at twice its size.
+            self.buffer.reserve(room);
+            self.buffer.extend_from_slice(&taken);
+            self.stored_bytes += taken.len() as u64;
+        }
+        Ok(())
+    }
+
+    async fn put_whole(&mut self) -> Result<()> {
+        let body = mem::take(&mut self.buffer).freeze();
+        self.store.put(&self.key, body, self.mode).await
+    }
+
+    async fn complete(&mut self) -> Result<()> {
+        let part = mem::take(&mut self.buffer).freeze();
+        self.send_part(part).await?;
+        while !self.in_flight.is_empty() {
+            self.take_receipt().await?;
+        }
+        self.receipts.sort_unstable_by_key(|receipt| receipt.number);
+        match &self.state {
+            State::Started { upload, .. } => self.request_completion(upload).await,
+            State::Buffered | State::Ended => Ok(()),
+        }
+    }
+
+    async fn request_completion(&self, upload: &UploadId) -> Result<()> {
+        let store = &self.store;
+        let _permit = permit(&store.inner.uploads).await;
+        let mut retries = store.retries();
+        loop {
+            let request =
+                store
+                    .inner
+                    .store
+                    .complete_upload(&self.key, upload, &self.receipts, self.mode);
+            let object = || store.object_url(&self.key);
+            let Err(error) = retries.attempt(Operation::Put, object, request).await else {
+                return Ok(());
+            };
+            // An earlier attempt that did complete the upload leaves the object, and no upload.
+            let answered = matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::NotFound);
+            if answered && retries.is_repeated() {
+                return store
+                    .settle_lost_answer(&self.key, &self.token, error)
+                    .await;
+            }
+            retries.wait_after(error).await?;
+        }
+    }
+
+    async fn send_part(&mut self, body: Bytes) -> Result<()> {
+        let (upload, number) = self.next_part().await?;
+        while self.in_flight.len() >= self.most_in_flight() {
+            self.take_receipt().await?;
+        }
+        let (store, key) = (self.store.clone(), self.key.clone());
+        self.in_flight
+            .spawn(async move { put_part(&store, &key, &upload, number, body).await });
+        Ok(())
+    }
+
+    /// The upload, started if need be, and the number of its next part.
+    async fn next_part(&mut self) -> Result<(UploadId, u32)> {
+        if matches!(self.state, State::Buffered) {
+            let upload = start(&self.store, &self.key, &self.token).await?;
+            self.state = State::Started { upload, parts: 0 };
+        }
+        let max_parts = self.limits.max_parts;
+        match &mut self.state {
+            State::Started { upload, parts } if *parts < max_parts => {
+                *parts += 1;
+                Ok((upload.clone(), *parts))
+            }
+            State::Started { .. } => {
+                let part_size_bytes = self.limits.part_size_bytes;
+                Err(self.error(ErrorKind::Invalid).with_source(TooManyParts {
+                    max_parts,
+                    part_size_bytes,
+                }))
+            }
+            State::Buffered | State::Ended => {
+                Err(self.error(ErrorKind::Invalid).with_source(UploadEnded))
+            }
+        }
+    }
+
+    fn most_in_flight(&self) -> usize {
+        if self.limits.parallel_parts {
+            self.store
+                .inner
+                .options
+                .upload_concurrency
+                .clamp(1, PARTS_IN_FLIGHT)
+        } else {
+            1
+        }
+    }
+
+    async fn take_receipt(&mut self) -> Result<()> {
+        match self.in_flight.join_next().await {
+            None => Ok(()),
+            Some(Ok(receipt)) => {
+                self.receipts.push(receipt?);
+                Ok(())
+            }
+            Some(Err(join)) => Err(self.error(ErrorKind::Other).with_source(join)),
+        }
+    }
+
+    async fn abort_on_error(&mut self, result: Result<()>) -> Result<()> {
+        if result.is_err() {
+            self.end().await;
+        }
+        result
+    }
+
+    async fn end(&mut self) {
+        self.in_flight.shutdown().await;
+        self.buffer = BytesMut::new();
+        // Left in place until the parts are deleted, so that a drop meanwhile still sees to them.
+        if let State::Started { upload, .. } = &self.state {
+            delete_parts(&self.store, &self.key, upload).await;
+        }
+        self.state = State::Ended;
+    }
+
+    fn error(&self, kind: ErrorKind) -> Error {
+        Error::new(Operation::Put, self.store.object_url(&self.key), kind)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let State::Started { upload, .. } = mem::replace(&mut self.state, State::Ended) else {
+            return;
+        };
+        let (store, key) = (self.store.clone(), self.key.clone());
+        let mut in_flight = mem::take(&mut self.in_flight);
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                in_flight.shutdown().await;
+                delete_parts(&store, &key, &upload).await;
+            });
+        }
+    }
+}
+
+/// More was written than the store takes in one object.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the object is longer than {max_parts} parts of {part_size_bytes} bytes; \
+     hint: set a larger part size"
+)]
+struct TooManyParts {
+    max_parts: u32,
+    part_size_bytes: usize,
+}
+
+/// An upload was used after it failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload has failed before and takes no more")]
+struct UploadEnded;
+
+async fn start(store: &Store, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    let _permit = permit(&store.inner.uploads).await;
+    let mut retries = store.retries();
+    loop {
+        let request = store.inner.store.start_upload(key, token);
+        match retries
+            .attempt(Operation::Put, || store.object_url(key), request)
+            .await
+        {
+            Ok(upload) => return Ok(upload),
+            Err(error) => retries.wait_after(error).await?,
+        }
+    }
+}
+
+async fn put_part(
+    store: &Store,
+    key: &ObjectKey,
+    upload: &UploadId,
+    number: u32,
+    body: Bytes,
+) -> Result<PartReceipt> {
+    let _permit = permit(&store.inner.uploads).await;
+    let mut retries = store.retries();
+    loop {
+        let request = store
+            .inner
+            .store
+            .put_part(key, upload, number, body.clone());
+        match retries
+            .attempt(Operation::Put, || store.object_url(key), request)
+            .await
+        {
+            Ok(receipt) => return Ok(receipt),
+            Err(error) => retries.wait_after(error).await?,
+        }
+    }
+}
+
+/// Deletes the parts of an upload. What stays behind costs space but is never read: a rule of the
+/// bucket's life cycle can clear it.
+async fn delete_parts(store: &Store, key: &ObjectKey, upload: &UploadId) {
+    let mut retries = store.retries();
+    loop {
+        let request = store.inner.store.abort_upload(key, upload);
+        let Err(error) = retries
+            .attempt(Operation::Put, || store.object_url(key), request)
+            .await
+        else {
+            return;
+        };
+        if let Err(error) = retries.wait_after(error).await {
+            tracing::warn!(%error, "could not delete the parts of an upload that failed");
+            return;
+        }
+    }
+}
