@@ -1,1 +1,9 @@
-//! Test doubles and the conformance suite.
+//! Test doubles and the conformance suite, for this crate's tests and its users'.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)] // tests: a panic is the report
+
+pub mod conformance;
+mod faulty;
+mod memory;
+
+pub use faulty::{Call, Fault, FaultyStore};
+pub use memory::MemoryStore;
