@@ -8,6 +8,8 @@ use url::Url;
 #[cfg(feature = "s3")]
 use crate::ObjectKey;
 use crate::fs::FsStore;
+#[cfg(feature = "s3")]
+use crate::s3::{Location, S3Store};
 use crate::{Error, ErrorKind, ObjectStore, Operation, Result};
 
 /// What a URL does not say. The default suits the services themselves.
@@ -34,7 +36,7 @@ pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectS
     match target(url) {
         Ok(Target::Directory(path)) => open_directory(path).await,
         #[cfg(feature = "s3")]
-        Ok(Target::S3(location)) => crate::s3::S3Store::connect(location, settings).await,
+        Ok(Target::S3(location)) => Ok(Arc::new(S3Store::connect(location, settings).await?)),
         Err(fault) => {
             let url = without_credentials(url);
             Err(Error::new(Operation::Open, url, ErrorKind::Invalid).with_source(fault))
@@ -45,7 +47,7 @@ pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectS
 enum Target {
     Directory(PathBuf),
     #[cfg(feature = "s3")]
-    S3(crate::s3::Location),
+    S3(Location),
 }
 
 fn target(url: &str) -> std::result::Result<Target, UrlFault> {
@@ -79,7 +81,7 @@ fn s3_target(url: &Url) -> std::result::Result<Target, UrlFault> {
     if !prefix.is_empty() && ObjectKey::new(prefix).is_err() {
         return Err(UrlFault::BadPrefix);
     }
-    Ok(Target::S3(crate::s3::Location {
+    Ok(Target::S3(Location {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
     }))

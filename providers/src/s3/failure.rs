@@ -1,0 +1,349 @@
+//! What S3's answers mean.
+//!
+//! The SDK's own errors do not go up: a refused signature's body repeats the signed request, with
+//! its session token.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::operation::RequestId;
+use aws_sdk_s3::primitives::ByteStreamError;
+use aws_smithy_checksums::body::validate::Error as ChecksumError;
+
+use crate::{Error, ErrorKind, Operation};
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// Longest of a server's words that an error repeats.
+const MAX_MESSAGE_CHARS: usize = 500;
+
+/// A failed request, before it is known what it was about.
+pub(super) struct Failure {
+    kind: ErrorKind,
+    source: Cause,
+}
+
+enum Cause {
+    Answer(Refusal),
+    Transport(BoxError),
+}
+
+/// The answer of a server that refused a request.
+#[derive(Debug, Default)]
+struct Refusal {
+    status: Option<u16>,
+    code: String,
+    message: String,
+    request_id: Option<String>,
+    hint: Option<&'static str>,
+}
+
+/// A server's answer that the protocol does not foresee.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unexpected {
+    #[error("the server's answer lacks a field that S3 always sends")]
+    MissingField,
+    #[error("the server ignored the range that was asked for")]
+    IgnoredRange,
+}
+
+impl Failure {
+    /// A failure of one key of a batch.
+    pub(super) fn of_code(code: Option<&str>, message: Option<&str>) -> Self {
+        let refusal = Refusal {
+            code: text(code),
+            message: text(message),
+            ..Refusal::default()
+        };
+        Self::of_refusal(refusal, None)
+    }
+
+    /// A body that broke off, or did not match its checksum.
+    pub(super) fn of_body(error: ByteStreamError) -> Self {
+        let kind = match find::<ChecksumError>(&error) {
+            Some(_) => ErrorKind::Corrupted,
+            None => ErrorKind::Unavailable,
+        };
+        Self {
+            kind,
+            source: Cause::Transport(error.into()),
+        }
+    }
+
+    /// A request that could not be put together.
+    pub(super) fn construction(error: impl Into<BoxError>) -> Self {
+        Self {
+            kind: ErrorKind::Invalid,
+            source: Cause::Transport(error.into()),
+        }
+    }
+
+    pub(super) fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    fn status(&self) -> Option<u16> {
+        match &self.source {
+            Cause::Answer(refusal) => refusal.status,
+            Cause::Transport(_) => None,
+        }
+    }
+
+    /// Whether the server said no, and would say so again.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.status()
+            .is_some_and(|status| (400..500).contains(&status))
+    }
+
+    pub(super) fn is_invalid_range(&self) -> bool {
+        self.status() == Some(416)
+    }
+
+    pub(super) fn on(self, operation: Operation, object: String) -> Error {
+        let error = Error::new(operation, object, self.kind);
+        match self.source {
+            Cause::Answer(mut refusal) => {
+                refusal.hint = hint(operation, self.kind, &refusal);
+                error.with_source(refusal)
+            }
+            Cause::Transport(source) => error.with_source(source),
+        }
+    }
+
+    fn of_refusal(refusal: Refusal, retry_after: Option<Duration>) -> Self {
+        let kind = kind_of_code(&refusal.code, retry_after)
+            .unwrap_or_else(|| kind_of_status(refusal.status.unwrap_or(0), retry_after));
+        Self {
+            kind,
+            source: Cause::Answer(refusal),
+        }
+    }
+
+    fn of_answer<E: ProvideErrorMetadata + RequestId>(error: &SdkError<E, HttpResponse>) -> Self {
+        let response = error.raw_response();
+        let retry_after = response
+            .and_then(|response| response.headers().get("retry-after"))
+            .and_then(|seconds| seconds.trim().parse().ok())
+            .map(Duration::from_secs);
+        let refusal = Refusal {
+            status: response.map(|response| response.status().as_u16()),
+            code: text(error.code()),
+            message: text(error.message()),
+            request_id: error.request_id().map(|id| text(Some(id))),
+            hint: None,
+        };
+        Self::of_refusal(refusal, retry_after)
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Failure
+where
+    E: ProvideErrorMetadata + RequestId + StdError + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let kind = match &error {
+            SdkError::ServiceError(_) => return Self::of_answer(&error),
+            // An answer that is no S3: of a proxy, or cut off.
+            SdkError::ResponseError(answer) => match answer.raw().status().as_u16() {
+                200..500 => ErrorKind::Unavailable,
+                status => kind_of_status(status, None),
+            },
+            SdkError::TimeoutError(_) => ErrorKind::TimedOut,
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => ErrorKind::TimedOut,
+            SdkError::DispatchFailure(failure) if failure.is_user() => ErrorKind::Invalid,
+            SdkError::DispatchFailure(failure) => failure
+                .as_connector_error()
+                .map_or(ErrorKind::Unavailable, |error| kind_of_dispatch(error)),
+            SdkError::ConstructionFailure(_) => ErrorKind::Invalid,
+            _ => ErrorKind::Other,
+        };
+        match error.into_source() {
+            Ok(source) => Self {
+                kind,
+                source: Cause::Transport(source),
+            },
+            Err(_) => Self {
+                kind,
+                source: Cause::Answer(Refusal::default()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = if self.code.is_empty() {
+            "the server gave no reason"
+        } else {
+            &self.code
+        };
+        f.write_str(code)?;
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        if let Some(status) = self.status {
+            write!(f, " (HTTP {status}")?;
+            if let Some(id) = &self.request_id {
+                write!(f, ", request {id}")?;
+            }
+            f.write_str(")")?;
+        }
+        self.hint.map_or(Ok(()), |hint| write!(f, "; hint: {hint}"))
+    }
+}
+
+impl StdError for Refusal {}
+
+/// The meaning of S3's error codes; `None` where the status has to tell.
+fn kind_of_code(code: &str, retry_after: Option<Duration>) -> Option<ErrorKind> {
+    Some(match code {
+        "NoSuchKey" | "NoSuchUpload" => ErrorKind::NotFound,
+        "NoSuchBucket" => ErrorKind::StoreMissing,
+        "PreconditionFailed" => ErrorKind::AlreadyExists,
+        "ConditionalRequestConflict" | "OperationAborted" => ErrorKind::Conflict,
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" => ErrorKind::PermissionDenied,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "RequestTimeTooSkewed" => ErrorKind::Unauthenticated,
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "TooManyRequests" => ErrorKind::Throttled(retry_after),
+        "InternalError" | "ServiceUnavailable" => ErrorKind::Unavailable,
+        "RequestTimeout" => ErrorKind::TimedOut,
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch" => ErrorKind::Corrupted,
+        "QuotaExceeded" | "XMinioStorageFull" => ErrorKind::NoSpace,
+        "InvalidRange" | "EntityTooLarge" | "EntityTooSmall" | "KeyTooLongError"
+        | "PermanentRedirect" => ErrorKind::Invalid,
+        _ => return None,
+    })
+}
+
+/// A 404 without a code proves nothing: it may be a proxy's.
+fn kind_of_status(status: u16, retry_after: Option<Duration>) -> ErrorKind {
+    match status {
+        301 | 307 | 416 => ErrorKind::Invalid,
+        401 => ErrorKind::Unauthenticated,
+        403 => ErrorKind::PermissionDenied,
+        408 => ErrorKind::TimedOut,
+        409 => ErrorKind::Conflict,
+        412 => ErrorKind::AlreadyExists,
+        429 => ErrorKind::Throttled(retry_after),
+        503 if retry_after.is_some() => ErrorKind::Throttled(retry_after),
+        501 => ErrorKind::Other,
+        507 => ErrorKind::NoSpace,
+        500.. => ErrorKind::Unavailable,
+        _ => ErrorKind::Other,
+    }
+}
+
+/// A request that got no answer: credentials that are not there will not come by waiting.
+fn kind_of_dispatch(error: &(dyn StdError + 'static)) -> ErrorKind {
+    match find::<CredentialsError>(error) {
+        Some(
+            CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
+        ) => ErrorKind::Unauthenticated,
+        Some(_) | None => ErrorKind::Unavailable,
+    }
+}
+
+fn hint(operation: Operation, kind: ErrorKind, refusal: &Refusal) -> Option<&'static str> {
+    let reads = matches!(operation, Operation::Get | Operation::Head);
+    match (kind, refusal.status) {
+        (ErrorKind::PermissionDenied, _) if reads => {
+            Some("without the right s3:ListBucket, S3 also answers so for a key that is not there")
+        }
+        (ErrorKind::Unauthenticated, _) if refusal.code == "RequestTimeTooSkewed" => {
+            Some("check this host's clock")
+        }
+        (ErrorKind::Unauthenticated, _) => Some("check the AWS credentials that this process sees"),
+        (ErrorKind::Invalid, Some(301 | 307)) => {
+            Some("the bucket lies in another region; set AWS_REGION")
+        }
+        (ErrorKind::Other, Some(501)) => {
+            Some("the server may lack conditional writes (If-None-Match), which Walhalla needs")
+        }
+        (ErrorKind::Other, Some(404)) => Some("no S3 server answers so; check the endpoint's URL"),
+        _ => None,
+    }
+}
+
+/// The first error of type `T` among `error` and its causes.
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<T>() {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// A server's words, cut to a bearable length.
+fn text(words: Option<&str>) -> String {
+    words
+        .unwrap_or_default()
+        .chars()
+        .take(MAX_MESSAGE_CHARS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_that_names_the_key_proves_its_absence() {
+        let kind = |status, code: &str| {
+            let refusal = Refusal {
+                status: Some(status),
+                code: code.to_owned(),
+                ..Refusal::default()
+            };
+            Failure::of_refusal(refusal, None).kind()
+        };
+        assert_eq!(kind(404, "NoSuchKey"), ErrorKind::NotFound);
+        assert_eq!(kind(404, "NoSuchBucket"), ErrorKind::StoreMissing);
+        assert_eq!(kind(404, ""), ErrorKind::Other);
+        assert_eq!(kind(404, "NotFound"), ErrorKind::Other);
+        assert_eq!(kind(403, "AccessDenied"), ErrorKind::PermissionDenied);
+        assert_eq!(
+            kind(403, "SignatureDoesNotMatch"),
+            ErrorKind::Unauthenticated
+        );
+        assert_eq!(kind(400, "ExpiredToken"), ErrorKind::Unauthenticated);
+        assert_eq!(kind(409, "ConditionalRequestConflict"), ErrorKind::Conflict);
+        assert_eq!(kind(412, "PreconditionFailed"), ErrorKind::AlreadyExists);
+        assert_eq!(kind(503, "SlowDown"), ErrorKind::Throttled(None));
+        assert_eq!(kind(500, "InternalError"), ErrorKind::Unavailable);
+        assert_eq!(kind(502, ""), ErrorKind::Unavailable);
+        assert_eq!(kind(501, "NotImplemented"), ErrorKind::Other);
+    }
+
+    #[test]
+    fn a_stated_time_to_wait_is_kept() {
+        let wait = Some(Duration::from_secs(7));
+        let of_status = |status| {
+            let refusal = Refusal {
+                status: Some(status),
+                ..Refusal::default()
+            };
+            Failure::of_refusal(refusal, wait).kind()
+        };
+        assert_eq!(of_status(429), ErrorKind::Throttled(wait));
+        assert_eq!(of_status(503), ErrorKind::Throttled(wait));
+        assert_eq!(of_status(500), ErrorKind::Unavailable);
+    }
+}
