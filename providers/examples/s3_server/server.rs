@@ -1,0 +1,212 @@
+//! An S3 server over a directory: `s3s` speaks the protocol, `s3s-fs` keeps the objects.
+//!
+//! What S3 promises and `s3s-fs` 0.14.1 does not, [`Promises`] adds, so that tests against this
+//! server are tests of S3's behaviour:
+//!
+//! - A conditional create is atomic. `s3s-fs` looks first and renames later.
+//! - A body and its checksum and metadata change together.
+//! - A directory is no object, and an upload that is gone is `NoSuchUpload`.
+
+use std::collections::hash_map::DefaultHasher;
+use std::error::Error;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::dto::{
+    AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
+    CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetObjectInput,
+    GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
+    ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, UploadPartInput,
+    UploadPartOutput,
+};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// Keys share locks, so that their number is bounded.
+const LOCKS: usize = 64;
+
+/// Answers connections until the future is dropped. Buckets are the directories below `root`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    root: &Path,
+    access_key: &str,
+    secret_key: &str,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let service = service(root, access_key, secret_key)?;
+    let mut connections = tokio::task::JoinSet::new();
+    loop {
+        let (socket, _) = listener.accept().await?;
+        socket.set_nodelay(true)?;
+        let service = service.clone();
+        connections.spawn(async move {
+            let connection = Builder::new(TokioExecutor::new());
+            // A client that hangs up is no failure of the server's.
+            drop(
+                connection
+                    .serve_connection(TokioIo::new(socket), service)
+                    .await,
+            );
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}
+
+fn service(
+    root: &Path,
+    access_key: &str,
+    secret_key: &str,
+) -> Result<S3Service, Box<dyn Error + Send + Sync>> {
+    let mut builder = S3ServiceBuilder::new(Promises::new(root)?);
+    builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    Ok(builder.build())
+}
+
+/// S3 as `s3s-fs` keeps it, with the promises that it leaves out.
+struct Promises {
+    files: FileSystem,
+    root: PathBuf,
+    locks: Vec<Mutex<()>>,
+}
+
+impl Promises {
+    fn new(root: &Path) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let files =
+            FileSystem::new(root).map_err(|error| format!("{}: {error:?}", root.display()))?;
+        let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        Ok(Self {
+            files,
+            root: root.canonicalize()?,
+            locks,
+        })
+    }
+
+    /// Holds off other requests for the key, and answers those for no object of no bucket.
+    async fn lock(&self, bucket: &str, key: &str) -> S3Result<MutexGuard<'_, ()>> {
+        if !self.root.join(bucket).is_dir() {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        let mut hasher = DefaultHasher::new();
+        (bucket, key).hash(&mut hasher);
+        let slot = usize::try_from(hasher.finish() % LOCKS as u64).unwrap_or(0);
+        let lock = self
+            .locks
+            .get(slot)
+            .ok_or_else(|| s3_error!(InternalError))?;
+        Ok(lock.lock().await)
+    }
+
+    async fn lock_object(&self, bucket: &str, key: &str) -> S3Result<MutexGuard<'_, ()>> {
+        let guard = self.lock(bucket, key).await?;
+        if self.root.join(bucket).join(key).is_file() {
+            Ok(guard)
+        } else {
+            Err(s3_error!(NoSuchKey))
+        }
+    }
+}
+
+/// What `s3s-fs` says of an upload that it does not know.
+fn upload_gone<T>(answer: S3Result<T>) -> S3Result<T> {
+    answer.map_err(|error| match error.code() {
+        S3ErrorCode::AccessDenied => s3_error!(NoSuchUpload),
+        _ => error,
+    })
+}
+
+#[async_trait::async_trait]
+impl S3 for Promises {
+    async fn put_object(
+        &self,
+        request: S3Request<PutObjectInput>,
+    ) -> S3Result<S3Response<PutObjectOutput>> {
+        let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
+        self.files.put_object(request).await
+    }
+
+    async fn get_object(
+        &self,
+        request: S3Request<GetObjectInput>,
+    ) -> S3Result<S3Response<GetObjectOutput>> {
+        let _guard = self
+            .lock_object(&request.input.bucket, &request.input.key)
+            .await?;
+        self.files.get_object(request).await
+    }
+
+    async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let _guard = self
+            .lock_object(&request.input.bucket, &request.input.key)
+            .await?;
+        self.files.head_object(request).await
+    }
+
+    async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
+        self.files.delete_object(request).await
+    }
+
+    async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        drop(self.lock(&request.input.bucket, "").await?);
+        self.files.delete_objects(request).await
+    }
+
+    async fn head_bucket(
+        &self,
+        request: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.files.head_bucket(request).await
+    }
+
+    async fn list_objects_v2(
+        &self,
+        request: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        self.files.list_objects_v2(request).await
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        request: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        drop(self.lock(&request.input.bucket, "").await?);
+        self.files.create_multipart_upload(request).await
+    }
+
+    async fn upload_part(
+        &self,
+        request: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        upload_gone(self.files.upload_part(request).await)
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        request: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
+        upload_gone(self.files.complete_multipart_upload(request).await)
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        request: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        upload_gone(self.files.abort_multipart_upload(request).await)
+    }
+}
