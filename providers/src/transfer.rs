@@ -92,7 +92,7 @@ impl Store {
     pub async fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode) -> Result<()> {
         let token = PutToken::random();
         let _permit = permit(&self.inner.uploads).await;
-        let mut retries = self.retries();
+        let mut retries = self.retries().sending(body.len());
         loop {
             let request = self.inner.store.put(key, body.clone(), mode, &token);
             let Err(error) = retries

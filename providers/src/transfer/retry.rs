@@ -18,7 +18,8 @@ pub struct RetryPolicy {
     pub max_delay: Duration,
     /// How long one request is tried; a body that is read, how long it is tried without a byte coming.
     pub deadline: Duration,
-    /// How long one attempt may take; a body that is read, how long one chunk may take.
+    /// How long one attempt may take, besides a second for each 64 KiB that it sends; a body that
+    /// is read, how long one chunk may take.
     pub attempt_timeout: Duration,
 }
 
@@ -32,6 +33,9 @@ impl Default for RetryPolicy {
         }
     }
 }
+
+/// The slowest line that is waited for; several parts share it.
+const SLOWEST_BYTES_A_SECOND: usize = 64 << 10;
 
 /// The attempts at one request.
 #[derive(Debug)]
@@ -51,6 +55,16 @@ impl Retries {
             started: Instant::now(),
             attempts: 0,
         }
+    }
+
+    /// The same with the time that `body_bytes` take on a slow line.
+    pub(super) fn sending(mut self, body_bytes: usize) -> Self {
+        let seconds = u64::try_from(body_bytes / SLOWEST_BYTES_A_SECOND).unwrap_or(u64::MAX);
+        self.policy.attempt_timeout = self
+            .policy
+            .attempt_timeout
+            .saturating_add(Duration::from_secs(seconds));
+        self
     }
 
     /// Whether an earlier attempt may have done what it was asked without saying so.

@@ -67,6 +67,8 @@ impl Upload {
 
     /// Takes the object's next bytes; returns once they are buffered or on their way.
     ///
+    /// When the future is dropped before it is ready, bytes may be missing and [`Upload::finish`] fails.
+    ///
     /// # Errors
     /// Those of any part so far. After an error the upload is aborted and takes no more.
     pub async fn write(&mut self, chunk: Bytes) -> Result<()> {
@@ -117,6 +119,7 @@ impl Upload {
 
     async fn put_whole(&mut self) -> Result<()> {
         let body = mem::take(&mut self.buffer).freeze();
+        self.check_sum(body.len() as u64)?;
         self.store.put(&self.key, body, self.mode).await
     }
 
@@ -127,10 +130,23 @@ impl Upload {
             self.take_receipt().await?;
         }
         self.receipts.sort_unstable_by_key(|receipt| receipt.number);
+        self.check_sum(self.receipts.iter().map(|receipt| receipt.size_bytes).sum())?;
         match &self.state {
             State::Started { upload, .. } => self.request_completion(upload).await,
             State::Buffered | State::Ended => Ok(()),
         }
+    }
+
+    /// What is about to become the object is all that was written: a write that was dropped halfway leaves a hole.
+    fn check_sum(&self, sent_bytes: u64) -> Result<()> {
+        let written_bytes = self.stored_bytes;
+        if sent_bytes == written_bytes {
+            return Ok(());
+        }
+        Err(self.error(ErrorKind::Corrupted).with_source(BytesMissing {
+            sent_bytes,
+            written_bytes,
+        }))
     }
 
     async fn request_completion(&self, upload: &UploadId) -> Result<()> {
@@ -264,6 +280,14 @@ impl Drop for Upload {
 struct TooManyParts {
     max_parts: u32,
     part_size_bytes: usize,
+}
+
+/// Fewer bytes reached the store than were written.
+#[derive(Debug, thiserror::Error)]
+#[error("{sent_bytes} of {written_bytes} bytes reached the store; a write was given up halfway")]
+struct BytesMissing {
+    sent_bytes: u64,
+    written_bytes: u64,
 }
 
 /// An upload was used after it failed.
