@@ -1,0 +1,202 @@
+//! `global/pg_control`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Error, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+
+/// Where the control file stands below the data directory.
+pub const PATH: &str = "global/pg_control";
+
+/// What is needed of a cluster's control file; its CRC was right when it was read.
+#[derive(Clone, Debug)]
+pub struct ControlFile {
+    /// The cluster's identity.
+    pub system_identifier: SystemIdentifier,
+    /// The cluster's version.
+    pub version: Version,
+    /// Redo position of the latest checkpoint.
+    pub checkpoint_redo: Lsn,
+    /// Timeline of the latest checkpoint.
+    pub timeline: TimelineId,
+    /// How far a standby must replay to be consistent.
+    pub min_recovery_point: Lsn,
+    /// Length of a data page.
+    pub block_size_bytes: u32,
+    /// Pages in one file of a relation (`RELSEG_SIZE`).
+    pub blocks_per_file: u32,
+    /// Length of a WAL page.
+    pub wal_block_size_bytes: u32,
+    /// Length of a WAL segment.
+    pub segment_size: SegmentSize,
+    /// Whether data pages carry checksums.
+    pub data_checksums: bool,
+}
+
+/// What is wrong with a control file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// It ends before its fields do.
+    Short,
+    /// Its CRC does not fit its content.
+    Crc,
+    /// Its version numbers belong to no supported PostgreSQL.
+    UnknownVersion {
+        /// `pg_control_version`.
+        control: u32,
+        /// `catalog_version_no`.
+        catalog: u32,
+    },
+    /// A field has a value that PostgreSQL does not allow.
+    Field(&'static str),
+}
+
+impl ControlFile {
+    /// Reads the control file of a data directory; tries again for a moment, as the server may be writing it.
+    ///
+    /// # Errors
+    /// [`Error::NotADataDirectory`] where there is none, [`Error::Control`] for a damaged one.
+    pub fn read(pgdata: &Path) -> Result<Self, Error> {
+        Self::read_bytes(pgdata).map(|(control, _)| control)
+    }
+
+    /// As [`ControlFile::read`], with the bytes that were checked.
+    pub fn read_bytes(pgdata: &Path) -> Result<(Self, Vec<u8>), Error> {
+        let path = pgdata.join(PATH);
+        for _ in 0..20 {
+            let bytes = read(&path, pgdata)?;
+            match Self::parse(&bytes) {
+                Err(Damage::Crc) => std::thread::sleep(Duration::from_millis(10)),
+                Err(reason) => return Err(Error::Control { path, reason }),
+                Ok(control) => return Ok((control, bytes)),
+            }
+        }
+        Err(Error::Control {
+            path,
+            reason: Damage::Crc,
+        })
+    }
+
+    /// Parses the file's bytes.
+    ///
+    /// # Errors
+    /// The [`Damage`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Damage> {
+        let u32_at = |offset| u32_at(bytes, offset).ok_or(Damage::Short);
+        let u64_at = |offset| Ok(u64::from(u32_at(offset)?) | u64::from(u32_at(offset + 4)?) << 32);
+        let (control, catalog) = (u32_at(8)?, u32_at(12)?);
+        let version = Version::of_control(control, catalog)
+            .ok_or(Damage::UnknownVersion { control, catalog })?;
+        let layout = version.control_layout();
+        let content = bytes.get(..layout.crc).ok_or(Damage::Short)?;
+        if crc32c::crc32c(content) != u32_at(layout.crc)? {
+            return Err(Damage::Crc);
+        }
+        Ok(Self {
+            system_identifier: SystemIdentifier(u64_at(0)?),
+            version,
+            checkpoint_redo: Lsn(u64_at(layout.checkpoint)?),
+            timeline: TimelineId::new(u32_at(layout.checkpoint + 8)?)
+                .ok_or(Damage::Field("timeline"))?,
+            min_recovery_point: Lsn(u64_at(layout.min_recovery_point)?),
+            block_size_bytes: page_size(u32_at(layout.block_size)?)
+                .ok_or(Damage::Field("block size"))?,
+            blocks_per_file: u32_at(layout.block_size + 4)?,
+            wal_block_size_bytes: page_size(u32_at(layout.block_size + 8)?)
+                .ok_or(Damage::Field("WAL block size"))?,
+            segment_size: SegmentSize::new(u64::from(u32_at(layout.block_size + 12)?))
+                .ok_or(Damage::Field("WAL segment size"))?,
+            data_checksums: u32_at(layout.block_size + 36)? != 0,
+        })
+    }
+}
+
+/// The data directory that a WAL file handed over by PostgreSQL belongs to.
+///
+/// PostgreSQL runs `archive_command` and `restore_command` in the data directory and gives `pg_wal/NAME`,
+/// so: `given` if there is one, else the directory above `wal_path`'s, else the working directory, else `PGDATA`.
+pub fn find_data_directory(given: Option<&Path>, wal_path: &Path) -> Result<PathBuf, Error> {
+    if let Some(pgdata) = given {
+        return check_data_directory(pgdata.to_owned());
+    }
+    let beside = wal_path
+        .parent()
+        .and_then(Path::parent)
+        .filter(|above| above.is_absolute())
+        .map(Path::to_owned);
+    let candidates = [
+        beside,
+        Some(PathBuf::from(".")),
+        std::env::var_os("PGDATA").map(PathBuf::from),
+    ];
+    let found = candidates
+        .into_iter()
+        .flatten()
+        .find(|dir| dir.join(PATH).exists());
+    found.ok_or_else(|| Error::NotADataDirectory {
+        path: std::env::current_dir().unwrap_or_default(),
+    })
+}
+
+fn check_data_directory(path: PathBuf) -> Result<PathBuf, Error> {
+    if path.join(PATH).exists() {
+        Ok(path)
+    } else {
+        Err(Error::NotADataDirectory { path })
+    }
+}
+
+fn read(path: &Path, pgdata: &Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::NotADataDirectory {
+            path: pgdata.to_owned(),
+        },
+        _ => Error::read(path, source),
+    })
+}
+
+fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes
+        .get(offset..)?
+        .first_chunk()
+        .map(|chunk| u32::from_le_bytes(*chunk))
+}
+
+/// Block sizes are powers of two from 1 to 64 kB (pg_config.h, `BLCKSZ`, `XLOG_BLCKSZ`).
+fn page_size(bytes: u32) -> Option<u32> {
+    (bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&bytes)).then_some(bytes)
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short => f.write_str("it is too short"),
+            Self::Crc => f.write_str("its CRC does not match its content"),
+            Self::UnknownVersion { control, catalog } => {
+                write!(
+                    f,
+                    "version {control} with catalog {catalog} belongs to no supported PostgreSQL"
+                )
+            }
+            Self::Field(field) => write!(f, "its {field} is impossible"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_or_strange_control_file_is_refused() {
+        assert_eq!(ControlFile::parse(&[]).unwrap_err(), Damage::Short);
+        assert!(matches!(
+            ControlFile::parse(&[7; 8192]).unwrap_err(),
+            Damage::UnknownVersion { .. }
+        ));
+        let mut bytes = vec![0; 8192];
+        bytes[8..16].copy_from_slice(&[0xA4, 6, 0, 0, 0xE9, 0xAD, 5, 12]);
+        assert!(ControlFile::parse(&bytes).is_err());
+    }
+}

@@ -1,0 +1,362 @@
+//! What of a data directory belongs in a base backup.
+//!
+//! The exclusions are basebackup.c's: `excludeDirContents`, `excludeFiles`, temporary files and
+//! relations, and the forks of unlogged relations other than their init fork.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{DirEntry, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::{Error, Version, control};
+
+/// Directories that are kept empty (basebackup.c, `excludeDirContents`).
+const EMPTIED: [&str; 7] = [
+    "pg_dynshmem",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat_tmp",
+    "pg_subtrans",
+];
+/// Files that are left out by their whole name (basebackup.c, `excludeFiles`).
+const EXCLUDED: [&str; 7] = [
+    "postgresql.auto.conf.tmp",
+    "current_logfiles.tmp",
+    "backup_label",
+    "tablespace_map",
+    "backup_manifest",
+    "postmaster.pid",
+    "postmaster.opts",
+];
+/// Names that begin so are left out: relation caches (`RELCACHE_INIT_FILENAME`) and sort files (`PG_TEMP_FILE_PREFIX`).
+const EXCLUDED_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
+
+/// A data directory as it was when it was walked. `global/pg_control` is in none of the lists.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Every directory, parents before children; the data directory itself is not among them.
+    pub directories: Vec<Entry>,
+    /// Every file that goes into a backup.
+    pub files: Vec<Entry>,
+    /// The tablespaces that are elsewhere; their files' paths begin with `pg_tblspc/OID/`.
+    pub tablespaces: Vec<Tablespace>,
+    /// What is neither file nor directory and was left out, as PostgreSQL does.
+    pub left_out: Vec<PathBuf>,
+}
+
+/// One file or directory.
+#[derive(Debug)]
+pub struct Entry {
+    /// Below the data directory.
+    pub path: PathBuf,
+    /// Length when it was walked; it may have changed since.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
+    /// For a file of a relation, which one of its fork's files it is.
+    pub relation_file: Option<u32>,
+}
+
+/// A tablespace and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tablespace {
+    /// Its OID: the name of its link in `pg_tblspc`.
+    pub oid: u32,
+    /// The directory that the link names.
+    pub location: PathBuf,
+}
+
+/// A relation file's name taken apart (relpath.h): `16384_fsm.2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct RelationFileName {
+    relation: u32,
+    is_init_fork: bool,
+    segment: u32,
+}
+
+/// Walks `pgdata` and its tablespaces.
+///
+/// # Errors
+/// [`Error::Read`] for whatever cannot be read; what vanishes meanwhile is passed over.
+pub fn walk(pgdata: &Path, version: Version) -> Result<Listing, Error> {
+    let mut walk = Walk {
+        pgdata,
+        version,
+        listing: Listing::default(),
+    };
+    for entry in sorted_entries(pgdata)? {
+        walk.top(&entry)?;
+    }
+    Ok(walk.listing)
+}
+
+struct Walk<'a> {
+    pgdata: &'a Path,
+    version: Version,
+    listing: Listing,
+}
+
+impl Walk<'_> {
+    /// An entry of the data directory itself.
+    fn top(&mut self, entry: &DirEntry) -> Result<(), Error> {
+        let name = entry.file_name();
+        match name.to_str() {
+            Some(folder) if folder == self.version.wal_folder() => self.wal_folder(entry),
+            Some(folder) if EMPTIED.contains(&folder) => self.keep_empty(Path::new(folder), entry),
+            Some("pg_tblspc") => self.tablespaces(entry),
+            _ => self.entry(PathBuf::from(name), entry, &HashSet::new()),
+        }
+    }
+
+    /// The WAL comes from the archive: only the folders, wherever the WAL folder's link may lead.
+    fn wal_folder(&mut self, entry: &DirEntry) -> Result<(), Error> {
+        let folder = PathBuf::from(entry.file_name());
+        let metadata =
+            std::fs::metadata(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
+        let mut within = vec![folder.clone(), folder.join("archive_status")];
+        if self.version.has_wal_summaries() {
+            within.push(folder.join("summaries"));
+        }
+        self.listing
+            .directories
+            .extend(within.into_iter().map(|path| Entry::new(path, &metadata)));
+        Ok(())
+    }
+
+    fn keep_empty(&mut self, path: &Path, entry: &DirEntry) -> Result<(), Error> {
+        if let Some(metadata) = present(std::fs::metadata(entry.path()), entry)? {
+            self.listing
+                .directories
+                .push(Entry::new(path.to_owned(), &metadata));
+        }
+        Ok(())
+    }
+
+    /// `pg_tblspc`: links lead to tablespaces; a directory is a tablespace in place.
+    fn tablespaces(&mut self, folder: &DirEntry) -> Result<(), Error> {
+        self.keep_empty(Path::new("pg_tblspc"), folder)?;
+        for entry in sorted_entries(&folder.path())? {
+            let name = entry.file_name();
+            let path = Path::new("pg_tblspc").join(&name);
+            let oid = name.to_str().and_then(|name| name.parse().ok());
+            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+            match oid {
+                Some(oid) if is_link => self.tablespace(oid, path, &entry)?,
+                _ => self.entry(path, &entry, &HashSet::new())?,
+            }
+        }
+        Ok(())
+    }
+
+    fn tablespace(&mut self, oid: u32, path: PathBuf, entry: &DirEntry) -> Result<(), Error> {
+        let location =
+            std::fs::read_link(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
+        let metadata =
+            std::fs::metadata(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
+        self.listing
+            .directories
+            .push(Entry::new(path.clone(), &metadata));
+        self.listing.tablespaces.push(Tablespace { oid, location });
+        let path = path.join(self.version.tablespace_folder());
+        match std::fs::metadata(self.pgdata.join(&path)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(Error::read(self.pgdata.join(path), source)),
+            Ok(metadata) => {
+                self.listing
+                    .directories
+                    .push(Entry::new(path.clone(), &metadata));
+                self.children(&path)
+            }
+        }
+    }
+
+    fn children(&mut self, folder: &Path) -> Result<(), Error> {
+        let Some(entries) = vanished_is_none(sorted_entries(&self.pgdata.join(folder)))? else {
+            return Ok(());
+        };
+        let unlogged = unlogged_relations(&entries);
+        for entry in entries {
+            self.entry(folder.join(entry.file_name()), &entry, &unlogged)?;
+        }
+        Ok(())
+    }
+
+    fn entry(
+        &mut self,
+        path: PathBuf,
+        entry: &DirEntry,
+        unlogged: &HashSet<u32>,
+    ) -> Result<(), Error> {
+        if is_excluded(&path, &entry.file_name(), unlogged) {
+            return Ok(());
+        }
+        let Some(metadata) = present(entry.metadata(), entry)? else {
+            return Ok(());
+        };
+        let kind = metadata.file_type();
+        if kind.is_dir() {
+            self.listing
+                .directories
+                .push(Entry::new(path.clone(), &metadata));
+            return self.children(&path);
+        }
+        if kind.is_file() {
+            self.listing.files.push(Entry::new(path, &metadata));
+        } else if !kind.is_socket() {
+            self.listing.left_out.push(path);
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn new(path: PathBuf, metadata: &Metadata) -> Self {
+        let relation_file = relation_file_name(&path).map(|name| name.segment);
+        Self {
+            path,
+            size_bytes: metadata.len(),
+            mode: metadata.mode() & 0o7777,
+            modified: metadata.mtime(),
+            relation_file,
+        }
+    }
+}
+
+fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    EXCLUDED.contains(&name)
+        || EXCLUDED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+        || path == Path::new(control::PATH)
+        || (holds_relations(path) && is_temporary_relation(name))
+        || relation_file_name(path)
+            .is_some_and(|file| !file.is_init_fork && unlogged.contains(&file.relation))
+}
+
+/// Relations of a folder that have an init fork: only that fork is backed up.
+fn unlogged_relations(entries: &[DirEntry]) -> HashSet<u32> {
+    let names = entries
+        .iter()
+        .filter_map(|entry| entry.file_name().to_str().and_then(parse_relation_file));
+    names
+        .filter(|name| name.is_init_fork)
+        .map(|name| name.relation)
+        .collect()
+}
+
+/// Whether the file's folder is one of a database's (`base/OID`, `pg_tblspc/OID/PG_…/OID`) or `global`.
+fn holds_relations(path: &Path) -> bool {
+    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+    matches!(
+        parts.as_slice(),
+        ["global", _] | ["base", _, _] | ["pg_tblspc", _, _, _, _]
+    )
+}
+
+fn relation_file_name(path: &Path) -> Option<RelationFileName> {
+    holds_relations(path)
+        .then(|| parse_relation_file(path.file_name()?.to_str()?))
+        .flatten()
+}
+
+/// relfilenumber, then an optional fork, then an optional segment (reinit.c, `parse_filename_for_nontemp_relation`).
+fn parse_relation_file(name: &str) -> Option<RelationFileName> {
+    let (stem, segment) = match name.split_once('.') {
+        Some((stem, segment)) => (stem, digits(segment)?),
+        None => (name, 0),
+    };
+    let (relation, fork) = stem
+        .split_once('_')
+        .map_or((stem, "main"), |(relation, fork)| (relation, fork));
+    let known = matches!(fork, "main" | "fsm" | "vm" | "init");
+    known.then_some(RelationFileName {
+        relation: digits(relation)?,
+        is_init_fork: fork == "init",
+        segment,
+    })
+}
+
+/// `t3_16384` and its forks and segments (fd.c, `looks_like_temp_rel_name`).
+fn is_temporary_relation(name: &str) -> bool {
+    let rest = name.strip_prefix('t').and_then(|rest| rest.split_once('_'));
+    rest.is_some_and(|(backend, file)| {
+        digits(backend).is_some() && parse_relation_file(file).is_some()
+    })
+}
+
+fn digits(text: &str) -> Option<u32> {
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
+}
+
+fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut entries = entries.map_err(|source| Error::read(folder, source))?;
+    entries.sort_by_key(DirEntry::file_name);
+    Ok(entries)
+}
+
+fn vanished_is_none<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
+        other => other.map(Some),
+    }
+}
+
+fn present(
+    metadata: std::io::Result<Metadata>,
+    entry: &DirEntry,
+) -> Result<Option<Metadata>, Error> {
+    vanished_is_none(metadata.map_err(|source| Error::read(entry.path(), source)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relation_files_are_told_from_other_files() {
+        let main = parse_relation_file("16384.2").unwrap();
+        assert_eq!(
+            (main.relation, main.is_init_fork, main.segment),
+            (16384, false, 2)
+        );
+        assert!(parse_relation_file("16384_init").unwrap().is_init_fork);
+        for name in [
+            "pg_filenode.map",
+            "PG_VERSION",
+            "16384_xyz",
+            "16384.a",
+            "t3_16384",
+            "",
+            "_fsm",
+        ] {
+            assert_eq!(parse_relation_file(name), None, "{name}");
+        }
+        assert!(is_temporary_relation("t3_16384.1"));
+        assert!(!is_temporary_relation("table_1"));
+    }
+
+    #[test]
+    fn only_folders_of_databases_hold_relations() {
+        assert!(holds_relations(Path::new("base/5/16384")));
+        assert!(holds_relations(Path::new("global/1262")));
+        assert!(holds_relations(Path::new(
+            "pg_tblspc/16400/PG_17_202406281/5/16384"
+        )));
+        assert!(!holds_relations(Path::new("pg_xact/0000")));
+        assert!(!holds_relations(Path::new("base/5/x/16384")));
+    }
+}
