@@ -1,0 +1,51 @@
+//! Bytes on their way to and from the store, bounded at every step.
+//!
+//! ```text
+//! Write ─▶ blocks of 1 MiB ─▶ compress ─▶ in order ─▶ hash ─▶ upload      ObjectWriter
+//!          caller's thread     N threads    one task per object
+//! Read  ◀─ decompress ◀─ hash ◀─ chunks ◀─ download                       ObjectReader
+//! ```
+//!
+//! Each block becomes a frame of its own, so that blocks are compressed on all cores; frames one
+//! after the other are what `lz4 -d` and `zstd -d` read. The first error reaches the caller at its
+//! next write and drops the upload.
+//!
+//! Memory for each object being written: at most [`QUEUED_BLOCKS`] + 2 blocks before and after
+//! compression, and the parts of its upload (see `walhalla_providers::transfer`).
+
+mod codec;
+mod reader;
+pub mod streams;
+mod writer;
+
+pub use codec::{Codec, Compression, Decoder};
+pub use reader::{ObjectReader, SharedHash};
+pub use writer::{ObjectWriter, Pipeline, StoredObject};
+
+/// Bytes compressed at a time.
+pub const BLOCK_SIZE_BYTES: usize = 1 << 20;
+/// Blocks of one object that wait for compression or upload.
+pub const QUEUED_BLOCKS: usize = 4;
+
+/// What stops a pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] walhalla_providers::Error),
+    /// A codec failed on the way in.
+    #[error("could not compress {object}")]
+    Compress {
+        /// The object being written.
+        object: String,
+        /// The codec's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A stage ended without a word; the object is not stored.
+    #[error("writing {object} was broken off")]
+    BrokenOff {
+        /// The object being written.
+        object: String,
+    },
+}

@@ -1,0 +1,102 @@
+//! Reading objects: the download runs ahead by a few chunks while the caller decompresses.
+
+use std::io::{self, BufRead, Read};
+use std::sync::{Arc, Mutex};
+
+use bytes::{Buf, Bytes};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use walhalla_providers::transfer::Store;
+use walhalla_providers::{Error as StoreError, ObjectKey};
+
+/// Chunks that wait for the reader.
+const QUEUED_CHUNKS: usize = 2;
+
+/// An object's stored bytes as a blocking reader.
+///
+/// Store errors come out as [`io::Error`]s that hold the [`StoreError`].
+pub struct ObjectReader {
+    chunks: mpsc::Receiver<Result<Bytes, StoreError>>,
+    chunk: Bytes,
+    hash: Option<SharedHash>,
+}
+
+/// The hash of what was read so far.
+#[derive(Clone, Default)]
+pub struct SharedHash(Arc<Mutex<Sha256>>);
+
+impl SharedHash {
+    /// SHA-256 of all stored bytes read until now.
+    pub fn value(&self) -> [u8; 32] {
+        let hash = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        hash.clone().finalize().into()
+    }
+}
+
+impl ObjectReader {
+    /// Opens the object; its first bytes are already on their way.
+    ///
+    /// # Errors
+    /// The store's, `NotFound` among them.
+    pub fn open(store: &Store, runtime: &Handle, key: &ObjectKey) -> Result<Self, StoreError> {
+        let mut reader = runtime.block_on(store.read(key, 0, None))?;
+        let (sender, chunks) = mpsc::channel(QUEUED_CHUNKS);
+        runtime.spawn(async move {
+            while let Some(chunk) = reader.next().await.transpose() {
+                let failed = chunk.is_err();
+                if sender.send(chunk).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            chunks,
+            chunk: Bytes::new(),
+            hash: None,
+        })
+    }
+
+    /// Hashes what is read from here on.
+    pub fn hash(&mut self) -> SharedHash {
+        self.hash.get_or_insert_default().clone()
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let count = available.len().min(buffer.len());
+        buffer
+            .split_at_mut(count)
+            .0
+            .copy_from_slice(available.split_at(count).0);
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl BufRead for ObjectReader {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.chunk.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.chunk = chunk.map_err(io::Error::other)?,
+                None => break,
+            }
+            if let Some(hash) = &self.hash {
+                hash.0
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .update(&self.chunk);
+            }
+        }
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.chunk.advance(count.min(self.chunk.len()));
+    }
+}

@@ -1,0 +1,252 @@
+//! Writing objects: blocks are compressed on all cores and uploaded in order.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::thread;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender};
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use walhalla_providers::transfer::Store;
+use walhalla_providers::{ObjectKey, PutMode};
+
+use super::codec::Encoder;
+use super::{BLOCK_SIZE_BYTES, Compression, Error, QUEUED_BLOCKS};
+
+/// The compressing threads and what they share; ends when the last clone and writer are dropped.
+#[derive(Clone)]
+pub struct Pipeline {
+    store: Store,
+    runtime: Handle,
+    jobs: Sender<Job>,
+    used_blocks: Receiver<Vec<u8>>,
+}
+
+/// A block to compress and where its frame goes.
+struct Job {
+    block: Vec<u8>,
+    frame: oneshot::Sender<io::Result<Vec<u8>>>,
+}
+
+/// What the upload of an object is told, in order.
+enum Step {
+    /// A block's frame will come here.
+    Frame(oneshot::Receiver<io::Result<Vec<u8>>>),
+    /// The object is whole. Without this word it must not be stored.
+    End,
+}
+
+/// An object on its way: write to it, then [`ObjectWriter::finish`]. Dropping it leaves nothing in the store.
+pub struct ObjectWriter {
+    pipeline: Pipeline,
+    object: Arc<str>,
+    block: Vec<u8>,
+    filled: usize,
+    content_bytes: u64,
+    frames: mpsc::Sender<Step>,
+    upload: Option<JoinHandle<Result<StoredObject, Error>>>,
+}
+
+/// An object that is in the store, durably.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredObject {
+    /// Length before compression.
+    pub content_bytes: u64,
+    /// Length in the store.
+    pub stored_bytes: u64,
+    /// SHA-256 of the stored bytes.
+    pub sha256: [u8; 32],
+}
+
+impl Pipeline {
+    /// Starts `threads` compressing threads for objects that go to `store`.
+    pub fn new(store: Store, runtime: Handle, compression: Compression, threads: usize) -> Self {
+        let (jobs, queue) = crossbeam_channel::bounded::<Job>(threads);
+        let (used, used_blocks) = crossbeam_channel::bounded(threads * QUEUED_BLOCKS);
+        for _ in 0..threads.max(1) {
+            let (queue, used) = (queue.clone(), used.clone());
+            thread::spawn(move || compress(compression, &queue, &used));
+        }
+        Self {
+            store,
+            runtime,
+            jobs,
+            used_blocks,
+        }
+    }
+
+    /// Begins the object `key`. It is only created if no such object is there when it is finished.
+    pub fn create(&self, key: ObjectKey) -> ObjectWriter {
+        let object: Arc<str> = self.store.object_url(&key).into();
+        let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
+        let upload = upload(self.store.clone(), key, Arc::clone(&object), queue);
+        ObjectWriter {
+            object,
+            block: self.block(),
+            filled: 0,
+            content_bytes: 0,
+            frames,
+            upload: Some(self.runtime.spawn(upload)),
+            pipeline: self.clone(),
+        }
+    }
+
+    fn block(&self) -> Vec<u8> {
+        self.used_blocks
+            .try_recv()
+            .unwrap_or_else(|_| vec![0; BLOCK_SIZE_BYTES])
+    }
+}
+
+impl ObjectWriter {
+    /// Room in the current block, never empty; follow with [`ObjectWriter::fill`]. Saves a copy over `write`.
+    ///
+    /// # Errors
+    /// An [`io::Error`] that holds the [`Error`] which ended the upload.
+    pub fn room(&mut self) -> io::Result<&mut [u8]> {
+        if self.filled == self.block.len() {
+            self.send_block().map_err(io::Error::other)?;
+        }
+        Ok(self.block.get_mut(self.filled..).unwrap_or_default())
+    }
+
+    /// Sends the current block on unless it has room for `count` bytes, which must be no more than a block.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::room`].
+    pub fn reserve(&mut self, count: usize) -> io::Result<()> {
+        let fits = self.block.len() - self.filled >= count;
+        if fits {
+            Ok(())
+        } else {
+            self.send_block().map_err(io::Error::other)
+        }
+    }
+
+    /// Takes the first `count` bytes of [`ObjectWriter::room`] as written.
+    pub fn fill(&mut self, count: usize) {
+        self.filled = (self.filled + count).min(self.block.len());
+    }
+
+    /// Sends the rest and waits until the object is durable in the store.
+    ///
+    /// # Errors
+    /// [`Error::Store`] with `AlreadyExists` when the key is taken; nothing is stored on any error.
+    pub fn finish(mut self) -> Result<StoredObject, Error> {
+        if self.filled > 0 || self.content_bytes == 0 {
+            self.send_block()?;
+        }
+        // A closed channel means that the upload failed; its outcome says why.
+        drop(self.frames.blocking_send(Step::End));
+        let content_bytes = self.content_bytes;
+        self.outcome().map(|stored| StoredObject {
+            content_bytes,
+            ..stored
+        })
+    }
+
+    fn send_block(&mut self) -> Result<(), Error> {
+        let next = self.pipeline.block();
+        let mut block = std::mem::replace(&mut self.block, next);
+        block.truncate(self.filled);
+        self.content_bytes += self.filled as u64;
+        self.filled = 0;
+        let (frame, receiver) = oneshot::channel();
+        let queued = self.frames.blocking_send(Step::Frame(receiver)).is_ok();
+        if queued && self.pipeline.jobs.send(Job { block, frame }).is_ok() {
+            return Ok(());
+        }
+        self.outcome().and_then(|_| {
+            Err(Error::BrokenOff {
+                object: self.object.to_string(),
+            })
+        })
+    }
+
+    fn outcome(&mut self) -> Result<StoredObject, Error> {
+        let broken_off = || Error::BrokenOff {
+            object: self.object.to_string(),
+        };
+        let upload = self.upload.take().ok_or_else(broken_off)?;
+        self.pipeline
+            .runtime
+            .block_on(upload)
+            .unwrap_or_else(|_| Err(broken_off()))
+    }
+}
+
+impl Write for ObjectWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.room()?;
+        let count = room.len().min(bytes.len());
+        let (room, bytes) = (room.split_at_mut(count).0, bytes.split_at(count).0);
+        room.copy_from_slice(bytes);
+        self.fill(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for ObjectWriter {
+    /// Ends an upload that was not finished at once rather than at its next step.
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            upload.abort();
+        }
+    }
+}
+
+/// Compresses until no writer is left.
+fn compress(compression: Compression, queue: &Receiver<Job>, used: &Sender<Vec<u8>>) {
+    let mut encoder = Encoder::new(compression);
+    for job in queue {
+        let result = match &mut encoder {
+            Ok(encoder) => encoder.frame(job.block),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        };
+        let frame = result.map(|(frame, block)| {
+            if let Some(mut block) = block {
+                block.resize(BLOCK_SIZE_BYTES, 0);
+                // A full channel only means that the block is freed instead of used again.
+                drop(used.try_send(block));
+            }
+            frame
+        });
+        // A receiver that is gone means that its writer failed or was dropped.
+        drop(job.frame.send(frame));
+    }
+}
+
+async fn upload(
+    store: Store,
+    key: ObjectKey,
+    object: Arc<str>,
+    mut steps: mpsc::Receiver<Step>,
+) -> Result<StoredObject, Error> {
+    let mut upload = store.upload(key, PutMode::Create);
+    let mut hash = Sha256::new();
+    let broken_off = || Error::BrokenOff {
+        object: object.to_string(),
+    };
+    while let Step::Frame(frame) = steps.recv().await.ok_or_else(broken_off)? {
+        let frame = frame.await.map_err(|_| broken_off())?;
+        let frame = frame.map_err(|source| Error::Compress {
+            object: object.to_string(),
+            source,
+        })?;
+        hash.update(&frame);
+        upload.write(Bytes::from(frame)).await?;
+    }
+    let stored_bytes = upload.finish().await?;
+    Ok(StoredObject {
+        content_bytes: 0,
+        stored_bytes,
+        sha256: hash.finalize().into(),
+    })
+}
