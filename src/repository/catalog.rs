@@ -1,0 +1,295 @@
+//! The backups of a cluster. A backup exists once its `backup.json` does.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use walhalla_providers::{Error as StoreError, PutMode};
+
+use super::{Error, Repository};
+use crate::postgres::data_directory::Tablespace;
+use crate::postgres::timeline::Ancestor;
+use crate::postgres::{History, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+
+/// The format of `backup.json` that is written; greater ones are refused.
+pub const FORMAT: u32 = 1;
+
+/// A backup's start time and kind: `20261121T043000Z-F`. Ids sort by time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackupId(String);
+
+/// Whether a backup stands on its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupKind {
+    /// Every file, whole.
+    Full,
+    /// What changed since its parent.
+    Delta,
+}
+
+/// `backup.json`: what there is to know of a backup without reading it. Holds no user data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackupEntry {
+    /// [`FORMAT`] when it was written.
+    pub format: u32,
+    /// The backup's name.
+    pub id: BackupId,
+    /// Full or delta.
+    pub kind: BackupKind,
+    /// The backup that a delta is based on.
+    pub parent: Option<BackupId>,
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Timeline of the start.
+    pub timeline: TimelineId,
+    /// Ancestors of `timeline`, oldest first.
+    pub history: Vec<Ancestor>,
+    /// Replay begins here.
+    pub start_lsn: Lsn,
+    /// Replay must come at least here.
+    pub stop_lsn: Lsn,
+    /// The server's clock before the start.
+    pub start_time: Timestamp,
+    /// The server's clock after the stop.
+    pub stop_time: Timestamp,
+    /// `txid_current_snapshot()` after the stop: transactions that it does not see end later.
+    pub stop_snapshot: String,
+    /// Major version.
+    pub postgres_version: Version,
+    /// `server_version`.
+    pub server_version: String,
+    /// Length of a WAL segment.
+    pub wal_segment_size: SegmentSize,
+    /// Length of a WAL page.
+    pub wal_block_size: u32,
+    /// Whether data pages carry checksums, which then were checked.
+    pub data_checksums: bool,
+    /// Blocks whose checksum was wrong in the data directory.
+    pub corrupt_blocks: Vec<CorruptBlock>,
+    /// Length of all files.
+    pub size_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// Length of all objects but this one.
+    pub stored_bytes: u64,
+    /// Tablespaces outside the data directory.
+    pub tablespaces: Vec<Tablespace>,
+    /// The tar parts, in order; the last holds `backup_label` and `global/pg_control`.
+    pub parts: Vec<StoredPart>,
+    /// The manifest.
+    pub manifest: StoredPart,
+    /// Kept by every retention rule.
+    pub permanent: bool,
+    /// The user's label.
+    pub label: Option<String>,
+    /// The user's annotations.
+    pub annotations: std::collections::BTreeMap<String, String>,
+    /// What wrote it.
+    pub walhalla_version: String,
+}
+
+/// An object of a backup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoredPart {
+    /// Its name below the backup's folder.
+    pub name: String,
+    /// Length of the files in it.
+    pub size_bytes: u64,
+    /// Length in the store.
+    pub stored_bytes: u64,
+    /// SHA-256 of the stored bytes, hexadecimal.
+    pub sha256: String,
+}
+
+/// A block whose checksum does not fit its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorruptBlock {
+    /// The file below the data directory.
+    pub file: String,
+    /// The block's number in the file, from 0.
+    pub block: u32,
+}
+
+impl BackupId {
+    /// The id of a backup that starts at `time`.
+    pub fn new(time: Timestamp, kind: BackupKind) -> Self {
+        let letter = match kind {
+            BackupKind::Full => 'F',
+            BackupKind::Delta => 'D',
+        };
+        Self(format!("{}-{letter}", time.strftime("%Y%m%dT%H%M%SZ")))
+    }
+}
+
+impl FromStr for BackupId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = |range| {
+            text.get(range)
+                .is_some_and(|part: &str| part.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let marks = [(8, "T"), (15, "Z"), (16, "-")];
+        let valid = text.len() == 18
+            && digits(0..8)
+            && digits(9..15)
+            && marks
+                .iter()
+                .all(|(at, mark)| text.get(*at..=*at) == Some(mark))
+            && matches!(text.get(17..), Some("F" | "D"));
+        if valid {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "{text:?} is no backup id (20261121T043000Z-F is one)"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for BackupId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackupId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+impl BackupEntry {
+    /// The history of the backup's timeline.
+    pub fn timeline_history(&self) -> History {
+        History {
+            timeline: self.timeline,
+            ancestors: self.history.clone(),
+        }
+    }
+}
+
+impl Repository {
+    /// Every backup, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for an entry that cannot be read: a catalog is never shown with holes.
+    pub fn backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        let mut ids = self.backup_ids()?;
+        ids.sort();
+        let entries = ids.iter().map(|id| self.backup_if_there(id));
+        entries.filter_map(Result::transpose).collect()
+    }
+
+    /// Ids of backup folders, committed or not.
+    fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
+        let folders = self
+            .runtime
+            .block_on(self.store.folders(&self.layout.backups()))?;
+        Ok(folders
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// The backup named by `id`, or the newest one for `LATEST`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`].
+    pub fn backup(&self, id: &str) -> Result<BackupEntry, Error> {
+        let missing = || Error::NoSuchBackup {
+            id: id.to_owned(),
+            store: self.store.url().to_owned(),
+        };
+        if id == "LATEST" {
+            return self
+                .backups()?
+                .into_iter()
+                .max_by_key(|backup| backup.stop_time)
+                .ok_or_else(missing);
+        }
+        let parsed = id.parse().map_err(|_| missing())?;
+        self.backup_if_there(&parsed)?.ok_or_else(missing)
+    }
+
+    fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
+        let key = self.layout.backup_json(id);
+        let bytes = match self.read_small(&key) {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |source: Box<dyn std::error::Error + Send + Sync>| Error::Damaged {
+            object: self.url(&key),
+            what: "it is no backup entry that this version reads",
+            source,
+        };
+        let entry: BackupEntry =
+            serde_json::from_slice(&bytes).map_err(|source| damaged(source.into()))?;
+        let foreign = entry.system_identifier != self.layout.system_identifier() || entry.id != *id;
+        if entry.format > FORMAT || foreign {
+            return Err(damaged(
+                "its format is newer, or it belongs to another backup or cluster".into(),
+            ));
+        }
+        Ok(Some(entry))
+    }
+
+    /// An id for a backup that starts at `time`, under which nothing is stored yet.
+    pub fn free_backup_id(
+        &self,
+        time: Timestamp,
+        kind: BackupKind,
+    ) -> Result<BackupId, StoreError> {
+        let taken = self.backup_ids()?;
+        let seconds = (0..).filter_map(|later| {
+            time.checked_add(jiff::SignedDuration::from_secs(later))
+                .ok()
+        });
+        let mut ids = seconds.map(|second| BackupId::new(second, kind));
+        Ok(ids
+            .find(|id| !taken.contains(id))
+            .expect("a store holds fewer backups than there are seconds"))
+    }
+
+    /// Makes the backup exist.
+    pub fn commit_backup(&self, entry: &BackupEntry) -> Result<(), Error> {
+        let json = serde_json::to_vec_pretty(entry).expect("an entry has only text and numbers");
+        let key = self.layout.backup_json(&entry.id);
+        Ok(self
+            .runtime
+            .block_on(self.store.put(&key, json.into(), PutMode::Create))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backup_ids_read_back_and_others_are_refused() {
+        let time: Timestamp = "2026-11-21T04:30:00.5Z".parse().unwrap();
+        let id = BackupId::new(time, BackupKind::Full);
+        assert_eq!(id.to_string(), "20261121T043000Z-F");
+        assert_eq!(id.to_string().parse::<BackupId>().unwrap(), id);
+        for text in [
+            "",
+            "LATEST",
+            "20261121T043000Z-X",
+            "20261121T043000Z-F/..",
+            "2026-1121T043000Z-F",
+        ] {
+            assert!(text.parse::<BackupId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Where things are in a store: the only place that spells keys.
+//!
+//! ```text
+//! <system identifier>/wal/<TLI>/<file><codec suffix>
+//! <system identifier>/backups/<id>/backup.json
+//! <system identifier>/backups/<id>/backup_manifest<codec suffix>
+//! <system identifier>/backups/<id>/base/NNNNN.tar<codec suffix>
+//! ```
+
+use walhalla_providers::ObjectKey;
+
+use super::BackupId;
+use crate::pipeline::Codec;
+use crate::postgres::{SystemIdentifier, TimelineId, WalFileName};
+
+/// The keys of one cluster.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    system_identifier: SystemIdentifier,
+}
+
+/// An object and how its content is packed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// Where it is.
+    pub key: ObjectKey,
+    /// How it is compressed.
+    pub codec: Codec,
+}
+
+impl Layout {
+    /// The layout of a cluster.
+    pub fn new(system_identifier: SystemIdentifier) -> Self {
+        Self { system_identifier }
+    }
+
+    /// The cluster.
+    pub fn system_identifier(&self) -> SystemIdentifier {
+        self.system_identifier
+    }
+
+    /// A WAL file, compressed with `codec`.
+    pub fn wal(&self, file: WalFileName, codec: Codec) -> Object {
+        let folder = self.wal_folder(file.timeline());
+        Object {
+            key: key(format!("{folder}{file}{}", codec.suffix())),
+            codec,
+        }
+    }
+
+    /// Prefix of all timelines' folders.
+    pub fn wal_folders(&self) -> String {
+        format!("{}/wal/", self.system_identifier)
+    }
+
+    /// Prefix of a timeline's files.
+    pub fn wal_folder(&self, timeline: TimelineId) -> String {
+        format!("{}/wal/{timeline}/", self.system_identifier)
+    }
+
+    /// The WAL file that an object holds, if it is one of [`Layout::wal`]'s.
+    pub fn parse_wal(&self, key: &ObjectKey) -> Option<(WalFileName, Object)> {
+        let name = key.as_str().rsplit('/').next()?;
+        let (file, codec) = Codec::split(name);
+        let object = self.wal(file.parse().ok()?, codec);
+        (object.key == *key).then_some((file.parse().ok()?, object))
+    }
+
+    /// Prefix of all backups' folders.
+    pub fn backups(&self) -> String {
+        format!("{}/backups/", self.system_identifier)
+    }
+
+    /// Prefix of everything of a backup.
+    pub fn backup_folder(&self, id: &BackupId) -> String {
+        format!("{}{id}/", self.backups())
+    }
+
+    /// A backup's entry, its commit point.
+    pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
+        key(format!("{}backup.json", self.backup_folder(id)))
+    }
+
+    /// An object of a backup, by its name in `backup.json`.
+    pub fn backup_object(
+        &self,
+        id: &BackupId,
+        name: &str,
+    ) -> Result<Object, walhalla_providers::Error> {
+        let key = ObjectKey::new(format!("{}{name}", self.backup_folder(id)))?;
+        Ok(Object {
+            key,
+            codec: Codec::split(name).1,
+        })
+    }
+}
+
+/// The name of a backup's manifest below its folder.
+pub fn manifest_name(codec: Codec) -> String {
+    format!("backup_manifest{}", codec.suffix())
+}
+
+/// The name of a backup's part below its folder.
+pub fn part_name(number: usize, codec: Codec) -> String {
+    format!("base/{number:05}.tar{}", codec.suffix())
+}
+
+fn key(text: String) -> ObjectKey {
+    ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
+}

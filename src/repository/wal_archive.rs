@@ -1,0 +1,170 @@
+//! The archived WAL: finding a file in whatever form it was stored, and listing timelines.
+
+use std::collections::BTreeMap;
+
+use walhalla_providers::{Error as StoreError, ObjectKey};
+
+use super::layout::Object;
+use super::{Error, Repository};
+use crate::pipeline::{Codec, streams};
+use crate::postgres::{History, Lsn, SegmentName, TimelineId, WalFileName};
+
+/// Longest timeline history that is read.
+const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
+
+/// A WAL file in the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchivedFile {
+    /// Where and how it is stored.
+    pub object: Object,
+    /// Length of the stored bytes.
+    pub stored_bytes: u64,
+}
+
+/// What is archived of one timeline, from some segment on.
+#[derive(Clone, Debug, Default)]
+pub struct WalListing {
+    /// Whole segments, in order.
+    pub segments: BTreeMap<SegmentName, ArchivedFile>,
+    /// Everything else.
+    pub others: Vec<(WalFileName, ArchivedFile)>,
+}
+
+impl Repository {
+    /// Finds a WAL file in any form but `except`.
+    ///
+    /// `None` is proof of absence: the store answered so for every form.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn find_wal(
+        &self,
+        file: WalFileName,
+        except: Option<Codec>,
+    ) -> Result<Option<ArchivedFile>, StoreError> {
+        let forms = Codec::ALL
+            .into_iter()
+            .filter(|codec| Some(*codec) != except);
+        for object in forms.map(|codec| self.layout.wal(file, codec)) {
+            match self.runtime.block_on(self.store.head(&object.key)) {
+                Ok(info) => {
+                    return Ok(Some(ArchivedFile {
+                        object,
+                        stored_bytes: info.size_bytes,
+                    }));
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The timelines that have a folder in the archive, ascending.
+    pub fn timelines(&self) -> Result<Vec<TimelineId>, StoreError> {
+        let folders = self
+            .runtime
+            .block_on(self.store.folders(&self.layout.wal_folders()))?;
+        Ok(folders
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// What is archived of `timeline`, segments from `first` on.
+    ///
+    /// # Errors
+    /// [`Error::TwoContents`] when a segment is stored in two forms whose contents differ.
+    pub fn list_wal(
+        &self,
+        timeline: TimelineId,
+        first: Option<SegmentName>,
+    ) -> Result<WalListing, Error> {
+        let folder = self.layout.wal_folder(timeline);
+        // A name's first 23 digits come before the name itself in every form of it.
+        let start_after = first.map(|name| format!("{folder}{name:.23}"));
+        let found = self
+            .runtime
+            .block_on(self.store.list(&folder, start_after.as_deref()))?;
+        let mut listing = WalListing::default();
+        for info in found {
+            let Some((file, object)) = self.layout.parse_wal(&info.key) else {
+                continue;
+            };
+            let archived = ArchivedFile {
+                object,
+                stored_bytes: info.size_bytes,
+            };
+            self.add(&mut listing, first, file, archived)?;
+        }
+        Ok(listing)
+    }
+
+    fn add(
+        &self,
+        listing: &mut WalListing,
+        first: Option<SegmentName>,
+        file: WalFileName,
+        archived: ArchivedFile,
+    ) -> Result<(), Error> {
+        let WalFileName::Segment(name) = file else {
+            listing.others.push((file, archived));
+            return Ok(());
+        };
+        if first.is_some_and(|first| name < first) {
+            return Ok(());
+        }
+        if let Some(other) = listing.segments.get(&name) {
+            self.same_content(&other.object, &archived.object)?;
+        }
+        listing.segments.insert(name, archived);
+        Ok(())
+    }
+
+    /// Makes sure that two forms of a file hold the same.
+    fn same_content(&self, first: &Object, second: &Object) -> Result<(), Error> {
+        let (mut left, mut right) = (self.open(first)?, self.open(second)?);
+        let same = streams::same_bytes(&mut left, &mut right)
+            .map_err(|source| self.damaged(&first.key, source))?;
+        let two_contents = || Error::TwoContents {
+            first: self.url(&first.key),
+            second: self.url(&second.key),
+        };
+        if same { Ok(()) } else { Err(two_contents()) }
+    }
+
+    /// A timeline's history as archived; `None` where the archive has no history file of it.
+    pub fn history(&self, timeline: TimelineId) -> Result<Option<History>, Error> {
+        let Some((key, text)) = self.history_text(timeline)? else {
+            return Ok(None);
+        };
+        let history = History::parse(timeline, &text).map_err(|source| Error::Damaged {
+            object: self.url(&key),
+            what: "it is no timeline history",
+            source: source.into(),
+        })?;
+        Ok(Some(history))
+    }
+
+    /// The history file's text and where it is.
+    pub fn history_text(&self, timeline: TimelineId) -> Result<Option<(ObjectKey, String)>, Error> {
+        let file = WalFileName::History(timeline);
+        let Some(archived) = self.find_wal(file, None)? else {
+            return Ok(None);
+        };
+        let mut text = String::new();
+        let reader = self.open(&archived.object)?;
+        let mut limited = std::io::Read::take(reader, HISTORY_LIMIT_BYTES);
+        std::io::Read::read_to_string(&mut limited, &mut text)
+            .map_err(|source| self.damaged(&archived.object.key, source))?;
+        Ok(Some((archived.object.key, text)))
+    }
+
+    /// Where `timeline` began: the end of its parent; 0/0 for one without ancestors.
+    pub fn begin_of(history: &History) -> Lsn {
+        history
+            .ancestors
+            .last()
+            .map_or(Lsn::ZERO, |parent| parent.switch_lsn)
+    }
+}
