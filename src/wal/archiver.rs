@@ -1,0 +1,201 @@
+//! Pushing a WAL file into the archive.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use walhalla_providers::ErrorKind;
+
+use super::pages::{Cluster, Extent, SegmentCheck};
+use super::{Error, Mismatch};
+use crate::pipeline::{self, Codec, Compression, Pipeline, StoredObject, streams};
+use crate::postgres::backup_label::BackupLabel;
+use crate::postgres::{ControlFile, History, SegmentName, WalFileName};
+use crate::repository::Repository;
+
+/// What a push did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// The file is in the archive now.
+    Stored(StoredObject),
+    /// It was there before, with the same content.
+    AlreadyThere,
+}
+
+/// One push: a file, its name and its cluster.
+pub struct Archiver<'a> {
+    /// Where it goes.
+    pub repository: &'a Repository,
+    /// Compresses it.
+    pub pipeline: &'a Pipeline,
+    /// How it is compressed.
+    pub compression: Compression,
+    /// The cluster it must belong to.
+    pub control: &'a ControlFile,
+}
+
+impl Archiver<'_> {
+    /// Stores `path` as `file`. After `Ok` it is in the archive, durably.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a file that does not belong under its name; [`Error::OtherContent`]
+    /// when the archive holds another. Nothing is stored then.
+    pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
+        let codec = self.compression.codec();
+        // A file archived under other settings has another key, which creating this one would not notice.
+        if let Some(other) = self.repository.find_wal(file, Some(codec))? {
+            return self.same_content(path, file, other.object.codec);
+        }
+        match self.store(path, file) {
+            Ok(stored) => Ok(Pushed::Stored(stored)),
+            Err(Error::Pipeline(pipeline::Error::Store(error)))
+                if error.kind == ErrorKind::AlreadyExists =>
+            {
+                self.same_content(path, file, codec)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn store(&self, path: &Path, file: WalFileName) -> Result<StoredObject, Error> {
+        let mut source = Source::open(path, file, self)?;
+        let mut object = self.pipeline.create(
+            self.repository
+                .layout
+                .wal(file, self.compression.codec())
+                .key,
+        );
+        loop {
+            let room = object.room().map_err(writing)?;
+            let count = source.read(room)?;
+            if count == 0 {
+                return Ok(object.finish()?);
+            }
+            object.fill(count);
+        }
+    }
+
+    fn same_content(&self, path: &Path, file: WalFileName, codec: Codec) -> Result<Pushed, Error> {
+        let archived = self.repository.layout.wal(file, codec);
+        let mut local = File::open(path).map_err(Error::local("open", path))?;
+        let mut stored = self.repository.open(&archived)?;
+        let same = streams::same_bytes(&mut local, &mut stored);
+        match same.map_err(|source| self.repository.damaged(&archived.key, source))? {
+            true => Ok(Pushed::AlreadyThere),
+            false => Err(Error::OtherContent {
+                file,
+                object: self.repository.url(&archived.key),
+            }),
+        }
+    }
+}
+
+/// A WAL file, checked while it is read.
+struct Source<'a> {
+    file: File,
+    path: &'a Path,
+    name: WalFileName,
+    check: Option<SegmentCheck>,
+    left_bytes: u64,
+}
+
+impl<'a> Source<'a> {
+    fn open(path: &'a Path, name: WalFileName, archiver: &Archiver) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::local("open", path))?;
+        let size_bytes = file
+            .metadata()
+            .map_err(Error::local("look at", path))?
+            .len();
+        let segment =
+            |name, extent| segment_check(path, name, size_bytes, extent, archiver).map(Some);
+        let check = match name {
+            WalFileName::Segment(segment_name) => segment(segment_name, Extent::Whole)?,
+            WalFileName::Partial(segment_name) => segment(segment_name, Extent::Partial)?,
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                check_text(path, name)?;
+                None
+            }
+        };
+        Ok(Self {
+            file,
+            path,
+            name,
+            check,
+            left_bytes: size_bytes,
+        })
+    }
+
+    /// Reads whole pages into `room` while there are any; 0 at the end.
+    fn read(&mut self, room: &mut [u8]) -> Result<usize, Error> {
+        let wanted = room
+            .len()
+            .min(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
+        let room = room.get_mut(..wanted).unwrap_or_default();
+        self.file
+            .read_exact(room)
+            .map_err(Error::local("read", self.path))?;
+        self.left_bytes -= wanted as u64;
+        if let Some(check) = &mut self.check {
+            check
+                .pages(room)
+                .map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
+        }
+        Ok(wanted)
+    }
+}
+
+fn segment_check(
+    path: &Path,
+    name: SegmentName,
+    size_bytes: u64,
+    extent: Extent,
+    archiver: &Archiver,
+) -> Result<SegmentCheck, Error> {
+    let cluster = Cluster::from(archiver.control);
+    let history = super::history_beside(archiver.repository, path, name.timeline)?;
+    let file = match extent {
+        Extent::Whole => WalFileName::Segment(name),
+        Extent::Partial => WalFileName::Partial(name),
+    };
+    SegmentCheck::new(cluster, history, name, size_bytes, extent)
+        .map_err(|mismatch| mismatch_at(path, file, mismatch))
+}
+
+/// Checks that a history or backup history file reads as one.
+fn check_text(path: &Path, name: WalFileName) -> Result<(), Error> {
+    let text = std::fs::read_to_string(path).map_err(Error::local("read", path))?;
+    let reads = match name {
+        WalFileName::History(timeline) => {
+            !text.trim().is_empty() && History::parse(timeline, &text).is_ok()
+        }
+        WalFileName::BackupHistory(segment, _) => {
+            BackupLabel::parse(&text).is_ok_and(|label| label.start_segment == segment)
+        }
+        WalFileName::Segment(_) | WalFileName::Partial(_) => true,
+    };
+    if reads {
+        Ok(())
+    } else {
+        Err(mismatch_at(path, name, Mismatch::Text))
+    }
+}
+
+fn mismatch_at(path: &Path, file: WalFileName, mismatch: Mismatch) -> Error {
+    Error::Mismatch {
+        place: path.display().to_string(),
+        file,
+        mismatch,
+    }
+}
+
+/// The pipeline's error, which came through [`io::Write`].
+fn writing(error: io::Error) -> Error {
+    match error.downcast::<pipeline::Error>() {
+        Ok(error) => Error::Pipeline(error),
+        Err(source) => Error::Local {
+            doing: "write",
+            path: "the pipeline".into(),
+            source,
+        },
+    }
+}

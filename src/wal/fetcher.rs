@@ -1,0 +1,195 @@
+//! Fetching a WAL file from the archive.
+
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::pages::{Cluster, Extent, SegmentCheck};
+use super::{Error, Mismatch, history_beside};
+use crate::pipeline::streams::read_full;
+use crate::postgres::{History, SegmentName, WalFileName};
+use crate::repository::{ArchivedFile, Repository};
+
+/// Bytes that are read, checked and written at a time: whole WAL pages of any size.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// Where files come from and what they must look like.
+#[derive(Clone, Debug)]
+pub struct Fetcher<'a> {
+    /// The archive.
+    pub repository: &'a Repository,
+    /// The cluster whose control file says what a segment must look like; without one, the
+    /// segment's own first page does.
+    pub cluster: Option<Cluster>,
+}
+
+impl Fetcher<'_> {
+    /// Puts `file` at `path`. After `Ok` it is whole, checked and durable; before, `path` does not change.
+    ///
+    /// # Errors
+    /// [`Error::NotArchived`] only when the store proved that the file is in none of its forms there.
+    pub fn fetch(&self, file: WalFileName, path: &Path) -> Result<(), Error> {
+        let archive = || {
+            self.repository.store.object_url(
+                &self
+                    .repository
+                    .layout
+                    .wal(file, crate::pipeline::Codec::None)
+                    .key,
+            )
+        };
+        let archived = self.repository.find_wal(file, None)?;
+        let archived = archived.ok_or_else(|| Error::NotArchived {
+            file,
+            archive: archive(),
+        })?;
+        let history = match file {
+            WalFileName::Segment(name) | WalFileName::Partial(name) => {
+                history_beside(self.repository, path, name.timeline)?
+            }
+            WalFileName::History(timeline)
+            | WalFileName::BackupHistory(SegmentName { timeline, .. }, _) => {
+                History::root(timeline)
+            }
+        };
+        self.fetch_archived(file, &archived, &history, path)
+    }
+
+    /// As [`Fetcher::fetch`], for a file that was found and whose timeline's history is known.
+    pub fn fetch_archived(
+        &self,
+        file: WalFileName,
+        archived: &ArchivedFile,
+        history: &History,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let object = self.repository.url(&archived.object.key);
+        let mut reader = self.repository.open(&archived.object)?;
+        let mut target = NewFile::create(path)?;
+        let mut check = None;
+        let mut size_bytes = 0;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let chunk = read_full(&mut reader, &mut buffer);
+            let chunk =
+                chunk.map_err(|source| self.repository.damaged(&archived.object.key, source))?;
+            let mismatch = |mismatch| Error::Mismatch {
+                place: object.clone(),
+                file,
+                mismatch,
+            };
+            if size_bytes == 0 {
+                check = self.check(file, history, chunk).map_err(mismatch)?;
+            }
+            if chunk.is_empty() {
+                break;
+            }
+            size_bytes += chunk.len() as u64;
+            if let Some(check) = &mut check {
+                check.pages(chunk).map_err(mismatch)?;
+            }
+            target.write(chunk)?;
+        }
+        if let Some(mismatch) = check.and_then(|check| check.wrong_length(size_bytes)) {
+            return Err(Error::Mismatch {
+                place: object,
+                file,
+                mismatch,
+            });
+        }
+        target.finish()
+    }
+
+    fn check(
+        &self,
+        file: WalFileName,
+        history: &History,
+        begin: &[u8],
+    ) -> Result<Option<SegmentCheck>, Mismatch> {
+        let (name, extent) = match file {
+            WalFileName::Segment(name) => (name, Extent::Whole),
+            WalFileName::Partial(name) => (name, Extent::Partial),
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => return Ok(None),
+        };
+        let own = || Cluster::of_first_page(begin, self.repository.layout.system_identifier());
+        let cluster = self.cluster.or_else(own).ok_or(Mismatch::Text)?;
+        SegmentCheck::new(
+            cluster,
+            history.clone(),
+            name,
+            cluster.segment_size.bytes(),
+            extent,
+        )
+        .map(Some)
+    }
+}
+
+/// A file that appears under its name whole and durable, or not at all.
+pub struct NewFile {
+    file: File,
+    path: PathBuf,
+    temporary: PathBuf,
+    finished: bool,
+}
+
+impl NewFile {
+    /// Begins a file that will be at `path`; what a killed process left of an earlier try is overwritten.
+    pub fn create(path: &Path) -> Result<Self, Error> {
+        let mut name: OsString = path.file_name().unwrap_or_default().to_owned();
+        name.push(".walhalla.tmp");
+        let temporary = path.with_file_name(name);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&temporary);
+        let file = file.map_err(Error::local("create", &temporary))?;
+        Ok(Self {
+            file,
+            path: path.to_owned(),
+            temporary,
+            finished: false,
+        })
+    }
+
+    /// Adds bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        self.file
+            .write_all(bytes)
+            .map_err(Error::local("write", &self.temporary))
+    }
+
+    /// Adds all that `input` holds.
+    pub fn copy(&mut self, input: &mut impl Read) -> Result<(), Error> {
+        std::io::copy(input, &mut self.file)
+            .map(drop)
+            .map_err(Error::local("write", &self.temporary))
+    }
+
+    /// Puts the file in place, durably.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.file
+            .sync_all()
+            .map_err(Error::local("fsync", &self.temporary))?;
+        std::fs::rename(&self.temporary, &self.path)
+            .map_err(Error::local("rename", &self.temporary))?;
+        self.finished = true;
+        let folder = self
+            .path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(Error::local("fsync", folder))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Best effort: the error that led here is the one to report.
+            drop(std::fs::remove_file(&self.temporary));
+        }
+    }
+}

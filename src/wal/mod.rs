@@ -1,0 +1,202 @@
+//! WAL files: what they must look like, pushing them to the archive and fetching them back.
+//!
+//! ```text
+//! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
+//! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
+//! segments    ─▶ pages ─▶ records                                        reader
+//! ```
+
+pub mod archiver;
+pub mod fetcher;
+pub mod pages;
+pub mod reader;
+
+use std::path::{Path, PathBuf};
+
+use crate::pipeline;
+use crate::postgres::{self, History, Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
+use crate::repository::{self, Repository};
+
+/// Why a WAL file was not pushed or fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something of PostgreSQL's is wrong.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// The archive is wrong or failed.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// Writing to the archive failed.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// A local file could not be read or written.
+    #[error("could not {doing} {}", path.display())]
+    Local {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file's content does not belong under its name in this cluster.
+    #[error("{place} is not {file}: {mismatch}")]
+    Mismatch {
+        /// The file or object.
+        place: String,
+        /// What it should have been.
+        file: WalFileName,
+        /// How it differs.
+        mismatch: Mismatch,
+    },
+    /// The archive holds another file under this name.
+    #[error("WAL {} {file} is already archived with other content\n  in {object}", kind(*file))]
+    OtherContent {
+        /// The file.
+        file: WalFileName,
+        /// The object in the archive.
+        object: String,
+    },
+    /// A segment's records are damaged.
+    #[error("{object} is damaged: {damage}")]
+    Records {
+        /// The object in the archive.
+        object: String,
+        /// The segment.
+        file: WalFileName,
+        /// What is wrong.
+        damage: reader::Damage,
+    },
+    /// Proven not to be in the archive.
+    #[error("{file} is not in the archive {archive}")]
+    NotArchived {
+        /// The file.
+        file: WalFileName,
+        /// The archive.
+        archive: String,
+    },
+}
+
+/// How a WAL file differs from what its name and cluster promise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// A segment of the wrong length.
+    #[error("it has {actual} bytes, a segment of this cluster has {}", expected.bytes())]
+    Length {
+        /// Length of the file.
+        actual: u64,
+        /// Length of every segment.
+        expected: SegmentSize,
+    },
+    /// The first page has no WAL page header of this version.
+    #[error(
+        "the page at {at} begins with {actual:04X}, WAL pages of PostgreSQL {version} begin with {expected:04X}"
+    )]
+    Magic {
+        /// The page's address by the file's name.
+        at: Lsn,
+        /// Its first two bytes.
+        actual: u16,
+        /// What they should be.
+        expected: u16,
+        /// The cluster's version.
+        version: postgres::Version,
+    },
+    /// Written by another cluster.
+    #[error("it belongs to the cluster {actual}, this one is {expected}")]
+    Cluster {
+        /// In the file.
+        actual: SystemIdentifier,
+        /// In `pg_control`.
+        expected: SystemIdentifier,
+    },
+    /// Written on another timeline.
+    #[error("the page at {at} was written on timeline {actual}, it should be {expected}")]
+    Timeline {
+        /// The page's address.
+        at: Lsn,
+        /// In the page.
+        actual: u32,
+        /// By the name and the timeline's history.
+        expected: TimelineId,
+    },
+    /// A page from elsewhere in the WAL: a recycled segment, or a file under another's name.
+    #[error("the page at {at} says that it belongs at {actual}")]
+    Address {
+        /// By the file's name.
+        at: Lsn,
+        /// In the page.
+        actual: Lsn,
+    },
+    /// Sizes in the long page header that are not the cluster's.
+    #[error("its header says segments of {segment} and pages of {page} bytes")]
+    Sizes {
+        /// Segment size in the header.
+        segment: u32,
+        /// Page size in the header.
+        page: u32,
+    },
+    /// A name that does not fit the segment size.
+    #[error("no segment of {} bytes has this name", .0.bytes())]
+    Name(SegmentSize),
+    /// Bytes after a page that ended the segment's WAL.
+    #[error("the page at {at} is empty but pages after it are not")]
+    Hole {
+        /// The page's address.
+        at: Lsn,
+    },
+    /// A history or backup history file that does not read as one.
+    #[error("it does not read as one")]
+    Text,
+}
+
+/// The history of `timeline`: from the folder of `path`, else from the archive; without ancestors where neither has it.
+pub fn history_beside(
+    repository: &Repository,
+    path: &Path,
+    timeline: TimelineId,
+) -> Result<History, Error> {
+    if timeline == TimelineId::FIRST {
+        return Ok(History::root(timeline));
+    }
+    let beside = path.with_file_name(WalFileName::History(timeline).to_string());
+    match std::fs::read_to_string(&beside) {
+        Ok(text) => Ok(History::parse(timeline, &text)?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(repository
+            .history(timeline)?
+            .unwrap_or(History::root(timeline))),
+        Err(source) => Err(Error::Local {
+            doing: "read",
+            path: beside,
+            source,
+        }),
+    }
+}
+
+fn kind(file: WalFileName) -> &'static str {
+    match file {
+        WalFileName::Segment(_) | WalFileName::Partial(_) => "segment",
+        WalFileName::History(_) | WalFileName::BackupHistory(..) => "file",
+    }
+}
+
+impl Error {
+    pub(crate) fn local(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Local {
+            doing,
+            path,
+            source,
+        }
+    }
+}
+
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}

@@ -1,0 +1,395 @@
+//! WAL page headers (xlog_internal.h, `XLogPageHeaderData` and `XLogLongPageHeaderData`).
+
+use super::Mismatch;
+use crate::postgres::{
+    ControlFile, History, Lsn, SegmentName, SegmentSize, SystemIdentifier, Version,
+};
+
+/// Length of the header of a segment's first page (`SizeOfXLogLongPHD`).
+pub const LONG_HEADER_BYTES: usize = 40;
+/// Length of other pages' headers (`SizeOfXLogShortPHD`).
+pub const SHORT_HEADER_BYTES: usize = 24;
+
+/// What every segment of a cluster has in common.
+#[derive(Clone, Copy, Debug)]
+pub struct Cluster {
+    /// The cluster's identity.
+    pub system_identifier: SystemIdentifier,
+    /// Its version.
+    pub version: Version,
+    /// Length of its segments.
+    pub segment_size: SegmentSize,
+    /// Length of its WAL pages.
+    pub page_size_bytes: u32,
+}
+
+impl From<&ControlFile> for Cluster {
+    fn from(control: &ControlFile) -> Self {
+        Self {
+            system_identifier: control.system_identifier,
+            version: control.version,
+            segment_size: control.segment_size,
+            page_size_bytes: control.wal_block_size_bytes,
+        }
+    }
+}
+
+impl Cluster {
+    /// What a segment's own first page says, for a segment that must belong to `system_identifier`.
+    pub fn of_first_page(page: &[u8], system_identifier: SystemIdentifier) -> Option<Self> {
+        let header = PageHeader::read(page)?;
+        let (_, segment_size, page_size_bytes) = header.long?;
+        let version = Version::of_wal_page(header.magic)?;
+        let segment_size = SegmentSize::new(u64::from(segment_size))?;
+        Some(Self {
+            system_identifier,
+            version,
+            segment_size,
+            page_size_bytes,
+        })
+    }
+}
+
+/// A page header's fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageHeader {
+    /// `xlp_magic`
+    pub magic: u16,
+    /// `xlp_info`
+    pub info: u16,
+    /// `xlp_tli`
+    pub timeline: u32,
+    /// `xlp_pageaddr`
+    pub address: Lsn,
+    /// `xlp_rem_len`: bytes of a record begun on an earlier page, without page headers.
+    pub remaining: u32,
+    /// `xlp_sysid`, `xlp_seg_size` and `xlp_xlog_blcksz` on a segment's first page.
+    pub long: Option<(u64, u32, u32)>,
+}
+
+/// `XLP_LONG_HEADER`
+const LONG_HEADER: u16 = 0x0002;
+
+impl PageHeader {
+    /// Reads the header at the beginning of `page`; `None` when the page is shorter than its header.
+    pub fn read(page: &[u8]) -> Option<Self> {
+        let u16_at = |at| {
+            page.get(at..)?
+                .first_chunk()
+                .map(|b| u16::from_le_bytes(*b))
+        };
+        let u32_at = |at| {
+            page.get(at..)?
+                .first_chunk()
+                .map(|b| u32::from_le_bytes(*b))
+        };
+        let u64_at = |at| {
+            page.get(at..)?
+                .first_chunk()
+                .map(|b| u64::from_le_bytes(*b))
+        };
+        let info = u16_at(2)?;
+        let long = if info & LONG_HEADER == 0 {
+            None
+        } else {
+            Some((u64_at(24)?, u32_at(32)?, u32_at(36)?))
+        };
+        Some(Self {
+            magic: u16_at(0)?,
+            info,
+            timeline: u32_at(4)?,
+            address: Lsn(u64_at(8)?),
+            remaining: u32_at(16)?,
+            long,
+        })
+    }
+
+    /// Length of the header itself.
+    pub fn size_bytes(&self) -> usize {
+        if self.long.is_some() {
+            LONG_HEADER_BYTES
+        } else {
+            SHORT_HEADER_BYTES
+        }
+    }
+}
+
+/// Checks a segment's pages one after the other as they come by.
+///
+/// Each page must have the version's magic, its own address, and the timeline that the history
+/// gives for that address. After a segment switch the rest of a segment is zeros (10 writes bare
+/// headers instead). A partial segment may end anywhere: after its first page that does not fit,
+/// what is left of a recycled segment is not looked at.
+#[derive(Debug)]
+pub struct SegmentCheck {
+    cluster: Cluster,
+    history: History,
+    next: Lsn,
+    first: bool,
+    partial: bool,
+    ended: Option<Lsn>,
+}
+
+impl SegmentCheck {
+    /// A check of `name`'s content, whose timeline has the given history.
+    ///
+    /// # Errors
+    /// [`Mismatch::Name`] and [`Mismatch::Length`].
+    pub fn new(
+        cluster: Cluster,
+        history: History,
+        name: SegmentName,
+        size_bytes: u64,
+        extent: Extent,
+    ) -> Result<Self, Mismatch> {
+        let number = name
+            .number(cluster.segment_size)
+            .ok_or(Mismatch::Name(cluster.segment_size))?;
+        if size_bytes != cluster.segment_size.bytes() {
+            return Err(Mismatch::Length {
+                actual: size_bytes,
+                expected: cluster.segment_size,
+            });
+        }
+        let next = number.start(cluster.segment_size);
+        Ok(Self {
+            cluster,
+            history,
+            next,
+            first: true,
+            partial: extent == Extent::Partial,
+            ended: None,
+        })
+    }
+
+    /// Checks the next pages; `bytes` is a whole number of them.
+    pub fn pages(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
+        let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);
+        for page in bytes.chunks(size) {
+            self.page(page)?;
+            self.first = false;
+            self.next = Lsn(self
+                .next
+                .0
+                .saturating_add(u64::from(self.cluster.page_size_bytes)));
+        }
+        Ok(())
+    }
+
+    /// How a length that was not known before is wrong, if it is.
+    pub fn wrong_length(&self, size_bytes: u64) -> Option<Mismatch> {
+        let expected = self.cluster.segment_size;
+        (size_bytes != expected.bytes()).then_some(Mismatch::Length {
+            actual: size_bytes,
+            expected,
+        })
+    }
+
+    fn page(&mut self, page: &[u8]) -> Result<(), Mismatch> {
+        if let Some(end) = self.ended {
+            let clean = self.partial || page.iter().all(|byte| *byte == 0);
+            return if clean {
+                Ok(())
+            } else {
+                Err(Mismatch::Hole { at: end })
+            };
+        }
+        let empty = !self.first
+            && page
+                .get(..SHORT_HEADER_BYTES)
+                .is_some_and(|header| header.iter().all(|b| *b == 0));
+        match self.header(page) {
+            Err(_) if self.partial && !self.first => self.ended = Some(self.next),
+            Err(_) if empty => {
+                self.ended = Some(self.next);
+                return self.page(page);
+            }
+            result => return result,
+        }
+        Ok(())
+    }
+
+    fn header(&self, page: &[u8]) -> Result<(), Mismatch> {
+        let (cluster, at) = (&self.cluster, self.next);
+        let expected = cluster.version.wal_page_magic();
+        let magic = |actual| Mismatch::Magic {
+            at,
+            actual,
+            expected,
+            version: cluster.version,
+        };
+        let header = PageHeader::read(page).ok_or(magic(0))?;
+        if header.magic != expected || self.first && header.long.is_none() {
+            return Err(magic(header.magic));
+        }
+        if let Some((system, segment, page)) = header.long {
+            self.long_header(SystemIdentifier(system), segment, page)?;
+        }
+        if header.address != at {
+            return Err(Mismatch::Address {
+                at,
+                actual: header.address,
+            });
+        }
+        let expected = self.history.timeline_at(at);
+        if header.timeline != expected.number() {
+            return Err(Mismatch::Timeline {
+                at,
+                actual: header.timeline,
+                expected,
+            });
+        }
+        Ok(())
+    }
+
+    fn long_header(
+        &self,
+        system: SystemIdentifier,
+        segment: u32,
+        page: u32,
+    ) -> Result<(), Mismatch> {
+        let cluster = &self.cluster;
+        if system != cluster.system_identifier {
+            return Err(Mismatch::Cluster {
+                actual: system,
+                expected: cluster.system_identifier,
+            });
+        }
+        if u64::from(segment) != cluster.segment_size.bytes() || page != cluster.page_size_bytes {
+            return Err(Mismatch::Sizes { segment, page });
+        }
+        Ok(())
+    }
+}
+
+/// Whether a segment was finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// It holds WAL to its end or to a segment switch.
+    Whole,
+    /// It was left where a promotion happened (`.partial`).
+    Partial,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{TimelineId, timeline::Ancestor};
+
+    const PAGE: usize = 8192;
+
+    fn cluster() -> Cluster {
+        Cluster {
+            system_identifier: SystemIdentifier(7),
+            version: Version::parse("17").unwrap(),
+            segment_size: SegmentSize::new(1 << 20).unwrap(),
+            page_size_bytes: 8192,
+        }
+    }
+
+    /// Segment 3 of a cluster with segments of 1 MiB, on the timeline that `timeline` gives for each page.
+    fn segment(timeline: impl Fn(Lsn) -> u32) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        for (index, page) in bytes.chunks_mut(PAGE).enumerate() {
+            let address = (3 << 20) + index as u64 * 8192;
+            page[..2].copy_from_slice(&0xD116_u16.to_le_bytes());
+            page[4..8].copy_from_slice(&timeline(Lsn(address)).to_le_bytes());
+            page[8..16].copy_from_slice(&address.to_le_bytes());
+            if index == 0 {
+                page[2] = 2;
+                page[24] = 7;
+                page[32..36].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+                page[36..40].copy_from_slice(&8192_u32.to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    fn check(bytes: &[u8], name: &str, history: History, extent: Extent) -> Result<(), Mismatch> {
+        SegmentCheck::new(
+            cluster(),
+            history,
+            name.parse().unwrap(),
+            bytes.len() as u64,
+            extent,
+        )?
+        .pages(bytes)
+    }
+
+    fn root() -> History {
+        History::root(TimelineId::FIRST)
+    }
+
+    const NAME: &str = "000000010000000000000003";
+
+    #[test]
+    fn a_sound_segment_is_accepted() {
+        assert_eq!(check(&segment(|_| 1), NAME, root(), Extent::Whole), Ok(()));
+    }
+
+    #[test]
+    fn each_field_that_does_not_fit_is_named() {
+        for (at, wanted) in [
+            (0, "begins with"),
+            (4, "timeline"),
+            (PAGE + 9, "belongs at"),
+            (24, "belongs to the cluster"),
+            (33, "segments of"),
+        ] {
+            let mut bytes = segment(|_| 1);
+            bytes[at] ^= 0x40;
+            let mismatch = check(&bytes, NAME, root(), Extent::Whole)
+                .unwrap_err()
+                .to_string();
+            assert!(mismatch.contains(wanted), "{at}: {mismatch}");
+        }
+    }
+
+    #[test]
+    fn a_segment_under_another_name_or_of_another_length_is_refused() {
+        let bytes = segment(|_| 1);
+        let other = check(&bytes, "000000010000000000000004", root(), Extent::Whole);
+        assert!(matches!(other, Err(Mismatch::Address { .. })));
+        let short = check(&bytes[..PAGE], NAME, root(), Extent::Whole);
+        assert!(matches!(short, Err(Mismatch::Length { .. })));
+        let two = History::root(TimelineId::new(2).unwrap());
+        let timeline = check(&bytes, "000000020000000000000003", two, Extent::Whole);
+        assert!(matches!(timeline, Err(Mismatch::Timeline { .. })));
+    }
+
+    #[test]
+    fn a_segment_across_a_timeline_switch_is_checked_by_the_history() {
+        let switch = Lsn((3 << 20) + 5 * 8192 + 100);
+        let history = History {
+            timeline: TimelineId::new(2).unwrap(),
+            ancestors: vec![Ancestor {
+                timeline: TimelineId::FIRST,
+                switch_lsn: switch,
+            }],
+        };
+        let bytes = segment(|lsn| if lsn < switch { 1 } else { 2 });
+        let name = "000000020000000000000003";
+        assert_eq!(check(&bytes, name, history.clone(), Extent::Whole), Ok(()));
+        assert!(check(&segment(|_| 1), name, history, Extent::Whole).is_err());
+    }
+
+    #[test]
+    fn zeros_may_follow_a_segment_switch_but_nothing_may_follow_them() {
+        let mut bytes = segment(|_| 1);
+        bytes[4 * PAGE..].fill(0);
+        assert_eq!(check(&bytes, NAME, root(), Extent::Whole), Ok(()));
+        bytes[9 * PAGE] = 1;
+        assert!(matches!(
+            check(&bytes, NAME, root(), Extent::Whole),
+            Err(Mismatch::Hole { .. })
+        ));
+    }
+
+    #[test]
+    fn a_partial_segment_may_end_in_what_was_recycled() {
+        let mut bytes = segment(|_| 1);
+        bytes[4 * PAGE + 9] ^= 0x40;
+        assert_eq!(check(&bytes, NAME, root(), Extent::Partial), Ok(()));
+        assert!(check(&bytes, NAME, root(), Extent::Whole).is_err());
+    }
+}
