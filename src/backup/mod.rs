@@ -1,0 +1,78 @@
+//! Taking base backups.
+//!
+//! ```text
+//! walk ─▶ parts ─▶ pack: read, check pages, hash, tar ─▶ compress ─▶ store     N parts at a time
+//!      then: backup_label, pg_control ─▶ manifest ─▶ WAL is archived ─▶ backup.json
+//! ```
+//!
+//! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
+//! catalog shows, and a server that leaves backup mode with its session.
+
+pub mod manifest;
+mod pack;
+mod parts;
+pub mod push;
+
+use std::path::PathBuf;
+
+use crate::pipeline;
+use crate::postgres::{self, SegmentName, SystemIdentifier};
+use crate::{repository, wal};
+
+/// Why a backup was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// PostgreSQL, or a file of its, is wrong.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// The catalog or the archive is wrong or failed.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// The WAL beside the data directory is wrong.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// Writing to the store failed.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// A file of the data directory could not be read.
+    #[error("could not read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Two clusters where one was meant.
+    #[error("the server is cluster {server}, {} is cluster {directory}", pgdata.display())]
+    OtherCluster {
+        /// Of the server that was connected to.
+        server: SystemIdentifier,
+        /// Of the data directory.
+        directory: SystemIdentifier,
+        /// The data directory.
+        pgdata: PathBuf,
+    },
+    /// The right cluster, but another server of it (a standby's directory and the primary's connection).
+    #[error("the server that answers does not run in {}", .0.display())]
+    OtherServer(PathBuf),
+    /// Without archived WAL no backup can be restored.
+    #[error("the server does not archive its WAL ({0})")]
+    NotArchiving(&'static str),
+    /// The WAL that the backup needs did not come into the archive.
+    #[error("WAL segment {segment} did not arrive in the archive within {seconds} s")]
+    WalMissing {
+        /// The first that is missing.
+        segment: SegmentName,
+        /// The limit.
+        seconds: u64,
+        /// What the server's archiver last failed on.
+        failing: Option<String>,
+    },
+}
+
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}

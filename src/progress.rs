@@ -1,0 +1,113 @@
+//! Progress of long work: a bar on a terminal, a plain line every ten seconds elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How far apart plain lines are.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// When progress is shown (`--progress`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Show {
+    /// A bar on a terminal, plain lines elsewhere.
+    #[default]
+    Auto,
+    /// A bar, wherever standard error goes.
+    Always,
+    /// Nothing.
+    Never,
+}
+
+/// Bytes done of a known total, counted from any thread, and the word to stop.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+    plain: Option<Arc<Plain>>,
+    stopped: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Plain {
+    what: &'static str,
+    begun: Instant,
+    /// Lines printed, which is also when the next one is due.
+    lines: AtomicU64,
+}
+
+impl Progress {
+    /// Shows `what` as it advances to `total_bytes`.
+    pub fn new(show: Show, what: &'static str, total_bytes: u64) -> Self {
+        let on_terminal = std::io::stderr().is_terminal();
+        let (target, plain) = match (show, on_terminal) {
+            (Show::Always, _) | (Show::Auto, true) => (ProgressDrawTarget::stderr(), None),
+            (Show::Auto, false) => (ProgressDrawTarget::hidden(), Some(Plain::new(what))),
+            (Show::Never, _) => (ProgressDrawTarget::hidden(), None),
+        };
+        let template = "{msg:20} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::with_draw_target(Some(total_bytes), target)
+            .with_style(style.progress_chars("=> "));
+        bar.set_message(what);
+        Self {
+            bar,
+            plain: plain.map(Arc::new),
+            stopped: Arc::default(),
+        }
+    }
+
+    /// Counts `bytes` as done; answers whether the work should go on.
+    pub fn add(&self, bytes: u64) -> bool {
+        self.bar.inc(bytes);
+        if let Some(plain) = &self.plain {
+            plain.line_if_due(&self.bar);
+        }
+        !self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Tells every thread that counts here to stop.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends the display.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Plain {
+    fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            begun: Instant::now(),
+            lines: AtomicU64::new(0),
+        }
+    }
+
+    fn line_if_due(&self, bar: &ProgressBar) {
+        let elapsed = self.begun.elapsed();
+        let due = elapsed.as_secs() / PLAIN_INTERVAL.as_secs();
+        if due == 0 || self.lines.fetch_max(due, Ordering::Relaxed) >= due {
+            return;
+        }
+        let (done, total) = (bar.position(), bar.length().unwrap_or(0));
+        #[expect(clippy::cast_precision_loss, reason = "for display")]
+        let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
+        #[expect(clippy::cast_precision_loss, reason = "for display")]
+        let left = Duration::try_from_secs_f64(total.saturating_sub(done) as f64 / rate.max(1.0))
+            .unwrap_or_default();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "for display"
+        )]
+        let rate = HumanBytes(rate as u64);
+        let (done, total, left) = (HumanBytes(done), HumanBytes(total), HumanDuration(left));
+        eprintln!("{}: {done} of {total}, {rate}/s, {left} left", self.what);
+    }
+}
