@@ -1,0 +1,136 @@
+//! Bringing a cluster back.
+//!
+//! ```text
+//! catalog, WAL listing ─▶ plan ─▶ (refused here, or) unpack parts ∥ stage WAL ─▶ seal ─▶ settings ─▶ pg_control
+//! ```
+//!
+//! Nothing is written before the plan says that the target can be reached. `pg_control` comes
+//! last: until it is there, PostgreSQL refuses to start.
+
+pub mod plan;
+mod reach;
+pub mod recovery;
+pub mod run;
+pub mod stage;
+pub mod target;
+pub mod unpack;
+
+use std::path::PathBuf;
+
+use crate::{backup, postgres, repository, wal};
+
+/// Why a restore was refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The catalog or the archive is wrong or failed.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// A WAL file is wrong.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// Something of PostgreSQL's is wrong.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// The target cannot be reached with what the archive holds.
+    #[error("the recovery target cannot be reached: {0}")]
+    Unreachable(String),
+    /// A directory that must be empty is not.
+    #[error("{} is not empty", .0.display())]
+    NotEmpty(PathBuf),
+    /// Not enough room.
+    #[error("{} has {available_bytes} bytes free, the restore needs {needed_bytes} there", path.display())]
+    NoRoom {
+        /// On this file system.
+        path: PathBuf,
+        /// What there is.
+        available_bytes: u64,
+        /// What it takes.
+        needed_bytes: u64,
+    },
+    /// A local file could not be written.
+    #[error("could not {doing} {}", path.display())]
+    Local {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part holds something else than the manifest says.
+    #[error("{object} is damaged: {problem}")]
+    Part {
+        /// The part.
+        object: String,
+        /// What is wrong.
+        problem: PartProblem,
+    },
+    /// The manifest is damaged.
+    #[error("{object} is damaged")]
+    Manifest {
+        /// The manifest.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: backup::manifest::Error,
+    },
+    /// `--tablespace-map` names a tablespace that the backup does not have.
+    #[error("the backup has no tablespace {0}")]
+    NoSuchTablespace(u32),
+    /// A sealed plan that cannot be read.
+    #[error("the sealed plan {} cannot be read", path.display())]
+    SealedPlan {
+        /// The plan.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A staged file is not what was staged.
+    #[error("the staged file {} is not what the restore put there", .0.display())]
+    Staged(PathBuf),
+    /// The server will ask the store, but nothing tells it which and how.
+    #[error("the server could not reach the store without a settings file")]
+    NeedsConfig,
+    /// Another thread failed first.
+    #[error("the restore was broken off")]
+    BrokenOff,
+}
+
+/// What is wrong with a part of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartProblem {
+    /// A file that the manifest does not know, or for the second time.
+    #[error("it holds {0}, which does not belong there")]
+    Unexpected(String),
+    /// A file whose content is not the manifest's.
+    #[error("the file {0} in it is not the one that was backed up")]
+    Content(String),
+    /// The stored bytes are not those of `backup.json`.
+    #[error("its SHA-256 is not the one in backup.json")]
+    Digest,
+    /// Files that no part held.
+    #[error("the file {0} is in none of the parts")]
+    Missing(String),
+}
+
+impl Error {
+    pub(crate) fn local(
+        doing: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Local {
+            doing,
+            path,
+            source,
+        }
+    }
+}
+
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}

@@ -1,0 +1,456 @@
+//! Choosing what a restore takes, before anything is written.
+//!
+//! The plan names the backup, the timelines, every WAL segment that recovery will ask for, and how
+//! far it must get. If something is missing the plan says what, and nothing is restored.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Error;
+use super::reach::{Found, Needed, Run, Seen};
+use super::target::{Point, Target, TargetTimeline};
+use crate::postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::repository::{ArchivedFile, BackupEntry, Repository};
+
+/// A restore that can be carried out.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What was asked for.
+    pub target: Target,
+    /// The backup to begin with.
+    pub backup: BackupEntry,
+    /// The timeline that recovery follows.
+    pub history: History,
+    /// Every segment that recovery will ask for, in the order of replay.
+    pub segments: Vec<(SegmentName, ArchivedFile)>,
+    /// How many of them make the backup consistent.
+    pub segments_to_consistency: usize,
+    /// History files that the server will ask for.
+    pub histories: Vec<(TimelineId, ArchivedFile)>,
+}
+
+/// `plan --json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Whether the target can be reached.
+    pub reachable: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Backups to restore, the full one first.
+    pub backup_chain: Vec<String>,
+    /// Timelines to follow, oldest first.
+    pub timelines: Vec<u32>,
+    /// Segments to replay, in order.
+    pub segments: Vec<String>,
+    /// How many of them make the backup consistent.
+    pub segments_to_consistency: usize,
+    /// How many of them reach the target.
+    pub segments_to_target: usize,
+    /// What will be downloaded.
+    pub download_bytes: u64,
+    /// The target, in words.
+    pub target: String,
+}
+
+/// Everything the choice is made from.
+struct Planner<'a> {
+    repository: &'a Repository,
+    target: &'a Target,
+    backups: Vec<BackupEntry>,
+    histories: BTreeMap<TimelineId, History>,
+}
+
+/// What one backup and the WAL after it offer.
+enum Offer {
+    Reaches(Box<Plan>),
+    /// Not from here, for this reason.
+    Falls(String),
+}
+
+/// Plans a restore to `target`, from the backup `chosen` or the best one.
+///
+/// # Errors
+/// [`Error::Unreachable`] with the reason: no backup before the target, a missing segment (by name),
+/// or an archive that ends too early.
+pub fn plan(repository: &Repository, target: &Target, chosen: Option<&str>) -> Result<Plan, Error> {
+    let backups = match chosen {
+        Some(id) => vec![repository.backup(id)?],
+        None => repository.backups()?,
+    };
+    let planner = Planner {
+        repository,
+        target,
+        backups,
+        histories: histories(repository)?,
+    };
+    planner.plan()
+}
+
+/// Histories of all timelines in the archive.
+fn histories(repository: &Repository) -> Result<BTreeMap<TimelineId, History>, Error> {
+    let mut histories = BTreeMap::new();
+    for timeline in repository.timelines()? {
+        histories.insert(
+            timeline,
+            repository
+                .history(timeline)?
+                .unwrap_or(History::root(timeline)),
+        );
+    }
+    Ok(histories)
+}
+
+impl Planner<'_> {
+    fn plan(mut self) -> Result<Plan, Error> {
+        for backup in &self.backups {
+            self.histories
+                .entry(backup.timeline)
+                .or_insert_with(|| backup.timeline_history());
+        }
+        if self.backups.is_empty() {
+            return Err(Error::Unreachable(format!(
+                "{} holds no backup",
+                self.repository.store.url()
+            )));
+        }
+        let mut candidates = self.candidates()?;
+        candidates.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.stop_lsn));
+        let mut reasons = Vec::new();
+        for (backup, history) in candidates {
+            match self.offer(backup, history)? {
+                Offer::Reaches(plan) => return Ok(*plan),
+                Offer::Falls(reason) => reasons.push(reason),
+            }
+            if !self.older_may_do() {
+                break;
+            }
+        }
+        // The newest backup's reason is the one that a reader can act on.
+        Err(Error::Unreachable(
+            reasons
+                .into_iter()
+                .next()
+                .unwrap_or_else(|| self.no_candidate()),
+        ))
+    }
+
+    /// Whether an older backup may reach what a newer one does not: only what the catalog cannot place.
+    fn older_may_do(&self) -> bool {
+        matches!(self.target.point, Point::Name(_) | Point::Xid(_))
+    }
+
+    /// Backups that end before the target, each with the history to follow.
+    fn candidates(&self) -> Result<Vec<(&BackupEntry, &History)>, Error> {
+        let followed = match self.target.timeline {
+            TargetTimeline::Current => None,
+            TargetTimeline::Latest => {
+                // The newest timeline that any backup leads to.
+                let mut newest = self.histories.values().rev();
+                newest.find(|history| self.backups.iter().any(|backup| leads_to(backup, history)))
+            }
+            TargetTimeline::Id(timeline) => {
+                let unknown = || {
+                    Error::Unreachable(format!("the archive has no timeline {}", timeline.number()))
+                };
+                Some(self.histories.get(&timeline).ok_or_else(unknown)?)
+            }
+        };
+        let own = |backup: &BackupEntry| self.histories.get(&backup.timeline);
+        let with_history = self
+            .backups
+            .iter()
+            .filter_map(|backup| Some((backup, followed.or_else(|| own(backup))?)));
+        Ok(with_history
+            .filter(|(backup, history)| {
+                leads_to(backup, history) && self.ends_before_target(backup)
+            })
+            .collect())
+    }
+
+    fn ends_before_target(&self, backup: &BackupEntry) -> bool {
+        match &self.target.point {
+            Point::End | Point::Immediate | Point::Name(_) => true,
+            Point::Time(time) => backup.stop_time <= *time,
+            Point::Lsn(lsn) => backup.stop_lsn <= *lsn,
+            Point::Xid(xid) => ends_after(&backup.stop_snapshot, *xid),
+        }
+    }
+
+    fn no_candidate(&self) -> String {
+        let oldest = self.backups.iter().min_by_key(|backup| backup.stop_lsn);
+        let Some(oldest) = oldest.filter(|backup| !self.ends_before_target(backup)) else {
+            return "no backup leads to this timeline".to_owned();
+        };
+        format!(
+            "no backup ends before {}; the oldest, {}, ends at {} ({})",
+            self.target.point, oldest.id, oldest.stop_lsn, oldest.stop_time,
+        )
+    }
+
+    fn offer(&self, backup: &BackupEntry, history: &History) -> Result<Offer, Error> {
+        let size = backup.wal_segment_size;
+        let first = size.segment_of(backup.start_lsn);
+        let (segments, gap) = self.contiguous(backup, history, first)?;
+        let run = Run {
+            repository: self.repository,
+            version: backup.postgres_version,
+            segment_size: size,
+            wal_page_bytes: usize::try_from(backup.wal_block_size)
+                .unwrap_or(usize::MAX)
+                .max(1024),
+            segments,
+        };
+        let have = |last: SegmentNo| {
+            run.segments
+                .last()
+                .is_some_and(|needed| needed.number >= last)
+        };
+        let consistent = size.segment_before(backup.stop_lsn);
+        let next = SegmentNo(first.0 + run.segments.len() as u64);
+        let missing = next.on(history.timeline_at(next.start(size)), size);
+        if !have(consistent) {
+            let id = &backup.id;
+            return Ok(Offer::Falls(format!(
+                "WAL segment {missing}, without which backup {id} is not consistent, is missing"
+            )));
+        }
+        let mut seen = Seen::default();
+        let last = match &self.target.point {
+            Point::Immediate => consistent,
+            Point::End if gap => {
+                return Ok(Offer::Falls(format!(
+                    "WAL segment {missing} is missing, and later ones are there"
+                )));
+            }
+            Point::End => SegmentNo(next.0 - 1),
+            point => match run.find(point, self.target.bound, backup.start_lsn, &mut seen)? {
+                Some(found) if self.is_too_early(found, backup) => {
+                    return Ok(Offer::Falls(format!(
+                        "{point} is before the end of backup {}",
+                        backup.id
+                    )));
+                }
+                Some(found) => size.segment_before(found.end).max(consistent),
+                None if gap => {
+                    return Ok(Offer::Falls(format!(
+                        "WAL segment {missing} is missing, and {point} is not before it"
+                    )));
+                }
+                None => return Ok(Offer::Falls(ends_early(point, missing, seen))),
+            },
+        };
+        if !have(last) {
+            return Ok(Offer::Falls(format!("WAL segment {missing} is missing")));
+        }
+        let count = usize::try_from(last.0 - first.0 + 1).unwrap_or(usize::MAX);
+        let segments = run
+            .segments
+            .into_iter()
+            .take(count)
+            .map(|needed| (needed.name, needed.archived))
+            .collect();
+        Ok(Offer::Reaches(Box::new(Plan {
+            target: self.target.clone(),
+            backup: backup.clone(),
+            history: history.clone(),
+            segments,
+            segments_to_consistency: usize::try_from(consistent.0 - first.0 + 1)
+                .unwrap_or(usize::MAX),
+            histories: self.history_files(history)?,
+        })))
+    }
+
+    /// PostgreSQL refuses to stop before it is consistent; only places in the WAL can be so early.
+    fn is_too_early(&self, found: Found, backup: &BackupEntry) -> bool {
+        matches!(self.target.point, Point::Name(_) | Point::Xid(_)) && found.start < backup.stop_lsn
+    }
+
+    /// Segments from `first` on without a hole, and whether there are more after the hole.
+    ///
+    /// Of a segment that several timelines of the history share, the newest timeline's is taken, as
+    /// recovery does (xlogrecovery.c, `XLogFileReadAnyTLI`).
+    fn contiguous(
+        &self,
+        backup: &BackupEntry,
+        history: &History,
+        first: SegmentNo,
+    ) -> Result<(Vec<Needed>, bool), Error> {
+        let size = backup.wal_segment_size;
+        let mut found: BTreeMap<SegmentNo, (SegmentName, ArchivedFile)> = BTreeMap::new();
+        for (timeline, begin, end) in history.spans() {
+            let from = size.segment_of(begin).max(first);
+            let to = end.map(|end| size.segment_before(end));
+            if to.is_some_and(|to| to < from) {
+                continue;
+            }
+            let listing = self
+                .repository
+                .list_wal(timeline, Some(from.on(timeline, size)))?;
+            for (name, archived) in listing.segments {
+                let Some(number) = name.number(size) else {
+                    continue;
+                };
+                if number >= from && to.is_none_or(|to| number <= to) {
+                    found.insert(number, (name, archived));
+                }
+            }
+        }
+        let mut segments = Vec::new();
+        let mut next = first;
+        while let Some((name, archived)) = found.remove(&next) {
+            segments.push(Needed {
+                number: next,
+                name,
+                archived,
+            });
+            next = next.next();
+        }
+        Ok((segments, found.keys().any(|number| *number > next)))
+    }
+
+    /// The history of the timeline that is followed, and those of all newer ones: the server asks for
+    /// them to find a number for its own next timeline that is not taken.
+    fn history_files(&self, history: &History) -> Result<Vec<(TimelineId, ArchivedFile)>, Error> {
+        let mut files = Vec::new();
+        for timeline in self
+            .histories
+            .keys()
+            .filter(|timeline| **timeline >= history.timeline)
+        {
+            if let Some(archived) = self
+                .repository
+                .find_wal(WalFileName::History(*timeline), None)?
+            {
+                files.push((*timeline, archived));
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// Whether replay from `backup` along `history` is possible.
+fn leads_to(backup: &BackupEntry, history: &History) -> bool {
+    history.contains(backup.timeline, backup.stop_lsn)
+}
+
+/// Whether transaction `xid` ends after the snapshot `xmin:xmax:xip,…` was taken, as far as the snapshot tells.
+fn ends_after(snapshot: &str, xid: u32) -> bool {
+    let mut fields = snapshot.split(':').map(|field| {
+        field
+            .split(',')
+            .filter_map(|number| number.parse::<u64>().ok())
+    });
+    let (_, xmax) = (
+        fields.next(),
+        fields.next().and_then(|mut numbers| numbers.next()),
+    );
+    let running: Vec<u64> = fields.next().map(Iterator::collect).unwrap_or_default();
+    // Of the 64-bit numbers that the target may stand for, the one nearest to the snapshot (transam.h, `TransactionIdPrecedes`).
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "transaction numbers are compared modulo 2^32"
+    )]
+    let is_later = xmax.is_some_and(|xmax| xid.wrapping_sub(xmax as u32) < 1 << 31);
+    #[expect(clippy::cast_possible_truncation, reason = "as above")]
+    let is_running = running.iter().any(|number| *number as u32 == xid);
+    is_later || is_running
+}
+
+fn ends_early(point: &Point, missing: SegmentName, seen: Seen) -> String {
+    let newest = seen.last_time.map_or_else(String::new, |time| {
+        format!("; its newest transaction ended at {time}")
+    });
+    format!("{point} is not in the archive, which ends before WAL segment {missing}{newest}")
+}
+
+impl Plan {
+    /// What will be downloaded.
+    pub fn download_bytes(&self) -> u64 {
+        let wal: u64 = self
+            .segments
+            .iter()
+            .map(|(_, archived)| archived.stored_bytes)
+            .sum();
+        let histories: u64 = self
+            .histories
+            .iter()
+            .map(|(_, archived)| archived.stored_bytes)
+            .sum();
+        self.backup.stored_bytes + wal + histories
+    }
+
+    /// Room that the staged WAL takes.
+    pub fn stage_bytes(&self) -> u64 {
+        self.backup
+            .wal_segment_size
+            .bytes()
+            .saturating_mul(self.segments.len() as u64)
+    }
+
+    /// The plan as `plan --json` shows it.
+    pub fn report(&self) -> Report {
+        Report {
+            reachable: true,
+            reason: None,
+            backup_chain: vec![self.backup.id.to_string()],
+            timelines: self.timelines(),
+            segments: self
+                .segments
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+            segments_to_consistency: self.segments_to_consistency,
+            segments_to_target: self.segments.len(),
+            download_bytes: self.download_bytes(),
+            target: self.target.point.to_string(),
+        }
+    }
+
+    fn timelines(&self) -> Vec<u32> {
+        let mut timelines: Vec<u32> = self
+            .segments
+            .iter()
+            .map(|(name, _)| name.timeline.number())
+            .collect();
+        timelines.push(self.history.timeline.number());
+        timelines.dedup();
+        timelines
+    }
+}
+
+impl Report {
+    /// The report of a target that cannot be reached.
+    pub fn unreachable(target: &Target, reason: String) -> Self {
+        Self {
+            reachable: false,
+            reason: Some(reason),
+            backup_chain: Vec::new(),
+            timelines: Vec::new(),
+            segments: Vec::new(),
+            segments_to_consistency: 0,
+            segments_to_target: 0,
+            download_bytes: 0,
+            target: target.point.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_that_a_snapshot_does_not_see_ends_after_it() {
+        for (snapshot, xid, later) in [
+            ("700:700:", 700, true),
+            ("700:700:", 699, false),
+            ("700:705:700,703", 703, true),
+            ("700:705:700,703", 702, false),
+            ("4294967290:4294967300:", 3, false),
+            ("4294967290:4294967300:", 5, true),
+        ] {
+            assert_eq!(ends_after(snapshot, xid), later, "{xid} in {snapshot}");
+        }
+    }
+}

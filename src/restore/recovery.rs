@@ -1,0 +1,250 @@
+//! The settings with which a restored server recovers.
+//!
+//! From 12 on: `recovery.signal` or `standby.signal`, and settings at the end of
+//! `postgresql.auto.conf`; before 12: `recovery.conf`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::plan::Plan;
+use super::target::{Bound, Point};
+use crate::postgres::Version;
+use crate::wal::fetcher::NewFile;
+
+/// Where the server's WAL comes from while it recovers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WalSource {
+    /// The stage; the sealed plan's path.
+    Staged(PathBuf),
+    /// The store, asked for each file; the settings file's path, and the store if it is not in the file.
+    OnDemand {
+        /// Absolute path of the settings file.
+        config: PathBuf,
+        /// Store URL.
+        store: Option<String>,
+    },
+}
+
+/// Whether the restored server archives its WAL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ArchiveMode {
+    /// As the original did; nothing archived is ever overwritten.
+    #[default]
+    Preserve,
+    /// Not at all.
+    Off,
+}
+
+/// What the server becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It recovers to the target.
+    Primary,
+    /// It goes on following the archive.
+    Standby,
+}
+
+/// The restored server's way.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The running program, absolute.
+    pub program: PathBuf,
+    /// Where WAL comes from.
+    pub wal: WalSource,
+    /// Whether it archives.
+    pub archive_mode: ArchiveMode,
+    /// What it becomes.
+    pub role: Role,
+}
+
+const SIGNALS: [&str; 3] = ["recovery.signal", "standby.signal", "recovery.conf"];
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+impl Settings {
+    /// Writes the settings into `pgdata`, durably; settings of an earlier recovery are taken out.
+    pub fn write(&self, plan: &Plan, pgdata: &Path) -> Result<(), Error> {
+        for signal in SIGNALS {
+            match std::fs::remove_file(pgdata.join(signal)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::local("remove", pgdata.join(signal))(error));
+                }
+                _ => {}
+            }
+        }
+        let version = plan.backup.postgres_version;
+        let recovery = self.recovery(plan, version);
+        let mut auto_conf = without_recovery(&read_or_empty(&pgdata.join(AUTO_CONF))?);
+        if version.has_recovery_signal() {
+            auto_conf.push_str(&recovery);
+            let signal = if self.role == Role::Standby {
+                "standby.signal"
+            } else {
+                "recovery.signal"
+            };
+            write(&pgdata.join(signal), "")?;
+        } else {
+            write(&pgdata.join("recovery.conf"), &recovery)?;
+        }
+        if self.archive_mode == ArchiveMode::Off {
+            auto_conf.push_str("archive_mode = 'off'\n");
+        }
+        write(&pgdata.join(AUTO_CONF), &auto_conf)
+    }
+
+    fn recovery(&self, plan: &Plan, version: Version) -> String {
+        let mut text = String::new();
+        let mut set = |name: &str, value: &str| {
+            let _ = writeln!(text, "{name} = {}", quote(value));
+        };
+        set("restore_command", &self.restore_command());
+        if let WalSource::Staged(sealed) = &self.wal {
+            set(
+                "recovery_end_command",
+                &command(&[
+                    &self.program.to_string_lossy(),
+                    "restore-end",
+                    &sealed.to_string_lossy(),
+                ]),
+            );
+        }
+        match self.role {
+            Role::Standby if !version.has_recovery_signal() => set("standby_mode", "on"),
+            Role::Primary | Role::Standby => {}
+        }
+        let timeline = match self.role {
+            Role::Standby => "latest".to_owned(),
+            Role::Primary => plan.history.timeline.number().to_string(),
+        };
+        set("recovery_target_timeline", &timeline);
+        let point = match &plan.target.point {
+            Point::End => None,
+            Point::Immediate => Some(("recovery_target", "immediate".to_owned())),
+            Point::Time(time) => Some((
+                "recovery_target_time",
+                time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string(),
+            )),
+            Point::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
+            Point::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
+            Point::Name(name) => Some(("recovery_target_name", name.clone())),
+        };
+        if let Some((name, value)) = point {
+            set(name, &value);
+            set(
+                "recovery_target_inclusive",
+                if plan.target.bound == Bound::Inclusive {
+                    "on"
+                } else {
+                    "off"
+                },
+            );
+            set("recovery_target_action", &plan.target.action.to_string());
+        }
+        text
+    }
+
+    fn restore_command(&self) -> String {
+        let program = self.program.to_string_lossy();
+        let front = match &self.wal {
+            WalSource::Staged(sealed) => {
+                command(&[&program, "wal-fetch", "--plan", &sealed.to_string_lossy()])
+            }
+            WalSource::OnDemand {
+                config,
+                store: None,
+            } => command(&[&program, "--config", &config.to_string_lossy(), "wal-fetch"]),
+            WalSource::OnDemand {
+                config,
+                store: Some(store),
+            } => command(&[
+                &program,
+                "--config",
+                &config.to_string_lossy(),
+                "--store",
+                store,
+                "wal-fetch",
+            ]),
+        };
+        format!("{front} \"%f\" \"%p\"")
+    }
+}
+
+/// A shell command whose `%` PostgreSQL leaves alone.
+fn command(words: &[&str]) -> String {
+    let plain = |word: &str| {
+        !word.is_empty()
+            && word
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b))
+    };
+    let quoted = words.iter().map(|word| match plain(word) {
+        true => (*word).to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ").replace('%', "%%")
+}
+
+/// A value as `postgresql.conf` wants it (guc-file.l, `DeescapeQuotedString`).
+fn quote(value: &str) -> String {
+    format!(
+        "'{}'",
+        value
+            .replace('\\', "\\\\")
+            .replace('\'', "''")
+            .replace('\n', "\\n")
+    )
+}
+
+/// The text without the settings of an earlier recovery.
+fn without_recovery(text: &str) -> String {
+    let is_recovery = |line: &&str| {
+        let name: String = line
+            .trim_start()
+            .chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect();
+        let name = name.to_ascii_lowercase();
+        name.starts_with("recovery_target")
+            || matches!(name.as_str(), "restore_command" | "recovery_end_command")
+    };
+    text.lines()
+        .filter(|line| !is_recovery(line))
+        .flat_map(|line| [line, "\n"])
+        .collect()
+}
+
+fn read_or_empty(path: &Path) -> Result<String, Error> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        result => result.map_err(Error::local("read", path)),
+    }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let mut file = NewFile::create(path)?;
+    file.write(text.as_bytes())?;
+    Ok(file.finish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_an_earlier_recovery_are_taken_out() {
+        let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\n# restore_command\n";
+        assert_eq!(
+            without_recovery(text),
+            "work_mem = '1GB'\n# restore_command\n"
+        );
+    }
+
+    #[test]
+    fn commands_survive_the_shell_and_postgresql() {
+        assert_eq!(
+            command(&["/usr/bin/walhalla", "a b", "it's", "50%"]),
+            "/usr/bin/walhalla 'a b' 'it'\\''s' '50%%'"
+        );
+        assert_eq!(quote("a'b\\c"), "'a''b\\\\c'");
+    }
+}

@@ -1,0 +1,243 @@
+//! The course of a restore.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::plan::Plan;
+use super::recovery::Settings;
+use super::unpack::{Unpacker, sync_directory};
+use super::{Error, stage};
+use crate::progress::{Progress, Show};
+use crate::repository::{BackupEntry, Repository};
+
+/// Room that a restore leaves for PostgreSQL's own WAL and temporary files.
+const SPARE_BYTES: u64 = 64 << 20;
+
+/// Where a backup goes, and how.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The data directory to make.
+    pub pgdata: PathBuf,
+    /// New places of tablespaces, by OID.
+    pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Parts and segments that are fetched at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+}
+
+/// Puts a backup's files in place: a data directory that recovers from its `backup_label`, without any WAL.
+pub fn fetch_backup(
+    repository: &Repository,
+    backup: &BackupEntry,
+    to: &Destination,
+) -> Result<(), Error> {
+    to.check(backup, 0, None)?;
+    let progress = Progress::new(to.show, "restoring", backup.size_bytes);
+    let unpacker = Unpacker::new(repository, backup, &to.pgdata)?;
+    to.prepare(backup)?;
+    unpacker.unpack(to.threads, &progress)?;
+    to.hand_over(backup, None)?;
+    unpacker.finish(&progress)?;
+    to.hand_over(backup, None)?;
+    progress.finish();
+    Ok(())
+}
+
+/// Carries out a plan: afterwards the server starts and recovers to the target.
+///
+/// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is.
+pub fn restore(
+    repository: &Repository,
+    plan: &Plan,
+    to: &Destination,
+    stage: Option<&Path>,
+    settings: impl FnOnce(Option<PathBuf>) -> Settings,
+) -> Result<(), Error> {
+    let backup = &plan.backup;
+    let staged_bytes = if stage.is_some() {
+        plan.stage_bytes()
+    } else {
+        0
+    };
+    to.check(backup, staged_bytes, stage)?;
+    let unpacker = Unpacker::new(repository, backup, &to.pgdata)?;
+    let wal_bytes: u64 = plan
+        .segments
+        .iter()
+        .map(|(_, file)| file.stored_bytes)
+        .sum();
+    let progress = Progress::new(
+        to.show,
+        "restoring",
+        backup.size_bytes + if stage.is_some() { wal_bytes } else { 0 },
+    );
+    to.prepare(backup)?;
+    unpacker.unpack(to.threads, &progress)?;
+    let sealed = match stage {
+        None => None,
+        Some(stage) => {
+            stage::prepare(stage)?;
+            Some(stage::fill(repository, plan, stage, to.threads, &progress)?)
+        }
+    };
+    settings(sealed).write(plan, &to.pgdata)?;
+    to.hand_over(backup, stage)?;
+    unpacker.finish(&progress)?;
+    to.hand_over(backup, stage)?;
+    progress.finish();
+    Ok(())
+}
+
+impl Destination {
+    fn tablespace<'a>(&'a self, backup: &'a BackupEntry, oid: u32) -> Option<&'a Path> {
+        let original = || {
+            backup
+                .tablespaces
+                .iter()
+                .find(|tablespace| tablespace.oid == oid)
+        };
+        self.tablespaces
+            .get(&oid)
+            .map(PathBuf::as_path)
+            .or_else(|| original().map(|found| found.location.as_path()))
+    }
+
+    fn tablespace_places<'a>(
+        &'a self,
+        backup: &'a BackupEntry,
+    ) -> impl Iterator<Item = (u32, &'a Path)> {
+        backup
+            .tablespaces
+            .iter()
+            .filter_map(|known| Some((known.oid, self.tablespace(backup, known.oid)?)))
+    }
+
+    /// Refuses what cannot end well, before anything is written.
+    fn check(
+        &self,
+        backup: &BackupEntry,
+        staged_bytes: u64,
+        stage: Option<&Path>,
+    ) -> Result<(), Error> {
+        let known = |oid: &u32| {
+            backup
+                .tablespaces
+                .iter()
+                .any(|tablespace| tablespace.oid == *oid)
+        };
+        if let Some(oid) = self.tablespaces.keys().find(|oid| !known(oid)) {
+            return Err(Error::NoSuchTablespace(*oid));
+        }
+        must_be_empty(&self.pgdata)?;
+        for (_, place) in self.tablespace_places(backup) {
+            must_be_empty(&place.join(backup.postgres_version.tablespace_folder()))?;
+        }
+        if backup.tablespaces.is_empty() {
+            let same = stage.is_some_and(|stage| device(stage) == device(&self.pgdata));
+            let beside = if same { staged_bytes } else { 0 };
+            must_have_room(&self.pgdata, backup.size_bytes + beside + SPARE_BYTES)?;
+        }
+        stage.map_or(Ok(()), |stage| must_have_room(stage, staged_bytes))
+    }
+
+    /// Makes the data directory and the tablespaces' places and links.
+    fn prepare(&self, backup: &BackupEntry) -> Result<(), Error> {
+        create_private(&self.pgdata)?;
+        std::fs::set_permissions(&self.pgdata, Permissions::from_mode(0o700))
+            .map_err(Error::local("set the mode of", &self.pgdata))?;
+        let links = self.pgdata.join("pg_tblspc");
+        for (oid, place) in self.tablespace_places(backup) {
+            create_private(&links)?;
+            create_private(place)?;
+            let link = links.join(oid.to_string());
+            std::os::unix::fs::symlink(place, &link)
+                .map_err(Error::local("create the link", &link))?;
+            sync_directory(&links)?;
+        }
+        Ok(())
+    }
+
+    /// Run by root, gives everything to whom the directory above the data directory belongs.
+    fn hand_over(&self, backup: &BackupEntry, stage: Option<&Path>) -> Result<(), Error> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let above = self.pgdata.parent().unwrap_or(Path::new("/"));
+        let owner = std::fs::metadata(above).map_err(Error::local("look at", above))?;
+        let places = self.tablespace_places(backup).map(|(_, place)| place);
+        let all = std::iter::once(self.pgdata.as_path())
+            .chain(places)
+            .chain(stage);
+        all.into_iter()
+            .try_for_each(|place| give(place, owner.uid(), owner.gid()))
+    }
+}
+
+fn must_be_empty(path: &Path) -> Result<(), Error> {
+    match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::local("read", path)(source)),
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Error::NotEmpty(path.to_owned())),
+    }
+}
+
+fn must_have_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
+    let Some(existing) = existing(path) else {
+        return Ok(());
+    };
+    let stat = rustix::fs::statvfs(existing)
+        .map_err(|errno| Error::local("look at", existing)(errno.into()))?;
+    let available_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if available_bytes >= needed_bytes {
+        return Ok(());
+    }
+    Err(Error::NoRoom {
+        path: existing.to_owned(),
+        available_bytes,
+        needed_bytes,
+    })
+}
+
+fn existing(path: &Path) -> Option<&Path> {
+    path.ancestors()
+        .map(|above| {
+            if above.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                above
+            }
+        })
+        .find(|above| above.exists())
+}
+
+fn device(path: &Path) -> Option<u64> {
+    existing(path)
+        .and_then(|path| path.metadata().ok())
+        .map(|metadata| metadata.dev())
+}
+
+fn create_private(path: &Path) -> Result<(), Error> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(Error::local("create the directory", path))
+}
+
+fn give(path: &Path, user: u32, group: u32) -> Result<(), Error> {
+    std::os::unix::fs::lchown(path, Some(user), Some(group))
+        .map_err(Error::local("change the owner of", path))?;
+    if path.is_symlink() || !path.is_dir() {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(path).map_err(Error::local("read", path))?;
+    for entry in entries {
+        give(
+            &entry.map_err(Error::local("read", path))?.path(),
+            user,
+            group,
+        )?;
+    }
+    Ok(())
+}
