@@ -1,1 +1,33 @@
-//! x
+//! Walhalla archives PostgreSQL's WAL and base backups and brings clusters back to any point in time.
+//!
+//! ```text
+//! PGDATA ─▶ walk ─▶ pack ─▶ compress ─▶ store          backup
+//! pg_wal ─▶ check ────────▶ compress ─▶ store          wal
+//! store  ─▶ decompress ─▶ unpack ─▶ fsync ─▶ PGDATA    restore
+//! ```
+//!
+//! Arrows point one way: `postgres ← wal ← backup, restore → repository → pipeline, providers`.
+
+pub mod backup;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod error;
+pub mod output;
+pub mod pipeline;
+pub mod postgres;
+pub mod progress;
+pub mod repository;
+pub mod restore;
+pub mod threads;
+pub mod wal;
+
+/// The package's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The package's version and the commit it was built from.
+pub const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("WALHALLA_COMMIT"),
+    ")"
+);

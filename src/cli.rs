@@ -1,0 +1,328 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+use crate::postgres::{Lsn, SystemIdentifier};
+use crate::progress::Show;
+use crate::restore::recovery::ArchiveMode;
+use crate::restore::target::{self, Action, Bound, Point, Target, TargetTimeline};
+
+/// WAL archiver and backup tool for PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(name = "walhalla", version = crate::LONG_VERSION, max_term_width = 100, propagate_version = true)]
+#[command(
+    after_help = "Settings come from a TOML file, WALHALLA_* variables and flags; `walhalla config` prints them."
+)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Settings file [default: /etc/walhalla/walhalla.toml if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Store: file:///path or s3://bucket/prefix
+    #[arg(long, global = true, value_name = "URL")]
+    pub store: Option<String>,
+    /// Print one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// How messages are written to standard error
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// When progress is shown: auto is a bar on a terminal and a line every ten seconds elsewhere
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub progress: Show,
+}
+
+/// How messages are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Archive a WAL file: archive_command = 'walhalla wal-push %p'
+    #[command(
+        after_help = "Example (postgresql.conf):\n  archive_command = 'walhalla wal-push %p'"
+    )]
+    WalPush(WalPush),
+    /// Fetch a WAL file: restore_command = 'walhalla wal-fetch %f %p'
+    #[command(
+        after_help = "Example (postgresql.conf):\n  restore_command = 'walhalla wal-fetch %f %p'\n\n\
+        Exits with 74 when the file is proven not to be in the archive, and with 200 when that cannot be told in archive recovery."
+    )]
+    WalFetch(WalFetch),
+    /// Take a base backup of a running server
+    #[command(
+        after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n\n\
+        Exits with 3 when the backup was taken but blocks with wrong checksums were found."
+    )]
+    BackupPush(BackupPush),
+    /// List the backups, oldest first
+    #[command(after_help = "Example:\n  walhalla backup-list --json | jq '.[-1].id'")]
+    BackupList(Cluster),
+    /// Show everything about one backup
+    #[command(after_help = "Example:\n  walhalla backup-show LATEST")]
+    BackupShow(BackupShow),
+    /// Fetch the files of one backup: no WAL, no recovery settings
+    #[command(
+        after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
+    )]
+    BackupFetch(BackupFetch),
+    /// Restore a cluster: the server then starts and recovers to the target
+    #[command(
+        after_help = "Example:\n  walhalla restore /var/lib/postgresql/17/main --target-time '2026-11-21 04:30:00+00'\n\n\
+        Exits with 4 when the target cannot be reached; nothing is written then."
+    )]
+    Restore(Restore),
+    /// Show what restore with the same options would do; writes nothing
+    #[command(after_help = "Example:\n  walhalla plan --target-name before_release")]
+    Plan(Plan),
+    /// Print the settings and where each came from
+    #[command(after_help = "Example:\n  walhalla config --json")]
+    Config,
+    /// Print a completion script for a shell
+    #[command(
+        after_help = "Example:\n  walhalla completions bash > /etc/bash_completion.d/walhalla"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Clear the staged WAL when recovery has ended (restore writes this into recovery_end_command)
+    #[command(hide = true)]
+    RestoreEnd {
+        /// The sealed plan
+        plan: PathBuf,
+    },
+}
+
+/// `wal-push`
+#[derive(Debug, Args)]
+pub struct WalPush {
+    /// The file, as PostgreSQL gives it for %p
+    pub path: PathBuf,
+    /// Data directory [default: where the file is, the working directory, or PGDATA]
+    #[arg(long, value_name = "DIR")]
+    pub pgdata: Option<PathBuf>,
+}
+
+/// `wal-fetch`
+#[derive(Debug, Args)]
+pub struct WalFetch {
+    /// The file's name, as PostgreSQL gives it for %f
+    pub name: String,
+    /// Where to put it, as PostgreSQL gives it for %p
+    pub path: PathBuf,
+    /// Answer from a restore's sealed plan
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub plan: Option<PathBuf>,
+    /// Data directory [default: where the file goes, the working directory, or PGDATA]
+    #[arg(long, value_name = "DIR")]
+    pub pgdata: Option<PathBuf>,
+    /// Which cluster, where no data directory tells
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Which cluster of the store.
+#[derive(Clone, Debug, Args)]
+pub struct Cluster {
+    /// Cluster in the store [default: the only one]
+    #[arg(long, value_name = "ID")]
+    pub system_identifier: Option<SystemIdentifier>,
+}
+
+/// `backup-push`
+#[derive(Debug, Args)]
+pub struct BackupPush {
+    /// Data directory of the running server
+    #[arg(env = "PGDATA")]
+    pub pgdata: PathBuf,
+    /// A text to know the backup by
+    #[arg(long, value_name = "TEXT")]
+    pub label: Option<String>,
+    /// A pair to keep with the backup; may be given more than once
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = pair)]
+    pub annotations: Vec<(String, String)>,
+    /// Keep the backup whatever the retention rules say
+    #[arg(long)]
+    pub permanent: bool,
+}
+
+/// `backup-show`
+#[derive(Debug, Args)]
+pub struct BackupShow {
+    /// The backup's id, or LATEST
+    pub id: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `backup-fetch`
+#[derive(Debug, Args)]
+pub struct BackupFetch {
+    /// Data directory to make; new or empty
+    pub pgdata: PathBuf,
+    /// The backup's id, or LATEST
+    pub id: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Tablespaces
+    #[command(flatten)]
+    pub tablespaces: TablespaceMap,
+}
+
+/// `--tablespace-map`
+#[derive(Clone, Debug, Args)]
+pub struct TablespaceMap {
+    /// Put a tablespace elsewhere; may be given more than once
+    #[arg(long = "tablespace-map", value_name = "OID=DIR", value_parser = tablespace)]
+    pub map: Vec<(u32, PathBuf)>,
+}
+
+/// `restore`
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Data directory to make; new or empty
+    pub pgdata: PathBuf,
+    /// Where to
+    #[command(flatten)]
+    pub plan: Plan,
+    /// Tablespaces
+    #[command(flatten)]
+    pub tablespaces: TablespaceMap,
+    /// Come up as a standby that goes on following the archive
+    #[arg(long, conflicts_with_all = ["target_time", "target_lsn", "target_xid", "target_name", "target_immediate"])]
+    pub standby: bool,
+    /// Stage the WAL beside the data directory, or let the server ask the store for each file
+    #[arg(long, value_name = "HOW", default_value = "staged")]
+    pub wal: WalMode,
+    /// Whether the restored server archives its WAL
+    #[arg(long, value_name = "MODE", default_value = "preserve")]
+    pub archive_mode: ArchiveMode,
+}
+
+/// `--wal`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WalMode {
+    /// Downloaded before the server starts.
+    Staged,
+    /// Fetched by the server.
+    OnDemand,
+}
+
+/// Where to restore to: `plan`, and part of `restore`.
+#[derive(Clone, Debug, Args)]
+pub struct Plan {
+    /// Stop after the last commit at or before this time; it needs a UTC offset
+    #[arg(long, value_name = "TIME", value_parser = target::parse_time, group = "point", allow_hyphen_values = true)]
+    target_time: Option<jiff::Timestamp>,
+    /// Stop at this WAL position
+    #[arg(long, value_name = "LSN", group = "point")]
+    target_lsn: Option<Lsn>,
+    /// Stop at the end of this transaction
+    #[arg(long, value_name = "XID", group = "point")]
+    target_xid: Option<u32>,
+    /// Stop at this restore point
+    #[arg(long, value_name = "NAME", group = "point")]
+    target_name: Option<String>,
+    /// Stop as soon as the backup is consistent
+    #[arg(long, group = "point")]
+    target_immediate: bool,
+    /// Timeline to follow: latest, current (the backup's), or its number
+    #[arg(long, value_name = "TIMELINE", default_value = "latest")]
+    target_timeline: TargetTimeline,
+    /// Stop just before the target instead of just after it
+    #[arg(long, requires = "point")]
+    target_exclusive: bool,
+    /// What the server does at the target
+    #[arg(long, value_name = "ACTION", default_value = "pause")]
+    target_action: Action,
+    /// Backup to begin with [default: the newest that ends before the target]
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<String>,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+impl Plan {
+    /// The target.
+    pub fn target(&self) -> Target {
+        let point = match self {
+            Self {
+                target_time: Some(time),
+                ..
+            } => Point::Time(*time),
+            Self {
+                target_lsn: Some(lsn),
+                ..
+            } => Point::Lsn(*lsn),
+            Self {
+                target_xid: Some(xid),
+                ..
+            } => Point::Xid(*xid),
+            Self {
+                target_name: Some(name),
+                ..
+            } => Point::Name(name.clone()),
+            Self {
+                target_immediate: true,
+                ..
+            } => Point::Immediate,
+            _ => Point::End,
+        };
+        let bound = if self.target_exclusive {
+            Bound::Exclusive
+        } else {
+            Bound::Inclusive
+        };
+        Target {
+            point,
+            timeline: self.target_timeline,
+            bound,
+            action: self.target_action,
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    pair.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "write it as KEY=VALUE".to_owned())
+}
+
+fn tablespace(text: &str) -> Result<(u32, PathBuf), String> {
+    let (oid, directory) = text.split_once('=').ok_or("write it as OID=DIR")?;
+    let oid = oid.parse().map_err(|_| format!("{oid:?} is no OID"))?;
+    let directory = PathBuf::from(directory);
+    if directory.is_absolute() {
+        Ok((oid, directory))
+    } else {
+        Err("the directory must be absolute".to_owned())
+    }
+}

@@ -1,0 +1,24 @@
+//! `walhalla backup-fetch PGDATA ID`
+
+use super::{Context, Outcome};
+use crate::cli::BackupFetch;
+use crate::error::Error;
+use crate::restore::run::{Destination, fetch_backup};
+
+pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
+    let repository = context.repository(&arguments.cluster)?;
+    let backup = repository.backup(&arguments.id)?;
+    let destination = Destination {
+        pgdata: arguments.pgdata,
+        tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        threads: context.settings.download_concurrency,
+        show: context.global.progress,
+    };
+    fetch_backup(&repository, &backup, &destination)?;
+    tracing::info!(
+        "backup {} is in {}",
+        backup.id,
+        destination.pgdata.display()
+    );
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,60 @@
+//! `walhalla backup-push PGDATA`
+
+use indicatif::HumanBytes;
+
+use super::{Context, Outcome, backup_list, cores};
+use crate::backup::push::{Backup, Options};
+use crate::cli::BackupPush;
+use crate::error::Error;
+use crate::output;
+use crate::postgres::ControlFile;
+use crate::repository::BackupEntry;
+
+pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
+    let control = ControlFile::read(&arguments.pgdata)?;
+    let repository = context.repository_of(&control)?;
+    let pipeline = context.pipeline(&repository);
+    let backup = Backup {
+        pgdata: &arguments.pgdata,
+        control: &control,
+        repository: &repository,
+        pipeline: &pipeline,
+        compression: context.settings.compression,
+        options: Options {
+            label: arguments.label,
+            annotations: arguments.annotations.into_iter().collect(),
+            permanent: arguments.permanent,
+            archive_timeout: context.settings.archive_timeout,
+            threads: cores(),
+            show: context.global.progress,
+        },
+    };
+    let entry = backup.take()?;
+    report(context, &entry)?;
+    if entry.corrupt_blocks.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    for corrupt in &entry.corrupt_blocks {
+        tracing::error!(
+            "the checksum of block {} of {} is wrong",
+            corrupt.block,
+            corrupt.file
+        );
+    }
+    tracing::error!(
+        "backup {} is kept and holds these blocks as they are: find the cause before it is the only backup",
+        entry.id
+    );
+    Ok(Outcome::ProblemFound)
+}
+
+fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
+    if context.global.json {
+        return output::json(&backup_list::Row::from(entry));
+    }
+    let (size, stored) = (HumanBytes(entry.size_bytes), HumanBytes(entry.stored_bytes));
+    output::line(&format!(
+        "{}  {size} in {} files, {stored} stored, WAL {} to {}",
+        entry.id, entry.files, entry.start_lsn, entry.stop_lsn
+    ))
+}

@@ -1,0 +1,80 @@
+//! `walhalla config`
+
+use comfy_table::{Table, presets};
+
+use super::{Context, Outcome};
+use crate::config::{Origin, Settings, Value};
+use crate::error::Error;
+use crate::output;
+
+/// Variables of other ecosystems that decide how stores and servers are reached; the last are secrets.
+const FOREIGN: [&str; 11] = [
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_PROFILE",
+    "PGHOST",
+    "PGPORT",
+    "PGUSER",
+    "PGDATABASE",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "PGPASSWORD",
+];
+const SECRETS: [&str; 3] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD"];
+
+pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
+    let rows: Vec<(String, Option<String>, String)> = context
+        .settings
+        .values
+        .iter()
+        .map(|value| row(&context.settings, value))
+        .chain(foreign())
+        .collect();
+    if context.global.json {
+        let documents: Vec<_> = rows
+            .iter()
+            .map(|(key, value, origin)| serde_json::json!({ "key": key, "value": value, "origin": origin }))
+            .collect();
+        output::json(&documents)?;
+        return Ok(Outcome::Done);
+    }
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_header(["SETTING", "VALUE", "FROM"]);
+    for (key, value, origin) in rows {
+        table.add_row([key, value.unwrap_or_else(|| "-".to_owned()), origin]);
+    }
+    output::line(&table.to_string())?;
+    Ok(Outcome::Done)
+}
+
+fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
+    let default = match value.key {
+        "compression" => Some(settings.compression.to_string()),
+        "upload_concurrency" => Some(settings.upload_concurrency.to_string()),
+        "download_concurrency" => Some(settings.download_concurrency.to_string()),
+        "archive_timeout" => Some(format!("{}s", settings.archive_timeout.as_secs())),
+        "retry_timeout" => Some(format!("{}s", settings.retry_timeout.as_secs())),
+        _ => None,
+    };
+    let text = if value.origin == Origin::Default {
+        default
+    } else {
+        value.text.clone()
+    };
+    (value.key.to_owned(), text, value.origin.to_string())
+}
+
+fn foreign() -> impl Iterator<Item = (String, Option<String>, String)> {
+    FOREIGN.into_iter().filter_map(|name| {
+        let value = std::env::var(name).ok()?;
+        let shown = if SECRETS.contains(&name) {
+            "********".to_owned()
+        } else {
+            value
+        };
+        Some((name.to_owned(), Some(shown), name.to_owned()))
+    })
+}

@@ -1,0 +1,181 @@
+//! One file a command; each reads like the manual.
+
+mod backup_fetch;
+mod backup_list;
+mod backup_push;
+mod backup_show;
+mod config;
+mod plan;
+mod restore;
+mod wal_fetch;
+mod wal_push;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use tokio::runtime::Runtime;
+use walhalla_providers::transfer::{self, Options, RetryPolicy, Store, StoreSettings};
+
+use crate::cli::{Cli, Cluster, Command, Global};
+use crate::config::Settings;
+use crate::error::{Error, PROBLEM, USAGE};
+use crate::output;
+use crate::pipeline::Pipeline;
+use crate::repository::Repository;
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Done,
+    /// Done, and there is something wrong that the user must know.
+    ProblemFound,
+}
+
+/// What commands work with.
+pub struct Context {
+    /// Flags of every command.
+    pub global: Global,
+    /// The settings.
+    pub settings: Settings,
+    runtime: Runtime,
+}
+
+/// Runs the command and prints its error, if any.
+pub fn run(cli: Cli) -> ExitCode {
+    output::start_log(&cli.global);
+    let log_format = cli.global.log_format;
+    let on_failure = match &cli.command {
+        Command::WalFetch(arguments) => Some(wal_fetch::recovery_mode(arguments)),
+        _ => None,
+    };
+    match dispatch(cli) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::ProblemFound) => output::exit(PROBLEM),
+        Err(error) => {
+            output::error(&error, log_format);
+            output::exit(
+                on_failure.map_or(error.exit_code(), |mode| wal_fetch::exit_code(&error, mode)),
+            )
+        }
+    }
+}
+
+/// The exit code for a command line that cannot be understood. PostgreSQL would take 2 from a
+/// `restore_command` for the end of the archive, so in archive recovery it is another.
+pub fn usage_exit() -> ExitCode {
+    let is_fetch = std::env::args_os().any(|argument| argument == "wal-fetch");
+    let code = if is_fetch {
+        wal_fetch::usage_exit_code()
+    } else {
+        USAGE
+    };
+    output::exit(code)
+}
+
+fn dispatch(cli: Cli) -> Result<Outcome, Error> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "walhalla",
+                &mut std::io::stdout(),
+            );
+            return Ok(Outcome::Done);
+        }
+        Command::RestoreEnd { plan } => return restore::end(&plan),
+        Command::WalFetch(arguments) if arguments.plan.is_some() => {
+            return wal_fetch::from_plan(&arguments);
+        }
+        _ => {}
+    }
+    let settings = Settings::load(global.config.as_deref(), global.store.as_deref())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|source| Error::System {
+        doing: "start the network's threads",
+        source,
+    })?;
+    let context = Context {
+        global,
+        settings,
+        runtime,
+    };
+    match command {
+        Command::WalPush(arguments) => wal_push::run(&context, &arguments),
+        Command::WalFetch(arguments) => wal_fetch::run(&context, &arguments),
+        Command::BackupPush(arguments) => backup_push::run(&context, arguments),
+        Command::BackupList(cluster) => backup_list::run(&context, &cluster),
+        Command::BackupShow(arguments) => backup_show::run(&context, &arguments),
+        Command::BackupFetch(arguments) => backup_fetch::run(&context, arguments),
+        Command::Restore(arguments) => restore::run(&context, arguments),
+        Command::Plan(arguments) => plan::run(&context, &arguments),
+        Command::Config => config::run(&context),
+        Command::Completions { .. } | Command::RestoreEnd { .. } => Ok(Outcome::Done),
+    }
+}
+
+impl Context {
+    /// Opens the store that the settings name.
+    pub fn store(&self) -> Result<Store, Error> {
+        let settings = &self.settings;
+        let store_settings = StoreSettings {
+            s3_force_path_style: settings.s3_force_path_style,
+            s3_part_size_bytes: settings.s3_part_size_bytes,
+        };
+        let store = self
+            .runtime
+            .block_on(transfer::open(settings.store()?, &store_settings))?;
+        let retry = RetryPolicy {
+            deadline: settings.retry_timeout,
+            ..RetryPolicy::default()
+        };
+        let (upload_concurrency, download_concurrency) =
+            (settings.upload_concurrency, settings.download_concurrency);
+        Ok(Store::new(
+            store,
+            Options {
+                retry,
+                upload_concurrency,
+                download_concurrency,
+            },
+        ))
+    }
+
+    /// The cluster that was chosen, or the only one.
+    pub fn repository(&self, cluster: &Cluster) -> Result<Repository, Error> {
+        let runtime = self.runtime.handle().clone();
+        Ok(Repository::choose(
+            self.store()?,
+            runtime,
+            cluster.system_identifier,
+        )?)
+    }
+
+    /// The cluster of a control file.
+    pub fn repository_of(
+        &self,
+        control: &crate::postgres::ControlFile,
+    ) -> Result<Repository, Error> {
+        Ok(Repository::new(
+            self.store()?,
+            self.runtime.handle().clone(),
+            control.system_identifier,
+        ))
+    }
+
+    /// A pipeline into the repository's store, with a thread for each core.
+    pub fn pipeline(&self, repository: &Repository) -> Pipeline {
+        let (store, runtime) = (repository.store.clone(), repository.runtime.clone());
+        Pipeline::new(store, runtime, self.settings.compression, cores())
+    }
+}
+
+/// Cores of this machine.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}

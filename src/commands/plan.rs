@@ -1,0 +1,58 @@
+//! `walhalla plan`
+
+use indicatif::HumanBytes;
+
+use super::{Context, Outcome};
+use crate::cli;
+use crate::error::Error;
+use crate::output;
+use crate::restore;
+use crate::restore::plan::{Plan, Report, plan};
+
+pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, Error> {
+    let repository = context.repository(&arguments.cluster)?;
+    let target = arguments.target();
+    let planned = plan(&repository, &target, arguments.backup.as_deref());
+    if context.global.json {
+        match &planned {
+            Ok(plan) => output::json(&plan.report())?,
+            Err(restore::Error::Unreachable(reason)) => {
+                output::json(&Report::unreachable(&target, reason.clone()))?
+            }
+            Err(_) => {}
+        }
+    }
+    let plan = planned?;
+    if !context.global.json {
+        print(&plan)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn print(plan: &Plan) -> Result<(), Error> {
+    let report = plan.report();
+    let timelines: Vec<String> = report.timelines.iter().map(ToString::to_string).collect();
+    let (first, last) = (
+        report.segments.first().cloned(),
+        report.segments.last().cloned(),
+    );
+    output::line(&format!("target       {}", report.target))?;
+    output::line(&format!(
+        "backup       {} (WAL {} to {})",
+        plan.backup.id, plan.backup.start_lsn, plan.backup.stop_lsn
+    ))?;
+    output::line(&format!("timelines    {}", timelines.join(", ")))?;
+    output::line(&format!(
+        "segments     {} to {}",
+        first.unwrap_or_default(),
+        last.unwrap_or_default()
+    ))?;
+    output::line(&format!(
+        "             {} to consistency, {} to the target",
+        report.segments_to_consistency, report.segments_to_target
+    ))?;
+    output::line(&format!(
+        "download     {}",
+        HumanBytes(report.download_bytes)
+    ))
+}

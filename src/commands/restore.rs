@@ -1,0 +1,99 @@
+//! `walhalla restore PGDATA`
+
+use std::path::{Path, PathBuf};
+
+use super::{Context, Outcome};
+use crate::cli::{Restore, WalMode};
+use crate::error::Error;
+use crate::output;
+use crate::restore::plan::{Plan, plan};
+use crate::restore::recovery::{Role, Settings, WalSource};
+use crate::restore::run::{Destination, restore};
+use crate::restore::{self, stage};
+
+pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
+    let pgdata = std::path::absolute(&arguments.pgdata).map_err(|source| Error::System {
+        doing: "find the working directory",
+        source,
+    })?;
+    let repository = context.repository(&arguments.plan.cluster)?;
+    let on_demand = (arguments.standby || arguments.wal == WalMode::OnDemand)
+        .then(|| on_demand(context))
+        .transpose()?;
+    let program = std::env::current_exe().map_err(|source| Error::System {
+        doing: "find this program's path",
+        source,
+    })?;
+    let plan = plan(
+        &repository,
+        &arguments.plan.target(),
+        arguments.plan.backup.as_deref(),
+    )?;
+    let destination = Destination {
+        pgdata,
+        tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        threads: context.settings.download_concurrency,
+        show: context.global.progress,
+    };
+    let stage = match on_demand {
+        None => Some(stage::directory(
+            &destination.pgdata,
+            context.settings.spool_dir.as_deref(),
+        )),
+        Some(_) => None,
+    };
+    let settings = |sealed: Option<PathBuf>| Settings {
+        program,
+        wal: sealed
+            .map(WalSource::Staged)
+            .or(on_demand)
+            .unwrap_or(WalSource::Staged(PathBuf::new())),
+        archive_mode: arguments.archive_mode,
+        role: if arguments.standby {
+            Role::Standby
+        } else {
+            Role::Primary
+        },
+    };
+    restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
+    report(context, &plan, &destination)
+}
+
+/// The store, for a server that asks it itself.
+fn on_demand(context: &Context) -> Result<WalSource, Error> {
+    let file = context
+        .settings
+        .file
+        .as_deref()
+        .ok_or(restore::Error::NeedsConfig)?;
+    let config = std::path::absolute(file).map_err(|source| Error::System {
+        doing: "find the working directory",
+        source,
+    })?;
+    Ok(WalSource::OnDemand {
+        config,
+        store: context.settings.store_beside_file(),
+    })
+}
+
+fn report(context: &Context, plan: &Plan, destination: &Destination) -> Result<Outcome, Error> {
+    if context.global.json {
+        output::json(&plan.report())?;
+        return Ok(Outcome::Done);
+    }
+    let pgdata = destination.pgdata.display();
+    output::line(&format!(
+        "{pgdata} is restored from backup {}; it will recover to {}",
+        plan.backup.id, plan.target.point
+    ))?;
+    output::line(&format!("start it with: pg_ctl -D {pgdata} start"))?;
+    Ok(Outcome::Done)
+}
+
+/// `recovery_end_command`: the staged WAL has been replayed.
+pub(super) fn end(plan: &Path) -> Result<Outcome, Error> {
+    if let Some(stage) = plan.parent().filter(|_| plan.exists()) {
+        stage::clear(stage)?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,34 @@
+//! `walhalla wal-push PATH`
+
+use super::{Context, Outcome};
+use crate::cli::WalPush;
+use crate::error::Error;
+use crate::postgres::{ControlFile, WalFileName, control};
+use crate::wal::archiver::{Archiver, Pushed};
+
+pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
+    let path = &arguments.path;
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
+    let file: WalFileName = name.parse()?;
+    let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), path)?;
+    let control = ControlFile::read(&pgdata)?;
+    let repository = context.repository_of(&control)?;
+    let pipeline = context.pipeline(&repository);
+    let compression = context.settings.compression;
+    let archiver = Archiver {
+        repository: &repository,
+        pipeline: &pipeline,
+        compression,
+        control: &control,
+    };
+    match archiver.push(path, file)? {
+        Pushed::Stored(stored) => {
+            tracing::debug!("{file} is archived, {} bytes", stored.stored_bytes)
+        }
+        Pushed::AlreadyThere => tracing::info!("{file} was archived before, with the same content"),
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,391 @@
+//! Settings: a TOML file, environment variables that win over it, and flags that win over both.
+//!
+//! One table names every key; values are text until [`Settings::resolve`] has checked them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::pipeline::Compression;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
+
+/// One setting.
+struct Key {
+    name: &'static str,
+    variable: &'static str,
+}
+
+const fn key(name: &'static str, variable: &'static str) -> Key {
+    Key { name, variable }
+}
+
+/// Every setting.
+const KEYS: [Key; 13] = [
+    key("store", "WALHALLA_STORE"),
+    key("compression", "WALHALLA_COMPRESSION"),
+    key("age_recipients", "WALHALLA_AGE_RECIPIENTS"),
+    key("age_recipients_file", "WALHALLA_AGE_RECIPIENTS_FILE"),
+    key("age_identity_file", "WALHALLA_AGE_IDENTITY_FILE"),
+    key("upload_concurrency", "WALHALLA_UPLOAD_CONCURRENCY"),
+    key("download_concurrency", "WALHALLA_DOWNLOAD_CONCURRENCY"),
+    key("spool_dir", "WALHALLA_SPOOL_DIR"),
+    key("socket", "WALHALLA_SOCKET"),
+    key("archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT"),
+    key("retry_timeout", "WALHALLA_RETRY_TIMEOUT"),
+    key("s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE"),
+    key("s3_part_size", "WALHALLA_S3_PART_SIZE"),
+];
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Variable(&'static str),
+    /// The settings file.
+    File(PathBuf),
+    /// Nowhere.
+    Default,
+}
+
+/// A setting's text and origin.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The key in the file.
+    pub key: &'static str,
+    /// The value; `None` where there is no default.
+    pub text: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// The settings, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where backups and WAL go.
+    pub store: Option<String>,
+    /// How new objects are compressed.
+    pub compression: Compression,
+    /// Requests and parts that go up at a time.
+    pub upload_concurrency: usize,
+    /// Requests and parts that come down at a time.
+    pub download_concurrency: usize,
+    /// Where WAL is staged instead of beside the data directory.
+    pub spool_dir: Option<PathBuf>,
+    /// How long a backup waits for each WAL segment to arrive.
+    pub archive_timeout: Duration,
+    /// How long a failing request is tried again.
+    pub retry_timeout: Duration,
+    /// Buckets in the path rather than in the host's name.
+    pub s3_force_path_style: Option<bool>,
+    /// Length of a part of an S3 upload.
+    pub s3_part_size_bytes: Option<usize>,
+    /// The settings file, if one was read.
+    pub file: Option<PathBuf>,
+    /// Every setting as it was found, for `walhalla config`.
+    pub values: Vec<Value>,
+}
+
+/// What can be wrong with settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("could not read the settings file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{} is not valid TOML", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A key that does not exist.
+    #[error("{} has the unknown key {key:?}", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The key that is most like it.
+        nearest: &'static str,
+    },
+    /// A value that does not fit its key.
+    #[error("the setting {key} ({origin}) is not valid: {problem}")]
+    InvalidValue {
+        /// The key.
+        key: &'static str,
+        /// Where the value came from.
+        origin: Origin,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No store.
+    #[error("no store is set")]
+    NoStore,
+}
+
+impl Settings {
+    /// Reads and checks the settings. `file` and `store` are the flags' values.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load(file: Option<&Path>, store: Option<&str>) -> Result<Self, Error> {
+        let named = file
+            .map(Path::to_owned)
+            .or_else(|| std::env::var_os("WALHALLA_CONFIG").map(PathBuf::from));
+        let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+        let table = path
+            .as_deref()
+            .map(read_file)
+            .transpose()?
+            .unwrap_or_default();
+        let mut values: Vec<Value> = KEYS
+            .iter()
+            .map(|key| find(key, &table, path.as_deref()))
+            .collect();
+        if let (Some(store), Some(value)) = (store, values.first_mut()) {
+            *value = Value {
+                key: "store",
+                text: Some(store.to_owned()),
+                origin: Origin::Flag,
+            };
+        }
+        Self::resolve(values, path)
+    }
+
+    fn resolve(values: Vec<Value>, file: Option<PathBuf>) -> Result<Self, Error> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let resolver = Resolver(&values);
+        resolver.refuse_encryption()?;
+        Ok(Self {
+            store: resolver.text("store"),
+            compression: resolver
+                .parsed("compression", str::parse)?
+                .unwrap_or_default(),
+            upload_concurrency: resolver
+                .parsed("upload_concurrency", count)?
+                .unwrap_or(cores.clamp(2, 16)),
+            download_concurrency: resolver
+                .parsed("download_concurrency", count)?
+                .unwrap_or(cores.clamp(2, 16)),
+            spool_dir: resolver.text("spool_dir").map(PathBuf::from),
+            archive_timeout: resolver
+                .parsed("archive_timeout", duration)?
+                .unwrap_or(Duration::from_secs(60)),
+            retry_timeout: resolver
+                .parsed("retry_timeout", duration)?
+                .unwrap_or(Duration::from_secs(300)),
+            s3_force_path_style: resolver.parsed("s3_force_path_style", boolean)?,
+            s3_part_size_bytes: resolver.parsed("s3_part_size", size)?,
+            file,
+            values,
+        })
+    }
+
+    /// The store's URL.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`].
+    pub fn store(&self) -> Result<&str, Error> {
+        self.store.as_deref().ok_or(Error::NoStore)
+    }
+
+    /// Whether the store's URL came from a flag or a variable, which a server's `restore_command` does not have.
+    pub fn store_beside_file(&self) -> Option<String> {
+        let value = self.values.iter().find(|value| value.key == "store")?;
+        if matches!(value.origin, Origin::File(_)) {
+            None
+        } else {
+            value.text.clone()
+        }
+    }
+}
+
+struct Resolver<'a>(&'a [Value]);
+
+impl Resolver<'_> {
+    fn text(&self, key: &str) -> Option<String> {
+        self.0.iter().find(|value| value.key == key)?.text.clone()
+    }
+
+    fn parsed<T>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Error> {
+        let Some(value) = self.0.iter().find(|value| value.key == key) else {
+            return Ok(None);
+        };
+        let invalid = |problem| Error::InvalidValue {
+            key,
+            origin: value.origin.clone(),
+            problem,
+        };
+        value
+            .text
+            .as_deref()
+            .map(|text| parse(text).map_err(invalid))
+            .transpose()
+    }
+
+    /// Whoever sets recipients expects that nothing is stored unencrypted.
+    fn refuse_encryption(&self) -> Result<(), Error> {
+        let refuse = |_: &str| Err::<(), _>("this version cannot encrypt yet".to_owned());
+        self.parsed("age_recipients", refuse)?;
+        self.parsed("age_recipients_file", refuse).map(drop)
+    }
+}
+
+fn read_file(path: &Path) -> Result<BTreeMap<String, toml::Value>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let table: BTreeMap<String, toml::Value> =
+        toml::from_str(&text).map_err(|source| Error::Toml {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+    match table
+        .keys()
+        .find(|name| KEYS.iter().all(|key| key.name != *name))
+    {
+        None => Ok(table),
+        Some(unknown) => Err(Error::UnknownKey {
+            path: path.to_owned(),
+            nearest: nearest(unknown),
+            key: unknown.clone(),
+        }),
+    }
+}
+
+fn nearest(unknown: &str) -> &'static str {
+    let likeness = |key: &&Key| strsim::jaro_winkler(key.name, unknown);
+    let best = KEYS
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    best.map_or("store", |key| key.name)
+}
+
+fn find(key: &Key, table: &BTreeMap<String, toml::Value>, path: Option<&Path>) -> Value {
+    if let Some(text) = std::env::var(key.variable)
+        .ok()
+        .filter(|text| !text.is_empty())
+    {
+        return Value {
+            key: key.name,
+            text: Some(text),
+            origin: Origin::Variable(key.variable),
+        };
+    }
+    let in_file = table.get(key.name).map(text_of);
+    match (in_file, path) {
+        (Some(text), Some(path)) => Value {
+            key: key.name,
+            text: Some(text),
+            origin: Origin::File(path.to_owned()),
+        },
+        _ => Value {
+            key: key.name,
+            text: None,
+            origin: Origin::Default,
+        },
+    }
+}
+
+/// A list becomes words, as in the variable.
+fn text_of(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(text) => text.clone(),
+        toml::Value::Array(items) => items.iter().map(text_of).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| (1..=256).contains(count));
+    count.ok_or_else(|| format!("{text:?} is no number from 1 to 256"))
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "on" | "1" | "yes" => Ok(true),
+        "false" | "off" | "0" | "no" => Ok(false),
+        _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+/// Seconds, or a number with its unit: `90`, `90s`, `5min`, `1h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    let friendly = || {
+        text.parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|duration| duration.try_into().ok())
+    };
+    seconds
+        .or_else(friendly)
+        .ok_or_else(|| format!("{text:?} is no length of time (90s and 5min are)"))
+}
+
+/// Bytes, or a number with its unit: `8MiB`.
+fn size(text: &str) -> Result<usize, String> {
+    let units = [
+        ("GiB", 30),
+        ("MiB", 20),
+        ("KiB", 10),
+        ("GB", 30),
+        ("MB", 20),
+        ("kB", 10),
+        ("", 0),
+    ];
+    let parsed = units.iter().find_map(|(unit, shift)| {
+        let number: usize = text.strip_suffix(unit)?.trim().parse().ok()?;
+        number.checked_mul(1 << shift)
+    });
+    parsed.ok_or_else(|| format!("{text:?} is no size (8MiB is one)"))
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_known_one() {
+        assert_eq!(nearest("compresion"), "compression");
+        assert_eq!(nearest("upload_concurency"), "upload_concurrency");
+        assert_eq!(nearest("sotre"), "store");
+    }
+
+    #[test]
+    fn lengths_of_time_and_sizes_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5min"), Ok(Duration::from_secs(300)));
+        assert!(duration("soon").is_err());
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert!(size("8 parsecs").is_err());
+    }
+}

@@ -1,0 +1,224 @@
+//! The one error of all commands: its exit code and its hint.
+
+use walhalla_providers::{Error as StoreError, ErrorKind};
+
+use crate::{backup, config, pipeline, postgres, repository, restore, wal};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Wrong settings.
+    #[error(transparent)]
+    Settings(#[from] config::Error),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The catalog or archive.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] postgres::Error),
+    /// A WAL file.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] backup::Error),
+    /// A restore.
+    #[error(transparent)]
+    Restore(#[from] restore::Error),
+    /// The runtime could not be started, or standard output is gone.
+    #[error("could not {doing}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Failed.
+pub const FAILED: u8 = 1;
+/// Wrong usage or settings.
+pub const USAGE: u8 = 2;
+/// It ran, and found a problem.
+pub const PROBLEM: u8 = 3;
+/// The recovery target cannot be reached.
+pub const UNREACHABLE: u8 = 4;
+/// Proven not in the archive.
+pub const ABSENT: u8 = 74;
+/// In archive recovery: could not tell, so PostgreSQL must not go on.
+pub const STOP_RECOVERY: u8 = 200;
+
+impl Error {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Settings(_) => USAGE,
+            Self::Store(error) if error.kind == ErrorKind::Invalid => USAGE,
+            Self::Restore(error) => match error {
+                restore::Error::Unreachable(_) => UNREACHABLE,
+                restore::Error::NoSuchTablespace(_) | restore::Error::NeedsConfig => USAGE,
+                restore::Error::Wal(wal::Error::NotArchived { .. }) => ABSENT,
+                _ => FAILED,
+            },
+            Self::Wal(wal::Error::NotArchived { .. }) => ABSENT,
+            _ => FAILED,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Settings(error) => settings_hint(error),
+            Self::Store(error) => store_hint(error),
+            Self::Repository(error) => repository_hint(error),
+            Self::Postgres(error) => postgres_hint(error),
+            Self::Wal(error) => wal_hint(error),
+            Self::Backup(error) => backup_hint(error),
+            Self::Restore(error) => restore_hint(error),
+            Self::System { .. } => None,
+        }
+    }
+}
+
+fn settings_hint(error: &config::Error) -> Option<String> {
+    match error {
+        config::Error::NoStore => {
+            Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path or s3://bucket/prefix".to_owned())
+        }
+        config::Error::UnknownKey { nearest, .. } => Some(format!("did you mean `{nearest}`?")),
+        config::Error::InvalidValue { .. } => Some("`walhalla config` lists the settings and where they come from".to_owned()),
+        config::Error::Read { .. } | config::Error::Toml { .. } => None,
+    }
+}
+
+fn store_hint(error: &StoreError) -> Option<String> {
+    let text = match error.kind {
+        ErrorKind::PermissionDenied => {
+            "give this user or these credentials the right to read, write and list there (on S3: s3:GetObject, s3:PutObject, s3:ListBucket)"
+        }
+        ErrorKind::Unauthenticated => {
+            "check the credentials: `walhalla config` shows where the store's settings come from"
+        }
+        ErrorKind::StoreMissing => {
+            "create it, mount it, or correct `store`; nothing was taken as absent"
+        }
+        ErrorKind::NoSpace => "free space in the store and try again; nothing was lost",
+        ErrorKind::DeadlineExceeded | ErrorKind::Unavailable | ErrorKind::TimedOut => {
+            "see whether the store can be reached from here; `retry_timeout` sets how long requests are tried again"
+        }
+        ErrorKind::Corrupted => {
+            "try again; if it stays, the object is damaged in the store: restore from another backup"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn repository_hint(error: &repository::Error) -> Option<String> {
+    match error {
+        repository::Error::Store(error) => store_hint(error),
+        repository::Error::SeveralClusters { .. } => Some("choose one with --system-identifier".to_owned()),
+        repository::Error::NoCluster { .. } => {
+            Some("archive WAL and take a backup first, or correct `store`: `walhalla config` shows it".to_owned())
+        }
+        repository::Error::NoSuchBackup { .. } => Some("`walhalla backup-list` shows the backups".to_owned()),
+        repository::Error::Damaged { .. } => {
+            Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
+        }
+        repository::Error::TwoContents { .. } => {
+            Some("two servers archived to this store; keep the one that belongs to the history you want".to_owned())
+        }
+    }
+}
+
+fn postgres_hint(error: &postgres::Error) -> Option<String> {
+    match error {
+        postgres::Error::NotADataDirectory { .. } => Some(
+            "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
+                .to_owned(),
+        ),
+        postgres::Error::Server { .. } => {
+            Some("PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for psql".to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn pipeline_hint(error: &pipeline::Error) -> Option<String> {
+    match error {
+        pipeline::Error::Store(error) => store_hint(error),
+        pipeline::Error::Compress { .. } | pipeline::Error::BrokenOff { .. } => None,
+    }
+}
+
+fn wal_hint(error: &wal::Error) -> Option<String> {
+    match error {
+        wal::Error::Postgres(error) => postgres_hint(error),
+        wal::Error::Repository(error) => repository_hint(error),
+        wal::Error::Pipeline(error) => pipeline_hint(error),
+        wal::Error::OtherContent { .. } => {
+            Some("two servers are archiving to this store: stop the one that should not, or give it a store of its own".to_owned())
+        }
+        wal::Error::Mismatch { .. } => Some(
+            "the file was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
+        ),
+        wal::Error::Records { .. } => Some("restore to a point before it, or bring the object back from a copy of the store".to_owned()),
+        wal::Error::Local { .. } | wal::Error::NotArchived { .. } => None,
+    }
+}
+
+fn backup_hint(error: &backup::Error) -> Option<String> {
+    match error {
+        backup::Error::Postgres(error) => postgres_hint(error),
+        backup::Error::Repository(error) => repository_hint(error),
+        backup::Error::Pipeline(error) => pipeline_hint(error),
+        backup::Error::Wal(error) => wal_hint(error),
+        backup::Error::OtherCluster { .. } | backup::Error::OtherServer(_) => {
+            Some("set PGHOST and PGPORT to the server whose data directory this is".to_owned())
+        }
+        backup::Error::NotArchiving(_) => {
+            Some("set archive_mode = on and archive_command = 'walhalla wal-push %p'; a change of archive_mode needs a restart".to_owned())
+        }
+        backup::Error::WalMissing { failing, .. } => Some(match failing {
+            Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
+            None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),
+        }),
+        backup::Error::Read { .. } => Some("run as the user that owns the data directory".to_owned()),
+    }
+}
+
+fn restore_hint(error: &restore::Error) -> Option<String> {
+    let text = match error {
+        restore::Error::Repository(error) => return repository_hint(error),
+        restore::Error::Wal(error) => return wal_hint(error),
+        restore::Error::Postgres(error) => return postgres_hint(error),
+        restore::Error::Unreachable(_) => {
+            "nothing was written; `walhalla plan` with another target shows what can be reached"
+        }
+        restore::Error::NotEmpty(_) => {
+            "name an empty or new directory, or empty this one yourself; nothing was written"
+        }
+        restore::Error::NoRoom { .. } => {
+            "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"
+        }
+        restore::Error::Local { .. } => {
+            "the restore is not finished and the directory will not start; empty it and try again"
+        }
+        restore::Error::Part { .. } | restore::Error::Manifest { .. } => {
+            "the restore is not finished and the directory will not start; choose another backup with --backup"
+        }
+        restore::Error::NoSuchTablespace(_) => "`walhalla backup-show` lists the tablespaces",
+        restore::Error::NeedsConfig => {
+            "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
+        }
+        restore::Error::SealedPlan { .. } | restore::Error::Staged(_) => {
+            "restore again into an empty directory"
+        }
+        restore::Error::BrokenOff => return None,
+    };
+    Some(text.to_owned())
+}

@@ -1,0 +1,82 @@
+//! What users see: results on standard output, messages on standard error.
+#![expect(clippy::print_stdout, reason = "this is the output code")]
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+
+use crate::cli::{Global, LogFormat};
+use crate::error::Error;
+
+/// Sends log messages to standard error as the flags say.
+pub fn start_log(global: &Global) {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    let filter = tracing_subscriber::filter::Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_targets([("walhalla", level), ("walhalla_providers", level)]);
+    use tracing_subscriber::prelude::*;
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match global.log_format {
+        LogFormat::Text => registry
+            .with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
+            .init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
+    }
+}
+
+/// Prints a result as one JSON document.
+pub fn json(value: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_string_pretty(value).expect("results are text, numbers and lists");
+    line(&text)
+}
+
+/// Prints a line of a result. A reader that has seen enough is no error.
+pub fn line(text: &str) -> Result<(), Error> {
+    let mut output = std::io::stdout().lock();
+    match writeln!(output, "{text}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::System {
+            doing: "write to standard output",
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Prints an error, its causes and its hint.
+pub fn error(error: &Error, format: LogFormat) {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    if format == LogFormat::Json {
+        let document = serde_json::json!({
+            "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": error.hint(),
+        });
+        eprintln!("{document}");
+        return;
+    }
+    eprintln!("error: {error}");
+    let mut last = error.to_string();
+    for cause in causes {
+        if !last.contains(&cause) {
+            eprintln!("  cause: {cause}");
+        }
+        last = cause;
+    }
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// An exit code of [`crate::error`].
+pub fn exit(code: u8) -> ExitCode {
+    ExitCode::from(code)
+}
