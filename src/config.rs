@@ -183,10 +183,10 @@ impl Settings {
             spool_dir: resolver.text("spool_dir").map(PathBuf::from),
             archive_timeout: resolver
                 .parsed("archive_timeout", duration)?
-                .unwrap_or(Duration::from_secs(60)),
+                .unwrap_or(Duration::from_mins(1)),
             retry_timeout: resolver
                 .parsed("retry_timeout", duration)?
-                .unwrap_or(Duration::from_secs(300)),
+                .unwrap_or(Duration::from_mins(5)),
             s3_force_path_style: resolver.parsed("s3_force_path_style", boolean)?,
             s3_part_size_bytes: resolver.parsed("s3_part_size", size)?,
             file,
@@ -383,7 +383,7 @@ mod tests {
     #[test]
     fn lengths_of_time_and_sizes_have_units() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("5min"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("5min"), Ok(Duration::from_mins(5)));
         assert!(duration("soon").is_err());
         assert_eq!(size("8MiB"), Ok(8 << 20));
         assert!(size("8 parsecs").is_err());

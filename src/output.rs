@@ -1,11 +1,11 @@
 //! What users see: results on standard output, messages on standard error.
-#![expect(clippy::print_stdout, reason = "this is the output code")]
 
 use std::io::Write;
 use std::process::ExitCode;
 
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::prelude::*;
 
 use crate::cli::{Global, LogFormat};
 use crate::error::Error;
@@ -21,7 +21,6 @@ pub fn start_log(global: &Global) {
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets([("walhalla", level), ("walhalla_providers", level)]);
-    use tracing_subscriber::prelude::*;
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

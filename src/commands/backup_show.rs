@@ -19,9 +19,10 @@ pub(super) fn run(context: &Context, arguments: &BackupShow) -> Result<Outcome, 
             serde_json::Value::Null => "none".to_owned(),
             serde_json::Value::String(text) => text.clone(),
             serde_json::Value::Array(items) if items.is_empty() => "none".to_owned(),
-            serde_json::Value::Array(items) => {
-                items.iter().map(|item| format!("\n  {item}")).collect()
-            }
+            serde_json::Value::Array(items) => items
+                .iter()
+                .flat_map(|item| ["\n  ".to_owned(), item.to_string()])
+                .collect(),
             other => other.to_string(),
         };
         output::line(&format!("{:<20}{text}", name.replace('_', " ")))?;

@@ -18,7 +18,7 @@ use walhalla_providers::transfer::{self, Options, RetryPolicy, Store, StoreSetti
 
 use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::Settings;
-use crate::error::{Error, PROBLEM, USAGE};
+use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::repository::Repository;
@@ -53,7 +53,11 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemFound) => output::exit(PROBLEM),
         Err(error) => {
-            output::error(&error, log_format);
+            match &on_failure {
+                // An answer, which recovery asks for at each end of a timeline, not a failure.
+                Some(_) if error.exit_code() == ABSENT => tracing::info!("{error}"),
+                _ => output::error(&error, log_format),
+            }
             output::exit(
                 on_failure.map_or(error.exit_code(), |mode| wal_fetch::exit_code(&error, mode)),
             )
@@ -134,8 +138,9 @@ impl Context {
             deadline: settings.retry_timeout,
             ..RetryPolicy::default()
         };
-        let (upload_concurrency, download_concurrency) =
-            (settings.upload_concurrency, settings.download_concurrency);
+        let upload_concurrency = settings.upload_concurrency;
+        // Comparing an archived file with another form of it holds two downloads open on one thread.
+        let download_concurrency = settings.download_concurrency + 1;
         Ok(Store::new(
             store,
             Options {

@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, E
         match &planned {
             Ok(plan) => output::json(&plan.report())?,
             Err(restore::Error::Unreachable(reason)) => {
-                output::json(&Report::unreachable(&target, reason.clone()))?
+                output::json(&Report::unreachable(&target, reason.clone()))?;
             }
             Err(_) => {}
         }

@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     };
     match archiver.push(path, file)? {
         Pushed::Stored(stored) => {
-            tracing::debug!("{file} is archived, {} bytes", stored.stored_bytes)
+            tracing::debug!("{file} is archived, {} bytes", stored.stored_bytes);
         }
         Pushed::AlreadyThere => tracing::info!("{file} was archived before, with the same content"),
     }

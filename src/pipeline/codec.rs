@@ -89,10 +89,8 @@ impl Codec {
 
     /// A name without its codec's suffix.
     pub fn split(name: &str) -> (&str, Self) {
-        let suffixed = [Self::Lz4, Self::Zstd].into_iter();
-        let found = suffixed
-            .filter_map(|codec| Some((name.strip_suffix(codec.suffix())?, codec)))
-            .next();
+        let mut suffixed = [Self::Lz4, Self::Zstd].into_iter();
+        let found = suffixed.find_map(|codec| Some((name.strip_suffix(codec.suffix())?, codec)));
         found.unwrap_or((name, Self::None))
     }
 }
@@ -107,13 +105,7 @@ pub(super) enum Encoder {
 impl Encoder {
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Lz4 => {
-                let info = FrameInfo::new()
-                    .block_mode(BlockMode::Independent)
-                    .block_size(BlockSize::Max1MB)
-                    .content_checksum(true);
-                Self::Lz4(Box::new(FrameEncoder::with_frame_info(info, Vec::new())))
-            }
+            Compression::Lz4 => Self::Lz4(Box::new(lz4_encoder())),
             Compression::Zstd(level) => {
                 let mut compressor = zstd::bulk::Compressor::new(level)?;
                 compressor.include_checksum(true)?;
@@ -127,6 +119,10 @@ impl Encoder {
     pub(super) fn frame(&mut self, block: Vec<u8>) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
         match self {
             Self::Lz4(encoder) => {
+                if block.is_empty() {
+                    // An encoder that was used before writes no frame for no content.
+                    **encoder = lz4_encoder();
+                }
                 encoder.get_mut().reserve(block.len() / 2);
                 encoder.write_all(&block)?;
                 encoder.try_finish()?;
@@ -136,6 +132,14 @@ impl Encoder {
             Self::None => Ok((block, None)),
         }
     }
+}
+
+fn lz4_encoder() -> FrameEncoder<Vec<u8>> {
+    let info = FrameInfo::new()
+        .block_mode(BlockMode::Independent)
+        .block_size(BlockSize::Max1MB)
+        .content_checksum(true);
+    FrameEncoder::with_frame_info(info, Vec::new())
 }
 
 /// Reads what a codec wrote: all frames to the end of the input, and at least one.
@@ -229,7 +233,7 @@ mod tests {
     #[test]
     fn a_cut_or_empty_object_is_an_error() {
         for compression in [Compression::Lz4, Compression::Zstd(1)] {
-            let stored = frames(compression, &[&[7; 100_000]]);
+            let stored = frames(compression, &[&vec![7; 100_000]]);
             for cut in [0, 1, 5, stored.len() / 2, stored.len() - 1] {
                 assert!(
                     decode(compression.codec(), &stored[..cut]).is_err(),

@@ -146,21 +146,17 @@ impl Walk<'_> {
             let oid = name.to_str().and_then(|name| name.parse().ok());
             let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
             match oid {
-                Some(oid) if is_link => self.tablespace(oid, path, &entry)?,
+                Some(oid) if is_link => self.tablespace(oid, &path, &entry)?,
                 _ => self.entry(path, &entry, &HashSet::new())?,
             }
         }
         Ok(())
     }
 
-    fn tablespace(&mut self, oid: u32, path: PathBuf, entry: &DirEntry) -> Result<(), Error> {
+    fn tablespace(&mut self, oid: u32, path: &Path, entry: &DirEntry) -> Result<(), Error> {
         let location =
             std::fs::read_link(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
-        let metadata =
-            std::fs::metadata(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
-        self.listing
-            .directories
-            .push(Entry::new(path.clone(), &metadata));
+        // Not a directory of the backup: `tar` would put one in the place of a link that was made for it.
         self.listing.tablespaces.push(Tablespace { oid, location });
         let path = path.join(self.version.tablespace_folder());
         match std::fs::metadata(self.pgdata.join(&path)) {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use walhalla_providers::{Error as StoreError, PutMode};
+use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::{Error, Repository};
 use crate::postgres::data_directory::Tablespace;
@@ -251,7 +251,11 @@ impl Repository {
         time: Timestamp,
         kind: BackupKind,
     ) -> Result<BackupId, StoreError> {
-        let taken = self.backup_ids()?;
+        let taken = match self.backup_ids() {
+            // A directory that is not there yet is made by the first write.
+            Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
+            found => found?,
+        };
         let seconds = (0..).filter_map(|later| {
             time.checked_add(jiff::SignedDuration::from_secs(later))
                 .ok()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::join_all;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 use super::layout::Object;
@@ -31,7 +32,7 @@ pub struct WalListing {
 }
 
 impl Repository {
-    /// Finds a WAL file in any form but `except`.
+    /// Finds a WAL file in any form but `except`; all forms are asked for at once.
     ///
     /// `None` is proof of absence: the store answered so for every form.
     ///
@@ -45,19 +46,21 @@ impl Repository {
         let forms = Codec::ALL
             .into_iter()
             .filter(|codec| Some(*codec) != except);
-        for object in forms.map(|codec| self.layout.wal(file, codec)) {
-            match self.runtime.block_on(self.store.head(&object.key)) {
-                Ok(info) => {
-                    return Ok(Some(ArchivedFile {
-                        object,
-                        stored_bytes: info.size_bytes,
-                    }));
-                }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
-            }
+        let heads = forms.map(|codec| self.head_wal(self.layout.wal(file, codec)));
+        let found = self.runtime.block_on(join_all(heads));
+        let mut found = found.into_iter().filter_map(Result::transpose);
+        found.next().transpose()
+    }
+
+    async fn head_wal(&self, object: Object) -> Result<Option<ArchivedFile>, StoreError> {
+        match self.store.head(&object.key).await {
+            Ok(info) => Ok(Some(ArchivedFile {
+                object,
+                stored_bytes: info.size_bytes,
+            })),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(None)
     }
 
     /// The timelines that have a folder in the archive, ascending.

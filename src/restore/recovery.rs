@@ -177,9 +177,12 @@ fn command(words: &[&str]) -> String {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b))
     };
-    let quoted = words.iter().map(|word| match plain(word) {
-        true => (*word).to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
+    let quoted = words.iter().map(|word| {
+        if plain(word) {
+            (*word).to_owned()
+        } else {
+            format!("'{}'", word.replace('\'', "'\\''"))
+        }
     });
     quoted.collect::<Vec<_>>().join(" ").replace('%', "%%")
 }

@@ -101,6 +101,7 @@ impl<'a> Unpacker<'a> {
             self.part(last, progress)?;
         }
         self.nothing_is_missing()?;
+        self.open_to_group()?;
         self.sync_directories()?;
         let (held_back, path) = (self.pgdata.join(HELD_BACK), self.pgdata.join(control::PATH));
         std::fs::rename(&held_back, &path).map_err(Error::local("rename", &held_back))?;
@@ -131,7 +132,7 @@ impl<'a> Unpacker<'a> {
                 .all(|part| matches!(part, Component::Normal(_)));
             match entry.header().entry_type() {
                 EntryType::Directory if inside => {
-                    self.directory(&path, entry.header().mode().map_err(Failure::Read)?)?
+                    self.directory(&path, entry.header().mode().map_err(Failure::Read)?)?;
                 }
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if inside => self.file(&mut entry, &path, progress)?,
@@ -188,6 +189,19 @@ impl<'a> Unpacker<'a> {
         } else {
             Err(Failure::Content(PartProblem::Content(name())))
         }
+    }
+
+    /// A cluster that its group may read (`initdb --allow-group-access`) has the same mode on its directory.
+    fn open_to_group(&self) -> Result<(), Error> {
+        let path = self.pgdata.join("PG_VERSION");
+        let metadata = path.metadata().map_err(Error::local("look at", &path))?;
+        let mode = if metadata.permissions().mode() & 0o040 == 0 {
+            0o700
+        } else {
+            0o750
+        };
+        std::fs::set_permissions(self.pgdata, Permissions::from_mode(mode))
+            .map_err(Error::local("set the mode of", self.pgdata))
     }
 
     fn nothing_is_missing(&self) -> Result<(), Error> {

@@ -43,8 +43,12 @@ impl Archiver<'_> {
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         let codec = self.compression.codec();
         // A file archived under other settings has another key, which creating this one would not notice.
-        if let Some(other) = self.repository.find_wal(file, Some(codec))? {
-            return self.same_content(path, file, other.object.codec);
+        match self.repository.find_wal(file, Some(codec)) {
+            Ok(Some(other)) => return self.same_content(path, file, other.object.codec),
+            // A directory that is not there yet is made by the first push; a bucket is not.
+            Err(error) if error.kind == ErrorKind::StoreMissing => {}
+            Ok(None) => {}
+            Err(error) => return Err(error.into()),
         }
         match self.store(path, file) {
             Ok(stored) => Ok(Pushed::Stored(stored)),
@@ -80,12 +84,13 @@ impl Archiver<'_> {
         let mut local = File::open(path).map_err(Error::local("open", path))?;
         let mut stored = self.repository.open(&archived)?;
         let same = streams::same_bytes(&mut local, &mut stored);
-        match same.map_err(|source| self.repository.damaged(&archived.key, source))? {
-            true => Ok(Pushed::AlreadyThere),
-            false => Err(Error::OtherContent {
+        if same.map_err(|source| self.repository.damaged(&archived.key, source))? {
+            Ok(Pushed::AlreadyThere)
+        } else {
+            Err(Error::OtherContent {
                 file,
                 object: self.repository.url(&archived.key),
-            }),
+            })
         }
     }
 }

@@ -131,7 +131,7 @@ impl RecordReader {
     /// # Errors
     /// The [`Damage`]; nothing further can be read then.
     pub fn page(&mut self, address: Lsn, page: &[u8]) -> Result<(), Damage> {
-        let begins_segment = address.0 % self.segment_size.bytes() == 0;
+        let begins_segment = address.0.is_multiple_of(self.segment_size.bytes());
         if matches!(self.state, State::SegmentOver) {
             if !begins_segment {
                 return Ok(());
@@ -178,7 +178,7 @@ impl RecordReader {
                 }
                 Ok(skip)
             }
-            State::Within(begun) if begun.left != remaining => Err(Damage::Continuation(address)),
+            State::Within(record) if record.left != remaining => Err(Damage::Continuation(address)),
             State::Between if remaining != 0 => Err(Damage::Continuation(address)),
             State::Within(_) | State::Between | State::SegmentOver => Ok(begin),
         }
