@@ -136,10 +136,14 @@ impl Backup<'_> {
         if !self.wait(server.runs_in(self.pgdata))? {
             return Err(Error::OtherServer(self.pgdata.to_owned()));
         }
+        // What a standby replays is archived by its primary.
+        if facts.in_recovery {
+            return Ok(facts);
+        }
         if facts.archive_mode == "off" {
             return Err(Error::NotArchiving("archive_mode is off"));
         }
-        if facts.archiver.trim().is_empty() && !facts.in_recovery {
+        if facts.archiver.trim().is_empty() {
             return Err(Error::NotArchiving("archive_command is empty"));
         }
         Ok(facts)
