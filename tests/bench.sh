@@ -39,11 +39,15 @@ readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
 say() { echo "bench: $*" >&2; }
 
 tests/setup.sh 17 >&2
-say 'building the release binary'
-cargo build --release --locked >&2
+program=${WALHALLA_TEST_PROGRAM:-}
+if [ -z "$program" ]; then
+  say 'building the release binary'
+  cargo build --release --locked >&2
+  program=${CARGO_TARGET_DIR:-target}/release/walhalla
+fi
 
 declare -A stage
-while read -r name value; do stage[$name]=$value; done < <(tests/stage.sh "${CARGO_TARGET_DIR:-target}/release/walhalla")
+while read -r name value; do stage[$name]=$value; done < <(tests/stage.sh "$program")
 walhalla=${stage[program]:?stage.sh failed}
 
 dir=$(mktemp -d "${stage[scratch]}/walhalla-bench.XXXXXX")
@@ -114,8 +118,9 @@ max_wal_size = 4GB
 shared_buffers = 256MB
 checkpoint_timeout = 1h
 wal_keep_size = 1GB
+synchronous_commit = off
 CONF
-as_user pg_ctl --silent -w -D data -l data.log -o "-k $dir -h ''" start >&2
+as_user pg_ctl --silent -w -D data -l data.log -o "-k $dir -c listen_addresses=" start >&2
 as_user pgbench -i -q -s "$scale" >pgbench.log 2>&1
 # Real segments for wal-push, and pages that are not all as the load left them.
 as_user pgbench -n -c 2 -t 20000 >>pgbench.log 2>&1

@@ -31,7 +31,9 @@ tests/setup.sh 17
 
 # A test build that is there spares the long wait for the first release build.
 target=${CARGO_TARGET_DIR:-target}
-if [ ! -x "$target/release/walhalla" ] && [ -x "$target/debug/walhalla" ]; then
+if [ -n "${WALHALLA_TEST_PROGRAM:-}" ]; then
+  program=$WALHALLA_TEST_PROGRAM
+elif [ ! -x "$target/release/walhalla" ] && [ -x "$target/debug/walhalla" ]; then
   step "Building Walhalla (the development build, because it is there already)"
   cargo build --quiet --locked
   program=$target/debug/walhalla
@@ -92,7 +94,7 @@ run() {
   as_user "$@" 2>&1 | sed 's/^/    /'
 }
 
-start_server() { run pg_ctl --silent -w -D "$1" -l "$1.log" -o "-k $dir -h ''" start; }
+start_server() { run pg_ctl --silent -w -D "$1" -l "$1.log" -o "-k $dir -c listen_addresses=" start; }
 sql() { as_user psql -h "$dir" -XAtq -v ON_ERROR_STOP=1 -c "$1"; }
 show_sql() {
   printf '  postgres=# %s\n' "$1"

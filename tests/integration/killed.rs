@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Area, Cluster, Ending, Moment, PgbenchLoad, Segments, Shape, Store, Walhalla, fill,
-    make_history, random_moment_within, set_rights,
+    give_rights_back, make_history, make_read_only, random_moment_within,
 };
 
 #[test]
@@ -106,10 +106,10 @@ fn a_failed_backup_push_shows_no_backup_and_leaves_the_server_out_of_backup_mode
     fill(&primary);
     primary.archive_everything();
 
-    set_rights(store.path(), "u=rX");
+    make_read_only(store.path());
     let failed = walhalla.run_with(&primary, &["backup-push", primary.data.to_str().unwrap()]);
     failed.exits_with(1).says(&["ermission denied", "hint:"]);
-    set_rights(store.path(), "u=rwX");
+    give_rights_back(store.path());
     primary.wait_until_out_of_backup_mode();
     assert!(walhalla.backup_ids().is_empty());
 

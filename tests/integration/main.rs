@@ -8,7 +8,8 @@
 //! ```
 //!
 //! A test that lacks something (a server, a program, a right) fails and says what is missing; none is skipped.
-//! `WALHALLA_TEST_KEEP=1` keeps the directories, `WALHALLA_TEST_SEED=N` repeats the random moments of a run.
+//! `WALHALLA_TEST_KEEP=1` keeps the directories, `WALHALLA_TEST_SEED=N` repeats the random moments of a run,
+//! `WALHALLA_TEST_PROGRAM=PATH` tests another build of the binary, such as the release.
 
 #![allow(
     clippy::unwrap_used,

@@ -182,17 +182,12 @@ fn a_target_time_without_an_offset_is_refused_with_its_two_readings() {
 #[test]
 fn a_target_time_is_understood_as_rfc_3339_too() {
     let archived = Archived::make();
-    // PostgreSQL wrote `2026-11-21 07:26:36.123456+00`.
-    let time = archived.late.time.replace(' ', "T").replace("+00", "Z");
-    assert!(
-        time.ends_with('Z'),
-        "the server's time zone is not UTC: {time}"
-    );
-    let target = ["--target-time", time.as_str()];
-    let plan = archived.plan(&target);
-    // After the archive's last commit there is nothing that ends recovery; before it there is.
-    plan.exits_within(0..=4);
+    // PostgreSQL wrote `2026-11-21 07:26:36.123456+00`, and would not take this for `recovery_target_time`.
     let early = archived.early.time.replace(' ', "T").replace("+00", "Z");
+    assert!(
+        early.ends_with('Z'),
+        "the server's time zone is not UTC: {early}"
+    );
     let target = [
         "--target-time",
         early.as_str(),

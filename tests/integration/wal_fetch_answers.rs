@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::support::{Area, Segments, Store, Walhalla, s3_env, set_rights, with_a_byte_changed};
+use crate::support::{
+    Area, Segments, Store, Walhalla, give_rights_back, make_unreadable, s3_env, with_a_byte_changed,
+};
 
 /// One archived segment.
 struct Archive {
@@ -81,9 +83,9 @@ fn wal_fetch_answers_74_for_what_is_proven_absent_and_writes_nothing() {
 #[test]
 fn wal_fetch_cannot_tell_from_a_store_that_it_may_not_read() {
     let archive = Archive::make();
-    set_rights(archive.store.path(), "u=");
+    make_unreadable(archive.store.path());
     archive.assert_cannot_tell(&archive.walhalla);
-    set_rights(archive.store.path(), "u=rwX");
+    give_rights_back(archive.store.path());
     archive
         .segments
         .assert_archived(&archive.walhalla, archive.name());

@@ -1,8 +1,8 @@
 //! What `wal-push` accepts, and what it refuses.
 
 use crate::support::{
-    Area, Cluster, Segments, Shape, Store, Walhalla, eventually, fill, run, set_rights,
-    with_a_byte_changed,
+    Area, Cluster, Segments, Shape, Store, Walhalla, eventually, fill, give_rights_back,
+    make_read_only, run, with_a_byte_changed,
 };
 
 /// Two segments to push, and where to.
@@ -169,14 +169,14 @@ fn wal_push_fails_on_a_store_without_rights_and_succeeds_once_they_are_given() {
     let [first, second] = [&archive.segments.names[0], &archive.segments.names[1]];
     archive.segments.push(&archive.walhalla, first).succeeds();
 
-    set_rights(archive.store.path(), "u=rX");
+    make_read_only(archive.store.path());
     let store = archive.store.path().display().to_string();
     archive
         .segments
         .push(&archive.walhalla, second)
         .exits_with(1)
         .says(&[&store, "ermission denied", "hint:"]);
-    set_rights(archive.store.path(), "u=rwX");
+    give_rights_back(archive.store.path());
     archive
         .segments
         .assert_not_archived(&archive.walhalla, second);

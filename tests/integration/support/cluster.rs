@@ -46,6 +46,7 @@ const TEST_SETTINGS: &str = "\
     max_wal_senders = 4\n\
     wal_level = replica\n\
     wal_log_hints = on\n\
+    timezone = 'UTC'\n\
     log_line_prefix = '%m [%p] %b '\n\
     log_checkpoints = on\n";
 

@@ -27,8 +27,10 @@ pub fn host() -> &'static Host {
 impl Host {
     fn find() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stage.sh");
+        let built = env!("CARGO_BIN_EXE_walhalla").into();
+        let program = std::env::var_os("WALHALLA_TEST_PROGRAM").unwrap_or(built);
         let output = Command::new(&script)
-            .arg(env!("CARGO_BIN_EXE_walhalla"))
+            .arg(program)
             .stderr(Stdio::inherit())
             .output()
             .unwrap();

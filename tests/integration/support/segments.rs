@@ -139,7 +139,17 @@ pub fn with_a_byte_changed(content: &[u8]) -> Vec<u8> {
     changed
 }
 
-/// Sets the rights of a directory and of all below it.
-pub fn set_rights(dir: &Path, rights: &str) {
-    super::run(host().command("chmod").args(["-R", rights]).arg(dir)).succeeds();
+/// Takes the right to write from a directory and from all below it.
+pub fn make_read_only(dir: &Path) {
+    super::run(host().command("chmod").args(["-R", "u=rX"]).arg(dir)).succeeds();
+}
+
+/// Takes every right from a directory; what is below it keeps its own.
+pub fn make_unreadable(dir: &Path) {
+    super::run(host().command("chmod").arg("u=").arg(dir)).succeeds();
+}
+
+/// Gives back what [`make_read_only`] or [`make_unreadable`] took.
+pub fn give_rights_back(dir: &Path) {
+    super::run(host().command("chmod").args(["-R", "u=rwX"]).arg(dir)).succeeds();
 }
