@@ -99,12 +99,10 @@ impl S3Server {
             program.display()
         );
         let dir = area.make_dir("s3");
-        std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
         let mut command = Command::new(&program);
         command
             .arg(&dir)
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+            .args(["0", ACCESS_KEY, SECRET_KEY, "--bucket", BUCKET]);
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
