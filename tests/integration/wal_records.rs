@@ -33,7 +33,8 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
         load.stop(&primary);
         primary.archive_everything();
         primary.stop();
-        let segments = store.objects_named("00000001");
+        let mut segments = store.objects_named("00000001");
+        segments.sort();
         let segments: Vec<_> = segments.iter().filter(|path| name(path).parse::<SegmentName>().is_ok()).collect();
         assert!(segments.len() > 4, "{segments:?}");
         let ours = ours(&segments);
