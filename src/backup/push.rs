@@ -22,8 +22,9 @@ use crate::wal;
 
 /// Corrupt blocks that are kept in the entry; a file that is corrupt throughout has no more to tell.
 const KEPT_CORRUPT_BLOCKS: usize = 1000;
-/// How often the archive is asked whether the WAL is there.
-const ARCHIVE_POLL: Duration = Duration::from_millis(200);
+/// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
+const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
+const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -248,13 +249,13 @@ impl Backup<'_> {
         let mut arrived = Instant::now();
         for number in first.0..=last.0 {
             let segment = crate::postgres::SegmentNo(number).on(range.timeline, size);
-            let mut told = false;
+            let mut pause = FIRST_ARCHIVE_POLL;
             while self
                 .repository
                 .find_wal(WalFileName::Segment(segment), None)?
                 .is_none()
             {
-                if !std::mem::replace(&mut told, true) {
+                if pause == FIRST_ARCHIVE_POLL {
                     tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
                 }
                 if arrived.elapsed() > self.options.archive_timeout {
@@ -266,7 +267,8 @@ impl Backup<'_> {
                         failing,
                     });
                 }
-                std::thread::sleep(ARCHIVE_POLL);
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(LAST_ARCHIVE_POLL);
             }
             arrived = Instant::now();
         }

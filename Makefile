@@ -1,0 +1,44 @@
+# The doors to the project. A fresh Debian or Ubuntu needs `make` and nothing else: each target first runs
+# tests/setup.sh, which installs what is missing and takes no time when nothing is.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+# rustup puts cargo where a shell that was already open does not look.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+NEXTEST_PROFILE ?= default
+NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
+SCRIPTS := $(wildcard tests/*.sh) .ci/run
+
+.PHONY: help build setup demo test test-nightly bench check fmt
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup:
+	@tests/setup.sh
+
+build: setup ## the release binary, target/release/walhalla
+	cargo build --release --locked
+
+demo: setup ## destroys a table and brings it back; STORE=s3://bucket/prefix for another store, KEEP=1 to look around
+	@tests/demo.sh $(if $(STORE),--store '$(STORE)') $(if $(KEEP),--keep)
+
+test: setup ## unit and integration tests against real PostgreSQL 13 to 18
+	$(NEXTEST) --locked $(ARGS)
+
+test-nightly: setup ## the same ten times over, for what only happens now and then
+	$(NEXTEST) --locked --stress-count 10 --no-fail-fast $(ARGS)
+
+bench: setup ## time and memory against tar | lz4 and lz4, as a Markdown table
+	@tests/bench.sh $(ARGS)
+
+check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --doc --locked
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
+
+fmt: ## formats the Rust code
+	cargo fmt --all

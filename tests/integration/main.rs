@@ -1,0 +1,35 @@
+//! Walhalla against real PostgreSQL servers and real stores, called as a user calls it.
+//!
+//! One test binary, so that it links once; nextest runs each test as a process of its own, and each starts the servers
+//! that it needs. A file holds one behaviour, `support` what all of them stand on:
+//!
+//! ```text
+//! Area (a directory that goes away) ─▶ Cluster (a server) ─archive_command─▶ Walhalla (the binary) ─▶ Store
+//! ```
+//!
+//! A test that lacks something (a server, a program, a right) fails and says what is missing; none is skipped.
+//! `WALHALLA_TEST_KEEP=1` keeps the directories, `WALHALLA_TEST_SEED=N` repeats the random moments of a run,
+//! `WALHALLA_TEST_PROGRAM=PATH` tests another build of the binary, such as the release.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test may panic, and prints what it found; nothing here is exported"
+)]
+
+mod support;
+
+mod damaged_pages;
+mod killed;
+mod planning;
+mod segment_sizes;
+mod settings;
+mod tablespaces;
+mod timelines;
+mod wal_fetch_answers;
+mod wal_push_refusals;
+mod wal_records;
+mod whole_path;

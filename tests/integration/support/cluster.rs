@@ -1,0 +1,515 @@
+//! A PostgreSQL server of a test's own.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use super::{Area, host, run};
+
+/// What kind of cluster: version and segment size.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub version: u32,
+    pub segment_mb: u32,
+}
+
+impl Shape {
+    /// An ordinary cluster of this version.
+    pub const fn of(version: u32) -> Self {
+        Self {
+            version,
+            segment_mb: 16,
+        }
+    }
+}
+
+/// A cluster, running or not; it listens on a Unix socket only. Dropping it stops the server.
+pub struct Cluster {
+    pub version: u32,
+    pub data: PathBuf,
+    sockets: PathBuf,
+    log: PathBuf,
+    env: Vec<(String, String)>,
+    tcp_port: Option<u16>,
+    server: Option<Child>,
+}
+
+/// Durability of the server's own files is not what is tested, and nothing may change a cluster that a test holds still.
+const TEST_SETTINGS: &str = "\
+    fsync = off\n\
+    autovacuum = off\n\
+    shared_buffers = 16MB\n\
+    max_connections = 20\n\
+    max_wal_senders = 4\n\
+    wal_level = replica\n\
+    wal_log_hints = on\n\
+    timezone = 'UTC'\n\
+    log_line_prefix = '%m [%p] %b '\n\
+    log_checkpoints = on\n";
+
+const START_LIMIT: Duration = Duration::from_mins(1);
+const ARCHIVE_LIMIT: Duration = Duration::from_secs(90);
+const RECOVERY_LIMIT: Duration = Duration::from_mins(2);
+
+impl Cluster {
+    /// A new cluster with data checksums, not started: a copy of one that was made once, so that all of one shape
+    /// have the same system identifier.
+    pub fn create(area: &Area, name: &str, shape: Shape) -> Self {
+        let cluster = Self::adopt(area, shape.version, area.path(name));
+        copy_tree(&template(shape), &cluster.data);
+        cluster.configure(TEST_SETTINGS);
+        cluster
+    }
+
+    /// A new cluster with a system identifier of its own.
+    pub fn create_unrelated(area: &Area, name: &str, shape: Shape) -> Self {
+        let cluster = Self::adopt(area, shape.version, area.path(name));
+        initdb(shape, &cluster.data);
+        cluster.configure(TEST_SETTINGS);
+        cluster
+    }
+
+    /// The cluster in a data directory that is there, or will be.
+    pub fn adopt(area: &Area, version: u32, data: PathBuf) -> Self {
+        let name = data.file_name().unwrap().to_string_lossy().into_owned();
+        Self {
+            version,
+            sockets: area.make_dir(&format!("{name}.s")),
+            log: area.path(&format!("{name}.log")),
+            data,
+            env: Vec::new(),
+            tcp_port: None,
+            server: None,
+        }
+    }
+
+    /// Adds lines to `postgresql.conf`; a running server is told.
+    pub fn configure(&self, lines: &str) {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .open(self.data.join("postgresql.conf"))
+            .unwrap();
+        writeln!(file, "{lines}").unwrap();
+        if self.server.is_some() {
+            self.sql("select pg_reload_conf()");
+        }
+    }
+
+    /// Variables for the server, and thus for its archive and restore commands.
+    pub fn set_env(&mut self, variables: &[(String, String)]) {
+        self.env = variables.to_vec();
+    }
+
+    /// Makes the server listen on TCP too, and returns the port.
+    pub fn listen_on_tcp(&mut self) -> u16 {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        self.tcp_port = Some(port);
+        port
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub fn start(&mut self) {
+        self.launch();
+        let start = Instant::now();
+        while !self.is_ready() {
+            self.assert_running("before it took connections");
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "no connections after {START_LIMIT:?}:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts a server that is to refuse; returns what it logged.
+    pub fn start_and_fail(&mut self) -> String {
+        self.launch();
+        let start = Instant::now();
+        loop {
+            if self.server.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.server = None;
+                return self.log_text();
+            }
+            assert!(
+                !self.is_ready(),
+                "the server started, and was to refuse:\n{}",
+                self.log_tail()
+            );
+            assert!(
+                start.elapsed() < START_LIMIT,
+                "neither up nor down:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn launch(&mut self) {
+        assert!(
+            self.server.is_none(),
+            "{} runs already",
+            self.data.display()
+        );
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .unwrap();
+        let mut command = host().command(host().server_program(self.version, "postgres"));
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .arg("-k")
+            .arg(&self.sockets)
+            .args(["-p", &self.port()]);
+        command.args([
+            "-h",
+            if self.tcp_port.is_some() {
+                "127.0.0.1"
+            } else {
+                ""
+            },
+        ]);
+        command
+            .envs(self.env.iter().cloned())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        self.server = Some(command.spawn().unwrap());
+    }
+
+    fn port(&self) -> String {
+        self.tcp_port.unwrap_or(5432).to_string()
+    }
+
+    /// Whether the server takes connections, by the state that the postmaster writes for `pg_ctl`.
+    fn is_ready(&self) -> bool {
+        let Ok(text) = std::fs::read_to_string(self.data.join("postmaster.pid")) else {
+            return false;
+        };
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let own_pid = self.server.as_ref().map(|child| child.id().to_string());
+        lines.first().map(|pid| (*pid).to_owned()) == own_pid
+            && lines
+                .get(7)
+                .is_some_and(|state| matches!(*state, "ready" | "standby"))
+    }
+
+    fn assert_running(&mut self, when: &str) {
+        if let Some(status) = self
+            .server
+            .as_mut()
+            .and_then(|child| child.try_wait().unwrap())
+        {
+            self.server = None;
+            panic!("the server ended ({status}) {when}:\n{}", self.log_tail());
+        }
+    }
+
+    pub fn stop(&mut self) {
+        let pg_ctl = host().server_program(self.version, "pg_ctl");
+        run(host()
+            .command(pg_ctl)
+            .arg("stop")
+            .args(["-w", "-m", "fast", "-D"])
+            .arg(&self.data))
+        .succeeds();
+        self.server.take().unwrap().wait().unwrap();
+    }
+
+    /// Ends the postmaster with SIGKILL and waits until its processes are gone.
+    pub fn kill(&mut self) {
+        let mut server = self.server.take().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        // Its processes notice by themselves; the next start refuses as long as one is left.
+        super::eventually("the killed server's processes to end", START_LIMIT, || {
+            !self.has_processes()
+        });
+        std::fs::remove_file(self.data.join("postmaster.pid")).unwrap();
+    }
+
+    fn has_processes(&self) -> bool {
+        std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == self.data)
+        })
+    }
+
+    /// A client program that connects to this server.
+    pub fn client(&self, program: &str) -> Command {
+        let mut command = host().command(host().client_program(self.version, program));
+        command.envs(self.connection());
+        command
+    }
+
+    /// libpq's variables for this server.
+    pub fn connection(&self) -> Vec<(String, String)> {
+        let pairs = [
+            ("PGHOST", self.sockets.to_string_lossy().into_owned()),
+            ("PGPORT", self.port()),
+            ("PGUSER", "postgres".to_owned()),
+            ("PGDATABASE", "postgres".to_owned()),
+        ];
+        pairs.map(|(key, value)| (key.to_owned(), value)).to_vec()
+    }
+
+    /// Runs SQL; returns the rows without decoration.
+    #[track_caller]
+    pub fn sql(&self, sql: &str) -> String {
+        let mut command = self.client("psql");
+        let outcome =
+            run(command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql]))
+                .succeeds();
+        outcome.stdout.trim().to_owned()
+    }
+
+    #[track_caller]
+    pub fn pgbench(&self, args: &[&str]) {
+        run(self.client("pgbench").arg("-n").args(args)).succeeds();
+    }
+
+    /// Everything in the cluster as `pg_dumpall` writes it.
+    pub fn dump(&self) -> Dump {
+        Dump::of(&run(&mut self.client("pg_dumpall")).succeeds().stdout)
+    }
+
+    /// Checks heap and indexes; wants the extension `amcheck` in database postgres. Works on a hot standby too.
+    ///
+    /// The amcheck of 13 has no heap check (`verify_heapam` came with 14) and `pg_amcheck` wants it, so that 13 is
+    /// checked by its indexes against its heaps here; its heap pages by their checksums whenever it is dumped.
+    #[track_caller]
+    pub fn amcheck(&self) {
+        if self.version < 14 {
+            self.sql(
+                "select bt_index_check(i.indexrelid, true) from pg_index i join pg_class c on c.oid = i.indexrelid \
+                 join pg_am a on a.oid = c.relam where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid",
+            );
+        } else {
+            run(self.client("pg_amcheck").args([
+                "--heapallindexed",
+                "--no-dependent-toast",
+                "postgres",
+            ]))
+            .succeeds();
+        }
+    }
+
+    /// The position where the next record goes.
+    pub fn insert_lsn(&self) -> String {
+        self.sql("select pg_current_wal_insert_lsn()")
+    }
+
+    /// Ends the current segment; returns the name of the one that holds everything up to now.
+    pub fn switch_segment(&self) -> String {
+        self.sql("select pg_walfile_name(pg_switch_wal())")
+    }
+
+    /// Ends the current segment and waits until the archive command answered 0 for it.
+    #[track_caller]
+    pub fn archive_everything(&self) -> String {
+        let segment = self.switch_segment();
+        self.wait_until_archived(&segment);
+        segment
+    }
+
+    #[track_caller]
+    pub fn wait_until_archived(&self, segment: &str) {
+        let sql = format!(
+            "select coalesce(left(last_archived_wal, 24), '') >= '{segment}' from pg_stat_archiver"
+        );
+        let start = Instant::now();
+        while self.sql(&sql) != "t" {
+            let state =
+                "select last_archived_wal, failed_count, last_failed_wal from pg_stat_archiver";
+            assert!(
+                start.elapsed() < ARCHIVE_LIMIT,
+                "{segment} not archived after {ARCHIVE_LIMIT:?}: {}\n{}",
+                self.sql(state),
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until recovery paused at its target.
+    #[track_caller]
+    pub fn wait_until_paused(&mut self) {
+        let sql = if self.version < 14 {
+            "select pg_is_wal_replay_paused()"
+        } else {
+            "select pg_get_wal_replay_pause_state() = 'paused'"
+        };
+        self.wait_for_recovery("to pause", sql);
+    }
+
+    /// Waits until recovery ended and the server takes writes.
+    #[track_caller]
+    pub fn wait_until_promoted(&mut self) {
+        self.wait_for_recovery("to end", "select not pg_is_in_recovery()");
+    }
+
+    #[track_caller]
+    fn wait_for_recovery(&mut self, what: &str, sql: &str) {
+        let start = Instant::now();
+        // The server may end while it is asked, so that its answer is not demanded.
+        while run(self.client("psql").args(["-X", "-A", "-t", "-c", sql]))
+            .stdout
+            .trim()
+            != "t"
+        {
+            self.assert_running("during recovery");
+            let tail = self.log_tail();
+            assert!(
+                start.elapsed() < RECOVERY_LIMIT,
+                "waited {RECOVERY_LIMIT:?} for recovery {what}:\n{tail}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until no client but the asking one is connected.
+    pub fn wait_until_quiet(&self) {
+        let sql = "select count(*) from pg_stat_activity where backend_type in ('client backend', 'walsender') \
+                   and pid <> pg_backend_pid()";
+        super::eventually("all clients to be gone", START_LIMIT, || {
+            self.sql(sql) == "0"
+        });
+    }
+
+    pub fn system_identifier(&self) -> String {
+        self.sql("select system_identifier from pg_control_system()")
+    }
+
+    /// The path of a segment, relative to the data directory as the server gives it for `%p`.
+    pub fn segment_path(&self, segment: &str) -> PathBuf {
+        self.data.join("pg_wal").join(segment)
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- the end of {}\n{}", self.log.display(), self.log_tail());
+        }
+        if self
+            .server
+            .as_mut()
+            .is_some_and(|server| server.try_wait().is_ok_and(|status| status.is_none()))
+        {
+            let pg_ctl = host().server_program(self.version, "pg_ctl");
+            run(host()
+                .command(pg_ctl)
+                .arg("stop")
+                .args(["-w", "-m", "immediate", "-D"])
+                .arg(&self.data));
+            if let Some(mut server) = self.server.take() {
+                // After pg_ctl this is the reaping of what ended; if pg_ctl failed, the last resort.
+                let _ = server.kill();
+                let _ = server.wait();
+            }
+        }
+    }
+}
+
+/// A cluster of this shape that was made once and never started.
+fn template(shape: Shape) -> PathBuf {
+    let Shape {
+        version,
+        segment_mb,
+    } = shape;
+    let path = host().templates.join(format!("{version}-{segment_mb}MB"));
+    if !path.exists() {
+        let made = host()
+            .templates
+            .join(format!("{version}-{segment_mb}MB.{}", std::process::id()));
+        initdb(shape, &made);
+        // Another test may have been faster: then its template is the one.
+        if std::fs::rename(&made, &path).is_err() {
+            std::fs::remove_dir_all(&made).unwrap();
+        }
+    }
+    path
+}
+
+fn initdb(shape: Shape, data: &Path) {
+    let mut command = host().command(host().server_program(shape.version, "initdb"));
+    command.args([
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-k",
+        "-E",
+        "UTF8",
+        "--locale=C",
+        "--no-sync",
+    ]);
+    command
+        .arg(format!("--wal-segsize={}", shape.segment_mb))
+        .arg("-D")
+        .arg(data);
+    run(&mut command).succeeds();
+}
+
+pub(super) fn copy_tree(from: &Path, to: &Path) {
+    run(host().command("cp").arg("-a").arg(from).arg(to)).succeeds();
+}
+
+/// What `pg_dumpall` wrote, without what differs from run to run.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Dump(String);
+
+impl Dump {
+    fn of(text: &str) -> Self {
+        // `\restrict` and `\unrestrict` carry a random word (the answer of 2025 to CVE-2025-8714).
+        let is_random =
+            |line: &&str| line.starts_with("\\restrict ") || line.starts_with("\\unrestrict ");
+        let mut kept = String::with_capacity(text.len());
+        for line in text.lines().filter(|line| !is_random(line)) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+        Self(kept)
+    }
+
+    /// The same dump with one text put for another, for what has to differ.
+    pub fn replacing(&self, from: &str, to: &str) -> Self {
+        Self(self.0.replace(from, to))
+    }
+
+    /// Asserts that both are the same; shows the first lines that differ, not the whole.
+    #[track_caller]
+    pub fn assert_same_as(&self, expected: &Self, what: &str) {
+        if self == expected {
+            return;
+        }
+        let mut shown = String::new();
+        let pairs = self.0.lines().map(Some).chain(std::iter::repeat(None));
+        let pairs = pairs.zip(expected.0.lines().map(Some).chain(std::iter::repeat(None)));
+        let differing = pairs
+            .take_while(|pair| *pair != (None, None))
+            .filter(|(found, wanted)| found != wanted);
+        for (found, wanted) in differing.take(8) {
+            let _ = writeln!(shown, "  found:    {}", found.unwrap_or("(the end)"));
+            let _ = writeln!(shown, "  expected: {}", wanted.unwrap_or("(the end)"));
+        }
+        let (found, wanted) = (self.0.lines().count(), expected.0.lines().count());
+        panic!(
+            "{what}: the dumps differ ({found} lines found, {wanted} expected), first in\n{shown}"
+        );
+    }
+}

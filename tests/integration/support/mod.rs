@@ -1,0 +1,23 @@
+//! What every test stands on.
+
+mod area;
+mod cluster;
+mod history;
+mod host;
+mod program;
+mod segments;
+mod store;
+mod waiting;
+mod walhalla;
+
+pub use area::Area;
+pub use cluster::{Cluster, Dump, Shape};
+pub use history::{Moment, PgbenchLoad, fill, make_history};
+pub use host::host;
+pub use program::{Outcome, run};
+pub use segments::{
+    Segments, give_rights_back, make_read_only, make_unreadable, with_a_byte_changed,
+};
+pub use store::{Store, s3_env};
+pub use waiting::{eventually, random_moment_within};
+pub use walhalla::{Ending, Walhalla};

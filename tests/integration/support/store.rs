@@ -1,0 +1,127 @@
+//! The stores that tests archive to.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::Area;
+
+/// A store of a test's own.
+pub enum Store {
+    /// A directory.
+    Directory(PathBuf),
+    /// An S3 server on this machine.
+    S3(S3Server),
+}
+
+impl Store {
+    pub fn directory(area: &Area) -> Self {
+        Self::Directory(area.make_dir("store"))
+    }
+
+    pub fn s3(area: &Area) -> Self {
+        Self::S3(S3Server::start(area))
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            Self::Directory(path) => format!("file://{}", path.display()),
+            Self::S3(_) => format!("s3://{BUCKET}/some/prefix"),
+        }
+    }
+
+    /// The variables that a client of this store wants.
+    pub fn env(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Directory(_) => Vec::new(),
+            Self::S3(server) => s3_env(&server.endpoint),
+        }
+    }
+
+    /// The directory, for tests that look into it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path) => path,
+            Self::S3(_) => panic!("an S3 store is no directory"),
+        }
+    }
+
+    /// The objects below the store whose names start so, as paths; of a directory store.
+    pub fn objects_named(&self, prefix: &str) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut left = vec![self.path().to_path_buf()];
+        while let Some(dir) = left.pop() {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let entry = entry.unwrap();
+                if entry.file_type().unwrap().is_dir() {
+                    left.push(entry.path());
+                } else if entry.file_name().to_string_lossy().starts_with(prefix) {
+                    found.push(entry.path());
+                }
+            }
+        }
+        found
+    }
+}
+
+const BUCKET: &str = "walhalla-test";
+const ACCESS_KEY: &str = "walhalla-test-key";
+const SECRET_KEY: &str = "walhalla-test-secret";
+
+/// The variables for a client of an S3 server at this endpoint.
+pub fn s3_env(endpoint: &str) -> Vec<(String, String)> {
+    let pairs = [
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ENDPOINT_URL_S3", endpoint),
+        ("WALHALLA_S3_FORCE_PATH_STYLE", "true"),
+    ];
+    pairs
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .to_vec()
+}
+
+/// The providers' example server as a process.
+pub struct S3Server {
+    process: Child,
+    endpoint: String,
+}
+
+impl S3Server {
+    fn start(area: &Area) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_walhalla"))
+            .with_file_name("examples")
+            .join("s3_server");
+        assert!(
+            program.exists(),
+            "{} is missing; `make test` builds it, and `cargo build -p walhalla-providers --examples`",
+            program.display()
+        );
+        let dir = area.make_dir("s3");
+        let mut command = Command::new(&program);
+        command
+            .arg(&dir)
+            .args(["0", ACCESS_KEY, SECRET_KEY, "--bucket", BUCKET]);
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let endpoint = line.trim().strip_prefix("listening on ").map(str::to_owned);
+        let endpoint = endpoint
+            .unwrap_or_else(|| panic!("{} said {line:?}, not where it listens", program.display()));
+        Self { process, endpoint }
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

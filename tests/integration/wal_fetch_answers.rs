@@ -1,0 +1,178 @@
+//! What `wal-fetch` answers, on which PostgreSQL bases whether recovery goes on, stops or ends.
+
+use std::path::Path;
+
+use crate::support::{
+    Area, Segments, Store, Walhalla, give_rights_back, make_unreadable, s3_env, with_a_byte_changed,
+};
+
+/// One archived segment.
+struct Archive {
+    segments: Segments,
+    walhalla: Walhalla,
+    store: Store,
+    area: Area,
+}
+
+impl Archive {
+    fn make() -> Self {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let segments = Segments::make(&area, 1);
+        segments.push(&walhalla, &segments.names[0]).succeeds();
+        Self {
+            segments,
+            walhalla,
+            store,
+            area,
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.segments.names[0]
+    }
+
+    /// With a store that does not answer, recovery has to stop and a standby has to go on asking; neither may hear
+    /// that the segment does not exist.
+    #[track_caller]
+    fn assert_cannot_tell(&self, walhalla: &Walhalla) {
+        for name in [self.name(), "00000002.history", "0000000100000000000000FE"] {
+            self.segments.signal("recovery.signal");
+            let (outcome, fetched) = self.segments.fetch(walhalla, name);
+            outcome.exits_with(200).says(&[name]);
+            assert!(fetched.is_none());
+
+            self.segments.signal("standby.signal");
+            let (outcome, fetched) = self.segments.fetch(walhalla, name);
+            let outcome = outcome.exits_within(1..=125);
+            assert_ne!(outcome.code, Some(74), "said to be absent: {outcome}");
+            assert!(fetched.is_none());
+        }
+    }
+}
+
+#[test]
+fn wal_fetch_brings_back_what_was_pushed() {
+    let archive = Archive::make();
+    for signal in ["recovery.signal", "standby.signal"] {
+        archive.segments.signal(signal);
+        archive
+            .segments
+            .assert_archived(&archive.walhalla, archive.name());
+    }
+}
+
+#[test]
+fn wal_fetch_answers_74_for_what_is_proven_absent_and_writes_nothing() {
+    let archive = Archive::make();
+    for signal in ["recovery.signal", "standby.signal"] {
+        archive.segments.signal(signal);
+        for absent in [
+            "0000000100000000000000FE",
+            "000000020000000000000001",
+            "00000002.history",
+        ] {
+            archive
+                .segments
+                .assert_not_archived(&archive.walhalla, absent);
+        }
+    }
+}
+
+#[test]
+fn wal_fetch_cannot_tell_from_a_store_that_it_may_not_read() {
+    let archive = Archive::make();
+    make_unreadable(archive.store.path());
+    archive.assert_cannot_tell(&archive.walhalla);
+    give_rights_back(archive.store.path());
+    archive
+        .segments
+        .assert_archived(&archive.walhalla, archive.name());
+}
+
+#[test]
+fn wal_fetch_cannot_tell_from_a_store_directory_that_is_not_mounted() {
+    let archive = Archive::make();
+    std::fs::rename(archive.store.path(), archive.area.path("unmounted")).unwrap();
+    archive.assert_cannot_tell(&archive.walhalla);
+}
+
+#[test]
+fn wal_fetch_cannot_tell_when_a_directory_stands_where_the_object_should() {
+    let archive = Archive::make();
+    let object = archive.the_object();
+    std::fs::remove_file(&object).unwrap();
+    std::fs::create_dir(&object).unwrap();
+    archive.segments.signal("recovery.signal");
+    let (outcome, fetched) = archive.segments.fetch(&archive.walhalla, archive.name());
+    outcome.exits_with(200);
+    assert!(fetched.is_none());
+}
+
+#[test]
+fn wal_fetch_cannot_tell_from_a_server_that_is_down() {
+    let archive = Archive::make();
+    // A port that was free a moment ago: nothing listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let area = Area::new();
+    let mut down = Walhalla::new(&area, &Store::Directory("/".into()))
+        .with_env("WALHALLA_STORE", "s3://bucket/prefix");
+    for (key, value) in s3_env(&format!("http://127.0.0.1:{port}")) {
+        down = down.with_env(&key, &value);
+    }
+    archive.segments.signal("recovery.signal");
+    let (outcome, fetched) = archive.segments.fetch(&down, archive.name());
+    outcome
+        .exits_with(200)
+        .says(&[archive.name(), "s3://bucket/prefix"]);
+    assert!(fetched.is_none());
+    archive.segments.signal("standby.signal");
+    let (outcome, _) = archive.segments.fetch(&down, archive.name());
+    assert_ne!(outcome.exits_within(1..=125).code, Some(74));
+}
+
+#[test]
+fn wal_fetch_hands_over_no_damaged_object() {
+    let archive = Archive::make();
+    let object = archive.the_object();
+    let stored = std::fs::read(&object).unwrap();
+    archive.segments.signal("recovery.signal");
+    for (what, damaged) in [
+        ("a byte changed", with_a_byte_changed(&stored)),
+        ("cut off", stored[..stored.len() / 2].to_vec()),
+        ("cut off by a byte", stored[..stored.len() - 1].to_vec()),
+        ("nothing left", Vec::new()),
+    ] {
+        replace(&object, &damaged);
+        let (outcome, fetched) = archive.segments.fetch(&archive.walhalla, archive.name());
+        let outcome = outcome.exits_with(200).says(&[archive.name()]);
+        assert!(
+            fetched.is_none(),
+            "{what}: handed over all the same: {outcome}"
+        );
+    }
+    replace(&object, &stored);
+    archive
+        .segments
+        .assert_archived(&archive.walhalla, archive.name());
+}
+
+impl Archive {
+    fn the_object(&self) -> std::path::PathBuf {
+        let objects = self.store.objects_named(&format!("{}.", self.name()));
+        assert_eq!(objects.len(), 1, "one object for the segment: {objects:?}");
+        objects[0].clone()
+    }
+}
+
+/// Replaces a stored object as no client of the store would.
+fn replace(object: &Path, content: &[u8]) {
+    std::fs::remove_file(object).unwrap();
+    std::fs::write(object, content).unwrap();
+    crate::support::host().give_to_user(object);
+}

