@@ -30,6 +30,9 @@ as_user() {
 scratch=${WALHALLA_TEST_DIR:-/var/tmp}
 as_user test -w "$scratch" || die "$user cannot write to $scratch; set WALHALLA_TEST_DIR to a directory that it can"
 
+# What test runs that were ended from outside left here.
+find "$scratch" -mindepth 1 -maxdepth 1 -name 'wh-??????' -user "$user" -mmin +1440 -exec rm -rf {} +
+
 area=$PWD/.cache
 if ! as_user test -x "$area/postgres"; then
   area=$scratch/walhalla-$(id -u)-$(pwd | sha256sum | cut -c 1-12)

@@ -24,6 +24,8 @@ mod support;
 
 mod damaged_pages;
 mod killed;
+mod left_out_files;
+mod open_formats;
 mod planning;
 mod segment_sizes;
 mod settings;

@@ -175,7 +175,7 @@ fn a_target_time_without_an_offset_is_refused_with_its_two_readings() {
         let west = archived.walhalla.with_env("TZ", "<-03>3");
         west.run(&args)
             .exits_with(2)
-            .says(&["2026-11-21", "12:00:00", "-03", "+00", "hint:"]);
+            .says(&["2026-11-21 12:00:00+00", "2026-11-21 12:00:00-03"]);
     }
 }
 

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::support::{
-    Area, Segments, Store, Walhalla, give_rights_back, make_unreadable, s3_env, with_a_byte_changed,
+    Area, Cluster, Segments, Shape, Store, Walhalla, fill, give_rights_back, make_history,
+    make_unreadable, s3_env, with_a_byte_changed,
 };
 
 /// One archived segment.
@@ -40,7 +41,7 @@ impl Archive {
         for name in [self.name(), "00000002.history", "0000000100000000000000FE"] {
             self.segments.signal("recovery.signal");
             let (outcome, fetched) = self.segments.fetch(walhalla, name);
-            outcome.exits_with(200).says(&[name]);
+            outcome.exits_with(200).says(&["error:", "hint:"]);
             assert!(fetched.is_none());
 
             self.segments.signal("standby.signal");
@@ -99,18 +100,6 @@ fn wal_fetch_cannot_tell_from_a_store_directory_that_is_not_mounted() {
 }
 
 #[test]
-fn wal_fetch_cannot_tell_when_a_directory_stands_where_the_object_should() {
-    let archive = Archive::make();
-    let object = archive.the_object();
-    std::fs::remove_file(&object).unwrap();
-    std::fs::create_dir(&object).unwrap();
-    archive.segments.signal("recovery.signal");
-    let (outcome, fetched) = archive.segments.fetch(&archive.walhalla, archive.name());
-    outcome.exits_with(200);
-    assert!(fetched.is_none());
-}
-
-#[test]
 fn wal_fetch_cannot_tell_from_a_server_that_is_down() {
     let archive = Archive::make();
     // A port that was free a moment ago: nothing listens.
@@ -121,7 +110,8 @@ fn wal_fetch_cannot_tell_from_a_server_that_is_down() {
         .port();
     let area = Area::new();
     let mut down = Walhalla::new(&area, &Store::Directory("/".into()))
-        .with_env("WALHALLA_STORE", "s3://bucket/prefix");
+        .with_env("WALHALLA_STORE", "s3://bucket/prefix")
+        .with_env("WALHALLA_RETRY_TIMEOUT", "3s");
     for (key, value) in s3_env(&format!("http://127.0.0.1:{port}")) {
         down = down.with_env(&key, &value);
     }
@@ -134,6 +124,46 @@ fn wal_fetch_cannot_tell_from_a_server_that_is_down() {
     archive.segments.signal("standby.signal");
     let (outcome, _) = archive.segments.fetch(&down, archive.name());
     assert_ne!(outcome.exits_within(1..=125).code, Some(74));
+}
+
+#[test]
+fn recovery_stops_rather_than_promotes_without_its_store_and_goes_on_with_it() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    fill(&primary);
+    let backup = walhalla.back_up(&primary);
+    let end = make_history(&primary, "end");
+    primary.archive_everything();
+    primary.stop();
+
+    // As one recovers by hand: the files of a backup, and a restore_command that asks the store.
+    let data = area.path("recovered");
+    walhalla
+        .run(&["backup-fetch", data.to_str().unwrap(), &backup])
+        .succeeds();
+    area.write("recovered/recovery.signal", "");
+    let mut recovered = Cluster::adopt(&area, 17, data);
+    recovered.configure(&walhalla.restore_settings());
+    recovered.configure("archive_mode = off");
+
+    let unmounted = area.path("unmounted");
+    std::fs::rename(store.path(), &unmounted).unwrap();
+    let log = recovered.start_and_fail();
+    assert!(log.contains("hint: create it, mount it"), "{log}");
+    assert!(
+        !log.contains("selected new timeline"),
+        "promoted without its WAL: {log}"
+    );
+
+    std::fs::rename(&unmounted, store.path()).unwrap();
+    recovered.start();
+    recovered.wait_until_promoted();
+    recovered
+        .dump()
+        .assert_same_as(&end.dump, "once the store was back");
 }
 
 #[test]

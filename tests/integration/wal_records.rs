@@ -5,7 +5,9 @@ use std::path::Path;
 use walhalla::postgres::{Lsn, SegmentName, SegmentSize};
 use walhalla::wal::reader::RecordReader;
 
-use crate::support::{Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history};
+use crate::support::{
+    Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history,
+};
 
 /// `pg_waldump` comes with 14 and later; each can read only its own version's WAL.
 const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
@@ -25,7 +27,14 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
         let area = Area::new();
         let store = Store::directory(&area);
         let walhalla = Walhalla::with_settings(&area, &store, "compression = \"none\"\n");
-        let mut primary = Cluster::create(&area, "primary", Shape { version, segment_mb: 1 });
+        let mut primary = Cluster::create(
+            &area,
+            "primary",
+            Shape {
+                version,
+                segment_mb: 1,
+            },
+        );
         walhalla.archive_from(&mut primary);
         fill(&primary);
         let load = PgbenchLoad::start(&primary);
@@ -35,7 +44,10 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
         primary.stop();
         let mut segments = store.objects_named("00000001");
         segments.sort();
-        let segments: Vec<_> = segments.iter().filter(|path| name(path).parse::<SegmentName>().is_ok()).collect();
+        let segments: Vec<_> = segments
+            .iter()
+            .filter(|path| name(path).parse::<SegmentName>().is_ok())
+            .collect();
         assert!(segments.len() > 4, "{segments:?}");
         let ours = ours(&segments);
         let theirs = theirs(version, &segments);
@@ -52,14 +64,24 @@ fn ours(segments: &[&std::path::PathBuf]) -> Vec<Shown> {
     let mut reader = RecordReader::new(size);
     let mut shown = Vec::new();
     for path in segments {
-        let mut address = name(path).parse::<SegmentName>().unwrap().number(size).unwrap().start(size);
+        let mut address = name(path)
+            .parse::<SegmentName>()
+            .unwrap()
+            .number(size)
+            .unwrap()
+            .start(size);
         for page in std::fs::read(path).unwrap().chunks(PAGE_BYTES) {
             reader.page(address, page).unwrap();
             address = Lsn(address.0 + PAGE_BYTES as u64);
         }
         while let Some(record) = reader.next_record() {
             let (lsn, previous) = (record.start.to_string(), record.previous.to_string());
-            shown.push(Shown { lsn, previous, total: record.size_bytes, xid: record.xid });
+            shown.push(Shown {
+                lsn,
+                previous,
+                total: record.size_bytes,
+                xid: record.xid,
+            });
         }
     }
     shown
@@ -68,10 +90,16 @@ fn ours(segments: &[&std::path::PathBuf]) -> Vec<Shown> {
 fn theirs(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
     let (first, last) = (name(segments[0]), name(segments[segments.len() - 1]));
     let mut command = host().command(host().server_program(version, "pg_waldump"));
-    command.arg("-p").arg(segments[0].parent().unwrap()).args([first, last]);
+    command
+        .arg("-p")
+        .arg(segments[0].parent().unwrap())
+        .args([first, last]);
     // The end of the last segment is the end of what was archived, which pg_waldump reports as an error.
     let output = command.output().unwrap();
-    String::from_utf8_lossy(&output.stdout).lines().map(shown).collect()
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(shown)
+        .collect()
 }
 
 /// `rmgr: Heap        len (rec/tot):     54/    54, tx:        738, lsn: 0/01500028, prev 0/01500000, desc: …`
@@ -80,7 +108,9 @@ fn shown(line: &str) -> Shown {
     let number = |text: &str| text.split(',').next().unwrap().trim().to_owned();
     let lsn = |text: &str| number(text).parse::<Lsn>().unwrap().to_string();
     Shown {
-        total: number(after("/tot):").split_once('/').unwrap().1).parse().unwrap(),
+        total: number(after("/tot):").split_once('/').unwrap().1)
+            .parse()
+            .unwrap(),
         xid: number(after(" tx:")).parse().unwrap(),
         lsn: lsn(after(" lsn: ")),
         previous: lsn(after(" prev ")),

@@ -305,6 +305,8 @@ impl Cluster {
 
     /// Ends the current segment; returns the name of the one that holds everything up to now.
     pub fn switch_segment(&self) -> String {
+        // Without a record in it a segment is not switched from, and the name would be of one still to be filled.
+        self.sql("select pg_logical_emit_message(false, 'test', 'the last of its segment')");
         self.sql("select pg_walfile_name(pg_switch_wal())")
     }
 

@@ -97,6 +97,12 @@ impl Walhalla {
         format!("archive_mode = on\narchive_command = '{program} --config {config} wal-push %p'")
     }
 
+    /// The line for `postgresql.conf` that recovers with this.
+    pub fn restore_settings(&self) -> String {
+        let (program, config) = (host().program.display(), self.config.display());
+        format!("restore_command = '{program} --config {config} wal-fetch %f %p'")
+    }
+
     /// Makes the cluster archive with this, and starts it.
     pub fn archive_from(&self, cluster: &mut Cluster) {
         cluster.configure(&self.archive_settings());
