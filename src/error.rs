@@ -28,6 +28,15 @@ pub enum Error {
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// A file that was asked for, and why it did not come.
+    #[error("could not fetch {name}")]
+    Fetch {
+        /// The file.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// The runtime could not be started, or standard output is gone.
     #[error("could not {doing}")]
     System {
@@ -57,10 +66,13 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => USAGE,
+            Self::Fetch { source, .. } => source.exit_code(),
             Self::Store(error) if error.kind == ErrorKind::Invalid => USAGE,
             Self::Restore(error) => match error {
                 restore::Error::Unreachable(_) => UNREACHABLE,
-                restore::Error::NoSuchTablespace(_) | restore::Error::NeedsConfig => USAGE,
+                restore::Error::NoSuchTablespace(_)
+                | restore::Error::SharedPlace(..)
+                | restore::Error::NeedsConfig => USAGE,
                 restore::Error::Wal(wal::Error::NotArchived { .. }) => ABSENT,
                 _ => FAILED,
             },
@@ -79,6 +91,7 @@ impl Error {
             Self::Wal(error) => wal_hint(error),
             Self::Backup(error) => backup_hint(error),
             Self::Restore(error) => restore_hint(error),
+            Self::Fetch { source, .. } => source.hint(),
             Self::System { .. } => None,
         }
     }
@@ -125,6 +138,10 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         repository::Error::NoCluster { .. } => {
             Some("archive WAL and take a backup first, or correct `store`: `walhalla config` shows it".to_owned())
         }
+        repository::Error::NothingOfCluster { .. } => Some(
+            "see that `store` is right and, for a directory, mounted; nothing was taken as absent"
+                .to_owned(),
+        ),
         repository::Error::NoSuchBackup { .. } => Some("`walhalla backup-list` shows the backups".to_owned()),
         repository::Error::Damaged { .. } => {
             Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
@@ -201,6 +218,9 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
         }
         restore::Error::NotEmpty(_) => {
             "name an empty or new directory, or empty this one yourself; nothing was written"
+        }
+        restore::Error::SharedPlace(..) => {
+            "give each tablespace a directory of its own; nothing was written"
         }
         restore::Error::NoRoom { .. } => {
             "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"

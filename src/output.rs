@@ -24,7 +24,8 @@ pub fn start_log(global: &Global) {
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        .log_internal_errors(false);
     match global.log_format {
         LogFormat::Text => registry
             .with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
@@ -59,20 +60,25 @@ pub fn error(error: &Error, format: LogFormat) {
         let document = serde_json::json!({
             "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": error.hint(),
         });
-        eprintln!("{document}");
+        message(&document.to_string());
         return;
     }
-    eprintln!("error: {error}");
+    message(&format!("error: {error}"));
     let mut last = error.to_string();
     for cause in causes {
         if !last.contains(&cause) {
-            eprintln!("  cause: {cause}");
+            message(&format!("  cause: {cause}"));
         }
         last = cause;
     }
     if let Some(hint) = error.hint() {
-        eprintln!("hint: {hint}");
+        message(&format!("hint: {hint}"));
     }
+}
+
+/// Prints a line to standard error. A log that cannot be written must not change how the command ends.
+pub fn message(text: &str) {
+    drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// An exit code of [`crate::error`].

@@ -108,6 +108,9 @@ impl Plain {
         )]
         let rate = HumanBytes(rate as u64);
         let (done, total, left) = (HumanBytes(done), HumanBytes(total), HumanDuration(left));
-        eprintln!("{}: {done} of {total}, {rate}/s, {left} left", self.what);
+        crate::output::message(&format!(
+            "{}: {done} of {total}, {rate}/s, {left} left",
+            self.what
+        ));
     }
 }

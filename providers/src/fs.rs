@@ -382,7 +382,10 @@ impl Inner {
             Ok(()) => self
                 .new_error(operation, key, ErrorKind::NotFound)
                 .with_source(error),
-            Err(missing) => missing,
+            Err(missing) => Error {
+                object: self.new_error(operation, key, missing.kind).object,
+                ..missing
+            },
         }
     }
 
@@ -419,12 +422,18 @@ fn check_root(root: &Path, url: &str) -> Result<()> {
             Err(fail(ErrorKind::Invalid).with_source(io::Error::from(io::ErrorKind::NotADirectory)))
         }
         Err(error) if !is_absence(&error) => Err(fail(kind_of(&error)).with_source(error)),
-        Err(error) if root.parent().is_some_and(Path::is_dir) => {
+        Err(error) if root.parent().is_some_and(holds_anything) => {
             tracing::debug!(%url, %error, "the first write will create the store's directory");
             Ok(())
         }
         Err(error) => Err(fail(ErrorKind::StoreMissing).with_source(error)),
     }
+}
+
+/// Whether the directory holds anything: an empty one may be where nothing is mounted, and a store
+/// that is made there would be hidden by the mount.
+fn holds_anything(directory: &Path) -> bool {
+    fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 /// Changes whenever the file is replaced: the inode, its length and both of its times.

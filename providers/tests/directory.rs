@@ -50,6 +50,14 @@ fn names(root: &Path) -> Vec<String> {
 #[tokio::test]
 async fn an_archive_that_is_not_mounted_is_missing_and_not_empty() {
     let parent = tempfile::tempdir().unwrap();
+    assert_eq!(
+        FsStore::open(&parent.path().join("archive"))
+            .unwrap_err()
+            .kind,
+        ErrorKind::StoreMissing,
+        "what is made below an empty mount point is hidden by the mount"
+    );
+    fs::write(parent.path().join("mounted"), "").unwrap();
     let root = parent.path().join("archive");
     let store = store_in(&root);
     let absent = key("wal/segment");
@@ -93,6 +101,7 @@ async fn an_archive_that_is_not_mounted_is_missing_and_not_empty() {
 #[tokio::test]
 async fn files_and_directories_are_the_owners_only_and_no_temporary_file_stays() {
     let parent = tempfile::tempdir().unwrap();
+    fs::write(parent.path().join("mounted"), "").unwrap();
     let root = parent.path().join("archive");
     let store = store_in(&root);
     put(&store, "a/b/c").await;

@@ -13,12 +13,12 @@ use crate::pipeline::{Codec, Compression, Pipeline, StoredObject};
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::data_directory::{self, Listing};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
-use crate::postgres::{ControlFile, Lsn, WalFileName, control};
+use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
 use crate::repository::catalog::{CorruptBlock, FORMAT, StoredPart};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Repository, layout};
 use crate::threads::{lock, on_threads};
-use crate::wal;
+use crate::wal::{self, archiver::Archiver};
 
 /// Corrupt blocks that are kept in the entry; a file that is corrupt throughout has no more to tell.
 const KEPT_CORRUPT_BLOCKS: usize = 1000;
@@ -108,6 +108,7 @@ impl Backup<'_> {
             end: stopped.stop_lsn,
         };
         let manifest = self.store_manifest(&id, &packed.manifest, range)?;
+        self.archive_histories(range.timeline)?;
         self.wait_for_wal(&mut server, range)?;
         self.wait(async {
             server.close().await;
@@ -242,29 +243,54 @@ impl Backup<'_> {
         Ok(stored_part(name, text.len() as u64, &writer.finish()?))
     }
 
+    /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
+    /// begun on this timeline does not have and recovery asks for.
+    fn archive_histories(&self, timeline: TimelineId) -> Result<(), Error> {
+        let folder = self.pgdata.join(self.control.version.wal_folder());
+        let archiver = Archiver {
+            repository: self.repository,
+            pipeline: self.pipeline,
+            compression: self.compression,
+            control: self.control,
+        };
+        let history = wal::history_beside(self.repository, &folder.join("any"), timeline)?;
+        for (timeline, ..) in history.spans() {
+            let file = WalFileName::History(timeline);
+            let path = folder.join(file.to_string());
+            if path.exists() {
+                archiver.push(&path, file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until every segment that makes the backup consistent is in the archive.
     fn wait_for_wal(&self, server: &mut Server, range: WalRange) -> Result<(), Error> {
         let size = self.control.segment_size;
         let (first, last) = (size.segment_of(range.start), size.segment_before(range.end));
-        let mut arrived = Instant::now();
+        // A long backlog is no standstill: whatever the archiver archives counts.
+        let (mut arrived, mut archived) = (Instant::now(), 0);
         for number in first.0..=last.0 {
             let segment = crate::postgres::SegmentNo(number).on(range.timeline, size);
             let mut pause = FIRST_ARCHIVE_POLL;
             while self
                 .repository
-                .find_wal(WalFileName::Segment(segment), None)?
+                .find_wal(WalFileName::Segment(segment))?
                 .is_none()
             {
                 if pause == FIRST_ARCHIVE_POLL {
                     tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
                 }
+                let state = self.wait(server.archiver_state())?;
+                if state.archived != archived {
+                    (archived, arrived) = (state.archived, Instant::now());
+                }
                 if arrived.elapsed() > self.options.archive_timeout {
-                    let failing = self.wait(server.archiver_state())?.failing;
                     let seconds = self.options.archive_timeout.as_secs();
                     return Err(Error::WalMissing {
                         segment,
                         seconds,
-                        failing,
+                        failing: state.failing,
                     });
                 }
                 std::thread::sleep(pause);

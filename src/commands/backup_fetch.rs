@@ -3,13 +3,14 @@
 use super::{Context, Outcome};
 use crate::cli::BackupFetch;
 use crate::error::Error;
+use crate::output;
 use crate::restore::run::{Destination, fetch_backup};
 
 pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     let backup = repository.backup(&arguments.id)?;
     let destination = Destination {
-        pgdata: arguments.pgdata,
+        pgdata: super::absolute(&arguments.pgdata)?,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
         threads: context.settings.download_concurrency,
         show: context.global.progress,
@@ -20,5 +21,8 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         backup.id,
         destination.pgdata.display()
     );
+    if context.global.json {
+        output::json(&serde_json::json!({ "backup": backup.id, "pgdata": destination.pgdata }))?;
+    }
     Ok(Outcome::Done)
 }

@@ -60,10 +60,11 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
         Err(Error::Repository(crate::repository::Error::NoCluster { .. })) => None,
         found => Some(found?),
     };
-    let backups = repository
-        .map(|repository| repository.backups())
+    let catalog = repository
+        .map(|repository| repository.catalog())
         .transpose()?
         .unwrap_or_default();
+    let (backups, damaged) = (catalog.backups, catalog.damaged);
     if context.global.json {
         output::json(&backups.iter().map(Row::from).collect::<Vec<_>>())?;
     } else if backups.is_empty() {
@@ -71,7 +72,14 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     } else {
         output::line(&table(&backups).to_string())?;
     }
-    Ok(Outcome::Done)
+    for problem in &damaged {
+        tracing::error!("{problem}");
+    }
+    Ok(if damaged.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::ProblemFound
+    })
 }
 
 fn table(backups: &[BackupEntry]) -> Table {

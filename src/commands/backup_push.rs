@@ -10,6 +10,9 @@ use crate::output;
 use crate::postgres::ControlFile;
 use crate::repository::BackupEntry;
 
+/// Parts that are packed at a time at most: each takes memory for its upload.
+const MOST_PARTS: usize = 4;
+
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
     let control = ControlFile::read(&arguments.pgdata)?;
     let repository = context.repository_of(&control)?;
@@ -25,7 +28,9 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             annotations: arguments.annotations.into_iter().collect(),
             permanent: arguments.permanent,
             archive_timeout: context.settings.archive_timeout,
-            threads: cores(),
+            threads: cores()
+                .min(context.settings.upload_concurrency)
+                .min(MOST_PARTS),
             show: context.global.progress,
         },
     };

@@ -64,7 +64,21 @@ fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
     } else {
         value.text.clone()
     };
-    (value.key.to_owned(), text, value.origin.to_string())
+    (
+        value.key.to_owned(),
+        text.map(|text| without_userinfo(&text)),
+        value.origin.to_string(),
+    )
+}
+
+/// A URL without a name and password that somebody put before its host.
+fn without_userinfo(text: &str) -> String {
+    let masked = text.split_once("://").and_then(|(scheme, rest)| {
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (_, host) = authority.rsplit_once('@')?;
+        Some(format!("{scheme}://********@{host}{path}"))
+    });
+    masked.unwrap_or_else(|| text.to_owned())
 }
 
 fn foreign() -> impl Iterator<Item = (String, Option<String>, String)> {
@@ -73,7 +87,7 @@ fn foreign() -> impl Iterator<Item = (String, Option<String>, String)> {
         let shown = if SECRETS.contains(&name) {
             "********".to_owned()
         } else {
-            value
+            without_userinfo(&value)
         };
         Some((name.to_owned(), Some(shown), name.to_owned()))
     })

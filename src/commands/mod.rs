@@ -10,13 +10,14 @@ mod restore;
 mod wal_fetch;
 mod wal_push;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 use tokio::runtime::Runtime;
 use walhalla_providers::transfer::{self, Options, RetryPolicy, Store, StoreSettings};
 
-use crate::cli::{Cli, Cluster, Command, Global};
+use crate::cli::{Cli, Cluster, Command, Global, LogFormat};
 use crate::config::Settings;
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::output;
@@ -45,24 +46,37 @@ pub struct Context {
 pub fn run(cli: Cli) -> ExitCode {
     output::start_log(&cli.global);
     let log_format = cli.global.log_format;
-    let on_failure = match &cli.command {
-        Command::WalFetch(arguments) => Some(wal_fetch::recovery_mode(arguments)),
+    let fetching = match &cli.command {
+        Command::WalFetch(arguments) => {
+            Some((arguments.name.clone(), wal_fetch::recovery_mode(arguments)))
+        }
         _ => None,
     };
     match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemFound) => output::exit(PROBLEM),
-        Err(error) => {
-            match &on_failure {
-                // An answer, which recovery asks for at each end of a timeline, not a failure.
-                Some(_) if error.exit_code() == ABSENT => tracing::info!("{error}"),
-                _ => output::error(&error, log_format),
+        Err(error) => output::exit(match fetching {
+            None => report(&error, log_format),
+            // An answer, which recovery asks for at each end of a timeline, not a failure.
+            Some(_) if error.exit_code() == ABSENT => {
+                tracing::info!("{error}");
+                ABSENT
             }
-            output::exit(
-                on_failure.map_or(error.exit_code(), |mode| wal_fetch::exit_code(&error, mode)),
-            )
-        }
+            Some((name, mode)) => {
+                let error = Error::Fetch {
+                    name,
+                    source: Box::new(error),
+                };
+                report(&error, log_format);
+                wal_fetch::exit_code(mode, &error)
+            }
+        }),
     }
+}
+
+fn report(error: &Error, log_format: LogFormat) -> u8 {
+    output::error(error, log_format);
+    error.exit_code()
 }
 
 /// The exit code for a command line that cannot be understood. PostgreSQL would take 2 from a
@@ -109,16 +123,23 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         settings,
         runtime,
     };
+    let outcome = run_in(&context, command);
+    // A request to a file system that hangs cannot be ended; waiting for it would keep the answer back.
+    context.runtime.shutdown_background();
+    outcome
+}
+
+fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
     match command {
-        Command::WalPush(arguments) => wal_push::run(&context, &arguments),
-        Command::WalFetch(arguments) => wal_fetch::run(&context, &arguments),
-        Command::BackupPush(arguments) => backup_push::run(&context, arguments),
-        Command::BackupList(cluster) => backup_list::run(&context, &cluster),
-        Command::BackupShow(arguments) => backup_show::run(&context, &arguments),
-        Command::BackupFetch(arguments) => backup_fetch::run(&context, arguments),
-        Command::Restore(arguments) => restore::run(&context, arguments),
-        Command::Plan(arguments) => plan::run(&context, &arguments),
-        Command::Config => config::run(&context),
+        Command::WalPush(arguments) => wal_push::run(context, &arguments),
+        Command::WalFetch(arguments) => wal_fetch::run(context, &arguments),
+        Command::BackupPush(arguments) => backup_push::run(context, arguments),
+        Command::BackupList(cluster) => backup_list::run(context, &cluster),
+        Command::BackupShow(arguments) => backup_show::run(context, &arguments),
+        Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
+        Command::Restore(arguments) => restore::run(context, arguments),
+        Command::Plan(arguments) => plan::run(context, &arguments),
+        Command::Config => config::run(context),
         Command::Completions { .. } | Command::RestoreEnd { .. } => Ok(Outcome::Done),
     }
 }
@@ -178,6 +199,14 @@ impl Context {
         let (store, runtime) = (repository.store.clone(), repository.runtime.clone());
         Pipeline::new(store, runtime, self.settings.compression, cores())
     }
+}
+
+/// The path, told from the working directory: a server would tell a relative one from its own.
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|source| Error::System {
+        doing: "find the working directory",
+        source,
+    })
 }
 
 /// Cores of this machine.

@@ -23,6 +23,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, E
         }
     }
     let plan = planned?;
+    plan.warn();
     if !context.global.json {
         print(&plan)?;
     }

@@ -12,10 +12,7 @@ use crate::restore::run::{Destination, restore};
 use crate::restore::{self, stage};
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
-    let pgdata = std::path::absolute(&arguments.pgdata).map_err(|source| Error::System {
-        doing: "find the working directory",
-        source,
-    })?;
+    let pgdata = super::absolute(&arguments.pgdata)?;
     let repository = context.repository(&arguments.plan.cluster)?;
     let on_demand = (arguments.standby || arguments.wal == WalMode::OnDemand)
         .then(|| on_demand(context))
@@ -29,17 +26,21 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         &arguments.plan.target(),
         arguments.plan.backup.as_deref(),
     )?;
+    plan.warn();
     let destination = Destination {
         pgdata,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
         threads: context.settings.download_concurrency,
         show: context.global.progress,
     };
+    let spool = context
+        .settings
+        .spool_dir
+        .as_deref()
+        .map(super::absolute)
+        .transpose()?;
     let stage = match on_demand {
-        None => Some(stage::directory(
-            &destination.pgdata,
-            context.settings.spool_dir.as_deref(),
-        )),
+        None => Some(stage::directory(&destination.pgdata, spool.as_deref())),
         Some(_) => None,
     };
     let settings = |sealed: Option<PathBuf>| Settings {
@@ -66,10 +67,7 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
         .file
         .as_deref()
         .ok_or(restore::Error::NeedsConfig)?;
-    let config = std::path::absolute(file).map_err(|source| Error::System {
-        doing: "find the working directory",
-        source,
-    })?;
+    let config = super::absolute(file)?;
     Ok(WalSource::OnDemand {
         config,
         store: context.settings.store_beside_file(),

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::{Context, Outcome};
 use crate::cli::WalFetch;
-use crate::error::{ABSENT, Error, FAILED, STOP_RECOVERY, USAGE};
+use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
+use crate::output;
 use crate::postgres::{ControlFile, WalFileName, control};
-use crate::repository::Repository;
 use crate::restore::stage;
-use crate::wal::fetcher::Fetcher;
 use crate::wal::pages::Cluster;
+use crate::wal::{self, fetcher::Fetcher};
 
 /// What the server that asks is doing, which decides what it makes of an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,21 +40,22 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
         (None, Err(error)) => return Err(error.into()),
         (Some(_), _) => (context.repository(&arguments.cluster)?, None),
     };
-    fetch(&repository, cluster, file, &arguments.path)
-}
-
-fn fetch(
-    repository: &Repository,
-    cluster: Option<Cluster>,
-    file: WalFileName,
-    path: &Path,
-) -> Result<Outcome, Error> {
-    Fetcher {
-        repository,
+    let fetched = Fetcher {
+        repository: &repository,
         cluster,
     }
-    .fetch(file, path)?;
-    tracing::debug!("{file} is fetched");
+    .fetch(file, &arguments.path);
+    if let Err(wal::Error::NotArchived { .. }) = fetched
+        && recovery_mode(arguments) == RecoveryMode::Archive
+    {
+        // Of an absent file recovery makes the end of the archive, and of a store with nothing in
+        // it, perhaps one that is not mounted, the end of the cluster.
+        repository.must_be_known()?;
+    }
+    fetched?;
+    if context.global.json {
+        output::json(&serde_json::json!({ "file": arguments.name, "path": arguments.path }))?;
+    }
     Ok(Outcome::Done)
 }
 
@@ -89,13 +90,12 @@ fn mode_of(pgdata: &Path) -> RecoveryMode {
     }
 }
 
-/// The exit code that makes the server do the right thing.
-pub(super) fn exit_code(error: &Error, mode: RecoveryMode) -> u8 {
-    match (error.exit_code(), mode) {
-        (ABSENT, _) => ABSENT,
-        (_, RecoveryMode::Archive) => STOP_RECOVERY,
-        (_, RecoveryMode::Standby) => FAILED,
-        (code, RecoveryMode::None) => code,
+/// The exit code that makes the server do the right thing when a file could not be fetched and may be there.
+pub(super) fn exit_code(mode: RecoveryMode, error: &Error) -> u8 {
+    match mode {
+        RecoveryMode::Archive => STOP_RECOVERY,
+        RecoveryMode::Standby => FAILED,
+        RecoveryMode::None => error.exit_code(),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Context, Outcome};
 use crate::cli::WalPush;
 use crate::error::Error;
+use crate::output;
 use crate::postgres::{ControlFile, WalFileName, control};
 use crate::wal::archiver::{Archiver, Pushed};
 
@@ -24,11 +25,16 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         compression,
         control: &control,
     };
-    match archiver.push(path, file)? {
+    let pushed = archiver.push(path, file)?;
+    match &pushed {
         Pushed::Stored(stored) => {
             tracing::debug!("{file} is archived, {} bytes", stored.stored_bytes);
         }
         Pushed::AlreadyThere => tracing::info!("{file} was archived before, with the same content"),
+    }
+    if context.global.json {
+        let stored = matches!(pushed, Pushed::Stored(_));
+        output::json(&serde_json::json!({ "file": file.to_string(), "already_there": !stored }))?;
     }
     Ok(Outcome::Done)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::{Error, Lsn, SystemIdentifier, Version};
@@ -59,6 +59,8 @@ pub struct StoppedBackup {
 pub struct ArchiverState {
     /// The last file it failed on, if it failed since it last succeeded.
     pub failing: Option<String>,
+    /// Files it archived since the statistics were reset.
+    pub archived: i64,
 }
 
 impl Server {
@@ -68,7 +70,7 @@ impl Server {
     /// # Errors
     /// [`Error::Server`] with the driver's reason.
     pub async fn connect(pgdata: &Path) -> Result<Self, Error> {
-        let options = options(pgdata);
+        let options = options(pgdata)?;
         let doing = "connecting to PostgreSQL";
         let connect = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
         let connection = match connect {
@@ -187,17 +189,12 @@ impl Server {
 
     /// What the archiver says of itself.
     pub async fn archiver_state(&mut self) -> Result<ArchiverState, Error> {
-        let query = "SELECT last_failed_wal FROM pg_stat_archiver \
-                     WHERE last_failed_time > COALESCE(last_archived_time, '-infinity')";
-        let rows = sqlx::query(query)
-            .fetch_optional(&mut self.connection)
-            .await;
-        let row = rows.map_err(|source| Error::Server {
-            doing: "asking for the archiver's state",
-            source: Box::new(source),
-        })?;
+        let query = "SELECT CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') \
+                     THEN last_failed_wal END, archived_count FROM pg_stat_archiver";
+        let row = self.row("asking for the archiver's state", query).await?;
         Ok(ArchiverState {
-            failing: row.and_then(|row| row.get(0)),
+            failing: row.get(0),
+            archived: row.get(1),
         })
     }
 
@@ -235,26 +232,47 @@ impl PidFile {
     }
 }
 
-fn options(pgdata: &Path) -> PgConnectOptions {
+/// What libpq's variables say, completed by where the server of `pgdata` listens.
+///
+/// Goes by way of a URL, since that is how the driver looks into the password file with all of it.
+fn options(pgdata: &Path) -> Result<PgConnectOptions, Error> {
     let is_set = |name| std::env::var_os(name).is_some();
-    let mut options = PgConnectOptions::new();
+    if let Ok(mode) = std::env::var("PGSSLMODE") {
+        mode.parse::<PgSslMode>()
+            .map_err(|_| Error::invalid("PGSSLMODE", mode))?;
+    }
+    let mut words = Vec::new();
     if let Some(pid_file) = PidFile::read(pgdata) {
         if !is_set("PGHOST") && !is_set("PGHOSTADDR") && !pid_file.socket_directory.is_empty() {
-            options = options.socket(&pid_file.socket_directory);
+            words.push(("host", pid_file.socket_directory));
         }
         if !is_set("PGPORT") {
-            options = options.port(pid_file.port.parse().unwrap_or(5432));
+            words.push(("port", pid_file.port));
         }
     }
-    if options.get_database().is_none() {
-        options = options.database("postgres");
+    if !is_set("PGDATABASE") {
+        words.push(("dbname", "postgres".to_owned()));
     }
+    let words: Vec<String> = words
+        .iter()
+        .map(|(name, value)| format!("{name}={}", encoded(value)))
+        .collect();
+    let url = format!("postgres://?{}", words.join("&"));
+    let doing = "reading the connection's settings";
+    let mut options: PgConnectOptions = url.parse().map_err(|source| Error::Server {
+        doing,
+        source: Box::new(source),
+    })?;
     if !is_set("PGAPPNAME") {
         options = options.application_name("walhalla");
     }
-    options
+    Ok(options
         .statement_cache_capacity(0)
-        .disable_statement_logging()
+        .disable_statement_logging())
+}
+
+fn encoded(value: &str) -> String {
+    percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 fn timestamp(microseconds: i64) -> Result<Timestamp, Error> {

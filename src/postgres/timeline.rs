@@ -91,11 +91,15 @@ impl History {
         }
     }
 
-    /// Reads the text of `timeline`'s `.history` file.
+    /// Reads the text of `timeline`'s `.history` file. Its reasons may be in any encoding.
     ///
     /// # Errors
     /// [`Error::Invalid`] with the line that is wrong: ancestors must ascend and be older than `timeline`.
-    pub fn parse(timeline: TimelineId, text: &str) -> Result<Self, Error> {
+    pub fn parse(timeline: TimelineId, text: &[u8]) -> Result<Self, Error> {
+        let text = &*String::from_utf8_lossy(text);
+        if !text.is_empty() && !text.ends_with('\n') {
+            return Err(Error::invalid("end of the timeline history", text));
+        }
         let mut ancestors: Vec<Ancestor> = Vec::new();
         for line in text
             .lines()
@@ -199,7 +203,7 @@ mod tests {
     fn a_history_tells_the_timeline_of_each_position() {
         let text =
             "1\t0/3000000\tno recovery target specified\n\n2\t0/5000060\tat restore point \"x\"\n";
-        let history = History::parse(timeline(4), text).unwrap();
+        let history = History::parse(timeline(4), text.as_bytes()).unwrap();
         assert_eq!(history.timeline_at(Lsn(0x2FF_FFFF)), timeline(1));
         assert_eq!(history.timeline_at(Lsn(0x300_0000)), timeline(2));
         assert_eq!(history.timeline_at(Lsn(0x500_0060)), timeline(4));
@@ -218,7 +222,10 @@ mod tests {
             "1\n",
             "0\t0/1\tx",
         ] {
-            assert!(History::parse(timeline(4), text).is_err(), "{text}");
+            assert!(
+                History::parse(timeline(4), text.as_bytes()).is_err(),
+                "{text}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The backups of a cluster. A backup exists once its `backup.json` does.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -112,6 +113,15 @@ pub struct CorruptBlock {
     pub block: u32,
 }
 
+/// The backups of a cluster.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    /// Those that can be read, oldest first.
+    pub backups: Vec<BackupEntry>,
+    /// What is wrong with the others.
+    pub damaged: Vec<Error>,
+}
+
 impl BackupId {
     /// The id of a backup that starts at `time`.
     pub fn new(time: Timestamp, kind: BackupKind) -> Self {
@@ -180,15 +190,34 @@ impl BackupEntry {
 }
 
 impl Repository {
-    /// Every backup, oldest first.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] for an entry that cannot be read: a catalog is never shown with holes.
-    pub fn backups(&self) -> Result<Vec<BackupEntry>, Error> {
+    /// Every backup, oldest first, and what is wrong with those that cannot be read.
+    pub fn catalog(&self) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::default();
         let mut ids = self.backup_ids()?;
         ids.sort();
-        let entries = ids.iter().map(|id| self.backup_if_there(id));
-        entries.filter_map(Result::transpose).collect()
+        for id in &ids {
+            match self.backup_if_there(id) {
+                Ok(backup) => catalog.backups.extend(backup),
+                Err(damaged @ Error::Damaged { .. }) => catalog.damaged.push(damaged),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The first object of a backup that is not in the store with the length that the entry gives.
+    pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
+        let folder = self.layout.backup_folder(&backup.id);
+        let found = self.runtime.block_on(self.store.list(&folder, None))?;
+        let lengths: HashMap<&str, u64> = found
+            .iter()
+            .map(|info| (info.key.as_str(), info.size_bytes))
+            .collect();
+        let mut parts = backup.parts.iter().chain([&backup.manifest]);
+        let missing = parts.find(|part| {
+            lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
+        });
+        Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))
     }
 
     /// Ids of backup folders, committed or not.
@@ -213,7 +242,8 @@ impl Repository {
         };
         if id == "LATEST" {
             return self
-                .backups()?
+                .catalog()?
+                .backups
                 .into_iter()
                 .max_by_key(|backup| backup.stop_time)
                 .ok_or_else(missing);
@@ -268,7 +298,12 @@ impl Repository {
 
     /// Makes the backup exist.
     pub fn commit_backup(&self, entry: &BackupEntry) -> Result<(), Error> {
-        let json = serde_json::to_vec_pretty(entry).expect("an entry has only text and numbers");
+        // A tablespace's place that is not UTF-8 has no spelling in JSON.
+        let json = serde_json::to_vec_pretty(entry).map_err(|source| Error::Damaged {
+            object: self.url(&self.layout.backup_json(&entry.id)),
+            what: "it cannot be written",
+            source: source.into(),
+        })?;
         let key = self.layout.backup_json(&entry.id);
         Ok(self
             .runtime

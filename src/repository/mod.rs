@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
-pub use catalog::{BackupEntry, BackupId, BackupKind};
+pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog};
 pub use layout::Layout;
 pub use wal_archive::{ArchivedFile, WalListing};
 
@@ -59,6 +59,14 @@ pub enum Error {
     NoCluster {
         /// The store.
         store: String,
+    },
+    /// Nothing of the cluster that was asked for.
+    #[error("{store} holds nothing of the cluster {system_identifier}")]
+    NothingOfCluster {
+        /// The store.
+        store: String,
+        /// The cluster.
+        system_identifier: SystemIdentifier,
     },
     /// More than one, and none was chosen.
     #[error("{store} holds several clusters: {}", .found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]

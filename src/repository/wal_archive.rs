@@ -8,7 +8,7 @@ use walhalla_providers::{Error as StoreError, ObjectKey};
 use super::layout::Object;
 use super::{Error, Repository};
 use crate::pipeline::{Codec, streams};
-use crate::postgres::{History, Lsn, SegmentName, TimelineId, WalFileName};
+use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 
 /// Longest timeline history that is read.
 const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
@@ -32,20 +32,14 @@ pub struct WalListing {
 }
 
 impl Repository {
-    /// Finds a WAL file in any form but `except`; all forms are asked for at once.
+    /// Finds a WAL file in any form; all forms are asked for at once.
     ///
     /// `None` is proof of absence: the store answered so for every form.
     ///
     /// # Errors
     /// The store's.
-    pub fn find_wal(
-        &self,
-        file: WalFileName,
-        except: Option<Codec>,
-    ) -> Result<Option<ArchivedFile>, StoreError> {
-        let forms = Codec::ALL
-            .into_iter()
-            .filter(|codec| Some(*codec) != except);
+    pub fn find_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, StoreError> {
+        let forms = Codec::ALL.into_iter();
         let heads = forms.map(|codec| self.head_wal(self.layout.wal(file, codec)));
         let found = self.runtime.block_on(join_all(heads));
         let mut found = found.into_iter().filter_map(Result::transpose);
@@ -150,24 +144,37 @@ impl Repository {
     }
 
     /// The history file's text and where it is.
-    pub fn history_text(&self, timeline: TimelineId) -> Result<Option<(ObjectKey, String)>, Error> {
+    pub fn history_text(
+        &self,
+        timeline: TimelineId,
+    ) -> Result<Option<(ObjectKey, Vec<u8>)>, Error> {
         let file = WalFileName::History(timeline);
-        let Some(archived) = self.find_wal(file, None)? else {
+        let Some(archived) = self.find_wal(file)? else {
             return Ok(None);
         };
-        let mut text = String::new();
+        let mut text = Vec::new();
         let reader = self.open(&archived.object)?;
         let mut limited = std::io::Read::take(reader, HISTORY_LIMIT_BYTES);
-        std::io::Read::read_to_string(&mut limited, &mut text)
+        std::io::Read::read_to_end(&mut limited, &mut text)
             .map_err(|source| self.damaged(&archived.object.key, source))?;
         Ok(Some((archived.object.key, text)))
     }
 
-    /// Where `timeline` began: the end of its parent; 0/0 for one without ancestors.
-    pub fn begin_of(history: &History) -> Lsn {
-        history
-            .ancestors
-            .last()
-            .map_or(Lsn::ZERO, |parent| parent.switch_lsn)
+    /// Makes sure that the store holds anything of this cluster: what an empty store lacks is not proven absent.
+    ///
+    /// # Errors
+    /// [`Error::NothingOfCluster`].
+    pub fn must_be_known(&self) -> Result<(), Error> {
+        let system_identifier = self.layout.system_identifier();
+        let folders = self
+            .runtime
+            .block_on(self.store.folders(&format!("{system_identifier}/")))?;
+        if folders.is_empty() {
+            return Err(Error::NothingOfCluster {
+                store: self.store.url().to_owned(),
+                system_identifier,
+            });
+        }
+        Ok(())
     }
 }

@@ -37,6 +37,9 @@ pub enum Error {
     /// A directory that must be empty is not.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
+    /// Two places of the restored cluster that would share their files.
+    #[error("{} and {} cannot both be places of the restored cluster", .0.display(), .1.display())]
+    SharedPlace(PathBuf, PathBuf),
     /// Not enough room.
     #[error("{} has {available_bytes} bytes free, the restore needs {needed_bytes} there", path.display())]
     NoRoom {

@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::Error;
 use super::reach::{Found, Needed, Run, Seen};
 use super::target::{Point, Target, TargetTimeline};
-use crate::postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName};
-use crate::repository::{ArchivedFile, BackupEntry, Repository};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository};
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Plan {
     pub segments_to_consistency: usize,
     /// History files that the server will ask for.
     pub histories: Vec<(TimelineId, ArchivedFile)>,
+    /// Timelines that lead on from the backup too and are not followed.
+    pub other_timelines: Vec<u32>,
 }
 
 /// `plan --json`.
@@ -41,6 +43,8 @@ pub struct Report {
     pub backup_chain: Vec<String>,
     /// Timelines to follow, oldest first.
     pub timelines: Vec<u32>,
+    /// Timelines that lead on from the backup too and are not followed.
+    pub other_timelines: Vec<u32>,
     /// Segments to replay, in order.
     pub segments: Vec<String>,
     /// How many of them make the backup consistent.
@@ -76,96 +80,154 @@ enum Offer {
 pub fn plan(repository: &Repository, target: &Target, chosen: Option<&str>) -> Result<Plan, Error> {
     let backups = match chosen {
         Some(id) => vec![repository.backup(id)?],
-        None => repository.backups()?,
+        None => usable(repository.catalog()?),
     };
+    let histories = histories(repository, &backups)?;
     let planner = Planner {
         repository,
         target,
         backups,
-        histories: histories(repository)?,
+        histories,
     };
     planner.plan()
 }
 
-/// Histories of all timelines in the archive.
-fn histories(repository: &Repository) -> Result<BTreeMap<TimelineId, History>, Error> {
-    let mut histories = BTreeMap::new();
+/// The backups that can be read; of the others the user hears.
+fn usable(catalog: Catalog) -> Vec<BackupEntry> {
+    for damaged in catalog.damaged {
+        tracing::warn!("{damaged}; the backup is passed over");
+    }
+    catalog.backups
+}
+
+/// Histories of all timelines that the archive or a backup knows.
+fn histories(
+    repository: &Repository,
+    backups: &[BackupEntry],
+) -> Result<BTreeMap<TimelineId, History>, Error> {
+    let mut histories: BTreeMap<_, _> = backups
+        .iter()
+        .map(|backup| (backup.timeline, backup.timeline_history()))
+        .collect();
     for timeline in repository.timelines()? {
-        histories.insert(
-            timeline,
-            repository
-                .history(timeline)?
-                .unwrap_or(History::root(timeline)),
-        );
+        if let Some(history) = repository.history(timeline)? {
+            histories.insert(timeline, history);
+        }
+        histories
+            .entry(timeline)
+            .or_insert_with(|| History::root(timeline));
     }
     Ok(histories)
 }
 
 impl Planner<'_> {
-    fn plan(mut self) -> Result<Plan, Error> {
-        for backup in &self.backups {
-            self.histories
-                .entry(backup.timeline)
-                .or_insert_with(|| backup.timeline_history());
-        }
+    fn plan(self) -> Result<Plan, Error> {
         if self.backups.is_empty() {
-            return Err(Error::Unreachable(format!(
-                "{} holds no backup",
-                self.repository.store.url()
-            )));
+            let store = self.repository.store.url();
+            return Err(Error::Unreachable(format!("{store} holds no backup")));
         }
-        let mut candidates = self.candidates()?;
-        candidates.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.stop_lsn));
-        let mut reasons = Vec::new();
-        for (backup, history) in candidates {
+        let mut backups: Vec<_> = self
+            .backups
+            .iter()
+            .filter(|backup| self.ends_before_target(backup))
+            .collect();
+        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_time));
+        let mut reason = None;
+        for backup in backups {
+            let Some(history) = self.followed(backup)? else {
+                continue;
+            };
             match self.offer(backup, history)? {
                 Offer::Reaches(plan) => return Ok(*plan),
-                Offer::Falls(reason) => reasons.push(reason),
+                // The newest backup's reason is the one that a reader can act on.
+                Offer::Falls(falls) => _ = reason.get_or_insert(falls),
             }
             if !self.older_may_do() {
                 break;
             }
         }
-        // The newest backup's reason is the one that a reader can act on.
         Err(Error::Unreachable(
-            reasons
-                .into_iter()
-                .next()
-                .unwrap_or_else(|| self.no_candidate()),
+            reason.unwrap_or_else(|| self.no_candidate()),
         ))
     }
 
-    /// Whether an older backup may reach what a newer one does not: only what the catalog cannot place.
+    /// Whether an older backup may reach what a newer one does not: only what the catalog cannot place for sure.
     fn older_may_do(&self) -> bool {
-        matches!(self.target.point, Point::Name(_) | Point::Xid(_))
+        matches!(
+            self.target.point,
+            Point::Name(_) | Point::Xid(_) | Point::Time(_)
+        )
     }
 
-    /// Backups that end before the target, each with the history to follow.
-    fn candidates(&self) -> Result<Vec<(&BackupEntry, &History)>, Error> {
-        let followed = match self.target.timeline {
-            TargetTimeline::Current => None,
+    /// The history to follow from `backup`; `None` when it does not lead to the timeline that is asked for.
+    ///
+    /// `latest` is the newest timeline that leads on from the backup and that somebody lived on: a
+    /// copy that was promoted and never archived a segment has left no more than its history.
+    fn followed(&self, backup: &BackupEntry) -> Result<Option<&History>, Error> {
+        match self.target.timeline {
+            TargetTimeline::Current => Ok(self.histories.get(&backup.timeline)),
             TargetTimeline::Latest => {
-                // The newest timeline that any backup leads to.
-                let mut newest = self.histories.values().rev();
-                newest.find(|history| self.backups.iter().any(|backup| leads_to(backup, history)))
+                for history in self
+                    .histories
+                    .values()
+                    .rev()
+                    .filter(|history| leads_to(backup, history))
+                {
+                    if self.is_lived_on(history, backup)? {
+                        return Ok(Some(history));
+                    }
+                }
+                Ok(None)
             }
             TargetTimeline::Id(timeline) => {
                 let unknown = || {
                     Error::Unreachable(format!("the archive has no timeline {}", timeline.number()))
                 };
-                Some(self.histories.get(&timeline).ok_or_else(unknown)?)
+                let history = self.histories.get(&timeline).ok_or_else(unknown)?;
+                Ok(Some(history).filter(|history| leads_to(backup, history)))
             }
+        }
+    }
+
+    /// Whether the segment in which a timeline begins is in the archive.
+    fn is_lived_on(&self, history: &History, backup: &BackupEntry) -> Result<bool, Error> {
+        let Some(parent) = history
+            .ancestors
+            .last()
+            .filter(|_| history.timeline != backup.timeline)
+        else {
+            return Ok(true);
         };
-        let own = |backup: &BackupEntry| self.histories.get(&backup.timeline);
-        let with_history = self
-            .backups
-            .iter()
-            .filter_map(|backup| Some((backup, followed.or_else(|| own(backup))?)));
-        Ok(with_history
-            .filter(|(backup, history)| {
-                leads_to(backup, history) && self.ends_before_target(backup)
-            })
-            .collect())
+        let size = backup.wal_segment_size;
+        self.is_archived(
+            size.segment_of(parent.switch_lsn)
+                .on(history.timeline, size),
+        )
+    }
+
+    fn is_archived(&self, segment: SegmentName) -> Result<bool, Error> {
+        Ok(self
+            .repository
+            .find_wal(WalFileName::Segment(segment))?
+            .is_some())
+    }
+
+    /// Timelines that lead on from the backup too and that the plan does not follow.
+    fn other_timelines(&self, history: &History, backup: &BackupEntry) -> Result<Vec<u32>, Error> {
+        let size = backup.wal_segment_size;
+        let mut others = Vec::new();
+        for other in self.histories.values() {
+            let goes_on = match history.switch_from(other.timeline) {
+                Some(switch) => {
+                    self.is_archived(size.segment_of(switch).next().on(other.timeline, size))?
+                }
+                None => other.timeline != history.timeline && self.is_lived_on(other, backup)?,
+            };
+            if goes_on && leads_to(backup, other) {
+                others.push(other.timeline.number());
+            }
+        }
+        Ok(others)
     }
 
     fn ends_before_target(&self, backup: &BackupEntry) -> bool {
@@ -189,6 +251,11 @@ impl Planner<'_> {
     }
 
     fn offer(&self, backup: &BackupEntry, history: &History) -> Result<Offer, Error> {
+        if let Some(object) = self.repository.missing_object(backup)? {
+            return Ok(Offer::Falls(format!(
+                "{object}, a part of the backup, is missing or of another length"
+            )));
+        }
         let size = backup.wal_segment_size;
         let first = size.segment_of(backup.start_lsn);
         let (segments, gap) = self.contiguous(backup, history, first)?;
@@ -208,13 +275,19 @@ impl Planner<'_> {
         };
         let consistent = size.segment_before(backup.stop_lsn);
         let next = SegmentNo(first.0 + run.segments.len() as u64);
-        let missing = next.on(history.timeline_at(next.start(size)), size);
+        let missing = newest_of(history, next, size);
         if !have(consistent) {
             let id = &backup.id;
             return Ok(Offer::Falls(format!(
                 "WAL segment {missing}, without which backup {id} is not consistent, is missing"
             )));
         }
+        let begin = size.segment_of(
+            history
+                .spans()
+                .next_back()
+                .map_or(Lsn::ZERO, |(_, begin, _)| begin),
+        );
         let mut seen = Seen::default();
         let last = match &self.target.point {
             Point::Immediate => consistent,
@@ -222,6 +295,10 @@ impl Planner<'_> {
                 return Ok(Offer::Falls(format!(
                     "WAL segment {missing} is missing, and later ones are there"
                 )));
+            }
+            // The archive ends before the timeline that is followed begins.
+            Point::End if !have(begin) => {
+                return Ok(Offer::Falls(format!("WAL segment {missing} is missing")));
             }
             Point::End => SegmentNo(next.0 - 1),
             point => match run.find(point, self.target.bound, backup.start_lsn, &mut seen)? {
@@ -258,18 +335,20 @@ impl Planner<'_> {
             segments_to_consistency: usize::try_from(consistent.0 - first.0 + 1)
                 .unwrap_or(usize::MAX),
             histories: self.history_files(history)?,
+            other_timelines: self.other_timelines(history, backup)?,
         })))
     }
 
-    /// PostgreSQL refuses to stop before it is consistent; only places in the WAL can be so early.
+    /// PostgreSQL refuses to stop before it is consistent.
     fn is_too_early(&self, found: Found, backup: &BackupEntry) -> bool {
-        matches!(self.target.point, Point::Name(_) | Point::Xid(_)) && found.start < backup.stop_lsn
+        self.older_may_do() && found.start < backup.stop_lsn
     }
 
     /// Segments from `first` on without a hole, and whether there are more after the hole.
     ///
-    /// Of a segment that several timelines of the history share, the newest timeline's is taken, as
-    /// recovery does (xlogrecovery.c, `XLogFileReadAnyTLI`).
+    /// A segment in which one timeline left another is the newer one's, as in recovery (xlogrecovery.c,
+    /// `XLogFileReadAnyTLI`), and only that: the older one's goes on past the switch, with what never
+    /// happened on the newer timeline.
     fn contiguous(
         &self,
         backup: &BackupEntry,
@@ -280,8 +359,8 @@ impl Planner<'_> {
         let mut found: BTreeMap<SegmentNo, (SegmentName, ArchivedFile)> = BTreeMap::new();
         for (timeline, begin, end) in history.spans() {
             let from = size.segment_of(begin).max(first);
-            let to = end.map(|end| size.segment_before(end));
-            if to.is_some_and(|to| to < from) {
+            let to = end.map(|end| size.segment_of(end));
+            if to.is_some_and(|to| to <= from) {
                 continue;
             }
             let listing = self
@@ -291,7 +370,7 @@ impl Planner<'_> {
                 let Some(number) = name.number(size) else {
                     continue;
                 };
-                if number >= from && to.is_none_or(|to| number <= to) {
+                if number >= from && to.is_none_or(|to| number < to) {
                     found.insert(number, (name, archived));
                 }
             }
@@ -318,15 +397,22 @@ impl Planner<'_> {
             .keys()
             .filter(|timeline| **timeline >= history.timeline)
         {
-            if let Some(archived) = self
-                .repository
-                .find_wal(WalFileName::History(*timeline), None)?
-            {
+            if let Some(archived) = self.repository.find_wal(WalFileName::History(*timeline))? {
                 files.push((*timeline, archived));
             }
         }
         Ok(files)
     }
+}
+
+/// The name under which recovery along `history` asks for a segment.
+fn newest_of(history: &History, number: SegmentNo, size: SegmentSize) -> SegmentName {
+    let mut newest = history.spans().rev();
+    let span = newest.find(|(_, begin, _)| size.segment_of(*begin) <= number);
+    number.on(
+        span.map_or(history.timeline, |(timeline, ..)| timeline),
+        size,
+    )
 }
 
 /// Whether replay from `backup` along `history` is possible.
@@ -365,6 +451,17 @@ fn ends_early(point: &Point, missing: SegmentName, seen: Seen) -> String {
 }
 
 impl Plan {
+    /// Tells of timelines that the plan leaves aside.
+    pub fn warn(&self) {
+        if !self.other_timelines.is_empty() {
+            let (followed, others) = (self.history.timeline.number(), &self.other_timelines);
+            tracing::warn!(
+                "the plan follows timeline {followed}; timelines {others:?} go on from the same backup \
+                 and are left aside: --target-timeline chooses"
+            );
+        }
+    }
+
     /// What will be downloaded.
     pub fn download_bytes(&self) -> u64 {
         let wal: u64 = self
@@ -395,6 +492,7 @@ impl Plan {
             reason: None,
             backup_chain: vec![self.backup.id.to_string()],
             timelines: self.timelines(),
+            other_timelines: self.other_timelines.clone(),
             segments: self
                 .segments
                 .iter()
@@ -427,6 +525,7 @@ impl Report {
             reason: Some(reason),
             backup_chain: Vec::new(),
             timelines: Vec::new(),
+            other_timelines: Vec::new(),
             segments: Vec::new(),
             segments_to_consistency: 0,
             segments_to_target: 0,

@@ -3,13 +3,15 @@
 //! Only as many segments are downloaded as the question takes: one or two for an LSN, a binary
 //! search for a time, all from the backup on for a transaction or a restore point.
 
+use std::ops::Range;
+
 use jiff::Timestamp;
 
 use super::Error;
 use super::target::{Bound, Point};
 use crate::pipeline::streams::read_full;
 use crate::postgres::{Lsn, SegmentName, SegmentNo, SegmentSize, Version, WalFileName};
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{self, ArchivedFile, Repository};
 use crate::wal;
 use crate::wal::reader::{Event, Record, RecordReader};
 
@@ -62,11 +64,11 @@ impl Run<'_> {
             Point::End | Point::Immediate => Ok(None),
             Point::Lsn(target) => {
                 let from = self.index_of(self.segment_size.segment_of(*target));
-                self.scan(from, |record| record.start >= *target)
+                self.scan(from..self.segments.len(), |record| record.start >= *target)
             }
             Point::Time(target) => {
                 let from = self.first_after(*target, bound)?;
-                self.scan(from, |record| match self.transaction_end(record) {
+                self.scan(from..self.segments.len(), |record| match self.transaction_end(record) {
                     Some(time) => {
                         seen.last_time = seen.last_time.max(Some(time));
                         stops_at(time, *target, bound)
@@ -74,11 +76,11 @@ impl Run<'_> {
                     None => false,
                 })
             }
-            Point::Xid(target) => self.scan(0, |record| {
+            Point::Xid(target) => self.scan(0..self.segments.len(), |record| {
                 record.start >= start
                     && matches!(record.event(self.version), Some(Event::Transaction { xid, .. }) if xid == *target)
             }),
-            Point::Name(target) => self.scan(0, |record| {
+            Point::Name(target) => self.scan(0..self.segments.len(), |record| {
                 record.start >= start
                     && matches!(record.event(self.version), Some(Event::RestorePoint { name, .. }) if name == *target)
             }),
@@ -100,21 +102,23 @@ impl Run<'_> {
         let (mut low, mut high) = (0, self.segments.len());
         while low < high {
             let middle = low.midpoint(high);
-            if self
-                .next_transaction_end(middle)?
-                .is_none_or(|time| stops_at(time, target, bound))
-            {
-                high = middle;
-            } else {
-                low = middle + 1;
+            match self.next_transaction_end(middle..high) {
+                Ok(Some(time)) if !stops_at(time, target, bound) => low = middle + 1,
+                // Without a transaction up to `high`, the next one is behind it, which is known to be late.
+                Ok(_) => high = middle,
+                // Damage behind the target is no hindrance; damage before it is met again by the scan.
+                Err(Error::Wal(_) | Error::Repository(repository::Error::Damaged { .. })) => {
+                    high = middle;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(low.saturating_sub(1))
     }
 
-    fn next_transaction_end(&self, from: usize) -> Result<Option<Timestamp>, Error> {
+    fn next_transaction_end(&self, within: Range<usize>) -> Result<Option<Timestamp>, Error> {
         let mut time = None;
-        self.scan(from, |record| {
+        self.scan(within, |record| {
             time = self.transaction_end(record);
             time.is_some()
         })?;
@@ -126,14 +130,14 @@ impl Run<'_> {
             .partition_point(|needed| needed.number < number)
     }
 
-    /// Reads records from the segment at index `from` on until `stop` says so.
+    /// Reads the records of segments until `stop` says so.
     fn scan(
         &self,
-        from: usize,
+        within: Range<usize>,
         mut stop: impl FnMut(&Record) -> bool,
     ) -> Result<Option<Found>, Error> {
         let mut records = RecordReader::new(self.segment_size);
-        for needed in self.segments.get(from..).unwrap_or_default() {
+        for needed in self.segments.get(within).unwrap_or_default() {
             if let Some(found) = self.scan_segment(needed, &mut records, &mut stop)? {
                 return Ok(Some(found));
             }

@@ -60,6 +60,13 @@ pub struct Settings {
 
 const SIGNALS: [&str; 3] = ["recovery.signal", "standby.signal", "recovery.conf"];
 const AUTO_CONF: &str = "postgresql.auto.conf";
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
 
 impl Settings {
     /// Writes the settings into `pgdata`, durably; settings of an earlier recovery are taken out.
@@ -76,18 +83,18 @@ impl Settings {
         let recovery = self.recovery(plan, version);
         let mut auto_conf = without_recovery(&read_or_empty(&pgdata.join(AUTO_CONF))?);
         if version.has_recovery_signal() {
-            auto_conf.push_str(&recovery);
+            auto_conf.extend_from_slice(recovery.as_bytes());
             let signal = if self.role == Role::Standby {
                 "standby.signal"
             } else {
                 "recovery.signal"
             };
-            write(&pgdata.join(signal), "")?;
+            write(&pgdata.join(signal), b"")?;
         } else {
-            write(&pgdata.join("recovery.conf"), &recovery)?;
+            write(&pgdata.join("recovery.conf"), recovery.as_bytes())?;
         }
         if self.archive_mode == ArchiveMode::Off {
-            auto_conf.push_str("archive_mode = 'off'\n");
+            auto_conf.extend_from_slice(b"archive_mode = 'off'\n");
         }
         write(&pgdata.join(AUTO_CONF), &auto_conf)
     }
@@ -99,47 +106,55 @@ impl Settings {
         };
         set("restore_command", &self.restore_command());
         if let WalSource::Staged(sealed) = &self.wal {
-            set(
-                "recovery_end_command",
-                &command(&[
-                    &self.program.to_string_lossy(),
-                    "restore-end",
-                    &sealed.to_string_lossy(),
-                ]),
-            );
+            let words = [
+                &*self.program.to_string_lossy(),
+                "restore-end",
+                &sealed.to_string_lossy(),
+            ];
+            set("recovery_end_command", &command(&words));
         }
-        match self.role {
-            Role::Standby if !version.has_recovery_signal() => set("standby_mode", "on"),
-            Role::Primary | Role::Standby => {}
+        if version.has_recovery_signal() {
+            // What postgresql.conf may still say of an earlier recovery. The one target that is wanted
+            // comes after these: PostgreSQL takes them in order and refuses a second one (xlogrecovery.c,
+            // `assign_recovery_target_*`).
+            for name in TARGETS {
+                set(name, "");
+            }
+            set("archive_cleanup_command", "");
         }
-        let timeline = match self.role {
-            Role::Standby => "latest".to_owned(),
-            Role::Primary => plan.history.timeline.number().to_string(),
-        };
-        set("recovery_target_timeline", &timeline);
+        if self.role == Role::Standby {
+            if !version.has_recovery_signal() {
+                set("standby_mode", "on");
+            }
+            set("recovery_target_timeline", "latest");
+            return text;
+        }
+        set("recovery_min_apply_delay", "0");
+        match plan.history.timeline {
+            // Before 12 this is what no setting means.
+            own if own == plan.backup.timeline && !version.has_recovery_signal() => {}
+            own if own == plan.backup.timeline => set("recovery_target_timeline", "current"),
+            other => set("recovery_target_timeline", &other.number().to_string()),
+        }
         let point = match &plan.target.point {
-            Point::End => None,
-            Point::Immediate => Some(("recovery_target", "immediate".to_owned())),
-            Point::Time(time) => Some((
+            Point::End => return text,
+            Point::Immediate => ("recovery_target", "immediate".to_owned()),
+            Point::Time(time) => (
                 "recovery_target_time",
                 time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string(),
-            )),
-            Point::Lsn(lsn) => Some(("recovery_target_lsn", lsn.to_string())),
-            Point::Xid(xid) => Some(("recovery_target_xid", xid.to_string())),
-            Point::Name(name) => Some(("recovery_target_name", name.clone())),
+            ),
+            Point::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string()),
+            Point::Xid(xid) => ("recovery_target_xid", xid.to_string()),
+            Point::Name(name) => ("recovery_target_name", name.clone()),
         };
-        if let Some((name, value)) = point {
-            set(name, &value);
-            set(
-                "recovery_target_inclusive",
-                if plan.target.bound == Bound::Inclusive {
-                    "on"
-                } else {
-                    "off"
-                },
-            );
-            set("recovery_target_action", &plan.target.action.to_string());
-        }
+        set(point.0, &point.1);
+        let inclusive = if plan.target.bound == Bound::Inclusive {
+            "on"
+        } else {
+            "off"
+        };
+        set("recovery_target_inclusive", inclusive);
+        set("recovery_target_action", &plan.target.action.to_string());
         text
     }
 
@@ -198,34 +213,40 @@ fn quote(value: &str) -> String {
     )
 }
 
-/// The text without the settings of an earlier recovery.
-fn without_recovery(text: &str) -> String {
-    let is_recovery = |line: &&str| {
-        let name: String = line
-            .trim_start()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
+/// The text, in whatever encoding, without the settings of an earlier recovery.
+fn without_recovery(text: &[u8]) -> Vec<u8> {
+    let is_recovery = |line: &&[u8]| {
+        let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+        let name: Vec<u8> = line
+            .trim_ascii_start()
+            .iter()
+            .take_while(is_part)
+            .copied()
             .collect();
-        let name = name.to_ascii_lowercase();
-        name.starts_with("recovery_target")
-            || matches!(name.as_str(), "restore_command" | "recovery_end_command")
+        let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
+        name.starts_with("recovery_")
+            || matches!(name.as_str(), "restore_command" | "archive_cleanup_command")
     };
-    text.lines()
-        .filter(|line| !is_recovery(line))
-        .flat_map(|line| [line, "\n"])
-        .collect()
+    let lines = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !is_recovery(line));
+    let mut kept = lines.collect::<Vec<_>>().concat();
+    if kept.last().is_some_and(|byte| *byte != b'\n') {
+        kept.push(b'\n');
+    }
+    kept
 }
 
-fn read_or_empty(path: &Path) -> Result<String, Error> {
-    match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+fn read_or_empty(path: &Path) -> Result<Vec<u8>, Error> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         result => result.map_err(Error::local("read", path)),
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+fn write(path: &Path, text: &[u8]) -> Result<(), Error> {
     let mut file = NewFile::create(path)?;
-    file.write(text.as_bytes())?;
+    file.write(text)?;
     Ok(file.finish()?)
 }
 
@@ -237,8 +258,8 @@ mod tests {
     fn settings_of_an_earlier_recovery_are_taken_out() {
         let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\n# restore_command\n";
         assert_eq!(
-            without_recovery(text),
-            "work_mem = '1GB'\n# restore_command\n"
+            without_recovery(text.as_bytes()),
+            b"work_mem = '1GB'\n# restore_command\n"
         );
     }
 

@@ -28,6 +28,13 @@ pub struct Destination {
     pub show: Show,
 }
 
+/// Whom everything is given to when root restores: PostgreSQL does not run as root.
+#[derive(Clone, Copy)]
+struct Owner {
+    user: u32,
+    group: u32,
+}
+
 /// Puts a backup's files in place: a data directory that recovers from its `backup_label`, without any WAL.
 pub fn fetch_backup(
     repository: &Repository,
@@ -75,13 +82,13 @@ pub fn restore(
         backup.size_bytes + if stage.is_some() { wal_bytes } else { 0 },
     );
     to.prepare(backup)?;
+    if let Some(stage) = stage {
+        stage::prepare(stage)?;
+    }
     unpacker.unpack(to.threads, &progress)?;
     let sealed = match stage {
         None => None,
-        Some(stage) => {
-            stage::prepare(stage)?;
-            Some(stage::fill(repository, plan, stage, to.threads, &progress)?)
-        }
+        Some(stage) => Some(stage::fill(repository, plan, stage, to.threads, &progress)?),
     };
     settings(sealed).write(plan, &to.pgdata)?;
     to.hand_over(backup, stage)?;
@@ -132,26 +139,46 @@ impl Destination {
             return Err(Error::NoSuchTablespace(*oid));
         }
         must_be_empty(&self.pgdata)?;
+        let mut places: Vec<&Path> = self
+            .tablespace_places(backup)
+            .map(|(_, place)| place)
+            .collect();
+        places.push(&self.pgdata);
+        places.sort_unstable();
+        // Sorted, a directory comes right before what is inside it.
+        if let Some((outer, inner)) = places
+            .iter()
+            .zip(places.iter().skip(1))
+            .find(|(a, b)| b.starts_with(a))
+        {
+            return Err(Error::SharedPlace((*outer).to_owned(), (*inner).to_owned()));
+        }
         for (_, place) in self.tablespace_places(backup) {
             must_be_empty(&place.join(backup.postgres_version.tablespace_folder()))?;
         }
-        if backup.tablespaces.is_empty() {
-            let same = stage.is_some_and(|stage| device(stage) == device(&self.pgdata));
-            let beside = if same { staged_bytes } else { 0 };
-            must_have_room(&self.pgdata, backup.size_bytes + beside + SPARE_BYTES)?;
-        }
-        stage.map_or(Ok(()), |stage| must_have_room(stage, staged_bytes))
+        // How the files divide among tablespaces is not known before they are unpacked.
+        let on_one_device = self
+            .tablespace_places(backup)
+            .all(|(_, place)| device(place) == device(&self.pgdata));
+        let files_bytes = if on_one_device { backup.size_bytes } else { 0 };
+        let beside = stage.is_some_and(|stage| device(stage) == device(&self.pgdata));
+        let staged_beside = if beside { staged_bytes } else { 0 };
+        must_have_room(&self.pgdata, files_bytes + staged_beside + SPARE_BYTES)?;
+        let Some(stage) = stage else { return Ok(()) };
+        stage::must_be_free(stage)?;
+        must_have_room(stage, staged_bytes)
     }
 
     /// Makes the data directory and the tablespaces' places and links.
     fn prepare(&self, backup: &BackupEntry) -> Result<(), Error> {
-        create_private(&self.pgdata)?;
+        let owner = self.owner()?;
+        create_private(&self.pgdata, owner)?;
         std::fs::set_permissions(&self.pgdata, Permissions::from_mode(0o700))
             .map_err(Error::local("set the mode of", &self.pgdata))?;
         let links = self.pgdata.join("pg_tblspc");
         for (oid, place) in self.tablespace_places(backup) {
-            create_private(&links)?;
-            create_private(place)?;
+            create_private(&links, owner)?;
+            create_private(place, owner)?;
             let link = links.join(oid.to_string());
             std::os::unix::fs::symlink(place, &link)
                 .map_err(Error::local("create the link", &link))?;
@@ -160,19 +187,29 @@ impl Destination {
         Ok(())
     }
 
-    /// Run by root, gives everything to whom the directory above the data directory belongs.
+    /// Run by root: the owner of the data directory, or of what it will be made in.
+    fn owner(&self) -> Result<Option<Owner>, Error> {
+        let Some(existing) =
+            existing(&self.pgdata).filter(|_| rustix::process::geteuid().is_root())
+        else {
+            return Ok(None);
+        };
+        let metadata = std::fs::metadata(existing).map_err(Error::local("look at", existing))?;
+        Ok(Some(Owner {
+            user: metadata.uid(),
+            group: metadata.gid(),
+        }))
+    }
+
     fn hand_over(&self, backup: &BackupEntry, stage: Option<&Path>) -> Result<(), Error> {
-        if !rustix::process::geteuid().is_root() {
+        let Some(owner) = self.owner()? else {
             return Ok(());
-        }
-        let above = self.pgdata.parent().unwrap_or(Path::new("/"));
-        let owner = std::fs::metadata(above).map_err(Error::local("look at", above))?;
+        };
         let places = self.tablespace_places(backup).map(|(_, place)| place);
-        let all = std::iter::once(self.pgdata.as_path())
+        let mut all = std::iter::once(self.pgdata.as_path())
             .chain(places)
             .chain(stage);
-        all.into_iter()
-            .try_for_each(|place| give(place, owner.uid(), owner.gid()))
+        all.try_for_each(|place| give(place, owner))
     }
 }
 
@@ -220,24 +257,28 @@ fn device(path: &Path) -> Option<u64> {
         .map(|metadata| metadata.dev())
 }
 
-fn create_private(path: &Path) -> Result<(), Error> {
-    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    created.map_err(Error::local("create the directory", path))
+/// Makes a directory and what is missing above it.
+fn create_private(path: &Path, owner: Option<Owner>) -> Result<(), Error> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = path.parent() {
+        create_private(above, owner)?;
+    }
+    let created = DirBuilder::new().mode(0o700).create(path);
+    created.map_err(Error::local("create the directory", path))?;
+    owner.map_or(Ok(()), |owner| give(path, owner))
 }
 
-fn give(path: &Path, user: u32, group: u32) -> Result<(), Error> {
-    std::os::unix::fs::lchown(path, Some(user), Some(group))
-        .map_err(Error::local("change the owner of", path))?;
+/// Changes the owner of a directory and all in it, without following links.
+fn give(path: &Path, owner: Owner) -> Result<(), Error> {
+    let given = std::os::unix::fs::lchown(path, Some(owner.user), Some(owner.group));
+    given.map_err(Error::local("change the owner of", path))?;
     if path.is_symlink() || !path.is_dir() {
         return Ok(());
     }
-    let entries = std::fs::read_dir(path).map_err(Error::local("read", path))?;
-    for entry in entries {
-        give(
-            &entry.map_err(Error::local("read", path))?.path(),
-            user,
-            group,
-        )?;
+    for entry in std::fs::read_dir(path).map_err(Error::local("read", path))? {
+        give(&entry.map_err(Error::local("read", path))?.path(), owner)?;
     }
     Ok(())
 }

@@ -5,8 +5,10 @@
 //! it alone; what the plan does not name is absent.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -37,11 +39,15 @@ pub struct SealedPlan {
     pub files: BTreeMap<String, String>,
 }
 
-/// Where a data directory's WAL is staged: in `spool`, or beside it.
+/// Where the WAL of `pgdata`, an absolute path, is staged: beside it, or in `spool` under a name that
+/// is not another data directory's.
 pub fn directory(pgdata: &Path, spool: Option<&Path>) -> PathBuf {
-    let mut name = pgdata.file_name().unwrap_or_default().to_owned();
-    name.push(".walhalla-wal");
-    spool.map_or_else(|| pgdata.with_file_name(&name), |spool| spool.join(&name))
+    let name = pgdata.file_name().unwrap_or_default().to_string_lossy();
+    let Some(spool) = spool else {
+        return pgdata.with_file_name(format!("{name}.walhalla-wal"));
+    };
+    let digest = hex(&Sha256::digest(pgdata.as_os_str().as_bytes()));
+    spool.join(format!("{name}-{digest:.12}.walhalla-wal"))
 }
 
 /// Makes the stage's directory, empty.
@@ -52,11 +58,31 @@ pub fn prepare(stage: &Path) -> Result<(), Error> {
     if stage.exists() {
         clear(stage)?;
     }
-    std::fs::create_dir(stage).map_err(Error::local("create the directory", stage))
+    let created = DirBuilder::new().mode(0o700).create(stage);
+    created.map_err(Error::local("create the directory", stage))
+}
+
+/// Refuses a directory that holds anything but what an earlier restore staged.
+///
+/// # Errors
+/// [`Error::NotEmpty`].
+pub fn must_be_free(stage: &Path) -> Result<(), Error> {
+    if stage.exists() {
+        staged_files(stage).map(drop)
+    } else {
+        Ok(())
+    }
 }
 
 /// Removes a stage; a directory that holds anything else is left as it is.
 pub fn clear(stage: &Path) -> Result<(), Error> {
+    for path in staged_files(stage)? {
+        std::fs::remove_file(&path).map_err(Error::local("remove", &path))?;
+    }
+    std::fs::remove_dir(stage).map_err(Error::local("remove", stage))
+}
+
+fn staged_files(stage: &Path) -> Result<Vec<PathBuf>, Error> {
     let listing = std::fs::read_dir(stage).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let entries = listing.map_err(Error::local("read", stage))?;
     let is_ours = |name: &str| {
@@ -69,10 +95,7 @@ pub fn clear(stage: &Path) -> Result<(), Error> {
     {
         return Err(Error::NotEmpty(stage.to_owned()));
     }
-    for entry in entries {
-        std::fs::remove_file(entry.path()).map_err(Error::local("remove", entry.path()))?;
-    }
-    std::fs::remove_dir(stage).map_err(Error::local("remove", stage))
+    Ok(entries.iter().map(std::fs::DirEntry::path).collect())
 }
 
 /// Downloads the plan's WAL into `stage`, several files at a time, and seals the plan; returns the sealed plan's path.

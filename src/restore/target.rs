@@ -154,7 +154,8 @@ fn without_offset(time: DateTime) -> String {
     };
     let (utc, local) = (reading(TimeZone::UTC), reading(TimeZone::system()));
     format!(
-        "the time has no UTC offset; write '{utc}' if it is UTC, or '{local}' if it is this machine's time"
+        "the time has no UTC offset\n\
+         hint: write '{utc}' if it is UTC, or '{local}' if it is this machine's time"
     )
 }
 

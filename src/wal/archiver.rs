@@ -42,10 +42,11 @@ impl Archiver<'_> {
     /// when the archive holds another. Nothing is stored then.
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         let codec = self.compression.codec();
-        // A file archived under other settings has another key, which creating this one would not notice.
-        match self.repository.find_wal(file, Some(codec)) {
-            Ok(Some(other)) => return self.same_content(path, file, other.object.codec),
-            // A directory that is not there yet is made by the first push; a bucket is not.
+        // A file archived under other settings has another key, which creating this one would not
+        // notice; its own key is asked for too, for stores whose creates are not what they should be.
+        match self.repository.find_wal(file) {
+            Ok(Some(archived)) => return self.same_content(path, file, archived.object.codec),
+            // Whether a missing store may be made is for the store to say.
             Err(error) if error.kind == ErrorKind::StoreMissing => {}
             Ok(None) => {}
             Err(error) => return Err(error.into()),
@@ -168,13 +169,14 @@ fn segment_check(
 
 /// Checks that a history or backup history file reads as one.
 fn check_text(path: &Path, name: WalFileName) -> Result<(), Error> {
-    let text = std::fs::read_to_string(path).map_err(Error::local("read", path))?;
+    let text = std::fs::read(path).map_err(Error::local("read", path))?;
     let reads = match name {
         WalFileName::History(timeline) => {
-            !text.trim().is_empty() && History::parse(timeline, &text).is_ok()
+            !text.trim_ascii().is_empty() && History::parse(timeline, &text).is_ok()
         }
         WalFileName::BackupHistory(segment, _) => {
-            BackupLabel::parse(&text).is_ok_and(|label| label.start_segment == segment)
+            BackupLabel::parse(&String::from_utf8_lossy(&text))
+                .is_ok_and(|label| label.start_segment == segment)
         }
         WalFileName::Segment(_) | WalFileName::Partial(_) => true,
     };

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::pages::{Cluster, Extent, SegmentCheck};
@@ -13,6 +14,9 @@ use crate::repository::{ArchivedFile, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
+
+/// Permissions of new files: PostgreSQL's own, as WAL and settings are not for everyone to read.
+const PRIVATE: u32 = 0o600;
 
 /// Where files come from and what they must look like.
 #[derive(Clone, Debug)]
@@ -39,7 +43,7 @@ impl Fetcher<'_> {
                     .key,
             )
         };
-        let archived = self.repository.find_wal(file, None)?;
+        let archived = self.repository.find_wal(file)?;
         let archived = archived.ok_or_else(|| Error::NotArchived {
             file,
             archive: archive(),
@@ -143,6 +147,7 @@ impl NewFile {
             .write(true)
             .create(true)
             .truncate(true)
+            .mode(PRIVATE)
             .open(&temporary);
         let file = file.map_err(Error::local("create", &temporary))?;
         Ok(Self {

@@ -146,6 +146,9 @@ pub enum Mismatch {
         /// The page's address.
         at: Lsn,
     },
+    /// A damaged record.
+    #[error("{0}")]
+    Record(reader::Damage),
     /// A history or backup history file that does not read as one.
     #[error("it does not read as one")]
     Text,
@@ -161,7 +164,7 @@ pub fn history_beside(
         return Ok(History::root(timeline));
     }
     let beside = path.with_file_name(WalFileName::History(timeline).to_string());
-    match std::fs::read_to_string(&beside) {
+    match std::fs::read(&beside) {
         Ok(text) => Ok(History::parse(timeline, &text)?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(repository
             .history(timeline)?

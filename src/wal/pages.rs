@@ -1,6 +1,7 @@
 //! WAL page headers (xlog_internal.h, `XLogPageHeaderData` and `XLogLongPageHeaderData`).
 
 use super::Mismatch;
+use super::reader::RecordReader;
 use crate::postgres::{
     ControlFile, History, Lsn, SegmentName, SegmentSize, SystemIdentifier, Version,
 };
@@ -114,7 +115,7 @@ impl PageHeader {
     }
 }
 
-/// Checks a segment's pages one after the other as they come by.
+/// Checks a segment's pages and the CRC of each record in them one after the other as they come by.
 ///
 /// Each page must have the version's magic, its own address, and the timeline that the history
 /// gives for that address. After a segment switch the rest of a segment is zeros (10 writes bare
@@ -128,6 +129,8 @@ pub struct SegmentCheck {
     first: bool,
     partial: bool,
     ended: Option<Lsn>,
+    /// Checks the records of a whole segment.
+    records: Option<RecordReader>,
 }
 
 impl SegmentCheck {
@@ -159,6 +162,8 @@ impl SegmentCheck {
             first: true,
             partial: extent == Extent::Partial,
             ended: None,
+            records: (extent == Extent::Whole)
+                .then(|| RecordReader::checking(cluster.segment_size)),
         })
     }
 
@@ -167,6 +172,9 @@ impl SegmentCheck {
         let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);
         for page in bytes.chunks(size) {
             self.page(page)?;
+            if let Some(records) = &mut self.records {
+                records.page(self.next, page).map_err(Mismatch::Record)?;
+            }
             self.first = false;
             self.next = Lsn(self
                 .next

@@ -1,14 +1,14 @@
 //! Records out of WAL pages (xlogreader.c, `XLogDecodeNextRecord`).
 //!
 //! Feed pages in order, poll records. Reading may begin at any segment: what is left there of an
-//! earlier record is skipped. Of each record the first [`KEPT_BYTES`] are kept, its CRC is checked
-//! over all of it, so memory does not grow with the WAL.
+//! earlier record is skipped. Of each record the first [`KEPT_BYTES`] are kept (none when only checking),
+//! its CRC is checked over all of it, so memory does not grow with the WAL.
 
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
 
-use super::pages::PageHeader;
+use super::pages::{PageHeader, SHORT_HEADER_BYTES};
 use crate::postgres::{Lsn, SegmentSize, Version};
 
 /// How much of a record's content is kept.
@@ -72,6 +72,12 @@ pub enum Damage {
     /// A record's length is impossible.
     #[error("the record at {0} has an impossible length")]
     Length(Lsn),
+    /// A record does not point back to the one before it.
+    #[error("the record at {0} does not follow the one before it")]
+    Previous(Lsn),
+    /// Bytes after the end of a segment's WAL.
+    #[error("the WAL ends before {0}, but there are bytes after its end")]
+    AfterEnd(Lsn),
     /// A page does not go on where the one before ended.
     #[error("the page at {0} does not continue what is before it")]
     Continuation(Lsn),
@@ -83,6 +89,10 @@ pub struct RecordReader {
     segment_size: SegmentSize,
     records: VecDeque<Record>,
     state: State,
+    /// Start of the last record, where the next one must point back to.
+    last: Option<Lsn>,
+    kept_bytes: usize,
+    delivers: bool,
 }
 
 #[derive(Debug)]
@@ -93,14 +103,17 @@ enum State {
     Between,
     /// In a record that goes on.
     Within(Begun),
-    /// After a segment switch or the end of the WAL: nothing more in this segment.
+    /// After a segment switch: PostgreSQL reads nothing more of this segment.
     SegmentOver,
+    /// After a record of length 0: the rest of this segment must be zeros.
+    Ended,
 }
 
 #[derive(Debug)]
 struct Begun {
     start: Lsn,
-    header: Vec<u8>,
+    header: [u8; HEADER_BYTES],
+    header_bytes: usize,
     content: Vec<u8>,
     crc: u32,
     left: usize,
@@ -113,6 +126,18 @@ impl RecordReader {
             segment_size,
             records: VecDeque::new(),
             state: State::Lost,
+            last: None,
+            kept_bytes: KEPT_BYTES,
+            delivers: true,
+        }
+    }
+
+    /// A reader that only checks: it keeps nothing and has no next record.
+    pub fn checking(segment_size: SegmentSize) -> Self {
+        Self {
+            kept_bytes: 0,
+            delivers: false,
+            ..Self::new(segment_size)
         }
     }
 
@@ -132,15 +157,15 @@ impl RecordReader {
     /// The [`Damage`]; nothing further can be read then.
     pub fn page(&mut self, address: Lsn, page: &[u8]) -> Result<(), Damage> {
         let begins_segment = address.0.is_multiple_of(self.segment_size.bytes());
-        if matches!(self.state, State::SegmentOver) {
+        if matches!(self.state, State::SegmentOver | State::Ended) {
             if !begins_segment {
-                return Ok(());
+                return self.after_end(address, page);
             }
             self.state = State::Lost;
         }
         let Some(header) = PageHeader::read(page).filter(|header| header.magic != 0) else {
-            self.state = State::SegmentOver;
-            return Ok(());
+            self.state = State::Ended;
+            return self.after_end(address, page);
         };
         if header.address != address {
             return Err(Damage::Continuation(address));
@@ -157,6 +182,19 @@ impl RecordReader {
         Ok(())
     }
 
+    /// A page after the WAL's end in a segment: of zeros, with or without a page header.
+    fn after_end(&self, address: Lsn, page: &[u8]) -> Result<(), Damage> {
+        let is_bare = PageHeader::read(page).is_some_and(|header| header.magic != 0);
+        let rest = page.get(if is_bare { SHORT_HEADER_BYTES } else { 0 }..);
+        let clean = matches!(self.state, State::SegmentOver)
+            || rest.is_none_or(|rest| rest.iter().all(|b| *b == 0));
+        if clean {
+            Ok(())
+        } else {
+            Err(Damage::AfterEnd(address))
+        }
+    }
+
     /// Where reading goes on in a page.
     fn first_byte(
         &mut self,
@@ -168,6 +206,7 @@ impl RecordReader {
         let remaining = usize::try_from(header.remaining).unwrap_or(usize::MAX);
         if header.info & OVERWRITE != 0 {
             self.state = State::Between;
+            self.last = None;
         }
         match &self.state {
             State::Lost => {
@@ -180,7 +219,7 @@ impl RecordReader {
             }
             State::Within(record) if record.left != remaining => Err(Damage::Continuation(address)),
             State::Between if remaining != 0 => Err(Damage::Continuation(address)),
-            State::Within(_) | State::Between | State::SegmentOver => Ok(begin),
+            State::Within(_) | State::Between | State::SegmentOver | State::Ended => Ok(begin),
         }
     }
 
@@ -188,7 +227,7 @@ impl RecordReader {
         match std::mem::replace(&mut self.state, State::Between) {
             State::Within(begun) => self.take(begun, cursor),
             State::Between => self.begin(cursor),
-            over @ (State::Lost | State::SegmentOver) => {
+            over @ (State::Lost | State::SegmentOver | State::Ended) => {
                 self.state = over;
                 cursor.at = cursor.page.len();
                 Ok(())
@@ -205,18 +244,28 @@ impl RecordReader {
         };
         let length = u32::from_le_bytes(*length);
         if length == 0 {
-            self.state = State::SegmentOver;
-            return Ok(());
+            self.state = State::Ended;
+            let clean = cursor
+                .page
+                .get(cursor.at..)
+                .is_none_or(|rest| rest.iter().all(|b| *b == 0));
+            return if clean {
+                Ok(())
+            } else {
+                Err(Damage::AfterEnd(start))
+            };
         }
         let left = usize::try_from(length).unwrap_or(usize::MAX);
         if left < HEADER_BYTES || length > MAX_RECORD_BYTES {
             return Err(Damage::Length(start));
         }
+        let (header, content) = ([0; HEADER_BYTES], Vec::new());
         self.take(
             Begun {
                 start,
-                header: Vec::with_capacity(HEADER_BYTES),
-                content: Vec::new(),
+                header,
+                header_bytes: 0,
+                content,
                 crc: 0,
                 left,
             },
@@ -225,13 +274,22 @@ impl RecordReader {
     }
 
     fn take(&mut self, mut begun: Begun, cursor: &mut Cursor) -> Result<(), Damage> {
-        let header = cursor.take((HEADER_BYTES - begun.header.len()).min(begun.left));
-        begun.header.extend_from_slice(header);
+        let room = begun
+            .header
+            .get_mut(begun.header_bytes..)
+            .unwrap_or_default();
+        let header = cursor.take(room.len().min(begun.left));
+        room.iter_mut()
+            .zip(header)
+            .for_each(|(to, from)| *to = *from);
+        begun.header_bytes += header.len();
         begun.left -= header.len();
         let content = cursor.take(begun.left);
         begun.left -= content.len();
         begun.crc = crc32c::crc32c_append(begun.crc, content);
-        let kept = content.len().min(KEPT_BYTES - begun.content.len());
+        let kept = content
+            .len()
+            .min(self.kept_bytes.saturating_sub(begun.content.len()));
         begun
             .content
             .extend_from_slice(content.get(..kept).unwrap_or_default());
@@ -240,10 +298,16 @@ impl RecordReader {
             return Ok(());
         }
         let record = begun.finish(cursor.lsn())?;
+        if self.last.is_some_and(|last| last != record.previous) {
+            return Err(Damage::Previous(record.start));
+        }
+        self.last = Some(record.start);
         if record.is_switch() {
             self.state = State::SegmentOver;
         }
-        self.records.push_back(record);
+        if self.delivers {
+            self.records.push_back(record);
+        }
         Ok(())
     }
 }
@@ -270,7 +334,7 @@ impl<'a> Cursor<'a> {
 impl Begun {
     fn finish(self, end: Lsn) -> Result<Record, Damage> {
         let damage = Damage::Length(self.start);
-        let header: &[u8; HEADER_BYTES] = self.header.first_chunk().ok_or(damage)?;
+        let header = &self.header;
         let [
             l0,
             l1,

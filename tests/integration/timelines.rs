@@ -11,6 +11,7 @@ use crate::support::{Area, Cluster, Dump, Moment, Shape, Store, Walhalla, fill, 
 
 struct Branched {
     area: Area,
+    store: Store,
     walhalla: Walhalla,
     version: u32,
     first_backup: String,
@@ -50,6 +51,7 @@ impl Branched {
         new.stop();
         Self {
             area,
+            store,
             walhalla,
             version,
             first_backup,
@@ -120,6 +122,100 @@ impl Branched {
             );
         }
         assert_eq!(plan["timelines"].as_array().unwrap().len(), 2, "{plan:#}");
+    }
+}
+
+/// ```text
+/// timeline 1 ──first backup──●fork──second backup──●end
+///                            └─ timeline 2: a copy that was promoted, and archived
+/// ```
+#[test]
+fn a_promoted_copy_does_not_draw_restores_away_from_the_server_that_goes_on() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    fill(&primary);
+    walhalla.back_up(&primary);
+    make_history(&primary, "fork");
+    primary.archive_everything();
+
+    let target = ["--target-name", "fork", "--target-action", "promote"];
+    let mut copy = walhalla.restore_archiving(&area, 17, "copy", &target);
+    copy.start();
+    copy.wait_until_promoted();
+    make_history(&copy, "elsewhere");
+    let last = copy.archive_everything();
+    assert!(
+        last.starts_with("00000002"),
+        "the copy does not archive: {last}"
+    );
+    copy.stop();
+
+    let second_backup = walhalla.back_up(&primary);
+    let end = make_history(&primary, "end");
+    primary.archive_everything();
+    primary.stop();
+    let plan = walhalla.run(&["plan", "--json"]).succeeds().json();
+    assert_eq!(plan["backup_chain"], serde_json::json!([second_backup]));
+    assert_eq!(plan["timelines"], serde_json::json!([1]));
+    let mut restored = walhalla.restore(&area, 17, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    restored
+        .dump()
+        .assert_same_as(&end.dump, "the server that went on");
+    restored.stop();
+}
+
+/// The switch's segment exists on both timelines; the old one's goes on past the switch.
+#[test]
+fn a_restore_never_replays_the_old_timeline_past_the_switch() {
+    let branched = Branched::make(17);
+    let first = branched
+        .walhalla
+        .run(&["plan", "--json", "--target-timeline", "2"])
+        .succeeds()
+        .json();
+    let segments = first["segments"].as_array().unwrap();
+    let switched = segments
+        .iter()
+        .find(|name| name.as_str().unwrap().starts_with("00000002"))
+        .unwrap();
+    let stored = branched.store.objects_named(switched.as_str().unwrap());
+    std::fs::remove_file(&stored[0]).unwrap();
+    let backup = branched.first_backup.as_str();
+    branched
+        .walhalla
+        .run(&["plan", "--target-timeline", "2", "--backup", backup])
+        .exits_with(4)
+        .says(&[switched.as_str().unwrap(), "is missing"]);
+}
+
+#[test]
+fn what_postgresql_conf_says_of_an_earlier_recovery_does_not_decide_the_restore() {
+    for version in [13, 15, 18] {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut primary = Cluster::create(&area, "primary", Shape::of(version));
+        primary.configure(
+            "recovery_target_time = '2020-01-01 00:00:00+00'\nrecovery_min_apply_delay = '1h'\n",
+        );
+        walhalla.archive_from(&mut primary);
+        fill(&primary);
+        walhalla.back_up(&primary);
+        let point = make_history(&primary, "point");
+        make_history(&primary, "later");
+        primary.archive_everything();
+        primary.stop();
+        let target = ["--target-name", "point", "--target-action", "promote"];
+        let mut restored = walhalla.restore(&area, version, "restored", &target);
+        restored.start();
+        restored.wait_until_promoted();
+        restored.dump().assert_same_as(&point.dump, "at the point");
+        restored.stop();
     }
 }
 

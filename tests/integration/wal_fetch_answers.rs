@@ -100,6 +100,19 @@ fn wal_fetch_cannot_tell_from_a_store_directory_that_is_not_mounted() {
 }
 
 #[test]
+fn wal_fetch_cannot_tell_from_an_empty_mount_point() {
+    let archive = Archive::make();
+    let empty = Store::Directory(archive.area.make_dir("mount"));
+    let walhalla = Walhalla::new(&archive.area, &empty);
+    archive.segments.signal("recovery.signal");
+    let (outcome, fetched) = archive.segments.fetch(&walhalla, archive.name());
+    outcome
+        .exits_with(200)
+        .says(&["holds nothing of the cluster", "hint:"]);
+    assert!(fetched.is_none());
+}
+
+#[test]
 fn wal_fetch_cannot_tell_from_a_server_that_is_down() {
     let archive = Archive::make();
     // A port that was free a moment ago: nothing listens.

@@ -185,17 +185,62 @@ fn wal_push_fails_on_a_store_without_rights_and_succeeds_once_they_are_given() {
 }
 
 #[test]
-fn wal_push_refuses_a_store_directory_that_is_not_there() {
+fn wal_push_makes_no_store_where_a_mount_may_be_missing() {
     let archive = Archive::make();
-    std::fs::remove_dir_all(archive.store.path()).unwrap();
-    let store = archive.store.path().display().to_string();
+    let mount_point = archive.area.make_dir("mount");
+    let store = Store::Directory(mount_point.join("store"));
+    let unmounted = Walhalla::new(&archive.area, &store);
     // Else a forgotten mount would fill the disk below the mount point, and the archive would be two halves.
     archive
         .segments
-        .push(&archive.walhalla, &archive.segments.names[0])
+        .push(&unmounted, &archive.segments.names[0])
         .exits_with(1)
-        .says(&[&store, "hint:"]);
-    assert!(!archive.store.path().exists());
+        .says(&[mount_point.to_str().unwrap(), "hint:"]);
+    assert!(!store.path().exists());
+}
+
+#[test]
+fn wal_push_refuses_a_segment_with_a_damaged_record() {
+    let archive = Archive::make();
+    let name = &archive.segments.names[0];
+    // Behind the first page's header, so that no page header is hit: the checkpoint record of a new segment.
+    let mut damaged = archive.segments.original(name);
+    let at = damaged[4096..8192]
+        .iter()
+        .position(|byte| *byte != 0)
+        .unwrap();
+    damaged[4096 + at] ^= 0x01;
+    archive.refuses(name, &damaged, &["record at"]);
+}
+
+#[test]
+fn wal_push_takes_history_and_backup_files_in_any_encoding() {
+    let archive = Archive::make();
+    let segment = &archive.segments.names[0];
+    let files = [
+        (
+            "00000002.history".to_owned(),
+            b"1\t0/3000148\tat restore point \"zur\xFCck\"\n".to_vec(),
+        ),
+        (
+            format!("{segment}.00000028.backup"),
+            format!("START WAL LOCATION: 0/2000028 (file {segment})\nLABEL: ")
+                .into_bytes()
+                .into_iter()
+                .chain(*b"zur\xFCck\n")
+                .collect(),
+        ),
+    ];
+    for (name, content) in &files {
+        archive.segments.put(name, content);
+        archive.segments.push(&archive.walhalla, name).succeeds();
+        let (outcome, fetched) = archive.segments.fetch(&archive.walhalla, name);
+        outcome.succeeds();
+        assert!(
+            fetched.as_ref() == Some(content),
+            "{name} came back with other content"
+        );
+    }
 }
 
 #[test]
