@@ -1,6 +1,6 @@
 //! Settings: a TOML file, environment variables that win over it, and flags that win over both.
 //!
-//! One table names every key; values are text until [`Settings::resolve`] has checked them.
+//! One table names every key; values are text until they are checked.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -51,7 +51,7 @@ fn names(root: &Path) -> Vec<String> {
 async fn an_archive_that_is_not_mounted_is_missing_and_not_empty() {
     let parent = tempfile::tempdir().unwrap();
     assert_eq!(
-        FsStore::open(&parent.path().join("archive"))
+        FsStore::open(parent.path().join("archive"))
             .unwrap_err()
             .kind,
         ErrorKind::StoreMissing,
