@@ -2,6 +2,7 @@
 
 use walhalla_providers::{Error as StoreError, ErrorKind};
 
+use crate::postgres::WalFileName;
 use crate::{backup, config, pipeline, postgres, repository, restore, wal};
 
 /// Why a command failed.
@@ -177,9 +178,16 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
         wal::Error::Postgres(error) => postgres_hint(error),
         wal::Error::Repository(error) => repository_hint(error),
         wal::Error::Pipeline(error) => pipeline_hint(error),
-        wal::Error::OtherContent { .. } => {
-            Some("two servers are archiving to this store: stop the one that should not, or give it a store of its own".to_owned())
-        }
+        wal::Error::OtherContent { file: WalFileName::History(_), .. } => Some(
+            "another server was promoted to this timeline first: restore again, or promote again, \
+             to get a number of its own"
+                .to_owned(),
+        ),
+        wal::Error::OtherContent { .. } => Some(
+            "two servers are archiving to this store: stop the one that should not, or give it a \
+             store of its own"
+                .to_owned(),
+        ),
         wal::Error::Mismatch { .. } => Some(
             "the file was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
         ),

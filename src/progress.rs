@@ -16,7 +16,7 @@ pub enum Show {
     /// A bar on a terminal, plain lines elsewhere.
     #[default]
     Auto,
-    /// A bar, wherever standard error goes.
+    /// As auto, even with --quiet.
     Always,
     /// Nothing.
     Never,
@@ -43,9 +43,11 @@ impl Progress {
     pub fn new(show: Show, what: &'static str, total_bytes: u64) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         let (target, plain) = match (show, on_terminal) {
-            (Show::Always, _) | (Show::Auto, true) => (ProgressDrawTarget::stderr(), None),
-            (Show::Auto, false) => (ProgressDrawTarget::hidden(), Some(Plain::new(what))),
             (Show::Never, _) => (ProgressDrawTarget::hidden(), None),
+            (Show::Auto | Show::Always, true) => (ProgressDrawTarget::stderr(), None),
+            (Show::Auto | Show::Always, false) => {
+                (ProgressDrawTarget::hidden(), Some(Plain::new(what)))
+            }
         };
         let template = "{msg:20} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
         let style =

@@ -13,7 +13,7 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         pgdata: super::absolute(&arguments.pgdata)?,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
         threads: context.settings.download_concurrency,
-        show: context.global.progress,
+        show: context.show(),
     };
     fetch_backup(&repository, &backup, &destination)?;
     tracing::info!(

@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             threads: cores()
                 .min(context.settings.upload_concurrency)
                 .min(MOST_PARTS),
-            show: context.global.progress,
+            show: context.show(),
         },
     };
     let entry = backup.take()?;

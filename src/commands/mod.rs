@@ -22,6 +22,7 @@ use crate::config::Settings;
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::output;
 use crate::pipeline::Pipeline;
+use crate::progress::Show;
 use crate::repository::Repository;
 
 /// How a command ended that did not fail.
@@ -145,6 +146,14 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
 }
 
 impl Context {
+    /// How progress is shown: --quiet means that it is not, unless the flag for it says otherwise.
+    fn show(&self) -> Show {
+        match self.global.progress {
+            Show::Auto if self.global.quiet => Show::Never,
+            show => show,
+        }
+    }
+
     /// Opens the store that the settings name.
     pub fn store(&self) -> Result<Store, Error> {
         let settings = &self.settings;

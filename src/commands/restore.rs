@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         pgdata,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
         threads: context.settings.download_concurrency,
-        show: context.global.progress,
+        show: context.show(),
     };
     let spool = context
         .settings
