@@ -26,6 +26,7 @@ pub struct Cli {
 
 /// Flags of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Flags of every command")]
 pub struct Global {
     /// Settings file [default: /etc/walhalla/walhalla.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
