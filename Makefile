@@ -7,6 +7,7 @@ SHELL := /bin/bash
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 NEXTEST_PROFILE ?= default
+ROUNDS ?= 10
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
@@ -27,8 +28,8 @@ demo: setup ## destroys a table and brings it back; STORE=s3://bucket/prefix for
 test: setup ## unit and integration tests against real PostgreSQL 13 to 18
 	$(NEXTEST) --locked $(ARGS)
 
-test-nightly: setup ## the same ten times over, for what only happens now and then
-	$(NEXTEST) --locked --stress-count 10 --no-fail-fast $(ARGS)
+test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then
+	$(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
 
 bench: setup ## time and memory against tar | lz4 and lz4, as a Markdown table
 	@tests/bench.sh $(ARGS)
