@@ -29,6 +29,7 @@ mod open_formats;
 mod planning;
 mod segment_sizes;
 mod settings;
+mod standby;
 mod tablespaces;
 mod timelines;
 mod wal_fetch_answers;
