@@ -189,7 +189,7 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
                 .to_owned(),
         ),
         wal::Error::Mismatch { .. } => Some(
-            "the file was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
+            "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
         ),
         wal::Error::Records { .. } => Some("restore to a point before it, or bring the object back from a copy of the store".to_owned()),
         wal::Error::Local { .. } | wal::Error::NotArchived { .. } => None,

@@ -205,6 +205,15 @@ impl Repository {
         Ok(catalog)
     }
 
+    /// The backups that can be read, oldest first; of the others the user hears.
+    pub fn usable_backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        let catalog = self.catalog()?;
+        for damaged in catalog.damaged {
+            tracing::warn!("{damaged}; the backup is passed over");
+        }
+        Ok(catalog.backups)
+    }
+
     /// The first object of a backup that is not in the store with the length that the entry gives.
     pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
@@ -242,8 +251,7 @@ impl Repository {
         };
         if id == "LATEST" {
             return self
-                .catalog()?
-                .backups
+                .usable_backups()?
                 .into_iter()
                 .max_by_key(|backup| backup.stop_time)
                 .ok_or_else(missing);

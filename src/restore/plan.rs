@@ -11,7 +11,7 @@ use super::Error;
 use super::reach::{Found, Needed, Run, Seen};
 use super::target::{Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
-use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository};
+use crate::repository::{ArchivedFile, BackupEntry, Repository};
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ enum Offer {
 pub fn plan(repository: &Repository, target: &Target, chosen: Option<&str>) -> Result<Plan, Error> {
     let backups = match chosen {
         Some(id) => vec![repository.backup(id)?],
-        None => usable(repository.catalog()?),
+        None => repository.usable_backups()?,
     };
     let histories = histories(repository, &backups)?;
     let planner = Planner {
@@ -90,14 +90,6 @@ pub fn plan(repository: &Repository, target: &Target, chosen: Option<&str>) -> R
         histories,
     };
     planner.plan()
-}
-
-/// The backups that can be read; of the others the user hears.
-fn usable(catalog: Catalog) -> Vec<BackupEntry> {
-    for damaged in catalog.damaged {
-        tracing::warn!("{damaged}; the backup is passed over");
-    }
-    catalog.backups
 }
 
 /// Histories of all timelines that the archive or a backup knows.

@@ -121,6 +121,9 @@ impl Settings {
                 set(name, "");
             }
             set("archive_cleanup_command", "");
+            if !matches!(self.wal, WalSource::Staged(_)) {
+                set("recovery_end_command", "");
+            }
         }
         if self.role == Role::Standby {
             if !version.has_recovery_signal() {
@@ -224,8 +227,13 @@ fn without_recovery(text: &[u8]) -> Vec<u8> {
             .copied()
             .collect();
         let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
-        name.starts_with("recovery_")
-            || matches!(name.as_str(), "restore_command" | "archive_cleanup_command")
+        let own = [
+            "restore_command",
+            "archive_cleanup_command",
+            "recovery_end_command",
+            "recovery_min_apply_delay",
+        ];
+        name.starts_with("recovery_target") || own.contains(&name.as_str())
     };
     let lines = text
         .split_inclusive(|byte| *byte == b'\n')
@@ -256,10 +264,10 @@ mod tests {
 
     #[test]
     fn settings_of_an_earlier_recovery_are_taken_out() {
-        let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\n# restore_command\n";
+        let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\nrecovery_prefetch = off\n# restore_command\n";
         assert_eq!(
             without_recovery(text.as_bytes()),
-            b"work_mem = '1GB'\n# restore_command\n"
+            b"work_mem = '1GB'\nrecovery_prefetch = off\n# restore_command\n"
         );
     }
 

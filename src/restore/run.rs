@@ -144,6 +144,7 @@ impl Destination {
             .map(|(_, place)| place)
             .collect();
         places.push(&self.pgdata);
+        places.extend(stage);
         places.sort_unstable();
         // Sorted, a directory comes right before what is inside it.
         if let Some((outer, inner)) = places

@@ -19,7 +19,7 @@ fn follows_the_archive_and_can_be_backed_up(version: u32) {
     primary.archive_everything();
     eventually(
         "the standby replays what was archived",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         || standby.sql("select to_regclass('seen_by_standby') is not null") == "t",
     );
     assert_eq!(standby.sql("select pg_is_in_recovery()"), "t");
