@@ -12,11 +12,6 @@ pub struct Lsn(pub u64);
 impl Lsn {
     /// The invalid position 0/0.
     pub const ZERO: Self = Self(0);
-
-    /// `self + bytes`, or nothing beyond the end of the address space.
-    pub fn checked_add(self, bytes: u64) -> Option<Self> {
-        self.0.checked_add(bytes).map(Self)
-    }
 }
 
 impl fmt::Display for Lsn {

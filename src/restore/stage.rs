@@ -59,7 +59,9 @@ pub fn prepare(stage: &Path) -> Result<(), Error> {
         clear(stage)?;
     }
     let created = DirBuilder::new().mode(0o700).create(stage);
-    created.map_err(Error::local("create the directory", stage))
+    created.map_err(Error::local("create the directory", stage))?;
+    // Beside the data directory or not: a plan that recovery cannot find stops it.
+    stage.parent().map_or(Ok(()), super::unpack::sync_directory)
 }
 
 /// Refuses a directory that holds anything but what an earlier restore staged.

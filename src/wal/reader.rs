@@ -141,11 +141,6 @@ impl RecordReader {
         }
     }
 
-    /// Whether the pages so far end within a record.
-    pub fn is_within_record(&self) -> bool {
-        matches!(self.state, State::Within(_))
-    }
-
     /// The next record, if one is complete.
     pub fn next_record(&mut self) -> Option<Record> {
         self.records.pop_front()
