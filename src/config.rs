@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use walhalla_providers::transfer::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
+
 use crate::pipeline::Compression;
 
 /// The file that is read when none is named.
@@ -23,7 +25,7 @@ const fn key(name: &'static str, variable: &'static str) -> Key {
 }
 
 /// Every setting.
-const KEYS: [Key; 13] = [
+const KEYS: [Key; 17] = [
     key("store", "WALHALLA_STORE"),
     key("compression", "WALHALLA_COMPRESSION"),
     key("age_recipients", "WALHALLA_AGE_RECIPIENTS"),
@@ -36,7 +38,11 @@ const KEYS: [Key; 13] = [
     key("archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT"),
     key("retry_timeout", "WALHALLA_RETRY_TIMEOUT"),
     key("s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE"),
+    key("ca_file", "WALHALLA_CA_FILE"),
     key("s3_part_size", "WALHALLA_S3_PART_SIZE"),
+    key("gcs_kms_key", "WALHALLA_GCS_KMS_KEY"),
+    key("gcs_storage_class", "WALHALLA_GCS_STORAGE_CLASS"),
+    key("azure_access_tier", "WALHALLA_AZURE_ACCESS_TIER"),
 ];
 
 /// Where a value came from.
@@ -80,10 +86,8 @@ pub struct Settings {
     pub archive_timeout: Duration,
     /// How long a failing request is tried again.
     pub retry_timeout: Duration,
-    /// Buckets in the path rather than in the host's name.
-    pub s3_force_path_style: Option<bool>,
-    /// Length of a part of an S3 upload.
-    pub s3_part_size_bytes: Option<usize>,
+    /// How the cloud stores are used.
+    pub stores: StoreSettings,
     /// The settings file, if one was read.
     pub file: Option<PathBuf>,
     /// Every setting as it was found, for `walhalla config`.
@@ -187,8 +191,7 @@ impl Settings {
             retry_timeout: resolver
                 .parsed("retry_timeout", duration)?
                 .unwrap_or(Duration::from_mins(5)),
-            s3_force_path_style: resolver.parsed("s3_force_path_style", boolean)?,
-            s3_part_size_bytes: resolver.parsed("s3_part_size", size)?,
+            stores: resolver.stores()?,
             file,
             values,
         })
@@ -238,6 +241,23 @@ impl Resolver<'_> {
             .as_deref()
             .map(|text| parse(text).map_err(invalid))
             .transpose()
+    }
+
+    fn stores(&self) -> Result<StoreSettings, Error> {
+        Ok(StoreSettings {
+            ca_file: self.text("ca_file").map(PathBuf::from),
+            s3: S3Settings {
+                force_path_style: self.parsed("s3_force_path_style", boolean)?,
+                part_size_bytes: self.parsed("s3_part_size", size)?,
+            },
+            gcs: GcsSettings {
+                kms_key: self.text("gcs_kms_key"),
+                storage_class: self.text("gcs_storage_class"),
+            },
+            azure: AzureSettings {
+                access_tier: self.text("azure_access_tier"),
+            },
+        })
     }
 
     /// Whoever sets recipients expects that nothing is stored unencrypted.

@@ -26,7 +26,7 @@ use url::Url;
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, UploadId,
+    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use publish::{Directories, TempFile};
 
@@ -105,6 +105,15 @@ impl FsStore {
 impl ObjectStore for FsStore {
     fn url(&self) -> &str {
         &self.inner.url
+    }
+
+    fn right(&self, right: Right) -> &'static str {
+        match right {
+            Right::Create | Right::AbortUpload => "write permission on the directory",
+            Right::Read => "read permission on the files",
+            Right::List => "read and search permission on the directory",
+            Right::Delete => "write permission on the directories of the files",
+        }
     }
 
     fn limits(&self) -> Limits {

@@ -1,15 +1,20 @@
 //! Object stores: keys and bytes, never PostgreSQL.
 //!
 //! ```text
-//! caller ─▶ transfer::Store (retry, multipart, concurrency) ─▶ dyn ObjectStore ─▶ fs | s3
+//! caller ─▶ transfer::Store (retry, multipart, concurrency) ─▶ dyn ObjectStore ─▶ fs | s3 | gcs | azure
 //! ```
 //!
 //! An [`ObjectStore`] makes one request per call and never retries; [`transfer::Store`] is the
 //! only caller of it outside tests and the only place that retries.
 
+#[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
+mod endpoint;
 mod error;
 pub mod fs;
 mod key;
+mod location;
+#[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
+mod refusal;
 #[cfg(feature = "s3")]
 pub mod s3;
 #[cfg(any(test, feature = "testing"))]
@@ -25,6 +30,7 @@ use futures_util::Stream;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use key::ObjectKey;
+pub use location::Location;
 
 /// Whether a put may replace an object that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +124,21 @@ pub struct Limits {
     pub times_out: bool,
 }
 
+/// What a store's administrator can grant or refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// To create objects.
+    Create,
+    /// To read objects.
+    Read,
+    /// To list objects; on most clouds also to be told that one is not there.
+    List,
+    /// To delete objects.
+    Delete,
+    /// To drop the parts of an upload that is not completed.
+    AbortUpload,
+}
+
 /// Most keys in one [`ObjectStore::delete`]: what S3 takes.
 pub const MAX_DELETE_KEYS: usize = 1000;
 
@@ -126,6 +147,9 @@ pub const MAX_DELETE_KEYS: usize = 1000;
 pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// The store's URL as the user wrote it, without secrets and without a trailing slash.
     fn url(&self) -> &str;
+
+    /// What the store's administrator calls a right, as policies spell it.
+    fn right(&self, right: Right) -> &'static str;
 
     /// The store's limits.
     fn limits(&self) -> Limits;

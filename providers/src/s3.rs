@@ -31,7 +31,6 @@ use aws_types::service_config::ServiceConfigKey;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -39,10 +38,12 @@ use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
 
+use crate::endpoint::CONNECT_TIMEOUT;
+use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, UploadId,
+    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use failure::{Failure, Unexpected};
 
@@ -51,22 +52,12 @@ const SMALLEST_PART_BYTES: usize = 5 << 20;
 const LARGEST_PART_BYTES: usize = 5 << 30;
 const MAX_PARTS: u32 = 10_000;
 const MAX_OBJECT_BYTES: u64 = MAX_PARTS as u64 * LARGEST_PART_BYTES as u64;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The region that servers other than AWS expect in signatures when none is set.
 const FALLBACK_REGION: &str = "us-east-1";
 
 /// `x-amz-meta-walhalla-token` in the protocol.
 const TOKEN_METADATA: &str = "walhalla-token";
-
-/// Where in S3 a store lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// The bucket's name.
-    pub bucket: String,
-    /// What all keys begin with, without slashes around it; may be empty.
-    pub prefix: String,
-}
 
 /// Objects in a bucket, below a prefix.
 #[derive(Clone)]
@@ -91,7 +82,7 @@ impl S3Store {
         let shared = load_settings().await;
         let has_endpoint = endpoint(&shared).is_some();
         let mut config = aws_sdk_s3::config::Builder::from(&shared)
-            .force_path_style(settings.s3_force_path_style.unwrap_or(has_endpoint))
+            .force_path_style(settings.s3.force_path_style.unwrap_or(has_endpoint))
             .retry_config(RetryConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
@@ -125,7 +116,8 @@ impl S3Store {
     ) -> Result<Self> {
         let url = location.url();
         let part_size_bytes = settings
-            .s3_part_size_bytes
+            .s3
+            .part_size_bytes
             .unwrap_or(DEFAULT_PART_SIZE_BYTES);
         if !(SMALLEST_PART_BYTES..=LARGEST_PART_BYTES).contains(&part_size_bytes) {
             let error = Error::new(Operation::Open, url, ErrorKind::Invalid);
@@ -145,12 +137,12 @@ impl S3Store {
     }
 
     fn bucket(&self) -> &str {
-        &self.location.bucket
+        self.location.bucket()
     }
 
     /// The key as the bucket spells it.
     fn full(&self, key: &str) -> String {
-        format!("{}{key}", self.location.base())
+        self.location.full(key)
     }
 
     fn failed(&self, operation: Operation, key: &ObjectKey, failure: impl Into<Failure>) -> Error {
@@ -229,7 +221,6 @@ impl S3Store {
     }
 
     fn page(&self, request: &ListRequest, output: ListObjectsV2Output) -> Result<ListPage> {
-        let base = self.location.base();
         let truncated = output.is_truncated() == Some(true);
         if truncated && output.next_continuation_token.is_none() {
             let error = Error::new(
@@ -244,21 +235,30 @@ impl S3Store {
         Ok(ListPage {
             objects: objects
                 .iter()
-                .filter_map(|object| listed(object, &base))
+                .filter_map(|object| self.listed(object))
                 .collect(),
             folders: folders
                 .into_iter()
-                .filter_map(|folder| Some(folder.prefix?.strip_prefix(&base)?.to_owned()))
+                .filter_map(|folder| Some(self.location.below(&folder.prefix?)?.to_owned()))
                 .collect(),
             next: output.next_continuation_token.filter(|_| truncated),
         })
     }
 
+    /// An object of a listing; none where its key is no [`ObjectKey`], and so not of this store.
+    fn listed(&self, object: &Object) -> Option<ObjectInfo> {
+        Some(ObjectInfo {
+            key: self.location.key(object.key()?)?,
+            size_bytes: u64::try_from(object.size()?).ok()?,
+            modified: timestamp(object.last_modified()?)?,
+            token: None,
+        })
+    }
+
     /// The keys of a batch that the server refused, as [`ObjectStore::delete`] gives them.
     fn refused(&self, errors: Vec<aws_sdk_s3::types::Error>) -> Vec<(ObjectKey, Error)> {
-        let base = self.location.base();
         let refused = errors.into_iter().filter_map(|error| {
-            let key = ObjectKey::new(error.key()?.strip_prefix(&base)?).ok()?;
+            let key = self.location.key(error.key()?)?;
             let failure = Failure::of_code(error.code(), error.message());
             (failure.kind() != ErrorKind::NotFound).then(|| {
                 let error = self.failed(Operation::Delete, &key, failure);
@@ -273,6 +273,16 @@ impl S3Store {
 impl ObjectStore for S3Store {
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn right(&self, right: Right) -> &'static str {
+        match right {
+            Right::Create => "s3:PutObject",
+            Right::Read => "s3:GetObject",
+            Right::List => "s3:ListBucket",
+            Right::Delete => "s3:DeleteObject",
+            Right::AbortUpload => "s3:AbortMultipartUpload",
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -465,20 +475,6 @@ impl ObjectStore for S3Store {
     }
 }
 
-impl Location {
-    /// As in the settings: `s3://bucket/prefix`.
-    fn url(&self) -> String {
-        let separator = if self.prefix.is_empty() { "" } else { "/" };
-        format!("s3://{}{separator}{}", self.bucket, self.prefix)
-    }
-
-    /// What every key in the bucket begins with: nothing, or the prefix and a slash.
-    fn base(&self) -> String {
-        let separator = if self.prefix.is_empty() { "" } else { "/" };
-        format!("{}{separator}", self.prefix)
-    }
-}
-
 /// The client's configuration holds credentials, so none of it shows.
 impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -564,16 +560,6 @@ fn completed_part(part: &PartReceipt) -> CompletedPart {
         .e_tag(&part.tag)
         .set_checksum_crc32(part.checksum.clone())
         .build()
-}
-
-/// An object of a listing; none where its key is no [`ObjectKey`], and so not of this store.
-fn listed(object: &Object, base: &str) -> Option<ObjectInfo> {
-    Some(ObjectInfo {
-        key: ObjectKey::new(object.key()?.strip_prefix(base)?).ok()?,
-        size_bytes: u64::try_from(object.size()?).ok()?,
-        modified: timestamp(object.last_modified()?)?,
-        token: None,
-    })
 }
 
 fn timestamp(time: &DateTime) -> Option<Timestamp> {

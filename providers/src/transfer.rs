@@ -24,7 +24,7 @@ use crate::{
     Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
     PutMode, PutToken, Result,
 };
-pub use open::{StoreSettings, open};
+pub use open::{AzureSettings, GcsSettings, S3Settings, StoreSettings, open};
 pub use reader::Reader;
 use retry::Retries;
 pub use retry::RetryPolicy;

@@ -3,6 +3,7 @@
 
 #[path = "../examples/s3_server/server.rs"]
 mod server;
+mod support;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +12,15 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use bytes::Bytes;
+use support::{all_kinds, answer, shown};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use walhalla_providers::s3::{Location, S3Store};
+use walhalla_providers::s3::S3Store;
 use walhalla_providers::testing::conformance::quick_options;
 use walhalla_providers::testing::{Call, Fault, FaultyStore};
-use walhalla_providers::transfer::{Store, StoreSettings, open};
+use walhalla_providers::transfer::{S3Settings, Store, StoreSettings, open};
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken, UploadId,
+    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PutMode, PutToken,
     conformance_tests,
 };
 
@@ -27,6 +28,8 @@ conformance_tests!(s3().await);
 
 const ACCESS_KEY: &str = "walhalla";
 const SECRET_KEY: &str = "not-a-secret";
+/// An upload that nobody began.
+const UPLOAD: &str = "5a4fd8a1-0000-4000-8000-000000000000";
 
 async fn s3() -> (Arc<dyn ObjectStore>, Server) {
     let server = Server::start().await;
@@ -65,16 +68,16 @@ impl Server {
 
 fn store_at(endpoint: &str, bucket: &str, secret_key: &str) -> S3Store {
     let client = client(endpoint, secret_key);
-    let location = Location {
-        bucket: bucket.to_owned(),
-        prefix: "some/prefix".to_owned(),
-    };
+    let location = Location::new("s3", bucket, "some/prefix");
     S3Store::with_client(client, location, &StoreSettings::default()).unwrap()
 }
 
-fn store_in(location: Location, s3_part_size_bytes: Option<usize>) -> Result<S3Store, Error> {
+fn store_in(location: Location, part_size_bytes: Option<usize>) -> Result<S3Store, Error> {
     let settings = StoreSettings {
-        s3_part_size_bytes,
+        s3: S3Settings {
+            part_size_bytes,
+            ..S3Settings::default()
+        },
         ..StoreSettings::default()
     };
     S3Store::with_client(
@@ -103,47 +106,10 @@ fn body(text: &'static str) -> Bytes {
     Bytes::from_static(text.as_bytes())
 }
 
-/// An error with all its causes, as a user and as a log would show them.
-fn shown(error: &Error) -> String {
-    let mut text = format!("{error} {error:?}");
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error} {error:?}");
-        cause = error.source();
-    }
-    text
-}
-
-/// The kinds of what all requests answer.
-async fn all_kinds(store: &S3Store) -> Vec<ErrorKind> {
-    let (key, token) = (key("some/key"), PutToken::random());
-    let upload = UploadId("5a4fd8a1-0000-4000-8000-000000000000".to_owned());
-    let errors = [
-        store
-            .put(&key, body("x"), PutMode::Create, &token)
-            .await
-            .err(),
-        store.start_upload(&key, &token).await.err(),
-        store.get(&key, 0, None).await.err(),
-        store.get(&key, 5, Some(5)).await.err(),
-        store.head(&key).await.err(),
-        store.list(&ListRequest::default()).await.err(),
-        store.delete(std::slice::from_ref(&key)).await.err(),
-        store.put_part(&key, &upload, 1, body("x")).await.err(),
-    ];
-    for error in errors.iter().flatten() {
-        assert!(!shown(error).contains("secret"), "{}", shown(error));
-    }
-    errors
-        .into_iter()
-        .map(|error| error.unwrap().kind)
-        .collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_missing_bucket_is_not_an_empty_one() {
     let server = Server::start().await;
-    let mut kinds = all_kinds(&server.store("no-such-bucket", SECRET_KEY)).await;
+    let mut kinds = all_kinds(&server.store("no-such-bucket", SECRET_KEY), UPLOAD).await;
     assert_eq!(
         kinds.pop(),
         Some(ErrorKind::NotFound),
@@ -156,7 +122,10 @@ async fn a_missing_bucket_is_not_an_empty_one() {
 async fn a_wrong_secret_is_unauthenticated_and_no_secret_is_shown() {
     let server = Server::start().await;
     let store = server.store("bucket", "another-secret");
-    assert_eq!(all_kinds(&store).await, [ErrorKind::Unauthenticated; 8]);
+    assert_eq!(
+        all_kinds(&store, UPLOAD).await,
+        [ErrorKind::Unauthenticated; 8]
+    );
     assert!(!format!("{store:?}").contains("secret"));
 }
 
@@ -168,7 +137,7 @@ async fn a_server_that_is_away_is_unavailable() {
         .local_addr()
         .unwrap();
     let store = store_at(&format!("http://{closed}"), "bucket", SECRET_KEY);
-    assert_eq!(all_kinds(&store).await, [ErrorKind::Unavailable; 8]);
+    assert_eq!(all_kinds(&store, UPLOAD).await, [ErrorKind::Unavailable; 8]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,30 +209,9 @@ async fn a_store_sees_only_what_lies_below_its_prefix() {
     assert!(server.root.path().join("bucket/some/prefix/a/b").is_file());
 }
 
-/// A server that gives each connection the next of the answers.
+/// A store whose server gives these answers.
 async fn canned(answers: Vec<String>) -> S3Store {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let store = store_at(
-        &format!("http://{}", listener.local_addr().unwrap()),
-        "bucket",
-        SECRET_KEY,
-    );
-    tokio::spawn(async move {
-        for answer in answers {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 1 << 16];
-            let _read = socket.read(&mut request).await.unwrap();
-            socket.write_all(answer.as_bytes()).await.unwrap();
-        }
-    });
-    store
-}
-
-fn answer(status: &str, headers: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n{body}"
-    )
+    store_at(&support::canned(answers).await, "bucket", SECRET_KEY)
 }
 
 fn refusal(status: &str, code: &str) -> String {
@@ -482,10 +430,7 @@ async fn wrong_s3_urls_and_settings_are_refused() {
         let error = open(url, &StoreSettings::default()).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid, "{url}");
     }
-    let location = || Location {
-        bucket: "bucket".to_owned(),
-        prefix: String::new(),
-    };
+    let location = || Location::new("s3", "bucket", "");
     assert_eq!(
         store_in(location(), Some(5 << 20)).unwrap().url(),
         "s3://bucket"

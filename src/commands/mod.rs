@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use tokio::runtime::Runtime;
-use walhalla_providers::transfer::{self, Options, RetryPolicy, Store, StoreSettings};
+use walhalla_providers::transfer::{self, Options, RetryPolicy, Store};
 
 use crate::cli::{Cli, Cluster, Command, Global, LogFormat};
 use crate::config::Settings;
@@ -157,13 +157,9 @@ impl Context {
     /// Opens the store that the settings name.
     pub fn store(&self) -> Result<Store, Error> {
         let settings = &self.settings;
-        let store_settings = StoreSettings {
-            s3_force_path_style: settings.s3_force_path_style,
-            s3_part_size_bytes: settings.s3_part_size_bytes,
-        };
         let store = self
             .runtime
-            .block_on(transfer::open(settings.store()?, &store_settings))?;
+            .block_on(transfer::open(settings.store()?, &settings.stores))?;
         let retry = RetryPolicy {
             deadline: settings.retry_timeout,
             ..RetryPolicy::default()

@@ -1,10 +1,6 @@
 //! What S3's answers mean.
-//!
-//! The SDK's own errors do not go up: a refused signature's body repeats the signed request, with
-//! its session token.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
@@ -14,12 +10,10 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::primitives::ByteStreamError;
 use aws_smithy_checksums::body::validate::Error as ChecksumError;
 
+use crate::refusal::{Refusal, find, retry_after, text};
 use crate::{Error, ErrorKind, Operation};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// Longest of a server's words that an error repeats.
-const MAX_MESSAGE_CHARS: usize = 500;
 
 /// A failed request, before it is known what it was about.
 pub(super) struct Failure {
@@ -30,16 +24,6 @@ pub(super) struct Failure {
 enum Cause {
     Answer(Refusal),
     Transport(BoxError),
-}
-
-/// The answer of a server that refused a request.
-#[derive(Debug, Default)]
-struct Refusal {
-    status: Option<u16>,
-    code: String,
-    message: String,
-    request_id: Option<String>,
-    hint: Option<&'static str>,
 }
 
 /// A server's answer that the protocol does not foresee.
@@ -125,10 +109,8 @@ impl Failure {
 
     fn of_answer<E: ProvideErrorMetadata + RequestId>(error: &SdkError<E, HttpResponse>) -> Self {
         let response = error.raw_response();
-        let retry_after = response
-            .and_then(|response| response.headers().get("retry-after"))
-            .and_then(|seconds| seconds.trim().parse().ok())
-            .map(Duration::from_secs);
+        let retry_after =
+            response.and_then(|response| retry_after(response.headers().get("retry-after")));
         let refusal = Refusal {
             status: response.map(|response| response.status().as_u16()),
             code: text(error.code()),
@@ -173,30 +155,6 @@ where
         }
     }
 }
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let code = if self.code.is_empty() {
-            "the server gave no reason"
-        } else {
-            &self.code
-        };
-        f.write_str(code)?;
-        if !self.message.is_empty() {
-            write!(f, ": {}", self.message)?;
-        }
-        if let Some(status) = self.status {
-            write!(f, " (HTTP {status}")?;
-            if let Some(id) = &self.request_id {
-                write!(f, ", request {id}")?;
-            }
-            f.write_str(")")?;
-        }
-        self.hint.map_or(Ok(()), |hint| write!(f, "; hint: {hint}"))
-    }
-}
-
-impl StdError for Refusal {}
 
 /// The meaning of S3's error codes; `None` where the status has to tell.
 fn kind_of_code(code: &str, retry_after: Option<Duration>) -> Option<ErrorKind> {
@@ -277,27 +235,6 @@ fn hint(operation: Operation, kind: ErrorKind, refusal: &Refusal) -> Option<&'st
         (ErrorKind::Other, Some(404)) => Some("no S3 server answers so; check the endpoint's URL"),
         _ => None,
     }
-}
-
-/// The first error of type `T` among `error` and its causes.
-fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// A server's words, cut to a bearable length.
-fn text(words: Option<&str>) -> String {
-    words
-        .unwrap_or_default()
-        .chars()
-        .take(MAX_MESSAGE_CHARS)
-        .collect()
 }
 
 #[cfg(test)]

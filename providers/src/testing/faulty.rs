@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt, stream};
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, UploadId,
+    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 /// A method of [`ObjectStore`].
@@ -139,6 +139,10 @@ impl FaultyStore {
 impl ObjectStore for FaultyStore {
     fn url(&self) -> &str {
         self.store.url()
+    }
+
+    fn right(&self, right: Right) -> &'static str {
+        self.store.right(right)
     }
 
     fn limits(&self) -> Limits {

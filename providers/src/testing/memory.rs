@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, UploadId,
+    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 const CHUNK_BYTES: usize = 1000;
@@ -103,6 +103,16 @@ impl Default for MemoryStore {
 impl ObjectStore for MemoryStore {
     fn url(&self) -> &'static str {
         "memory:"
+    }
+
+    fn right(&self, right: Right) -> &'static str {
+        match right {
+            Right::Create => "memory:create",
+            Right::Read => "memory:read",
+            Right::List => "memory:list",
+            Right::Delete => "memory:delete",
+            Right::AbortUpload => "memory:abort",
+        }
     }
 
     fn limits(&self) -> Limits {

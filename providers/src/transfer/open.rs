@@ -5,49 +5,70 @@ use std::sync::Arc;
 
 use url::Url;
 
-#[cfg(feature = "s3")]
-use crate::ObjectKey;
 use crate::fs::FsStore;
-#[cfg(feature = "s3")]
-use crate::s3::{Location, S3Store};
-use crate::{Error, ErrorKind, ObjectStore, Operation, Result};
+use crate::{Error, ErrorKind, Location, ObjectKey, ObjectStore, Operation, Result};
 
 /// What a URL does not say. The default suits the services themselves.
 #[derive(Clone, Debug, Default)]
 pub struct StoreSettings {
-    /// Buckets in the path instead of the host's name, as most S3-compatible servers want it.
-    /// Default: in the path when an endpoint is set by the environment or the AWS profile.
-    pub s3_force_path_style: Option<bool>,
-    /// Length of a part of an upload, 5 MiB to 5 GiB; default 8 MiB. An object has at most 10,000 parts,
-    /// so that 8 MiB reach to 80 GB; memory grows with it, see [`Upload`](super::Upload).
-    pub s3_part_size_bytes: Option<usize>,
+    /// Certificates in PEM form that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
+    /// For `s3:`.
+    pub s3: S3Settings,
+    /// For `gs:`.
+    pub gcs: GcsSettings,
+    /// For `az:`.
+    pub azure: AzureSettings,
 }
 
-/// The store at `url`: `file:///path`, or `s3://bucket/prefix` with the cargo feature `s3`.
+/// What an S3 store is used with.
+#[derive(Clone, Debug, Default)]
+pub struct S3Settings {
+    /// Buckets in the path instead of the host's name, as most S3-compatible servers want it.
+    /// Default: in the path when an endpoint is set by the environment or the AWS profile.
+    pub force_path_style: Option<bool>,
+    /// Length of a part of an upload, 5 MiB to 5 GiB; default 8 MiB. An object has at most 10,000 parts,
+    /// so that 8 MiB reach to 80 GB; memory grows with it, see [`Upload`](super::Upload).
+    pub part_size_bytes: Option<usize>,
+}
+
+/// What a GCS store is used with.
+#[derive(Clone, Debug, Default)]
+pub struct GcsSettings {
+    /// Cloud KMS key that new objects are encrypted with, `projects/…/cryptoKeys/…`; default: the bucket's.
+    pub kms_key: Option<String>,
+    /// Storage class of new objects; default: the bucket's.
+    pub storage_class: Option<String>,
+}
+
+/// What an Azure store is used with.
+#[derive(Clone, Debug, Default)]
+pub struct AzureSettings {
+    /// Access tier of new blobs: `Hot`, `Cool` or `Cold`; default: the account's.
+    pub access_tier: Option<String>,
+}
+
+/// The store at `url`: `file:///path` and, with the cargo features `s3`, `gcs` and `azure`,
+/// `s3://bucket/prefix`, `gs://bucket/prefix` and `az://container/prefix`.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for a URL that names no store that is built in,
 /// [`ErrorKind::StoreMissing`] where it can be known without a request that the store does not exist.
-#[cfg_attr(
-    not(feature = "s3"),
-    expect(unused_variables, reason = "S3 alone has settings")
-)]
 pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
     match target(url) {
         Ok(Target::Directory(path)) => open_directory(path).await,
-        #[cfg(feature = "s3")]
-        Ok(Target::S3(location)) => Ok(Arc::new(S3Store::connect(location, settings).await?)),
-        Err(fault) => {
-            let url = without_credentials(url);
-            Err(Error::new(Operation::Open, url, ErrorKind::Invalid).with_source(fault))
-        }
+        Ok(Target::S3(location)) => open_s3(location, settings).await,
+        Ok(Target::Gcs(location)) => open_gcs(location, settings).await,
+        Ok(Target::Azure(location)) => open_azure(location, settings).await,
+        Err(fault) => Err(refused(&without_credentials(url), fault)),
     }
 }
 
 enum Target {
     Directory(PathBuf),
-    #[cfg(feature = "s3")]
     S3(Location),
+    Gcs(Location),
+    Azure(Location),
 }
 
 fn target(url: &str) -> std::result::Result<Target, UrlFault> {
@@ -63,33 +84,53 @@ fn target(url: &str) -> std::result::Result<Target, UrlFault> {
             .to_file_path()
             .map(Target::Directory)
             .map_err(|()| UrlFault::FileHost),
-        "s3" => s3_target(&url),
+        "s3" => location("s3", &url).map(Target::S3),
+        "gs" => location("gs", &url).map(Target::Gcs),
+        "az" => location("az", &url).map(Target::Azure),
         scheme => Err(UrlFault::UnknownScheme {
             scheme: scheme.to_owned(),
         }),
     }
 }
 
-#[cfg(feature = "s3")]
-fn s3_target(url: &Url) -> std::result::Result<Target, UrlFault> {
+fn location(scheme: &'static str, url: &Url) -> std::result::Result<Location, UrlFault> {
     let bucket = url
         .host_str()
         .filter(|host| !host.is_empty())
-        .ok_or(UrlFault::NoBucket)?;
+        .ok_or(UrlFault::NoBucket { scheme })?;
     let prefix = percent_decode(url.path()).ok_or(UrlFault::BadPrefix)?;
     let prefix = prefix.trim_matches('/');
     if !prefix.is_empty() && ObjectKey::new(prefix).is_err() {
         return Err(UrlFault::BadPrefix);
     }
-    Ok(Target::S3(Location {
-        bucket: bucket.to_owned(),
-        prefix: prefix.to_owned(),
-    }))
+    Ok(Location::new(scheme, bucket, prefix))
 }
 
-#[cfg(not(feature = "s3"))]
-fn s3_target(_url: &Url) -> std::result::Result<Target, UrlFault> {
-    Err(UrlFault::S3NotBuiltIn)
+/// A function that opens a store of one cloud, or says that it was not built in.
+macro_rules! open_cloud {
+    ($function:ident, $feature:literal, $store:path) => {
+        #[cfg(feature = $feature)]
+        async fn $function(
+            location: Location,
+            settings: &StoreSettings,
+        ) -> Result<Arc<dyn ObjectStore>> {
+            Ok(Arc::new(<$store>::connect(location, settings).await?))
+        }
+
+        #[cfg(not(feature = $feature))]
+        async fn $function(location: Location, _: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
+            let fault = UrlFault::NotBuiltIn { feature: $feature };
+            Err(refused(&location.url(), fault))
+        }
+    };
+}
+
+open_cloud!(open_s3, "s3", crate::s3::S3Store);
+open_cloud!(open_gcs, "gcs", crate::gcs::GcsStore);
+open_cloud!(open_azure, "azure", crate::azure::AzureStore);
+
+fn refused(url: &str, fault: UrlFault) -> Error {
+    Error::new(Operation::Open, url, ErrorKind::Invalid).with_source(fault)
 }
 
 async fn open_directory(path: PathBuf) -> Result<Arc<dyn ObjectStore>> {
@@ -101,7 +142,6 @@ async fn open_directory(path: PathBuf) -> Result<Arc<dyn ObjectStore>> {
     Ok(Arc::new(store))
 }
 
-#[cfg(feature = "s3")]
 fn percent_decode(path: &str) -> Option<String> {
     let decoded = percent_encoding::percent_decode_str(path)
         .decode_utf8()
@@ -120,7 +160,9 @@ fn without_credentials(url: &str) -> String {
 /// Why a URL names no store.
 #[derive(Debug, thiserror::Error)]
 enum UrlFault {
-    #[error("the URL cannot be read; write file:///path or s3://bucket/prefix")]
+    #[error(
+        "the URL cannot be read; write file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+    )]
     Unreadable(#[source] url::ParseError),
     #[error(
         "the URL carries credentials; hint: give them in the environment or the cloud's own files"
@@ -130,17 +172,15 @@ enum UrlFault {
     QueryOrFragment,
     #[error("a directory's URL has three slashes and no host: file:///path")]
     FileHost,
-    #[cfg(feature = "s3")]
-    #[error("the URL names no bucket; write s3://bucket/prefix")]
-    NoBucket,
-    #[cfg(feature = "s3")]
+    #[error("the URL names no bucket or container; write {scheme}://name/prefix")]
+    NoBucket { scheme: &'static str },
     #[error("the prefix has an empty part or one that begins with a dot")]
     BadPrefix,
-    #[cfg(not(feature = "s3"))]
-    #[error("this binary was built without S3; hint: build it with the cargo feature `s3`")]
-    S3NotBuiltIn,
+    #[cfg(not(all(feature = "azure", feature = "gcs", feature = "s3")))]
     #[error(
-        "no store is built in for `{scheme}:`; there are `file:` and, with the cargo feature `s3`, `s3:`"
+        "this binary was built without this store; hint: build it with the cargo feature `{feature}`"
     )]
+    NotBuiltIn { feature: &'static str },
+    #[error("no store is known for `{scheme}:`; there are file:, s3:, gs: and az:")]
     UnknownScheme { scheme: String },
 }

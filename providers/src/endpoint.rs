@@ -1,0 +1,83 @@
+//! Servers' addresses and certificates, for every store that speaks HTTP.
+
+use std::path::Path;
+
+use crate::{Error, ErrorKind, Operation, Result};
+
+/// The URL of a server that is not the cloud's own, without a trailing slash.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] without `http://` or `https://`: nobody shall send data in clear who did not write so.
+pub(crate) fn endpoint<'a>(variable: &'static str, url: &'a str) -> Result<&'a str> {
+    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+    if matches!(scheme, Some("http" | "https")) {
+        return Ok(url.trim_end_matches('/'));
+    }
+    let error = Error::new(Operation::Open, url, ErrorKind::Invalid);
+    Err(error.with_source(NoScheme { variable }))
+}
+
+/// The certificates of a PEM file that are trusted beside the system's.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] when the file cannot be read or holds no certificate.
+pub(crate) fn ca_certificates(path: &Path) -> Result<Vec<u8>> {
+    let failed = |source: CaFault| {
+        let shown = path.display().to_string();
+        Error::new(Operation::Open, shown, ErrorKind::Invalid).with_source(source)
+    };
+    let pem = std::fs::read(path).map_err(|source| failed(CaFault::Read(source)))?;
+    let begins = b"-----BEGIN CERTIFICATE-----";
+    if pem.windows(begins.len()).any(|window| window == begins) {
+        Ok(pem)
+    } else {
+        Err(failed(CaFault::NoCertificate))
+    }
+}
+
+/// A client that trusts the system's roots and `ca_file`'s, follows no redirects and never waits long for a connection.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] for a `ca_file` that is none.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+pub(crate) fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client> {
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none());
+    let failed = |path: &Path, source| {
+        let shown = path.display().to_string();
+        Error::new(Operation::Open, shown, ErrorKind::Invalid).with_source(CaFault::Http(source))
+    };
+    if let Some(path) = ca_file {
+        let pem = ca_certificates(path)?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|source| failed(path, source))?;
+        builder = builder.tls_certs_merge(certificates);
+    }
+    let path = ca_file.unwrap_or(Path::new("TLS"));
+    builder.build().map_err(|source| failed(path, source))
+}
+
+/// How long a connection may take.
+pub(crate) const CONNECT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// An address without its protocol.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{variable} names no protocol; write https:// or, to send everything in clear, http:// before it"
+)]
+struct NoScheme {
+    variable: &'static str,
+}
+
+/// What is wrong with a file of certificates.
+#[derive(Debug, thiserror::Error)]
+enum CaFault {
+    #[error("the certificates (ca_file) cannot be read")]
+    Read(#[source] std::io::Error),
+    #[error("the file (ca_file) holds no certificate in PEM form")]
+    NoCertificate,
+    #[cfg(any(feature = "azure", feature = "gcs"))]
+    #[error("the TLS client could not be set up with the certificates (ca_file)")]
+    Http(#[source] reqwest::Error),
+}
