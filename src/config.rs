@@ -7,7 +7,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use walhalla_providers::transfer::{AzureSettings, GcsSettings, S3Settings, StoreSettings};
+use walhalla_providers::transfer::{
+    AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
+};
 
 use crate::pipeline::Compression;
 
@@ -25,7 +27,7 @@ const fn key(name: &'static str, variable: &'static str) -> Key {
 }
 
 /// Every setting.
-const KEYS: [Key; 17] = [
+const KEYS: [Key; 25] = [
     key("store", "WALHALLA_STORE"),
     key("compression", "WALHALLA_COMPRESSION"),
     key("age_recipients", "WALHALLA_AGE_RECIPIENTS"),
@@ -37,9 +39,17 @@ const KEYS: [Key; 17] = [
     key("socket", "WALHALLA_SOCKET"),
     key("archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT"),
     key("retry_timeout", "WALHALLA_RETRY_TIMEOUT"),
-    key("s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE"),
     key("ca_file", "WALHALLA_CA_FILE"),
+    key("s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE"),
     key("s3_part_size", "WALHALLA_S3_PART_SIZE"),
+    key("s3_sse", "WALHALLA_S3_SSE"),
+    key("s3_sse_kms_key_id", "WALHALLA_S3_SSE_KMS_KEY_ID"),
+    key("s3_storage_class", "WALHALLA_S3_STORAGE_CLASS"),
+    key("s3_object_lock_mode", "WALHALLA_S3_OBJECT_LOCK_MODE"),
+    key("s3_object_lock_days", "WALHALLA_S3_OBJECT_LOCK_DAYS"),
+    key("s3_requester_pays", "WALHALLA_S3_REQUESTER_PAYS"),
+    key("s3_conditional_writes", "WALHALLA_S3_CONDITIONAL_WRITES"),
+    key("s3_checksums", "WALHALLA_S3_CHECKSUMS"),
     key("gcs_kms_key", "WALHALLA_GCS_KMS_KEY"),
     key("gcs_storage_class", "WALHALLA_GCS_STORAGE_CLASS"),
     key("azure_access_tier", "WALHALLA_AZURE_ACCESS_TIER"),
@@ -246,10 +256,7 @@ impl Resolver<'_> {
     fn stores(&self) -> Result<StoreSettings, Error> {
         Ok(StoreSettings {
             ca_file: self.text("ca_file").map(PathBuf::from),
-            s3: S3Settings {
-                force_path_style: self.parsed("s3_force_path_style", boolean)?,
-                part_size_bytes: self.parsed("s3_part_size", size)?,
-            },
+            s3: self.s3()?,
             gcs: GcsSettings {
                 kms_key: self.text("gcs_kms_key"),
                 storage_class: self.text("gcs_storage_class"),
@@ -258,6 +265,44 @@ impl Resolver<'_> {
                 access_tier: self.text("azure_access_tier"),
             },
         })
+    }
+
+    fn s3(&self) -> Result<S3Settings, Error> {
+        let encryption = |text: &str| one_of(text, &["AES256", "aws:kms", "aws:kms:dsse"]);
+        let encryption = self.parsed("s3_sse", encryption)?;
+        let for_kms = |text: &str| match encryption.as_deref() {
+            Some("aws:kms" | "aws:kms:dsse") => Ok(text.to_owned()),
+            _ => Err("it needs s3_sse = \"aws:kms\" or \"aws:kms:dsse\"".to_owned()),
+        };
+        Ok(S3Settings {
+            force_path_style: self.parsed("s3_force_path_style", boolean)?,
+            part_size_bytes: self.parsed("s3_part_size", size)?,
+            kms_key_id: self.parsed("s3_sse_kms_key_id", for_kms)?,
+            storage_class: self.parsed("s3_storage_class", storage_class)?,
+            object_lock: self.object_lock()?,
+            requester_pays: self
+                .parsed("s3_requester_pays", boolean)?
+                .unwrap_or_default(),
+            conditional_writes: self.parsed("s3_conditional_writes", conditional_writes)?,
+            checksums: self.parsed("s3_checksums", boolean)?,
+            encryption,
+        })
+    }
+
+    fn object_lock(&self) -> Result<Option<ObjectLock>, Error> {
+        let mode = |text: &str| one_of(text, &["GOVERNANCE", "COMPLIANCE"]);
+        let mode = self.parsed("s3_object_lock_mode", mode)?;
+        let days = self.parsed("s3_object_lock_days", days)?;
+        let half = |key, other| {
+            let alone = |_: &str| Err::<(), _>(format!("it needs {other} beside it"));
+            self.parsed(key, alone).map(|_| None)
+        };
+        match (mode, days) {
+            (Some(mode), Some(days)) => Ok(Some(ObjectLock { mode, days })),
+            (None, None) => Ok(None),
+            (Some(_), None) => half("s3_object_lock_mode", "s3_object_lock_days"),
+            (None, Some(_)) => half("s3_object_lock_days", "s3_object_lock_mode"),
+        }
     }
 
     /// Whoever sets recipients expects that nothing is stored unencrypted.
@@ -344,6 +389,39 @@ fn boolean(text: &str) -> Result<bool, String> {
         "true" | "on" | "1" | "yes" => Ok(true),
         "false" | "off" | "0" | "no" => Ok(false),
         _ => Err(format!("{text:?} is neither true nor false")),
+    }
+}
+
+fn one_of(text: &str, known: &[&str]) -> Result<String, String> {
+    if known.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is none of {}", known.join(", ")))
+    }
+}
+
+fn days(text: &str) -> Result<u32, String> {
+    // S3 takes no more than a hundred years.
+    let days = text.parse().ok().filter(|days| (1..=36_500).contains(days));
+    days.ok_or_else(|| format!("{text:?} is no number of days from 1 to 36500"))
+}
+
+/// A class whose objects can be read at once.
+fn storage_class(text: &str) -> Result<String, String> {
+    match text {
+        "GLACIER" | "DEEP_ARCHIVE" => Err(format!(
+            "objects of the class {text} cannot be read before they are restored; GLACIER_IR can"
+        )),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn conditional_writes(text: &str) -> Result<ConditionalWrites, String> {
+    match text {
+        "probe" => Ok(ConditionalWrites::Probe),
+        "trust" => Ok(ConditionalWrites::Trust),
+        "off" => Ok(ConditionalWrites::Off),
+        _ => Err(format!("{text:?} is none of probe, trust, off")),
     }
 }
 

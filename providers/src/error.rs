@@ -71,6 +71,8 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// The URL, key or request is wrong and stays wrong.
     Invalid,
+    /// The server lacks something that is relied on.
+    Unsupported,
     /// Anything else; not retried.
     Other,
 }
@@ -139,6 +141,7 @@ impl fmt::Display for ErrorKind {
             Self::Conflict => "another request changed it at the same moment",
             Self::DeadlineExceeded => "the deadline passed",
             Self::Invalid => "the request is not valid",
+            Self::Unsupported => "the server cannot do what Walhalla relies on",
             Self::Other => "the request failed",
         })
     }

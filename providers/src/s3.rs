@@ -7,45 +7,40 @@
 //! only: a HEAD's 404 has no body, and could as well mean the bucket, or a proxy on the way. A HEAD
 //! that is refused is therefore followed by a GET.
 //!
-//! Some servers answer 200 to a second conditional create and overwrite in silence. A probe for
-//! them belongs into [`S3Store::connect`], which every store opened by its URL passes through.
+//! Some servers answer 200 to a second conditional create and overwrite in silence: see [`probe`].
 
 mod failure;
+mod headers;
+mod probe;
+mod session;
 
-use aws_config::BehaviorVersion;
-use aws_config::SdkConfig;
-use aws_config::environment::EnvironmentVariableRegionProvider;
-use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
-use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::config::{Region, RequestChecksumCalculation};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
     ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, Object, ObjectIdentifier,
+    RequestPayer,
 };
-use aws_types::service_config::ServiceConfigKey;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
-
 use bytes::Bytes;
 use futures_util::stream;
 use jiff::Timestamp;
+use tokio::sync::OnceCell;
 
-use crate::endpoint::CONNECT_TIMEOUT;
-use crate::location::Location;
-use crate::transfer::StoreSettings;
+use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, Location, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use failure::{Failure, Unexpected};
+use headers::as_the_settings_say;
+use session::{Session, Sessions};
 
 const DEFAULT_PART_SIZE_BYTES: usize = 8 << 20;
 const SMALLEST_PART_BYTES: usize = 5 << 20;
@@ -53,21 +48,30 @@ const LARGEST_PART_BYTES: usize = 5 << 30;
 const MAX_PARTS: u32 = 10_000;
 const MAX_OBJECT_BYTES: u64 = MAX_PARTS as u64 * LARGEST_PART_BYTES as u64;
 
-/// The region that servers other than AWS expect in signatures when none is set.
-const FALLBACK_REGION: &str = "us-east-1";
-
 /// `x-amz-meta-walhalla-token` in the protocol.
 const TOKEN_METADATA: &str = "walhalla-token";
 
 /// Objects in a bucket, below a prefix.
-#[derive(Clone)]
 pub struct S3Store {
-    client: Client,
+    sessions: Sessions,
     location: Location,
     url: String,
+    settings: S3Settings,
     part_size_bytes: usize,
-    /// Whether parts carry checksums; off where the AWS settings say `when_required`.
-    checksums: bool,
+    creates: Creates,
+    /// Set once the server has refused to create an object a second time.
+    probed: OnceCell<()>,
+}
+
+/// How an object is created that must not replace another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Creates {
+    /// By a condition, after the server was seen to keep it.
+    Probed,
+    /// By a condition.
+    Trusted,
+    /// By looking first; of two writers at the same moment the second replaces the first one's object.
+    LookFirst,
 }
 
 impl S3Store {
@@ -77,32 +81,16 @@ impl S3Store {
     /// No request goes to the store yet; credentials are fetched with the first.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when no region is set, or a part size that S3 does not take.
+    /// [`ErrorKind::Invalid`] when no region is set, for an endpoint without a protocol, a part
+    /// size that S3 does not take, or certificates that cannot be used.
     pub async fn connect(location: Location, settings: &StoreSettings) -> Result<Self> {
-        let shared = load_settings().await;
-        let has_endpoint = endpoint(&shared).is_some();
-        let mut config = aws_sdk_s3::config::Builder::from(&shared)
-            .force_path_style(settings.s3.force_path_style.unwrap_or(has_endpoint))
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .build(),
-            );
-        if shared.region().is_none() {
-            if !has_endpoint {
-                return Err(
-                    Error::new(Operation::Open, location.url(), ErrorKind::Invalid)
-                        .with_source(NoRegion),
-                );
-            }
-            config = config.region(Region::new(FALLBACK_REGION));
-        }
-        let client = Client::from_conf(config.build());
-        let mut store = Self::with_client(client, location, settings)?;
-        store.checksums =
-            shared.request_checksum_calculation() != Some(RequestChecksumCalculation::WhenRequired);
-        Ok(store)
+        let sessions = Sessions::connect(&location, settings).await?;
+        let creates = if sessions.current().has_endpoint {
+            Creates::Probed
+        } else {
+            Creates::Trusted
+        };
+        Self::new(sessions, location, &settings.s3, creates)
     }
 
     /// The store at `location` through a client set up by the caller, whose retries should be off.
@@ -114,22 +102,44 @@ impl S3Store {
         location: Location,
         settings: &StoreSettings,
     ) -> Result<Self> {
+        let checksums = settings.s3.checksums.unwrap_or(true);
+        let sessions = Sessions::of_client(client, checksums);
+        Self::new(sessions, location, &settings.s3, Creates::Trusted)
+    }
+
+    fn new(
+        sessions: Sessions,
+        location: Location,
+        settings: &S3Settings,
+        creates: Creates,
+    ) -> Result<Self> {
         let url = location.url();
-        let part_size_bytes = settings
-            .s3
-            .part_size_bytes
-            .unwrap_or(DEFAULT_PART_SIZE_BYTES);
+        let part_size_bytes = settings.part_size_bytes.unwrap_or(DEFAULT_PART_SIZE_BYTES);
         if !(SMALLEST_PART_BYTES..=LARGEST_PART_BYTES).contains(&part_size_bytes) {
             let error = Error::new(Operation::Open, url, ErrorKind::Invalid);
             return Err(error.with_source(BadPartSize { part_size_bytes }));
         }
+        let creates = match settings.conditional_writes {
+            None => creates,
+            Some(ConditionalWrites::Probe) => Creates::Probed,
+            Some(ConditionalWrites::Trust) => Creates::Trusted,
+            Some(ConditionalWrites::Off) => Creates::LookFirst,
+        };
         Ok(Self {
-            client,
+            sessions,
             location,
             url,
+            settings: settings.clone(),
             part_size_bytes,
-            checksums: true,
+            creates,
+            probed: OnceCell::new(),
         })
+    }
+
+    fn payer(&self) -> Option<RequestPayer> {
+        self.settings
+            .requester_pays
+            .then_some(RequestPayer::Requester)
     }
 
     fn object_url(&self, key: &ObjectKey) -> String {
@@ -145,8 +155,25 @@ impl S3Store {
         self.location.full(key)
     }
 
-    fn failed(&self, operation: Operation, key: &ObjectKey, failure: impl Into<Failure>) -> Error {
-        failure.into().on(operation, self.object_url(key))
+    /// The error of a request that `session` made for `key`.
+    async fn failed(
+        &self,
+        session: &Arc<Session>,
+        operation: Operation,
+        key: &ObjectKey,
+        failure: impl Into<Failure>,
+    ) -> Error {
+        let failure = self.renewed_after(session, failure.into()).await;
+        failure.on(operation, self.object_url(key))
+    }
+
+    /// The failure; one that may pass when it was about credentials that are now loaded anew.
+    async fn renewed_after(&self, session: &Arc<Session>, failure: Failure) -> Failure {
+        if failure.is_expiry() && self.sessions.renew(session).await {
+            failure.into_passing()
+        } else {
+            failure
+        }
     }
 
     fn unexpected(&self, operation: Operation, key: &ObjectKey, answer: Unexpected) -> Error {
@@ -155,23 +182,27 @@ impl S3Store {
 
     async fn get_range(
         &self,
+        session: &Session,
         key: &ObjectKey,
         range: Option<String>,
     ) -> std::result::Result<GetObjectOutput, Failure> {
-        let request = self
+        let request = session
             .client
             .get_object()
             .bucket(self.bucket())
-            .key(self.full(key.as_str()));
-        request.set_range(range).send().await.map_err(Failure::from)
+            .key(self.full(key.as_str()))
+            .set_request_payer(self.payer())
+            .set_range(range);
+        request.send().await.map_err(Failure::from)
     }
 
     /// Asks by GET after a HEAD was refused, and so gets an answer with a reason.
     async fn head_by_get(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        let output = self
-            .get_range(key, None)
-            .await
-            .map_err(|failure| self.failed(Operation::Head, key, failure))?;
+        let session = self.sessions.current();
+        let output = match self.get_range(&session, key, None).await {
+            Ok(output) => output,
+            Err(failure) => return Err(self.failed(&session, Operation::Head, key, failure).await),
+        };
         let parts = (output.content_length, output.last_modified, output.metadata);
         self.object_info(key, parts)
     }
@@ -255,13 +286,29 @@ impl S3Store {
         })
     }
 
+    fn batch(&self, keys: &[ObjectKey]) -> std::result::Result<Delete, Failure> {
+        let objects = keys
+            .iter()
+            .map(|key| {
+                ObjectIdentifier::builder()
+                    .key(self.full(key.as_str()))
+                    .build()
+            })
+            .collect::<std::result::Result<_, _>>();
+        Delete::builder()
+            .quiet(true)
+            .set_objects(Some(objects.map_err(Failure::construction)?))
+            .build()
+            .map_err(Failure::construction)
+    }
+
     /// The keys of a batch that the server refused, as [`ObjectStore::delete`] gives them.
     fn refused(&self, errors: Vec<aws_sdk_s3::types::Error>) -> Vec<(ObjectKey, Error)> {
         let refused = errors.into_iter().filter_map(|error| {
             let key = self.location.key(error.key()?)?;
             let failure = Failure::of_code(error.code(), error.message());
             (failure.kind() != ErrorKind::NotFound).then(|| {
-                let error = self.failed(Operation::Delete, &key, failure);
+                let error = failure.on(Operation::Delete, self.object_url(&key));
                 (key, error)
             })
         });
@@ -301,37 +348,41 @@ impl ObjectStore for S3Store {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<()> {
-        let request = self
+        let condition = self.condition(key, mode).await?;
+        let session = self.sessions.current();
+        let request = session
             .client
             .put_object()
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
             .metadata(TOKEN_METADATA, token.as_str())
-            .set_if_none_match(condition(mode))
+            .set_if_none_match(condition)
+            .set_request_payer(self.payer())
             .body(ByteStream::from(body));
-        request
-            .send()
-            .await
-            .map_err(|error| self.failed(Operation::Put, key, error))?;
-        Ok(())
+        match as_the_settings_say!(request, self.settings).send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
+        }
     }
 
     async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
-        // AWS refuses parts with a checksum of a kind that the upload did not announce.
-        let algorithm = self.checksums.then_some(ChecksumAlgorithm::Crc32);
-        let request = self
+        let session = self.sessions.current();
+        let request = session
             .client
             .create_multipart_upload()
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
             .metadata(TOKEN_METADATA, token.as_str())
-            .set_checksum_algorithm(algorithm);
-        let output = request
-            .send()
-            .await
-            .map_err(|error| self.failed(Operation::Put, key, error))?;
-        let incomplete = || self.unexpected(Operation::Put, key, Unexpected::MissingField);
-        output.upload_id.map(UploadId).ok_or_else(incomplete)
+            .set_request_payer(self.payer())
+            // AWS refuses parts with a checksum of a kind that the upload did not announce.
+            .set_checksum_algorithm(session.checksums.then_some(ChecksumAlgorithm::Crc32));
+        match as_the_settings_say!(request, self.settings).send().await {
+            Ok(output) => {
+                let incomplete = || self.unexpected(Operation::Put, key, Unexpected::MissingField);
+                output.upload_id.map(UploadId).ok_or_else(incomplete)
+            }
+            Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
+        }
     }
 
     async fn put_part(
@@ -342,19 +393,21 @@ impl ObjectStore for S3Store {
         body: Bytes,
     ) -> Result<PartReceipt> {
         let size_bytes = body.len() as u64;
-        let request = self
+        let session = self.sessions.current();
+        let request = session
             .client
             .upload_part()
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
             .upload_id(&upload.0)
             .part_number(part_number(number))
-            .set_checksum_algorithm(self.checksums.then_some(ChecksumAlgorithm::Crc32))
+            .set_request_payer(self.payer())
+            .set_checksum_algorithm(session.checksums.then_some(ChecksumAlgorithm::Crc32))
             .body(ByteStream::from(body));
-        let output = request
-            .send()
-            .await
-            .map_err(|error| self.failed(Operation::Put, key, error))?;
+        let output = match request.send().await {
+            Ok(output) => output,
+            Err(error) => return Err(self.failed(&session, Operation::Put, key, error).await),
+        };
         let incomplete = || self.unexpected(Operation::Put, key, Unexpected::MissingField);
         Ok(PartReceipt {
             number,
@@ -371,8 +424,10 @@ impl ObjectStore for S3Store {
         parts: &[PartReceipt],
         mode: PutMode,
     ) -> Result<()> {
+        let condition = self.condition(key, mode).await?;
         let parts = parts.iter().map(completed_part).collect();
-        let request = self
+        let session = self.sessions.current();
+        let request = session
             .client
             .complete_multipart_upload()
             .bucket(self.bucket())
@@ -383,95 +438,107 @@ impl ObjectStore for S3Store {
                     .set_parts(Some(parts))
                     .build(),
             )
-            .set_if_none_match(condition(mode));
-        request
-            .send()
-            .await
-            .map_err(|error| self.failed(Operation::Put, key, error))?;
-        Ok(())
+            .set_request_payer(self.payer())
+            .set_if_none_match(condition);
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
+        }
     }
 
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
-        let request = self
+        let session = self.sessions.current();
+        let request = session
             .client
             .abort_multipart_upload()
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
-            .upload_id(&upload.0);
+            .upload_id(&upload.0)
+            .set_request_payer(self.payer());
         match request.send().await.map_err(Failure::from) {
             Err(failure) if failure.kind() != ErrorKind::NotFound => {
-                Err(self.failed(Operation::Put, key, failure))
+                Err(self.failed(&session, Operation::Put, key, failure).await)
             }
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let mut answer = self.get_range(key, range(offset, length)).await;
+        let session = self.sessions.current();
+        let mut answer = self.get_range(&session, key, range(offset, length)).await;
         // No range lies in an empty object, not even the first byte.
         if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
-            answer = self.get_range(key, None).await;
+            answer = self.get_range(&session, key, None).await;
         }
-        let output = answer.map_err(|failure| self.failed(Operation::Get, key, failure))?;
-        self.download(key, offset, output)
+        match answer {
+            Ok(output) => self.download(key, offset, output),
+            Err(failure) => Err(self.failed(&session, Operation::Get, key, failure).await),
+        }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        let request = self
+        let session = self.sessions.current();
+        let request = session
             .client
             .head_object()
             .bucket(self.bucket())
-            .key(self.full(key.as_str()));
+            .key(self.full(key.as_str()))
+            .set_request_payer(self.payer());
         match request.send().await.map_err(Failure::from) {
             Ok(output) => self.object_info(
                 key,
                 (output.content_length, output.last_modified, output.metadata),
             ),
             Err(failure) if failure.is_refusal() => self.head_by_get(key).await,
-            Err(failure) => Err(self.failed(Operation::Head, key, failure)),
+            Err(failure) => Err(self.failed(&session, Operation::Head, key, failure).await),
         }
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let call = self
+        let session = self.sessions.current();
+        let call = session
             .client
             .list_objects_v2()
             .bucket(self.bucket())
             .prefix(self.full(&request.prefix))
             .set_start_after(request.start_after.as_deref().map(|key| self.full(key)))
             .set_delimiter(request.fold.then(|| "/".to_owned()))
-            .set_continuation_token(request.page.clone());
-        let output = call.send().await.map_err(|error| {
-            Failure::from(error).on(Operation::List, format!("{}/{}", self.url, request.prefix))
-        })?;
-        self.page(request, output)
+            .set_continuation_token(request.page.clone())
+            .set_request_payer(self.payer());
+        match call.send().await {
+            Ok(output) => self.page(request, output),
+            Err(error) => {
+                let failure = self.renewed_after(&session, error.into()).await;
+                Err(failure.on(Operation::List, format!("{}/{}", self.url, request.prefix)))
+            }
+        }
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |failure: Failure| failure.on(Operation::Delete, self.url.clone());
-        let mut batch = Delete::builder().quiet(true);
-        for key in keys {
-            let object = ObjectIdentifier::builder()
-                .key(self.full(key.as_str()))
-                .build();
-            batch = batch.objects(object.map_err(|error| failed(Failure::construction(error)))?);
-        }
-        let batch = batch
-            .build()
-            .map_err(|error| failed(Failure::construction(error)))?;
-        let request = self
+        let batch = self
+            .batch(keys)
+            .map_err(|failure| failure.on(Operation::Delete, self.url.clone()))?;
+        let session = self.sessions.current();
+        let request = session
             .client
             .delete_objects()
             .bucket(self.bucket())
+            .set_request_payer(self.payer())
             .delete(batch);
-        let output = request
-            .send()
-            .await
-            .map_err(|error| failed(Failure::from(error)))?;
-        Ok(self.refused(output.errors.unwrap_or_default()))
+        match request.send().await {
+            Ok(output) => Ok(self.refused(output.errors.unwrap_or_default())),
+            Err(error) => {
+                let failure = self.renewed_after(&session, error.into()).await;
+                Err(failure.on(Operation::Delete, self.url.clone()))
+            }
+        }
+    }
+
+    async fn shortcomings(&self) -> Result<Vec<String>> {
+        self.probe_shortcomings().await
     }
 }
 
@@ -485,54 +552,11 @@ impl fmt::Debug for S3Store {
     }
 }
 
-/// Nothing says in which region the bucket lies.
-#[derive(Debug, thiserror::Error)]
-#[error("no region is set; hint: set AWS_REGION, or `region` in the AWS profile")]
-struct NoRegion;
-
 /// A part size outside of what S3 takes.
 #[derive(Debug, thiserror::Error)]
 #[error("a part of {part_size_bytes} bytes is not between 5 MiB and 5 GiB")]
 struct BadPartSize {
     part_size_bytes: usize,
-}
-
-async fn load_settings() -> SdkConfig {
-    let loader = aws_config::defaults(BehaviorVersion::latest());
-    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
-    if variables
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
-    {
-        // Beside an endpoint of its own nobody runs the instance service that the chain would ask
-        // for a region, and wait for, last.
-        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
-            .or_else(FALLBACK_REGION);
-        return loader.region(region).load().await;
-    }
-    loader.load().await
-}
-
-/// The endpoint set in the environment or the profile, for S3 or for all services.
-fn endpoint(shared: &SdkConfig) -> Option<String> {
-    let key = ServiceConfigKey::builder()
-        .service_id("S3")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build();
-    let for_s3 = shared
-        .service_config()
-        .zip(key.ok())
-        .and_then(|(config, key)| config.load_config(key));
-    for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
-}
-
-fn condition(mode: PutMode) -> Option<String> {
-    match mode {
-        PutMode::Create => Some("*".to_owned()),
-        PutMode::Overwrite => None,
-    }
 }
 
 /// The header of a range; open where it reaches past what any object has, as servers read no larger numbers.

@@ -24,7 +24,9 @@ use crate::{
     Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
     PutMode, PutToken, Result,
 };
-pub use open::{AzureSettings, GcsSettings, S3Settings, StoreSettings, open};
+pub use open::{
+    AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings, open,
+};
 pub use reader::Reader;
 use retry::Retries;
 pub use retry::RetryPolicy;
@@ -174,7 +176,10 @@ impl Store {
             fold: false,
             page: None,
         };
-        Ok(self.all_pages(request).await?.0)
+        let (mut objects, _) = self.all_pages(request).await?;
+        // SeaweedFS (4.48) sorts folders among files by their names without the slash.
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
     }
 
     /// The names of the folders directly below `prefix` (which ends in `/` or is empty), each
@@ -186,7 +191,8 @@ impl Store {
             fold: true,
             page: None,
         };
-        let (_, folders) = self.all_pages(request).await?;
+        let (_, mut folders) = self.all_pages(request).await?;
+        folders.sort_unstable();
         let name = |folder: String| {
             let name = folder.strip_prefix(prefix).unwrap_or(&folder);
             name.strip_suffix('/').unwrap_or(name).to_owned()

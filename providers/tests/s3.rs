@@ -293,7 +293,7 @@ async fn answers_to_a_create_have_their_kinds() {
         ),
         (
             refusal("501 Not Implemented", "NotImplemented"),
-            ErrorKind::Other,
+            ErrorKind::Unsupported,
         ),
         (
             throttled,

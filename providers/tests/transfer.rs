@@ -230,6 +230,29 @@ async fn a_body_that_fits_one_part_is_one_put() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_shall_be_whole_is_one_put_and_a_longer_one_comes_in_parts() {
+    for (length, puts) in [
+        (PART * 3 + 1, 1),
+        (PART * 5, 1),
+        (PART * 5 + 1, 0),
+        (PART * 7, 0),
+    ] {
+        let bench = Bench::new();
+        let mut upload = bench
+            .store
+            .upload(key(), PutMode::Create)
+            .whole_up_to(PART * 5);
+        for chunk in bytes(length).chunks(300) {
+            upload.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+        }
+        assert_eq!(upload.finish().await.unwrap(), length as u64);
+        assert_eq!(bench.faulty.calls(Call::Put), puts, "{length}");
+        assert_eq!(bench.faulty.calls(Call::StartUpload), 1 - puts, "{length}");
+        assert!(bench.store.get(&key(), 1 << 20).await.unwrap() == bytes(length));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn every_request_of_an_upload_is_retried() {
     let bench = Bench::new();
     for call in [Call::StartUpload, Call::CompleteUpload] {
@@ -327,7 +350,7 @@ async fn a_write_given_up_halfway_leaves_no_hole_in_an_object() {
 async fn an_object_longer_than_the_store_takes_is_refused() {
     let bench = Bench::new();
     let mut upload = bench.store.upload(key(), PutMode::Create);
-    upload.write(bytes(PART * 100)).await.unwrap();
+    upload.write(bytes(PART * 10_000)).await.unwrap();
     let error = match upload.write(bytes(PART * 2)).await {
         Err(error) => error,
         Ok(()) => upload.finish().await.unwrap_err(),

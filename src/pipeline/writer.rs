@@ -10,11 +10,14 @@ use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use walhalla_providers::transfer::Store;
+use walhalla_providers::transfer::{Store, Upload};
 use walhalla_providers::{ObjectKey, PutMode};
 
 use super::codec::Encoder;
 use super::{BLOCK_SIZE_BYTES, Compression, Error, QUEUED_BLOCKS};
+
+/// Longest object that [`Pipeline::create_whole`] sends in one request: a WAL segment of four times the usual size.
+const WHOLE_BYTES: usize = 64 << 20;
 
 /// The compressing threads and what they share; ends when the last clone and writer are dropped.
 #[derive(Clone)]
@@ -78,11 +81,24 @@ impl Pipeline {
         }
     }
 
-    /// Begins the object `key`. It is only created if no such object is there when it is finished.
+    /// Begins the object `key`, which goes to the store in parts while it is written. It is only
+    /// created if no such object is there when it is finished.
     pub fn create(&self, key: ObjectKey) -> ObjectWriter {
-        let object: Arc<str> = self.store.object_url(&key).into();
+        let upload = self.store.upload(key.clone(), PutMode::Create);
+        self.begin(&key, upload)
+    }
+
+    /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
+    /// are held in memory.
+    pub fn create_whole(&self, key: ObjectKey) -> ObjectWriter {
+        let upload = self.store.upload(key.clone(), PutMode::Create);
+        self.begin(&key, upload.whole_up_to(WHOLE_BYTES))
+    }
+
+    fn begin(&self, key: &ObjectKey, upload: Upload) -> ObjectWriter {
+        let object: Arc<str> = self.store.object_url(key).into();
         let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
-        let upload = upload(self.store.clone(), key, Arc::clone(&object), queue);
+        let upload = send(upload, Arc::clone(&object), queue);
         ObjectWriter {
             object,
             block: self.block(),
@@ -223,13 +239,11 @@ fn compress(compression: Compression, queue: &Receiver<Job>, used: &Sender<Vec<u
     }
 }
 
-async fn upload(
-    store: Store,
-    key: ObjectKey,
+async fn send(
+    mut upload: Upload,
     object: Arc<str>,
     mut steps: mpsc::Receiver<Step>,
 ) -> Result<StoredObject, Error> {
-    let mut upload = store.upload(key, PutMode::Create);
     let mut hash = Sha256::new();
     let broken_off = || Error::BrokenOff {
         object: object.to_string(),

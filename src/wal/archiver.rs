@@ -64,7 +64,7 @@ impl Archiver<'_> {
 
     fn store(&self, path: &Path, file: WalFileName) -> Result<StoredObject, Error> {
         let mut source = Source::open(path, file, self)?;
-        let mut object = self.pipeline.create(
+        let mut object = self.pipeline.create_whole(
             self.repository
                 .layout
                 .wal(file, self.compression.codec())

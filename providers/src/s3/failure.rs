@@ -83,6 +83,18 @@ impl Failure {
             .is_some_and(|status| (400..500).contains(&status))
     }
 
+    /// Whether the server knows the credentials, and they are of the past.
+    pub(super) fn is_expiry(&self) -> bool {
+        matches!(&self.source, Cause::Answer(refusal)
+            if matches!(refusal.code.as_str(), "ExpiredToken" | "TokenRefreshRequired"))
+    }
+
+    /// The same, of which another try may do.
+    pub(super) fn into_passing(mut self) -> Self {
+        self.kind = ErrorKind::Unavailable;
+        self
+    }
+
     pub(super) fn is_invalid_range(&self) -> bool {
         self.status() == Some(416)
     }
@@ -199,7 +211,7 @@ fn kind_of_status(status: u16, retry_after: Option<Duration>) -> ErrorKind {
         412 => ErrorKind::AlreadyExists,
         429 => ErrorKind::Throttled(retry_after),
         503 if retry_after.is_some() => ErrorKind::Throttled(retry_after),
-        501 => ErrorKind::Other,
+        501 => ErrorKind::Unsupported,
         507 => ErrorKind::NoSpace,
         500.. => ErrorKind::Unavailable,
         _ => ErrorKind::Other,
@@ -229,7 +241,7 @@ fn hint(operation: Operation, kind: ErrorKind, refusal: &Refusal) -> Option<&'st
         (ErrorKind::Invalid, Some(301 | 307)) => {
             Some("the bucket lies in another region; set AWS_REGION")
         }
-        (ErrorKind::Other, Some(501)) => {
+        (ErrorKind::Unsupported, Some(501)) => {
             Some("the server may lack conditional writes (If-None-Match), which Walhalla needs")
         }
         (ErrorKind::Other, Some(404)) => Some("no S3 server answers so; check the endpoint's URL"),
@@ -266,7 +278,7 @@ mod tests {
         assert_eq!(kind(503, "SlowDown"), ErrorKind::Throttled(None));
         assert_eq!(kind(500, "InternalError"), ErrorKind::Unavailable);
         assert_eq!(kind(502, ""), ErrorKind::Unavailable);
-        assert_eq!(kind(501, "NotImplemented"), ErrorKind::Other);
+        assert_eq!(kind(501, "NotImplemented"), ErrorKind::Unsupported);
     }
 
     #[test]

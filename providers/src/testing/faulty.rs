@@ -1,6 +1,6 @@
 //! A store that fails when told to.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future;
 use std::sync::{Arc, Mutex};
 
@@ -61,6 +61,7 @@ struct State {
     calls: HashMap<Call, u32>,
     faults: HashMap<(Call, u32), Fault>,
     always: HashMap<Call, Fault>,
+    kept: HashSet<ObjectKey>,
 }
 
 impl FaultyStore {
@@ -82,11 +83,17 @@ impl FaultyStore {
         self.state.lock().unwrap().always.insert(call, fault);
     }
 
+    /// Lets deletes of `key` be refused, as by a lock that lies on it.
+    pub fn keep(&self, key: &ObjectKey) {
+        self.state.lock().unwrap().kept.insert(key.clone());
+    }
+
     /// Takes all faults away.
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.faults.clear();
         state.always.clear();
+        state.kept.clear();
     }
 
     /// How often the method was called.
@@ -238,9 +245,21 @@ impl ObjectStore for FaultyStore {
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
-        self.meet(Call::Delete, None, self.store.delete(keys))
+        let kept = self.state.lock().unwrap().kept.clone();
+        let (kept, free): (Vec<_>, Vec<_>) =
+            keys.iter().cloned().partition(|key| kept.contains(key));
+        let deleted = self
+            .meet(Call::Delete, None, self.store.delete(&free))
             .await
-            .0
+            .0;
+        let refusal = |key: ObjectKey| {
+            let object = format!("{}/{key}", self.url());
+            let error = Error::new(Operation::Delete, object, ErrorKind::PermissionDenied);
+            (key, error)
+        };
+        let mut refused = deleted?;
+        refused.extend(kept.into_iter().map(refusal));
+        Ok(refused)
     }
 }
 

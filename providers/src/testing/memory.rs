@@ -118,7 +118,7 @@ impl ObjectStore for MemoryStore {
     fn limits(&self) -> Limits {
         Limits {
             part_size_bytes: self.part_size_bytes,
-            max_parts: 100,
+            max_parts: 10_000,
             parallel_parts: true,
             times_out: true,
         }

@@ -30,6 +30,43 @@ pub struct S3Settings {
     /// Length of a part of an upload, 5 MiB to 5 GiB; default 8 MiB. An object has at most 10,000 parts,
     /// so that 8 MiB reach to 80 GB; memory grows with it, see [`Upload`](super::Upload).
     pub part_size_bytes: Option<usize>,
+    /// Server-side encryption: `AES256`, `aws:kms` or `aws:kms:dsse`; default: the bucket's.
+    pub encryption: Option<String>,
+    /// KMS key for it; default: the account's for S3.
+    pub kms_key_id: Option<String>,
+    /// Storage class of new objects; default: `STANDARD`.
+    pub storage_class: Option<String>,
+    /// Object lock of new objects; default: the bucket's.
+    pub object_lock: Option<ObjectLock>,
+    /// Whether the requester pays, not the bucket's owner.
+    pub requester_pays: bool,
+    /// How far the server's conditional writes are relied on. Default: [`ConditionalWrites::Trust`] for
+    /// AWS, [`ConditionalWrites::Probe`] when an endpoint is set.
+    pub conditional_writes: Option<ConditionalWrites>,
+    /// Whether requests carry CRC-32 checksums, which the server compares, and whole bodies are
+    /// compared with theirs. Default: unless the AWS settings say `when_required`.
+    pub checksums: Option<bool>,
+}
+
+/// How long S3 refuses to delete an object or to replace it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectLock {
+    /// `GOVERNANCE` or `COMPLIANCE`.
+    pub mode: String,
+    /// From when the object is stored.
+    pub days: u32,
+}
+
+/// How far a server's `If-None-Match: *` is relied on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionalWrites {
+    /// After it was seen to refuse a second create.
+    Probe,
+    /// Wholly.
+    Trust,
+    /// Not at all: look whether the key is taken, then write. Of two writers at the same moment the
+    /// second replaces the first one's object.
+    Off,
 }
 
 /// What a GCS store is used with.

@@ -30,6 +30,8 @@ pub struct Upload {
     mode: PutMode,
     token: PutToken,
     limits: Limits,
+    /// How much is kept in the hope that it is all.
+    whole_bytes: usize,
     buffer: BytesMut,
     stored_bytes: u64,
     state: State,
@@ -57,12 +59,24 @@ impl Upload {
             mode,
             token: PutToken::random(),
             limits,
+            whole_bytes: limits.part_size_bytes,
             buffer: BytesMut::new(),
             stored_bytes: 0,
             state: State::Buffered,
             in_flight: JoinSet::new(),
             receipts: Vec::new(),
         }
+    }
+
+    /// Sends a body of at most `bytes` in one request, even where it is longer than a part; that many are held in memory.
+    ///
+    /// For objects that two writers might create at the same moment: some servers keep the condition of a
+    /// single put against a race, and not that of a completion (SeaweedFS 4.48), or keep none on
+    /// the latter.
+    #[must_use]
+    pub fn whole_up_to(mut self, bytes: usize) -> Self {
+        self.whole_bytes = bytes.max(self.limits.part_size_bytes);
+        self
     }
 
     /// Takes the object's next bytes; returns once they are buffered or on their way.
@@ -100,20 +114,37 @@ impl Upload {
         if matches!(self.state, State::Ended) {
             return Err(self.error(ErrorKind::Invalid).with_source(UploadEnded));
         }
-        let part_size = self.limits.part_size_bytes;
         let mut rest = chunk;
         while !rest.is_empty() {
-            if self.buffer.len() == part_size {
-                let part = mem::take(&mut self.buffer).freeze();
-                self.send_part(part).await?;
+            if self.buffer.len() == self.buffer_bytes() {
+                self.send_buffer().await?;
             }
-            let room = part_size - self.buffer.len();
+            let room = self.buffer_bytes() - self.buffer.len();
             let taken = rest.split_to(room.min(rest.len()));
             // The whole part at once: growing step by step would copy, and could end at twice its size.
             self.buffer.reserve(room);
             self.buffer.extend_from_slice(&taken);
             self.stored_bytes += taken.len() as u64;
         }
+        Ok(())
+    }
+
+    /// How full the buffer gets before it is sent.
+    fn buffer_bytes(&self) -> usize {
+        match self.state {
+            State::Buffered => self.whole_bytes,
+            State::Started { .. } | State::Ended => self.limits.part_size_bytes,
+        }
+    }
+
+    /// Sends the buffer in parts; what is left in it is less than one.
+    async fn send_buffer(&mut self) -> Result<()> {
+        while self.buffer.len() >= self.limits.part_size_bytes {
+            let part = self.buffer.split_to(self.limits.part_size_bytes).freeze();
+            self.send_part(part).await?;
+        }
+        // Of its own: what is left would keep all that was sent in memory.
+        self.buffer = BytesMut::from(self.buffer.as_ref());
         Ok(())
     }
 

@@ -1,0 +1,184 @@
+//! The SDK's client: how it is set up, and set up anew when its credentials have expired.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_types::service_config::ServiceConfigKey;
+
+use crate::endpoint::{CONNECT_TIMEOUT, ca_certificates, endpoint};
+use crate::transfer::StoreSettings;
+use crate::{Error, ErrorKind, Location, Operation, Result};
+
+/// The region that servers other than AWS expect in signatures when none is set.
+const FALLBACK_REGION: &str = "us-east-1";
+
+/// Credentials that the server calls expired so soon after they were loaded will not get better by loading them again.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// A client, and the means to make another with fresh credentials.
+pub(super) struct Sessions {
+    current: RwLock<Arc<Session>>,
+    /// What the client is made from; none where the caller made it.
+    source: Option<(Location, StoreSettings)>,
+}
+
+/// A client in use; requests keep the one that they began with.
+pub(super) struct Session {
+    pub(super) client: Client,
+    /// Whether requests carry checksums, and whole bodies are compared with theirs.
+    pub(super) checksums: bool,
+    pub(super) has_endpoint: bool,
+    made: Instant,
+    is_renewed: bool,
+}
+
+impl Sessions {
+    /// With a client set up from the environment, the profile files, a container, an instance or
+    /// whatever else the AWS chain finds. No request goes out yet; credentials are fetched with the first.
+    pub(super) async fn connect(location: &Location, settings: &StoreSettings) -> Result<Self> {
+        let session = Session::load(location, settings).await?;
+        Ok(Self {
+            current: RwLock::new(Arc::new(session)),
+            source: Some((location.clone(), settings.clone())),
+        })
+    }
+
+    pub(super) fn of_client(client: Client, checksums: bool) -> Self {
+        let session = Session {
+            client,
+            checksums,
+            has_endpoint: true,
+            made: Instant::now(),
+            is_renewed: false,
+        };
+        Self {
+            current: RwLock::new(Arc::new(session)),
+            source: None,
+        }
+    }
+
+    pub(super) fn current(&self) -> Arc<Session> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a new session after the server called `expired`'s credentials so; whether another try
+    /// may do. The SDK keeps credentials until the time that came with them, and has no way to drop
+    /// them earlier but a new client.
+    pub(super) async fn renew(&self, expired: &Arc<Session>) -> bool {
+        let Some((location, settings)) = &self.source else {
+            return false;
+        };
+        if !Arc::ptr_eq(expired, &self.current()) {
+            return true;
+        }
+        if expired.is_renewed && expired.made.elapsed() < RENEWAL_PAUSE {
+            return false;
+        }
+        let Ok(mut session) = Session::load(location, settings).await else {
+            return false;
+        };
+        session.is_renewed = true;
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have been faster.
+        if Arc::ptr_eq(expired, &current) {
+            *current = Arc::new(session);
+        }
+        true
+    }
+}
+
+impl Session {
+    async fn load(location: &Location, settings: &StoreSettings) -> Result<Self> {
+        let shared = load_settings(settings).await?;
+        let own_endpoint = own_endpoint(&shared);
+        if let Some(url) = &own_endpoint {
+            endpoint("AWS_ENDPOINT_URL_S3", url)?;
+        }
+        let has_endpoint = own_endpoint.is_some();
+        let checksums = settings.s3.checksums.unwrap_or_else(|| {
+            shared.request_checksum_calculation() != Some(RequestChecksumCalculation::WhenRequired)
+        });
+        let mut config = aws_sdk_s3::config::Builder::from(&shared)
+            .force_path_style(settings.s3.force_path_style.unwrap_or(has_endpoint))
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(CONNECT_TIMEOUT)
+                    .build(),
+            );
+        if !checksums {
+            config = config
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+        }
+        if shared.region().is_none() {
+            if !has_endpoint {
+                let error = Error::new(Operation::Open, location.url(), ErrorKind::Invalid);
+                return Err(error.with_source(NoRegion));
+            }
+            config = config.region(Region::new(FALLBACK_REGION));
+        }
+        Ok(Self {
+            client: Client::from_conf(config.build()),
+            checksums,
+            has_endpoint,
+            made: Instant::now(),
+            is_renewed: false,
+        })
+    }
+}
+
+async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    if let Some(path) = &settings.ca_file {
+        let roots = TrustStore::default().with_pem_certificate(ca_certificates(path)?);
+        let context = TlsContext::builder().with_trust_store(roots).build();
+        let client = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(context.expect("no part of a context with roots alone can be wrong"))
+            .build_https();
+        loader = loader.http_client(client);
+    }
+    let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+    if variables
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+    {
+        // Beside an endpoint of its own nobody runs the instance service that the chain would ask
+        // for a region, and wait for, last.
+        let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+            .or_else(ProfileFileRegionProvider::new())
+            .or_else(FALLBACK_REGION);
+        loader = loader.region(region);
+    }
+    Ok(loader.load().await)
+}
+
+/// The endpoint set in the environment or the profile, for S3 or for all services.
+fn own_endpoint(shared: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build();
+    let for_s3 = shared
+        .service_config()
+        .zip(key.ok())
+        .and_then(|(config, key)| config.load_config(key));
+    for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+/// Nothing says in which region the bucket lies.
+#[derive(Debug, thiserror::Error)]
+#[error("no region is set; hint: set AWS_REGION, or `region` in the AWS profile")]
+struct NoRegion;
