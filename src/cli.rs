@@ -31,7 +31,7 @@ pub struct Global {
     /// Settings file [default: /etc/walhalla/walhalla.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Store: file:///path or s3://bucket/prefix
+    /// Store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
     /// Print one JSON document on standard output
@@ -100,6 +100,13 @@ pub enum Command {
     /// Show what restore with the same options would do; writes nothing
     #[command(after_help = "Example:\n  walhalla plan --target-name before_release")]
     Plan(Plan),
+    /// Try out the store: what it keeps and refuses, and which rights are missing
+    #[command(
+        after_help = "Example:\n  walhalla check --store s3://acme-backups/postgres\n\n\
+        Stores small objects and one in two parts below walhalla-check/ and deletes them again.\n\
+        Exits with 3 when a problem was found."
+    )]
+    Check(Check),
     /// Print the settings and where each came from
     #[command(after_help = "Example:\n  walhalla config --json")]
     Config,
@@ -309,6 +316,14 @@ impl Plan {
             action: self.target_action,
         }
     }
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The credentials must not be able to delete: that they can is the problem
+    #[arg(long)]
+    pub append_only: bool,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

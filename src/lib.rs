@@ -9,6 +9,7 @@
 //! Arrows point one way: `postgres ← wal ← backup, restore → repository → pipeline, providers`.
 
 pub mod backup;
+pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -52,10 +52,25 @@ pub fn line(text: &str) -> Result<(), Error> {
     }
 }
 
+/// An error with its causes, in a line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    for cause in causes(error) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.map(ToString::to_string).collect()
+}
+
 /// Prints an error, its causes and its hint.
 pub fn error(error: &Error, format: LogFormat) {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let causes: Vec<String> = causes.map(ToString::to_string).collect();
+    let causes = causes(error);
     if format == LogFormat::Json {
         let document = serde_json::json!({
             "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": error.hint(),

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
-    PutMode, PutToken, Result,
+    PutMode, PutToken, Result, Right,
 };
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings, open,
@@ -81,6 +81,24 @@ impl Store {
         self.inner.store.url()
     }
 
+    /// What the store's administrator calls a right.
+    pub fn right(&self, right: Right) -> &'static str {
+        self.inner.store.right(right)
+    }
+
+    /// What the store was found not to do although it is relied on, see [`ObjectStore::shortcomings`].
+    pub async fn shortcomings(&self) -> Result<Vec<String>> {
+        let mut retries = self.retries();
+        loop {
+            let request = self.inner.store.shortcomings();
+            let url = || self.url().to_owned();
+            match retries.attempt(Operation::Put, url, request).await {
+                Ok(found) => return Ok(found),
+                Err(error) => retries.wait_after(error).await?,
+            }
+        }
+    }
+
     /// The object's URL, for messages.
     pub fn object_url(&self, key: &ObjectKey) -> String {
         format!("{}/{key}", self.url())
@@ -114,6 +132,14 @@ impl Store {
     /// ends within the first part becomes one put.
     pub fn upload(&self, key: ObjectKey, mode: PutMode) -> Upload {
         Upload::new(self.clone(), key, mode)
+    }
+
+    /// Begins an upload and drops it, to see whether that is allowed.
+    ///
+    /// # Errors
+    /// Of either request.
+    pub async fn start_and_abort(&self, key: &ObjectKey) -> Result<()> {
+        upload::start_and_abort(self, key).await
     }
 
     /// The object's bytes from `offset` (`length` of them, or to the end; never past the end).

@@ -371,6 +371,41 @@ async fn keys_that_a_batch_delete_refused_come_back() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_is_aborted_cancelled_or_fails_leaves_no_multipart_upload() {
+    let server = Server::start().await;
+    let faulty = FaultyStore::new(Arc::new(server.store("bucket", SECRET_KEY)));
+    let store = Store::new(Arc::new(faulty.clone()), quick_options());
+    let part = Bytes::from(vec![1; (8 << 20) + 1]);
+    let begin = async |name| {
+        let mut upload = store.upload(key(name), PutMode::Create);
+        upload.write(part.clone()).await.unwrap();
+        upload
+    };
+    let remains = || {
+        let entries = std::fs::read_dir(server.root.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with(".upload")).count()
+    };
+    let begun = begin("aborted").await;
+    assert!(remains() > 0);
+    begun.abort().await;
+    drop(begin("cancelled").await);
+    faulty.always(Call::PutPart, Fault::Fail(ErrorKind::PermissionDenied));
+    let mut failing = store.upload(key("failing"), PutMode::Create);
+    let written = failing.write(part.clone()).await;
+    assert!(written.is_err() || failing.finish().await.is_err());
+
+    for _ in 0..200 {
+        if remains() == 0 {
+            return;
+        }
+        // The parts of a dropped upload are deleted in the background.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("uploads are left");
+}
+
 /// The settings of the environment belong to a process, so this test runs itself as another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_url_opens_with_the_settings_of_the_environment() {

@@ -4,6 +4,7 @@ mod backup_fetch;
 mod backup_list;
 mod backup_push;
 mod backup_show;
+mod check;
 mod config;
 mod plan;
 mod restore;
@@ -12,6 +13,7 @@ mod wal_push;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::CommandFactory;
 use tokio::runtime::Runtime;
@@ -140,6 +142,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
         Command::Plan(arguments) => plan::run(context, &arguments),
+        Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
         Command::Completions { .. } | Command::RestoreEnd { .. } => Ok(Outcome::Done),
     }
@@ -156,12 +159,17 @@ impl Context {
 
     /// Opens the store that the settings name.
     pub fn store(&self) -> Result<Store, Error> {
+        self.store_within(self.settings.retry_timeout)
+    }
+
+    /// The same with another time for which a failing request is tried again.
+    fn store_within(&self, deadline: Duration) -> Result<Store, Error> {
         let settings = &self.settings;
         let store = self
             .runtime
             .block_on(transfer::open(settings.store()?, &settings.stores))?;
         let retry = RetryPolicy {
-            deadline: settings.retry_timeout,
+            deadline,
             ..RetryPolicy::default()
         };
         let upload_concurrency = settings.upload_concurrency;

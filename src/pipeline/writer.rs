@@ -84,19 +84,20 @@ impl Pipeline {
     /// Begins the object `key`, which goes to the store in parts while it is written. It is only
     /// created if no such object is there when it is finished.
     pub fn create(&self, key: ObjectKey) -> ObjectWriter {
-        let upload = self.store.upload(key.clone(), PutMode::Create);
-        self.begin(&key, upload)
+        let object = self.store.object_url(&key);
+        self.begin(&object, self.store.upload(key, PutMode::Create))
     }
 
     /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
     /// are held in memory.
     pub fn create_whole(&self, key: ObjectKey) -> ObjectWriter {
-        let upload = self.store.upload(key.clone(), PutMode::Create);
-        self.begin(&key, upload.whole_up_to(WHOLE_BYTES))
+        let object = self.store.object_url(&key);
+        let upload = self.store.upload(key, PutMode::Create);
+        self.begin(&object, upload.whole_up_to(WHOLE_BYTES))
     }
 
-    fn begin(&self, key: &ObjectKey, upload: Upload) -> ObjectWriter {
-        let object: Arc<str> = self.store.object_url(key).into();
+    fn begin(&self, object: &str, upload: Upload) -> ObjectWriter {
+        let object: Arc<str> = object.into();
         let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
         let upload = send(upload, Arc::clone(&object), queue);
         ObjectWriter {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
-use s3s::auth::SimpleAuth;
+use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
@@ -64,8 +64,33 @@ fn service(
     secret_key: &str,
 ) -> Result<S3Service, Box<dyn Error + Send + Sync>> {
     let mut builder = S3ServiceBuilder::new(Promises::new(root)?);
-    builder.set_auth(SimpleAuth::from_single(access_key, secret_key));
+    builder.set_auth(Keys {
+        access_key: access_key.to_owned(),
+        secret_key: secret_key.to_owned(),
+    });
     Ok(builder.build())
+}
+
+/// One pair of keys that always works, and with the same secret as many more as one likes that work
+/// for a while: `KEY-until-SECONDS`, with the seconds since 1970.
+struct Keys {
+    access_key: String,
+    secret_key: String,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        let rest = access_key.strip_prefix(&self.access_key);
+        let until = rest.and_then(|rest| rest.strip_prefix("-until-"));
+        match (rest, until.and_then(|until| until.parse::<i64>().ok())) {
+            (Some(""), _) => {}
+            (_, Some(until)) if until >= jiff::Timestamp::now().as_second() => {}
+            (_, Some(_)) => return Err(s3_error!(ExpiredToken)),
+            _ => return Err(s3_error!(InvalidAccessKeyId)),
+        }
+        Ok(self.secret_key.as_str().into())
+    }
 }
 
 /// S3 as `s3s-fs` keeps it, with the promises that it leaves out.
@@ -109,6 +134,14 @@ impl Promises {
         } else {
             Err(s3_error!(NoSuchKey))
         }
+    }
+}
+
+/// The request without its key, which `s3s-fs` takes for the upload's owner; in S3 that is the account.
+fn anyones<T>(request: S3Request<T>) -> S3Request<T> {
+    S3Request {
+        credentials: None,
+        ..request
     }
 }
 
@@ -185,14 +218,14 @@ impl S3 for Promises {
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         drop(self.lock(&request.input.bucket, "").await?);
-        self.files.create_multipart_upload(request).await
+        self.files.create_multipart_upload(anyones(request)).await
     }
 
     async fn upload_part(
         &self,
         request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        upload_gone(self.files.upload_part(request).await)
+        upload_gone(self.files.upload_part(anyones(request)).await)
     }
 
     async fn complete_multipart_upload(
@@ -200,13 +233,13 @@ impl S3 for Promises {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
-        upload_gone(self.files.complete_multipart_upload(request).await)
+        upload_gone(self.files.complete_multipart_upload(anyones(request)).await)
     }
 
     async fn abort_multipart_upload(
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        upload_gone(self.files.abort_multipart_upload(request).await)
+        upload_gone(self.files.abort_multipart_upload(anyones(request)).await)
     }
 }

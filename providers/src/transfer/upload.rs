@@ -79,6 +79,11 @@ impl Upload {
         self
     }
 
+    /// Length of each part but the last.
+    pub fn part_size_bytes(&self) -> usize {
+        self.limits.part_size_bytes
+    }
+
     /// Takes the object's next bytes; returns once they are buffered or on their way.
     ///
     /// When the future is dropped before it is ready, bytes may be missing and [`Upload::finish`] fails.
@@ -365,21 +370,30 @@ async fn put_part(
     }
 }
 
+/// See [`Store::start_and_abort`].
+pub(super) async fn start_and_abort(store: &Store, key: &ObjectKey) -> Result<()> {
+    let upload = start(store, key, &PutToken::random()).await?;
+    abort(store, key, &upload).await
+}
+
 /// Deletes the parts of an upload. What stays behind costs space but is never read: a rule of the
 /// bucket's life cycle can clear it.
 async fn delete_parts(store: &Store, key: &ObjectKey, upload: &UploadId) {
+    if let Err(error) = abort(store, key, upload).await {
+        tracing::warn!(%error, "could not delete the parts of an upload that failed");
+    }
+}
+
+async fn abort(store: &Store, key: &ObjectKey, upload: &UploadId) -> Result<()> {
     let mut retries = store.retries();
     loop {
         let request = store.inner.store.abort_upload(key, upload);
-        let Err(error) = retries
+        match retries
             .attempt(Operation::Put, || store.object_url(key), request)
             .await
-        else {
-            return;
-        };
-        if let Err(error) = retries.wait_after(error).await {
-            tracing::warn!(%error, "could not delete the parts of an upload that failed");
-            return;
+        {
+            Ok(()) => return Ok(()),
+            Err(error) => retries.wait_after(error).await?,
         }
     }
 }

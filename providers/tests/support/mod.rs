@@ -1,6 +1,8 @@
 //! What the tests of the cloud stores share.
 #![allow(dead_code)] // each test binary uses its part
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -50,17 +52,28 @@ pub(crate) async fn all_kinds(store: &dyn ObjectStore, upload: &str) -> Vec<Erro
 
 /// The URL of a server that gives each connection the next of the answers.
 pub(crate) async fn canned(answers: Vec<String>) -> String {
+    recorded(answers).await.0
+}
+
+/// The same, with what it was asked: the requests' heads, in lower case.
+pub(crate) async fn recorded(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&requests);
     tokio::spawn(async move {
         for answer in answers {
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 1 << 16];
-            let _read = socket.read(&mut request).await.unwrap();
+            let length = socket.read(&mut request).await.unwrap();
+            request.truncate(length);
+            let text = String::from_utf8_lossy(&request).to_lowercase();
+            let head = text.split("\r\n\r\n").next().unwrap_or_default();
+            record.lock().unwrap().push(head.to_owned());
             socket.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    url
+    (url, requests)
 }
 
 /// An HTTP answer after which the connection ends.

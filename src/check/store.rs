@@ -1,0 +1,313 @@
+//! The store: what it keeps, what it refuses, and which rights the credentials lack.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use walhalla_providers::transfer::Store;
+use walhalla_providers::{Error, ErrorKind, ObjectKey, PutMode, Result, Right};
+
+use super::Finding;
+use crate::output;
+
+/// Objects of a check lie here, below the store's URL; what is left of one can be deleted.
+const FOLDER: &str = "walhalla-check";
+
+/// A clock that is further off makes times in the catalog hard to compare; at 15 minutes S3 refuses every request.
+const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
+
+/// Stores whose times are whole seconds show a clock as up to this much slow.
+const COARSEST_TIME: Duration = Duration::from_secs(1);
+
+/// Whether the credentials are meant to delete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletes {
+    /// They are.
+    Expected,
+    /// They must not be able to.
+    Refused,
+}
+
+struct Check<'a> {
+    store: &'a Store,
+    object: ObjectKey,
+    in_parts: ObjectKey,
+    absent: ObjectKey,
+    is_stored: bool,
+    findings: Vec<Finding>,
+}
+
+/// Tries out `store` with objects of its own.
+///
+/// # Errors
+/// Where nothing can be told, because the store cannot be reached, does not exist or does not know the credentials.
+pub async fn check_store(store: &Store, deletes: Deletes) -> Result<Vec<Finding>> {
+    let run = format!("{:016x}", fastrand::u64(..));
+    let mut check = Check {
+        store,
+        object: ObjectKey::new(format!("{FOLDER}/{run}"))?,
+        in_parts: ObjectKey::new(format!("{FOLDER}/{run}-in-parts"))?,
+        absent: ObjectKey::new(format!("{FOLDER}/{run}-absent"))?,
+        is_stored: false,
+        findings: Vec::new(),
+    };
+    check.absence().await?;
+    check.create().await?;
+    if check.is_stored {
+        check.create_again().await;
+        check.read().await;
+        check.clock().await;
+    }
+    check.list().await;
+    check.parts().await;
+    check.abort().await;
+    check.shortcomings().await;
+    check.delete(deletes).await;
+    Ok(check.findings)
+}
+
+impl Check<'_> {
+    /// The first request of all: what keeps it from an answer keeps all the others.
+    async fn absence(&mut self) -> Result<()> {
+        let name = "tell that an object is not there";
+        let absent = self.absent.clone();
+        match self.store.head(&absent).await {
+            Err(error) if error.is_not_found() => self.note(name, &absent, None),
+            Ok(_) => self.note(
+                name,
+                &absent,
+                Some("the store shows an object that nobody stored".to_owned()),
+            ),
+            Err(error) if error.kind == ErrorKind::PermissionDenied => {
+                // Which of the two it is, the answer does not say.
+                let (read, list) = (self.store.right(Right::Read), self.store.right(Right::List));
+                let rights = if read == list {
+                    read.to_owned()
+                } else {
+                    format!("{read} and {list}")
+                };
+                let problem = format!(
+                    "the rights {rights} are needed, and one is missing: {}",
+                    told(&error)
+                );
+                self.note(name, &absent, Some(problem));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    async fn create(&mut self) -> Result<()> {
+        let created = self.put(&self.object, FIRST).await;
+        let problem = match &created {
+            Err(error)
+                if error.kind == ErrorKind::PermissionDenied
+                    || error.kind == ErrorKind::Unsupported =>
+            {
+                Some(self.refusal(Right::Create, error))
+            }
+            _ => {
+                created?;
+                None
+            }
+        };
+        self.is_stored = problem.is_none();
+        self.note("create an object", &self.object.clone(), problem);
+        Ok(())
+    }
+
+    async fn create_again(&mut self) {
+        let problem = match self.put(&self.object, SECOND).await {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => None,
+            Err(error) => Some(told(&error)),
+            Ok(()) => Some(
+                "the store replaced it, so that two servers could overwrite each other's WAL; take a store that \
+                 keeps the condition of a create"
+                    .to_owned(),
+            ),
+        };
+        self.note("refuse to create it again", &self.object.clone(), problem);
+    }
+
+    async fn read(&mut self) {
+        let problem = match self.store.get(&self.object, FIRST.len() as u64).await {
+            Ok(body) if body == FIRST => None,
+            Ok(_) => Some("what came back is not what was stored".to_owned()),
+            Err(error) => Some(self.refusal(Right::Read, &error)),
+        };
+        self.note("read it back", &self.object.clone(), problem);
+    }
+
+    /// Compares the time of a new object with this host's.
+    async fn clock(&mut self) {
+        let problem = match self.store.head(&self.object).await {
+            Ok(info) => skew(info.modified, Timestamp::now()),
+            Err(error) => Some(self.refusal(Right::Read, &error)),
+        };
+        self.note("agree on the time", &self.object.clone(), problem);
+    }
+
+    async fn list(&mut self) {
+        let folder = format!("{FOLDER}/");
+        let problem = match self.store.list(&folder, None).await {
+            Ok(objects)
+                if !self.is_stored || objects.iter().any(|info| info.key == self.object) =>
+            {
+                None
+            }
+            Ok(_) => Some("the object that was just stored is not listed".to_owned()),
+            Err(error) => Some(self.refusal(Right::List, &error)),
+        };
+        self.note("list objects", &self.object.clone(), problem);
+    }
+
+    /// An object that goes up in two parts, as backups do.
+    async fn parts(&mut self) {
+        let problem = match self.put_in_parts().await {
+            Ok(()) => None,
+            Err(error) => Some(self.refusal(Right::Create, &error)),
+        };
+        self.note("store an object in parts", &self.in_parts.clone(), problem);
+    }
+
+    async fn put_in_parts(&self) -> Result<()> {
+        let mut upload = self.store.upload(self.in_parts.clone(), PutMode::Create);
+        let length = upload.part_size_bytes() + 1;
+        upload.write(Bytes::from(vec![0; length])).await?;
+        upload.finish().await?;
+        let stored = self.store.head(&self.in_parts).await?.size_bytes;
+        if stored == length as u64 {
+            return Ok(());
+        }
+        let url = self.store.object_url(&self.in_parts);
+        Err(Error::new(
+            walhalla_providers::Operation::Put,
+            url,
+            ErrorKind::Corrupted,
+        ))
+    }
+
+    async fn abort(&mut self) {
+        let problem = match self.store.start_and_abort(&self.absent).await {
+            Ok(()) => None,
+            Err(error) => Some(self.refusal(Right::AbortUpload, &error)),
+        };
+        self.note(
+            "drop an upload that is not finished",
+            &self.absent.clone(),
+            problem,
+        );
+    }
+
+    async fn shortcomings(&mut self) {
+        let problem = match self.store.shortcomings().await {
+            Ok(found) if found.is_empty() => None,
+            Ok(found) => Some(found.join("\n")),
+            Err(error) => Some(told(&error)),
+        };
+        self.findings.push(Finding {
+            check: "keep what the protocol promises",
+            object: self.store.url().to_owned(),
+            problem,
+        });
+    }
+
+    async fn delete(&mut self, deletes: Deletes) {
+        let keys = [self.object.clone(), self.in_parts.clone()];
+        let refused = match self.store.delete(&keys).await {
+            Ok(refused) => refused.into_iter().next().map(|(_, error)| error),
+            Err(error) => Some(error),
+        };
+        let is_refused = |error: &Error| error.kind == ErrorKind::PermissionDenied;
+        let (name, problem) = match (deletes, refused) {
+            (Deletes::Expected, None) => ("delete them", None),
+            (Deletes::Expected, Some(error)) => {
+                let text = format!(
+                    "{}; for credentials that shall not delete, check with --append-only",
+                    self.refusal(Right::Delete, &error)
+                );
+                ("delete them", Some(text))
+            }
+            (Deletes::Refused, Some(error)) if is_refused(&error) => (NO_DELETE, None),
+            (Deletes::Refused, Some(error)) => (NO_DELETE, Some(told(&error))),
+            (Deletes::Refused, None) => {
+                let right = self.store.right(Right::Delete);
+                let text = format!("they were deleted: take {right} away from these credentials");
+                (NO_DELETE, Some(text))
+            }
+        };
+        self.note(name, &self.object.clone(), problem);
+    }
+
+    async fn put(&self, key: &ObjectKey, body: &'static [u8]) -> Result<()> {
+        self.store
+            .put(key, Bytes::from_static(body), PutMode::Create)
+            .await
+    }
+
+    /// What an error means for who has to grant `right`.
+    fn refusal(&self, right: Right, error: &Error) -> String {
+        if error.kind == ErrorKind::PermissionDenied {
+            format!(
+                "the right {} is missing: {}",
+                self.store.right(right),
+                told(error)
+            )
+        } else {
+            told(error)
+        }
+    }
+
+    fn note(&mut self, check: &'static str, key: &ObjectKey, problem: Option<String>) {
+        let object = self.store.object_url(key);
+        self.findings.push(Finding {
+            check,
+            object,
+            problem,
+        });
+    }
+}
+
+const FIRST: &[u8] = b"walhalla check stored this and deletes it again\n";
+const SECOND: &[u8] = b"walhalla check must not be able to store this\n";
+const NO_DELETE: &str = "refuse to delete them";
+
+/// The error with its causes in a line.
+fn told(error: &Error) -> String {
+    output::chain(error)
+}
+
+/// What is wrong when the store's time for an object that was stored just before `now` is `stored`.
+fn skew(stored: Timestamp, now: Timestamp) -> Option<String> {
+    let off = stored.duration_since(now);
+    let coarse = SignedDuration::try_from(COARSEST_TIME).unwrap_or(SignedDuration::ZERO);
+    if off.abs() <= MAX_SKEW + coarse {
+        return None;
+    }
+    let (direction, seconds) = (
+        if off.is_negative() {
+            "behind"
+        } else {
+            "ahead of"
+        },
+        off.abs().as_secs(),
+    );
+    Some(format!(
+        "the store's clock is {seconds} s {direction} this host's; let both take their time from NTP"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_in_seconds_and_direction() {
+        let now: Timestamp = "2026-11-21T04:30:00Z".parse().unwrap();
+        let at = |seconds| now + SignedDuration::from_secs(seconds);
+        assert_eq!(skew(at(-2), now), None);
+        assert_eq!(skew(at(20), now), None);
+        assert!(skew(at(-100), now).unwrap().contains("100 s behind"));
+        assert!(skew(at(3_600), now).unwrap().contains("3600 s ahead of"));
+    }
+}
