@@ -8,6 +8,8 @@
 #   backup-push    against  tar -c --exclude pg_wal PGDATA | lz4 -1 > file; sync -f
 #   backup-fetch   against  lz4 -d | tar -x; sync -f
 #   wal-push       against  lz4 -1 of the same segment and its fsync
+#   upload         against  a loop that only calls the AWS SDK: the same 64 compressed segments, eight at a time, to the
+#                           S3 server of the tests; beside it 64 wal-push processes, eight at a time
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,8 +35,10 @@ while [ $# -gt 0 ]; do
   shift
 done
 readonly SEGMENTS=9
-# What issue 2 asks for: at most this ratio, and at most this much memory.
+readonly UPLOADS=64 CONCURRENCY=8
+# What is wanted: at most this ratio, for the upload at least this one, and at most this much memory.
 readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
+readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
 
 say() { echo "bench: $*" >&2; }
 
@@ -45,6 +49,10 @@ if [ -z "$program" ]; then
   cargo build --release --locked >&2
   program=${CARGO_TARGET_DIR:-target}/release/walhalla
 fi
+
+say 'building the S3 server and the uploading loop'
+cargo build --release --locked --package walhalla-providers --examples >&2
+examples=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples")
 
 declare -A stage
 while read -r name value; do stage[$name]=$value; done < <(tests/stage.sh "$program")
@@ -59,6 +67,7 @@ as_user() {
   fi
 }
 cleanup() {
+  [ -z "${s3_server:-}" ] || kill "$s3_server" || true
   [ ! -e "$dir/data/postmaster.pid" ] || as_user pg_ctl -D "$dir/data" -m immediate stop >/dev/null || true
   if [ $keep = yes ]; then say "kept: $dir"; else rm -rf "$dir"; fi
 }
@@ -135,6 +144,16 @@ done
 mapfile -t segments < <(head -n $SEGMENTS <<<"$segments")
 as_user mkdir segments
 for segment in "${segments[@]}"; do as_user cp "data/pg_wal/$segment" segments/; done
+# And as many as go to the S3 server, from updates of every row.
+first=$(sql 'select pg_walfile_name(pg_switch_wal())')
+while uploads=$(find data/pg_wal -maxdepth 1 -name '00000001????????????????' -printf '%f\n' | sort |
+  awk -v first="$first" -v last="$last" '$1 > first && $1 < last') && [ "$(wc -w <<<"$uploads")" -lt $UPLOADS ]; do
+  sql 'update pgbench_accounts set abalance = abalance + 1 where aid <= 500000'
+  last=$(sql 'select pg_walfile_name(pg_current_wal_lsn())')
+done
+mapfile -t uploads < <(head -n $UPLOADS <<<"$uploads")
+as_user mkdir uploads
+for segment in "${uploads[@]}"; do as_user cp "data/pg_wal/$segment" uploads/; done
 sql 'select pg_switch_wal()' >/dev/null
 await "select last_archived_wal >= '$last' from pg_stat_archiver"
 echo "archive_command = '$walhalla wal-push %p'" >>data/postgresql.conf
@@ -171,6 +190,40 @@ for segment in "${segments[@]}"; do
   (cd data && measure_short "$dir/wal-push" "$walhalla" --store "file://$dir/wal-store" wal-push "pg_wal/$segment")
 done
 
+say 'uploading to an S3 server'
+mkdir s3
+"$examples/s3_server" s3 0 bench-key bench-secret --bucket bench >s3.log &
+s3_server=$!
+until endpoint=$(sed -n 's/^listening on //p' s3.log) && [ -n "$endpoint" ]; do sleep 0.1; done
+export AWS_ACCESS_KEY_ID=bench-key AWS_SECRET_ACCESS_KEY=bench-secret AWS_ENDPOINT_URL_S3=$endpoint
+as_user cp "${uploads[@]/#/uploads/}" data/pg_wal/
+
+# Processes, as archive_command runs them: with the checks and the compression.
+push_all() {
+  (cd data && printf 'pg_wal/%s\n' "${uploads[@]}" |
+    xargs -n 1 -P $CONCURRENCY "$walhalla" --store "$1" wal-push)
+}
+from=${EPOCHREALTIME/./}
+push_all s3://bench/wal
+to=${EPOCHREALTIME/./}
+pushed_mb_s=$(awk -v from="$from" -v to="$to" -v n=$UPLOADS 'BEGIN { printf "%.0f", n * 16.777216 / ((to - from) / 1e6) }')
+
+# The same segments in the form in which they were stored.
+mapfile -t compressed < <(find "$PWD/s3/bench/wal" -name '*.lz4' -type f | sort)
+[ ${#compressed[@]} = $UPLOADS ]
+upload() {
+  local how=$1 round=$2
+  sync -f "$dir"
+  /usr/bin/time --append --output "upload-$how.memory" --format '0 %M' \
+    "$examples/s3_upload" "$how" "$endpoint" bench-key bench-secret "bench/$how-$round" $CONCURRENCY "${compressed[@]}" |
+    tee /dev/stderr | awk '{ printf "%.1f\n", $2 / $1 / 1e6 }' >>"upload-$how"
+  rm -rf "s3/bench/$how-$round"
+}
+for ((round = 1; round <= rounds + 2; round++)); do
+  upload bare "$round"
+  upload walhalla "$round"
+done
+
 row() {
   local what=$1 own=$2 other=$3 limit=$4 own_median other_median ratio verdict
   own_median=$(median "$own")
@@ -192,6 +245,13 @@ row() {
   row 'backup-fetch' backup-fetch tar-fetch $FETCH_LIMIT
   row 'wal-push, one segment' wal-push lz4-segment $WAL_LIMIT
   echo
+  echo "| upload of $UPLOADS segments, $CONCURRENCY at a time | Walhalla, MB/s | bare SDK, MB/s | ratio | wanted at least | met |"
+  echo '| --- | ---: | ---: | ---: | ---: | --- |'
+  awk -v own="$(median upload-walhalla)" -v other="$(median upload-bare)" -v limit=$UPLOAD_LIMIT 'BEGIN {
+    ratio = own / other
+    printf "| compressed, of the compressed bytes | %.0f | %.0f | %.2f | %.2f | %s |\n", own, other, ratio, limit, ratio >= limit ? "yes" : "NO" }'
+  echo "| wal-push, a process each, of the segments' bytes | $pushed_mb_s | | | | |"
+  echo
   echo '| peak resident memory | MiB | wanted at most | met |'
   echo '| --- | ---: | ---: | --- |'
   for what in backup-push backup-fetch; do
@@ -200,4 +260,8 @@ row() {
     [ "$peak" -lt $MEMORY_LIMIT_MIB ] || verdict=NO
     echo "| $what | $peak | $MEMORY_LIMIT_MIB | $verdict |"
   done
+  peak=$(peak_mib upload-walhalla.memory)
+  verdict=yes
+  [ "$peak" -lt $UPLOAD_MEMORY_LIMIT_MIB ] || verdict=NO
+  echo "| upload of $UPLOADS segments, $CONCURRENCY at a time | $peak | $UPLOAD_MEMORY_LIMIT_MIB | $verdict |"
 } | tee bench.md

@@ -387,9 +387,9 @@ async fn an_upload_that_is_aborted_cancelled_or_fails_leaves_no_multipart_upload
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with(".upload")).count()
     };
-    let begun = begin("aborted").await;
+    let aborted = begin("aborted").await;
     assert!(remains() > 0);
-    begun.abort().await;
+    aborted.abort().await;
     drop(begin("cancelled").await);
     faulty.always(Call::PutPart, Fault::Fail(ErrorKind::PermissionDenied));
     let mut failing = store.upload(key("failing"), PutMode::Create);

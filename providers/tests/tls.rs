@@ -1,0 +1,165 @@
+//! Servers whose certificates are signed by an authority of one's own.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use support::shown;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use walhalla_providers::transfer::{StoreSettings, open};
+use walhalla_providers::{ErrorKind, ObjectKey};
+
+/// A store's URL and the variables that point it at an endpoint.
+fn clouds(endpoint: &str) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
+    let keys = |name| (name, "c2VjcmV0".to_owned());
+    vec![(
+        "s3://bucket/prefix",
+        vec![
+            keys("AWS_ACCESS_KEY_ID"),
+            keys("AWS_SECRET_ACCESS_KEY"),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_ENDPOINT_URL_S3", endpoint.to_owned()),
+        ],
+    )]
+}
+
+/// An HTTPS server that refuses everything, and counts.
+struct Server {
+    endpoint: String,
+    requests: Arc<AtomicU32>,
+}
+
+/// Serves with a certificate for `localhost` that the authority in the returned file has signed.
+async fn serve(dir: &Path) -> (Server, PathBuf) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_key = KeyPair::generate().unwrap();
+    let ca = params.self_signed(&ca_key).unwrap();
+    let ca_file = dir.join("ca.pem");
+    std::fs::write(&ca_file, ca.pem()).unwrap();
+
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let own = own.signed_by(&key, &Issuer::new(params, ca_key)).unwrap();
+    let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], private)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!(
+        "https://localhost:{}",
+        listener.local_addr().unwrap().port()
+    );
+    let requests = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&requests);
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let (acceptor, count) = (acceptor.clone(), Arc::clone(&count));
+            tokio::spawn(async move {
+                // A client that does not know the authority hangs up here.
+                let Ok(mut socket) = acceptor.accept(socket).await else {
+                    return;
+                };
+                let mut request = vec![0; 1 << 16];
+                let _read = socket.read(&mut request).await;
+                count.fetch_add(1, Ordering::Relaxed);
+                let refusal = support::answer("403 Forbidden", "", "");
+                let _written = socket.write_all(refusal.as_bytes()).await;
+                let _closed = socket.shutdown().await;
+            });
+        }
+    });
+    (Server { endpoint, requests }, ca_file)
+}
+
+/// Asks for an object of the store that the child's environment names.
+async fn child(url: &str) {
+    let settings = StoreSettings {
+        ca_file: std::env::var_os("WALHALLA_CA_FILE").map(PathBuf::from),
+        ..StoreSettings::default()
+    };
+    let store = open(url, &settings).await.unwrap();
+    let key = ObjectKey::new("object").unwrap();
+    let error = store.head(&key).await.unwrap_err();
+    if settings.ca_file.is_some() {
+        assert_eq!(error.kind, ErrorKind::PermissionDenied, "{}", shown(&error));
+    } else {
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{}", shown(&error));
+        let said = shown(&error).to_lowercase();
+        assert!(
+            said.contains("certificate") || said.contains("unknownissuer"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_trusted_when_the_ca_file_says_so_and_only_then() {
+    if let Ok(url) = std::env::var("WALHALLA_TEST_CHILD") {
+        return child(&url).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (server, ca_file) = serve(dir.path()).await;
+    for (url, variables) in clouds(&server.endpoint) {
+        for ca_file in [None, Some(&ca_file)] {
+            let before = server.requests.load(Ordering::Relaxed);
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args([
+                "--exact",
+                "a_certificate_is_trusted_when_the_ca_file_says_so_and_only_then",
+            ]);
+            child
+                .env_clear()
+                .env("WALHALLA_TEST_CHILD", url)
+                .envs(variables.clone());
+            if let Some(path) = ca_file {
+                child.env("WALHALLA_CA_FILE", path);
+            }
+            let output = tokio::task::spawn_blocking(move || child.output().unwrap());
+            let output = output.await.unwrap();
+            assert!(output.status.success(), "{url}, {ca_file:?}: {output:?}");
+            let reached = server.requests.load(Ordering::Relaxed) > before;
+            assert_eq!(reached, ca_file.is_some(), "{url}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ca_file_that_holds_no_sound_certificate_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let mark =
+        |text: &str| format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n");
+    for path in [
+        dir.path().join("missing"),
+        write("empty", ""),
+        write("other", "no certificate"),
+        write("damaged", &mark("!!!!")),
+        write("garbage", &mark("AAAA")),
+    ] {
+        for (url, _) in clouds("") {
+            let settings = StoreSettings {
+                ca_file: Some(path.clone()),
+                ..StoreSettings::default()
+            };
+            let error = open(url, &settings).await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid, "{}", shown(&error));
+            assert!(shown(&error).contains("ca_file"), "{}", shown(&error));
+        }
+    }
+}
