@@ -21,7 +21,7 @@ pub type MakeStore = Arc<dyn Fn(&str) -> Arc<dyn ObjectStore> + Send + Sync>;
 /// Nothing that is to fail waits so long, however loaded the machine.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Longer than the head of any answer, and than what sockets hold back.
+/// Longer than every offset of a fault.
 const SMALL_BYTES: usize = 300_000;
 
 /// Every check, at the same time.
@@ -170,7 +170,8 @@ impl Line {
 
     async fn assert_absent(&self, key: &ObjectKey) {
         let head = self.direct.head(key).await;
-        assert!(head.unwrap_err().is_not_found(), "{key} is there");
+        let is_absent = head.as_ref().is_err_and(Error::is_not_found);
+        assert!(is_absent, "{key} is not absent: {head:?}");
     }
 }
 

@@ -100,6 +100,9 @@ impl Reader {
                         .await?;
                 }
                 Err(error) if is_replaced(&error) => return Err(error),
+                Err(_) if retries.remaining().is_zero() && !self.pace.behind().is_zero() => {
+                    return Err(self.too_slow());
+                }
                 Err(error) => {
                     self.lose_body();
                     retries.wait_after(error).await?;
