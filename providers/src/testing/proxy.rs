@@ -266,16 +266,20 @@ impl Requests {
 
     /// Those whose path or query holds this text.
     pub fn naming(target_part: impl Into<String>) -> Self {
-        Self {
-            method: None,
-            target_part: target_part.into(),
-        }
+        Self::all().and_naming(target_part)
     }
 
     /// Those of them with this method.
     #[must_use]
     pub fn and_method(mut self, method: &'static str) -> Self {
         self.method = Some(method);
+        self
+    }
+
+    /// Those of them whose path or query holds this text.
+    #[must_use]
+    pub fn and_naming(mut self, target_part: impl Into<String>) -> Self {
+        self.target_part = target_part.into();
         self
     }
 
