@@ -135,7 +135,11 @@ impl fmt::Display for ErrorKind {
             Self::Unauthenticated => "the store does not accept the credentials",
             Self::NoSpace => "the store has no space left",
             Self::Corrupted => "the bytes are damaged",
-            Self::Throttled(_) => "the store asked to slow down",
+            Self::Throttled(None) => "the store asked to slow down",
+            Self::Throttled(Some(wait)) => {
+                let seconds = wait.as_secs();
+                return write!(f, "the store asked to slow down and to wait {seconds} s");
+            }
             Self::Unavailable => "the store could not be reached or failed",
             Self::TimedOut => "the store did not answer in time",
             Self::Conflict => "another request changed it at the same moment",

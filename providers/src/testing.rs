@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // tests: a panic is the report
 
 pub mod conformance;
+pub mod faults;
 mod faulty;
 mod memory;
+pub mod proxy;
 
 pub use faulty::{Call, Fault, FaultyStore};
 pub use memory::MemoryStore;

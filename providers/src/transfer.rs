@@ -6,7 +6,8 @@
 //! read ────────────────────────────────────────┘   (up, down)             until the deadline
 //! ```
 //!
-//! Retried are [`Error::is_retryable`] failures and nothing else. Peak memory of a [`Store`]:
+//! Retried are [`Error::is_retryable`] failures and, two times, a body that arrived damaged; nothing
+//! else. Peak memory of a [`Store`]:
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
 mod open;
@@ -34,6 +35,9 @@ pub use upload::Upload;
 
 /// Most keys that [`Store::list`] holds in memory, at some 200 bytes each.
 pub const MAX_LISTED_KEYS: usize = 10_000_000;
+
+/// How often [`Store::get`] reads an object that arrives damaged: a bit may turn on the way.
+const MOST_DAMAGED_READS: u32 = 3;
 
 /// How a [`Store`] uses its store.
 #[derive(Clone, Debug)]
@@ -154,12 +158,25 @@ impl Store {
         Reader::open(self.clone(), key.clone(), offset, length).await
     }
 
-    /// The whole object, in memory.
+    /// The whole object, in memory. One that arrives damaged is read again.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
     /// [`ErrorKind::Invalid`] when the object is longer than `limit_bytes`.
     pub async fn get(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
+        let mut reads = 1;
+        loop {
+            match self.get_once(key, limit_bytes).await {
+                Err(error) if error.kind == ErrorKind::Corrupted && reads < MOST_DAMAGED_READS => {
+                    tracing::debug!(%error, "the object arrived damaged and is read again");
+                    reads += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn get_once(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
         let mut reader = self.read(key, 0, None).await?;
         let size_bytes = reader.size_bytes();
         if size_bytes > limit_bytes {

@@ -62,8 +62,8 @@ fn bytes(length: usize) -> Bytes {
 #[tokio::test(start_paused = true)]
 async fn failures_that_pass_are_retried_and_no_others() {
     use ErrorKind::{
-        AlreadyExists, Conflict, Corrupted, Invalid, NoSpace, NotFound, Other, PermissionDenied,
-        StoreMissing, Throttled, TimedOut, Unauthenticated, Unavailable,
+        AlreadyExists, Conflict, Invalid, NoSpace, NotFound, Other, PermissionDenied, StoreMissing,
+        Throttled, TimedOut, Unauthenticated, Unavailable,
     };
     for passing in [Throttled(None), Unavailable, TimedOut, Conflict] {
         let bench = Bench::new();
@@ -79,7 +79,6 @@ async fn failures_that_pass_are_retried_and_no_others() {
         PermissionDenied,
         Unauthenticated,
         NoSpace,
-        Corrupted,
         Invalid,
         Other,
     ];
@@ -89,6 +88,103 @@ async fn failures_that_pass_are_retried_and_no_others() {
         assert_eq!(bench.put("x").await.unwrap_err().kind, lasting);
         assert_eq!(bench.faulty.calls(Call::Put), 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_arrives_damaged_is_sent_three_times() {
+    let damaged = Fault::Fail(ErrorKind::Corrupted);
+    let bench = Bench::new();
+    bench.faulty.on(Call::Put, 1, damaged);
+    bench.faulty.on(Call::Put, 2, damaged);
+    bench.put("x").await.unwrap();
+    assert!(bench.holds("x").await);
+
+    let bench = Bench::new();
+    bench.faulty.always(Call::Put, damaged);
+    bench.faulty.always(Call::PutPart, damaged);
+    bench.faulty.always(Call::Head, damaged);
+    let error = bench.put("x").await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupted);
+    assert_eq!(bench.faulty.calls(Call::Put), 3);
+    let mut upload = bench.store.upload(key(), PutMode::Create);
+    upload.write(bytes(PART + 1)).await.unwrap();
+    assert_eq!(
+        upload.finish().await.unwrap_err().kind,
+        ErrorKind::Corrupted
+    );
+    assert_eq!(bench.memory.open_uploads(), 0);
+    let error = bench.store.head(&key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupted);
+    assert_eq!(bench.faulty.calls(Call::Head), 1, "nothing was sent");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_fell_silent_leaves_time_for_others() {
+    let retry = RetryPolicy {
+        deadline: Duration::from_secs(30),
+        ..RetryPolicy::default()
+    };
+    let bench = Bench::with_options(Options {
+        retry,
+        ..Options::default()
+    });
+    bench.faulty.on(Call::Put, 1, Fault::Hang);
+    bench.faulty.on(Call::Put, 2, Fault::Hang);
+    bench.put("x").await.unwrap();
+    for call in [Call::StartUpload, Call::AbortUpload] {
+        bench.faulty.on(call, 1, Fault::Hang);
+        bench.faulty.on(call, 2, Fault::Hang);
+    }
+    let mut upload = bench.store.upload(key(), PutMode::Overwrite);
+    upload.write(bytes(PART + 1)).await.unwrap();
+    assert_eq!(bench.memory.open_uploads(), 1);
+    upload.abort().await;
+    assert_eq!(bench.memory.open_uploads(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_failure_of_an_upload_does_not_wait_for_its_parts_to_be_deleted() {
+    let bench = Bench::new();
+    let mut upload = bench.store.upload(key(), PutMode::Create);
+    upload.write(bytes(PART + 1)).await.unwrap();
+    for call in [Call::PutPart, Call::AbortUpload, Call::CompleteUpload] {
+        bench
+            .faulty
+            .always(call, Fault::Fail(ErrorKind::Unavailable));
+    }
+    let started = Instant::now();
+    let error = upload.finish().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::DeadlineExceeded);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5 * 60 + 31), "{took:?}");
+}
+
+/// A large part on a slow line takes longer than a request without an answer may.
+#[tokio::test(start_paused = true)]
+async fn a_part_has_the_time_that_its_bytes_take() {
+    const LARGE: usize = 8 << 20;
+    let memory = Arc::new(MemoryStore::new(LARGE));
+    let faulty = FaultyStore::new(memory.clone());
+    let store = Store::new(Arc::new(faulty.clone()), Options::default());
+    faulty.always(Call::PutPart, Fault::Delay(Duration::from_secs(150)));
+    let mut upload = store.upload(key(), PutMode::Create);
+    upload.write(bytes(LARGE)).await.unwrap();
+    upload.write(bytes(LARGE)).await.unwrap();
+    upload.finish().await.unwrap();
+    assert_eq!(faulty.calls(Call::PutPart), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_arrives_damaged_is_read_three_times() {
+    let bench = Bench::new();
+    bench.put("the bytes").await.unwrap();
+    bench.faulty.on(Call::Get, 1, Fault::FailAtEnd);
+    bench.faulty.on(Call::Get, 2, Fault::FailAtEnd);
+    assert!(bench.holds("the bytes").await);
+    bench.faulty.always(Call::Get, Fault::FailAtEnd);
+    let error = bench.store.get(&key(), 100).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Corrupted);
+    assert_eq!(bench.faulty.calls(Call::Get), 6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -496,6 +592,35 @@ async fn the_deadline_of_a_read_counts_from_its_last_byte() {
     read.extend_from_slice(&reader.next().await.unwrap().unwrap());
     assert!(reader.next().await.unwrap().is_none());
     assert!(bytes(20_000) == read);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_is_asked_for_again_and_given_up_at_the_deadline() {
+    let bench = Bench::new();
+    bench
+        .store
+        .put(&key(), bytes(100_000), PutMode::Create)
+        .await
+        .unwrap();
+    // Chunks of 1000 bytes: one in ten seconds is no progress, one in a second nearly enough.
+    let trickle = |seconds| Fault::DelayChunks(Duration::from_secs(seconds));
+    bench.faulty.on(Call::Get, 1, trickle(10));
+    let started = Instant::now();
+    assert!(bench.store.get(&key(), 100_000).await.unwrap() == bytes(100_000));
+    assert_eq!(bench.faulty.calls(Call::Get), 2);
+    assert!(started.elapsed() < Duration::from_mins(2));
+
+    bench.faulty.always(Call::Get, trickle(10));
+    let started = Instant::now();
+    let error = bench.store.get(&key(), 100_000).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::DeadlineExceeded);
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("1 KiB a second"), "{cause}");
+    let took = started.elapsed();
+    assert!(took < Duration::from_mins(7), "{took:?}");
+
+    bench.faulty.always(Call::Get, trickle(1));
+    assert!(bench.store.get(&key(), 100_000).await.unwrap() == bytes(100_000));
 }
 
 #[tokio::test(start_paused = true)]

@@ -23,6 +23,7 @@
 mod support;
 
 mod damaged_pages;
+mod faults;
 mod killed;
 mod left_out_files;
 mod open_formats;

@@ -4,7 +4,8 @@
 //! server are tests of S3's behaviour:
 //!
 //! - A conditional create is atomic. `s3s-fs` looks first and renames later.
-//! - A body and its checksum and metadata change together.
+//! - A body and its checksum and metadata change together, and only after the whole body came and
+//!   is the one that was signed. A body that never ends holds nobody off.
 //! - A directory is no object, and an upload that is gone is `NoSuchUpload`.
 
 use std::collections::hash_map::DefaultHasher;
@@ -12,6 +13,7 @@ use std::error::Error;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::{S3Auth, SecretKey};
@@ -20,11 +22,11 @@ use s3s::dto::{
     CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
     DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetObjectInput,
     GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
-    ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, UploadPartInput,
-    UploadPartOutput,
+    ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, StreamingBlob,
+    UploadPartInput, UploadPartOutput,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use s3s::{Body, S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
@@ -145,6 +147,25 @@ fn anyones<T>(request: S3Request<T>) -> S3Request<T> {
     }
 }
 
+/// The body, read to its end: its hash is compared only there, and `s3s-fs` would make of a wrong one a failure of the server's.
+async fn whole(body: Option<StreamingBlob>) -> S3Result<Option<StreamingBlob>> {
+    let Some(mut body) = body else {
+        return Ok(None);
+    };
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| {
+            if error.to_string().contains("Sha256Mismatch") {
+                s3_error!(BadDigest)
+            } else {
+                s3_error!(IncompleteBody)
+            }
+        })?;
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(StreamingBlob::from(Body::from(bytes))))
+}
+
 /// What `s3s-fs` says of an upload that it does not know.
 fn upload_gone<T>(answer: S3Result<T>) -> S3Result<T> {
     answer.map_err(|error| match error.code() {
@@ -157,8 +178,9 @@ fn upload_gone<T>(answer: S3Result<T>) -> S3Result<T> {
 impl S3 for Promises {
     async fn put_object(
         &self,
-        request: S3Request<PutObjectInput>,
+        mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
+        request.input.body = whole(request.input.body).await?;
         let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
         self.files.put_object(request).await
     }
@@ -223,8 +245,9 @@ impl S3 for Promises {
 
     async fn upload_part(
         &self,
-        request: S3Request<UploadPartInput>,
+        mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
+        request.input.body = whole(request.input.body).await?;
         upload_gone(self.files.upload_part(anyones(request)).await)
     }
 

@@ -95,7 +95,7 @@ fn key(text: &str) -> ObjectKey {
 }
 
 /// Bytes in which every position differs from its neighbours.
-fn pattern(length: usize) -> Bytes {
+pub(super) fn pattern(length: usize) -> Bytes {
     let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ length as u64;
     let mut body = Vec::with_capacity(length + 8);
     while body.len() < length {

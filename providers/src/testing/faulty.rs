@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +38,12 @@ pub enum Fault {
     LoseAnswer,
     /// The call is not made and never answered.
     Hang,
+    /// The call is made after so long.
+    Delay(Duration),
+    /// Each chunk of a body comes after so long.
+    DelayChunks(Duration),
+    /// A body comes whole, and its end says [`ErrorKind::Corrupted`].
+    FailAtEnd,
     /// A body fails with [`ErrorKind::Unavailable`] after so many bytes.
     DropConnection {
         /// Bytes that still come.
@@ -136,7 +143,17 @@ impl FaultyStore {
             Some(Fault::Fail(kind)) => Err(error(kind)),
             Some(Fault::Hang) => future::pending().await,
             Some(Fault::LoseAnswer) => request.await.and(Err(error(ErrorKind::Unavailable))),
-            None | Some(Fault::DropConnection { .. } | Fault::EndBody { .. }) => request.await,
+            Some(Fault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                request.await
+            }
+            None
+            | Some(
+                Fault::DropConnection { .. }
+                | Fault::EndBody { .. }
+                | Fault::DelayChunks(_)
+                | Fault::FailAtEnd,
+            ) => request.await,
         };
         (answer, fault)
     }
@@ -221,10 +238,18 @@ impl ObjectStore for FaultyStore {
             .await;
         let mut download = answer?;
         let object = format!("{}/{key}", self.url());
-        let dropped = Error::new(Operation::Get, object, ErrorKind::Unavailable);
+        let failed = |kind| stream::iter([Err(Error::new(Operation::Get, object, kind))]);
         download.body = match fault {
             Some(Fault::DropConnection { after_bytes }) => {
-                Box::pin(cut(download.body, after_bytes).chain(stream::iter([Err(dropped)])))
+                let rest = failed(ErrorKind::Unavailable);
+                Box::pin(cut(download.body, after_bytes).chain(rest))
+            }
+            Some(Fault::FailAtEnd) => Box::pin(download.body.chain(failed(ErrorKind::Corrupted))),
+            Some(Fault::DelayChunks(time)) => {
+                Box::pin(download.body.then(move |chunk| async move {
+                    tokio::time::sleep(time).await;
+                    chunk
+                }))
             }
             Some(Fault::EndBody { after_bytes }) => Box::pin(cut(download.body, after_bytes)),
             _ => download.body,

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
-use super::retry::Retries;
+use super::retry::{Pace, Retries};
 use super::{Store, permit};
 use crate::{Download, Error, ErrorKind, ObjectKey, Operation, Result};
 
@@ -15,6 +16,9 @@ const MAX_EARLY_ENDS: u32 = 5;
 ///
 /// A connection that drops is made again from where it was; the object must be the same one
 /// still. Exactly the promised number of bytes comes before the end.
+///
+/// A connection on which next to nothing comes is made again, too, and a body that stays so slow
+/// fails when it has fallen behind by the deadline. The caller's own time between two calls does not count.
 pub struct Reader {
     store: Store,
     key: ObjectKey,
@@ -22,11 +26,12 @@ pub struct Reader {
     version: Option<String>,
     position: u64,
     end: u64,
+    pace: Pace,
     body: Body,
 }
 
 enum Body {
-    Open(Download, OwnedSemaphorePermit),
+    Open(Download, Pace, OwnedSemaphorePermit),
     /// To be asked for again, from the position.
     Lost(OwnedSemaphorePermit),
     Done,
@@ -51,10 +56,11 @@ impl Reader {
             version: download.version.clone(),
             position: offset,
             end: offset.saturating_add(length.unwrap_or(u64::MAX)).min(size),
+            pace: Pace::default(),
             body: if length == Some(0) {
                 Body::Done
             } else {
-                Body::Open(download, permit)
+                Body::Open(download, Pace::default(), permit)
             },
         })
     }
@@ -71,11 +77,18 @@ impl Reader {
     /// [`ErrorKind::Conflict`] when another object took the place of the one being read, and
     /// [`ErrorKind::Corrupted`] when the bytes are too few, too many or not those that were stored.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let mut retries = self.store.retries();
+        let started = Instant::now();
+        let mut retries = self.store.retries().having_spent(self.pace.behind());
         let mut early_ends = 0;
         while self.position < self.end {
+            if retries.remaining().is_zero() {
+                return Err(self.too_slow());
+            }
             match self.attempt(&mut retries).await {
-                Ok(Some(chunk)) => return self.accept(chunk).map(Some),
+                Ok(Some(chunk)) => {
+                    self.pace.count(started.elapsed(), chunk.len());
+                    return self.accept(chunk).map(Some);
+                }
                 Ok(None) if early_ends >= MAX_EARLY_ENDS => {
                     return Err(self.ended_early(ErrorKind::Corrupted));
                 }
@@ -87,6 +100,9 @@ impl Reader {
                         .await?;
                 }
                 Err(error) if is_replaced(&error) => return Err(error),
+                Err(_) if retries.remaining().is_zero() && !self.pace.behind().is_zero() => {
+                    return Err(self.too_slow());
+                }
                 Err(error) => {
                     self.lose_body();
                     retries.wait_after(error).await?;
@@ -102,9 +118,10 @@ impl Reader {
         if let Body::Lost(_) = self.body {
             self.reopen(retries).await?;
         }
-        let Body::Open(download, _) = &mut self.body else {
+        let Body::Open(download, pace, _) = &mut self.body else {
             return Ok(None);
         };
+        let started = Instant::now();
         let object = || self.store.object_url(&self.key);
         let chunk = async {
             loop {
@@ -114,7 +131,14 @@ impl Reader {
                 }
             }
         };
-        retries.attempt(Operation::Get, object, chunk).await
+        let chunk = retries.attempt(Operation::Get, object, chunk).await?;
+        pace.count(started.elapsed(), chunk.as_ref().map_or(0, Bytes::len));
+        if pace.behind() > retries.unanswered_limit() {
+            let object = self.store.object_url(&self.key);
+            tracing::debug!(%object, "next to nothing comes on this connection; it is made again");
+            self.lose_body();
+        }
+        Ok(chunk)
     }
 
     async fn reopen(&mut self, retries: &mut Retries) -> Result<()> {
@@ -132,7 +156,9 @@ impl Reader {
             return Err(self.error(ErrorKind::Conflict).with_source(ObjectReplaced));
         }
         self.body = match std::mem::replace(&mut self.body, Body::Done) {
-            Body::Open(_, permit) | Body::Lost(permit) => Body::Open(download, permit),
+            Body::Open(_, _, permit) | Body::Lost(permit) => {
+                Body::Open(download, Pace::default(), permit)
+            }
             Body::Done => Body::Done,
         };
         Ok(())
@@ -165,9 +191,19 @@ impl Reader {
 
     fn lose_body(&mut self) {
         self.body = match std::mem::replace(&mut self.body, Body::Done) {
-            Body::Open(_, permit) | Body::Lost(permit) => Body::Lost(permit),
+            Body::Open(_, _, permit) | Body::Lost(permit) => Body::Lost(permit),
             Body::Done => Body::Done,
         };
+    }
+
+    /// Gives up; who asks for more all the same has a new deadline.
+    fn too_slow(&mut self) -> Error {
+        self.pace = Pace::default();
+        self.lose_body();
+        self.error(ErrorKind::DeadlineExceeded)
+            .with_source(BodyTooSlow {
+                missing_bytes: self.end - self.position,
+            })
     }
 
     fn ended_early(&self, kind: ErrorKind) -> Error {
@@ -200,6 +236,13 @@ struct ObjectReplaced;
 #[derive(Debug, thiserror::Error)]
 #[error("the body ended {missing_bytes} bytes early")]
 struct BodyTooShort {
+    missing_bytes: u64,
+}
+
+/// A body that came, but so slowly that nobody can wait for its end.
+#[derive(Debug, thiserror::Error)]
+#[error("the body came at less than 1 KiB a second; {missing_bytes} bytes were still to come")]
+struct BodyTooSlow {
     missing_bytes: u64,
 }
 

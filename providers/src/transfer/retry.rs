@@ -16,10 +16,11 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// Longest wait between attempts.
     pub max_delay: Duration,
-    /// How long one request is tried; a body that is read, how long it is tried without a byte coming.
+    /// How long one request is tried; a body that is read, how far it may fall behind 1 KiB a second.
     pub deadline: Duration,
     /// How long one attempt may take, besides a second for each 64 KiB that it sends; a body that
-    /// is read, how long one chunk may take.
+    /// is read, how long one chunk may take, and how far one connection may fall behind. At most a
+    /// third of the deadline, so that a connection that fell silent does not use all of it up.
     pub attempt_timeout: Duration,
 }
 
@@ -37,13 +38,55 @@ impl Default for RetryPolicy {
 /// The slowest line that is waited for; several parts share it.
 const SLOWEST_BYTES_A_SECOND: usize = 64 << 10;
 
+/// The slowest body that counts as coming. Far below a line's pace, as many bodies may share one.
+const SLOWEST_BODY_BYTES_A_SECOND: u32 = 1 << 10;
+
+/// Requests without an answer, in a row, that fit into the deadline.
+const FEWEST_ATTEMPTS: u32 = 3;
+
+/// How often a body is sent whose bytes do not arrive as they were. A bit that turned on the way
+/// does not turn again; one that turned in this host's memory does.
+const MOST_DAMAGED_SENDS: u32 = 3;
+
 /// The attempts at one request.
 #[derive(Debug)]
 pub(super) struct Retries {
     policy: RetryPolicy,
     times_out: bool,
+    /// Where a body is sent, what an attempt may take on top for it.
+    sending: Option<Duration>,
+    /// What was used up of the deadline before.
+    spent: Duration,
     started: Instant,
     attempts: u32,
+    damaged_sends: u32,
+}
+
+/// How far a body is behind the slowest pace that counts as coming; what came faster does not count later.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Pace {
+    behind: Duration,
+}
+
+/// An attempt took its time and brought nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came within {} s", limit.as_secs_f32())]
+struct NoAnswer {
+    limit: Duration,
+}
+
+impl Pace {
+    /// Counts bytes and the time that was waited for them.
+    pub(super) fn count(&mut self, waited: Duration, bytes: usize) {
+        let worth = Duration::from_secs(1) / SLOWEST_BODY_BYTES_A_SECOND;
+        let worth = worth.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.behind = (self.behind + waited).saturating_sub(worth);
+    }
+
+    /// How much more was waited than the bytes are worth.
+    pub(super) fn behind(&self) -> Duration {
+        self.behind
+    }
 }
 
 impl Retries {
@@ -52,18 +95,30 @@ impl Retries {
         Self {
             policy,
             times_out,
+            sending: None,
+            spent: Duration::ZERO,
             started: Instant::now(),
             attempts: 0,
+            damaged_sends: 0,
         }
     }
 
     /// The same with the time that `body_bytes` take on a slow line.
     pub(super) fn sending(mut self, body_bytes: usize) -> Self {
         let seconds = u64::try_from(body_bytes / SLOWEST_BYTES_A_SECOND).unwrap_or(u64::MAX);
-        self.policy.attempt_timeout = self
-            .policy
-            .attempt_timeout
-            .saturating_add(Duration::from_secs(seconds));
+        self.sending = Some(Duration::from_secs(seconds));
+        self
+    }
+
+    /// The same with so much of the deadline used up.
+    pub(super) fn having_spent(mut self, spent: Duration) -> Self {
+        self.spent = spent;
+        self
+    }
+
+    /// The same with an earlier deadline.
+    pub(super) fn within(mut self, deadline: Duration) -> Self {
+        self.policy.deadline = self.policy.deadline.min(deadline);
         self
     }
 
@@ -82,16 +137,15 @@ impl Retries {
         self.attempts += 1;
         let remaining = self.remaining();
         let limit = if self.times_out {
-            remaining.min(self.policy.attempt_timeout)
+            let sending = self.sending.unwrap_or_default();
+            remaining.min(self.unanswered_limit().saturating_add(sending))
         } else {
             remaining
         };
-        match timeout(limit, request).await {
-            Ok(answer) => answer,
-            Err(elapsed) => {
-                Err(Error::new(operation, object(), ErrorKind::TimedOut).with_source(elapsed))
-            }
-        }
+        timeout(limit, request).await.unwrap_or_else(|_| {
+            Err(Error::new(operation, object(), ErrorKind::TimedOut)
+                .with_source(NoAnswer { limit }))
+        })
     }
 
     /// Waits until the next attempt.
@@ -100,7 +154,7 @@ impl Retries {
     /// `error` itself when it would not pass, [`ErrorKind::DeadlineExceeded`] with it as source
     /// when there is no time for another attempt.
     pub(super) async fn wait_after(&mut self, error: Error) -> Result<()> {
-        if !error.is_retryable() {
+        if !self.may_pass(&error) {
             return Err(error);
         }
         let delay = self.delay(error.kind);
@@ -113,8 +167,24 @@ impl Retries {
         Ok(())
     }
 
-    fn remaining(&self) -> Duration {
-        self.policy.deadline.saturating_sub(self.started.elapsed())
+    /// How long an attempt that sends nothing may take.
+    pub(super) fn unanswered_limit(&self) -> Duration {
+        let fair = self.policy.deadline / FEWEST_ATTEMPTS;
+        self.policy.attempt_timeout.min(fair)
+    }
+
+    /// What is left of the deadline.
+    pub(super) fn remaining(&self) -> Duration {
+        let spent = self.spent.saturating_add(self.started.elapsed());
+        self.policy.deadline.saturating_sub(spent)
+    }
+
+    fn may_pass(&mut self, error: &Error) -> bool {
+        if error.kind == ErrorKind::Corrupted && self.sending.is_some() {
+            self.damaged_sends += 1;
+            return self.damaged_sends < MOST_DAMAGED_SENDS;
+        }
+        error.is_retryable()
     }
 
     fn delay(&self, kind: ErrorKind) -> Duration {

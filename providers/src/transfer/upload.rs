@@ -1,6 +1,7 @@
 //! Objects of unknown length, in parts.
 
 use std::mem;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
@@ -14,6 +15,10 @@ use crate::{
 
 /// Most parts of one upload on their way at one time.
 const PARTS_IN_FLIGHT: usize = 4;
+
+/// Most time to delete the parts of an upload that failed: where the store is away, its failure
+/// shall not be told twice as late.
+const ABORT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// An object on its way to the store; visible only after [`Upload::finish`].
 ///
@@ -354,7 +359,7 @@ async fn put_part(
     body: Bytes,
 ) -> Result<PartReceipt> {
     let _permit = permit(&store.inner.uploads).await;
-    let mut retries = store.retries();
+    let mut retries = store.retries().sending(body.len());
     loop {
         let request = store
             .inner
@@ -385,7 +390,7 @@ async fn delete_parts(store: &Store, key: &ObjectKey, upload: &UploadId) {
 }
 
 async fn abort(store: &Store, key: &ObjectKey, upload: &UploadId) -> Result<()> {
-    let mut retries = store.retries();
+    let mut retries = store.retries().within(ABORT_DEADLINE);
     loop {
         let request = store.inner.store.abort_upload(key, upload);
         match retries

@@ -1,6 +1,7 @@
 //! The stores that tests archive to.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -26,7 +27,7 @@ impl Store {
     pub fn url(&self) -> String {
         match self {
             Self::Directory(path) => format!("file://{}", path.display()),
-            Self::S3(_) => format!("s3://{BUCKET}/some/prefix"),
+            Self::S3(_) => format!("s3://{BUCKET}/{PREFIX}"),
         }
     }
 
@@ -38,15 +39,23 @@ impl Store {
         }
     }
 
-    /// The directory, for tests that look into it.
-    pub fn path(&self) -> &Path {
+    /// Where the server listens, for tests that put something before it.
+    pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Directory(path) => path,
-            Self::S3(_) => panic!("an S3 store is no directory"),
+            Self::Directory(_) => panic!("a directory has no server"),
+            Self::S3(server) => server.address(),
         }
     }
 
-    /// The objects below the store whose names start so, as paths; of a directory store.
+    /// The directory, or the one in which the server keeps the objects, for tests that look into it.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Directory(path) => path,
+            Self::S3(server) => &server.objects,
+        }
+    }
+
+    /// The objects below the store whose names start so, as paths.
     pub fn objects_named(&self, prefix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut left = vec![self.path().to_path_buf()];
@@ -65,6 +74,7 @@ impl Store {
 }
 
 const BUCKET: &str = "walhalla-test";
+const PREFIX: &str = "some/prefix";
 const ACCESS_KEY: &str = "walhalla-test-key";
 const SECRET_KEY: &str = "walhalla-test-secret";
 
@@ -86,6 +96,7 @@ pub fn s3_env(endpoint: &str) -> Vec<(String, String)> {
 pub struct S3Server {
     process: Child,
     endpoint: String,
+    objects: PathBuf,
 }
 
 impl S3Server {
@@ -115,7 +126,16 @@ impl S3Server {
         let endpoint = line.trim().strip_prefix("listening on ").map(str::to_owned);
         let endpoint = endpoint
             .unwrap_or_else(|| panic!("{} said {line:?}, not where it listens", program.display()));
-        Self { process, endpoint }
+        Self {
+            process,
+            endpoint,
+            objects: dir.join(BUCKET).join(PREFIX),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        let address = self.endpoint.strip_prefix("http://").unwrap();
+        address.parse().unwrap()
     }
 }
 

@@ -110,6 +110,13 @@ impl Walhalla {
         cluster.start();
     }
 
+    /// Makes the cluster recover with this, and not archive.
+    pub fn recover(&self, cluster: &mut Cluster) {
+        cluster.configure(&self.restore_settings());
+        cluster.configure("archive_mode = off");
+        cluster.set_env(&self.env);
+    }
+
     /// Takes a full backup of a running server; returns its id.
     #[track_caller]
     pub fn back_up(&self, cluster: &Cluster) -> String {
