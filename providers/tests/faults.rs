@@ -36,7 +36,7 @@ async fn serve() -> (SocketAddr, TempDir) {
     let address = listener.local_addr().unwrap();
     let path = root.path().to_owned();
     tokio::spawn(async move {
-        server::serve(listener, &path, ACCESS_KEY, SECRET_KEY)
+        server::serve(listener, &path, ACCESS_KEY, SECRET_KEY, &[])
             .await
             .unwrap();
     });

@@ -50,7 +50,7 @@ impl Server {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let path = root.path().to_owned();
         let serving = tokio::spawn(async move {
-            server::serve(listener, &path, ACCESS_KEY, SECRET_KEY)
+            server::serve(listener, &path, ACCESS_KEY, SECRET_KEY, &[])
                 .await
                 .unwrap();
         });

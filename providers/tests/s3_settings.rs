@@ -286,7 +286,7 @@ async fn credentials_that_expire_in_the_middle_of_an_upload_are_loaded_anew() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let root = dir.path().to_owned();
-    tokio::spawn(async move { server::serve(listener, &root, "key", "secret").await });
+    tokio::spawn(async move { server::serve(listener, &root, "key", "secret", &[]).await });
     let config = credential_process(dir.path());
     let child = tokio::task::spawn_blocking(move || {
         let name = "credentials_that_expire_in_the_middle_of_an_upload_are_loaded_anew";

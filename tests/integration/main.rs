@@ -22,6 +22,7 @@
 
 mod support;
 
+mod check;
 mod damaged_pages;
 mod faults;
 mod killed;

@@ -1,7 +1,7 @@
-//! `s3_server DIRECTORY PORT ACCESS_KEY SECRET_KEY [--bucket NAME]...`
+//! `s3_server DIRECTORY PORT ACCESS_KEY SECRET_KEY [--bucket NAME]... [--deny ACTION]...`
 //!
 //! An S3 server for tests and demonstrations, on 127.0.0.1 and without durability. Port 0 takes
-//! any free port. Prints `listening on http://127.0.0.1:PORT` once it answers.
+//! any free port. The key has all rights but the denied ones, such as `s3:DeleteObject`. Prints `listening on http://127.0.0.1:PORT` once it answers.
 
 mod server;
 
@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use tokio::net::TcpListener;
 
-const USAGE: &str = "usage: s3_server DIRECTORY PORT ACCESS_KEY SECRET_KEY [--bucket NAME]...";
+const USAGE: &str =
+    "usage: s3_server DIRECTORY PORT ACCESS_KEY SECRET_KEY [--bucket NAME]... [--deny ACTION]...";
 
 struct Arguments {
     directory: PathBuf,
@@ -19,6 +20,7 @@ struct Arguments {
     access_key: String,
     secret_key: String,
     buckets: Vec<String>,
+    denied: Vec<String>,
 }
 
 #[tokio::main]
@@ -39,16 +41,18 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         &arguments.directory,
         &arguments.access_key,
         &arguments.secret_key,
+        &arguments.denied,
     )
     .await
 }
 
 fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
     let mut plain = Vec::new();
-    let mut buckets = Vec::new();
+    let (mut buckets, mut denied) = (Vec::new(), Vec::new());
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--bucket" => buckets.push(arguments.next()?),
+            "--deny" => denied.push(arguments.next()?),
             _ => plain.push(argument),
         }
     }
@@ -59,5 +63,6 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Option<Arguments> {
         access_key,
         secret_key,
         buckets,
+        denied,
     })
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::{S3Auth, SecretKey};
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
@@ -31,17 +32,21 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, MutexGuard};
 
+const LIST: &str = "s3:ListBucket";
+
 /// Keys share locks, so that their number is bounded.
 const LOCKS: usize = 64;
 
-/// Answers connections until the future is dropped. Buckets are the directories below `root`.
+/// Answers connections until the future is dropped. Buckets are the directories below `root`; `denied` are the
+/// actions that the key has no right to, as policies spell them.
 pub(crate) async fn serve(
     listener: TcpListener,
     root: &Path,
     access_key: &str,
     secret_key: &str,
+    denied: &[String],
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    let service = service(root, access_key, secret_key)?;
+    let service = service(root, access_key, secret_key, denied)?;
     let mut connections = tokio::task::JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await?;
@@ -64,13 +69,43 @@ fn service(
     root: &Path,
     access_key: &str,
     secret_key: &str,
+    denied: &[String],
 ) -> Result<S3Service, Box<dyn Error + Send + Sync>> {
-    let mut builder = S3ServiceBuilder::new(Promises::new(root)?);
+    let mut builder = S3ServiceBuilder::new(Promises::new(root, denied)?);
     builder.set_auth(Keys {
         access_key: access_key.to_owned(),
         secret_key: secret_key.to_owned(),
     });
+    builder.set_access(Policy {
+        denied: denied.to_vec(),
+    });
     Ok(builder.build())
+}
+
+/// Who may do what: whoever has a key, all but what is denied.
+struct Policy {
+    denied: Vec<String>,
+}
+
+#[async_trait::async_trait]
+impl S3Access for Policy {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let action = match context.s3_op().name() {
+            "CompleteMultipartUpload" | "CreateMultipartUpload" | "PutObject" | "UploadPart" => {
+                "s3:PutObject"
+            }
+            "GetObject" | "HeadObject" => "s3:GetObject",
+            "DeleteObject" | "DeleteObjects" => "s3:DeleteObject",
+            "ListObjectsV2" => LIST,
+            "AbortMultipartUpload" => "s3:AbortMultipartUpload",
+            other => other,
+        };
+        let is_denied = self.denied.iter().any(|denied| denied == action);
+        if context.credentials().is_none() || is_denied {
+            return Err(s3_error!(AccessDenied));
+        }
+        Ok(())
+    }
 }
 
 /// One pair of keys that always works, and with the same secret as many more as one likes that work
@@ -100,10 +135,12 @@ struct Promises {
     files: FileSystem,
     root: PathBuf,
     locks: Vec<Mutex<()>>,
+    /// Without the right to list, nobody is told that a key is not there.
+    hides_absence: bool,
 }
 
 impl Promises {
-    fn new(root: &Path) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    fn new(root: &Path, denied: &[String]) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let files =
             FileSystem::new(root).map_err(|error| format!("{}: {error:?}", root.display()))?;
         let locks = (0..LOCKS).map(|_| Mutex::new(())).collect();
@@ -111,6 +148,7 @@ impl Promises {
             files,
             root: root.canonicalize()?,
             locks,
+            hides_absence: denied.iter().any(|action| action == LIST),
         })
     }
 
@@ -133,6 +171,8 @@ impl Promises {
         let guard = self.lock(bucket, key).await?;
         if self.root.join(bucket).join(key).is_file() {
             Ok(guard)
+        } else if self.hides_absence {
+            Err(s3_error!(AccessDenied))
         } else {
             Err(s3_error!(NoSuchKey))
         }

@@ -21,7 +21,12 @@ impl Store {
     }
 
     pub fn s3(area: &Area) -> Self {
-        Self::S3(S3Server::start(area))
+        Self::s3_denying(area, &[])
+    }
+
+    /// An S3 server whose key lacks these rights, as policies spell them.
+    pub fn s3_denying(area: &Area, denied: &[&str]) -> Self {
+        Self::S3(S3Server::start(area, denied))
     }
 
     pub fn url(&self) -> String {
@@ -100,7 +105,7 @@ pub struct S3Server {
 }
 
 impl S3Server {
-    fn start(area: &Area) -> Self {
+    fn start(area: &Area, denied: &[&str]) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_walhalla"))
             .with_file_name("examples")
             .join("s3_server");
@@ -113,7 +118,8 @@ impl S3Server {
         let mut command = Command::new(&program);
         command
             .arg(&dir)
-            .args(["0", ACCESS_KEY, SECRET_KEY, "--bucket", BUCKET]);
+            .args(["0", ACCESS_KEY, SECRET_KEY, "--bucket", BUCKET])
+            .args(denied.iter().flat_map(|action| ["--deny", action]));
         let mut process = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
