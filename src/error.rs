@@ -101,7 +101,7 @@ impl Error {
 fn settings_hint(error: &config::Error) -> Option<String> {
     match error {
         config::Error::NoStore => {
-            Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path or s3://bucket/prefix".to_owned())
+            Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".to_owned())
         }
         config::Error::UnknownKey { nearest, .. } => Some(format!("did you mean `{nearest}`?")),
         config::Error::InvalidValue { .. } => Some("`walhalla config` lists the settings and where they come from".to_owned()),
@@ -112,7 +112,7 @@ fn settings_hint(error: &config::Error) -> Option<String> {
 fn store_hint(error: &StoreError) -> Option<String> {
     let text = match error.kind {
         ErrorKind::PermissionDenied => {
-            "give this user or these credentials the right to read, write and list there (on S3: s3:GetObject, s3:PutObject, s3:ListBucket)"
+            "`walhalla check` names the right that is missing; the book's page of each store has the policy that suffices"
         }
         ErrorKind::Unauthenticated => {
             "check the credentials: `walhalla config` shows where the store's settings come from"
