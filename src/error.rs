@@ -1,6 +1,6 @@
 //! The one error of all commands: its exit code and its hint.
 
-use walhalla_providers::{Error as StoreError, ErrorKind};
+use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
 
 use crate::postgres::WalFileName;
 use crate::{backup, config, pipeline, postgres, repository, restore, wal};
@@ -123,6 +123,9 @@ fn store_hint(error: &StoreError) -> Option<String> {
         ErrorKind::NoSpace => "free space in the store and try again; nothing was lost",
         ErrorKind::DeadlineExceeded | ErrorKind::Unavailable | ErrorKind::TimedOut => {
             "see whether the store can be reached from here; `retry_timeout` sets how long requests are tried again"
+        }
+        ErrorKind::Corrupted if error.operation == Operation::Put => {
+            "nothing was stored; bytes change on the way again and again: look at this host's memory and its network"
         }
         ErrorKind::Corrupted => {
             "try again; if it stays, the object is damaged in the store: restore from another backup"

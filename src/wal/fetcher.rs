@@ -6,11 +6,13 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use walhalla_providers::ErrorKind;
+
 use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch, history_beside};
 use crate::pipeline::streams::read_full;
 use crate::postgres::{History, SegmentName, WalFileName};
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{self, ArchivedFile, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -61,7 +63,26 @@ impl Fetcher<'_> {
     }
 
     /// As [`Fetcher::fetch`], for a file that was found and whose timeline's history is known.
+    ///
+    /// One that arrives damaged is fetched once more: recovery stops at a damaged file, and a bit
+    /// may have turned on the way.
     pub fn fetch_archived(
+        &self,
+        file: WalFileName,
+        archived: &ArchivedFile,
+        history: &History,
+        path: &Path,
+    ) -> Result<(), Error> {
+        match self.fetch_once(file, archived, history, path) {
+            Err(error) if is_damage(&error) => {
+                tracing::warn!("{error}; it is fetched once more");
+                self.fetch_once(file, archived, history, path)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn fetch_once(
         &self,
         file: WalFileName,
         archived: &ArchivedFile,
@@ -126,6 +147,15 @@ impl Fetcher<'_> {
             extent,
         )
         .map(Some)
+    }
+}
+
+/// Whether the bytes came, and are not what they must be.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Mismatch { .. } | Error::Repository(repository::Error::Damaged { .. }) => true,
+        Error::Repository(repository::Error::Store(error)) => error.kind == ErrorKind::Corrupted,
+        _ => false,
     }
 }
 

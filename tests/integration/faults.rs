@@ -275,7 +275,7 @@ fn no_wrong_byte_is_archived_or_handed_over() {
         let flip = |side| Fault::Flip { side, at: 20_000 };
         let puts = || Requests::with_method("PUT");
         site.proxy.on(puts(), When::Always, flip(Side::Request));
-        site.push_fails(name, &["the bytes are damaged", "BadDigest"]);
+        site.push_fails(name, &["the bytes are damaged", "BadDigest", "memory"]);
         site.proxy.heal();
         site.proxy.on(puts(), When::Nth(1), flip(Side::Request));
         site.segments.push(&site.walhalla, name).succeeds();
@@ -284,8 +284,11 @@ fn no_wrong_byte_is_archived_or_handed_over() {
         site.proxy.always(flip(Side::Answer));
         site.fetch_cannot_tell(name);
         site.proxy.heal();
-        // Of a download that was cut and read on the store's checksum says nothing: the segment's own have to.
         let gets = || Requests::with_method("GET").and_naming(name.as_str());
+        site.proxy.on(gets(), When::Nth(1), flip(Side::Answer));
+        site.segments.assert_archived(&site.walhalla, name);
+        site.proxy.heal();
+        // Of a download that was cut and read on the store's checksum says nothing: the segment's own have to.
         let cut = Fault::Break {
             side: Side::Answer,
             after_bytes: 10_000,

@@ -70,7 +70,7 @@ pub(super) struct Pace {
 
 /// An attempt took its time and brought nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("nothing came within {} s", limit.as_secs_f32())]
+#[error("no answer within {:.1} s", limit.as_secs_f32())]
 struct NoAnswer {
     limit: Duration,
 }
