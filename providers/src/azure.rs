@@ -157,9 +157,18 @@ impl AzureStore {
         format!("{}/{key}", self.url)
     }
 
-    fn blob(&self, key: &ObjectKey) -> BlobClient {
+    /// The client of one blob.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a name that Azure would take for another one.
+    fn blob(&self, operation: Operation, key: &ObjectKey) -> Result<BlobClient> {
         let name = self.location.full(key.as_str());
-        self.container.blob_client(&name)
+        let is_changed = |part: &str| part.ends_with('.') || part.contains('\\');
+        if name.split('/').any(is_changed) || name.contains(char::is_control) {
+            let error = Error::new(operation, self.object_url(key), ErrorKind::Invalid);
+            return Err(error.with_source(BadName));
+        }
+        Ok(self.container.blob_client(&name))
     }
 
     fn failed(&self, operation: Operation, key: &ObjectKey, failure: impl Into<Failure>) -> Error {
@@ -183,10 +192,10 @@ impl AzureStore {
 
     async fn get_range(
         &self,
-        key: &ObjectKey,
+        blob: &BlobClient,
         range: Option<String>,
     ) -> std::result::Result<AsyncRawResponse, Failure> {
-        let mut request = self.request(self.blob(key).url().clone());
+        let mut request = self.request(blob.url().clone());
         if let Some(range) = range {
             request.insert_header("x-ms-range", range);
         }
@@ -231,6 +240,10 @@ impl AzureStore {
         };
         let incomplete = || self.unexpected(Operation::Get, key, Unexpected::MissingField);
         let object_size_bytes = size.ok_or_else(incomplete)?;
+        if offset != 0 && offset >= object_size_bytes {
+            let error = Error::new(Operation::Get, self.object_url(key), ErrorKind::Invalid);
+            return Err(error.with_source(Unexpected::PastTheEnd));
+        }
         let object = self.object_url(key);
         let shown = object.clone();
         let body = body.map_err(move |error| {
@@ -279,20 +292,67 @@ impl AzureStore {
         Ok(azure_core::xml::from_xml(answer.body())?)
     }
 
-    /// Deletes one blob; gives the failure, with its key, unless there is no such blob.
-    async fn delete_one(&self, key: ObjectKey) -> Option<(ObjectKey, Failure)> {
-        let failure = Failure::from(self.blob(&key).delete(None).await.err()?);
-        (failure.kind() != ErrorKind::NotFound).then_some((key, failure))
+    /// Deletes one blob; gives the error, with its key, unless there is no such blob.
+    async fn delete_one(&self, key: ObjectKey) -> Option<(ObjectKey, Error)> {
+        let error = match self.blob(Operation::Delete, &key) {
+            Ok(blob) => self.failed(Operation::Delete, &key, blob.delete(None).await.err()?),
+            Err(error) => error,
+        };
+        (!error.is_not_found()).then_some((key, error))
+    }
+
+    async fn put_whole(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<()> {
+        let options = BlockBlobClientUploadOptions {
+            if_none_match: condition(mode),
+            metadata: Some(metadata(token, Some(Crc64::of(&body)))),
+            // Whatever its length, in one request.
+            partition_size: Some(NonZero::<u64>::MAX),
+            tier: self.tier.clone(),
+            ..BlockBlobClientUploadOptions::default()
+        };
+        let blob = self.blob(Operation::Put, key)?;
+        let answer = blob.upload(body.into(), Some(options)).await;
+        answer.map_err(|error| self.failed(Operation::Put, key, error))?;
+        Ok(())
+    }
+
+    /// Creates an object by way of a block: under a name with blocks that nobody has committed, no
+    /// put creates anything (so Azurite), while a block list does.
+    async fn put_as_block(&self, key: &ObjectKey, body: Bytes, token: &PutToken) -> Result<()> {
+        let upload = self.start_upload(key, token).await?;
+        let created = async {
+            let mut parts = Vec::new();
+            if !body.is_empty() {
+                parts.push(self.put_part(key, &upload, 1, body).await?);
+            }
+            let mode = PutMode::Create;
+            self.complete_upload(key, &upload, &parts, mode).await
+        };
+        let created = created.await;
+        self.uploads.end(&upload);
+        created
+    }
+
+    async fn is_absent(&self, key: &ObjectKey) -> Result<bool> {
+        match self.head(key).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.is_not_found() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// What it means that another writer's commit dropped the upload's blocks.
     async fn lost_blocks(&self, key: &ObjectKey, mode: PutMode, failure: Failure) -> Error {
-        let kind = match (mode, self.head(key).await) {
-            (PutMode::Create, Ok(_)) => ErrorKind::AlreadyExists,
-            (PutMode::Create | PutMode::Overwrite, Err(error)) if !error.is_not_found() => {
-                return error;
-            }
-            (PutMode::Create | PutMode::Overwrite, _) => ErrorKind::NotFound,
+        let kind = match (mode, self.is_absent(key).await) {
+            (_, Err(error)) => return error,
+            (PutMode::Create, Ok(false)) => ErrorKind::AlreadyExists,
+            (PutMode::Create, Ok(true)) | (PutMode::Overwrite, Ok(_)) => ErrorKind::NotFound,
         };
         self.failed(Operation::Put, key, failure.as_kind(kind))
     }
@@ -337,21 +397,16 @@ impl ObjectStore for AzureStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<()> {
-        let options = BlockBlobClientUploadOptions {
-            if_none_match: condition(mode),
-            metadata: Some(metadata(token, Some(Crc64::of(&body)))),
-            // Whatever its length, in one request.
-            partition_size: Some(NonZero::<u64>::MAX),
-            tier: self.tier.clone(),
-            ..BlockBlobClientUploadOptions::default()
-        };
-        let blob = self.blob(key);
-        let answer = blob.upload(body.into(), Some(options)).await;
-        answer.map_err(|error| self.failed(Operation::Put, key, error))?;
-        Ok(())
+        let put = self.put_whole(key, body.clone(), mode, token).await;
+        let is_taken = |error: &Error| error.kind == ErrorKind::AlreadyExists;
+        if mode == PutMode::Create && put.as_ref().is_err_and(is_taken) && self.is_absent(key).await? {
+            return self.put_as_block(key, body, token).await;
+        }
+        put
     }
 
     async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+        self.blob(Operation::Put, key)?;
         self.uploads.start(token).ok_or_else(|| {
             Error::new(Operation::Put, self.object_url(key), ErrorKind::Other)
                 .with_source(TooManyUploads)
@@ -370,7 +425,7 @@ impl ObjectStore for AzureStore {
         }
         let size_bytes = body.len() as u64;
         let checksum = Crc64::of(&body);
-        let blob = self.blob(key).block_blob_client();
+        let blob = self.blob(Operation::Put, key)?.block_blob_client();
         let block = block_id(upload, number);
         let answer = blob.stage_block(&block, size_bytes, body.into(), None);
         answer
@@ -406,7 +461,7 @@ impl ObjectStore for AzureStore {
             tier: self.tier.clone(),
             ..BlockBlobClientCommitBlockListOptions::default()
         };
-        let blob = self.blob(key).block_blob_client();
+        let blob = self.blob(Operation::Put, key)?.block_blob_client();
         let list = list.try_into().map_err(failed)?;
         let answer = blob.commit_block_list(list, Some(options)).await;
         match answer.map_err(Failure::from) {
@@ -428,17 +483,19 @@ impl ObjectStore for AzureStore {
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let mut answer = self.get_range(key, range(offset, length)).await;
+        let blob = self.blob(Operation::Get, key)?;
+        let mut answer = self.get_range(&blob, range(offset, length)).await;
         // No range lies in an empty object, not even the first byte.
         if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
-            answer = self.get_range(key, None).await;
+            answer = self.get_range(&blob, None).await;
         }
         let answer = answer.map_err(|failure| self.failed(Operation::Get, key, failure))?;
         self.download(key, offset, answer)
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        let answer = self.blob(key).get_properties(None).await;
+        let blob = self.blob(Operation::Head, key)?;
+        let answer = blob.get_properties(None).await;
         let answer = answer.map_err(|error| self.failed(Operation::Head, key, error))?;
         self.object_info(key, answer.headers())
     }
@@ -458,13 +515,10 @@ impl ObjectStore for AzureStore {
         let mut answers = deletes.buffer_unordered(DELETES_IN_FLIGHT);
         let mut refused = Vec::new();
         while let Some(answer) = answers.next().await {
-            let Some((key, failure)) = answer else { continue };
-            let concerns_all = concerns_all_keys(failure.kind());
-            let error = self.failed(Operation::Delete, &key, failure);
-            if concerns_all {
-                return Err(error);
+            match answer {
+                Some((_, error)) if concerns_all_keys(error.kind) => return Err(error),
+                answer => refused.extend(answer),
             }
-            refused.push((key, error));
         }
         Ok(refused)
     }
@@ -529,6 +583,11 @@ enum BadTier {
     #[error("the access tier (azure_access_tier) `{tier}` is not one of Hot, Cool and Cold")]
     Unknown { tier: String },
 }
+
+/// A key that Azure would store under another name than this.
+#[derive(Debug, thiserror::Error)]
+#[error("Azure takes no names with backslashes, control characters or parts that end with a dot")]
+struct BadName;
 
 /// An upload that was completed, aborted or never begun.
 #[derive(Debug, thiserror::Error)]

@@ -42,6 +42,8 @@ pub(super) enum Unexpected {
     MissingField,
     #[error("the server ignored the range that was asked for")]
     IgnoredRange,
+    #[error("the range begins past the end")]
+    PastTheEnd,
     #[error(
         "the listing is not in the order of its names; \
          hint: accounts with a hierarchical namespace (Data Lake) are not supported"
@@ -50,10 +52,6 @@ pub(super) enum Unexpected {
 }
 
 impl Failure {
-    pub(super) fn kind(&self) -> ErrorKind {
-        self.kind
-    }
-
     /// The same, meaning something else in the light of what is known beside it.
     pub(super) fn as_kind(self, kind: ErrorKind) -> Self {
         Self { kind, ..self }
@@ -336,7 +334,7 @@ mod tests {
             code: code.to_owned(),
             ..Refusal::default()
         };
-        Failure::of_refusal(refusal, None).kind()
+        Failure::of_refusal(refusal, None).kind
     }
 
     #[test]

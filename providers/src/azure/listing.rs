@@ -18,7 +18,7 @@ pub(super) struct BlobPage {
     next_marker: String,
 }
 
-/// Blobs and folders come mixed, in the order of their names.
+/// Blobs and folders may come mixed, each in the order of their names.
 #[derive(Default, Deserialize)]
 struct Entries {
     #[serde(rename = "$value", default)]
@@ -80,31 +80,31 @@ impl BlobPage {
             next: Some(self.next_marker).filter(|marker| !marker.is_empty()),
             ..ListPage::default()
         };
-        let mut last = String::new();
+        let (mut last_blob, mut last_folder) = (String::new(), String::new());
         for entry in self.blobs.entries {
-            let Some(name) = entry.name() else { continue };
-            if name < last {
-                return Err(Unexpected::Unordered);
-            }
             match entry {
-                Entry::Blob(blob) => page.objects.extend(blob.listed(&name, request, location)?),
-                Entry::BlobPrefix(_) => page.folders.extend(folder(&name, request, location)),
+                Entry::Blob(blob) => {
+                    let name = in_order(&mut last_blob, blob.name.decoded())?;
+                    page.objects.extend(blob.listed(name, request, location)?);
+                }
+                Entry::BlobPrefix(prefix) => {
+                    let name = in_order(&mut last_folder, prefix.name.decoded())?;
+                    page.folders.extend(folder(name, request, location));
+                }
                 Entry::Unknown => {}
             }
-            last = name;
         }
         Ok(page)
     }
 }
 
-impl Entry {
-    fn name(&self) -> Option<String> {
-        match self {
-            Self::Blob(blob) => Some(blob.name.decoded()),
-            Self::BlobPrefix(folder) => Some(folder.name.decoded()),
-            Self::Unknown => None,
-        }
+/// `name`, kept as the last one seen.
+fn in_order(last: &mut String, name: String) -> Result<&str, Unexpected> {
+    if name < *last {
+        return Err(Unexpected::Unordered);
     }
+    *last = name;
+    Ok(last)
 }
 
 impl Name {

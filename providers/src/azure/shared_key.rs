@@ -48,11 +48,20 @@ impl Policy for SharedKeyPolicy {
         request: &mut Request,
         next: &[Arc<dyn Policy>],
     ) -> PolicyResult {
+        name_length(request);
         request.insert_header("x-ms-date", to_rfc7231(&OffsetDateTime::now_utc()));
         let signature = hmac_sha256(&string_to_sign(&self.account, request), &self.key)?;
         let authorization = format!("SharedKey {}:{signature}", self.account);
         request.insert_header(AUTHORIZATION, authorization);
         super::forward(ctx, request, next).await
+    }
+}
+
+/// Puts the body's length into the headers, where the transport would put it too late to be signed.
+fn name_length(request: &mut Request) {
+    let length = request.body().len().filter(|length| *length > 0);
+    if let Some(length) = length {
+        request.insert_header("content-length", length.to_string());
     }
 }
 

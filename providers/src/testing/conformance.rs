@@ -496,6 +496,9 @@ pub async fn prefixes_that_share_a_stem_stay_apart(store: AnyStore) {
     assert_eq!(keys(&store, "stem/00000003", None).await, [""; 0]);
 }
 
+/// A name that a store may refuse, as Azure takes `\\` for `/`; none may keep it as another.
+const REFUSABLE: &str = "odd/a\\b";
+
 /// Keys with characters that URLs, XML and shells treat specially.
 pub async fn odd_characters_in_keys_survive(store: AnyStore) {
     let store = transfer(store);
@@ -511,27 +514,30 @@ pub async fn odd_characters_in_keys_survive(store: AnyStore) {
         "odd/a&b<c>",
         "odd/a?b#c",
         "odd/a=b;c",
-        "odd/a\\b",
+        REFUSABLE,
         "odd/*",
         "odd/~",
         "odd/[x]{y}",
         "odd/a:b@c",
         "odd/😀",
     ];
+    let mut kept = Vec::new();
     for (number, name) in names.iter().enumerate() {
         let body = Bytes::from(number.to_string());
-        store
-            .put(&key(name), body.clone(), PutMode::Create)
-            .await
-            .unwrap();
+        let put = store.put(&key(name), body.clone(), PutMode::Create).await;
+        match put {
+            Err(error) if *name == REFUSABLE && error.kind == ErrorKind::Invalid => continue,
+            put => put.unwrap(),
+        }
+        kept.push(*name);
         assert_eq!(store.get(&key(name), 10).await.unwrap(), body, "{name}");
         assert_eq!(keys(&store, name, None).await, [*name]);
     }
-    let mut sorted = names.to_vec();
+    let mut sorted = kept.clone();
     sorted.sort_unstable();
     assert_eq!(keys(&store, "odd/", None).await, sorted);
     assert_eq!(store.folders("odd/").await.unwrap(), ["ä ö"]);
-    let all: Vec<_> = names.iter().map(|name| key(name)).collect();
+    let all: Vec<_> = kept.iter().map(|name| key(name)).collect();
     assert!(store.delete(&all).await.unwrap().is_empty());
     assert_eq!(keys(&store, "odd/", None).await, [""; 0]);
 }
