@@ -97,6 +97,7 @@ impl AzureStore {
     /// # Errors
     /// [`ErrorKind::Invalid`] when the environment names no account, or a setting cannot be;
     /// [`ErrorKind::Unauthenticated`] when what an identity needs is not there.
+    #[allow(clippy::unused_async)] // as the other stores', of which some must wait
     pub async fn connect(location: Location, settings: &StoreSettings) -> Result<Self> {
         Self::with_variables(location, settings, |name| std::env::var(name).ok())
     }
@@ -354,7 +355,7 @@ impl AzureStore {
             (PutMode::Create, Ok(false)) => ErrorKind::AlreadyExists,
             (PutMode::Create, Ok(true)) | (PutMode::Overwrite, Ok(_)) => ErrorKind::NotFound,
         };
-        self.failed(Operation::Put, key, failure.as_kind(kind))
+        self.failed(Operation::Put, key, failure.meaning(kind))
     }
 }
 

@@ -53,7 +53,7 @@ impl Account {
             |fault: Fault| Error::new(Operation::Open, url, ErrorKind::Invalid).with_source(fault);
         let parts = match variable(CONNECTION_STRING_VARIABLE) {
             Some(text) => Parts::of_connection_string(&text).map_err(refused)?,
-            None => Parts::of_variables(&variable),
+            None => Parts::of_variables(variable),
         };
         let address = parts.endpoint().map_err(refused)?;
         // What is not shown cannot leak: an address with a query may hold a SAS.
@@ -62,7 +62,7 @@ impl Account {
         }
         let address = endpoint(ENDPOINT_VARIABLE, &address)?;
         let address = Url::parse(address).map_err(|source| refused(Fault::Endpoint(source)))?;
-        let credential = parts.credential(&variable).map_err(refused)?;
+        let credential = parts.credential(variable).map_err(refused)?;
         if matches!(credential, Credential::Entra(_)) && address.scheme() != "https" {
             return Err(refused(Fault::TokenInClear));
         }

@@ -53,7 +53,7 @@ pub(super) enum Unexpected {
 
 impl Failure {
     /// The same, meaning something else in the light of what is known beside it.
-    pub(super) fn as_kind(self, kind: ErrorKind) -> Self {
+    pub(super) fn meaning(self, kind: ErrorKind) -> Self {
         Self { kind, ..self }
     }
 
@@ -90,7 +90,7 @@ impl Failure {
         let words = Words::of(answer);
         let refusal = Refusal {
             status: Some(u16::from(answer.status())),
-            code: text(headers.get_optional_str(&CODE_HEADER).or(words.code())),
+            code: text(headers.get_optional_str(&CODE_HEADER).or(Some(&words.code))),
             message: text(words.message()),
             request_id: headers
                 .get_optional_str(&REQUEST_ID_HEADER)
@@ -186,10 +186,6 @@ struct Words {
 impl Words {
     fn of(answer: &RawResponse) -> Self {
         azure_core::xml::from_xml(answer.body()).unwrap_or_default()
-    }
-
-    fn code(&self) -> Option<&str> {
-        Some(self.code.as_str())
     }
 
     /// The first line; the request's id and the time that follow it are known.
