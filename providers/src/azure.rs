@@ -40,7 +40,8 @@ use azure_core::http::{
     PipelineStreamOptions, Request, RetryOptions, Transport, Url,
 };
 use azure_storage_blob::models::{
-    AccessTier, BlockBlobClientCommitBlockListOptions, BlockBlobClientUploadOptions, BlockLookupList,
+    AccessTier, BlockBlobClientCommitBlockListOptions, BlockBlobClientUploadOptions,
+    BlockLookupList,
 };
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use bytes::Bytes;
@@ -226,12 +227,7 @@ impl AzureStore {
         })
     }
 
-    fn download(
-        &self,
-        key: &ObjectKey,
-        offset: u64,
-        answer: AsyncRawResponse,
-    ) -> Result<Download> {
+    fn download(&self, key: &ObjectKey, offset: u64, answer: AsyncRawResponse) -> Result<Download> {
         let (_, headers, body) = answer.deconstruct();
         let length = number(&headers, &CONTENT_LENGTH);
         let size = match headers.get_optional_str(&CONTENT_RANGE) {
@@ -247,9 +243,8 @@ impl AzureStore {
         }
         let object = self.object_url(key);
         let shown = object.clone();
-        let body = body.map_err(move |error| {
-            Failure::from(error).on(Operation::Get, shown.clone())
-        });
+        let body =
+            body.map_err(move |error| Failure::from(error).on(Operation::Get, shown.clone()));
         let checksum = headers
             .get_optional_str(&CHECKSUM_HEADER)
             .and_then(Crc64::parse)
@@ -400,7 +395,10 @@ impl ObjectStore for AzureStore {
     ) -> Result<()> {
         let put = self.put_whole(key, body.clone(), mode, token).await;
         let is_taken = |error: &Error| error.kind == ErrorKind::AlreadyExists;
-        if mode == PutMode::Create && put.as_ref().is_err_and(is_taken) && self.is_absent(key).await? {
+        if mode == PutMode::Create
+            && put.as_ref().is_err_and(is_taken)
+            && self.is_absent(key).await?
+        {
             return self.put_as_block(key, body, token).await;
         }
         put
@@ -563,7 +561,11 @@ impl fmt::Debug for SasPolicy {
 }
 
 /// Gives the request to the next policy of a pipeline.
-async fn forward(ctx: &Context<'_>, request: &mut Request, next: &[Arc<dyn Policy>]) -> PolicyResult {
+async fn forward(
+    ctx: &Context<'_>,
+    request: &mut Request,
+    next: &[Arc<dyn Policy>],
+) -> PolicyResult {
     match next.split_first() {
         Some((policy, rest)) => policy.send(ctx, request, rest).await,
         None => Err(azure_core::Error::with_message(

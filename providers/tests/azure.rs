@@ -156,7 +156,10 @@ async fn all_kinds(store: &AzureStore) -> Vec<ErrorKind> {
     let kind = |error: Option<Error>| {
         let error = error.unwrap();
         let shown = shown(&error);
-        assert!(!shown.contains("c2VjcmV0") && !shown.contains("secret"), "{shown}");
+        assert!(
+            !shown.contains("c2VjcmV0") && !shown.contains("secret"),
+            "{shown}"
+        );
         error.kind
     };
     errors.into_iter().map(kind).collect()
@@ -211,7 +214,12 @@ async fn a_signature_with_too_few_rights_is_permission_denied() {
         .await
         .unwrap();
     let denied = writer.get(&key, 0, None).await.err().unwrap();
-    assert_eq!(denied.kind, ErrorKind::PermissionDenied, "{}", shown(&denied));
+    assert_eq!(
+        denied.kind,
+        ErrorKind::PermissionDenied,
+        "{}",
+        shown(&denied)
+    );
     let denied = writer.list(&ListRequest::default()).await.unwrap_err();
     assert_eq!(denied.kind, ErrorKind::PermissionDenied);
     let refused = writer.delete(std::slice::from_ref(&key)).await.unwrap();
@@ -464,10 +472,18 @@ fn head_refusal(status: &str, code: &str) -> String {
 async fn an_absence_is_proven_only_by_an_answer_that_names_the_blob() {
     for (status, code, kind) in [
         ("404 Not Found", "BlobNotFound", ErrorKind::NotFound),
-        ("404 Not Found", "ContainerNotFound", ErrorKind::StoreMissing),
+        (
+            "404 Not Found",
+            "ContainerNotFound",
+            ErrorKind::StoreMissing,
+        ),
         ("404 Not Found", "ResourceNotFound", ErrorKind::Other),
         ("404 Not Found", "", ErrorKind::Other),
-        ("403 Forbidden", "AuthorizationFailure", ErrorKind::PermissionDenied),
+        (
+            "403 Forbidden",
+            "AuthorizationFailure",
+            ErrorKind::PermissionDenied,
+        ),
     ] {
         let refused = head_refusal(status, code);
         let store = canned(vec![refused.clone(), refused]).await;

@@ -307,16 +307,16 @@ mod tests {
         assert!(shown(&[named, sas, file]).starts_with("Sas"));
         let all = [named, client, tenant, file, secret];
         assert_eq!(shown(&all), "Entra(Workload)");
-        assert_eq!(
-            shown(&[named, client, tenant, secret]),
-            "Entra(Service)"
-        );
+        assert_eq!(shown(&[named, client, tenant, secret]), "Entra(Service)");
         assert_eq!(
             shown(&[named, ("IDENTITY_ENDPOINT", "http://127.0.0.1")]),
             "Entra(Managed)"
         );
         assert_eq!(shown(&[named, client]), "Entra(ManagedOrCli)");
-        assert_eq!(shown(&[named, ("AZURE_STORAGE_KEY", "")]), "Entra(ManagedOrCli)");
+        assert_eq!(
+            shown(&[named, ("AZURE_STORAGE_KEY", "")]),
+            "Entra(ManagedOrCli)"
+        );
     }
 
     #[test]
@@ -330,9 +330,18 @@ mod tests {
             ("AccountName=a;AccountKey=c2VjcmV0!", "not base64"),
             ("AccountName=a;SharedAccessSignature=c2VjcmV0", "no `sig=`"),
             ("AccountName=a", "neither"),
-            ("BlobEndpoint=https://a/?c2VjcmV0;AccountName=a", "has a query"),
-            ("BlobEndpoint=http://[;AccountName=a;AccountKey=c2VjcmV0", "address"),
-            ("BlobEndpoint=a.example;AccountName=a;AccountKey=c2VjcmV0", "no protocol"),
+            (
+                "BlobEndpoint=https://a/?c2VjcmV0;AccountName=a",
+                "has a query",
+            ),
+            (
+                "BlobEndpoint=http://[;AccountName=a;AccountKey=c2VjcmV0",
+                "address",
+            ),
+            (
+                "BlobEndpoint=a.example;AccountName=a;AccountKey=c2VjcmV0",
+                "no protocol",
+            ),
         ] {
             let refusal = refusal(&[(string, connection_string)]);
             assert!(refusal.contains(words), "{connection_string}: {refusal}");

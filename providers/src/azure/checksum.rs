@@ -91,8 +91,10 @@ pub(super) fn verified(
                 Ok(Some((chunk, Some((body, digest, object)))))
             }
             None if digest.finalize() == expected.0 => Ok(None),
-            None => Err(Error::new(Operation::Get, object, ErrorKind::Corrupted)
-                .with_source(WrongChecksum)),
+            None => {
+                Err(Error::new(Operation::Get, object, ErrorKind::Corrupted)
+                    .with_source(WrongChecksum))
+            }
         }
     })
 }

@@ -272,3 +272,80 @@ impl Policy for ServerAway {
         Err(azure_core::Error::with_message(kind, words))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use azure_core::time::OffsetDateTime;
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::azure::failure::Failure;
+
+    #[derive(Debug)]
+    struct Source {
+        token: Option<&'static str>,
+        asked: AtomicU32,
+    }
+
+    impl Source {
+        fn new(token: Option<&'static str>) -> Arc<Self> {
+            let asked = AtomicU32::new(0);
+            Arc::new(Self { token, asked })
+        }
+    }
+
+    #[async_trait]
+    impl TokenCredential for Source {
+        async fn get_token(
+            &self,
+            _: &[&str],
+            _: Option<TokenRequestOptions<'_>>,
+        ) -> azure_core::Result<AccessToken> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            match self.token {
+                Some(token) => Ok(AccessToken::new(token, OffsetDateTime::now_utc())),
+                None => Err(azure_core::Error::with_message(
+                    AzureKind::Connection,
+                    "away",
+                )),
+            }
+        }
+    }
+
+    fn first_that_works(managed: &Arc<Source>, cli: &Arc<Source>) -> FirstThatWorks {
+        FirstThatWorks {
+            managed: Arc::<Source>::clone(managed),
+            cli: Arc::<Source>::clone(cli),
+            chosen: OnceLock::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_source_that_gave_a_token_is_asked_ever_after() {
+        let (managed, cli) = (Source::new(None), Source::new(Some("of a person")));
+        let sources = first_that_works(&managed, &cli);
+        for _ in 0..3 {
+            let token = sources.get_token(&[SCOPE], None).await.unwrap();
+            assert_eq!(token.token.secret(), "of a person");
+        }
+        assert_eq!(managed.asked.load(Ordering::Relaxed), 1);
+        assert_eq!(cli.asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn without_any_source_no_waiting_helps() {
+        let (managed, cli) = (Source::new(None), Source::new(None));
+        let sources = first_that_works(&managed, &cli);
+        let error = sources.get_token(&[SCOPE], None).await.unwrap_err();
+        let error = Failure::from(error).on(crate::Operation::Get, "az://container/x".to_owned());
+        assert_eq!(error.kind, ErrorKind::Unauthenticated);
+        let source = std::error::Error::source(&error).unwrap();
+        assert!(
+            source
+                .to_string()
+                .contains("no Azure credentials were found")
+        );
+    }
+}

@@ -351,7 +351,10 @@ mod tests {
             ErrorKind::PermissionDenied
         );
         assert_eq!(kind(409, "ContainerBeingDeleted"), ErrorKind::StoreMissing);
-        assert_eq!(kind(403, "AuthenticationFailed"), ErrorKind::Unauthenticated);
+        assert_eq!(
+            kind(403, "AuthenticationFailed"),
+            ErrorKind::Unauthenticated
+        );
         assert_eq!(
             kind(403, "AuthorizationPermissionMismatch"),
             ErrorKind::PermissionDenied

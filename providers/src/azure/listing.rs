@@ -126,10 +126,15 @@ impl Blob {
         request: &ListRequest,
         location: &Location,
     ) -> Result<Option<ObjectInfo>, Unexpected> {
-        let is_asked_for = |key: &str| request.start_after.as_deref().is_none_or(|after| key > after);
-        let key = location
-            .key(name)
-            .filter(|key| is_asked_for(key.as_str()) && self.properties.resource_type != "directory");
+        let is_asked_for = |key: &str| {
+            request
+                .start_after
+                .as_deref()
+                .is_none_or(|after| key > after)
+        };
+        let key = location.key(name).filter(|key| {
+            is_asked_for(key.as_str()) && self.properties.resource_type != "directory"
+        });
         let Some(key) = key else { return Ok(None) };
         Ok(Some(ObjectInfo {
             key,
@@ -193,7 +198,10 @@ mod tests {
                 ..ListRequest::default()
             };
             let page = page(&entries, &request).unwrap();
-            let keys = page.objects.into_iter().map(|object| object.key.to_string());
+            let keys = page
+                .objects
+                .into_iter()
+                .map(|object| object.key.to_string());
             (keys.collect::<Vec<_>>(), page.folders, page.next)
         };
         let more = Some("more".to_owned());
@@ -208,7 +216,11 @@ mod tests {
         );
         assert_eq!(
             listed(Some("b/x")),
-            (strings(&["c\u{FFFE}d", "f &"]), strings(&["b/", "e/"]), more)
+            (
+                strings(&["c\u{FFFE}d", "f &"]),
+                strings(&["b/", "e/"]),
+                more
+            )
         );
     }
 

@@ -117,7 +117,10 @@ impl Azurite {
             "{permissions}\n{begins}\n{ends}\n/blob/{ACCOUNT}/{container}\n\n\n\n{SAS_VERSION}\nc\n\n\n\n\n\n\n"
         );
         let signature = hmac_sha256(&signed, &Secret::new(KEY)).unwrap();
-        let signature = signature.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        let signature = signature
+            .replace('+', "%2B")
+            .replace('/', "%2F")
+            .replace('=', "%3D");
         format!("sp={permissions}&st={begins}&se={ends}&sv={SAS_VERSION}&sr=c&sig={signature}")
     }
 
@@ -162,7 +165,9 @@ fn address(process: &mut Child, log: &Path) -> String {
     let started = Instant::now();
     loop {
         let text = fs::read_to_string(log).unwrap_or_default();
-        let told = text.split_once(LISTENS).and_then(|(_, rest)| rest.split_once('\n'));
+        let told = text
+            .split_once(LISTENS)
+            .and_then(|(_, rest)| rest.split_once('\n'));
         if let Some((address, _)) = told {
             return address.trim().to_owned();
         }
