@@ -2,7 +2,8 @@
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
 # Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
-# .cache/postgres/<major>, store servers into .cache/emulators. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
+# .cache/postgres/<major>, the emulators of the cloud stores into .cache/emulators/<name>. As root it also makes the
+# user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
 #   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors, no store servers; --no-rust when a
@@ -143,6 +144,15 @@ install_seaweedfs() {
   tests/get-seaweedfs.sh .cache/emulators/seaweedfs
 }
 
+install_azurite() {
+  local dir=.cache/emulators/azurite
+  if [ ! -e "$dir/.build" ]; then
+    { have node && have npm; } || apt_install nodejs npm
+    say "unpacking Azurite into $dir"
+  fi
+  tests/get-azurite.sh "$dir"
+}
+
 make_user() {
   [ "$(id -u)" = 0 ] || return 0
   ! id "$TEST_USER" >/dev/null 2>&1 || return 0
@@ -161,6 +171,7 @@ if [ $with_rust = yes ]; then
 fi
 if [ $with_stores = yes ]; then
   install_seaweedfs
+  install_azurite
 fi
 for major in "${majors[@]}"; do
   # Version 13 brings no client programs; those of 14 are used with it.

@@ -7,6 +7,8 @@
 //! An [`ObjectStore`] makes one request per call and never retries; [`transfer::Store`] is the
 //! only caller of it outside tests and the only place that retries.
 
+#[cfg(feature = "azure")]
+pub mod azure;
 #[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
 mod endpoint;
 mod error;

@@ -8,10 +8,15 @@ use crate::error::Error;
 use crate::output;
 
 /// Variables of other ecosystems that decide how stores and servers are reached; the last are secrets.
-const FOREIGN: [&str; 11] = [
+const FOREIGN: [&str; 20] = [
     "AWS_ENDPOINT_URL_S3",
     "AWS_REGION",
     "AWS_PROFILE",
+    "AZURE_STORAGE_ACCOUNT",
+    "AZURE_STORAGE_SERVICE_ENDPOINT",
+    "AZURE_CLIENT_ID",
+    "AZURE_TENANT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
     "PGHOST",
     "PGPORT",
     "PGUSER",
@@ -19,9 +24,21 @@ const FOREIGN: [&str; 11] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_CLIENT_SECRET",
     "PGPASSWORD",
 ];
-const SECRETS: [&str; 3] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD"];
+const SECRETS: [&str; 7] = [
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "PGPASSWORD",
+];
 
 pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
     let rows: Vec<(String, Option<String>, String)> = context

@@ -618,19 +618,24 @@ pub async fn odd_characters_in_keys_survive(store: AnyStore) {
     assert_eq!(keys(&store, "odd/", None).await, [""; 0]);
 }
 
-/// A backslash is a character like any other, and no slash.
+/// A backslash is a character like any other, or is refused, as by Azure, which would take it for a slash.
 pub async fn backslashes_in_keys_survive(store: AnyStore) {
     let store = transfer(store);
     let (back, forward) = (key("slash/a\\b"), key("slash/a/b"));
-    for key in [&back, &forward] {
-        let body = Bytes::from(key.as_str().to_owned());
-        store.put(key, body, PutMode::Create).await.unwrap();
+    let put = |key: ObjectKey| {
+        let (store, body) = (store.clone(), Bytes::from(key.as_str().to_owned()));
+        async move { store.put(&key, body, PutMode::Create).await }
+    };
+    put(forward.clone()).await.unwrap();
+    if let Err(error) = put(back.clone()).await {
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+        return;
     }
     for key in [&back, &forward] {
         assert_eq!(store.get(key, 100).await.unwrap(), key.as_str());
     }
     let listed = keys(&store, "slash/", None).await;
-    assert_eq!(listed, ["slash/a/b", "slash/a\\b"]);
+    assert_eq!(listed, [forward.as_str(), back.as_str()]);
 }
 
 /// A key that is not there counts as deleted; a deleted key is gone and can be created again.

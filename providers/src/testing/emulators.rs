@@ -1,0 +1,7 @@
+//! Emulators of cloud stores, each a process of its own that ends with its handle.
+
+#[cfg(feature = "azure")]
+mod azurite;
+
+#[cfg(feature = "azure")]
+pub use azurite::Azurite;
