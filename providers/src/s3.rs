@@ -316,7 +316,12 @@ impl ObjectStore for S3Store {
         Ok(())
     }
 
-    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        _mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
         // AWS refuses parts with a checksum of a kind that the upload did not announce.
         let algorithm = self.checksums.then_some(ChecksumAlgorithm::Crc32);
         let request = self

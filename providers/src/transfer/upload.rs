@@ -188,7 +188,7 @@ impl Upload {
     /// The upload, started if need be, and the number of its next part.
     async fn next_part(&mut self) -> Result<(UploadId, u32)> {
         if matches!(self.state, State::Buffered) {
-            let upload = start(&self.store, &self.key, &self.token).await?;
+            let upload = start(&self.store, &self.key, self.mode, &self.token).await?;
             self.state = State::Started { upload, parts: 0 };
         }
         let max_parts = self.limits.max_parts;
@@ -295,11 +295,16 @@ struct BytesMissing {
 #[error("the upload has failed before and takes no more")]
 struct UploadEnded;
 
-async fn start(store: &Store, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+async fn start(
+    store: &Store,
+    key: &ObjectKey,
+    mode: PutMode,
+    token: &PutToken,
+) -> Result<UploadId> {
     let _permit = permit(&store.inner.uploads).await;
     let mut retries = store.retries();
     loop {
-        let request = store.inner.store.start_upload(key, token);
+        let request = store.inner.store.start_upload(key, mode, token);
         match retries
             .attempt(Operation::Put, || store.object_url(key), request)
             .await
