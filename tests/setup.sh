@@ -2,7 +2,7 @@
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
 # Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
-# .cache/postgres/<major>. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
+# .cache/postgres/<major>, the emulator of Google Cloud Storage into .cache/emulators. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
 #   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors; --no-rust when a binary is at hand
@@ -132,6 +132,15 @@ install_postgres() {
   [ ! -e "$dir/bin/psql" ] || "$dir/bin/psql" --version >/dev/null 2>&1 || install_missing_libraries "$dir"
 }
 
+install_fake_gcs() {
+  local dir=.cache/emulators/fake-gcs-server
+  if [ ! -e $dir/.build ]; then
+    python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+    say "unpacking fake-gcs-server into $dir"
+  fi
+  tests/get-fake-gcs.sh $dir
+}
+
 make_user() {
   [ "$(id -u)" = 0 ] || return 0
   ! id "$TEST_USER" >/dev/null 2>&1 || return 0
@@ -147,6 +156,7 @@ make_user
 if [ $with_rust = yes ]; then
   install_rust
   install_nextest
+  install_fake_gcs
 fi
 for major in "${majors[@]}"; do
   # Version 13 brings no client programs; those of 14 are used with it.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)] // tests: a panic is the report
 
 pub mod conformance;
+pub mod emulators;
 mod faulty;
 mod memory;
 
