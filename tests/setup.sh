@@ -2,7 +2,8 @@
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
 # Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
-# .cache/postgres/<major>, the emulator of Google Cloud Storage into .cache/emulators. As root it also makes the user `walhalla-test`, because PostgreSQL refuses to run as root.
+# .cache/postgres/<major>, the emulators of the cloud stores into .cache/emulators/<name>. As root it also makes the
+# user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
 #   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors; --no-rust when a binary is at hand
@@ -134,11 +135,11 @@ install_postgres() {
 
 install_fake_gcs() {
   local dir=.cache/emulators/fake-gcs-server
-  if [ ! -e $dir/.build ]; then
+  if [ ! -e "$dir/.build" ]; then
     python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
     say "unpacking fake-gcs-server into $dir"
   fi
-  tests/get-fake-gcs.sh $dir
+  tests/get-fake-gcs.sh "$dir"
 }
 
 make_user() {

@@ -23,7 +23,6 @@ mod session;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::fmt;
-use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -104,19 +103,20 @@ impl GcsStore {
         Ok(Self::new(client, location, settings))
     }
 
-    /// The store at `location` on the server at `endpoint`, with credentials of the caller's.
+    /// The store at `location` on the server at `url`, with credentials of the caller's, or else application default ones.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for an endpoint without `http://` or `https://`, or a file of certificates that is none.
-    pub fn with_credentials(
+    /// [`ErrorKind::Invalid`] for a URL without `http://` or `https://`, or a file of certificates that is none.
+    pub fn with_endpoint(
         location: Location,
         settings: &StoreSettings,
         url: &str,
-        credentials: Credentials,
+        credentials: Option<Credentials>,
     ) -> Result<Self> {
         let url = endpoint("the endpoint", url)?.to_owned();
-        let http = http_client(settings.ca_file.as_deref().map(Path::new))?;
-        let client = Client::new(http, url, Access::given(credentials));
+        let http = http_client(settings.ca_file.as_deref())?;
+        let access = credentials.map_or_else(Access::of_environment, Access::given);
+        let client = Client::new(http, url, access);
         Ok(Self::new(client, location, settings))
     }
 

@@ -61,8 +61,7 @@ impl Client {
     pub(super) async fn exchange(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let mut request = request.build()?;
         let (headers, age) = self.access.headers().await?;
-        // Google would not, but a server in the middle might, name another host for an upload. The session's address
-        // is enough to write to it.
+        // Should a server name another host for an upload: the session's address alone is enough to write to it.
         if self.is_own(request.url()) {
             request.headers_mut().extend(headers);
         }
@@ -84,7 +83,7 @@ impl Client {
         let address = location
             .and_then(|value| value.to_str().ok())
             .ok_or_else(|| Failure::new(ErrorKind::Other, Unexpected::MissingField))?;
-        if self.endpoint.starts_with("https:") && !address.starts_with("https:") {
+        if is_encrypted(&self.endpoint) && !is_encrypted(address) {
             return Err(Failure::new(ErrorKind::Other, Unexpected::SessionInClear));
         }
         Ok(address.to_owned())
@@ -93,6 +92,10 @@ impl Client {
     fn is_own(&self, url: &Url) -> bool {
         Url::parse(&self.endpoint).is_ok_and(|endpoint| endpoint.origin() == url.origin())
     }
+}
+
+fn is_encrypted(url: &str) -> bool {
+    url.starts_with("https:")
 }
 
 /// A name as one component of a path.
@@ -120,3 +123,49 @@ async fn body(mut response: Response) -> Result<Bytes, Failure> {
 #[derive(Debug, thiserror::Error)]
 #[error("the server's answer is longer than {MAX_JSON_BYTES} bytes")]
 struct TooLong;
+
+#[cfg(test)]
+mod tests {
+    use google_cloud_auth::credentials::anonymous;
+
+    use super::*;
+
+    fn client(endpoint: &str) -> Client {
+        let access = Access::given(anonymous::Builder::new().build());
+        Client::new(reqwest::Client::new(), endpoint.to_owned(), access)
+    }
+
+    #[test]
+    fn an_upload_that_begins_encrypted_is_not_continued_in_clear() {
+        let address = |endpoint: &str, location: &str| {
+            let answer = http::Response::builder().header("location", location);
+            let answer = Response::from(answer.body("").unwrap());
+            client(endpoint).session_address(&answer).ok()
+        };
+        let (https, http) = ("https://host/upload?id=1", "http://host/upload?id=1");
+        assert_eq!(address("https://host", https).as_deref(), Some(https));
+        assert_eq!(address("https://host", http), None);
+        assert_eq!(address("http://host", http).as_deref(), Some(http));
+    }
+
+    #[test]
+    fn tokens_go_to_the_endpoint_only() {
+        let client = client("https://host");
+        let is_own = |url| client.is_own(&Url::parse(url).unwrap());
+        assert!(is_own("https://host/upload?id=1"));
+        assert!(is_own("https://host:443/"));
+        for other in [
+            "https://other/",
+            "http://host/",
+            "https://host:444/",
+            "https://host.other/",
+        ] {
+            assert!(!is_own(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn names_are_one_component_of_a_path() {
+        assert_eq!(escape("a/b c+ü?#%~"), "a%2Fb%20c%2B%C3%BC%3F%23%25~");
+    }
+}
