@@ -153,6 +153,15 @@ install_azurite() {
   tests/get-azurite.sh "$dir"
 }
 
+install_fake_gcs() {
+  local dir=.cache/emulators/fake-gcs-server
+  if [ ! -e "$dir/.build" ]; then
+    python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+    say "unpacking fake-gcs-server into $dir"
+  fi
+  tests/get-fake-gcs.sh "$dir"
+}
+
 make_user() {
   [ "$(id -u)" = 0 ] || return 0
   ! id "$TEST_USER" >/dev/null 2>&1 || return 0
@@ -172,6 +181,7 @@ fi
 if [ $with_stores = yes ]; then
   install_seaweedfs
   install_azurite
+  install_fake_gcs
 fi
 for major in "${majors[@]}"; do
   # Version 13 brings no client programs; those of 14 are used with it.

@@ -321,7 +321,7 @@ impl AzureStore {
     /// Creates an object by way of a block: under a name with blocks that nobody has committed, no
     /// put creates anything (so Azurite), while a block list does.
     async fn put_as_block(&self, key: &ObjectKey, body: Bytes, token: &PutToken) -> Result<()> {
-        let upload = self.start_upload(key, token).await?;
+        let upload = self.start_upload(key, PutMode::Create, token).await?;
         let created = async {
             let mut parts = Vec::new();
             if !body.is_empty() {
@@ -404,7 +404,12 @@ impl ObjectStore for AzureStore {
         put
     }
 
-    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        _mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
         self.blob(Operation::Put, key)?;
         self.uploads.start(token).ok_or_else(|| {
             Error::new(Operation::Put, self.object_url(key), ErrorKind::Other)

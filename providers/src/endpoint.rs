@@ -44,7 +44,8 @@ pub(crate) fn ca_certificates(path: &Path) -> Result<Vec<u8>> {
     Ok(pem)
 }
 
-/// A client that trusts the system's roots and `ca_file`'s, follows no redirects and never waits long for a connection.
+/// A client that trusts the system's roots and `ca_file`'s, follows no redirects, never waits long for a connection
+/// and takes bodies as they are: whatever features other crates ask reqwest for, it neither offers nor unpacks encodings.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] for a `ca_file` that is none.
@@ -52,7 +53,11 @@ pub(crate) fn ca_certificates(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client> {
     let mut builder = reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
-        .redirect(reqwest::redirect::Policy::none());
+        .redirect(reqwest::redirect::Policy::none())
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate();
     let failed = |path: &Path, source| {
         let shown = path.display().to_string();
         Error::new(Operation::Open, shown, ErrorKind::Invalid).with_source(CaFault::Http(source))

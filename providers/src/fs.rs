@@ -137,7 +137,12 @@ impl ObjectStore for FsStore {
             .await
     }
 
-    async fn start_upload(&self, key: &ObjectKey, _token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        _mode: PutMode,
+        _token: &PutToken,
+    ) -> Result<UploadId> {
         let key = key.clone();
         self.blocking(Operation::Put, move |inner| {
             let temp = inner.temp_file(&key)?;

@@ -13,6 +13,8 @@ pub mod azure;
 mod endpoint;
 mod error;
 pub mod fs;
+#[cfg(feature = "gcs")]
+pub mod gcs;
 mod key;
 mod location;
 #[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
@@ -47,8 +49,8 @@ pub enum PutMode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PutToken(String);
 
-/// What a store keeps of a multipart upload between its calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a store keeps of a multipart upload between its calls; for some stores the right to write to it.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct UploadId(pub String);
 
 /// The store's receipt for one part of an upload.
@@ -166,9 +168,20 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     ) -> Result<()>;
 
     /// Begins an upload in parts; nothing is visible under `key` until it is completed.
-    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId>;
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] with [`PutMode::Create`] when the store looks already now whether the key is taken.
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId>;
 
     /// Stores one part. Parts are numbered from 1; all but the last have the store's part size.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::complete_upload`], where the store finds out already now.
     async fn put_part(
         &self,
         key: &ObjectKey,
@@ -178,6 +191,7 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     ) -> Result<PartReceipt>;
 
     /// Makes the parts, in order, the object under `key`; durable after `Ok`, atomic for readers.
+    /// The mode is the one that the upload was begun with.
     ///
     /// # Errors
     /// [`ErrorKind::AlreadyExists`] with [`PutMode::Create`] when the key is taken, and
@@ -228,6 +242,13 @@ impl PutToken {
     /// The token as stored.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Whoever has GCS's id of an upload may write to it, so none is shown.
+impl fmt::Debug for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UploadId(…)")
     }
 }
 

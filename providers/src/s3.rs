@@ -365,7 +365,12 @@ impl ObjectStore for S3Store {
         }
     }
 
-    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        _mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
         let session = self.sessions.current();
         let request = session
             .client

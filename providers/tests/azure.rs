@@ -138,7 +138,10 @@ fn body(text: &'static str) -> Bytes {
 /// The kinds of what all requests answer. That an upload begins is no request.
 async fn all_kinds(store: &AzureStore) -> Vec<ErrorKind> {
     let (key, token) = (key("some/key"), PutToken::random());
-    let upload = store.start_upload(&key, &token).await.unwrap();
+    let upload = store
+        .start_upload(&key, PutMode::Create, &token)
+        .await
+        .unwrap();
     let mode = PutMode::Create;
     // A key's own refusal does not fail the batch.
     let deleted = store.delete(std::slice::from_ref(&key)).await;
@@ -288,7 +291,10 @@ async fn bytes_that_changed_on_the_way_are_corrupted_both_ways() {
         .await;
     let error = put.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Corrupted, "{}", shown(&error));
-    let upload = through.start_upload(&object, &token).await.unwrap();
+    let upload = through
+        .start_upload(&object, PutMode::Create, &token)
+        .await
+        .unwrap();
     let part = through.put_part(&object, &upload, 1, text.clone()).await;
     assert_eq!(part.unwrap_err().kind, ErrorKind::Corrupted);
 
@@ -298,7 +304,10 @@ async fn bytes_that_changed_on_the_way_are_corrupted_both_ways() {
         .await
         .unwrap();
     let parts = key("parts");
-    let upload = direct.start_upload(&parts, &token).await.unwrap();
+    let upload = direct
+        .start_upload(&parts, PutMode::Create, &token)
+        .await
+        .unwrap();
     let mut receipts = Vec::new();
     for (number, part) in (1..).zip([body("the first; "), text]) {
         let part = direct.put_part(&parts, &upload, number, part).await;
@@ -363,7 +372,10 @@ async fn an_upload_whose_blocks_another_writer_dropped_knows_who_won() {
         let dropped = refusal("400 Bad Request", "InvalidBlockList");
         let store = canned(vec![dropped, head.clone()]).await;
         let key = key("x");
-        let upload = store.start_upload(&key, &PutToken::random()).await.unwrap();
+        let upload = store
+            .start_upload(&key, PutMode::Create, &PutToken::random())
+            .await
+            .unwrap();
         let lost = store.complete_upload(&key, &upload, &[], mode).await;
         assert_eq!(lost.unwrap_err().kind, kind);
     }
@@ -638,7 +650,7 @@ async fn names_that_azure_would_change_are_refused() {
         let get = store.get(&key, 0, None).await.err().unwrap();
         assert_eq!(get.kind, ErrorKind::Invalid, "{name}");
         assert_eq!(store.head(&key).await.unwrap_err().kind, ErrorKind::Invalid);
-        let start = store.start_upload(&key, &token).await;
+        let start = store.start_upload(&key, PutMode::Create, &token).await;
         assert_eq!(start.unwrap_err().kind, ErrorKind::Invalid);
         let refused = store.delete(&[key]).await.unwrap();
         assert_eq!(refused[0].1.kind, ErrorKind::Invalid);

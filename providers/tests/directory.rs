@@ -267,7 +267,7 @@ async fn an_upload_id_is_no_path() {
         assert_eq!(aborted.unwrap_err().kind, ErrorKind::Invalid);
     }
     let upload = store
-        .start_upload(&key("object"), &PutToken::random())
+        .start_upload(&key("object"), PutMode::Create, &PutToken::random())
         .await
         .unwrap();
     store.abort_upload(&key("object"), &upload).await.unwrap();

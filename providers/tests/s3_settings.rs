@@ -198,7 +198,7 @@ async fn encryption_class_lock_and_payer_are_on_every_new_object() {
     let store = store_at(&url, settings);
     create(&store).await.unwrap();
     store
-        .start_upload(&key(), &PutToken::random())
+        .start_upload(&key(), PutMode::Create, &PutToken::random())
         .await
         .unwrap();
     for request in requests.lock().unwrap().iter() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{Call, Fault, FaultyStore};
-use crate::transfer::{Options, RetryPolicy, Store};
+use crate::transfer::{Options, RetryPolicy, Store, Upload};
 use crate::{ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken};
 
 type AnyStore = Arc<dyn ObjectStore>;
@@ -120,6 +120,12 @@ async fn keys(store: &Store, prefix: &str, start_after: Option<&str>) -> Vec<Str
         .collect()
 }
 
+/// An upload's result; a store may refuse it at any step.
+async fn upload_all(mut upload: Upload, body: Bytes) -> crate::Result<()> {
+    upload.write(body).await?;
+    upload.finish().await.map(drop)
+}
+
 /// All bytes that a body gives.
 async fn read(store: &Store, key: &ObjectKey, offset: u64, length: Option<u64>) -> Vec<u8> {
     let mut reader = store.read(key, offset, length).await.unwrap();
@@ -144,12 +150,9 @@ pub async fn create_stores_once(store: AnyStore) {
         .put(&key, Bytes::from_static(b"second"), PutMode::Create)
         .await;
     assert_eq!(again.unwrap_err().kind, ErrorKind::AlreadyExists);
-    let mut upload = store.upload(key.clone(), PutMode::Create);
-    upload.write(pattern(parts + 1)).await.unwrap();
-    assert_eq!(
-        upload.finish().await.unwrap_err().kind,
-        ErrorKind::AlreadyExists
-    );
+    let upload = store.upload(key.clone(), PutMode::Create);
+    let again = upload_all(upload, pattern(parts + 1)).await;
+    assert_eq!(again.unwrap_err().kind, ErrorKind::AlreadyExists);
     assert_eq!(store.get(&key, 100).await.unwrap(), "first");
 }
 
@@ -184,14 +187,9 @@ pub async fn one_of_racing_uploads_wins(store: AnyStore) {
     let key = key("race/upload");
     let writers: Vec<_> = (0..4_u8)
         .map(|writer| {
-            let mut upload = store.upload(key.clone(), PutMode::Create);
-            tokio::spawn(async move {
-                upload
-                    .write(Bytes::from(vec![writer; length]))
-                    .await
-                    .unwrap();
-                (writer, upload.finish().await.map(drop))
-            })
+            let upload = store.upload(key.clone(), PutMode::Create);
+            let body = Bytes::from(vec![writer; length]);
+            tokio::spawn(async move { (writer, upload_all(upload, body).await) })
         })
         .collect();
     assert_one_winner(&store, &key, writers).await;
@@ -706,7 +704,10 @@ pub async fn nothing_is_visible_during_an_upload(store: AnyStore) {
     let any = Arc::clone(&store);
     let store = transfer(store);
     let key = key("partial/folder/object");
-    let upload = any.start_upload(&key, &PutToken::random()).await.unwrap();
+    let upload = any
+        .start_upload(&key, PutMode::Create, &PutToken::random())
+        .await
+        .unwrap();
     let body = pattern(any.limits().part_size_bytes);
     let first = any.put_part(&key, &upload, 1, body.clone()).await.unwrap();
     let second = any
@@ -734,7 +735,10 @@ pub async fn an_aborted_upload_leaves_nothing(store: AnyStore) {
     let mut upload = store.upload(key.clone(), PutMode::Create);
     upload.write(pattern(part + 1)).await.unwrap();
     upload.abort().await;
-    let upload = any.start_upload(&key, &PutToken::random()).await.unwrap();
+    let upload = any
+        .start_upload(&key, PutMode::Create, &PutToken::random())
+        .await
+        .unwrap();
     let receipt = any
         .put_part(&key, &upload, 1, Bytes::from_static(b"x"))
         .await

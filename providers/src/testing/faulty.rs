@@ -185,11 +185,16 @@ impl ObjectStore for FaultyStore {
             .0
     }
 
-    async fn start_upload(&self, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
         self.meet(
             Call::StartUpload,
             Some(key),
-            self.store.start_upload(key, token),
+            self.store.start_upload(key, mode, token),
         )
         .await
         .0

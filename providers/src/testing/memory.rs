@@ -134,7 +134,12 @@ impl ObjectStore for MemoryStore {
         self.store(key, body, mode, token.clone())
     }
 
-    async fn start_upload(&self, _key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+    async fn start_upload(
+        &self,
+        _key: &ObjectKey,
+        _mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
         let id = PutToken::random().as_str().to_owned();
         let parts = Parts {
             token: token.clone(),

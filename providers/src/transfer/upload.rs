@@ -229,7 +229,7 @@ impl Upload {
     /// The upload, started if need be, and the number of its next part.
     async fn next_part(&mut self) -> Result<(UploadId, u32)> {
         if matches!(self.state, State::Buffered) {
-            let upload = start(&self.store, &self.key, &self.token).await?;
+            let upload = start(&self.store, &self.key, self.mode, &self.token).await?;
             self.state = State::Started { upload, parts: 0 };
         }
         let max_parts = self.limits.max_parts;
@@ -336,11 +336,16 @@ struct BytesMissing {
 #[error("the upload has failed before and takes no more")]
 struct UploadEnded;
 
-async fn start(store: &Store, key: &ObjectKey, token: &PutToken) -> Result<UploadId> {
+async fn start(
+    store: &Store,
+    key: &ObjectKey,
+    mode: PutMode,
+    token: &PutToken,
+) -> Result<UploadId> {
     let _permit = permit(&store.inner.uploads).await;
     let mut retries = store.retries();
     loop {
-        let request = store.inner.store.start_upload(key, token);
+        let request = store.inner.store.start_upload(key, mode, token);
         match retries
             .attempt(Operation::Put, || store.object_url(key), request)
             .await
@@ -377,7 +382,7 @@ async fn put_part(
 
 /// See [`Store::start_and_abort`].
 pub(super) async fn start_and_abort(store: &Store, key: &ObjectKey) -> Result<()> {
-    let upload = start(store, key, &PutToken::random()).await?;
+    let upload = start(store, key, PutMode::Create, &PutToken::random()).await?;
     abort(store, key, &upload).await
 }
 

@@ -30,12 +30,15 @@ pub(crate) async fn all_kinds(store: &dyn ObjectStore, upload: &str) -> Vec<Erro
             .put(&key, Bytes::from_static(b"x"), PutMode::Create, &token)
             .await
             .err(),
-        store.start_upload(&key, &token).await.err(),
+        store
+            .start_upload(&key, PutMode::Create, &token)
+            .await
+            .err(),
         store.get(&key, 0, None).await.err(),
         store.get(&key, 5, Some(5)).await.err(),
         store.head(&key).await.err(),
         store.list(&ListRequest::default()).await.err(),
-        store.delete(std::slice::from_ref(&key)).await.err(),
+        first_refused(store.delete(std::slice::from_ref(&key)).await),
         store
             .put_part(&key, &upload, 1, Bytes::from_static(b"x"))
             .await
@@ -48,6 +51,13 @@ pub(crate) async fn all_kinds(store: &dyn ObjectStore, upload: &str) -> Vec<Erro
         .into_iter()
         .map(|error| error.unwrap().kind)
         .collect()
+}
+
+/// Why a delete of one key failed: as a whole, or of this key.
+fn first_refused(deleted: Result<Vec<(ObjectKey, Error)>, Error>) -> Option<Error> {
+    deleted.map_or_else(Some, |refused| {
+        refused.into_iter().next().map(|(_, error)| error)
+    })
 }
 
 /// The URL of a server that gives each connection the next of the answers.

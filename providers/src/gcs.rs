@@ -1,0 +1,621 @@
+//! The GCS store: `gs://bucket/prefix`, by the JSON API of Google Cloud Storage.
+//!
+//! ```text
+//! put ───────────────▶ one multipart request ─┐  ifGenerationMatch=0 on creates,
+//! start, parts, end ─▶ a resumable session ───┴─ CRC-32C checked by the server and in its answer
+//! ```
+//!
+//! Credentials are Google's own library's; requests are made here, one for each call, so that the only retries are
+//! those of [`transfer`](crate::transfer) (`docs/decisions/0010-gcs-by-its-json-api.md`).
+//!
+//! "Not there" is taken from an answer that names the object, as GCS gives it, or from a listing of the bucket that
+//! does not have it. Any other 404 could as well mean the bucket, or a proxy on the way.
+//!
+//! Nothing is compressed on the way: objects are stored without a content encoding, and the client offers none, so
+//! that the bytes, ranges and checksums are those of the object.
+
+mod client;
+mod credentials;
+mod failure;
+mod resource;
+mod session;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use google_cloud_auth::credentials::{Credentials, anonymous};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
+use reqwest::{Body, Method, RequestBuilder, Response};
+
+use crate::endpoint::{endpoint, http_client};
+use crate::location::Location;
+use crate::transfer::{GcsSettings, StoreSettings};
+use crate::{
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
+    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+};
+use client::{Client, escape, json};
+use credentials::Access;
+use failure::{Failure, Unexpected, WrongChecksum};
+use resource::{
+    LISTING_FIELDS, Listing, NewResource, RESOURCE_FIELDS, Resource, TOKEN_METADATA, checksum,
+    stored_checksum,
+};
+use session::{PART_SIZE_BYTES, Sessions};
+
+const GOOGLE: &str = "https://storage.googleapis.com";
+
+/// Names another server, as for Google's own libraries; no credentials are looked for then.
+const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
+
+/// As many as there are in the longest object that GCS takes.
+const MAX_PARTS: u32 = 655_360;
+const MAX_OBJECT_BYTES: u64 = 5 << 40;
+const _: () = assert!(MAX_PARTS as u64 * PART_SIZE_BYTES as u64 == MAX_OBJECT_BYTES);
+
+/// Deletes on their way at one time, for one call.
+const DELETES_IN_FLIGHT: usize = 16;
+
+/// Most keys of a page, which is also the most that GCS gives.
+const PAGE_KEYS: &str = "1000";
+
+const CONTENT: &str = "application/octet-stream";
+
+/// Objects in a bucket, below a prefix.
+pub struct GcsStore {
+    client: Client,
+    location: Location,
+    url: String,
+    settings: GcsSettings,
+    sessions: Sessions,
+}
+
+impl GcsStore {
+    /// The store at `location`, with application default credentials: the file that `GOOGLE_APPLICATION_CREDENTIALS`
+    /// names, gcloud's, or the metadata server. With `STORAGE_EMULATOR_HOST`, that server, without credentials.
+    ///
+    /// No request is made yet; credentials are looked for with the first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a `STORAGE_EMULATOR_HOST` without `http://` or `https://`, or a file of certificates
+    /// that is none.
+    pub async fn connect(location: Location, settings: &StoreSettings) -> Result<Self> {
+        let emulator = std::env::var(EMULATOR_VARIABLE).ok();
+        let (endpoint, access) = match emulator.filter(|url| !url.is_empty()) {
+            Some(url) => (
+                endpoint(EMULATOR_VARIABLE, &url)?.to_owned(),
+                Access::given(anonymous::Builder::new().build()),
+            ),
+            None => (GOOGLE.to_owned(), Access::of_environment()),
+        };
+        // Reads the system's certificates.
+        let ca_file = settings.ca_file.clone();
+        let built = tokio::task::spawn_blocking(move || http_client(ca_file.as_deref())).await;
+        let http = built.unwrap_or_else(|join| {
+            let error = Error::new(Operation::Open, location.url(), ErrorKind::Other);
+            Err(error.with_source(join))
+        })?;
+        let client = Client::new(http, endpoint, access);
+        Ok(Self::new(client, location, settings))
+    }
+
+    /// The store at `location` on the server at `url`, with credentials of the caller's, or else application default ones.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a URL without `http://` or `https://`, or a file of certificates that is none.
+    pub fn with_endpoint(
+        location: Location,
+        settings: &StoreSettings,
+        url: &str,
+        credentials: Option<Credentials>,
+    ) -> Result<Self> {
+        let url = endpoint("the endpoint", url)?.to_owned();
+        let http = http_client(settings.ca_file.as_deref())?;
+        let access = credentials.map_or_else(Access::of_environment, Access::given);
+        let client = Client::new(http, url, access);
+        Ok(Self::new(client, location, settings))
+    }
+
+    fn new(client: Client, location: Location, settings: &StoreSettings) -> Self {
+        Self {
+            client,
+            url: location.url(),
+            location,
+            settings: settings.gcs.clone(),
+            sessions: Sessions::default(),
+        }
+    }
+
+    fn object_url(&self, key: &ObjectKey) -> String {
+        format!("{}/{key}", self.url)
+    }
+
+    fn failed(&self, operation: Operation, key: &ObjectKey, failure: Failure) -> Error {
+        failure.on(operation, self.object_url(key))
+    }
+
+    fn bucket_path(&self) -> String {
+        format!("/storage/v1/b/{}/o", escape(self.location.bucket()))
+    }
+
+    fn object_path(&self, key: &ObjectKey) -> String {
+        let name = self.location.full(key.as_str());
+        format!("{}/{}", self.bucket_path(), escape(&name))
+    }
+
+    /// A request that makes an object, in the way that `upload_type` names.
+    fn insert(&self, upload_type: &'static str, mode: PutMode) -> RequestBuilder {
+        let path = format!("/upload{}", self.bucket_path());
+        let mut query = vec![("uploadType", upload_type)];
+        if mode == PutMode::Create {
+            query.push(("ifGenerationMatch", "0"));
+        }
+        if let Some(key) = &self.settings.kms_key {
+            query.push(("kmsKeyName", key));
+        }
+        self.client.request(Method::POST, &path).query(&query)
+    }
+
+    /// What an object is to be, as JSON.
+    fn new_resource(&self, key: &ObjectKey, token: &PutToken, crc32c: Option<u32>) -> String {
+        let resource = NewResource {
+            name: &self.location.full(key.as_str()),
+            content_type: CONTENT,
+            metadata: HashMap::from([(TOKEN_METADATA, token.as_str())]),
+            storage_class: self.settings.storage_class.as_deref(),
+            crc32c: crc32c.map(checksum),
+        };
+        serde_json::to_string(&resource).expect("text is always JSON")
+    }
+
+    async fn put_whole(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> std::result::Result<(), Failure> {
+        let (crc32c, size_bytes) = (crc32c::crc32c(&body), body.len() as u64);
+        let resource = self.new_resource(key, token, Some(crc32c));
+        let request = multipart(self.insert("multipart", mode), &resource, body);
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(Failure::on_bucket)?;
+        json::<Resource>(response).await?.check(crc32c, size_bytes)
+    }
+
+    async fn begin_session(
+        &self,
+        key: &ObjectKey,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> std::result::Result<UploadId, Failure> {
+        let request = self
+            .insert("resumable", mode)
+            .header(CONTENT_TYPE, "application/json; charset=UTF-8")
+            .header("x-upload-content-type", CONTENT)
+            .body(self.new_resource(key, token, None));
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(Failure::on_bucket)?;
+        let address = self.client.session_address(&response)?;
+        Ok(self.sessions.begin(address, mode))
+    }
+
+    async fn end_session(&self, upload: &UploadId) -> std::result::Result<(), Failure> {
+        let request = self
+            .client
+            .session_request(Method::DELETE, &upload.0)
+            .header(CONTENT_LENGTH, 0);
+        let response = self.client.exchange(request).await?;
+        match response.status().as_u16() {
+            // 499 is how GCS says that the client gave the upload up.
+            200..300 | 404 | 410 | 499 => Ok(()),
+            _ => Err(Failure::of_answer(response).await),
+        }
+    }
+
+    async fn get_range(
+        &self,
+        key: &ObjectKey,
+        range: Option<String>,
+    ) -> std::result::Result<Response, Failure> {
+        let mut request = self
+            .client
+            .request(Method::GET, &self.object_path(key))
+            .query(&[("alt", "media")]);
+        if let Some(range) = range {
+            request = request.header(RANGE, range);
+        }
+        self.client.send(request).await
+    }
+
+    async fn resource(&self, key: &ObjectKey) -> std::result::Result<Resource, Failure> {
+        let request = self
+            .client
+            .request(Method::GET, &self.object_path(key))
+            .query(&[("fields", RESOURCE_FIELDS)]);
+        json(self.client.send(request).await?).await
+    }
+
+    async fn page(&self, query: &[(&str, &str)]) -> std::result::Result<Listing, Failure> {
+        let request = self
+            .client
+            .request(Method::GET, &self.bucket_path())
+            .query(query)
+            .query(&[("fields", LISTING_FIELDS)]);
+        let response = self
+            .client
+            .send(request)
+            .await
+            .map_err(Failure::on_bucket)?;
+        json::<Listing>(response).await?.checked()
+    }
+
+    /// The error of a request on an object, which is "not found" only when that is proven.
+    async fn refused(&self, operation: Operation, key: &ObjectKey, failure: Failure) -> Error {
+        let name = self.location.full(key.as_str());
+        if failure.denies(self.location.bucket(), &name) {
+            return self.failed(operation, key, failure.with_kind(ErrorKind::NotFound));
+        }
+        if failure.status() != Some(404) || failure.kind() == ErrorKind::StoreMissing {
+            return self.failed(operation, key, failure);
+        }
+        // The object itself comes first of all that begin with its name.
+        let query = [("prefix", name.as_str()), ("maxResults", "1")];
+        let failure = match self.page(&query).await {
+            Ok(page)
+                if page
+                    .items
+                    .iter()
+                    .all(|item| item.name.as_ref() != Some(&name)) =>
+            {
+                failure.with_kind(ErrorKind::NotFound)
+            }
+            Ok(_) => failure.with_kind(ErrorKind::Conflict),
+            Err(of_listing) => of_listing,
+        };
+        self.failed(operation, key, failure)
+    }
+
+    async fn delete_one(&self, key: &ObjectKey) -> Result<()> {
+        let request = self.client.request(Method::DELETE, &self.object_path(key));
+        let Err(failure) = self.client.send(request).await else {
+            return Ok(());
+        };
+        let error = self.refused(Operation::Delete, key, failure).await;
+        if error.is_not_found() {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    }
+
+    fn download(
+        &self,
+        key: &ObjectKey,
+        offset: u64,
+        response: Response,
+    ) -> std::result::Result<Download, Failure> {
+        let incomplete = || unexpected(Unexpected::MissingField);
+        let headers = response.headers();
+        check_encoding(headers)?;
+        let length = text(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
+        let size: u64 = match text(headers, CONTENT_RANGE.as_str()) {
+            Some(range) => size_in_range(range, offset)?,
+            None if offset == 0 => length.ok_or_else(incomplete)?,
+            None => return Err(unexpected(Unexpected::IgnoredRange)),
+        };
+        let version = text(headers, "x-goog-generation").ok_or_else(incomplete)?;
+        // The checksum is that of the whole object, so it says nothing of a part.
+        let crc32c = if length == Some(size) {
+            Some(stored_checksum(headers).ok_or_else(incomplete)?)
+        } else {
+            None
+        };
+        Ok(Download {
+            object_size_bytes: size,
+            version: Some(version.to_owned()),
+            body: Box::pin(chunks(response, crc32c, self.object_url(key))),
+        })
+    }
+
+    fn list_page(
+        &self,
+        request: &ListRequest,
+        listing: Listing,
+    ) -> std::result::Result<ListPage, Failure> {
+        let mut page = ListPage {
+            next: listing.next_page_token,
+            ..ListPage::default()
+        };
+        for item in listing.items {
+            let incomplete = || unexpected(Unexpected::MissingField);
+            let name = item.name.as_ref().ok_or_else(incomplete)?;
+            // A name that is no key is not of this store.
+            let Some(key) = self.location.key(name) else {
+                continue;
+            };
+            // GCS lists from a name on, the name itself included.
+            if request.start_after.as_deref() != Some(key.as_str()) {
+                page.objects.push(item.info(key)?);
+            }
+        }
+        let folders = listing.prefixes.iter();
+        page.folders = folders
+            .filter_map(|folder| Some(self.location.below(folder)?.to_owned()))
+            .collect();
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for GcsStore {
+    fn url(&self) -> &str {
+        &self.url
+    }
+
+    fn right(&self, right: Right) -> &'static str {
+        match right {
+            // Whoever may begin an upload may drop it.
+            Right::Create | Right::AbortUpload => "storage.objects.create",
+            Right::Read => "storage.objects.get",
+            Right::List => "storage.objects.list",
+            Right::Delete => "storage.objects.delete",
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            part_size_bytes: PART_SIZE_BYTES,
+            max_parts: MAX_PARTS,
+            parallel_parts: false,
+            times_out: true,
+        }
+    }
+
+    async fn put(
+        &self,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<()> {
+        let stored = self.put_whole(key, body, mode, token).await;
+        stored.map_err(|failure| self.failed(Operation::Put, key, failure))
+    }
+
+    async fn start_upload(
+        &self,
+        key: &ObjectKey,
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<UploadId> {
+        let begun = self.begin_session(key, mode, token).await;
+        begun.map_err(|failure| self.failed(Operation::Put, key, failure))
+    }
+
+    async fn put_part(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<PartReceipt> {
+        let put = async {
+            let session = self.sessions.find(upload)?;
+            let mut session = session.lock().await;
+            session.put_part(&self.client, number, body).await
+        };
+        put.await
+            .map_err(|failure| self.failed(Operation::Put, key, failure))
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[PartReceipt],
+        mode: PutMode,
+    ) -> Result<()> {
+        let complete = async {
+            let session = self.sessions.find(upload)?;
+            let mut session = session.lock().await;
+            session.complete(&self.client, parts, mode).await?;
+            self.sessions.end(upload);
+            Ok(())
+        };
+        complete
+            .await
+            .map_err(|failure| self.failed(Operation::Put, key, failure))
+    }
+
+    async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
+        self.sessions.end(upload);
+        let ended = self.end_session(upload).await;
+        ended.map_err(|failure| self.failed(Operation::Put, key, failure))
+    }
+
+    async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
+        let mut answer = self.get_range(key, range(offset, length)).await;
+        // No range lies in an empty object, not even the first byte.
+        let is_outside = |failure: &Failure| failure.status() == Some(416);
+        if offset == 0 && answer.as_ref().is_err_and(is_outside) {
+            answer = self.get_range(key, None).await;
+        }
+        match answer {
+            Ok(response) => self
+                .download(key, offset, response)
+                .map_err(|failure| self.failed(Operation::Get, key, failure)),
+            Err(failure) => Err(self.refused(Operation::Get, key, failure).await),
+        }
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
+        match self.resource(key).await {
+            Ok(resource) => resource
+                .info(key.clone())
+                .map_err(|failure| self.failed(Operation::Head, key, failure)),
+            Err(failure) => Err(self.refused(Operation::Head, key, failure).await),
+        }
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage> {
+        let prefix = self.location.full(&request.prefix);
+        let start = request
+            .start_after
+            .as_ref()
+            .map(|key| self.location.full(key));
+        let mut query = vec![("prefix", prefix.as_str()), ("maxResults", PAGE_KEYS)];
+        query.extend(start.as_deref().map(|start| ("startOffset", start)));
+        query.extend(request.fold.then_some(("delimiter", "/")));
+        query.extend(request.page.as_deref().map(|page| ("pageToken", page)));
+        let listing = self.page(&query).await;
+        listing
+            .and_then(|listing| self.list_page(request, listing))
+            .map_err(|failure| {
+                failure.on(Operation::List, format!("{}/{}", self.url, request.prefix))
+            })
+    }
+
+    /// One request a key, as batches are not for objects of some size and number, and no emulator takes them.
+    async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        // Owned keys: with borrowed ones the stream's type does not fit the trait's future.
+        let deletes = keys.iter().map(|key| async {
+            let deleted = self.delete_one(&key).await;
+            (key, deleted)
+        });
+        let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
+        let mut refused = Vec::new();
+        while let Some((key, deleted)) = deletes.next().await {
+            match deleted {
+                Ok(()) => {}
+                // The next key would fare no better.
+                Err(error) if concerns_all(error.kind) => return Err(error),
+                Err(error) => refused.push((key, error)),
+            }
+        }
+        Ok(refused)
+    }
+}
+
+/// The credentials do not show.
+impl fmt::Debug for GcsStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GcsStore")
+            .field("url", &self.url)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A body of two parts: what the object is to be, and its bytes, which are not copied.
+fn multipart(request: RequestBuilder, resource: &str, body: Bytes) -> RequestBuilder {
+    // Random, so that no object can hold it.
+    let boundary = format!("walhalla-{:032x}", fastrand::u128(..));
+    let head = Bytes::from(format!(
+        "--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n\
+         --{boundary}\r\nContent-Type: {CONTENT}\r\n\r\n"
+    ));
+    let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
+    let length = head.len() + body.len() + end.len();
+    let chunks = [head, body, end].map(Ok::<_, Infallible>);
+    request
+        .header(
+            CONTENT_TYPE,
+            format!("multipart/related; boundary={boundary}"),
+        )
+        .header(CONTENT_LENGTH, length)
+        .body(Body::wrap_stream(stream::iter(chunks)))
+}
+
+/// The header of a range; open where it reaches past what any object has.
+fn range(offset: u64, length: Option<u64>) -> Option<String> {
+    let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)));
+    match last.filter(|last| *last < MAX_OBJECT_BYTES) {
+        None if offset == 0 => None,
+        None => Some(format!("bytes={offset}-")),
+        Some(last) => Some(format!("bytes={offset}-{last}")),
+    }
+}
+
+/// The whole object's size in a `Content-Range: bytes 5-9/1234` that begins at `offset`.
+fn size_in_range(range: &str, offset: u64) -> std::result::Result<u64, Failure> {
+    let range = range.strip_prefix("bytes ").unwrap_or_default();
+    let (bytes, size) = range.split_once('/').unwrap_or_default();
+    let start = bytes
+        .split_once('-')
+        .and_then(|(start, _)| start.parse().ok());
+    if start != Some(offset) {
+        return Err(unexpected(Unexpected::IgnoredRange));
+    }
+    size.parse()
+        .map_err(|_| unexpected(Unexpected::MissingField))
+}
+
+/// Refuses an object that somebody stored with a content encoding: GCS gives it unpacked, and whole.
+fn check_encoding(headers: &HeaderMap) -> std::result::Result<(), Failure> {
+    match text(headers, "x-goog-stored-content-encoding") {
+        None | Some("identity") => Ok(()),
+        Some(encoding) => Err(unexpected(Unexpected::Encoded {
+            encoding: crate::refusal::text(Some(encoding)),
+        })),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn unexpected(answer: Unexpected) -> Failure {
+    Failure::new(ErrorKind::Other, answer)
+}
+
+/// Whether the failure of a request is not about its key.
+fn concerns_all(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::StoreMissing | ErrorKind::Unauthenticated)
+}
+
+/// The body's bytes; at its end they are compared with the checksum.
+fn chunks(
+    response: Response,
+    expected: Option<u32>,
+    object: String,
+) -> impl stream::Stream<Item = Result<Bytes>> + Send {
+    stream::try_unfold((response, 0), move |(mut response, crc32c)| {
+        let object = object.clone();
+        async move {
+            match response.chunk().await {
+                Ok(Some(chunk)) => {
+                    let crc32c = crc32c::crc32c_append(crc32c, &chunk);
+                    Ok(Some((chunk, (response, crc32c))))
+                }
+                Ok(None) => check_end(expected, crc32c)
+                    .map(|()| None)
+                    .map_err(|failure| failure.on(Operation::Get, object)),
+                Err(error) => Err(Failure::from(error).on(Operation::Get, object)),
+            }
+        }
+    })
+}
+
+fn check_end(expected: Option<u32>, crc32c: u32) -> std::result::Result<(), Failure> {
+    match expected.filter(|expected| *expected != crc32c) {
+        None => Ok(()),
+        Some(expected) => {
+            let wrong = WrongChecksum {
+                ours: checksum(crc32c),
+                theirs: checksum(expected),
+            };
+            Err(Failure::new(ErrorKind::Corrupted, wrong))
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Who asks: Google's credentials, and a way out when Google no longer takes a token that had time left.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use google_cloud_auth::build_errors::Error as BuildError;
+use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
+use google_cloud_auth::errors::CredentialsError;
+use http::{Extensions, HeaderMap};
+use tokio::time::Instant;
+
+use super::failure::Failure;
+use crate::ErrorKind;
+
+/// How long credentials that were built anew must do before they are built once more.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+
+/// Credentials that are looked for with the first request, and again when they turn out to be worthless.
+///
+/// Tokens are cached and refreshed some minutes before they expire by Google's library, in a task of the runtime that
+/// the first request runs in.
+pub(super) struct Access {
+    source: Source,
+    held: Mutex<Held>,
+}
+
+enum Source {
+    /// Application default credentials: a file, gcloud's or the metadata server.
+    Environment,
+    Given(Credentials),
+}
+
+#[derive(Default)]
+struct Held {
+    credentials: Option<Credentials>,
+    age: Age,
+    renewed: Option<Instant>,
+}
+
+/// How often credentials had been built when a request took its headers from them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Age(u64);
+
+impl Access {
+    /// Application default credentials.
+    pub(super) fn of_environment() -> Self {
+        Self::new(Source::Environment)
+    }
+
+    /// These credentials and no others.
+    pub(super) fn given(credentials: Credentials) -> Self {
+        Self::new(Source::Given(credentials))
+    }
+
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            held: Mutex::default(),
+        }
+    }
+
+    /// The headers that a request carries now; none for anonymous ones.
+    pub(super) async fn headers(&self) -> Result<(HeaderMap, Age), Failure> {
+        let (credentials, age) = self.current()?;
+        match credentials.headers(Extensions::new()).await {
+            Ok(CacheableResource::New { data, .. }) => Ok((data, age)),
+            // Answered only to those who name a version that they have.
+            Ok(CacheableResource::NotModified) => Ok((HeaderMap::new(), age)),
+            Err(error) => {
+                if !error.is_transient() {
+                    // The library never asks again after such an answer, and a long-lived process would have to.
+                    self.renew(age);
+                }
+                Err(Failure::from(error))
+            }
+        }
+    }
+
+    /// Whether there is hope after a 401 on headers of this age: other headers exist, or will be asked for.
+    pub(super) fn renew(&self, age: Age) -> bool {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.age != age {
+            return true;
+        }
+        let is_too_early = held
+            .renewed
+            .is_some_and(|renewed| renewed.elapsed() < RENEWAL_PAUSE);
+        if is_too_early || matches!(self.source, Source::Given(_)) {
+            return false;
+        }
+        *held = Held {
+            credentials: None,
+            age: Age(age.0 + 1),
+            renewed: Some(Instant::now()),
+        };
+        true
+    }
+
+    fn current(&self) -> Result<(Credentials, Age), Failure> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let credentials = match &held.credentials {
+            Some(credentials) => credentials.clone(),
+            None => self.source.build()?,
+        };
+        held.credentials = Some(credentials.clone());
+        Ok((credentials, held.age))
+    }
+}
+
+impl Source {
+    /// Begins to fetch a token, so it is called with the first request and not before.
+    fn build(&self) -> Result<Credentials, Failure> {
+        match self {
+            // Without a scope of its own, as Google's clients are: a user's refresh token is refused when it is used
+            // with a scope that was not named when it was granted. What may be done is IAM's to say.
+            Self::Environment => Builder::default().build().map_err(Failure::from),
+            Self::Given(credentials) => Ok(credentials.clone()),
+        }
+    }
+}
+
+impl From<CredentialsError> for Failure {
+    fn from(error: CredentialsError) -> Self {
+        let kind = if error.is_transient() {
+            ErrorKind::Unavailable
+        } else {
+            ErrorKind::Unauthenticated
+        };
+        Self::new(kind, CredentialsFault::of(&error))
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        Self::new(ErrorKind::Unauthenticated, CredentialsFault::of(&error))
+    }
+}
+
+/// Why there is no token, in words only: the library's errors also hold requests.
+#[derive(Debug)]
+struct CredentialsFault {
+    words: String,
+}
+
+impl CredentialsFault {
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut words = Vec::<String>::new();
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            // A request's URL may hold what identifies the account.
+            let said = match error.downcast_ref::<reqwest::Error>() {
+                Some(error) if error.is_timeout() => "no answer in time".to_owned(),
+                Some(error) if error.is_connect() => "the connection failed".to_owned(),
+                Some(error) => error.status().map_or_else(
+                    || "the exchange broke off".to_owned(),
+                    |status| format!("HTTP {status}"),
+                ),
+                None => crate::refusal::text(Some(&error.to_string())),
+            };
+            if words.last() != Some(&said) {
+                words.push(said);
+            }
+            cause = error.source();
+        }
+        Self {
+            words: words.join(": "),
+        }
+    }
+}
+
+impl fmt::Display for CredentialsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = &self.words;
+        write!(
+            f,
+            "no Google credentials: {words}; hint: set GOOGLE_APPLICATION_CREDENTIALS where this process sees it"
+        )
+    }
+}
+
+impl std::error::Error for CredentialsFault {}
