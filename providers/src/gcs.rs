@@ -53,7 +53,7 @@ const GOOGLE: &str = "https://storage.googleapis.com";
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
 
 /// As many as there are in the longest object that GCS takes.
-const MAX_PARTS: u32 = 655_360;
+const MAX_PARTS: u32 = 327_680;
 const MAX_OBJECT_BYTES: u64 = 5 << 40;
 const _: () = assert!(MAX_PARTS as u64 * PART_SIZE_BYTES as u64 == MAX_OBJECT_BYTES);
 
