@@ -53,7 +53,7 @@ const GOOGLE: &str = "https://storage.googleapis.com";
 const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
 
 /// As many as there are in the longest object that GCS takes.
-const MAX_PARTS: u32 = 655_360;
+const MAX_PARTS: u32 = 327_680;
 const MAX_OBJECT_BYTES: u64 = 5 << 40;
 const _: () = assert!(MAX_PARTS as u64 * PART_SIZE_BYTES as u64 == MAX_OBJECT_BYTES);
 
@@ -286,16 +286,17 @@ impl GcsStore {
         self.failed(operation, key, failure)
     }
 
-    async fn delete_one(&self, key: &ObjectKey) -> Result<()> {
-        let request = self.client.request(Method::DELETE, &self.object_path(key));
+    /// Takes the key whole: with a borrowed one the future would not fit into a stream of them.
+    async fn delete_one(&self, key: ObjectKey) -> (ObjectKey, Result<()>) {
+        let request = self.client.request(Method::DELETE, &self.object_path(&key));
         let Err(failure) = self.client.send(request).await else {
-            return Ok(());
+            return (key, Ok(()));
         };
-        let error = self.refused(Operation::Delete, key, failure).await;
+        let error = self.refused(Operation::Delete, &key, failure).await;
         if error.is_not_found() {
-            Ok(())
+            (key, Ok(()))
         } else {
-            Err(error)
+            (key, Err(error))
         }
     }
 
@@ -488,11 +489,7 @@ impl ObjectStore for GcsStore {
 
     /// One request a key, as batches are not for objects of some size and number, and no emulator takes them.
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
-        // Owned keys: with borrowed ones the stream's type does not fit the trait's future.
-        let deletes = keys.iter().map(|key| async {
-            let deleted = self.delete_one(&key).await;
-            (key, deleted)
-        });
+        let deletes = keys.iter().cloned().map(|key| self.delete_one(key));
         let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
         let mut refused = Vec::new();
         while let Some((key, deleted)) = deletes.next().await {

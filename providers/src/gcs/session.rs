@@ -27,8 +27,9 @@ use crate::{ErrorKind, PartReceipt, PutMode, UploadId};
 /// What a request that is not an upload's last must send a multiple of.
 const QUANTUM_BYTES: usize = 256 << 10;
 
-/// Length of each part but the last.
-pub(super) const PART_SIZE_BYTES: usize = 8 << 20;
+/// Length of each part but the last: parts go one after the other, each at the cost of a round trip, and a WAL segment
+/// of the usual 16 MiB is one put even when it is not compressed.
+pub(super) const PART_SIZE_BYTES: usize = 16 << 20;
 const _: () = assert!(PART_SIZE_BYTES.is_multiple_of(QUANTUM_BYTES));
 
 /// The uploads that this store began and did not end, some hundred bytes and at most one short part each.

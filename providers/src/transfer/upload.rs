@@ -193,7 +193,8 @@ impl Upload {
     async fn request_completion(&self, upload: &UploadId) -> Result<()> {
         let store = &self.store;
         let _permit = permit(&store.inner.uploads).await;
-        let mut retries = store.retries();
+        // Some stores send the last part only now.
+        let mut retries = store.retries().sending(self.limits.part_size_bytes);
         loop {
             let request =
                 store

@@ -3,17 +3,15 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-
-use super::installed;
 
 /// How often a port that was free may be taken before the server has it.
 const PORT_TRIES: u32 = 5;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A running fake-gcs-server with one bucket, in memory; killed on drop.
+/// A running fake-gcs-server with one bucket, in memory, on 127.0.0.1; killed on drop.
 ///
 /// What it is known not to do as GCS does: it ignores conditions on resumable uploads, checksums that come with a body,
 /// `fields`, storage classes and keys; it takes the question how far an upload has come for its end; and its 404s do
@@ -52,7 +50,7 @@ impl FakeGcs {
     /// The server on this port; none when it ended, as when the port was taken meanwhile.
     fn start_on(port: u16, log: &Path) -> Option<Self> {
         let file = File::create(log).unwrap();
-        let mut command = Command::new(installed("fake-gcs-server/fake-gcs-server"));
+        let mut command = Command::new(program());
         command.args([
             "-scheme",
             "http",
@@ -109,6 +107,18 @@ impl Drop for FakeGcs {
         let _ = self.server.kill();
         let _ = self.server.wait();
     }
+}
+
+/// Where `tests/setup.sh` puts it.
+fn program() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let program = workspace.join(".cache/emulators/fake-gcs-server/fake-gcs-server");
+    assert!(
+        program.is_file(),
+        "{} is missing; run tests/setup.sh",
+        program.display()
+    );
+    program
 }
 
 fn free_port() -> u16 {
