@@ -31,7 +31,7 @@ pub struct Global {
     /// Settings file [default: /etc/walhalla/walhalla.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Store: file:///path or s3://bucket/prefix
+    /// Store: file:///path, s3://bucket/prefix or az://container/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
     /// Print one JSON document on standard output

@@ -101,7 +101,7 @@ impl Error {
 fn settings_hint(error: &config::Error) -> Option<String> {
     match error {
         config::Error::NoStore => {
-            Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path or s3://bucket/prefix".to_owned())
+            Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path, s3://bucket/prefix or az://container/prefix".to_owned())
         }
         config::Error::UnknownKey { nearest, .. } => Some(format!("did you mean `{nearest}`?")),
         config::Error::InvalidValue { .. } => Some("`walhalla config` lists the settings and where they come from".to_owned()),

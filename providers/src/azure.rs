@@ -363,7 +363,7 @@ impl ObjectStore for AzureStore {
     fn right(&self, right: Right) -> &'static str {
         match right {
             Right::Create | Right::AbortUpload => {
-                "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write (SAS: c and w)"
+                "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write and blobs/add/action (SAS: cw)"
             }
             Right::Read => {
                 "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read (SAS: r)"
