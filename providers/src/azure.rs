@@ -321,18 +321,70 @@ impl AzureStore {
     /// Creates an object by way of a block: under a name with blocks that nobody has committed, no
     /// put creates anything (so Azurite), while a block list does.
     async fn put_as_block(&self, key: &ObjectKey, body: Bytes, token: &PutToken) -> Result<()> {
-        let upload = self.start_upload(key, PutMode::Create, token).await?;
-        let created = async {
-            let mut parts = Vec::new();
-            if !body.is_empty() {
-                parts.push(self.put_part(key, &upload, 1, body).await?);
-            }
-            let mode = PutMode::Create;
-            self.complete_upload(key, &upload, &parts, mode).await
+        let upload = uploads::new_id();
+        let mut parts = Vec::new();
+        if !body.is_empty() {
+            parts.push(self.stage(key, &upload, 1, body).await?);
+        }
+        self.commit(key, &upload, &parts, PutMode::Create, token)
+            .await
+    }
+
+    async fn stage(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        number: u32,
+        body: Bytes,
+    ) -> Result<PartReceipt> {
+        let size_bytes = body.len() as u64;
+        let checksum = Crc64::of(&body);
+        let blob = self.blob(Operation::Put, key)?.block_blob_client();
+        let block = block_id(upload, number);
+        let answer = blob.stage_block(&block, size_bytes, body.into(), None);
+        answer
+            .await
+            .map_err(|error| self.failed(Operation::Put, key, error))?;
+        Ok(PartReceipt {
+            number,
+            tag: String::new(),
+            checksum: Some(checksum.text()),
+            size_bytes,
+        })
+    }
+
+    /// Makes the blocks the object. Done again after it was done, it does no harm: the blocks are found where they are.
+    async fn commit(
+        &self,
+        key: &ObjectKey,
+        upload: &UploadId,
+        parts: &[PartReceipt],
+        mode: PutMode,
+        token: &PutToken,
+    ) -> Result<()> {
+        let blocks = parts.iter().map(|part| block_id(upload, part.number));
+        let list = BlockLookupList {
+            latest: Some(blocks.collect()),
+            ..BlockLookupList::default()
         };
-        let created = created.await;
-        self.uploads.end(&upload);
-        created
+        let options = BlockBlobClientCommitBlockListOptions {
+            if_none_match: condition(mode),
+            metadata: Some(metadata(token, Crc64::of_parts(parts))),
+            tier: self.tier.clone(),
+            ..BlockBlobClientCommitBlockListOptions::default()
+        };
+        let blob = self.blob(Operation::Put, key)?.block_blob_client();
+        let list = list
+            .try_into()
+            .map_err(|error: azure_core::Error| self.failed(Operation::Put, key, error))?;
+        let answer = blob.commit_block_list(list, Some(options)).await;
+        match answer.map_err(Failure::from) {
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_blocks_gone() => {
+                Err(self.lost_blocks(key, mode, failure).await)
+            }
+            Err(failure) => Err(self.failed(Operation::Put, key, failure)),
+        }
     }
 
     async fn is_absent(&self, key: &ObjectKey) -> Result<bool> {
@@ -363,7 +415,7 @@ impl ObjectStore for AzureStore {
     fn right(&self, right: Right) -> &'static str {
         match right {
             Right::Create | Right::AbortUpload => {
-                "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write (SAS: c and w)"
+                "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/write and blobs/add/action (SAS: cw)"
             }
             Right::Read => {
                 "Microsoft.Storage/storageAccounts/blobServices/containers/blobs/read (SAS: r)"
@@ -427,20 +479,7 @@ impl ObjectStore for AzureStore {
         if self.uploads.token(upload).is_none() {
             return Err(self.upload_gone(key));
         }
-        let size_bytes = body.len() as u64;
-        let checksum = Crc64::of(&body);
-        let blob = self.blob(Operation::Put, key)?.block_blob_client();
-        let block = block_id(upload, number);
-        let answer = blob.stage_block(&block, size_bytes, body.into(), None);
-        answer
-            .await
-            .map_err(|error| self.failed(Operation::Put, key, error))?;
-        Ok(PartReceipt {
-            number,
-            tag: String::new(),
-            checksum: Some(checksum.text()),
-            size_bytes,
-        })
+        self.stage(key, upload, number, body).await
     }
 
     async fn complete_upload(
@@ -453,31 +492,9 @@ impl ObjectStore for AzureStore {
         let Some(token) = self.uploads.token(upload) else {
             return Err(self.upload_gone(key));
         };
-        let failed = |error: azure_core::Error| self.failed(Operation::Put, key, error);
-        let blocks = parts.iter().map(|part| block_id(upload, part.number));
-        let list = BlockLookupList {
-            latest: Some(blocks.collect()),
-            ..BlockLookupList::default()
-        };
-        let options = BlockBlobClientCommitBlockListOptions {
-            if_none_match: condition(mode),
-            metadata: Some(metadata(&token, Crc64::of_parts(parts))),
-            tier: self.tier.clone(),
-            ..BlockBlobClientCommitBlockListOptions::default()
-        };
-        let blob = self.blob(Operation::Put, key)?.block_blob_client();
-        let list = list.try_into().map_err(failed)?;
-        let answer = blob.commit_block_list(list, Some(options)).await;
-        match answer.map_err(Failure::from) {
-            Ok(_) => {
-                self.uploads.end(upload);
-                Ok(())
-            }
-            Err(failure) if failure.is_blocks_gone() => {
-                Err(self.lost_blocks(key, mode, failure).await)
-            }
-            Err(failure) => Err(self.failed(Operation::Put, key, failure)),
-        }
+        self.commit(key, upload, parts, mode, &token).await?;
+        self.uploads.end(upload);
+        Ok(())
     }
 
     /// Azure has no request for it: the blocks are dropped with the next commit of the key, or after a week.

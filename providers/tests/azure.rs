@@ -630,13 +630,40 @@ async fn a_server_that_ignores_ranges_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_page_that_is_cut_off_is_no_listing() {
-    let page = "<EnumerationResults><Blobs><Blob><Name>a</Name>";
-    let store = canned(vec![answer("200 OK", "", page)]).await;
-    assert_eq!(
-        store.list(&ListRequest::default()).await.unwrap_err().kind,
-        ErrorKind::Unavailable
-    );
+async fn a_page_without_its_end_is_no_listing() {
+    for page in [
+        "<EnumerationResults><Blobs><Blob><Name>a</Name>",
+        "<EnumerationResults><Blobs></Blobs></EnumerationResults>",
+        "<html><body>please log in</body></html>",
+    ] {
+        let store = canned(vec![answer("200 OK", "", page)]).await;
+        let list = store.list(&ListRequest::default()).await;
+        assert_eq!(list.unwrap_err().kind, ErrorKind::Unavailable, "{page}");
+    }
+    let last = "<EnumerationResults><Blobs /><NextMarker /></EnumerationResults>";
+    let store = canned(vec![answer("200 OK", "", last)]).await;
+    let page = store.list(&ListRequest::default()).await.unwrap();
+    assert!(page.objects.is_empty() && page.next.is_none());
+}
+
+#[tokio::test]
+async fn an_expired_signature_is_told_and_a_wrong_one_is_not_repeated() {
+    for (detail, is_told) in [
+        (
+            "Signature not valid in the specified time frame: Expiry [x]",
+            true,
+        ),
+        ("The MAC signature found in the HTTP request is not", false),
+    ] {
+        let xml = format!(
+            "<Error><Code>AuthenticationFailed</Code><Message>why</Message>\
+             <AuthenticationErrorDetail>{detail}</AuthenticationErrorDetail></Error>"
+        );
+        let store = canned(vec![answer("403 Forbidden", "", &xml)]).await;
+        let error = store.get(&key("x"), 0, None).await.err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Unauthenticated);
+        assert_eq!(shown(&error).contains(detail), is_told, "{}", shown(&error));
+    }
 }
 
 #[tokio::test]

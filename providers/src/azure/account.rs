@@ -60,7 +60,7 @@ impl Account {
         if address.contains(['?', '@', '#']) {
             return Err(refused(Fault::EndpointParts));
         }
-        let address = endpoint(ENDPOINT_VARIABLE, &address)?;
+        let address = endpoint(parts.endpoint_variable(), &address)?;
         let address = Url::parse(address).map_err(|source| refused(Fault::Endpoint(source)))?;
         let credential = parts.credential(variable).map_err(refused)?;
         if matches!(credential, Credential::Entra(_)) && address.scheme() != "https" {
@@ -141,6 +141,15 @@ impl Parts {
         let protocol = self.protocol.as_deref().unwrap_or("https");
         let suffix = self.suffix.as_deref().unwrap_or(DEFAULT_SUFFIX);
         Ok(format!("{protocol}://{account}.blob.{suffix}"))
+    }
+
+    /// Where the address was read.
+    fn endpoint_variable(&self) -> &'static str {
+        if self.is_connection_string {
+            CONNECTION_STRING_VARIABLE
+        } else {
+            ENDPOINT_VARIABLE
+        }
     }
 
     fn credential(
@@ -340,7 +349,7 @@ mod tests {
             ),
             (
                 "BlobEndpoint=a.example;AccountName=a;AccountKey=c2VjcmV0",
-                "no protocol",
+                "AZURE_STORAGE_CONNECTION_STRING names no protocol",
             ),
         ] {
             let refusal = refusal(&[(string, connection_string)]);

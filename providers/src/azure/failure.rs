@@ -181,6 +181,7 @@ impl StdError for NoAnswer {}
 struct Words {
     code: String,
     message: String,
+    authentication_error_detail: String,
 }
 
 impl Words {
@@ -188,9 +189,13 @@ impl Words {
         azure_core::xml::from_xml(answer.body()).unwrap_or_default()
     }
 
-    /// The first line; the request's id and the time that follow it are known.
+    /// That a SAS is over or has not begun; else the first line, as the request's id and the time that follow it
+    /// are known. Other details repeat the signature.
     fn message(&self) -> Option<&str> {
-        self.message.lines().next()
+        let detail = Some(self.authentication_error_detail.as_str());
+        detail
+            .filter(|detail| detail.starts_with("Signature not valid in the specified time frame"))
+            .or_else(|| self.message.lines().next())
     }
 }
 

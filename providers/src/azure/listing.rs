@@ -12,14 +12,13 @@ use crate::{ListPage, ListRequest, ObjectInfo};
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct BlobPage {
-    #[serde(default)]
     blobs: Entries,
-    #[serde(default)]
+    /// Empty on the last page, but there: without it nobody knows whether this is the last.
     next_marker: String,
 }
 
 /// Blobs and folders may come mixed, each in the order of their names.
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Entries {
     #[serde(rename = "$value", default)]
     entries: Vec<Entry>,

@@ -21,9 +21,9 @@ impl Uploads {
         if uploads.len() >= MAX_UPLOADS {
             return None;
         }
-        let id = format!("{:032x}", fastrand::u128(..));
-        uploads.insert(id.clone(), token.clone());
-        Some(UploadId(id))
+        let upload = new_id();
+        uploads.insert(upload.0.clone(), token.clone());
+        Some(upload)
     }
 
     /// The token of an upload in progress.
@@ -38,7 +38,15 @@ impl Uploads {
     }
 }
 
-/// The name of a part among the blob's blocks: of one length for all, as Azure demands, and no other upload's.
+/// A name that no other upload has.
+pub(super) fn new_id() -> UploadId {
+    UploadId(format!("{:032x}", fastrand::u128(..)))
+}
+
+/// The name of a part among the blob's blocks, and no other upload's.
+///
+/// All names have one length, which must never change: Azure takes no others beside those that an
+/// earlier upload of the key has left.
 pub(super) fn block_id(upload: &UploadId, number: u32) -> Vec<u8> {
     format!("{}-{number:05}", upload.0).into_bytes()
 }
