@@ -393,7 +393,12 @@ async fn run(
 impl Door {
     async fn next_client(&self) -> TcpStream {
         match self {
-            Self::Open(listener) => listener.accept().await.unwrap().0,
+            Self::Open(listener) => loop {
+                // A client that is gone again is none.
+                if let Ok((client, _)) = listener.accept().await {
+                    return client;
+                }
+            },
             Self::Shut(_) => std::future::pending().await,
         }
     }

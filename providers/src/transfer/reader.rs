@@ -100,9 +100,7 @@ impl Reader {
                         .await?;
                 }
                 Err(error) if is_replaced(&error) => return Err(error),
-                Err(_) if retries.remaining().is_zero() && !self.pace.behind().is_zero() => {
-                    return Err(self.too_slow());
-                }
+                Err(error) if self.ran_out(&error, &retries) => return Err(self.too_slow()),
                 Err(error) => {
                     self.lose_body();
                     retries.wait_after(error).await?;
@@ -132,8 +130,11 @@ impl Reader {
             }
         };
         let chunk = retries.attempt(Operation::Get, object, chunk).await?;
-        pace.count(started.elapsed(), chunk.as_ref().map_or(0, Bytes::len));
-        if pace.behind() > retries.unanswered_limit() {
+        let length = chunk.as_ref().map_or(0, Bytes::len);
+        pace.count(started.elapsed(), length);
+        // After the last byte the end is still wanted, where the checksum is compared.
+        let goes_on = self.position + (length as u64) < self.end;
+        if goes_on && pace.behind() > retries.unanswered_limit() {
             let object = self.store.object_url(&self.key);
             tracing::debug!(%object, "next to nothing comes on this connection; it is made again");
             self.lose_body();
@@ -194,6 +195,12 @@ impl Reader {
             Body::Open(_, _, permit) | Body::Lost(permit) => Body::Lost(permit),
             Body::Done => Body::Done,
         };
+    }
+
+    /// Whether the body came until the deadline, and too slowly.
+    fn ran_out(&self, error: &Error, retries: &Retries) -> bool {
+        let is_late = error.kind == ErrorKind::TimedOut && retries.remaining().is_zero();
+        is_late && !self.pace.behind().is_zero()
     }
 
     /// Gives up; who asks for more all the same has a new deadline.
