@@ -20,15 +20,26 @@ use walhalla_providers::{ErrorKind, ObjectKey};
 /// A store's URL and the variables that point it at an endpoint.
 fn clouds(endpoint: &str) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
     let keys = |name| (name, "c2VjcmV0".to_owned());
-    vec![(
-        "s3://bucket/prefix",
-        vec![
-            keys("AWS_ACCESS_KEY_ID"),
-            keys("AWS_SECRET_ACCESS_KEY"),
-            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
-            ("AWS_ENDPOINT_URL_S3", endpoint.to_owned()),
-        ],
-    )]
+    let connection = format!("AccountName=name;AccountKey=c2VjcmV0;BlobEndpoint={endpoint}/name");
+    vec![
+        (
+            "s3://bucket/prefix",
+            vec![
+                keys("AWS_ACCESS_KEY_ID"),
+                keys("AWS_SECRET_ACCESS_KEY"),
+                ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+                ("AWS_ENDPOINT_URL_S3", endpoint.to_owned()),
+            ],
+        ),
+        (
+            "gs://bucket/prefix",
+            vec![("STORAGE_EMULATOR_HOST", endpoint.to_owned())],
+        ),
+        (
+            "az://container/prefix",
+            vec![("AZURE_STORAGE_CONNECTION_STRING", connection)],
+        ),
+    ]
 }
 
 /// An HTTPS server that refuses everything, and counts.

@@ -45,6 +45,17 @@ fn a_store_with_every_right_passes_and_is_left_as_it_was() {
 }
 
 #[test]
+fn the_emulators_of_the_other_clouds_pass() {
+    let area = Area::new();
+    for store in [Store::gcs(&area), Store::azure(&area)] {
+        let walhalla = Walhalla::new(&area, &store);
+        let outcome = walhalla.run(&["check", "--json"]).succeeds();
+        let found = problems(&outcome);
+        assert!(found.is_empty(), "{}: {found:?}", store.url());
+    }
+}
+
+#[test]
 fn each_missing_right_is_named() {
     for (right, check) in [
         ("s3:PutObject", "create an object"),

@@ -29,11 +29,21 @@ whole_path_of_versions! {
     postgres_18_comes_back_at_every_target = 18;
 }
 
-#[test]
-fn postgres_17_comes_back_at_every_target_from_s3() {
-    let area = Area::new();
-    let store = Store::s3(&area);
-    Journey::make(&area, &store, 17).check();
+macro_rules! whole_path_over_stores {
+    ($($name:ident = $store:path;)*) => {$(
+        #[test]
+        fn $name() {
+            let area = Area::new();
+            let store = $store(&area);
+            Journey::make(&area, &store, 17).check();
+        }
+    )*};
+}
+
+whole_path_over_stores! {
+    postgres_17_comes_back_at_every_target_from_s3 = Store::s3;
+    postgres_17_comes_back_at_every_target_from_gcs = Store::gcs;
+    postgres_17_comes_back_at_every_target_from_azure = Store::azure;
 }
 
 #[test]

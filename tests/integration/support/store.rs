@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use walhalla_providers::testing::emulators::{Azurite, FakeGcs};
+
 use super::Area;
 
 /// A store of a test's own.
@@ -13,6 +15,10 @@ pub enum Store {
     Directory(PathBuf),
     /// An S3 server on this machine.
     S3(S3Server),
+    /// An emulator of Google Cloud Storage on this machine.
+    Gcs(FakeGcs),
+    /// An emulator of Azure Blob Storage on this machine.
+    Azure(Azurite),
 }
 
 impl Store {
@@ -29,10 +35,20 @@ impl Store {
         Self::S3(S3Server::start(area, denied))
     }
 
+    pub fn gcs(area: &Area) -> Self {
+        Self::Gcs(FakeGcs::start(&area.make_dir("gcs")))
+    }
+
+    pub fn azure(area: &Area) -> Self {
+        Self::Azure(Azurite::start(&area.make_dir("azure")))
+    }
+
     pub fn url(&self) -> String {
         match self {
             Self::Directory(path) => format!("file://{}", path.display()),
             Self::S3(_) => format!("s3://{BUCKET}/{PREFIX}"),
+            Self::Gcs(_) => format!("gs://{}/{PREFIX}", FakeGcs::BUCKET),
+            Self::Azure(_) => format!("az://{}/{PREFIX}", Azurite::CONTAINER),
         }
     }
 
@@ -41,14 +57,21 @@ impl Store {
         match self {
             Self::Directory(_) => Vec::new(),
             Self::S3(server) => s3_env(&server.endpoint),
+            Self::Gcs(server) => {
+                vec![("STORAGE_EMULATOR_HOST".to_owned(), server.endpoint())]
+            }
+            Self::Azure(server) => vec![(
+                "AZURE_STORAGE_CONNECTION_STRING".to_owned(),
+                server.connection_string(),
+            )],
         }
     }
 
     /// Where the server listens, for tests that put something before it.
     pub fn address(&self) -> SocketAddr {
         match self {
-            Self::Directory(_) => panic!("a directory has no server"),
             Self::S3(server) => server.address(),
+            _ => panic!("only the S3 server is asked for its address"),
         }
     }
 
@@ -57,6 +80,7 @@ impl Store {
         match self {
             Self::Directory(path) => path,
             Self::S3(server) => &server.objects,
+            _ => panic!("the emulators keep their objects in files of their own kind"),
         }
     }
 
