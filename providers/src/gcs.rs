@@ -269,17 +269,10 @@ impl GcsStore {
         if failure.status() != Some(404) || failure.kind() == ErrorKind::StoreMissing {
             return self.failed(operation, key, failure);
         }
-        // The object itself comes first of all that begin with its name.
         let query = [("prefix", name.as_str()), ("maxResults", "1")];
         let failure = match self.page(&query).await {
-            Ok(page)
-                if page
-                    .items
-                    .iter()
-                    .all(|item| item.name.as_ref() != Some(&name)) =>
-            {
-                failure.with_kind(ErrorKind::NotFound)
-            }
+            Ok(page) if page.denies(&name) => failure.with_kind(ErrorKind::NotFound),
+            // It is there now, or the page does not say.
             Ok(_) => failure.with_kind(ErrorKind::Conflict),
             Err(of_listing) => of_listing,
         };

@@ -288,7 +288,6 @@ async fn a_url_names_a_directory_or_says_what_is_wrong() {
         "",
         "x",
         "/tmp",
-        "gs://bucket",
         "file://host/tmp",
         "file:///tmp?x",
         "https://example.org",

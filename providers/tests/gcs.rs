@@ -490,6 +490,7 @@ async fn an_absence_is_proven_by_an_answer_that_names_the_object_or_by_a_listing
     );
     let bare = "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n".to_owned();
     let unclear = refusal("404 Not Found", "notFound", "Not Found");
+    let more = r#"{"kind":"storage#objects","nextPageToken":"x"}"#;
     let cases = [
         (
             vec![refusal("404 Not Found", "notFound", named)],
@@ -521,6 +522,10 @@ async fn an_absence_is_proven_by_an_answer_that_names_the_object_or_by_a_listing
         ),
         (
             vec![unclear.clone(), listing(&["some/prefix/x"])],
+            ErrorKind::Conflict,
+        ),
+        (
+            vec![unclear.clone(), answer("200 OK", "", more)],
             ErrorKind::Conflict,
         ),
         (

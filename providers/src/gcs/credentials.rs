@@ -1,5 +1,6 @@
 //! Who asks: Google's credentials, and a way out when Google no longer takes a token that had time left.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 use crate::ErrorKind;
+use crate::refusal::text;
 
 /// How long credentials that were built anew must do before they are built once more.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
@@ -144,29 +146,43 @@ struct CredentialsFault {
 }
 
 impl CredentialsFault {
-    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut words = Vec::<String>::new();
-        let mut cause = Some(error);
+    fn of(error: &(dyn StdError + 'static)) -> Self {
+        let mut chain = vec![error];
+        let mut cause = error.source();
         while let Some(error) = cause {
-            // A request's URL may hold what identifies the account.
-            let said = match error.downcast_ref::<reqwest::Error>() {
-                Some(error) if error.is_timeout() => "no answer in time".to_owned(),
-                Some(error) if error.is_connect() => "the connection failed".to_owned(),
-                Some(error) => error.status().map_or_else(
-                    || "the exchange broke off".to_owned(),
-                    |status| format!("HTTP {status}"),
-                ),
-                None => crate::refusal::text(Some(&error.to_string())),
-            };
-            if words.last() != Some(&said) {
+            chain.push(error);
+            cause = error.source();
+        }
+        let mut words = Vec::new();
+        for (index, error) in chain.iter().enumerate() {
+            let cause = chain.get(index + 1).map(ToString::to_string);
+            let said = own_words(*error, cause.as_deref());
+            if !said.is_empty() && !words.contains(&said) {
                 words.push(said);
             }
-            cause = error.source();
         }
         Self {
             words: words.join(": "),
         }
     }
+}
+
+/// What an error says beside its cause, whose words the library's errors repeat.
+fn own_words(error: &(dyn StdError + 'static), cause: Option<&str>) -> String {
+    // A request's URL may hold what identifies the account.
+    if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+        return match error.status() {
+            Some(status) => format!("HTTP {status}"),
+            None if error.is_timeout() => "no answer in time".to_owned(),
+            None => "the exchange with the token service failed".to_owned(),
+        };
+    }
+    let said = error.to_string();
+    let own = match cause.filter(|cause| !cause.is_empty()) {
+        Some(cause) => said.replace(cause, ""),
+        None => said,
+    };
+    text(Some(own.trim_matches([' ', ':', '.'])))
 }
 
 impl fmt::Display for CredentialsFault {
@@ -179,4 +195,4 @@ impl fmt::Display for CredentialsFault {
     }
 }
 
-impl std::error::Error for CredentialsFault {}
+impl StdError for CredentialsFault {}

@@ -111,6 +111,15 @@ impl Listing {
             Err(Failure::new(ErrorKind::Other, Unexpected::NoListing))
         }
     }
+
+    /// Whether it shows, as the first page of what begins with `name`, that no object has this name: the object
+    /// itself would come first. An empty page after which others follow shows nothing.
+    pub(super) fn denies(&self, name: &str) -> bool {
+        match self.items.first() {
+            Some(first) => first.name.as_deref().is_some_and(|first| first != name),
+            None => self.next_page_token.is_none(),
+        }
+    }
 }
 
 /// A CRC-32C as GCS spells it: base64 of its bytes, the highest first.
