@@ -180,6 +180,14 @@ impl S3Store {
         Error::new(operation, self.object_url(key), ErrorKind::Other).with_source(answer)
     }
 
+    /// An object is stored when the answer carries its tag. A page with status 200 that a proxy sends does not.
+    fn stored(&self, key: &ObjectKey, tag: Option<&String>) -> Result<()> {
+        match tag {
+            Some(_) => Ok(()),
+            None => Err(self.unexpected(Operation::Put, key, Unexpected::MissingField)),
+        }
+    }
+
     async fn get_range(
         &self,
         session: &Session,
@@ -244,9 +252,10 @@ impl S3Store {
             }
         };
         let incomplete = || self.unexpected(Operation::Get, key, Unexpected::MissingField);
+        let tag = output.e_tag.ok_or_else(incomplete)?;
         Ok(Download {
             object_size_bytes: size.ok_or_else(incomplete)?,
-            version: output.version_id.or(output.e_tag),
+            version: Some(output.version_id.unwrap_or(tag)),
             body: Box::pin(chunks(output.body, self.object_url(key))),
         })
     }
@@ -360,7 +369,7 @@ impl ObjectStore for S3Store {
             .set_request_payer(self.payer())
             .body(ByteStream::from(body));
         match as_the_settings_say!(request, self.settings).send().await {
-            Ok(_) => Ok(()),
+            Ok(output) => self.stored(key, output.e_tag.as_ref()),
             Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
         }
     }
@@ -446,7 +455,7 @@ impl ObjectStore for S3Store {
             .set_request_payer(self.payer())
             .set_if_none_match(condition);
         match request.send().await {
-            Ok(_) => Ok(()),
+            Ok(output) => self.stored(key, output.e_tag.as_ref()),
             Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
         }
     }

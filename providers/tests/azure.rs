@@ -683,3 +683,13 @@ async fn names_that_azure_would_change_are_refused() {
         assert_eq!(refused[0].1.kind, ErrorKind::Invalid);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn azure_comes_through_every_fault_or_tells_it_in_time() {
+    let server = Arc::new(Server::start());
+    let address = server.host().parse().unwrap();
+    let through = Arc::clone(&server);
+    let open =
+        move |endpoint: &str| -> Arc<dyn ObjectStore> { Arc::new(through.store_through(endpoint)) };
+    walhalla_providers::testing::faults::faults_suite(open, address).await;
+}

@@ -1047,3 +1047,13 @@ async fn wrong_gcs_urls_and_settings_are_refused() {
         assert_eq!(error.kind, ErrorKind::Invalid, "{url}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gcs_comes_through_every_fault_or_tells_it_in_time() {
+    let server = GcsServer::start().await;
+    let address = server.endpoint.strip_prefix("http://").unwrap();
+    let address = address.parse().unwrap();
+    let open =
+        |endpoint: &str| -> Arc<dyn ObjectStore> { Arc::new(store_at(endpoint, server::BUCKET)) };
+    walhalla_providers::testing::faults::faults_suite(open, address).await;
+}

@@ -163,7 +163,8 @@ async fn a_ca_file_that_holds_no_sound_certificate_is_refused() {
         write("damaged", &mark("!!!!")),
         write("garbage", &mark("AAAA")),
     ] {
-        for (url, _) in clouds("") {
+        // Azure's store looks for an account first, and has these looked at by the same function.
+        for url in ["s3://bucket/prefix", "gs://bucket/prefix"] {
             let settings = StoreSettings {
                 ca_file: Some(path.clone()),
                 ..StoreSettings::default()

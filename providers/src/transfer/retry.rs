@@ -53,8 +53,10 @@ const MOST_DAMAGED_SENDS: u32 = 3;
 pub(super) struct Retries {
     policy: RetryPolicy,
     times_out: bool,
-    /// Where a body is sent, what an attempt may take on top for it.
-    sending: Option<Duration>,
+    /// What an attempt may take on top for the body that it sends.
+    sending: Duration,
+    /// Whether a body that did not arrive as it was is sent again.
+    sends_again: bool,
     /// What was used up of the deadline before.
     spent: Duration,
     started: Instant,
@@ -95,7 +97,8 @@ impl Retries {
         Self {
             policy,
             times_out,
-            sending: None,
+            sending: Duration::ZERO,
+            sends_again: false,
             spent: Duration::ZERO,
             started: Instant::now(),
             attempts: 0,
@@ -103,10 +106,18 @@ impl Retries {
         }
     }
 
+    /// The same with the time that `body_bytes` take on a slow line, and further tries for a damaged body.
+    pub(super) fn sending(self, body_bytes: usize) -> Self {
+        Self {
+            sends_again: true,
+            ..self.with_time_for(body_bytes)
+        }
+    }
+
     /// The same with the time that `body_bytes` take on a slow line.
-    pub(super) fn sending(mut self, body_bytes: usize) -> Self {
+    pub(super) fn with_time_for(mut self, body_bytes: usize) -> Self {
         let seconds = u64::try_from(body_bytes / SLOWEST_BYTES_A_SECOND).unwrap_or(u64::MAX);
-        self.sending = Some(Duration::from_secs(seconds));
+        self.sending = Duration::from_secs(seconds);
         self
     }
 
@@ -137,8 +148,7 @@ impl Retries {
         self.attempts += 1;
         let remaining = self.remaining();
         let limit = if self.times_out {
-            let sending = self.sending.unwrap_or_default();
-            remaining.min(self.unanswered_limit().saturating_add(sending))
+            remaining.min(self.unanswered_limit().saturating_add(self.sending))
         } else {
             remaining
         };
@@ -180,7 +190,7 @@ impl Retries {
     }
 
     fn may_pass(&mut self, error: &Error) -> bool {
-        if error.kind == ErrorKind::Corrupted && self.sending.is_some() {
+        if error.kind == ErrorKind::Corrupted && self.sends_again {
             self.damaged_sends += 1;
             return self.damaged_sends < MOST_DAMAGED_SENDS;
         }

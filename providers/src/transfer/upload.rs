@@ -193,8 +193,13 @@ impl Upload {
     async fn request_completion(&self, upload: &UploadId) -> Result<()> {
         let store = &self.store;
         let _permit = permit(&store.inner.uploads).await;
-        // Some stores send the last part only now.
-        let mut retries = store.retries().sending(self.limits.part_size_bytes);
+        // A store that takes parts in order may send the last one only now.
+        let sent_bytes = if self.limits.parallel_parts {
+            0
+        } else {
+            self.limits.part_size_bytes
+        };
+        let mut retries = store.retries().with_time_for(sent_bytes);
         loop {
             let request =
                 store

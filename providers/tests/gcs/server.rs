@@ -64,7 +64,6 @@ pub(crate) struct Seen {
 
 #[derive(Default)]
 struct State {
-    endpoint: String,
     objects: BTreeMap<String, Object>,
     uploads: HashMap<String, Upload>,
     faults: VecDeque<Fault>,
@@ -101,10 +100,7 @@ impl GcsServer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(Mutex::new(State {
-            endpoint: endpoint.clone(),
-            ..State::default()
-        }));
+        let state = Arc::new(Mutex::new(State::default()));
         let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self {
             endpoint,
@@ -273,9 +269,10 @@ impl State {
         self.uploads.insert(id.clone(), upload);
         let condition = seen.query.get("ifGenerationMatch");
         let condition = condition.map(|value| format!("&ifGenerationMatch={value}"));
+        // Where the client found the server, which may be through a proxy.
+        let host = seen.headers["host"].to_str().unwrap();
         let address = format!(
-            "{}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={id}{}",
-            self.endpoint,
+            "http://{host}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={id}{}",
             condition.unwrap_or_default()
         );
         let mut answer = status(200);
