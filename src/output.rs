@@ -20,7 +20,9 @@ pub fn start_log(global: &Global) {
     };
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
-        .with_targets([("walhalla", level), ("walhalla_providers", level)]);
+        .with_targets([("walhalla", level), ("walhalla_providers", level)])
+        // It warns at each read of an object in parts that S3 keeps no checksum of the whole.
+        .with_target("aws_sdk_s3", level.min(LevelFilter::ERROR));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

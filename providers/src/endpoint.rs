@@ -6,6 +6,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 
+use crate::transfer::shown;
 use crate::{Error, ErrorKind, Operation, Result};
 
 /// The URL of a server that is not the cloud's own, without a trailing slash.
@@ -17,7 +18,7 @@ pub(crate) fn endpoint<'a>(variable: &'static str, url: &'a str) -> Result<&'a s
     if matches!(scheme, Some("http" | "https")) {
         return Ok(url.trim_end_matches('/'));
     }
-    let error = Error::new(Operation::Open, url, ErrorKind::Invalid);
+    let error = Error::new(Operation::Open, shown(url), ErrorKind::Invalid);
     Err(error.with_source(NoScheme { variable }))
 }
 

@@ -1,7 +1,8 @@
 //! The S3 store: `s3://bucket/prefix`, on AWS and on servers that speak its protocol.
 //!
 //! Creates carry `If-None-Match: *`, on single puts and on completions. Every body carries a CRC-32
-//! that the server checks, and a whole object read back is checked against the stored one.
+//! that the server checks. An object that was stored in one request is compared with its own when it is read as a
+//! whole; one of several parts has a checksum of checksums, which the SDK does not compare.
 //!
 //! "Not there" is taken from an answer that names the key (`NoSuchKey`), which S3 gives to a GET
 //! only: a HEAD's 404 has no body, and could as well mean the bucket, or a proxy on the way. A HEAD
@@ -245,7 +246,7 @@ impl S3Store {
             .content_length
             .and_then(|length| u64::try_from(length).ok());
         let size = match (&output.content_range, length) {
-            (Some(range), _) => size_in_range(range),
+            (Some(range), _) => size_in_range(range, offset),
             (None, length) if offset == 0 => length,
             (None, _) => {
                 return Err(self.unexpected(Operation::Get, key, Unexpected::IgnoredRange));
@@ -261,38 +262,34 @@ impl S3Store {
     }
 
     fn page(&self, request: &ListRequest, output: ListObjectsV2Output) -> Result<ListPage> {
-        let truncated = output.is_truncated() == Some(true);
-        if truncated && output.next_continuation_token.is_none() {
-            let error = Error::new(
-                Operation::List,
-                format!("{}/{}", self.url, request.prefix),
-                ErrorKind::Other,
-            );
-            return Err(error.with_source(Unexpected::MissingField));
+        let incomplete = || {
+            let object = format!("{}/{}", self.url, request.prefix);
+            let error = Error::new(Operation::List, object, ErrorKind::Other);
+            error.with_source(Unexpected::MissingField)
+        };
+        // A page that does not say whether it is the last is none of S3's.
+        let is_truncated = output.is_truncated.ok_or_else(incomplete)?;
+        if is_truncated && output.next_continuation_token.is_none() {
+            return Err(incomplete());
         }
-        let objects = output.contents.unwrap_or_default();
-        let folders = output.common_prefixes.unwrap_or_default();
-        Ok(ListPage {
-            objects: objects
-                .iter()
-                .filter_map(|object| self.listed(object))
-                .collect(),
-            folders: folders
-                .into_iter()
-                .filter_map(|folder| Some(self.location.below(&folder.prefix?)?.to_owned()))
-                .collect(),
-            next: output.next_continuation_token.filter(|_| truncated),
-        })
-    }
-
-    /// An object of a listing; none where its key is no [`ObjectKey`], and so not of this store.
-    fn listed(&self, object: &Object) -> Option<ObjectInfo> {
-        Some(ObjectInfo {
-            key: self.location.key(object.key()?)?,
-            size_bytes: u64::try_from(object.size()?).ok()?,
-            modified: timestamp(object.last_modified()?)?,
-            token: None,
-        })
+        let mut page = ListPage {
+            next: output.next_continuation_token.filter(|_| is_truncated),
+            ..ListPage::default()
+        };
+        for object in output.contents.unwrap_or_default() {
+            let full = object.key().ok_or_else(incomplete)?;
+            // What is no key of a store was put there by somebody else.
+            if let Some(key) = self.location.key(full) {
+                let info = listed(key, &object).ok_or_else(incomplete)?;
+                page.objects.push(info);
+            }
+        }
+        for folder in output.common_prefixes.unwrap_or_default() {
+            let full = folder.prefix.ok_or_else(incomplete)?;
+            page.folders
+                .extend(self.location.below(&full).map(str::to_owned));
+        }
+        Ok(page)
     }
 
     fn batch(&self, keys: &[ObjectKey]) -> std::result::Result<Delete, Failure> {
@@ -312,16 +309,21 @@ impl S3Store {
     }
 
     /// The keys of a batch that the server refused, as [`ObjectStore::delete`] gives them.
-    fn refused(&self, errors: Vec<aws_sdk_s3::types::Error>) -> Vec<(ObjectKey, Error)> {
-        let refused = errors.into_iter().filter_map(|error| {
-            let key = self.location.key(error.key()?)?;
+    fn refused(&self, errors: Vec<aws_sdk_s3::types::Error>) -> Result<Vec<(ObjectKey, Error)>> {
+        let mut refused = Vec::new();
+        for error in errors {
             let failure = Failure::of_code(error.code(), error.message());
-            (failure.kind() != ErrorKind::NotFound).then(|| {
-                let error = failure.on(Operation::Delete, self.object_url(&key));
-                (key, error)
-            })
-        });
-        refused.collect()
+            if failure.kind() == ErrorKind::NotFound {
+                continue;
+            }
+            let Some(key) = error.key().and_then(|full| self.location.key(full)) else {
+                // Of which key it is, the server does not say.
+                return Err(failure.on(Operation::Delete, self.url.clone()));
+            };
+            let error = failure.on(Operation::Delete, self.object_url(&key));
+            refused.push((key, error));
+        }
+        Ok(refused)
     }
 }
 
@@ -543,7 +545,7 @@ impl ObjectStore for S3Store {
             .set_request_payer(self.payer())
             .delete(batch);
         match request.send().await {
-            Ok(output) => Ok(self.refused(output.errors.unwrap_or_default())),
+            Ok(output) => self.refused(output.errors.unwrap_or_default()),
             Err(error) => {
                 let failure = self.renewed_after(&session, error.into()).await;
                 Err(failure.on(Operation::Delete, self.url.clone()))
@@ -583,9 +585,11 @@ fn range(offset: u64, length: Option<u64>) -> Option<String> {
     }
 }
 
-/// The whole object's size in a `Content-Range: bytes 0-9/1234`.
-fn size_in_range(content_range: &str) -> Option<u64> {
-    content_range.rsplit_once('/')?.1.parse().ok()
+/// The whole object's size in a `Content-Range: bytes 0-9/1234` that begins where it was asked to.
+fn size_in_range(content_range: &str, offset: u64) -> Option<u64> {
+    let (range, size) = content_range.strip_prefix("bytes ")?.split_once('/')?;
+    let begin: u64 = range.split_once('-')?.0.parse().ok()?;
+    (begin == offset).then(|| size.parse().ok())?
 }
 
 fn part_number(number: u32) -> i32 {
@@ -598,6 +602,15 @@ fn completed_part(part: &PartReceipt) -> CompletedPart {
         .e_tag(&part.tag)
         .set_checksum_crc32(part.checksum.clone())
         .build()
+}
+
+fn listed(key: ObjectKey, object: &Object) -> Option<ObjectInfo> {
+    Some(ObjectInfo {
+        key,
+        size_bytes: u64::try_from(object.size()?).ok()?,
+        modified: timestamp(object.last_modified()?)?,
+        token: None,
+    })
 }
 
 fn timestamp(time: &DateTime) -> Option<Timestamp> {

@@ -27,6 +27,7 @@ use crate::{
 };
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings, open,
+    shown,
 };
 pub use reader::Reader;
 use retry::Retries;
@@ -38,6 +39,9 @@ pub const MAX_LISTED_KEYS: usize = 10_000_000;
 
 /// How often [`Store::get`] reads an object that arrives damaged: a bit may turn on the way.
 const MOST_DAMAGED_READS: u32 = 3;
+
+/// Stores may give pages without keys where others were deleted, but not for ever.
+const MAX_EMPTY_PAGES: u32 = 10_000;
 
 /// How a [`Store`] uses its store.
 #[derive(Clone, Debug)]
@@ -126,7 +130,10 @@ impl Store {
                 return Ok(());
             };
             if error.kind == ErrorKind::AlreadyExists && retries.is_repeated() {
-                return self.settle_lost_answer(key, &token, error).await;
+                let sent_bytes = body.len() as u64;
+                return self
+                    .settle_lost_answer(key, &token, sent_bytes, error)
+                    .await;
             }
             retries.wait_after(error).await?;
         }
@@ -281,7 +288,9 @@ impl Store {
     async fn all_pages(&self, mut request: ListRequest) -> Result<(Vec<ObjectInfo>, Vec<String>)> {
         let mut objects = Vec::new();
         let mut folders = Vec::new();
+        let mut empty_pages = 0;
         loop {
+            let before = objects.len() + folders.len();
             let page = self.page(&request).await?;
             objects.extend(page.objects);
             folders.extend(page.folders);
@@ -291,7 +300,12 @@ impl Store {
             if objects.len() + folders.len() > MAX_LISTED_KEYS {
                 return Err(self.list_error(ErrorKind::Invalid).with_source(TooManyKeys));
             }
-            if page.next == request.page {
+            empty_pages = if objects.len() + folders.len() == before {
+                empty_pages + 1
+            } else {
+                0
+            };
+            if page.next == request.page || empty_pages > MAX_EMPTY_PAGES {
                 return Err(self
                     .list_error(ErrorKind::Other)
                     .with_source(EndlessListing));
@@ -323,10 +337,19 @@ impl Store {
         &self,
         key: &ObjectKey,
         token: &PutToken,
+        sent_bytes: u64,
         refusal: Error,
     ) -> Result<()> {
         let object = self.object_url(key);
         match self.head(key).await {
+            Ok(info) if info.token.as_ref() == Some(token) && info.size_bytes != sent_bytes => {
+                let stored_bytes = info.size_bytes;
+                let source = OtherSize {
+                    stored_bytes,
+                    sent_bytes,
+                };
+                Err(Error::new(Operation::Put, object, ErrorKind::Other).with_source(source))
+            }
             Ok(info) if info.token.as_ref() == Some(token) => {
                 tracing::debug!(%object, "an earlier attempt had stored the object; its answer was lost");
                 Ok(())
@@ -367,6 +390,16 @@ impl Default for Options {
     }
 }
 
+/// What a store keeps under a name is this process's own, and not what it sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store keeps {stored_bytes} bytes of the {sent_bytes} that were sent; hint: delete the object and try again"
+)]
+struct OtherSize {
+    stored_bytes: u64,
+    sent_bytes: u64,
+}
+
 /// An object is longer than its reader takes.
 #[derive(Debug, thiserror::Error)]
 #[error("the object has {size_bytes} bytes, more than the {limit_bytes} that it may have")]
@@ -380,7 +413,7 @@ struct ObjectTooLarge {
 #[error("more than {MAX_LISTED_KEYS} keys; list a longer prefix")]
 struct TooManyKeys;
 
-/// A store answered with the same page twice.
+/// A store answered with the same page twice, or with page after page of nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("the store does not come to the end of the listing: the next page is this one")]
 struct EndlessListing;

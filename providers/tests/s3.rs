@@ -352,6 +352,45 @@ async fn a_truncated_listing_without_a_continuation_is_no_listing() {
 }
 
 #[tokio::test]
+async fn a_listing_with_something_missing_is_no_listing() {
+    let object = |fields: &str| {
+        format!(
+            "<ListBucketResult><IsTruncated>false</IsTruncated><Contents><Key>some/prefix/a</Key>{fields}</Contents></ListBucketResult>"
+        )
+    };
+    for page in [
+        "<ListBucketResult></ListBucketResult>".to_owned(),
+        object(""),
+        object("<Size>3</Size>"),
+        object("<LastModified>2026-11-21T04:30:00Z</LastModified>"),
+    ] {
+        let store = canned(vec![answer("200 OK", "", &page)]).await;
+        let error = store.list(&ListRequest::default()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Other, "{page}");
+    }
+    let whole = object("<Size>3</Size><LastModified>2026-11-21T04:30:00Z</LastModified>");
+    let store = canned(vec![answer("200 OK", "", &whole)]).await;
+    let page = store.list(&ListRequest::default()).await.unwrap();
+    assert_eq!(page.objects.len(), 1);
+}
+
+#[tokio::test]
+async fn a_refusal_without_its_key_fails_the_batch() {
+    let answered = "<DeleteResult><Error><Code>AccessDenied</Code></Error></DeleteResult>";
+    let store = canned(vec![answer("200 OK", "", answered)]).await;
+    let error = store.delete(&[key("a")]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_range_that_begins_elsewhere_is_not_taken() {
+    let headers = "Content-Range: bytes 0-4/10\r\nETag: \"v\"\r\n";
+    let store = canned(vec![answer("206 Partial Content", headers, "01234")]).await;
+    let got = store.get(&key("x"), 5, Some(5)).await;
+    assert_eq!(got.err().unwrap().kind, ErrorKind::Other);
+}
+
+#[tokio::test]
 async fn keys_that_a_batch_delete_refused_come_back() {
     let answered = "<DeleteResult>\
         <Error><Key>some/prefix/a</Key><Code>AccessDenied</Code><Message>why</Message></Error>\
@@ -461,6 +500,7 @@ async fn wrong_s3_urls_and_settings_are_refused() {
         "s3://bucket/a//b",
         "s3://bucket/.hidden",
         "s3://bucket?x",
+        "s3://bucket:9000/prefix",
     ] {
         let error = open(url, &StoreSettings::default()).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid, "{url}");

@@ -135,6 +135,31 @@ async fn a_server_without_conditions_or_checksums_is_told_by_the_setting_that_he
 }
 
 #[tokio::test]
+async fn an_answer_that_passes_says_nothing_of_what_the_server_lacks() {
+    for (status, code) in [
+        ("409 Conflict", "ConditionalRequestConflict"),
+        ("429 Too Many Requests", "TooManyRequests"),
+        ("408 Request Timeout", "RequestTimeout"),
+        ("400 Bad Request", "ExpiredToken"),
+    ] {
+        let (url, requests) = recorded(vec![refused(status, code), done(), done()]).await;
+        let store = store_at(&url, conditional(ConditionalWrites::Probe));
+        let error = create(&store).await.unwrap_err();
+        assert_ne!(
+            error.kind,
+            ErrorKind::Unsupported,
+            "{code}: {}",
+            shown(&error)
+        );
+        assert_eq!(
+            requests.lock().unwrap().len(),
+            1,
+            "{code}: no other put was tried"
+        );
+    }
+}
+
+#[tokio::test]
 async fn without_conditions_a_create_looks_first() {
     let absent = || "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n".to_owned();
     let no_key = refused("404 Not Found", "NoSuchKey");

@@ -295,6 +295,23 @@ async fn a_create_never_takes_anothers_object_for_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_own_object_of_another_length_is_no_success() {
+    let bench = Bench::new();
+    bench.faulty.on(Call::Put, 1, Fault::LoseAnswer);
+    bench.memory.cut_bodies();
+    let put = bench.store.put(&key(), bytes(100), PutMode::Create).await;
+    let error = put.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Other);
+    assert!(
+        error
+            .source()
+            .unwrap()
+            .to_string()
+            .contains("99 bytes of the 100")
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_completion_whose_answer_was_lost_is_a_success() {
     for mode in [PutMode::Create, PutMode::Overwrite] {
         let bench = Bench::new();

@@ -1,11 +1,9 @@
 //! The store: what it keeps, what it refuses, and which rights the credentials lack.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use walhalla_providers::transfer::Store;
-use walhalla_providers::{Error, ErrorKind, ObjectKey, PutMode, Result, Right};
+use walhalla_providers::{Error, ErrorKind, ObjectKey, Operation, PutMode, Result, Right};
 
 use super::Finding;
 use crate::output;
@@ -15,9 +13,6 @@ const FOLDER: &str = "walhalla-check";
 
 /// A clock that is further off makes times in the catalog hard to compare; at 15 minutes S3 refuses every request.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
-
-/// Stores whose times are whole seconds show a clock as up to this much slow.
-const COARSEST_TIME: Duration = Duration::from_secs(1);
 
 /// Whether the credentials are meant to delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +51,6 @@ pub async fn check_store(store: &Store, deletes: Deletes) -> Result<Vec<Finding>
     if check.is_stored {
         check.create_again().await;
         check.read().await;
-        check.clock().await;
     }
     check.list().await;
     check.parts().await;
@@ -98,13 +92,15 @@ impl Check<'_> {
     }
 
     async fn create(&mut self) -> Result<()> {
+        let before = Timestamp::now();
         let created = self.put(&self.object, FIRST).await;
+        let after = Timestamp::now();
         let problem = match &created {
             Err(error)
                 if error.kind == ErrorKind::PermissionDenied
                     || error.kind == ErrorKind::Unsupported =>
             {
-                Some(self.refusal(Right::Create, error))
+                Some(self.refusal(error))
             }
             _ => {
                 created?;
@@ -113,38 +109,47 @@ impl Check<'_> {
         };
         self.is_stored = problem.is_none();
         self.note("create an object", &self.object.clone(), problem);
+        if self.is_stored {
+            self.clock(before, after).await;
+        }
         Ok(())
     }
 
+    /// Compares the time of the new object with this host's.
+    async fn clock(&mut self, before: Timestamp, after: Timestamp) {
+        let problem = match self.store.head(&self.object).await {
+            Ok(info) => skew(info.modified, before, after),
+            Err(error) => Some(self.refusal(&error)),
+        };
+        self.note("agree on the time", &self.object.clone(), problem);
+    }
+
     async fn create_again(&mut self) {
-        let problem = match self.put(&self.object, SECOND).await {
+        let again = self.put(&self.object, SECOND).await;
+        let problem = self.replaced(again);
+        self.note("refuse to create it again", &self.object.clone(), problem);
+    }
+
+    /// What is wrong with the answer to a create whose key was taken.
+    fn replaced(&self, again: Result<()>) -> Option<String> {
+        match again {
             Err(error) if error.kind == ErrorKind::AlreadyExists => None,
-            Err(error) => Some(told(&error)),
+            Err(error) => Some(self.refusal(&error)),
             Ok(()) => Some(
                 "the store replaced it, so that two servers could overwrite each other's WAL; take a store that \
                  keeps the condition of a create"
                     .to_owned(),
             ),
-        };
-        self.note("refuse to create it again", &self.object.clone(), problem);
+        }
     }
 
     async fn read(&mut self) {
         let problem = match self.store.get(&self.object, FIRST.len() as u64).await {
             Ok(body) if body == FIRST => None,
             Ok(_) => Some("what came back is not what was stored".to_owned()),
-            Err(error) => Some(self.refusal(Right::Read, &error)),
+            Err(error) => Some(self.refusal(&error)),
         };
         self.note("read it back", &self.object.clone(), problem);
-    }
-
-    /// Compares the time of a new object with this host's.
-    async fn clock(&mut self) {
-        let problem = match self.store.head(&self.object).await {
-            Ok(info) => skew(info.modified, Timestamp::now()),
-            Err(error) => Some(self.refusal(Right::Read, &error)),
-        };
-        self.note("agree on the time", &self.object.clone(), problem);
     }
 
     async fn list(&mut self) {
@@ -156,41 +161,36 @@ impl Check<'_> {
                 None
             }
             Ok(_) => Some("the object that was just stored is not listed".to_owned()),
-            Err(error) => Some(self.refusal(Right::List, &error)),
+            Err(error) => Some(self.refusal(&error)),
         };
         self.note("list objects", &self.object.clone(), problem);
     }
 
-    /// An object that goes up in two parts, as backups do.
+    /// An object that goes up in two parts, as backups do, and must not replace another either.
     async fn parts(&mut self) {
-        let problem = match self.put_in_parts().await {
-            Ok(()) => None,
-            Err(error) => Some(self.refusal(Right::Create, &error)),
-        };
+        let problem = self.put_in_parts().await.err();
+        let problem = problem.map(|error| self.refusal(&error));
+        let is_stored = problem.is_none();
         self.note("store an object in parts", &self.in_parts.clone(), problem);
+        if is_stored {
+            let again = self.put_in_parts().await;
+            let problem = self.replaced(again);
+            let name = "refuse to create it again in parts";
+            self.note(name, &self.in_parts.clone(), problem);
+        }
     }
 
     async fn put_in_parts(&self) -> Result<()> {
         let mut upload = self.store.upload(self.in_parts.clone(), PutMode::Create);
         let length = upload.part_size_bytes() + 1;
         upload.write(Bytes::from(vec![0; length])).await?;
-        upload.finish().await?;
-        let stored = self.store.head(&self.in_parts).await?.size_bytes;
-        if stored == length as u64 {
-            return Ok(());
-        }
-        let url = self.store.object_url(&self.in_parts);
-        Err(Error::new(
-            walhalla_providers::Operation::Put,
-            url,
-            ErrorKind::Corrupted,
-        ))
+        upload.finish().await.map(drop)
     }
 
     async fn abort(&mut self) {
         let problem = match self.store.start_and_abort(&self.absent).await {
             Ok(()) => None,
-            Err(error) => Some(self.refusal(Right::AbortUpload, &error)),
+            Err(error) => Some(self.missing(Right::AbortUpload, &error)),
         };
         self.note(
             "drop an upload that is not finished",
@@ -224,7 +224,7 @@ impl Check<'_> {
             (Deletes::Expected, Some(error)) => {
                 let text = format!(
                     "{}; for credentials that shall not delete, check with --append-only",
-                    self.refusal(Right::Delete, &error)
+                    self.refusal(&error)
                 );
                 ("delete them", Some(text))
             }
@@ -245,17 +245,31 @@ impl Check<'_> {
             .await
     }
 
-    /// What an error means for who has to grant `right`.
-    fn refusal(&self, right: Right, error: &Error) -> String {
-        if error.kind == ErrorKind::PermissionDenied {
-            format!(
-                "the right {} is missing: {}",
-                self.store.right(right),
-                told(error)
-            )
-        } else {
-            told(error)
+    /// What an error means for who has to grant rights.
+    fn refusal(&self, error: &Error) -> String {
+        let right = match error.operation {
+            Operation::Put => Right::Create,
+            Operation::Get | Operation::Head => Right::Read,
+            Operation::List => Right::List,
+            Operation::Delete => Right::Delete,
+            _ => return told(error),
+        };
+        self.missing(right, error)
+    }
+
+    fn missing(&self, right: Right, error: &Error) -> String {
+        if error.kind != ErrorKind::PermissionDenied {
+            return told(error);
         }
+        let right = self.store.right(right);
+        // The answer does not say which of them.
+        let others = match error.operation {
+            Operation::Put if right.starts_with("s3:") => {
+                " (or, with s3_sse, one on the key, or, with s3_object_lock_mode, s3:PutObjectRetention)"
+            }
+            _ => "",
+        };
+        format!("the right {right} is missing{others}: {}", told(error))
     }
 
     fn note(&mut self, check: &'static str, key: &ObjectKey, problem: Option<String>) {
@@ -277,24 +291,18 @@ fn told(error: &Error) -> String {
     output::chain(error)
 }
 
-/// What is wrong when the store's time for an object that was stored just before `now` is `stored`.
-fn skew(stored: Timestamp, now: Timestamp) -> Option<String> {
-    let off = stored.duration_since(now);
-    let coarse = SignedDuration::try_from(COARSEST_TIME).unwrap_or(SignedDuration::ZERO);
-    if off.abs() <= MAX_SKEW + coarse {
-        return None;
-    }
-    let (direction, seconds) = (
-        if off.is_negative() {
-            "behind"
-        } else {
-            "ahead of"
-        },
-        off.abs().as_secs(),
-    );
-    Some(format!(
-        "the store's clock is {seconds} s {direction} this host's; let both take their time from NTP"
-    ))
+/// What is wrong when the store's time for an object that was stored between `before` and `after` is `stored`.
+fn skew(stored: Timestamp, before: Timestamp, after: Timestamp) -> Option<String> {
+    let (ahead, behind) = (stored.duration_since(after), before.duration_since(stored));
+    let (off, direction) = if ahead > behind {
+        (ahead, "ahead of")
+    } else {
+        (behind, "behind")
+    };
+    (off > MAX_SKEW).then(|| {
+        let seconds = off.as_secs();
+        format!("the store's clock is {seconds} s {direction} this host's; let both take their time from NTP")
+    })
 }
 
 #[cfg(test)]
@@ -303,11 +311,14 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_off_is_told_in_seconds_and_direction() {
-        let now: Timestamp = "2026-11-21T04:30:00Z".parse().unwrap();
-        let at = |seconds| now + SignedDuration::from_secs(seconds);
-        assert_eq!(skew(at(-2), now), None);
-        assert_eq!(skew(at(20), now), None);
-        assert!(skew(at(-100), now).unwrap().contains("100 s behind"));
-        assert!(skew(at(3_600), now).unwrap().contains("3600 s ahead of"));
+        let before: Timestamp = "2026-11-21T04:30:00Z".parse().unwrap();
+        // A request that was sent again for 40 s says nothing of clocks.
+        let after = before + SignedDuration::from_secs(40);
+        let skew_of = |seconds| skew(before + SignedDuration::from_secs(seconds), before, after);
+        for seconds in [-30, -1, 0, 40, 70] {
+            assert_eq!(skew_of(seconds), None);
+        }
+        assert!(skew_of(-100).unwrap().contains("100 s behind"));
+        assert!(skew_of(3_640).unwrap().contains("3600 s ahead of"));
     }
 }

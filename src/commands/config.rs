@@ -1,19 +1,26 @@
 //! `walhalla config`
 
 use comfy_table::{Table, presets};
+use walhalla_providers::transfer::shown;
 
 use super::{Context, Outcome};
 use crate::config::{Origin, Settings, Value};
 use crate::error::Error;
 use crate::output;
 
-/// Variables of other ecosystems that decide how stores and servers are reached; the last are secrets.
-const FOREIGN: [&str; 20] = [
+/// Variables of other ecosystems that decide how stores and servers are reached.
+const FOREIGN: [&str; 18] = [
     "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL",
     "AWS_REGION",
     "AWS_PROFILE",
+    "AWS_ACCESS_KEY_ID",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "STORAGE_EMULATOR_HOST",
+    "GCE_METADATA_HOST",
     "AZURE_STORAGE_ACCOUNT",
     "AZURE_STORAGE_SERVICE_ENDPOINT",
+    "AZURE_AUTHORITY_HOST",
     "AZURE_CLIENT_ID",
     "AZURE_TENANT_ID",
     "AZURE_FEDERATED_TOKEN_FILE",
@@ -21,15 +28,8 @@ const FOREIGN: [&str; 20] = [
     "PGPORT",
     "PGUSER",
     "PGDATABASE",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_CLIENT_SECRET",
-    "PGPASSWORD",
 ];
+/// Those whose values are shown to nobody.
 const SECRETS: [&str; 7] = [
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
@@ -83,28 +83,19 @@ fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
     };
     (
         value.key.to_owned(),
-        text.map(|text| without_userinfo(&text)),
+        text.map(|text| shown(&text)),
         value.origin.to_string(),
     )
 }
 
-/// A URL without a name and password that somebody put before its host.
-fn without_userinfo(text: &str) -> String {
-    let masked = text.split_once("://").and_then(|(scheme, rest)| {
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let (_, host) = authority.rsplit_once('@')?;
-        Some(format!("{scheme}://********@{host}{path}"))
-    });
-    masked.unwrap_or_else(|| text.to_owned())
-}
-
 fn foreign() -> impl Iterator<Item = (String, Option<String>, String)> {
-    FOREIGN.into_iter().filter_map(|name| {
+    let names = FOREIGN.into_iter().chain(SECRETS);
+    names.filter_map(|name| {
         let value = std::env::var(name).ok()?;
         let shown = if SECRETS.contains(&name) {
             "********".to_owned()
         } else {
-            without_userinfo(&value)
+            shown(&value)
         };
         Some((name.to_owned(), Some(shown), name.to_owned()))
     })

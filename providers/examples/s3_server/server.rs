@@ -13,6 +13,9 @@ use std::error::Error;
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use crc_fast::CrcAlgorithm;
 use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
@@ -187,8 +190,12 @@ fn anyones<T>(request: S3Request<T>) -> S3Request<T> {
     }
 }
 
-/// The body, read to its end: its hash is compared only there, and `s3s-fs` would make of a wrong one a failure of the server's.
-async fn whole(body: Option<StreamingBlob>) -> S3Result<Option<StreamingBlob>> {
+/// The body, read to its end and compared with the checksum that came with it: its hash is compared only
+/// there, and `s3s-fs` compares a checksum only after it has stored the body.
+async fn whole(
+    body: Option<StreamingBlob>,
+    checksum_crc32: Option<&str>,
+) -> S3Result<Option<StreamingBlob>> {
     let Some(mut body) = body else {
         return Ok(None);
     };
@@ -202,6 +209,11 @@ async fn whole(body: Option<StreamingBlob>) -> S3Result<Option<StreamingBlob>> {
             }
         })?;
         bytes.extend_from_slice(&chunk);
+    }
+    let crc32 = crc_fast::checksum(CrcAlgorithm::Crc32IsoHdlc, &bytes);
+    let crc32 = u32::try_from(crc32).unwrap_or_default().to_be_bytes();
+    if checksum_crc32.is_some_and(|checksum| checksum != STANDARD.encode(crc32)) {
+        return Err(s3_error!(BadDigest));
     }
     Ok(Some(StreamingBlob::from(Body::from(bytes))))
 }
@@ -220,7 +232,8 @@ impl S3 for Promises {
         &self,
         mut request: S3Request<PutObjectInput>,
     ) -> S3Result<S3Response<PutObjectOutput>> {
-        request.input.body = whole(request.input.body).await?;
+        let checksum = request.input.checksum_crc32.as_deref();
+        request.input.body = whole(request.input.body, checksum).await?;
         let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
         self.files.put_object(request).await
     }
@@ -287,7 +300,8 @@ impl S3 for Promises {
         &self,
         mut request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        request.input.body = whole(request.input.body).await?;
+        let checksum = request.input.checksum_crc32.as_deref();
+        request.input.body = whole(request.input.body, checksum).await?;
         upload_gone(self.files.upload_part(anyones(request)).await)
     }
 

@@ -9,7 +9,7 @@ use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::headers::as_the_settings_say;
-use super::{Creates, Failure, S3Store};
+use super::{Creates, Failure, S3Store, Session};
 use crate::transfer::S3Settings;
 use crate::{Error, ErrorKind, ObjectKey, Operation, PutMode, Result};
 
@@ -55,30 +55,39 @@ impl S3Store {
     /// Creates the probe's object, twice if it was not there; `Ok` once the server refused.
     async fn probe_creates(&self) -> Result<()> {
         for _ in 0..2 {
-            match self.put_probe(true, None).await {
-                Ok(()) => {}
-                Err(failure) if failure.kind() == ErrorKind::AlreadyExists => return Ok(()),
-                Err(failure)
-                    if failure.is_refusal() || failure.kind() == ErrorKind::Unsupported =>
-                {
-                    return Err(self.explain(failure).await);
-                }
-                Err(failure) => return Err(self.probe_error(failure)),
+            let session = self.sessions.current();
+            let Err(failure) = self.put_probe(&session, PROBE, true, None).await else {
+                continue;
+            };
+            if failure.kind() == ErrorKind::AlreadyExists {
+                return Ok(());
             }
+            let failure = self.renewed_after(&session, failure).await;
+            let error = match self.lacking(&session, &failure).await {
+                Some(what) => self.lacks(what),
+                None => self.probe_error(failure),
+            };
+            return Err(error);
         }
         Err(self.lacks(Lacking::ConditionalWrites))
     }
 
-    /// Which part of the probe's request the server refused.
-    async fn explain(&self, failure: Failure) -> Error {
-        let session = self.sessions.current();
-        if self.put_probe(false, None).await.is_ok() {
-            return self.lacks(Lacking::Conditions);
+    /// Which part of the probe's request the server does not know, if it said no to the whole for good.
+    async fn lacking(&self, session: &Session, failure: &Failure) -> Option<Lacking> {
+        // What passes says nothing of what the server knows, and neither does who may write.
+        let is_of_request = matches!(
+            failure.kind(),
+            ErrorKind::Unsupported | ErrorKind::Invalid | ErrorKind::Corrupted | ErrorKind::Other
+        );
+        if !is_of_request {
+            None
+        } else if self.put_probe(session, PROBE, false, None).await.is_ok() {
+            Some(Lacking::Conditions)
+        } else if session.checksums && self.put_bare_probe(session).await.is_ok() {
+            Some(Lacking::Checksums)
+        } else {
+            None
         }
-        if session.checksums && self.put_bare_probe().await.is_ok() {
-            return self.lacks(Lacking::Checksums);
-        }
-        self.probe_error(self.renewed_after(&session, failure).await)
     }
 
     pub(super) async fn probe_shortcomings(&self) -> Result<Vec<String>> {
@@ -93,50 +102,77 @@ impl S3Store {
             },
             Creates::LookFirst => found.push(Lacking::Unwatched.to_string()),
         }
-        if self.sessions.current().checksums
-            && self.put_probe(false, Some(WRONG_CHECKSUM)).await.is_ok()
-        {
+        if self.takes_wrong_checksums().await? {
             found.push(Lacking::ComparedChecksums.to_string());
-            // What is there now is sound all the same: the body was right, the checksum was not.
         }
         Ok(found)
     }
 
+    /// Whether the server stores a body whose checksum is another's. What it stores then is deleted, if that is allowed.
+    async fn takes_wrong_checksums(&self) -> Result<bool> {
+        let session = self.sessions.current();
+        if !session.checksums {
+            return Ok(false);
+        }
+        // A name of its own, so that nothing but the checksum can be wrong with it.
+        let name = format!("{PROBE}-{:016x}", fastrand::u64(..));
+        let is_create = self.creates != Creates::LookFirst;
+        let put = self.put_probe(&session, &name, is_create, Some(WRONG_CHECKSUM));
+        match put.await {
+            Ok(()) => {
+                let request = session.client.delete_object().bucket(self.bucket());
+                let request = request
+                    .key(self.full(&name))
+                    .set_request_payer(self.payer());
+                drop(request.send().await);
+                Ok(true)
+            }
+            Err(failure) if failure.kind() == ErrorKind::Corrupted => Ok(false),
+            Err(failure) => {
+                let failure = self.renewed_after(&session, failure).await;
+                Err(failure.on(Operation::Put, format!("{}/{name}", self.url)))
+            }
+        }
+    }
+
     async fn put_probe(
         &self,
+        session: &Session,
+        name: &str,
         is_create: bool,
         checksum: Option<&str>,
     ) -> std::result::Result<(), Failure> {
         let request = self
-            .probe_request()
+            .probe_request(session, name)
             .set_if_none_match(is_create.then(|| "*".to_owned()))
             .set_checksum_crc32(checksum.map(str::to_owned));
         request.send().await.map(drop).map_err(Failure::from)
     }
 
-    fn probe_request(&self) -> PutObjectFluentBuilder {
+    fn probe_request(&self, session: &Session, name: &str) -> PutObjectFluentBuilder {
         // As real objects, since policies may demand it; but nothing needs the probe to last.
         let settings = S3Settings {
             object_lock: None,
             ..self.settings.clone()
         };
-        let request = self
-            .sessions
-            .current()
+        let request = session
             .client
             .put_object()
             .bucket(self.bucket())
-            .key(self.full(PROBE))
+            .key(self.full(name))
             .set_request_payer(self.payer())
             .body(ByteStream::from_static(PROBE_BODY));
         as_the_settings_say!(request, settings)
     }
 
-    async fn put_bare_probe(&self) -> std::result::Result<(), Failure> {
+    async fn put_bare_probe(&self, session: &Session) -> std::result::Result<(), Failure> {
         use aws_sdk_s3::config::{Builder, RequestChecksumCalculation};
         let bare =
             Builder::new().request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
-        let request = self.probe_request().customize().config_override(bare);
+        let request = self
+            .probe_request(session, PROBE)
+            .customize()
+            .config_override(bare);
         request.send().await.map(drop).map_err(Failure::from)
     }
 

@@ -23,7 +23,8 @@ use crate::{Error, ErrorKind, Location, Operation, Result};
 const FALLBACK_REGION: &str = "us-east-1";
 
 /// Credentials that the server calls expired so soon after they were loaded will not get better by loading them again.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
+/// The first repetition of a request comes within a fraction of this.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// A client, and the means to make another with fresh credentials.
 pub(super) struct Sessions {

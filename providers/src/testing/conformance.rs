@@ -30,6 +30,7 @@ macro_rules! conformance_tests {
     (@checks $then:ident, $argument:expr) => {
         $crate::conformance_tests!(@$then $argument;
             create_stores_once,
+            an_upload_creates_once,
             one_of_sixteen_racing_creates_wins,
             one_of_racing_uploads_wins,
             overwrite_replaces,
@@ -137,19 +138,24 @@ async fn read(store: &Store, key: &ObjectKey, offset: u64, length: Option<u64>) 
     body
 }
 
-/// A create of a key that is taken fails, whether in one request or in parts, and changes nothing.
+/// A create of a key that is taken fails and changes nothing.
 pub async fn create_stores_once(store: AnyStore) {
-    let parts = store.limits().part_size_bytes;
     let store = transfer(store);
     let key = key("create/once");
-    store
-        .put(&key, Bytes::from_static(b"first"), PutMode::Create)
-        .await
-        .unwrap();
-    let again = store
-        .put(&key, Bytes::from_static(b"second"), PutMode::Create)
-        .await;
+    let put = |body| store.put(&key, Bytes::from_static(body), PutMode::Create);
+    put(b"first").await.unwrap();
+    let again = put(b"second").await;
     assert_eq!(again.unwrap_err().kind, ErrorKind::AlreadyExists);
+    assert_eq!(store.get(&key, 100).await.unwrap(), "first");
+}
+
+/// An upload in parts to a key that is taken fails and changes nothing.
+pub async fn an_upload_creates_once(store: AnyStore) {
+    let parts = store.limits().part_size_bytes;
+    let store = transfer(store);
+    let key = key("create/once-in-parts");
+    let first = Bytes::from_static(b"first");
+    store.put(&key, first, PutMode::Create).await.unwrap();
     let upload = store.upload(key.clone(), PutMode::Create);
     let again = upload_all(upload, pattern(parts + 1)).await;
     assert_eq!(again.unwrap_err().kind, ErrorKind::AlreadyExists);
@@ -760,7 +766,8 @@ pub async fn an_aborted_upload_leaves_nothing(store: AnyStore) {
 /// An upload whose task is ended leaves its key free, and a later upload to it is complete.
 pub async fn a_cancelled_upload_leaves_nothing_visible(store: AnyStore) {
     let part = store.limits().part_size_bytes;
-    let store = transfer(store);
+    let watched = FaultyStore::new(store);
+    let store = transfer(Arc::new(watched.clone()));
     let key = key("cancelled/object");
     let uploading = tokio::spawn({
         let mut upload = store.upload(key.clone(), PutMode::Create);
@@ -769,7 +776,9 @@ pub async fn a_cancelled_upload_leaves_nothing_visible(store: AnyStore) {
             std::future::pending::<()>().await;
         }
     });
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    while watched.calls(Call::PutPart) == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     uploading.abort();
     assert!(uploading.await.unwrap_err().is_cancelled());
     assert!(store.head(&key).await.unwrap_err().is_not_found());

@@ -29,6 +29,7 @@ struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Parts>,
     changes: u64,
+    cuts_bodies: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -59,6 +60,11 @@ impl MemoryStore {
         self.state().uploads.len()
     }
 
+    /// From now on the last byte of every body is lost.
+    pub fn cut_bodies(&self) {
+        self.state().cuts_bodies = true;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -67,12 +73,14 @@ impl MemoryStore {
         Error::new(operation, format!("{}/{key}", self.url()), kind)
     }
 
-    fn store(&self, key: &ObjectKey, body: Bytes, mode: PutMode, token: PutToken) -> Result<()> {
+    fn store(&self, key: &ObjectKey, body: &Bytes, mode: PutMode, token: PutToken) -> Result<()> {
         let mut state = self.state();
         if mode == PutMode::Create && state.objects.contains_key(key.as_str()) {
             return Err(self.error(Operation::Put, key, ErrorKind::AlreadyExists));
         }
         state.changes += 1;
+        let kept = body.len() - usize::from(state.cuts_bodies);
+        let body = body.slice(..kept);
         let object = Object {
             body,
             token,
@@ -131,7 +139,7 @@ impl ObjectStore for MemoryStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<()> {
-        self.store(key, body, mode, token.clone())
+        self.store(key, &body, mode, token.clone())
     }
 
     async fn start_upload(
@@ -201,7 +209,7 @@ impl ObjectStore for MemoryStore {
             }
             stored.token.clone()
         };
-        self.store(key, body.freeze(), mode, token)?;
+        self.store(key, &body.freeze(), mode, token)?;
         self.state().uploads.remove(&upload.0);
         Ok(())
     }

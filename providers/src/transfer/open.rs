@@ -97,7 +97,7 @@ pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectS
         Ok(Target::S3(location)) => open_s3(location, settings).await,
         Ok(Target::Gcs(location)) => open_gcs(location, settings).await,
         Ok(Target::Azure(location)) => open_azure(location, settings).await,
-        Err(fault) => Err(refused(&without_credentials(url), fault)),
+        Err(fault) => Err(refused(&shown(url), fault)),
     }
 }
 
@@ -131,6 +131,9 @@ fn target(url: &str) -> std::result::Result<Target, UrlFault> {
 }
 
 fn location(scheme: &'static str, url: &Url) -> std::result::Result<Location, UrlFault> {
+    if url.port().is_some() {
+        return Err(UrlFault::Port { scheme });
+    }
     let bucket = url
         .host_str()
         .filter(|host| !host.is_empty())
@@ -186,11 +189,27 @@ fn percent_decode(path: &str) -> Option<String> {
     Some(decoded.into_owned())
 }
 
-/// The URL as errors may show it.
-fn without_credentials(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://***@{rest}"),
-        _ => url.to_owned(),
+/// A URL as people may see it: without name and password before the host, and without what follows a `?` or `#`,
+/// such as the signature of a shared access.
+pub fn shown(url: &str) -> String {
+    let cut = url.find(['?', '#']).unwrap_or(url.len());
+    let (url, rest) = url.split_at(cut);
+    let rest = if rest.is_empty() { "" } else { "?***" };
+    let (scheme, after) = match url.find("://") {
+        Some(end) => url.split_at(end + 3),
+        None => ("", url),
+    };
+    let (authority, path) = after.split_at(after.find('/').unwrap_or(after.len()));
+    // A slash in a password makes the host look as if it ended there.
+    let suspect = if authority.contains(':') {
+        after
+    } else {
+        authority
+    };
+    let secret_ends = suspect.rfind('@');
+    match secret_ends {
+        Some(end) => format!("{scheme}***{}{rest}", after.get(end..).unwrap_or_default()),
+        None => format!("{scheme}{authority}{path}{rest}"),
     }
 }
 
@@ -211,6 +230,10 @@ enum UrlFault {
     FileHost,
     #[error("the URL names no bucket or container; write {scheme}://name/prefix")]
     NoBucket { scheme: &'static str },
+    #[error(
+        "the URL names a port, but {scheme}:// names a bucket and no server; the server stands in the endpoint's variable"
+    )]
+    Port { scheme: &'static str },
     #[error("the prefix has an empty part or one that begins with a dot")]
     BadPrefix,
     #[cfg(not(all(feature = "azure", feature = "gcs", feature = "s3")))]
@@ -220,4 +243,27 @@ enum UrlFault {
     NotBuiltIn { feature: &'static str },
     #[error("no store is known for `{scheme}:`; there are file:, s3:, gs: and az:")]
     UnknownScheme { scheme: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_secret_of_a_url_is_shown() {
+        for (url, expected) in [
+            ("s3://bucket/prefix", "s3://bucket/prefix"),
+            ("s3://key:secret@bucket/a", "s3://***@bucket/a"),
+            ("s3://key:sec/ret@bucket/a", "s3://***@bucket/a"),
+            ("s3://key@bucket/a@b", "s3://***@bucket/a@b"),
+            ("s3://bucket/a@b", "s3://bucket/a@b"),
+            ("az://container?sv=1&sig=secret", "az://container?***"),
+            ("https://a.blob/c?sig=secret", "https://a.blob/c?***"),
+            ("gs://bucket#secret", "gs://bucket?***"),
+            ("container?sig=secret", "container?***"),
+            ("key:secret@host", "***@host"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+    }
 }

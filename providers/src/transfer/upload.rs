@@ -214,7 +214,7 @@ impl Upload {
             let answered = matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::NotFound);
             if answered && retries.is_repeated() {
                 return store
-                    .settle_lost_answer(&self.key, &self.token, error)
+                    .settle_lost_answer(&self.key, &self.token, self.stored_bytes, error)
                     .await;
             }
             retries.wait_after(error).await?;
