@@ -10,6 +10,7 @@
 #   wal-push       against  lz4 -1 of the same segment and its fsync
 #   upload         against  a loop that only calls the AWS SDK: the same 64 compressed segments, eight at a time, to the
 #                           S3 server of the tests; beside it 64 wal-push processes, eight at a time
+#   start-up       of --version, and of wal-fetch of a segment that is not there; and the binary's size
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,6 +40,7 @@ readonly UPLOADS=64 CONCURRENCY=8
 # What is wanted: at most this ratio, for the upload at least this one, and at most this much memory.
 readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
 readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
+readonly START_LIMIT_MS=20 BINARY_LIMIT_MB=60 STARTS=21
 
 say() { echo "bench: $*" >&2; }
 
@@ -224,6 +226,20 @@ for ((round = 1; round <= rounds + 2; round++)); do
   upload walhalla "$round"
 done
 
+# What a process costs before it does anything; 74 is the answer to a segment that is not there.
+start_up() {
+  local result=$1 from to number
+  shift
+  for ((number = 0; number < STARTS; number++)); do
+    from=${EPOCHREALTIME/./}
+    (cd data && "$@" >/dev/null 2>&1) || [ $? = 74 ]
+    to=${EPOCHREALTIME/./}
+    awk -v from="$from" -v to="$to" 'BEGIN { printf "%.1f 0\n", (to - from) / 1e3 }' >>"$result"
+  done
+}
+start_up start-version "$walhalla" --version
+start_up start-wal-fetch "$walhalla" wal-fetch 0000000100000FFF000000FF pg_wal/RECOVERYXLOG
+
 row() {
   local what=$1 own=$2 other=$3 limit=$4 own_median other_median ratio verdict
   own_median=$(median "$own")
@@ -251,6 +267,16 @@ row() {
     ratio = own / other
     printf "| compressed, of the compressed bytes | %.0f | %.0f | %.2f | %.2f | %s |\n", own, other, ratio, limit, ratio >= limit ? "yes" : "NO" }'
   echo "| wal-push, a process each, of the segments' bytes | $pushed_mb_s | | | | |"
+  echo
+  echo '| start-up | ms | wanted at most | met |'
+  echo '| --- | ---: | ---: | --- |'
+  for what in version wal-fetch; do
+    median "start-$what" | awk -v what="$what" -v limit=$START_LIMIT_MS '{
+      printf "| %s | %.1f | %d | %s |\n", what == "version" ? "--version" : "wal-fetch of a missing segment", $1, limit, $1 <= limit ? "yes" : "NO" }'
+  done
+  echo
+  stat --format %s "$walhalla" | awk -v limit=$BINARY_LIMIT_MB '{
+    printf "The binary has %.0f MB (wanted below %d: %s).\n", $1 / 1e6, limit, $1 < limit * 1e6 ? "yes" : "NO" }'
   echo
   echo '| peak resident memory | MiB | wanted at most | met |'
   echo '| --- | ---: | ---: | --- |'
