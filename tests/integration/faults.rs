@@ -4,6 +4,7 @@
 //! walhalla ─▶ Proxy (fails when told to) ─▶ S3 server
 //! ```
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -377,4 +378,54 @@ fn a_server_whose_store_is_away_keeps_its_wal_and_archives_it_afterwards() {
     restored
         .dump()
         .assert_same_as(&end.dump, "after the store was away");
+}
+
+/// A profile whose credentials the server takes for two seconds, while it says that they last an hour; each time that
+/// they are asked for, the other file gets a line.
+fn short_lived_credentials(area: &Area) -> (PathBuf, PathBuf) {
+    let asked = area.write("asked", "");
+    let script = format!(
+        r#"now=$(date +%s)
+echo asked >>{asked}
+echo "{{\"Version\": 1, \"AccessKeyId\": \"walhalla-test-key-until-$((now + 2))\",
+  \"SecretAccessKey\": \"walhalla-test-secret\", \"SessionToken\": \"token\",
+  \"Expiration\": \"$(date -u -d @$((now + 3600)) +%FT%TZ)\"}}"
+"#,
+        asked = asked.display()
+    );
+    let script = area.write("credentials.sh", script);
+    let profile = format!("[default]\ncredential_process = sh {}\n", script.display());
+    (area.write("aws-config", profile), asked)
+}
+
+#[test]
+fn credentials_that_expire_in_the_middle_of_a_backup_are_loaded_anew() {
+    let area = Area::new();
+    let store = Store::s3(&area);
+    let direct = Walhalla::with_settings(&area, &store, "upload_concurrency = 1");
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    direct.archive_from(&mut primary);
+    fill(&primary);
+
+    let proxy = Proxy::start(store.address());
+    proxy.delay(Duration::from_millis(700));
+    let (profile, asked) = short_lived_credentials(&area);
+    let hasty = through(&proxy, &direct)
+        .without_env(&["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+        .with_env("AWS_CONFIG_FILE", profile.to_str().unwrap());
+    hasty
+        .run_with(&primary, &["backup-push", primary.data.to_str().unwrap()])
+        .succeeds();
+    let asked = std::fs::read_to_string(asked).unwrap().lines().count();
+    assert!(
+        asked >= 2,
+        "the credentials did not expire while the backup ran"
+    );
+
+    primary.archive_everything();
+    let end = primary.dump();
+    let mut restored = direct.restore(&area, 17, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    restored.dump().assert_same_as(&end, "after the renewal");
 }

@@ -45,6 +45,15 @@ impl Walhalla {
         other
     }
 
+    /// The same without these variables.
+    pub fn without_env(&self, keys: &[&str]) -> Self {
+        let mut other = self.clone();
+        other
+            .env
+            .retain(|(known, _)| !keys.contains(&known.as_str()));
+        other
+    }
+
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = host().command(&host().program);
         command
