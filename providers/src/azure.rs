@@ -78,9 +78,6 @@ const CONTENT_RANGE: HeaderName = HeaderName::from_static("content-range");
 const ETAG: HeaderName = HeaderName::from_static("etag");
 const LAST_MODIFIED: HeaderName = HeaderName::from_static("last-modified");
 
-/// What Azurite gives of the first byte of an empty blob, where Azure says that there is none.
-const AZURITES_RANGE_OF_NOTHING: &str = "bytes 0--1/0";
-
 /// Block blobs in a container, below a prefix.
 pub struct AzureStore {
     container: BlobContainerClient,
@@ -236,7 +233,6 @@ impl AzureStore {
         let incomplete = || self.unexpected(Operation::Get, key, Unexpected::MissingField);
         let elsewhere = || self.unexpected(Operation::Get, key, Unexpected::IgnoredRange);
         let object_size_bytes = match headers.get_optional_str(&CONTENT_RANGE) {
-            Some(AZURITES_RANGE_OF_NOTHING) if offset == 0 => 0,
             Some(range) => content_range(range, offset).ok_or_else(elsewhere)?,
             None if offset == 0 => length.ok_or_else(incomplete)?,
             None => return Err(elsewhere()),

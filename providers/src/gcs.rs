@@ -282,7 +282,8 @@ impl GcsStore {
     /// Takes the key whole: with a borrowed one the future would not fit into a stream of them.
     async fn delete_one(&self, key: ObjectKey) -> (ObjectKey, Result<()>) {
         let request = self.client.request(Method::DELETE, &self.object_path(&key));
-        let deleted = match self.client.send(request).await.and_then(deleted) {
+        let answer = self.client.send(request).await;
+        let deleted = match answer.and_then(|answer| deleted(answer.status())) {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.refused(Operation::Delete, &key, failure).await),
         };
@@ -494,9 +495,9 @@ impl fmt::Debug for GcsStore {
     }
 }
 
-/// GCS says of a delete nothing but that it is done: whatever comes with a body is a page of somebody else's.
-fn deleted(response: Response) -> std::result::Result<(), Failure> {
-    if response.status() == StatusCode::NO_CONTENT {
+/// GCS answers a delete with nothing but this status: any other success is a page of somebody else's.
+fn deleted(status: StatusCode) -> std::result::Result<(), Failure> {
+    if status == StatusCode::NO_CONTENT {
         Ok(())
     } else {
         Err(Failure::new(ErrorKind::Unavailable, Unexpected::NotDeleted))
