@@ -18,6 +18,7 @@
 //! HEAD's answer): any other 404 may mean the container, or a proxy on the way.
 
 mod account;
+mod answer;
 mod checksum;
 mod entra;
 mod failure;
@@ -45,8 +46,9 @@ use azure_storage_blob::models::{
 };
 use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOptions};
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 
+use crate::http::{byte_range, content_range, delete_each};
 use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
@@ -54,6 +56,7 @@ use crate::{
     Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use account::{Account, Credential};
+use answer::{BoundedClient, OriginPolicy};
 use checksum::{ChecksumPolicy, Crc64, verified};
 use entra::EntraPolicy;
 use failure::{Failure, Unexpected};
@@ -63,9 +66,6 @@ use uploads::{Uploads, block_id};
 
 const PART_SIZE_BYTES: usize = 8 << 20;
 const MAX_PARTS: u32 = 50_000;
-
-/// Most deletes on their way at one time; Azure takes one blob a request.
-const DELETES_IN_FLIGHT: usize = 16;
 
 /// Names of metadata are identifiers of C#, so without hyphens.
 const TOKEN_METADATA: &str = "walhalla_token";
@@ -230,13 +230,15 @@ impl AzureStore {
     fn download(&self, key: &ObjectKey, offset: u64, answer: AsyncRawResponse) -> Result<Download> {
         let (_, headers, body) = answer.deconstruct();
         let length = number(&headers, &CONTENT_LENGTH);
-        let size = match headers.get_optional_str(&CONTENT_RANGE) {
-            Some(range) => size_in_range(range),
-            None if offset == 0 => length,
-            None => return Err(self.unexpected(Operation::Get, key, Unexpected::IgnoredRange)),
-        };
         let incomplete = || self.unexpected(Operation::Get, key, Unexpected::MissingField);
-        let object_size_bytes = size.ok_or_else(incomplete)?;
+        let elsewhere = || self.unexpected(Operation::Get, key, Unexpected::IgnoredRange);
+        let object_size_bytes = match headers.get_optional_str(&CONTENT_RANGE) {
+            Some(range) => content_range(range, offset).ok_or_else(elsewhere)?,
+            None if offset == 0 => length.ok_or_else(incomplete)?,
+            None => return Err(elsewhere()),
+        };
+        // Without it nobody knows whether what is read on later is the same object.
+        let version = headers.get_optional_string(&ETAG).ok_or_else(incomplete)?;
         if offset != 0 && offset >= object_size_bytes {
             let error = Error::new(Operation::Get, self.object_url(key), ErrorKind::Invalid);
             return Err(error.with_source(Unexpected::PastTheEnd));
@@ -245,13 +247,14 @@ impl AzureStore {
         let shown = object.clone();
         let body =
             body.map_err(move |error| Failure::from(error).on(Operation::Get, shown.clone()));
-        let checksum = headers
-            .get_optional_str(&CHECKSUM_HEADER)
-            .and_then(Crc64::parse)
-            .filter(|_| length == Some(object_size_bytes));
+        let checksum = stored_checksum(&headers).map_err(|bad| {
+            let error = Error::new(Operation::Get, object.clone(), ErrorKind::Corrupted);
+            error.with_source(bad)
+        })?;
+        let checksum = checksum.filter(|_| length == Some(object_size_bytes));
         Ok(Download {
             object_size_bytes,
-            version: headers.get_optional_string(&ETAG),
+            version: Some(version),
             body: match checksum {
                 Some(checksum) => Box::pin(verified(body, checksum, object)),
                 None => Box::pin(body),
@@ -288,13 +291,20 @@ impl AzureStore {
         Ok(azure_core::xml::from_xml(answer.body())?)
     }
 
-    /// Deletes one blob; gives the error, with its key, unless there is no such blob.
-    async fn delete_one(&self, key: ObjectKey) -> Option<(ObjectKey, Error)> {
-        let error = match self.blob(Operation::Delete, &key) {
-            Ok(blob) => self.failed(Operation::Delete, &key, blob.delete(None).await.err()?),
-            Err(error) => error,
+    async fn delete_one(&self, key: ObjectKey) -> (ObjectKey, Result<()>) {
+        let deleted = match self.blob(Operation::Delete, &key) {
+            Ok(blob) => match blob.delete(None).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.failed(Operation::Delete, &key, error)),
+            },
+            Err(error) => Err(error),
         };
-        (!error.is_not_found()).then_some((key, error))
+        (key, deleted)
+    }
+
+    /// A blob is there when the answer carries its tag, and this one does not.
+    fn not_stored(&self, key: &ObjectKey) -> Error {
+        self.unexpected(Operation::Put, key, Unexpected::MissingField)
     }
 
     async fn put_whole(
@@ -314,8 +324,11 @@ impl AzureStore {
         };
         let blob = self.blob(Operation::Put, key)?;
         let answer = blob.upload(body.into(), Some(options)).await;
-        answer.map_err(|error| self.failed(Operation::Put, key, error))?;
-        Ok(())
+        let answer = answer.map_err(|error| self.failed(Operation::Put, key, error))?;
+        match answer.etag {
+            Some(_) => Ok(()),
+            None => Err(self.not_stored(key)),
+        }
     }
 
     /// Creates an object by way of a block: under a name with blocks that nobody has committed, no
@@ -379,7 +392,8 @@ impl AzureStore {
             .map_err(|error: azure_core::Error| self.failed(Operation::Put, key, error))?;
         let answer = blob.commit_block_list(list, Some(options)).await;
         match answer.map_err(Failure::from) {
-            Ok(_) => Ok(()),
+            Ok(answer) if answer.headers().get_optional_str(&ETAG).is_some() => Ok(()),
+            Ok(_) => Err(self.not_stored(key)),
             Err(failure) if failure.is_blocks_gone() => {
                 Err(self.lost_blocks(key, mode, failure).await)
             }
@@ -505,7 +519,7 @@ impl ObjectStore for AzureStore {
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
         let blob = self.blob(Operation::Get, key)?;
-        let mut answer = self.get_range(&blob, range(offset, length)).await;
+        let mut answer = self.get_range(&blob, byte_range(offset, length)).await;
         // No range lies in an empty object, not even the first byte.
         if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
             answer = self.get_range(&blob, None).await;
@@ -532,16 +546,7 @@ impl ObjectStore for AzureStore {
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
-        let deletes = stream::iter(keys.to_vec()).map(|key| self.delete_one(key));
-        let mut answers = deletes.buffer_unordered(DELETES_IN_FLIGHT);
-        let mut refused = Vec::new();
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Some((_, error)) if concerns_all_keys(error.kind) => return Err(error),
-                answer => refused.extend(answer),
-            }
-        }
-        Ok(refused)
+        delete_each(keys, |key| self.delete_one(key)).await
     }
 }
 
@@ -614,6 +619,11 @@ enum BadTier {
 #[error("Azure takes no names with backslashes, control characters or parts that end with a dot")]
 struct BadName;
 
+/// The metadata were changed by somebody: what the object was cannot be compared any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the checksum in the blob's metadata ({CHECKSUM_METADATA}) is none")]
+struct BadChecksum;
+
 /// An upload that was completed, aborted or never begun.
 #[derive(Debug, thiserror::Error)]
 #[error("the upload is gone")]
@@ -632,7 +642,7 @@ fn client_options(
     let http = crate::endpoint::http_client(settings.ca_file.as_deref())?;
     let mut options = ClientOptions {
         retry: RetryOptions::none(),
-        transport: Some(Transport::new(Arc::new(http))),
+        transport: Some(Transport::new(Arc::new(BoundedClient(http)))),
         ..ClientOptions::default()
     };
     let authorize: Arc<dyn Policy> = match credential {
@@ -642,6 +652,7 @@ fn client_options(
     };
     options.per_call_policies.push(Arc::new(ChecksumPolicy));
     options.per_try_policies.push(authorize);
+    options.per_try_policies.push(Arc::new(OriginPolicy));
     Ok(options)
 }
 
@@ -707,31 +718,11 @@ fn condition(mode: PutMode) -> Option<Etag> {
     }
 }
 
-/// A failure that every other key of a batch would meet too.
-fn concerns_all_keys(kind: ErrorKind) -> bool {
-    matches!(
-        kind,
-        ErrorKind::StoreMissing
-            | ErrorKind::Unauthenticated
-            | ErrorKind::Throttled(_)
-            | ErrorKind::Unavailable
-            | ErrorKind::TimedOut
-    )
-}
-
-/// The header of a range; open where it reaches past what any number of bytes is.
-fn range(offset: u64, length: Option<u64>) -> Option<String> {
-    let last = length.and_then(|length| offset.checked_add(length.saturating_sub(1)));
-    match last.filter(|last| i64::try_from(*last).is_ok()) {
-        None if offset == 0 => None,
-        None => Some(format!("bytes={offset}-")),
-        Some(last) => Some(format!("bytes={offset}-{last}")),
-    }
-}
-
-/// The whole object's size in a `Content-Range: bytes 0-9/1234`.
-fn size_in_range(content_range: &str) -> Option<u64> {
-    content_range.rsplit_once('/')?.1.parse().ok()
+/// The checksum that the object's writer left, if it left one.
+fn stored_checksum(headers: &Headers) -> std::result::Result<Option<Crc64>, BadChecksum> {
+    let text = headers.get_optional_str(&CHECKSUM_HEADER);
+    text.map(|text| Crc64::parse(text).ok_or(BadChecksum))
+        .transpose()
 }
 
 fn number(headers: &Headers, name: &HeaderName) -> Option<u64> {

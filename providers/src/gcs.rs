@@ -26,12 +26,13 @@ use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use futures_util::stream;
 use google_cloud_auth::credentials::{Credentials, anonymous};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
-use reqwest::{Body, Method, RequestBuilder, Response};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 
 use crate::endpoint::{endpoint, http_client};
+use crate::http::{byte_range, content_range, delete_each};
 use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
@@ -54,11 +55,7 @@ const EMULATOR_VARIABLE: &str = "STORAGE_EMULATOR_HOST";
 
 /// As many as there are in the longest object that GCS takes.
 const MAX_PARTS: u32 = 327_680;
-const MAX_OBJECT_BYTES: u64 = 5 << 40;
-const _: () = assert!(MAX_PARTS as u64 * PART_SIZE_BYTES as u64 == MAX_OBJECT_BYTES);
-
-/// Deletes on their way at one time, for one call.
-const DELETES_IN_FLIGHT: usize = 16;
+const _: () = assert!(MAX_PARTS as u64 * PART_SIZE_BYTES as u64 == 5 << 40);
 
 /// Most keys of a page, which is also the most that GCS gives.
 const PAGE_KEYS: &str = "1000";
@@ -148,9 +145,12 @@ impl GcsStore {
     }
 
     /// A request that makes an object, in the way that `upload_type` names.
-    fn insert(&self, upload_type: &'static str, mode: PutMode) -> RequestBuilder {
+    ///
+    /// The name is in the resource that follows, too; here it shows in the logs of servers and proxies.
+    fn insert(&self, upload_type: &'static str, key: &ObjectKey, mode: PutMode) -> RequestBuilder {
         let path = format!("/upload{}", self.bucket_path());
-        let mut query = vec![("uploadType", upload_type)];
+        let name = self.location.full(key.as_str());
+        let mut query = vec![("uploadType", upload_type), ("name", &name)];
         if mode == PutMode::Create {
             query.push(("ifGenerationMatch", "0"));
         }
@@ -181,7 +181,7 @@ impl GcsStore {
     ) -> std::result::Result<(), Failure> {
         let (crc32c, size_bytes) = (crc32c::crc32c(&body), body.len() as u64);
         let resource = self.new_resource(key, token, Some(crc32c));
-        let request = multipart(self.insert("multipart", mode), &resource, body);
+        let request = multipart(self.insert("multipart", key, mode), &resource, body);
         let response = self
             .client
             .send(request)
@@ -197,7 +197,7 @@ impl GcsStore {
         token: &PutToken,
     ) -> std::result::Result<UploadId, Failure> {
         let request = self
-            .insert("resumable", mode)
+            .insert("resumable", key, mode)
             .header(CONTENT_TYPE, "application/json; charset=UTF-8")
             .header("x-upload-content-type", CONTENT)
             .body(self.new_resource(key, token, None));
@@ -282,15 +282,12 @@ impl GcsStore {
     /// Takes the key whole: with a borrowed one the future would not fit into a stream of them.
     async fn delete_one(&self, key: ObjectKey) -> (ObjectKey, Result<()>) {
         let request = self.client.request(Method::DELETE, &self.object_path(&key));
-        let Err(failure) = self.client.send(request).await else {
-            return (key, Ok(()));
+        let answer = self.client.send(request).await;
+        let deleted = match answer.and_then(|answer| deleted(answer.status())) {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.refused(Operation::Delete, &key, failure).await),
         };
-        let error = self.refused(Operation::Delete, &key, failure).await;
-        if error.is_not_found() {
-            (key, Ok(()))
-        } else {
-            (key, Err(error))
-        }
+        (key, deleted)
     }
 
     fn download(
@@ -304,7 +301,9 @@ impl GcsStore {
         check_encoding(headers)?;
         let length = text(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
         let size: u64 = match text(headers, CONTENT_RANGE.as_str()) {
-            Some(range) => size_in_range(range, offset)?,
+            Some(range) => {
+                content_range(range, offset).ok_or_else(|| unexpected(Unexpected::IgnoredRange))?
+            }
             None if offset == 0 => length.ok_or_else(incomplete)?,
             None => return Err(unexpected(Unexpected::IgnoredRange)),
         };
@@ -439,7 +438,7 @@ impl ObjectStore for GcsStore {
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let mut answer = self.get_range(key, range(offset, length)).await;
+        let mut answer = self.get_range(key, byte_range(offset, length)).await;
         // No range lies in an empty object, not even the first byte.
         let is_outside = |failure: &Failure| failure.status() == Some(416);
         if offset == 0 && answer.as_ref().is_err_and(is_outside) {
@@ -482,18 +481,7 @@ impl ObjectStore for GcsStore {
 
     /// One request a key, as batches are not for objects of some size and number, and no emulator takes them.
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
-        let deletes = keys.iter().cloned().map(|key| self.delete_one(key));
-        let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
-        let mut refused = Vec::new();
-        while let Some((key, deleted)) = deletes.next().await {
-            match deleted {
-                Ok(()) => {}
-                // The next key would fare no better.
-                Err(error) if concerns_all(error.kind) => return Err(error),
-                Err(error) => refused.push((key, error)),
-            }
-        }
-        Ok(refused)
+        delete_each(keys, |key| self.delete_one(key)).await
     }
 }
 
@@ -504,6 +492,15 @@ impl fmt::Debug for GcsStore {
             .field("url", &self.url)
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// GCS answers a delete with nothing but this status: any other success is a page of somebody else's.
+fn deleted(status: StatusCode) -> std::result::Result<(), Failure> {
+    if status == StatusCode::NO_CONTENT {
+        Ok(())
+    } else {
+        Err(Failure::new(ErrorKind::Unavailable, Unexpected::NotDeleted))
     }
 }
 
@@ -527,30 +524,6 @@ fn multipart(request: RequestBuilder, resource: &str, body: Bytes) -> RequestBui
         .body(Body::wrap_stream(stream::iter(chunks)))
 }
 
-/// The header of a range; open where it reaches past what any object has.
-fn range(offset: u64, length: Option<u64>) -> Option<String> {
-    let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)));
-    match last.filter(|last| *last < MAX_OBJECT_BYTES) {
-        None if offset == 0 => None,
-        None => Some(format!("bytes={offset}-")),
-        Some(last) => Some(format!("bytes={offset}-{last}")),
-    }
-}
-
-/// The whole object's size in a `Content-Range: bytes 5-9/1234` that begins at `offset`.
-fn size_in_range(range: &str, offset: u64) -> std::result::Result<u64, Failure> {
-    let range = range.strip_prefix("bytes ").unwrap_or_default();
-    let (bytes, size) = range.split_once('/').unwrap_or_default();
-    let start = bytes
-        .split_once('-')
-        .and_then(|(start, _)| start.parse().ok());
-    if start != Some(offset) {
-        return Err(unexpected(Unexpected::IgnoredRange));
-    }
-    size.parse()
-        .map_err(|_| unexpected(Unexpected::MissingField))
-}
-
 /// Refuses an object that somebody stored with a content encoding: GCS gives it unpacked, and whole.
 fn check_encoding(headers: &HeaderMap) -> std::result::Result<(), Failure> {
     match text(headers, "x-goog-stored-content-encoding") {
@@ -567,11 +540,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 
 fn unexpected(answer: Unexpected) -> Failure {
     Failure::new(ErrorKind::Other, answer)
-}
-
-/// Whether the failure of a request is not about its key.
-fn concerns_all(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::StoreMissing | ErrorKind::Unauthenticated)
 }
 
 /// The body's bytes; at its end they are compared with the checksum.

@@ -15,6 +15,8 @@ mod error;
 pub mod fs;
 #[cfg(feature = "gcs")]
 pub mod gcs;
+#[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
+mod http;
 mod key;
 mod location;
 #[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::{answer, shown};
+use support::shown;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -463,11 +463,17 @@ async fn canned(answers: Vec<String>) -> AzureStore {
     store_at(&support::canned(answers).await)
 }
 
+/// An HTTP answer of a blob service, after which the connection ends.
+fn answer(status: &str, headers: &str, body: &str) -> String {
+    let headers = format!("x-ms-request-id: 1-2-3\r\n{headers}");
+    support::answer(status, &headers, body)
+}
+
 fn refusal(status: &str, code: &str) -> String {
     let xml = format!(
         "\u{FEFF}<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>why\nTime:x</Message></Error>"
     );
-    let header = format!("x-ms-error-code: {code}\r\nx-ms-request-id: 1-2-3\r\n");
+    let header = format!("x-ms-error-code: {code}\r\n");
     answer(status, &header, &xml)
 }
 
@@ -552,12 +558,20 @@ async fn answers_to_a_create_have_their_kinds() {
             ErrorKind::Unavailable,
         ),
         (
+            answer("501 Not Implemented", "", "<html>"),
+            ErrorKind::Unsupported,
+        ),
+        (
+            answer("413 Payload Too Large", "", "<html>"),
+            ErrorKind::Invalid,
+        ),
+        (
             answer("429 Too Many Requests", "", ""),
             ErrorKind::Throttled(None),
         ),
         (
             answer("302 Found", "Location: http://127.0.0.1:1/\r\n", ""),
-            ErrorKind::Other,
+            ErrorKind::Invalid,
         ),
         (String::new(), ErrorKind::Unavailable),
     ];
@@ -595,7 +609,7 @@ async fn a_create_that_meets_an_object_is_told_so() {
 
 #[tokio::test]
 async fn a_body_cut_by_the_connection_is_read_on() {
-    let head = "HTTP/1.1 200 OK\r\nETag: \"v\"\r\nContent-Length: 10\r\n\r\n0123";
+    let head = "HTTP/1.1 200 OK\r\nx-ms-request-id: 1-2-3\r\nETag: \"v\"\r\nContent-Length: 10\r\n\r\n0123";
     let rest = "Content-Range: bytes 4-9/10\r\nETag: \"v\"\r\n";
     let store = canned(vec![
         head.to_owned(),
@@ -608,7 +622,7 @@ async fn a_body_cut_by_the_connection_is_read_on() {
 
 #[tokio::test]
 async fn a_body_of_another_version_does_not_continue_the_first() {
-    let head = "HTTP/1.1 200 OK\r\nETag: \"v\"\r\nContent-Length: 10\r\n\r\n0123";
+    let head = "HTTP/1.1 200 OK\r\nx-ms-request-id: 1-2-3\r\nETag: \"v\"\r\nContent-Length: 10\r\n\r\n0123";
     let other = "Content-Range: bytes 4-9/10\r\nETag: \"w\"\r\n";
     let store = canned(vec![
         head.to_owned(),
@@ -621,12 +635,108 @@ async fn a_body_of_another_version_does_not_continue_the_first() {
 }
 
 #[tokio::test]
-async fn a_server_that_ignores_ranges_is_found_out() {
-    let store = canned(vec![answer("200 OK", "", "0123456789")]).await;
-    assert_eq!(
-        store.get(&key("x"), 5, Some(1)).await.err().unwrap().kind,
-        ErrorKind::Other
-    );
+async fn bodies_other_than_asked_for_are_found_out() {
+    let tag = "ETag: \"v\"\r\n";
+    let elsewhere = format!("Content-Range: bytes 4-4/10\r\n{tag}");
+    let untagged = "Content-Range: bytes 5-5/10\r\n";
+    for (given, offset, length) in [
+        (answer("200 OK", tag, "0123456789"), 5, Some(1)),
+        (answer("206 Partial Content", &elsewhere, "4"), 5, Some(1)),
+        (answer("206 Partial Content", &elsewhere, "4"), 0, Some(1)),
+        (answer("206 Partial Content", untagged, "5"), 5, Some(1)),
+        (answer("200 OK", "", "0123456789"), 0, None),
+    ] {
+        let store = canned(vec![given.clone()]).await;
+        let error = store.get(&key("x"), offset, length).await.err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Other, "{given}");
+    }
+}
+
+#[tokio::test]
+async fn a_checksum_that_is_none_is_damage_and_not_no_checksum() {
+    for (checksum, kind) in [("", None), ("no digits", Some(ErrorKind::Corrupted))] {
+        let checksum = match checksum {
+            "" => String::new(),
+            text => format!("x-ms-meta-walhalla_crc64: {text}\r\n"),
+        };
+        let headers = format!("ETag: \"v\"\r\n{checksum}");
+        let store = canned(vec![answer("200 OK", &headers, "0123456789")]).await;
+        let error = store.get(&key("x"), 0, None).await.err();
+        assert_eq!(error.map(|error| error.kind), kind, "{headers}");
+    }
+}
+
+/// The failures of the three requests that write, a put, a part and a completion, when this is the answer.
+async fn failed_writes(given: &str) -> [Option<Error>; 3] {
+    let (object, token, mode) = (key("x"), PutToken::random(), PutMode::Create);
+    let of_canned = async || {
+        let store = store_at(&support::canned(vec![given.to_owned()]).await);
+        let upload = store.start_upload(&object, mode, &token).await.unwrap();
+        (store, upload)
+    };
+    let (store, upload) = of_canned().await;
+    let part = store.put_part(&object, &upload, 1, body("x")).await.err();
+    let (store, upload) = of_canned().await;
+    let committed = store.complete_upload(&object, &upload, &[], mode).await;
+    let (store, _) = of_canned().await;
+    let put = store.put(&object, body("x"), mode, &token).await;
+    [put.err(), part, committed.err()]
+}
+
+#[tokio::test]
+async fn only_what_a_blob_service_answers_is_stored() {
+    let kinds = async |given: &str| {
+        let errors = failed_writes(given).await;
+        errors.map(|error| error.map(|error| error.kind))
+    };
+    let tag = "ETag: \"v\"\r\n";
+    assert_eq!(kinds(&answer("201 Created", tag, "")).await, [None; 3]);
+    // A block has no tag.
+    let untagged = answer("201 Created", "", "");
+    let other = Some(ErrorKind::Other);
+    assert_eq!(kinds(&untagged).await, [other, None, other]);
+    let page = support::answer("201 Created", tag, "<html>please log in</html>");
+    assert_eq!(kinds(&page).await, [Some(ErrorKind::Unavailable); 3]);
+}
+
+#[tokio::test]
+async fn bytes_other_than_were_sent_are_told_and_never_a_success() {
+    let other = "ETag: \"v\"\r\nx-ms-content-crc64: AAAAAAAAAAE=\r\n";
+    for error in failed_writes(&answer("201 Created", other, "")).await {
+        let error = error.unwrap();
+        assert_eq!(error.kind, ErrorKind::Other, "{}", shown(&error));
+        assert!(shown(&error).contains("hint: delete the object"));
+    }
+    // Nor is it sent again: the second answer is never asked for.
+    let answers = vec![answer("201 Created", other, ""); 2];
+    let (url, requests) = support::recorded(answers).await;
+    let store = Store::new(Arc::new(store_at(&url)), quick_options());
+    let put = store.put(&key("x"), body("x"), PutMode::Create).await;
+    assert_eq!(put.unwrap_err().kind, ErrorKind::Other);
+    assert_eq!(requests.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_of_a_proxy_is_no_object() {
+    let page = "ETag: \"v\"\r\nLast-Modified: Sat, 21 Nov 2026 04:30:00 GMT\r\n";
+    let page = support::answer("200 OK", page, "<html>please log in</html>");
+    let store = canned(vec![page.clone(), page]).await;
+    let get = store.get(&key("x"), 0, None).await.err().unwrap();
+    assert_eq!(get.kind, ErrorKind::Unavailable, "{}", shown(&get));
+    let head = store.head(&key("x")).await.unwrap_err();
+    assert_eq!(head.kind, ErrorKind::Unavailable, "{}", shown(&head));
+}
+
+#[tokio::test]
+async fn answers_without_end_are_not_read_to_it() {
+    let long = "x".repeat(33 << 20);
+    let store = canned(vec![answer("200 OK", "", &long)]).await;
+    let list = store.list(&ListRequest::default()).await.unwrap_err();
+    assert_eq!(list.kind, ErrorKind::Other, "{}", shown(&list));
+    assert!(shown(&list).contains("longer than"), "{}", shown(&list));
+    let store = canned(vec![answer("403 Forbidden", "", &long)]).await;
+    let list = store.list(&ListRequest::default()).await.unwrap_err();
+    assert_eq!(list.kind, ErrorKind::PermissionDenied, "{}", shown(&list));
 }
 
 #[tokio::test]

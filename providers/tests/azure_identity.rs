@@ -339,7 +339,7 @@ async fn a_token_that_the_store_no_longer_takes_is_renewed_once() {
             if is_stale {
                 answer("401 Unauthorized", code, "")
             } else {
-                answer("201 Created", "ETag: \"v\"\r\n", "")
+                answer("201 Created", "ETag: \"v\"\r\nx-ms-request-id: 1\r\n", "")
             }
         })
         .await;

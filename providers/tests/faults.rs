@@ -157,34 +157,6 @@ async fn credentials_that_stay_expired_are_told_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_of_a_proxy_is_never_taken_for_an_answer() {
-    let (server, _root) = serve().await;
-    let proxy = Proxy::start(server);
-    let mut options = quick_options();
-    options.retry.deadline = Duration::from_secs(2);
-    let store = Store::new(s3_at(&proxy.endpoint()), options);
-    let page = |status| {
-        let page = Answer::status(status).header("Content-Type", "text/html");
-        Fault::Answer(page.body("<html><body>Please log in.</body></html>"))
-    };
-    for status in [200, 404] {
-        proxy.always(page(status));
-        let head = store.head(&key("object")).await.unwrap_err();
-        assert!(!head.is_not_found(), "{}", shown(&head));
-        assert!(store.list("", None).await.is_err());
-        assert!(store.delete(&[key("object")]).await.is_err());
-        let mut upload = store.upload(key("object"), PutMode::Create);
-        let upload = async {
-            upload.write(vec![1; PART_BYTES + 1].into()).await?;
-            upload.finish().await
-        };
-        assert!(upload.await.is_err());
-        proxy.heal();
-    }
-    assert!(store.head(&key("object")).await.unwrap_err().is_not_found());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completion_whose_answer_was_lost_is_a_success() {
     let (server, root) = serve().await;
     let proxy = Proxy::start(server);

@@ -235,10 +235,9 @@ async fn both_ways_of_writing_say_what_the_object_is_to_be() {
             assert_eq!(sent, condition, "{:?}", seen.query);
             assert_eq!(seen.resource["storageClass"], "NEARLINE");
             assert_eq!(seen.resource["metadata"]["walhalla-token"], token.as_str());
-            assert_eq!(
-                seen.resource["name"],
-                format!("some/prefix/{object}").as_str()
-            );
+            let name = format!("some/prefix/{object}");
+            assert_eq!(seen.resource["name"], name.as_str());
+            assert_eq!(seen.query["name"], name);
         }
     }
     let info = store.head(&key("Create")).await.unwrap();
@@ -396,19 +395,32 @@ async fn bytes_that_changed_on_the_way_are_refused_and_nothing_is_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_checksum_in_the_answer_is_found_out() {
+async fn an_object_of_other_bytes_than_were_sent_is_told_and_never_a_success() {
     let (store, server) = strict().await;
     let store = Store::new(store, quick_options());
-    server.meet([Fault::Pass, Fault::OtherChecksum]);
-    let error = upload(&store, "x", bytes(PART + 9)).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Corrupted, "{}", shown(&error));
+    let told = |error: Error| {
+        assert_eq!(error.kind, ErrorKind::Other, "{}", shown(&error));
+        let words = "stored other bytes than were sent";
+        assert!(shown(&error).contains(words), "{}", shown(&error));
+        assert!(shown(&error).contains("hint: delete the object and push"));
+    };
+    server.meet([Fault::OtherChecksum]);
+    let put = store.put(&key("put"), body("x"), PutMode::Create).await;
+    told(put.unwrap_err());
+    // Sent again, it would meet what was stored, with its own token.
+    assert_eq!(server.take_seen().len(), 1);
 
-    let resource = r#"{"name":"x","size":"1","crc32c":"AAAAAA=="}"#;
-    let put = canned(vec![answer("200 OK", "", resource)])
-        .await
-        .put(&key("x"), body("x"), PutMode::Create, &PutToken::random())
-        .await;
-    assert_eq!(put.unwrap_err().kind, ErrorKind::Corrupted);
+    server.meet([Fault::Pass, Fault::OtherChecksum]);
+    let upload = upload(&store, "upload", bytes(PART + 9)).await;
+    told(upload.unwrap_err());
+    assert_eq!(server.take_ranges().len(), 2);
+    assert_eq!(server.object_names().len(), 2, "both are there");
+
+    let resource = r#"{"name":"x","size":"2","crc32c":"uvTtjA=="}"#;
+    let store = canned(vec![answer("200 OK", "", resource)]).await;
+    let store = Store::new(Arc::new(store), quick_options());
+    let put = store.put(&key("x"), body("x"), PutMode::Create).await;
+    told(put.unwrap_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -709,6 +721,17 @@ async fn keys_that_were_not_deleted_come_back() {
     for (_, error) in refused {
         assert_eq!(error.kind, ErrorKind::PermissionDenied);
     }
+}
+
+#[tokio::test]
+async fn only_a_delete_that_gcs_answers_is_one() {
+    let html = "<html><body>please log in</body></html>";
+    let page = answer("200 OK", "Content-Type: text/html\r\n", html);
+    let store = canned(vec![page]).await;
+    let refused = store.delete(&[key("a")]).await.unwrap();
+    assert_eq!(refused[0].1.kind, ErrorKind::Unavailable);
+    let store = canned(vec![answer("204 No Content", "", "")]).await;
+    assert!(store.delete(&[key("a")]).await.unwrap().is_empty());
 }
 
 #[tokio::test]

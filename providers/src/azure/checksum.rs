@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use azure_core::error::ErrorKind as AzureKind;
+use azure_core::http::headers::HeaderName;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{Body, Context, Method, Request};
 use bytes::Bytes;
@@ -14,7 +16,7 @@ use crate::{Error, ErrorKind, Operation, PartReceipt, Result};
 const ALGORITHM: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
 /// Azure compares it with what it computes of the body, and refuses a body that differs.
-const HEADER: &str = "x-ms-content-crc64";
+const HEADER: HeaderName = HeaderName::from_static("x-ms-content-crc64");
 
 /// A CRC-64/NVME of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ impl Crc64 {
 
     /// Reads what [`Crc64::text`] wrote.
     pub(super) fn parse(text: &str) -> Option<Self> {
+        let is_whole = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let text = is_whole.then_some(text)?;
         u64::from_str_radix(text, 16).ok().map(Self)
     }
 
@@ -50,7 +54,8 @@ impl Crc64 {
     }
 }
 
-/// Gives every body its checksum on the way out.
+/// Gives every body its checksum on the way out, and compares it with the one in the answer, which Azure gives where it
+/// stored the bytes.
 ///
 /// The SDK's `upload` has no option for one.
 #[derive(Debug)]
@@ -64,13 +69,24 @@ impl Policy for ChecksumPolicy {
         request: &mut Request,
         next: &[Arc<dyn Policy>],
     ) -> PolicyResult {
-        if request.method() == Method::Put
-            && let Body::Bytes(body) = request.body()
-        {
-            let header = Crc64::of(body).header();
-            request.insert_header(HEADER, header);
+        let Some(sent) = checksum_of_body(request) else {
+            return super::forward(ctx, request, next).await;
+        };
+        request.insert_header(HEADER, sent.clone());
+        let answer = super::forward(ctx, request, next).await?;
+        match answer.headers().get_optional_str(&HEADER) {
+            Some(stored) if answer.status().is_success() && stored != sent => {
+                Err(azure_core::Error::new(AzureKind::Other, StoredOtherBytes))
+            }
+            Some(_) | None => Ok(answer),
         }
-        super::forward(ctx, request, next).await
+    }
+}
+
+fn checksum_of_body(request: &Request) -> Option<String> {
+    match request.body() {
+        Body::Bytes(body) if request.method() == Method::Put => Some(Crc64::of(body).header()),
+        _ => None,
     }
 }
 
@@ -99,6 +115,14 @@ pub(super) fn verified(
     })
 }
 
+/// The bytes are there, and are not those that were sent: to send them again would meet them, not mend them.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the server stored other bytes than were sent, by its CRC-64 of them; \
+     hint: delete the object and push again"
+)]
+struct StoredOtherBytes;
+
 /// A whole object was read that is not the one that was written.
 #[derive(Debug, thiserror::Error)]
 #[error("the bytes do not match the CRC-64 that was stored with them")]
@@ -116,7 +140,15 @@ mod tests {
         assert_eq!(crc.header(), "iJh5CoYUi64=");
         assert_eq!(crc.text(), "ae8b14860a799888");
         assert_eq!(Crc64::parse(&crc.text()), Some(crc));
-        assert_eq!(Crc64::parse("no digits"), None);
+        for other in [
+            "",
+            "no digits",
+            "+e8b14860a799888",
+            "ae8b14860a79988",
+            "ae8b14860a7998880",
+        ] {
+            assert_eq!(Crc64::parse(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -9,12 +9,13 @@ use azure_core::http::RawResponse;
 use azure_core::http::headers::{HeaderName, Headers};
 use serde::Deserialize;
 
+use super::answer::REQUEST_ID;
 use super::entra::StaleToken;
+use crate::http::kind_of_status;
 use crate::refusal::{Refusal, find, retry_after, text};
 use crate::{Error, ErrorKind, Operation};
 
 const CODE_HEADER: HeaderName = HeaderName::from_static("x-ms-error-code");
-const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-ms-request-id");
 const RETRY_AFTER_HEADER: HeaderName = HeaderName::from_static("retry-after");
 
 /// A failed request, before it is known what it was about.
@@ -40,7 +41,7 @@ struct NoAnswer {
 pub(super) enum Unexpected {
     #[error("the server's answer lacks a field that Azure always sends")]
     MissingField,
-    #[error("the server ignored the range that was asked for")]
+    #[error("the server ignored the range that was asked for, or gave another")]
     IgnoredRange,
     #[error("the range begins past the end")]
     PastTheEnd,
@@ -93,7 +94,7 @@ impl Failure {
             code: text(headers.get_optional_str(&CODE_HEADER).or(Some(&words.code))),
             message: text(words.message()),
             request_id: headers
-                .get_optional_str(&REQUEST_ID_HEADER)
+                .get_optional_str(&REQUEST_ID)
                 .map(|id| text(Some(id))),
             hint: None,
         };
@@ -283,24 +284,6 @@ fn kind_of_code(code: &str, wait: Option<Duration>) -> Option<ErrorKind> {
     })
 }
 
-/// A 404 without a code proves nothing: it may be a proxy's.
-fn kind_of_status(status: u16, wait: Option<Duration>) -> ErrorKind {
-    match status {
-        401 => ErrorKind::Unauthenticated,
-        403 => ErrorKind::PermissionDenied,
-        408 => ErrorKind::TimedOut,
-        409 => ErrorKind::Conflict,
-        412 => ErrorKind::AlreadyExists,
-        416 => ErrorKind::Invalid,
-        429 => ErrorKind::Throttled(wait),
-        503 if wait.is_some() => ErrorKind::Throttled(wait),
-        501 => ErrorKind::Other,
-        507 => ErrorKind::NoSpace,
-        500.. => ErrorKind::Unavailable,
-        _ => ErrorKind::Other,
-    }
-}
-
 fn hint(kind: ErrorKind, refusal: &Refusal) -> Option<&'static str> {
     match (kind, refusal.code.as_str()) {
         (_, "KeyBasedAuthenticationNotPermitted") => {
@@ -318,7 +301,9 @@ fn hint(kind: ErrorKind, refusal: &Refusal) -> Option<&'static str> {
         (ErrorKind::Unauthenticated, _) => {
             Some("check the Azure credentials that this process sees, and this host's clock")
         }
-        (ErrorKind::Other, _) if refusal.status == Some(404) => {
+        (ErrorKind::Invalid | ErrorKind::Other, _)
+            if matches!(refusal.status, Some(300..400 | 404)) =>
+        {
             Some("no blob service answers so; check the endpoint's URL")
         }
         _ => None,

@@ -7,6 +7,7 @@ use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde::Deserialize;
 
+use crate::http::kind_of_status;
 use crate::refusal::{Refusal, retry_after, text};
 use crate::{Error, ErrorKind, Operation};
 
@@ -31,7 +32,7 @@ enum Cause {
 pub(super) enum Unexpected {
     #[error("the server's answer lacks a field or header that GCS always sends")]
     MissingField,
-    #[error("the server ignored the range that was asked for")]
+    #[error("the server ignored the range that was asked for, or gave another")]
     IgnoredRange,
     #[error(
         "the object has the content encoding {encoding}, with which the server does not give its bytes as stored"
@@ -43,16 +44,27 @@ pub(super) enum Unexpected {
     StoredEarly,
     #[error("the server gave an upload an address in clear, http://, beside its own https://")]
     SessionInClear,
+    #[error("the answer to a delete is not GCS's; hint: check the endpoint's URL")]
+    NotDeleted,
     #[error("the server listed nothing that GCS lists; hint: check the endpoint's URL")]
     NoListing,
 }
 
-/// The bytes that were sent are not those that the server says it stored, or the other way round.
+/// What was read is not what the server says it has.
+#[derive(Debug, thiserror::Error)]
+#[error("the CRC-32C of what the server has ({theirs}) is not that of the bytes here ({ours})")]
+pub(super) struct WrongChecksum {
+    pub(super) ours: String,
+    pub(super) theirs: String,
+}
+
+/// The object is there, with other bytes than were sent: to send them again would meet it, not mend it.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the CRC-32C or length of what the server has ({theirs}) is not that of the bytes here ({ours})"
+    "the server stored other bytes than were sent: it has the CRC-32C {theirs}, sent was {ours}; \
+     hint: delete the object and push again"
 )]
-pub(super) struct WrongChecksum {
+pub(super) struct StoredOtherBytes {
     pub(super) ours: String,
     pub(super) theirs: String,
 }
@@ -221,27 +233,17 @@ fn plain_text(body: &[u8]) -> String {
     }
 }
 
-/// A 404 alone proves nothing: it may be a proxy's.
 fn kind(status: u16, refusal: &Refusal, retry_after: Option<Duration>) -> ErrorKind {
     match status {
         400 if refusal.message.contains("CRC32C") => ErrorKind::Corrupted,
-        300..=400 | 413 | 414 | 416 => ErrorKind::Invalid,
-        401 => ErrorKind::Unauthenticated,
-        403 => match refusal.code.as_str() {
-            "rateLimitExceeded" | "userRateLimitExceeded" => ErrorKind::Throttled(retry_after),
-            _ => ErrorKind::PermissionDenied,
-        },
+        403 if is_rate_limit(&refusal.code) => ErrorKind::Throttled(retry_after),
         404 if refusal.message == BUCKET_MISSING => ErrorKind::StoreMissing,
-        408 => ErrorKind::TimedOut,
-        409 => ErrorKind::Conflict,
-        412 => ErrorKind::AlreadyExists,
-        429 => ErrorKind::Throttled(retry_after),
-        503 if retry_after.is_some() => ErrorKind::Throttled(retry_after),
-        501 => ErrorKind::Other,
-        507 => ErrorKind::NoSpace,
-        500.. => ErrorKind::Unavailable,
-        _ => ErrorKind::Other,
+        _ => kind_of_status(status, retry_after),
     }
+}
+
+fn is_rate_limit(reason: &str) -> bool {
+    matches!(reason, "rateLimitExceeded" | "userRateLimitExceeded")
 }
 
 /// What GCS says of a bucket that is not there.
@@ -294,7 +296,7 @@ mod tests {
         assert_eq!(kind(412, "conditionNotMet"), ErrorKind::AlreadyExists);
         assert_eq!(kind(429, "rateLimitExceeded"), ErrorKind::Throttled(None));
         assert_eq!(kind(500, "internalError"), ErrorKind::Unavailable);
-        assert_eq!(kind(501, ""), ErrorKind::Other);
+        assert_eq!(kind(501, ""), ErrorKind::Unsupported);
         assert_eq!(kind(503, "backendError"), ErrorKind::Unavailable);
         assert_eq!(kind(507, ""), ErrorKind::NoSpace);
         let wrong = "Provided CRC32C \\\"AAAAAA==\\\" doesn't match calculated CRC32C.";

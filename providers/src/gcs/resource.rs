@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use super::failure::{Failure, Unexpected, WrongChecksum};
+use super::failure::{Failure, StoredOtherBytes, Unexpected};
 use crate::{ErrorKind, ObjectInfo, ObjectKey, PutToken};
 
 /// In the metadata of an object.
@@ -77,7 +77,8 @@ impl Resource {
     /// What the server stored is what was sent.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupted`] when it is not.
+    /// [`ErrorKind::Other`] when it is not. Not [`ErrorKind::Corrupted`], which is sent again: the damaged object would
+    /// refuse the second create and be taken for the first one's.
     pub(super) fn check(&self, crc32c: u32, size_bytes: u64) -> Result<(), Failure> {
         let ours = checksum(crc32c);
         if self.crc32c.as_ref() == Some(&ours) && self.size_bytes() == Some(size_bytes) {
@@ -86,11 +87,11 @@ impl Resource {
         let (Some(theirs), Some(length)) = (&self.crc32c, self.size_bytes()) else {
             return Err(Failure::new(ErrorKind::Other, Unexpected::MissingField));
         };
-        let wrong = WrongChecksum {
-            ours: format!("{ours}, {size_bytes} bytes"),
-            theirs: format!("{theirs}, {length} bytes"),
+        let wrong = StoredOtherBytes {
+            ours: format!("{ours} of {size_bytes} bytes"),
+            theirs: format!("{theirs} of {length} bytes"),
         };
-        Err(Failure::new(ErrorKind::Corrupted, wrong))
+        Err(Failure::new(ErrorKind::Other, wrong))
     }
 
     fn size_bytes(&self) -> Option<u64> {

@@ -15,7 +15,7 @@ mod http;
 mod line;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -121,6 +121,7 @@ struct State {
     latency: Mutex<Duration>,
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<(String, String)>>,
+    faults_met: AtomicUsize,
     request_bytes: AtomicU64,
     answer_bytes: AtomicU64,
 }
@@ -155,6 +156,7 @@ impl Proxy {
             latency: Mutex::default(),
             rules: Mutex::default(),
             seen: Mutex::default(),
+            faults_met: AtomicUsize::default(),
             request_bytes: AtomicU64::default(),
             answer_bytes: AtomicU64::default(),
         });
@@ -228,6 +230,11 @@ impl Proxy {
         seen.iter()
             .filter(|(method, target)| requests.include(method, target))
             .count()
+    }
+
+    /// How many requests met a fault so far.
+    pub fn faults_met(&self) -> usize {
+        self.state.faults_met.load(Ordering::Relaxed)
     }
 
     /// How many bytes of bodies passed in a direction.
@@ -344,6 +351,8 @@ impl State {
                 fault = fault.or_else(|| hit.then(|| rule.fault.clone()));
             }
         }
+        let met = usize::from(fault.is_some());
+        self.faults_met.fetch_add(met, Ordering::Relaxed);
         fault
     }
 
