@@ -34,6 +34,7 @@ use futures_util::stream;
 use jiff::Timestamp;
 use tokio::sync::OnceCell;
 
+use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, Location, ObjectInfo, ObjectKey,
@@ -47,7 +48,6 @@ const DEFAULT_PART_SIZE_BYTES: usize = 8 << 20;
 const SMALLEST_PART_BYTES: usize = 5 << 20;
 const LARGEST_PART_BYTES: usize = 5 << 30;
 const MAX_PARTS: u32 = 10_000;
-const MAX_OBJECT_BYTES: u64 = MAX_PARTS as u64 * LARGEST_PART_BYTES as u64;
 
 /// `x-amz-meta-walhalla-token` in the protocol.
 const TOKEN_METADATA: &str = "walhalla-token";
@@ -246,7 +246,7 @@ impl S3Store {
             .content_length
             .and_then(|length| u64::try_from(length).ok());
         let size = match (&output.content_range, length) {
-            (Some(range), _) => size_in_range(range, offset),
+            (Some(range), _) => content_range(range, offset),
             (None, length) if offset == 0 => length,
             (None, _) => {
                 return Err(self.unexpected(Operation::Get, key, Unexpected::IgnoredRange));
@@ -481,7 +481,9 @@ impl ObjectStore for S3Store {
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
         let session = self.sessions.current();
-        let mut answer = self.get_range(&session, key, range(offset, length)).await;
+        let mut answer = self
+            .get_range(&session, key, byte_range(offset, length))
+            .await;
         // No range lies in an empty object, not even the first byte.
         if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
             answer = self.get_range(&session, key, None).await;
@@ -573,23 +575,6 @@ impl fmt::Debug for S3Store {
 #[error("a part of {part_size_bytes} bytes is not between 5 MiB and 5 GiB")]
 struct BadPartSize {
     part_size_bytes: usize,
-}
-
-/// The header of a range; open where it reaches past what any object has, as servers read no larger numbers.
-fn range(offset: u64, length: Option<u64>) -> Option<String> {
-    let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)));
-    match last.filter(|last| *last < MAX_OBJECT_BYTES) {
-        None if offset == 0 => None,
-        None => Some(format!("bytes={offset}-")),
-        Some(last) => Some(format!("bytes={offset}-{last}")),
-    }
-}
-
-/// The whole object's size in a `Content-Range: bytes 0-9/1234` that begins where it was asked to.
-fn size_in_range(content_range: &str, offset: u64) -> Option<u64> {
-    let (range, size) = content_range.strip_prefix("bytes ")?.split_once('/')?;
-    let begin: u64 = range.split_once('-')?.0.parse().ok()?;
-    (begin == offset).then(|| size.parse().ok())?
 }
 
 fn part_number(number: u32) -> i32 {

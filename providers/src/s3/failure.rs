@@ -10,6 +10,7 @@ use aws_sdk_s3::operation::RequestId;
 use aws_sdk_s3::primitives::ByteStreamError;
 use aws_smithy_checksums::body::validate::Error as ChecksumError;
 
+use crate::http::kind_of_status;
 use crate::refusal::{Refusal, find, retry_after, text};
 use crate::{Error, ErrorKind, Operation};
 
@@ -198,24 +199,6 @@ fn kind_of_code(code: &str, retry_after: Option<Duration>) -> Option<ErrorKind> 
         | "PermanentRedirect" => ErrorKind::Invalid,
         _ => return None,
     })
-}
-
-/// A 404 without a code proves nothing: it may be a proxy's.
-fn kind_of_status(status: u16, retry_after: Option<Duration>) -> ErrorKind {
-    match status {
-        301 | 307 | 416 => ErrorKind::Invalid,
-        401 => ErrorKind::Unauthenticated,
-        403 => ErrorKind::PermissionDenied,
-        408 => ErrorKind::TimedOut,
-        409 => ErrorKind::Conflict,
-        412 => ErrorKind::AlreadyExists,
-        429 => ErrorKind::Throttled(retry_after),
-        503 if retry_after.is_some() => ErrorKind::Throttled(retry_after),
-        501 => ErrorKind::Unsupported,
-        507 => ErrorKind::NoSpace,
-        500.. => ErrorKind::Unavailable,
-        _ => ErrorKind::Other,
-    }
 }
 
 /// A request that got no answer: credentials that are not there will not come by waiting.
