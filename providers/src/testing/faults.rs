@@ -677,7 +677,11 @@ async fn an_upload_that_makes_no_progress_is_given_up(line: Line) {
 }
 
 async fn an_upload_that_fails_leaves_nothing_visible(line: Line) {
-    let store = line.store(hasty());
+    // Time for what goes over the healthy line first.
+    let store = line.store(with_deadline(
+        Duration::from_secs(8),
+        Duration::from_secs(2),
+    ));
     for after_bytes in [0, 1 << 20] {
         let key = line.key(&format!("after-{after_bytes}"));
         let mut upload = store.upload(key.clone(), PutMode::Create);
