@@ -214,11 +214,12 @@ pushed_mb_s=$(awk -v from="$from" -v to="$to" -v n=$UPLOADS 'BEGIN { printf "%.0
 mapfile -t compressed < <(find "$PWD/s3/bench/wal" -name '*.lz4' -type f | sort)
 [ ${#compressed[@]} = $UPLOADS ]
 upload() {
-  local how=$1 round=$2
+  local how=$1 round=$2 result
   sync -f "$dir"
-  /usr/bin/time --append --output "upload-$how.memory" --format '0 %M' \
-    "$examples/s3_upload" "$how" "$endpoint" bench-key bench-secret "bench/$how-$round" $CONCURRENCY "${compressed[@]}" |
-    tee /dev/stderr | awk '{ printf "%.1f\n", $2 / $1 / 1e6 }' >>"upload-$how"
+  result=$(/usr/bin/time --append --output "upload-$how.memory" --format '0 %M' \
+    "$examples/s3_upload" "$how" "$endpoint" bench-key bench-secret "bench/$how-$round" $CONCURRENCY "${compressed[@]}")
+  say "upload, $how: $result (s, bytes)"
+  awk '{ printf "%.1f\n", $2 / $1 / 1e6 }' <<<"$result" >>"upload-$how"
   rm -rf "s3/bench/$how-$round"
 }
 for ((round = 1; round <= rounds + 2; round++)); do
@@ -265,18 +266,18 @@ row() {
   echo '| --- | ---: | ---: | ---: | ---: | --- |'
   awk -v own="$(median upload-walhalla)" -v other="$(median upload-bare)" -v limit=$UPLOAD_LIMIT 'BEGIN {
     ratio = own / other
-    printf "| compressed, of the compressed bytes | %.0f | %.0f | %.2f | %.2f | %s |\n", own, other, ratio, limit, ratio >= limit ? "yes" : "NO" }'
+    printf "| compressed, of the compressed bytes | %.0f | %.0f | %.2f | %.2f | %s |\n", own, other, ratio, limit, (ratio >= limit ? "yes" : "NO") }'
   echo "| wal-push, a process each, of the segments' bytes | $pushed_mb_s | | | | |"
   echo
   echo '| start-up | ms | wanted at most | met |'
   echo '| --- | ---: | ---: | --- |'
   for what in version wal-fetch; do
     median "start-$what" | awk -v what="$what" -v limit=$START_LIMIT_MS '{
-      printf "| %s | %.1f | %d | %s |\n", what == "version" ? "--version" : "wal-fetch of a missing segment", $1, limit, $1 <= limit ? "yes" : "NO" }'
+      printf "| %s | %.1f | %d | %s |\n", (what == "version" ? "--version" : "wal-fetch of a missing segment"), $1, limit, ($1 <= limit ? "yes" : "NO") }'
   done
   echo
   stat --format %s "$walhalla" | awk -v limit=$BINARY_LIMIT_MB '{
-    printf "The binary has %.0f MB (wanted below %d: %s).\n", $1 / 1e6, limit, $1 < limit * 1e6 ? "yes" : "NO" }'
+    printf "The binary has %.0f MB (wanted below %d: %s).\n", $1 / 1e6, limit, ($1 < limit * 1e6 ? "yes" : "NO") }'
   echo
   echo '| peak resident memory | MiB | wanted at most | met |'
   echo '| --- | ---: | ---: | --- |'
