@@ -48,7 +48,7 @@ use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOpt
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
-use crate::http::{byte_range, content_range, delete_each};
+use crate::http::{byte_range, content_range, delete_each, is_settled};
 use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
@@ -506,9 +506,15 @@ impl ObjectStore for AzureStore {
         let Some(token) = self.uploads.token(upload) else {
             return Err(self.upload_gone(key));
         };
-        self.commit(key, upload, parts, mode, &token).await?;
-        self.uploads.end(upload);
-        Ok(())
+        let committed = self.commit(key, upload, parts, mode, &token).await;
+        if committed
+            .as_ref()
+            .err()
+            .is_none_or(|error| is_settled(error.kind))
+        {
+            self.uploads.end(upload);
+        }
+        committed
     }
 
     /// Azure has no request for it: the blocks are dropped with the next commit of the key, or after a week.

@@ -32,7 +32,7 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RA
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 
 use crate::endpoint::{endpoint, http_client};
-use crate::http::{byte_range, content_range, delete_each};
+use crate::http::{byte_range, content_range, delete_each, is_settled};
 use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
@@ -308,11 +308,11 @@ impl GcsStore {
             None => return Err(unexpected(Unexpected::IgnoredRange)),
         };
         let version = text(headers, "x-goog-generation").ok_or_else(incomplete)?;
-        // The checksum is that of the whole object, so it says nothing of a part.
-        let crc32c = if length == Some(size) {
-            Some(stored_checksum(headers).ok_or_else(incomplete)?)
-        } else {
-            None
+        // The checksum is that of the whole object, so it says nothing of a part. An answer to a range may lack
+        // it even where the range is the whole object, as when a body is asked for again from its first byte.
+        let crc32c = match (response.status().as_u16(), stored_checksum(headers)) {
+            (200, None) => return Err(incomplete()),
+            (_, crc32c) => crc32c.filter(|_| length == Some(size)),
         };
         Ok(Download {
             object_size_bytes: size,
@@ -422,9 +422,15 @@ impl ObjectStore for GcsStore {
         let complete = async {
             let session = self.sessions.find(upload)?;
             let mut session = session.lock().await;
-            session.complete(&self.client, parts, mode).await?;
-            self.sessions.end(upload);
-            Ok(())
+            let completed = session.complete(&self.client, parts, mode).await;
+            if completed
+                .as_ref()
+                .err()
+                .is_none_or(|failure| is_settled(failure.kind()))
+            {
+                self.sessions.end(upload);
+            }
+            completed
         };
         complete
             .await

@@ -56,6 +56,12 @@ pub(crate) fn kind_of_status(status: u16, retry_after: Option<Duration>) -> Erro
     }
 }
 
+/// Whether a completion that failed so is not asked for again: the key is taken, or the upload gone.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+pub(crate) fn is_settled(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::AlreadyExists | ErrorKind::NotFound)
+}
+
 /// Deletes `keys` by one request each; returns each key that was refused, with its reason.
 ///
 /// # Errors

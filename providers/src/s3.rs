@@ -8,7 +8,7 @@
 //! only: a HEAD's 404 has no body, and could as well mean the bucket, or a proxy on the way. A HEAD
 //! that is refused is therefore followed by a GET.
 //!
-//! Some servers answer 200 to a second conditional create and overwrite in silence: see [`probe`].
+//! Some servers answer 200 to a second conditional create and overwrite in silence: `probe.rs` finds them out.
 
 mod failure;
 mod headers;
@@ -256,7 +256,8 @@ impl S3Store {
         let tag = output.e_tag.ok_or_else(incomplete)?;
         Ok(Download {
             object_size_bytes: size.ok_or_else(incomplete)?,
-            version: Some(output.version_id.unwrap_or(tag)),
+            // Where versioning is suspended every version is called "null".
+            version: Some(format!("{tag} {}", output.version_id.unwrap_or_default())),
             body: Box::pin(chunks(output.body, self.object_url(key))),
         })
     }

@@ -129,7 +129,7 @@ impl Store {
             else {
                 return Ok(());
             };
-            if error.kind == ErrorKind::AlreadyExists && retries.is_repeated() {
+            if may_be_own(error.kind) && retries.is_repeated() {
                 let sent_bytes = body.len() as u64;
                 return self
                     .settle_lost_answer(key, &token, sent_bytes, error)
@@ -358,7 +358,9 @@ impl Store {
                 kind: ErrorKind::AlreadyExists,
                 ..refusal
             }),
-            Err(error) if error.is_not_found() => Err(refusal),
+            Err(error) if error.is_not_found() || refusal.kind == ErrorKind::PermissionDenied => {
+                Err(refusal)
+            }
             Err(error) => Err(error),
         }
     }
@@ -417,6 +419,12 @@ struct TooManyKeys;
 #[derive(Debug, thiserror::Error)]
 #[error("the store does not come to the end of the listing: the next page is this one")]
 struct EndlessListing;
+
+/// Whether a repeated create that is refused so may have met the object of an earlier attempt. Stores that guard
+/// what is there (retention, roles that may not replace) may say "forbidden" before they look at the condition.
+fn may_be_own(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::AlreadyExists | ErrorKind::PermissionDenied)
+}
 
 async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     Arc::clone(semaphore)

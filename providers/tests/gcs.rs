@@ -661,6 +661,16 @@ async fn a_body_cut_by_the_connection_is_read_on() {
     assert_eq!(read(&store, "x").await, "0123456789");
 }
 
+/// Google's answers to ranges have no hash, not even where the range is the whole object.
+#[tokio::test]
+async fn a_body_cut_before_its_first_byte_is_asked_for_again() {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{OF_OBJECT}\r\n");
+    let rest = "Content-Range: bytes 0-9/10\r\nx-goog-generation: 1\r\n";
+    let again = answer("206 Partial Content", rest, "0123456789");
+    let store = Store::new(Arc::new(canned(vec![head, again]).await), quick_options());
+    assert_eq!(read(&store, "x").await, "0123456789");
+}
+
 #[tokio::test]
 async fn bodies_other_than_asked_for_are_found_out() {
     let packed = format!("x-goog-stored-content-encoding: gzip\r\n{OF_OBJECT}");

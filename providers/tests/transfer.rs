@@ -295,6 +295,20 @@ async fn a_create_never_takes_anothers_object_for_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_own_object_behind_a_refusal_is_known_all_the_same() {
+    let bench = Bench::new();
+    bench.faulty.on(Call::Put, 1, Fault::LoseAnswer);
+    let refused = Fault::Fail(ErrorKind::PermissionDenied);
+    bench.faulty.on(Call::Put, 2, refused);
+    let put = bench.store.put(&key(), bytes(100), PutMode::Create).await;
+    put.unwrap();
+    // Without an earlier attempt, or an object of one, a refusal is one.
+    bench.faulty.on(Call::Put, 3, refused);
+    let put = bench.store.put(&key(), bytes(100), PutMode::Create).await;
+    assert_eq!(put.unwrap_err().kind, ErrorKind::PermissionDenied);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_own_object_of_another_length_is_no_success() {
     let bench = Bench::new();
     bench.faulty.on(Call::Put, 1, Fault::LoseAnswer);

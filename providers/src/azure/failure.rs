@@ -264,6 +264,7 @@ fn kind_of_code(code: &str, wait: Option<Duration>) -> Option<ErrorKind> {
         | "AccountIsDisabled"
         | "KeyBasedAuthenticationNotPermitted"
         | "PublicAccessNotPermitted"
+        | "BlobImmutableDueToLegalHold"
         | "BlobImmutableDueToPolicy"
         | "LeaseIdMissing"
         | "LeaseIdMismatchWithBlobOperation" => ErrorKind::PermissionDenied,

@@ -114,10 +114,12 @@ impl Retries {
         }
     }
 
-    /// The same with the time that `body_bytes` take on a slow line.
+    /// The same with the time that `body_bytes` take on a slow line, for one attempt and, so that another one has
+    /// time left, on top of the deadline; at most the deadline once more.
     pub(super) fn with_time_for(mut self, body_bytes: usize) -> Self {
         let seconds = u64::try_from(body_bytes / SLOWEST_BYTES_A_SECOND).unwrap_or(u64::MAX);
-        self.sending = Duration::from_secs(seconds);
+        self.sending = Duration::from_secs(seconds).min(self.policy.deadline);
+        self.policy.deadline += self.sending;
         self
     }
 

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use super::{Store, permit};
+use super::{Store, may_be_own, permit};
 use crate::{
     Error, ErrorKind, Limits, ObjectKey, Operation, PartReceipt, PutMode, PutToken, Result,
     UploadId,
@@ -211,7 +211,7 @@ impl Upload {
                 return Ok(());
             };
             // An earlier attempt that did complete the upload leaves the object, and no upload.
-            let answered = matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::NotFound);
+            let answered = may_be_own(error.kind) || error.is_not_found();
             if answered && retries.is_repeated() {
                 return store
                     .settle_lost_answer(&self.key, &self.token, self.stored_bytes, error)
