@@ -34,7 +34,7 @@ mod on_the_emulator {
     /// strict server shows that they are sent and kept.
     const LEFT_OUT: [&str; 2] = ["an_upload_creates_once", "one_of_racing_uploads_wins"];
 
-    walhalla_providers::conformance_tests!(on one server but LEFT_OUT; emulator());
+    walhalla_providers::conformance_tests!(each on a server but LEFT_OUT; emulator());
 }
 
 mod on_the_strict_server {

@@ -16,7 +16,8 @@ type AnyStore = Arc<dyn ObjectStore>;
 
 /// A `#[tokio::test]` for each check; `$open`, in async code, gives the store and what must outlive it.
 /// With `on one server but [names of checks];` before it, one test makes all checks but those, for servers that take
-/// seconds to start; say there why a check is left out.
+/// seconds to start, with `each on a server but …` on a new server each, for those that get slow; say there why a
+/// check is left out.
 #[macro_export]
 macro_rules! conformance_tests {
     (on one server but $left_out:expr; $open:expr) => {
@@ -27,8 +28,15 @@ macro_rules! conformance_tests {
             $crate::conformance_tests!(@checks one_by_one, (store, left_out));
         }
     };
-    (@checks $then:ident, $argument:expr) => {
-        $crate::conformance_tests!(@$then $argument;
+    (each on a server but $left_out:expr; $open:expr) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn the_conformance_suite() {
+            let left_out: &[&str] = &$left_out;
+            $crate::conformance_tests!(@checks each_anew, left_out => $open);
+        }
+    };
+    (@checks $then:ident, $($argument:tt)+) => {
+        $crate::conformance_tests!(@$then ($($argument)+);
             create_stores_once,
             an_upload_creates_once,
             one_of_sixteen_racing_creates_wins,
@@ -54,7 +62,7 @@ macro_rules! conformance_tests {
             a_cancelled_upload_leaves_nothing_visible,
         );
     };
-    (@one_by_one $argument:expr; $($name:ident),+ $(,)?) => {
+    (@one_by_one ($argument:expr); $($name:ident),+ $(,)?) => {
         let (store, left_out) = $argument;
         $(
             if !left_out.contains(&stringify!($name)) {
@@ -63,7 +71,16 @@ macro_rules! conformance_tests {
             }
         )+
     };
-    (@a_test_each $open:expr; $($name:ident),+ $(,)?) => {
+    (@each_anew ($left_out:ident => $open:expr); $($name:ident),+ $(,)?) => {
+        $(
+            if !$left_out.contains(&stringify!($name)) {
+                println!("{}", stringify!($name));
+                let (store, _guard) = $open;
+                $crate::testing::conformance::$name(store).await;
+            }
+        )+
+    };
+    (@a_test_each ($open:expr); $($name:ident),+ $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
