@@ -129,7 +129,9 @@ impl Store {
             else {
                 return Ok(());
             };
-            if may_be_own(error.kind) && retries.is_repeated() {
+            // An overwrite that is forbidden stays so, whoever the object is of.
+            let is_create = mode == PutMode::Create;
+            if is_create && may_be_own(error.kind) && retries.is_repeated() {
                 let sent_bytes = body.len() as u64;
                 return self
                     .settle_lost_answer(key, &token, sent_bytes, error)

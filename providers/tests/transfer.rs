@@ -306,6 +306,14 @@ async fn an_own_object_behind_a_refusal_is_known_all_the_same() {
     bench.faulty.on(Call::Put, 3, refused);
     let put = bench.store.put(&key(), bytes(100), PutMode::Create).await;
     assert_eq!(put.unwrap_err().kind, ErrorKind::PermissionDenied);
+    let unavailable = Fault::Fail(ErrorKind::Unavailable);
+    bench.faulty.on(Call::Put, 4, unavailable);
+    bench.faulty.on(Call::Put, 5, refused);
+    let put = bench
+        .store
+        .put(&key(), bytes(100), PutMode::Overwrite)
+        .await;
+    assert_eq!(put.unwrap_err().kind, ErrorKind::PermissionDenied);
 }
 
 #[tokio::test(start_paused = true)]

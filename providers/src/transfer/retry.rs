@@ -16,7 +16,8 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// Longest wait between attempts.
     pub max_delay: Duration,
-    /// How long one request is tried; a body that is read, how far it may fall behind 1 KiB a second.
+    /// How long one request is tried, one that sends a body longer by what that takes on a slow line, at most as long
+    /// again; a body that is read, how far it may fall behind 1 KiB a second.
     pub deadline: Duration,
     /// How long one attempt may take, besides a second for each 64 KiB that it sends; a body that
     /// is read, how long one chunk may take, and how far one connection may fall behind. At most a
