@@ -181,7 +181,7 @@ impl S3Store {
         Error::new(operation, self.object_url(key), ErrorKind::Other).with_source(answer)
     }
 
-    /// An object is stored when the answer carries its tag. A page with status 200 that a proxy sends does not.
+    /// An object is stored when the answer carries its tag. A page with status 200 that some proxy sends seldom does.
     fn stored(&self, key: &ObjectKey, tag: Option<&String>) -> Result<()> {
         match tag {
             Some(_) => Ok(()),
