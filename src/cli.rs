@@ -100,6 +100,19 @@ pub enum Command {
     /// Show what restore with the same options would do; writes nothing
     #[command(after_help = "Example:\n  walhalla plan --target-name before_release")]
     Plan(Plan),
+    /// Read backups back and check every file and page in them
+    #[command(
+        after_help = "Example (every night, reading each object once a month):\n  \
+        walhalla verify --all --receipts /var/lib/walhalla/receipts --recheck-days 30\n\n\
+        Exits with 3 when a problem was found. Without the identity of an encrypted backup only its stored bytes are compared."
+    )]
+    Verify(Verify),
+    /// Look for gaps in the archived WAL, and with --deep for damage in it
+    #[command(
+        after_help = "Example:\n  walhalla wal-verify --deep --receipts /var/lib/walhalla/receipts\n\n\
+        Exits with 3 when a problem was found."
+    )]
+    WalVerify(WalVerify),
     /// Try out the store: what it keeps and refuses, and which rights are missing
     #[command(
         after_help = "Example:\n  walhalla check --store s3://acme-backups/postgres\n\n\
@@ -107,6 +120,13 @@ pub enum Command {
         Exits with 3 when a problem was found."
     )]
     Check(Check),
+    /// Make a key pair for encryption
+    #[command(
+        after_help = "Example:\n  walhalla keygen --output /safe/place/walhalla.key\n\n\
+        The recipient (public key) that is printed goes into `age_recipients` on every host; the file (identity, secret key) \
+        goes where one restores, and a copy of it where no fire reaches: without it nobody opens what was encrypted."
+    )]
+    Keygen(Keygen),
     /// Print the settings and where each came from
     #[command(after_help = "Example:\n  walhalla config --json")]
     Config,
@@ -316,6 +336,58 @@ impl Plan {
             action: self.target_action,
         }
     }
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The backups' ids [default: LATEST]
+    pub ids: Vec<String>,
+    /// Every backup
+    #[arg(long, conflicts_with = "ids")]
+    pub all: bool,
+    /// Receipts
+    #[command(flatten)]
+    pub receipts: Receipts,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `wal-verify`
+#[derive(Debug, Args)]
+pub struct WalVerify {
+    /// Read every file and check headers and records, across the borders of segments too
+    #[arg(long)]
+    pub deep: bool,
+    /// Receipts
+    #[command(flatten)]
+    pub receipts: Receipts,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// What was verified before.
+#[derive(Clone, Debug, Args)]
+pub struct Receipts {
+    /// Keep note in FILE of what was found sound, and pass over what it vouches for
+    #[arg(long, value_name = "FILE")]
+    pub receipts: Option<PathBuf>,
+    /// Days after which an object is read again all the same
+    #[arg(long, value_name = "N", default_value_t = 30, requires = "receipts")]
+    pub recheck_days: u16,
+}
+
+/// `keygen`
+#[derive(Debug, Args)]
+pub struct Keygen {
+    /// File for the identity, readable by its owner only; never overwritten [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Print the recipients of the identities in FILE instead
+    #[arg(short = 'y', long, value_name = "FILE", conflicts_with = "output")]
+    pub recipients_of: Option<PathBuf>,
 }
 
 /// `check`

@@ -5,13 +5,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use walhalla_providers::transfer::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
 };
 
-use crate::pipeline::Compression;
+use crate::pipeline::encryption::{RecipientError, is_secret};
+use crate::pipeline::{Compression, Identities, Recipients};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
@@ -86,6 +88,10 @@ pub struct Settings {
     pub store: Option<String>,
     /// How new objects are compressed.
     pub compression: Compression,
+    /// To whom new objects are encrypted; to nobody without.
+    pub recipients: Option<Arc<Recipients>>,
+    /// What opens encrypted objects.
+    pub identities: Identities,
     /// Requests and parts that go up at a time.
     pub upload_concurrency: usize,
     /// Requests and parts that come down at a time.
@@ -182,12 +188,13 @@ impl Settings {
     fn resolve(values: Vec<Value>, file: Option<PathBuf>) -> Result<Self, Error> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         let resolver = Resolver(&values);
-        resolver.refuse_encryption()?;
         Ok(Self {
             store: resolver.text("store"),
             compression: resolver
                 .parsed("compression", str::parse)?
                 .unwrap_or_default(),
+            recipients: resolver.recipients()?.map(Arc::new),
+            identities: Identities::new(resolver.identity_file()?.as_deref()),
             upload_concurrency: resolver
                 .parsed("upload_concurrency", count)?
                 .unwrap_or(cores.clamp(2, 16)),
@@ -215,9 +222,18 @@ impl Settings {
         self.store.as_deref().ok_or(Error::NoStore)
     }
 
-    /// Whether the store's URL came from a flag or a variable, which a server's `restore_command` does not have.
+    /// The store's URL if it came from a flag or a variable, which a server's `restore_command` does not have.
     pub fn store_beside_file(&self) -> Option<String> {
-        let value = self.values.iter().find(|value| value.key == "store")?;
+        self.beside_file("store")
+    }
+
+    /// Whether the identity came from a variable, which a server's `restore_command` does not have.
+    pub fn identity_beside_file(&self) -> bool {
+        self.beside_file("age_identity_file").is_some()
+    }
+
+    fn beside_file(&self, key: &str) -> Option<String> {
+        let value = self.values.iter().find(|value| value.key == key)?;
         if matches!(value.origin, Origin::File(_)) {
             None
         } else {
@@ -305,11 +321,35 @@ impl Resolver<'_> {
         }
     }
 
-    /// Whoever sets recipients expects that nothing is stored unencrypted.
-    fn refuse_encryption(&self) -> Result<(), Error> {
-        let refuse = |_: &str| Err::<(), _>("this version cannot encrypt yet".to_owned());
-        self.parsed("age_recipients", refuse)?;
-        self.parsed("age_recipients_file", refuse).map(drop)
+    fn recipients(&self) -> Result<Option<Recipients>, Error> {
+        let file = self.text("age_recipients_file").map(PathBuf::from);
+        let list = self.text("age_recipients");
+        Recipients::load(list.as_deref(), file.as_deref()).map_err(|error| {
+            let key = match error {
+                RecipientError::Read { .. } | RecipientError::NoneInFile(_) => {
+                    "age_recipients_file"
+                }
+                _ if list.is_none() => "age_recipients_file",
+                _ => "age_recipients",
+            };
+            let value = self.0.iter().find(|value| value.key == key);
+            Error::InvalidValue {
+                key,
+                origin: value.map_or(Origin::Default, |value| value.origin.clone()),
+                problem: error.to_string(),
+            }
+        })
+    }
+
+    fn identity_file(&self) -> Result<Option<PathBuf>, Error> {
+        let path = |text: &str| {
+            if is_secret(text) {
+                Err("it is the path of a file, and a secret key stands there; put the key into a file of its own, mode 600".to_owned())
+            } else {
+                Ok(PathBuf::from(text))
+            }
+        };
+        self.parsed("age_identity_file", path)
     }
 }
 

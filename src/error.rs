@@ -1,9 +1,15 @@
 //! The one error of all commands: its exit code and its hint.
 
+use std::path::PathBuf;
+
 use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
 
+use crate::backup::contents;
+use crate::pipeline::Locked;
+use crate::pipeline::encryption::IdentityError;
 use crate::postgres::WalFileName;
-use crate::{backup, config, pipeline, postgres, repository, restore, wal};
+use crate::verify::receipts;
+use crate::{backup, config, pipeline, postgres, repository, restore, verify, wal};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +35,9 @@ pub enum Error {
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::Error),
+    /// A verification.
+    #[error(transparent)]
+    Verify(#[from] verify::Error),
     /// A file that was asked for, and why it did not come.
     #[error("could not fetch {name}")]
     Fetch {
@@ -37,6 +46,17 @@ pub enum Error {
         /// Why.
         #[source]
         source: Box<Error>,
+    },
+    /// A file of keys.
+    #[error("could not {doing} {}", path.display())]
+    Keys {
+        /// What was being done.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: IdentityError,
     },
     /// The runtime could not be started, or standard output is gone.
     #[error("could not {doing}")]
@@ -73,7 +93,8 @@ impl Error {
                 restore::Error::Unreachable(_) => UNREACHABLE,
                 restore::Error::NoSuchTablespace(_)
                 | restore::Error::SharedPlace(..)
-                | restore::Error::NeedsConfig => USAGE,
+                | restore::Error::NeedsConfig
+                | restore::Error::IdentityBesideFile => USAGE,
                 restore::Error::Wal(wal::Error::NotArchived { .. }) => ABSENT,
                 _ => FAILED,
             },
@@ -92,8 +113,9 @@ impl Error {
             Self::Wal(error) => wal_hint(error),
             Self::Backup(error) => backup_hint(error),
             Self::Restore(error) => restore_hint(error),
+            Self::Verify(error) => verify_hint(error),
             Self::Fetch { source, .. } => source.hint(),
-            Self::System { .. } => None,
+            Self::Keys { .. } | Self::System { .. } => None,
         }
     }
 }
@@ -150,8 +172,28 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
         repository::Error::Damaged { .. } => {
             Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
         }
+        repository::Error::Locked { reason, .. } => Some(locked_hint(reason).to_owned()),
         repository::Error::TwoContents { .. } => {
             Some("two servers archived to this store; keep the one that belongs to the history you want".to_owned())
+        }
+    }
+}
+
+fn locked_hint(reason: &Locked) -> &'static str {
+    match reason {
+        Locked::NoIdentity => {
+            "name the file that holds the identity (AGE-SECRET-KEY-…, AGE-PLUGIN-… or an SSH private key) with \
+             `age_identity_file` or WALHALLA_AGE_IDENTITY_FILE"
+        }
+        Locked::OtherRecipients(_) => {
+            "set `age_identity_file` to the identity of a recipient it was encrypted to (`walhalla backup-show` lists \
+             a backup's recipients); if that is the one, the object's header is damaged"
+        }
+        Locked::Plugin { .. } => {
+            "the program age-plugin-NAME must be in PATH and able to reach the key it holds"
+        }
+        Locked::Unusable { .. } => {
+            "correct `age_identity_file`: lines AGE-SECRET-KEY-… or AGE-PLUGIN-…, or an SSH private key without a passphrase"
         }
     }
 }
@@ -172,6 +214,10 @@ fn postgres_hint(error: &postgres::Error) -> Option<String> {
 fn pipeline_hint(error: &pipeline::Error) -> Option<String> {
     match error {
         pipeline::Error::Store(error) => store_hint(error),
+        pipeline::Error::Encrypt { .. } => Some(
+            "see `age_recipients` and `age_recipients_file`; a plugin must be in the PATH of the server too"
+                .to_owned(),
+        ),
         pipeline::Error::Compress { .. } | pipeline::Error::BrokenOff { .. } => None,
     }
 }
@@ -219,6 +265,18 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
     }
 }
 
+fn verify_hint(error: &verify::Error) -> Option<String> {
+    match error {
+        verify::Error::Repository(error)
+        | verify::Error::Contents(contents::Error::Repository(error)) => repository_hint(error),
+        verify::Error::Wal(error) => wal_hint(error),
+        verify::Error::Receipts(receipts::Error::NotReceipts { .. }) => {
+            Some("name a new file with --receipts, or the one that an earlier run made".to_owned())
+        }
+        verify::Error::Receipts(_) | verify::Error::Contents(_) | verify::Error::BrokenOff => None,
+    }
+}
+
 fn restore_hint(error: &restore::Error) -> Option<String> {
     let text = match error {
         restore::Error::Repository(error) => return repository_hint(error),
@@ -239,12 +297,18 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
         restore::Error::Local { .. } => {
             "the restore is not finished and the directory will not start; empty it and try again"
         }
-        restore::Error::Part { .. } | restore::Error::Manifest { .. } => {
+        restore::Error::Contents(contents::Error::Repository(error)) => {
+            return repository_hint(error);
+        }
+        restore::Error::Contents(_) => {
             "the restore is not finished and the directory will not start; choose another backup with --backup"
         }
         restore::Error::NoSuchTablespace(_) => "`walhalla backup-show` lists the tablespaces",
         restore::Error::NeedsConfig => {
             "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
+        }
+        restore::Error::IdentityBesideFile => {
+            "put `age_identity_file` into the settings file, or stage the WAL (--wal staged)"
         }
         restore::Error::SealedPlan { .. } | restore::Error::Staged(_) => {
             "restore again into an empty directory"

@@ -1,12 +1,13 @@
 //! Walhalla archives PostgreSQL's WAL and base backups and brings clusters back to any point in time.
 //!
 //! ```text
-//! PGDATA ─▶ walk ─▶ pack ─▶ compress ─▶ store          backup
-//! pg_wal ─▶ check ────────▶ compress ─▶ store          wal
-//! store  ─▶ decompress ─▶ unpack ─▶ fsync ─▶ PGDATA    restore
+//! PGDATA ─▶ walk ─▶ pack ─▶ compress ─▶ encrypt ─▶ store          backup
+//! pg_wal ─▶ check ────────▶ compress ─▶ encrypt ─▶ store          wal
+//! store  ─▶ decrypt ─▶ decompress ─▶ unpack ─▶ fsync ─▶ PGDATA    restore
+//! store  ─▶ decrypt ─▶ decompress ─▶ untar ─▶ check               verify
 //! ```
 //!
-//! Arrows point one way: `postgres ← wal ← backup, restore → repository → pipeline, providers`.
+//! Arrows point one way: `postgres ← wal ← backup, restore, verify → repository → pipeline, providers`.
 
 pub mod backup;
 pub mod check;
@@ -21,6 +22,7 @@ pub mod progress;
 pub mod repository;
 pub mod restore;
 pub mod threads;
+pub mod verify;
 pub mod wal;
 
 /// The package's version.

@@ -76,7 +76,7 @@ impl Manifest {
                 path_field(path.as_os_str()),
                 facts.size_bytes,
                 gmt(facts.modified),
-                hex(&facts.sha256),
+                hex::encode(facts.sha256),
             );
             separator = ",\n";
         }
@@ -90,7 +90,7 @@ impl Manifest {
             "\n],\n\"WAL-Ranges\": [\n{{ \"Timeline\": {}, \"Start-LSN\": \"{start}\", \"End-LSN\": \"{end}\" }}\n],\n",
             timeline.number(),
         );
-        let checksum = hex(&Sha256::digest(text.as_bytes()));
+        let checksum = hex::encode(Sha256::digest(text.as_bytes()));
         let _ = writeln!(text, "\"Manifest-Checksum\": \"{checksum}\"}}");
         text
     }
@@ -102,7 +102,7 @@ impl Manifest {
             .rfind("\"Manifest-Checksum\"")
             .and_then(|at| text.get(..at))
             .ok_or(Error::Checksum)?;
-        if hex(&Sha256::digest(covered.as_bytes())) != raw.checksum {
+        if hex::encode(Sha256::digest(covered.as_bytes())) != raw.checksum {
             return Err(Error::Checksum);
         }
         let files = raw
@@ -144,11 +144,13 @@ impl RawFile {
         let encoded = || {
             self.encoded_path
                 .as_deref()
-                .and_then(unhex)
+                .and_then(|digits| hex::decode(digits).ok())
                 .map(OsString::from_vec)
         };
         let path = self.path.clone().map(OsString::from).or_else(encoded);
-        let sha256 = unhex(&self.checksum).and_then(|bytes| bytes.try_into().ok());
+        let sha256 = hex::decode(&self.checksum)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok());
         let (Some(path), Some(sha256)) = (path, sha256) else {
             return Err(Error::Entry(name));
         };
@@ -166,33 +168,13 @@ impl RawFile {
 fn path_field(path: &OsStr) -> String {
     match path.to_str() {
         Some(text) => format!("\"Path\": {}", serde_json::Value::from(text)),
-        None => format!("\"Encoded-Path\": \"{}\"", hex(path.as_bytes())),
+        None => format!("\"Encoded-Path\": \"{}\"", hex::encode(path.as_bytes())),
     }
 }
 
 fn gmt(seconds: i64) -> String {
     let time = Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH);
     time.strftime("%Y-%m-%d %H:%M:%S GMT").to_string()
-}
-
-/// Lower-case hexadecimal digits.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if rest.is_empty() {
-        pairs.iter().map(byte).collect()
-    } else {
-        None
-    }
 }
 
 #[cfg(test)]

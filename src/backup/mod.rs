@@ -8,6 +8,7 @@
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
 //! catalog shows, and a server that leaves backup mode with its session.
 
+pub mod contents;
 pub mod manifest;
 mod pack;
 mod parts;

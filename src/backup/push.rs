@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::manifest::{Manifest, WalRange, hex};
+use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
 use super::{Error, manifest, parts};
-use crate::pipeline::{Codec, Compression, Pipeline, StoredObject};
+use crate::pipeline::{Packing, Pipeline, StoredObject};
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::data_directory::{self, Listing};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
@@ -51,10 +51,8 @@ pub struct Backup<'a> {
     pub control: &'a ControlFile,
     /// Where it goes.
     pub repository: &'a Repository,
-    /// Compresses it.
+    /// Compresses and encrypts it.
     pub pipeline: &'a Pipeline,
-    /// How it is compressed.
-    pub compression: Compression,
     /// What the user says of it.
     pub options: Options,
 }
@@ -175,7 +173,7 @@ impl Backup<'_> {
                 files.iter().try_for_each(|file| {
                     part.file(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
-                finish_part(part, index + 1, self.compression.codec(), &packed)?;
+                finish_part(part, index + 1, self.pipeline.packing(), &packed)?;
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);
@@ -187,11 +185,11 @@ impl Backup<'_> {
     }
 
     fn part(&self, id: &BackupId, number: usize, begin: Lsn) -> Result<PartWriter, Error> {
-        let name = layout::part_name(number, self.compression.codec());
+        let name = layout::part_name(number, self.pipeline.packing());
         let object = self.repository.layout.backup_object(id, &name)?;
         let rules = PageRules::new(self.control, begin);
         Ok(PartWriter::new(
-            self.pipeline.create(object.key),
+            self.pipeline.create(&object.key)?,
             rules,
             Owner::of(self.pgdata)?,
         ))
@@ -220,7 +218,7 @@ impl Backup<'_> {
         }
         part.bytes(control::PATH, pg_control, now, true)?;
         let all = Mutex::new(std::mem::take(packed));
-        finish_part(part, number, self.compression.codec(), &all)?;
+        finish_part(part, number, self.pipeline.packing(), &all)?;
         *packed = std::mem::take(&mut *lock(&all));
         Ok(())
     }
@@ -231,10 +229,10 @@ impl Backup<'_> {
         manifest: &Manifest,
         range: WalRange,
     ) -> Result<StoredPart, Error> {
-        let name = layout::manifest_name(self.compression.codec());
+        let name = layout::manifest_name(self.pipeline.packing());
         let object = self.repository.layout.backup_object(id, &name)?;
         let text = manifest.to_text(self.control.version, self.control.system_identifier, range);
-        let mut writer = self.pipeline.create(object.key);
+        let mut writer = self.pipeline.create(&object.key)?;
         let written = std::io::Write::write_all(&mut writer, text.as_bytes());
         written.map_err(|source| Error::Read {
             path: manifest::FILE_NAME.into(),
@@ -250,7 +248,6 @@ impl Backup<'_> {
         let archiver = Archiver {
             repository: self.repository,
             pipeline: self.pipeline,
-            compression: self.compression,
             control: self.control,
         };
         let history = wal::history_beside(self.repository, &folder.join("any"), timeline)?;
@@ -350,6 +347,7 @@ impl Backup<'_> {
             stored_bytes: parts.iter().map(|part| part.stored_bytes).sum::<u64>()
                 + manifest.stored_bytes,
             tablespaces,
+            encrypted_to: self.pipeline.recipients().to_vec(),
             parts,
             manifest,
             permanent: self.options.permanent,
@@ -363,7 +361,7 @@ impl Backup<'_> {
 fn finish_part(
     mut part: PartWriter,
     number: usize,
-    codec: Codec,
+    packing: Packing,
     packed: &Mutex<Packed>,
 ) -> Result<(), Error> {
     let files = std::mem::take(&mut part.files);
@@ -375,7 +373,7 @@ fn finish_part(
     packed.corrupt_blocks.append(&mut corrupt_blocks);
     packed.parts.push((
         number,
-        stored_part(layout::part_name(number, codec), size_bytes, &stored),
+        stored_part(layout::part_name(number, packing), size_bytes, &stored),
     ));
     Ok(())
 }
@@ -385,6 +383,6 @@ fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPa
         name,
         size_bytes,
         stored_bytes: stored.stored_bytes,
-        sha256: hex(&stored.sha256),
+        sha256: hex::encode(stored.sha256),
     }
 }

@@ -22,7 +22,6 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
         control: &control,
         repository: &repository,
         pipeline: &pipeline,
-        compression: context.settings.compression,
         options: Options {
             label: arguments.label,
             annotations: arguments.annotations.into_iter().collect(),

@@ -6,8 +6,10 @@ mod backup_push;
 mod backup_show;
 mod check;
 mod config;
+mod keygen;
 mod plan;
 mod restore;
+mod verify;
 mod wal_fetch;
 mod wal_push;
 
@@ -106,6 +108,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             );
             return Ok(Outcome::Done);
         }
+        Command::Keygen(arguments) => return keygen::run(&global, &arguments),
         Command::RestoreEnd { plan } => return restore::end(&plan),
         Command::WalFetch(arguments) if arguments.plan.is_some() => {
             return wal_fetch::from_plan(&arguments);
@@ -142,9 +145,13 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
         Command::Plan(arguments) => plan::run(context, &arguments),
+        Command::Verify(arguments) => verify::backups(context, &arguments),
+        Command::WalVerify(arguments) => verify::archive(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
-        Command::Completions { .. } | Command::RestoreEnd { .. } => Ok(Outcome::Done),
+        Command::Completions { .. } | Command::Keygen(_) | Command::RestoreEnd { .. } => {
+            Ok(Outcome::Done)
+        }
     }
 }
 
@@ -191,6 +198,7 @@ impl Context {
         Ok(Repository::choose(
             self.store()?,
             runtime,
+            self.settings.identities.clone(),
             cluster.system_identifier,
         )?)
     }
@@ -203,6 +211,7 @@ impl Context {
         Ok(Repository::new(
             self.store()?,
             self.runtime.handle().clone(),
+            self.settings.identities.clone(),
             control.system_identifier,
         ))
     }
@@ -210,7 +219,9 @@ impl Context {
     /// A pipeline into the repository's store, with a thread for each core.
     pub fn pipeline(&self, repository: &Repository) -> Pipeline {
         let (store, runtime) = (repository.store.clone(), repository.runtime.clone());
-        Pipeline::new(store, runtime, self.settings.compression, cores())
+        let (compression, recipients) =
+            (self.settings.compression, self.settings.recipients.clone());
+        Pipeline::new(store, runtime, compression, recipients, cores())
     }
 }
 

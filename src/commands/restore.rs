@@ -67,6 +67,9 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
         .file
         .as_deref()
         .ok_or(restore::Error::NeedsConfig)?;
+    if context.settings.identity_beside_file() {
+        return Err(restore::Error::IdentityBesideFile.into());
+    }
     let config = super::absolute(file)?;
     Ok(WalSource::OnDemand {
         config,

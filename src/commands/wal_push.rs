@@ -18,11 +18,9 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let control = ControlFile::read(&pgdata)?;
     let repository = context.repository_of(&control)?;
     let pipeline = context.pipeline(&repository);
-    let compression = context.settings.compression;
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
-        compression,
         control: &control,
     };
     let pushed = archiver.push(path, file)?;

@@ -33,6 +33,15 @@ pub enum Codec {
 const DEFAULT_ZSTD_LEVEL: i32 = 1;
 
 impl Compression {
+    /// The same, or LZ4 where nothing would carry a checksum.
+    #[must_use]
+    pub fn framed(self) -> Self {
+        match self {
+            Self::None => Self::Lz4,
+            Self::Lz4 | Self::Zstd(_) => self,
+        }
+    }
+
     /// The codec, without its level.
     pub fn codec(self) -> Codec {
         match self {

@@ -1,9 +1,9 @@
 //! Bytes on their way to and from the store, bounded at every step.
 //!
 //! ```text
-//! Write ─▶ blocks of 1 MiB ─▶ compress ─▶ in order ─▶ hash ─▶ upload      ObjectWriter
+//! Write ─▶ blocks of 1 MiB ─▶ compress ─▶ in order ─▶ trailer ─▶ encrypt ─▶ hash ─▶ upload     ObjectWriter
 //!          caller's thread     N threads    one task per object
-//! Read  ◀─ decompress ◀─ hash ◀─ chunks ◀─ download                       ObjectReader
+//! Read  ◀─ decompress ◀─ trailer ◀─ decrypt ◀─ hash ◀─ chunks ◀─ download                      Content
 //! ```
 //!
 //! Each block becomes a frame of its own, so that blocks are compressed on all cores; frames one
@@ -14,12 +14,17 @@
 //! compression, and the parts of its upload (see `walhalla_providers::transfer`).
 
 mod codec;
+pub mod encryption;
+mod packing;
 mod reader;
 pub mod streams;
+mod trailer;
 mod writer;
 
-pub use codec::{Codec, Compression, Decoder};
-pub use reader::{ObjectReader, SharedHash};
+pub use codec::{Codec, Compression};
+pub use encryption::{Identities, Locked, OpenError, Recipients};
+pub use packing::{Encryption, Packing};
+pub use reader::{Content, ObjectReader, SharedHash, unpack};
 pub use writer::{ObjectWriter, Pipeline, StoredObject};
 
 /// Bytes compressed at a time.
@@ -41,6 +46,15 @@ pub enum Error {
         /// The codec's reason.
         #[source]
         source: std::io::Error,
+    },
+    /// No header could be written for the recipients.
+    #[error("could not encrypt {object} to its recipients")]
+    Encrypt {
+        /// The object being written.
+        object: String,
+        /// age's or a plugin's reason.
+        #[source]
+        source: Box<age::EncryptError>,
     },
     /// A stage ended without a word; the object is not stored.
     #[error("writing {object} was broken off")]

@@ -10,8 +10,37 @@ use tokio::sync::mpsc;
 use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
+use super::codec::{Codec, Decoder};
+use super::encryption::{Identities, OpenError};
+use super::packing::{Encryption, Packing};
+use super::trailer::Checked;
+
 /// Chunks that wait for the reader.
 const QUEUED_CHUNKS: usize = 2;
+
+/// An object's content: decrypted, checked and decompressed while it is read.
+pub type Content = Decoder<Box<dyn BufRead + Send>>;
+
+/// The content of `stored`. `name` is that of an object that may end in a trailer.
+///
+/// # Errors
+/// [`OpenError`], as soon as the header of an encrypted object is read.
+pub fn unpack(
+    stored: impl BufRead + Send + 'static,
+    packing: Packing,
+    identities: &Identities,
+    name: Option<&str>,
+) -> Result<Content, OpenError> {
+    let input: Box<dyn BufRead + Send> = match packing.encryption {
+        Encryption::None => Box::new(stored),
+        Encryption::Age => Box::new(io::BufReader::new(identities.decrypt(stored)?)),
+    };
+    let input = match name {
+        Some(name) if packing.codec != Codec::None => Box::new(Checked::new(input, name)),
+        _ => input,
+    };
+    Decoder::new(packing.codec, input).map_err(OpenError::Unreadable)
+}
 
 /// An object's stored bytes as a blocking reader.
 ///

@@ -2,20 +2,18 @@
 
 use std::io::{ErrorKind, Read, Result};
 
-/// Whether two readers hold the same bytes.
-pub fn same_bytes(left: &mut impl Read, right: &mut impl Read) -> Result<bool> {
-    let (mut of_left, mut of_right) = (vec![0; 1 << 18], vec![0; 1 << 18]);
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of all that `input` holds.
+pub fn sha256(input: &mut impl Read) -> Result<[u8; 32]> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
     loop {
-        let (left_bytes, right_bytes) = (
-            read_full(left, &mut of_left)?,
-            read_full(right, &mut of_right)?,
-        );
-        if left_bytes != right_bytes {
-            return Ok(false);
+        let bytes = read_full(input, &mut buffer)?;
+        if bytes.is_empty() {
+            return Ok(hash.finalize().into());
         }
-        if left_bytes.is_empty() {
-            return Ok(true);
-        }
+        hash.update(bytes);
     }
 }
 

@@ -1,9 +1,10 @@
-//! Writing objects: blocks are compressed on all cores and uploaded in order.
+//! Writing objects: blocks are compressed on all cores, encrypted and uploaded in order.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
+use age::stream::StreamWriter;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use sha2::{Digest, Sha256};
@@ -14,7 +15,11 @@ use walhalla_providers::transfer::{Store, Upload};
 use walhalla_providers::{ObjectKey, PutMode};
 
 use super::codec::Encoder;
-use super::{BLOCK_SIZE_BYTES, Compression, Error, QUEUED_BLOCKS};
+use super::trailer::Trailer;
+use super::{
+    BLOCK_SIZE_BYTES, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS, Recipients,
+};
+use crate::threads::lock;
 
 /// Longest object that [`Pipeline::create_whole`] sends in one request: a WAL segment of four times the usual size.
 const WHOLE_BYTES: usize = 64 << 20;
@@ -24,6 +29,8 @@ const WHOLE_BYTES: usize = 64 << 20;
 pub struct Pipeline {
     store: Store,
     runtime: Handle,
+    compression: Compression,
+    recipients: Option<Arc<Recipients>>,
     jobs: Sender<Job>,
     used_blocks: Receiver<Vec<u8>>,
 }
@@ -31,6 +38,7 @@ pub struct Pipeline {
 /// A block to compress and where its frame goes.
 struct Job {
     block: Vec<u8>,
+    compression: Compression,
     frame: oneshot::Sender<io::Result<Vec<u8>>>,
 }
 
@@ -65,42 +73,111 @@ pub struct StoredObject {
 }
 
 impl Pipeline {
-    /// Starts `threads` compressing threads for objects that go to `store`.
-    pub fn new(store: Store, runtime: Handle, compression: Compression, threads: usize) -> Self {
+    /// Starts `threads` compressing threads for objects that go to `store`, encrypted to `recipients` if there are any.
+    pub fn new(
+        store: Store,
+        runtime: Handle,
+        compression: Compression,
+        recipients: Option<Arc<Recipients>>,
+        threads: usize,
+    ) -> Self {
         let (jobs, queue) = crossbeam_channel::bounded::<Job>(threads);
         let (used, used_blocks) = crossbeam_channel::bounded(threads * QUEUED_BLOCKS);
         for _ in 0..threads.max(1) {
             let (queue, used) = (queue.clone(), used.clone());
-            thread::spawn(move || compress(compression, &queue, &used));
+            thread::spawn(move || compress(&queue, &used));
         }
         Self {
             store,
             runtime,
+            compression,
+            recipients,
             jobs,
             used_blocks,
         }
     }
 
+    /// The same pipeline with frames around everything: what PostgreSQL keeps no checksum of gets one.
+    #[must_use]
+    pub fn framed(&self) -> Self {
+        Self {
+            compression: self.compression.framed(),
+            ..self.clone()
+        }
+    }
+
+    /// How objects are packed.
+    pub fn packing(&self) -> Packing {
+        Packing {
+            codec: self.compression.codec(),
+            encryption: match self.recipients {
+                None => Encryption::None,
+                Some(_) => Encryption::Age,
+            },
+        }
+    }
+
+    /// To whom objects are encrypted.
+    pub fn recipients(&self) -> &[String] {
+        self.recipients
+            .as_deref()
+            .map(Recipients::texts)
+            .unwrap_or_default()
+    }
+
     /// Begins the object `key`, which goes to the store in parts while it is written. It is only
     /// created if no such object is there when it is finished.
-    pub fn create(&self, key: ObjectKey) -> ObjectWriter {
-        let object = self.store.object_url(&key);
-        self.begin(&object, self.store.upload(key, PutMode::Create))
+    ///
+    /// # Errors
+    /// [`Error::Encrypt`].
+    pub fn create(&self, key: &ObjectKey) -> Result<ObjectWriter, Error> {
+        let upload = self.store.upload(key.clone(), PutMode::Create);
+        self.begin(key, upload, None, None)
     }
 
     /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
-    /// are held in memory.
-    pub fn create_whole(&self, key: ObjectKey) -> ObjectWriter {
-        let object = self.store.object_url(&key);
-        let upload = self.store.upload(key, PutMode::Create);
-        self.begin(&object, upload.whole_up_to(WHOLE_BYTES))
+    /// are held in memory. It ends in a trailer for `name`; an encrypted one's header tells `content_sha256` to all.
+    ///
+    /// # Errors
+    /// [`Error::Encrypt`].
+    pub fn create_whole(
+        &self,
+        key: &ObjectKey,
+        name: &str,
+        content_sha256: Option<[u8; 32]>,
+    ) -> Result<ObjectWriter, Error> {
+        let upload = self.store.upload(key.clone(), PutMode::Create);
+        let has_frames = self.compression.codec() != Codec::None;
+        let trailer = has_frames.then(|| Trailer::new(name));
+        self.begin(
+            key,
+            upload.whole_up_to(WHOLE_BYTES),
+            trailer,
+            content_sha256,
+        )
     }
 
-    fn begin(&self, object: &str, upload: Upload) -> ObjectWriter {
-        let object: Arc<str> = object.into();
+    fn begin(
+        &self,
+        key: &ObjectKey,
+        upload: Upload,
+        trailer: Option<Trailer>,
+        content_sha256: Option<[u8; 32]>,
+    ) -> Result<ObjectWriter, Error> {
+        let object: Arc<str> = self.store.object_url(key).into();
+        let recipients = self.recipients.as_deref();
+        let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_sha256));
+        let encryption = encryption.transpose().map_err(|source| Error::Encrypt {
+            object: object.to_string(),
+            source: Box::new(source),
+        })?;
+        let wrapping = Wrapping {
+            trailer,
+            encryption,
+        };
         let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
-        let upload = send(upload, Arc::clone(&object), queue);
-        ObjectWriter {
+        let upload = send(upload, wrapping, Arc::clone(&object), queue);
+        Ok(ObjectWriter {
             object,
             block: self.block(),
             filled: 0,
@@ -108,7 +185,7 @@ impl Pipeline {
             frames,
             upload: Some(self.runtime.spawn(upload)),
             pipeline: self.clone(),
-        }
+        })
     }
 
     fn block(&self) -> Vec<u8> {
@@ -172,8 +249,13 @@ impl ObjectWriter {
         self.content_bytes += self.filled as u64;
         self.filled = 0;
         let (frame, receiver) = oneshot::channel();
+        let job = Job {
+            block,
+            compression: self.pipeline.compression,
+            frame,
+        };
         let queued = self.frames.blocking_send(Step::Frame(receiver)).is_ok();
-        if queued && self.pipeline.jobs.send(Job { block, frame }).is_ok() {
+        if queued && self.pipeline.jobs.send(job).is_ok() {
             return Ok(());
         }
         self.outcome().and_then(|_| {
@@ -220,13 +302,11 @@ impl Drop for ObjectWriter {
 }
 
 /// Compresses until no writer is left.
-fn compress(compression: Compression, queue: &Receiver<Job>, used: &Sender<Vec<u8>>) {
-    let mut encoder = Encoder::new(compression);
+fn compress(queue: &Receiver<Job>, used: &Sender<Vec<u8>>) {
+    let mut encoder = None;
     for job in queue {
-        let result = match &mut encoder {
-            Ok(encoder) => encoder.frame(job.block),
-            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-        };
+        let result =
+            encoder_for(&mut encoder, job.compression).and_then(|encoder| encoder.frame(job.block));
         let frame = result.map(|(frame, block)| {
             if let Some(mut block) = block {
                 block.resize(BLOCK_SIZE_BYTES, 0);
@@ -240,8 +320,96 @@ fn compress(compression: Compression, queue: &Receiver<Job>, used: &Sender<Vec<u
     }
 }
 
+/// The encoder that was used last, or another one for another compression.
+fn encoder_for(
+    last: &mut Option<(Compression, Encoder)>,
+    compression: Compression,
+) -> io::Result<&mut Encoder> {
+    if last.as_ref().is_none_or(|(of, _)| *of != compression) {
+        *last = None;
+    }
+    let (_, encoder) = match last {
+        Some(last) => last,
+        none => none.insert((compression, Encoder::new(compression)?)),
+    };
+    Ok(encoder)
+}
+
+/// What is done to an object's frames before they are stored.
+struct Wrapping {
+    trailer: Option<Trailer>,
+    encryption: Option<Encrypting>,
+}
+
+impl Wrapping {
+    fn frame(&mut self, frame: Vec<u8>) -> io::Result<Vec<u8>> {
+        if let Some(trailer) = &mut self.trailer {
+            trailer.update(&frame);
+        }
+        match &mut self.encryption {
+            None => Ok(frame),
+            Some(encryption) => encryption.write(&frame),
+        }
+    }
+
+    fn end(mut self) -> io::Result<Vec<u8>> {
+        let trailer = self.trailer.take().map(Trailer::frame).unwrap_or_default();
+        match self.encryption {
+            None => Ok(trailer),
+            Some(encryption) => encryption.end(&trailer),
+        }
+    }
+}
+
+/// An age file in the making, whose bytes are taken out as they come.
+struct Encrypting {
+    writer: StreamWriter<Taken>,
+    taken: Taken,
+}
+
+#[derive(Clone, Default)]
+struct Taken(Arc<Mutex<Vec<u8>>>);
+
+impl Encrypting {
+    fn new(
+        recipients: &Recipients,
+        content_sha256: Option<[u8; 32]>,
+    ) -> Result<Self, age::EncryptError> {
+        let taken = Taken::default();
+        let writer = recipients.encrypt(content_sha256, taken.clone())?;
+        Ok(Self { writer, taken })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        self.writer.write_all(bytes)?;
+        Ok(self.taken.take())
+    }
+
+    fn end(mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        self.writer.write_all(bytes)?;
+        self.writer.finish().map(|taken| taken.take())
+    }
+}
+
+impl Taken {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *lock(&self.0))
+    }
+}
+
+impl Write for Taken {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 async fn send(
     mut upload: Upload,
+    mut wrapping: Wrapping,
     object: Arc<str>,
     mut steps: mpsc::Receiver<Step>,
 ) -> Result<StoredObject, Error> {
@@ -249,15 +417,21 @@ async fn send(
     let broken_off = || Error::BrokenOff {
         object: object.to_string(),
     };
+    let failed = |source| Error::Compress {
+        object: object.to_string(),
+        source,
+    };
     while let Step::Frame(frame) = steps.recv().await.ok_or_else(broken_off)? {
         let frame = frame.await.map_err(|_| broken_off())?;
-        let frame = frame.map_err(|source| Error::Compress {
-            object: object.to_string(),
-            source,
-        })?;
-        hash.update(&frame);
-        upload.write(Bytes::from(frame)).await?;
+        let bytes = frame
+            .and_then(|frame| wrapping.frame(frame))
+            .map_err(failed)?;
+        hash.update(&bytes);
+        upload.write(Bytes::from(bytes)).await?;
     }
+    let bytes = wrapping.end().map_err(failed)?;
+    hash.update(&bytes);
+    upload.write(Bytes::from(bytes)).await?;
     let stored_bytes = upload.finish().await?;
     Ok(StoredObject {
         content_bytes: 0,

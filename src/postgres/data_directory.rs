@@ -212,7 +212,7 @@ impl Walk<'_> {
 
 impl Entry {
     fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        let relation_file = relation_file_name(&path).map(|name| name.segment);
+        let relation_file = segment_of_relation(&path);
         Self {
             path,
             size_bytes: metadata.len(),
@@ -255,6 +255,11 @@ fn holds_relations(path: &Path) -> bool {
         parts.as_slice(),
         ["global", _] | ["base", _, _] | ["pg_tblspc", _, _, _, _]
     )
+}
+
+/// The number, from 0, of the relation's file that `path` names below the data directory; `None` for other files.
+pub fn segment_of_relation(path: &Path) -> Option<u32> {
+    relation_file_name(path).map(|name| name.segment)
 }
 
 fn relation_file_name(path: &Path) -> Option<RelationFileName> {

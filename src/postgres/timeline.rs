@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::segment::hex8;
-use super::{Error, Lsn};
+use super::{Error, Lsn, SegmentName, SegmentNo, SegmentSize};
 
 /// A timeline's number, never 0; shown as eight hexadecimal digits.
 #[derive(
@@ -178,6 +178,30 @@ impl History {
             .map(|((timeline, end), begin)| (timeline, begin, end))
             .collect();
         all.into_iter()
+    }
+
+    /// Each timeline with the segments, from the one to before the other, that recovery along this history reads
+    /// on it, oldest first.
+    ///
+    /// A segment in which one timeline left another is the newer one's (xlogrecovery.c, `XLogFileReadAnyTLI`), and
+    /// only that: the older one's goes on past the switch, with what never happened on the newer timeline.
+    pub fn segments(
+        &self,
+        size: SegmentSize,
+    ) -> impl DoubleEndedIterator<Item = (TimelineId, SegmentNo, Option<SegmentNo>)> {
+        self.spans().filter_map(move |(timeline, begin, end)| {
+            let begin = size.segment_of(begin);
+            let end = end.map(|end| size.segment_of(end));
+            end.is_none_or(|end| begin < end)
+                .then_some((timeline, begin, end))
+        })
+    }
+
+    /// The name under which recovery along this history asks for a segment.
+    pub fn segment_name(&self, number: SegmentNo, size: SegmentSize) -> SegmentName {
+        let mut newest = self.segments(size).rev();
+        let span = newest.find(|(_, begin, _)| *begin <= number);
+        number.on(span.map_or(self.timeline, |(timeline, ..)| timeline), size)
     }
 }
 

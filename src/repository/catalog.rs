@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::{Error, Repository};
@@ -77,6 +78,9 @@ pub struct BackupEntry {
     pub stored_bytes: u64,
     /// Tablespaces outside the data directory.
     pub tablespaces: Vec<Tablespace>,
+    /// To whom the objects are encrypted; to nobody when empty.
+    #[serde(default)]
+    pub encrypted_to: Vec<String>,
     /// The tar parts, in order; the last holds `backup_label` and `global/pg_control`.
     pub parts: Vec<StoredPart>,
     /// The manifest.
@@ -120,6 +124,17 @@ pub struct Catalog {
     pub backups: Vec<BackupEntry>,
     /// What is wrong with the others.
     pub damaged: Vec<Error>,
+}
+
+impl Catalog {
+    fn add(&mut self, found: Result<Vec<BackupEntry>, Error>) -> Result<(), Error> {
+        match found {
+            Ok(backups) => self.backups.extend(backups),
+            Err(damaged @ Error::Damaged { .. }) => self.damaged.push(damaged),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl BackupId {
@@ -179,7 +194,42 @@ impl<'de> Deserialize<'de> for BackupId {
     }
 }
 
+/// What begins the last member of `backup.json`: the SHA-256 of everything before this text.
+const CHECKSUM: &str = ",\n  \"checksum\": \"";
+/// What ends it.
+const END: &str = "\"\n}\n";
+
 impl BackupEntry {
+    /// The text of `backup.json`, ending in its own checksum.
+    ///
+    /// # Errors
+    /// A tablespace's place that is not UTF-8.
+    pub fn to_text(&self) -> Result<String, serde_json::Error> {
+        let json = serde_json::to_string_pretty(self)?;
+        let covered = json.strip_suffix("\n}").unwrap_or(&json);
+        Ok(with_checksum(covered))
+    }
+
+    /// Reads the text of a `backup.json`.
+    ///
+    /// # Errors
+    /// The parser's, or that the checksum does not fit.
+    pub fn parse(text: &[u8]) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let entry = serde_json::from_slice(text)?;
+        let text = std::str::from_utf8(text)?;
+        let covered = text.rfind(CHECKSUM).and_then(|at| text.get(..at));
+        if covered.map(with_checksum).as_deref() == Some(text) {
+            Ok(entry)
+        } else {
+            Err("its checksum does not match its content".into())
+        }
+    }
+
+    /// Whether replay from the backup along `history` is possible.
+    pub fn leads_to(&self, history: &History) -> bool {
+        history.contains(self.timeline, self.stop_lsn)
+    }
+
     /// The history of the backup's timeline.
     pub fn timeline_history(&self) -> History {
         History {
@@ -196,11 +246,22 @@ impl Repository {
         let mut ids = self.backup_ids()?;
         ids.sort();
         for id in &ids {
-            match self.backup_if_there(id) {
-                Ok(backup) => catalog.backups.extend(backup),
-                Err(damaged @ Error::Damaged { .. }) => catalog.damaged.push(damaged),
-                Err(error) => return Err(error),
-            }
+            catalog.add(
+                self.backup_if_there(id)
+                    .map(|backup| backup.into_iter().collect()),
+            )?;
+        }
+        Ok(catalog)
+    }
+
+    /// The backups named by `ids`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`].
+    pub fn catalog_of(&self, ids: &[String]) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::default();
+        for id in ids {
+            catalog.add(self.backup(id).map(|backup| vec![backup]))?;
         }
         Ok(catalog)
     }
@@ -272,8 +333,7 @@ impl Repository {
             what: "it is no backup entry that this version reads",
             source,
         };
-        let entry: BackupEntry =
-            serde_json::from_slice(&bytes).map_err(|source| damaged(source.into()))?;
+        let entry = BackupEntry::parse(&bytes).map_err(damaged)?;
         let foreign = entry.system_identifier != self.layout.system_identifier() || entry.id != *id;
         if entry.format > FORMAT || foreign {
             return Err(damaged(
@@ -307,7 +367,7 @@ impl Repository {
     /// Makes the backup exist.
     pub fn commit_backup(&self, entry: &BackupEntry) -> Result<(), Error> {
         // A tablespace's place that is not UTF-8 has no spelling in JSON.
-        let json = serde_json::to_vec_pretty(entry).map_err(|source| Error::Damaged {
+        let json = entry.to_text().map_err(|source| Error::Damaged {
             object: self.url(&self.layout.backup_json(&entry.id)),
             what: "it cannot be written",
             source: source.into(),
@@ -317,6 +377,11 @@ impl Repository {
             .runtime
             .block_on(self.store.put(&key, json.into(), PutMode::Create))?)
     }
+}
+
+fn with_checksum(covered: &str) -> String {
+    let checksum = hex::encode(Sha256::digest(covered));
+    format!("{covered}{CHECKSUM}{checksum}{END}")
 }
 
 #[cfg(test)]

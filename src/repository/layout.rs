@@ -1,16 +1,16 @@
 //! Where things are in a store: the only place that spells keys.
 //!
 //! ```text
-//! <system identifier>/wal/<TLI>/<file><codec suffix>
+//! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/backup.json
-//! <system identifier>/backups/<id>/backup_manifest<codec suffix>
-//! <system identifier>/backups/<id>/base/NNNNN.tar<codec suffix>
+//! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
+//! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
 //! ```
 
 use walhalla_providers::ObjectKey;
 
 use super::BackupId;
-use crate::pipeline::Codec;
+use crate::pipeline::Packing;
 use crate::postgres::{SystemIdentifier, TimelineId, WalFileName};
 
 /// The keys of one cluster.
@@ -24,8 +24,15 @@ pub struct Layout {
 pub struct Object {
     /// Where it is.
     pub key: ObjectKey,
-    /// How it is compressed.
-    pub codec: Codec,
+    /// How it is compressed and encrypted.
+    pub packing: Packing,
+}
+
+impl Object {
+    /// The key without the suffixes of its packing: what the object is, however it is packed.
+    pub fn name(&self) -> &str {
+        Packing::split(self.key.as_str()).0
+    }
 }
 
 impl Layout {
@@ -39,13 +46,18 @@ impl Layout {
         self.system_identifier
     }
 
-    /// A WAL file, compressed with `codec`.
-    pub fn wal(&self, file: WalFileName, codec: Codec) -> Object {
+    /// A WAL file, packed as `packing` says.
+    pub fn wal(&self, file: WalFileName, packing: Packing) -> Object {
         let folder = self.wal_folder(file.timeline());
         Object {
-            key: key(format!("{folder}{file}{}", codec.suffix())),
-            codec,
+            key: key(format!("{folder}{file}{packing}")),
+            packing,
         }
+    }
+
+    /// Whether an object ends in a trailer, as WAL files do.
+    pub fn has_trailer(&self, object: &Object) -> bool {
+        object.key.as_str().starts_with(&self.wal_folders())
     }
 
     /// Prefix of all timelines' folders.
@@ -61,8 +73,8 @@ impl Layout {
     /// The WAL file that an object holds, if it is one of [`Layout::wal`]'s.
     pub fn parse_wal(&self, key: &ObjectKey) -> Option<(WalFileName, Object)> {
         let name = key.as_str().rsplit('/').next()?;
-        let (file, codec) = Codec::split(name);
-        let object = self.wal(file.parse().ok()?, codec);
+        let (file, packing) = Packing::split(name);
+        let object = self.wal(file.parse().ok()?, packing);
         (object.key == *key).then_some((file.parse().ok()?, object))
     }
 
@@ -90,19 +102,19 @@ impl Layout {
         let key = ObjectKey::new(format!("{}{name}", self.backup_folder(id)))?;
         Ok(Object {
             key,
-            codec: Codec::split(name).1,
+            packing: Packing::split(name).1,
         })
     }
 }
 
 /// The name of a backup's manifest below its folder.
-pub fn manifest_name(codec: Codec) -> String {
-    format!("backup_manifest{}", codec.suffix())
+pub fn manifest_name(packing: Packing) -> String {
+    format!("backup_manifest{packing}")
 }
 
 /// The name of a backup's part below its folder.
-pub fn part_name(number: usize, codec: Codec) -> String {
-    format!("base/{number:05}.tar{}", codec.suffix())
+pub fn part_name(number: usize, packing: Packing) -> String {
+    format!("base/{number:05}.tar{packing}")
 }
 
 fn key(text: String) -> ObjectKey {

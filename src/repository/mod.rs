@@ -15,7 +15,10 @@ pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog};
 pub use layout::Layout;
 pub use wal_archive::{ArchivedFile, WalListing};
 
-use crate::pipeline::{Decoder, ObjectReader};
+use crate::pipeline::encryption::named_digest;
+use crate::pipeline::{
+    Content, Encryption, Identities, Locked, ObjectReader, OpenError, SharedHash, streams, unpack,
+};
 use crate::postgres::SystemIdentifier;
 
 /// A store, opened for one cluster, for callers on ordinary threads.
@@ -27,6 +30,8 @@ pub struct Repository {
     pub layout: Layout,
     /// Where requests run.
     pub runtime: Handle,
+    /// What opens encrypted objects.
+    pub identities: Identities,
 }
 
 /// What can be wrong with a repository.
@@ -45,6 +50,15 @@ pub enum Error {
         /// The parser's or codec's reason.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// An encrypted object that cannot be opened here.
+    #[error("{object} is encrypted, and {reason}")]
+    Locked {
+        /// The object.
+        object: String,
+        /// What is missing.
+        #[source]
+        reason: Locked,
     },
     /// A backup that is not in the catalog.
     #[error("there is no backup {id} in {store}")]
@@ -88,14 +102,22 @@ pub enum Error {
 
 /// Longest object that is read into memory whole: a `backup.json` or a small WAL file.
 const SMALL_OBJECT_BYTES: u64 = 64 << 20;
+/// Longest age header in which a digest is looked for; each recipient takes 100 to 1,600 bytes of it.
+const HEADER_BYTES: usize = 64 << 10;
 
 impl Repository {
     /// The cluster `system_identifier` in `store`.
-    pub fn new(store: Store, runtime: Handle, system_identifier: SystemIdentifier) -> Self {
+    pub fn new(
+        store: Store,
+        runtime: Handle,
+        identities: Identities,
+        system_identifier: SystemIdentifier,
+    ) -> Self {
         Self {
             store,
             layout: Layout::new(system_identifier),
             runtime,
+            identities,
         }
     }
 
@@ -106,10 +128,11 @@ impl Repository {
     pub fn choose(
         store: Store,
         runtime: Handle,
+        identities: Identities,
         chosen: Option<SystemIdentifier>,
     ) -> Result<Self, Error> {
         if let Some(system_identifier) = chosen {
-            return Ok(Self::new(store, runtime, system_identifier));
+            return Ok(Self::new(store, runtime, identities, system_identifier));
         }
         let folders = runtime.block_on(store.folders(""))?;
         let found: Vec<SystemIdentifier> = folders
@@ -120,7 +143,7 @@ impl Repository {
             [] => Err(Error::NoCluster {
                 store: store.url().to_owned(),
             }),
-            [only] => Ok(Self::new(store, runtime, *only)),
+            [only] => Ok(Self::new(store, runtime, identities, *only)),
             _ => Err(Error::SeveralClusters {
                 store: store.url().to_owned(),
                 found,
@@ -140,9 +163,67 @@ impl Repository {
     }
 
     /// Opens an object for reading its content.
-    pub fn open(&self, object: &layout::Object) -> Result<Decoder<ObjectReader>, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Locked`] for an encrypted one that no identity opens.
+    pub fn open(&self, object: &layout::Object) -> Result<Content, Error> {
         let reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
-        Decoder::new(object.codec, reader).map_err(|source| self.damaged(&object.key, source))
+        self.content(object, reader)
+    }
+
+    /// As [`Repository::open`], with the hash of the stored bytes as they are read.
+    pub fn open_hashed(&self, object: &layout::Object) -> Result<(Content, SharedHash), Error> {
+        let (stored, hash) = self.open_stored(object)?;
+        Ok((self.content(object, stored)?, hash))
+    }
+
+    /// The bytes as they are stored, and their hash.
+    pub fn open_stored(
+        &self,
+        object: &layout::Object,
+    ) -> Result<(ObjectReader, SharedHash), Error> {
+        let mut stored = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
+        let hash = stored.hash();
+        Ok((stored, hash))
+    }
+
+    fn content(&self, object: &layout::Object, stored: ObjectReader) -> Result<Content, Error> {
+        let name = self.layout.has_trailer(object).then(|| object.name());
+        unpack(stored, object.packing, &self.identities, name).map_err(|error| match error {
+            OpenError::Locked(reason) => Error::Locked {
+                object: self.url(&object.key),
+                reason,
+            },
+            OpenError::Unreadable(source) => self.damaged(&object.key, source),
+        })
+    }
+
+    /// SHA-256 of an object's content; where no identity opens it, the one that its header names.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] where the header names none.
+    pub fn content_sha256(&self, object: &layout::Object) -> Result<[u8; 32], Error> {
+        let locked = match self.open(object) {
+            Ok(mut content) => {
+                return streams::sha256(&mut content)
+                    .map_err(|source| self.damaged(&object.key, source));
+            }
+            Err(locked @ Error::Locked { .. }) => locked,
+            Err(error) => return Err(error),
+        };
+        self.named_sha256(object)?.ok_or(locked)
+    }
+
+    /// The SHA-256 that an encrypted object's header names as its content's.
+    pub fn named_sha256(&self, object: &layout::Object) -> Result<Option<[u8; 32]>, Error> {
+        if object.packing.encryption == Encryption::None {
+            return Ok(None);
+        }
+        let mut reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
+        let mut header = vec![0; HEADER_BYTES];
+        let header = streams::read_full(&mut reader, &mut header)
+            .map_err(|source| self.damaged(&object.key, source))?;
+        Ok(named_digest(header))
     }
 
     /// The error for an object whose content could not be read to its end.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 use super::layout::Object;
 use super::{Error, Repository};
-use crate::pipeline::{Codec, streams};
+use crate::pipeline::Packing;
 use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 
 /// Longest timeline history that is read.
@@ -20,6 +21,8 @@ pub struct ArchivedFile {
     pub object: Object,
     /// Length of the stored bytes.
     pub stored_bytes: u64,
+    /// When the store received it, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// What is archived of one timeline, from some segment on.
@@ -39,8 +42,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub fn find_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, StoreError> {
-        let forms = Codec::ALL.into_iter();
-        let heads = forms.map(|codec| self.head_wal(self.layout.wal(file, codec)));
+        let heads = Packing::all().map(|packing| self.head_wal(self.layout.wal(file, packing)));
         let found = self.runtime.block_on(join_all(heads));
         let mut found = found.into_iter().filter_map(Result::transpose);
         found.next().transpose()
@@ -51,6 +53,7 @@ impl Repository {
             Ok(info) => Ok(Some(ArchivedFile {
                 object,
                 stored_bytes: info.size_bytes,
+                modified: info.modified,
             })),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -91,6 +94,7 @@ impl Repository {
             let archived = ArchivedFile {
                 object,
                 stored_bytes: info.size_bytes,
+                modified: info.modified,
             };
             self.add(&mut listing, first, file, archived)?;
         }
@@ -120,9 +124,7 @@ impl Repository {
 
     /// Makes sure that two forms of a file hold the same.
     fn same_content(&self, first: &Object, second: &Object) -> Result<(), Error> {
-        let (mut left, mut right) = (self.open(first)?, self.open(second)?);
-        let same = streams::same_bytes(&mut left, &mut right)
-            .map_err(|source| self.damaged(&first.key, source))?;
+        let same = self.content_sha256(first)? == self.content_sha256(second)?;
         let two_contents = || Error::TwoContents {
             first: self.url(&first.key),
             second: self.url(&second.key),

@@ -17,7 +17,8 @@ pub mod unpack;
 
 use std::path::PathBuf;
 
-use crate::{backup, postgres, repository, wal};
+use crate::backup::contents;
+use crate::{postgres, repository, wal};
 
 /// Why a restore was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,23 +62,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A part holds something else than the manifest says.
-    #[error("{object} is damaged: {problem}")]
-    Part {
-        /// The part.
-        object: String,
-        /// What is wrong.
-        problem: PartProblem,
-    },
-    /// The manifest is damaged.
-    #[error("{object} is damaged")]
-    Manifest {
-        /// The manifest.
-        object: String,
-        /// Why it cannot be read.
-        #[source]
-        source: backup::manifest::Error,
-    },
+    /// The backup's content is wrong.
+    #[error(transparent)]
+    Contents(#[from] contents::Error),
     /// `--tablespace-map` names a tablespace that the backup does not have.
     #[error("the backup has no tablespace {0}")]
     NoSuchTablespace(u32),
@@ -96,26 +83,14 @@ pub enum Error {
     /// The server will ask the store, but nothing tells it which and how.
     #[error("the server could not reach the store without a settings file")]
     NeedsConfig,
+    /// The server will open encrypted WAL, and does not have the variable that says with what.
+    #[error(
+        "the server could not open encrypted WAL: age_identity_file is not in the settings file"
+    )]
+    IdentityBesideFile,
     /// Another thread failed first.
     #[error("the restore was broken off")]
     BrokenOff,
-}
-
-/// What is wrong with a part of a backup.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PartProblem {
-    /// A file that the manifest does not know, or for the second time.
-    #[error("it holds {0}, which does not belong there")]
-    Unexpected(String),
-    /// A file whose content is not the manifest's.
-    #[error("the file {0} in it is not the one that was backed up")]
-    Content(String),
-    /// The stored bytes are not those of `backup.json`.
-    #[error("its SHA-256 is not the one in backup.json")]
-    Digest,
-    /// Files that no part held.
-    #[error("the file {0} is in none of the parts")]
-    Missing(String),
 }
 
 impl Error {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Error;
 use super::reach::{Found, Needed, Run, Seen};
 use super::target::{Point, Target, TargetTimeline};
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 
 /// A restore that can be carried out.
@@ -163,7 +163,7 @@ impl Planner<'_> {
                     .histories
                     .values()
                     .rev()
-                    .filter(|history| leads_to(backup, history))
+                    .filter(|history| backup.leads_to(history))
                 {
                     if self.is_lived_on(history, backup)? {
                         return Ok(Some(history));
@@ -176,7 +176,7 @@ impl Planner<'_> {
                     Error::Unreachable(format!("the archive has no timeline {}", timeline.number()))
                 };
                 let history = self.histories.get(&timeline).ok_or_else(unknown)?;
-                Ok(Some(history).filter(|history| leads_to(backup, history)))
+                Ok(Some(history).filter(|history| backup.leads_to(history)))
             }
         }
     }
@@ -215,7 +215,7 @@ impl Planner<'_> {
                 }
                 None => other.timeline != history.timeline && self.is_lived_on(other, backup)?,
             };
-            if goes_on && leads_to(backup, other) {
+            if goes_on && backup.leads_to(other) {
                 others.push(other.timeline.number());
             }
         }
@@ -267,7 +267,7 @@ impl Planner<'_> {
         };
         let consistent = size.segment_before(backup.stop_lsn);
         let next = SegmentNo(first.0 + run.segments.len() as u64);
-        let missing = newest_of(history, next, size);
+        let missing = history.segment_name(next, size);
         if !have(consistent) {
             let id = &backup.id;
             return Ok(Offer::Falls(format!(
@@ -337,10 +337,6 @@ impl Planner<'_> {
     }
 
     /// Segments from `first` on without a hole, and whether there are more after the hole.
-    ///
-    /// A segment in which one timeline left another is the newer one's, as in recovery (xlogrecovery.c,
-    /// `XLogFileReadAnyTLI`), and only that: the older one's goes on past the switch, with what never
-    /// happened on the newer timeline.
     fn contiguous(
         &self,
         backup: &BackupEntry,
@@ -349,10 +345,9 @@ impl Planner<'_> {
     ) -> Result<(Vec<Needed>, bool), Error> {
         let size = backup.wal_segment_size;
         let mut found: BTreeMap<SegmentNo, (SegmentName, ArchivedFile)> = BTreeMap::new();
-        for (timeline, begin, end) in history.spans() {
-            let from = size.segment_of(begin).max(first);
-            let to = end.map(|end| size.segment_of(end));
-            if to.is_some_and(|to| to <= from) {
+        for (timeline, begin, end) in history.segments(size) {
+            let from = begin.max(first);
+            if end.is_some_and(|end| end <= from) {
                 continue;
             }
             let listing = self
@@ -362,7 +357,7 @@ impl Planner<'_> {
                 let Some(number) = name.number(size) else {
                     continue;
                 };
-                if number >= from && to.is_none_or(|to| number < to) {
+                if number >= from && end.is_none_or(|end| number < end) {
                     found.insert(number, (name, archived));
                 }
             }
@@ -395,21 +390,6 @@ impl Planner<'_> {
         }
         Ok(files)
     }
-}
-
-/// The name under which recovery along `history` asks for a segment.
-fn newest_of(history: &History, number: SegmentNo, size: SegmentSize) -> SegmentName {
-    let mut newest = history.spans().rev();
-    let span = newest.find(|(_, begin, _)| size.segment_of(*begin) <= number);
-    number.on(
-        span.map_or(history.timeline, |(timeline, ..)| timeline),
-        size,
-    )
-}
-
-/// Whether replay from `backup` along `history` is possible.
-fn leads_to(backup: &BackupEntry, history: &History) -> bool {
-    history.contains(backup.timeline, backup.stop_lsn)
 }
 
 /// Whether transaction `xid` ends after the snapshot `xmin:xmax:xip,…` was taken, as far as the snapshot tells.

@@ -43,11 +43,11 @@ pub fn fetch_backup(
 ) -> Result<(), Error> {
     to.check(backup, 0, None)?;
     let progress = Progress::new(to.show, "restoring", backup.size_bytes);
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata)?;
+    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
     to.prepare(backup)?;
-    unpacker.unpack(to.threads, &progress)?;
+    unpacker.unpack(to.threads)?;
     to.hand_over(backup, None)?;
-    unpacker.finish(&progress)?;
+    unpacker.finish()?;
     to.hand_over(backup, None)?;
     progress.finish();
     Ok(())
@@ -70,7 +70,6 @@ pub fn restore(
         0
     };
     to.check(backup, staged_bytes, stage)?;
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata)?;
     let wal_bytes: u64 = plan
         .segments
         .iter()
@@ -81,18 +80,19 @@ pub fn restore(
         "restoring",
         backup.size_bytes + if stage.is_some() { wal_bytes } else { 0 },
     );
+    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
     to.prepare(backup)?;
     if let Some(stage) = stage {
         stage::prepare(stage)?;
     }
-    unpacker.unpack(to.threads, &progress)?;
+    unpacker.unpack(to.threads)?;
     let sealed = match stage {
         None => None,
         Some(stage) => Some(stage::fill(repository, plan, stage, to.threads, &progress)?),
     };
     settings(sealed).write(plan, &to.pgdata)?;
     to.hand_over(backup, stage)?;
-    unpacker.finish(&progress)?;
+    unpacker.finish()?;
     to.hand_over(backup, stage)?;
     progress.finish();
     Ok(())

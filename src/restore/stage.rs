@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::plan::Plan;
-use crate::backup::manifest::hex;
+use crate::pipeline::streams;
 use crate::postgres::{History, WalFileName};
 use crate::progress::Progress;
 use crate::repository::{ArchivedFile, Repository};
@@ -46,7 +45,7 @@ pub fn directory(pgdata: &Path, spool: Option<&Path>) -> PathBuf {
     let Some(spool) = spool else {
         return pgdata.with_file_name(format!("{name}.walhalla-wal"));
     };
-    let digest = hex(&Sha256::digest(pgdata.as_os_str().as_bytes()));
+    let digest = hex::encode(Sha256::digest(pgdata.as_os_str().as_bytes()));
     spool.join(format!("{name}-{digest:.12}.walhalla-wal"))
 }
 
@@ -170,16 +169,8 @@ fn stage_file(
 
 fn digest(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).map_err(Error::local("open", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        let count = file.read(&mut buffer).map_err(Error::local("read", path))?;
-        let bytes = buffer.get(..count).unwrap_or_default();
-        if bytes.is_empty() {
-            return Ok(hex(&hash.finalize()));
-        }
-        hash.update(bytes);
-    }
+    let digest = streams::sha256(&mut file).map_err(Error::local("read", path))?;
+    Ok(hex::encode(digest))
 }
 
 fn seal(stage: &Path, plan: &SealedPlan) -> Result<PathBuf, Error> {

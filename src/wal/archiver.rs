@@ -8,10 +8,9 @@ use walhalla_providers::ErrorKind;
 
 use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch};
-use crate::pipeline::{self, Codec, Compression, Pipeline, StoredObject, streams};
-use crate::postgres::backup_label::BackupLabel;
-use crate::postgres::{ControlFile, History, SegmentName, WalFileName};
-use crate::repository::Repository;
+use crate::pipeline::{self, Encryption, Pipeline, StoredObject, streams};
+use crate::postgres::{ControlFile, SegmentName, WalFileName};
+use crate::repository::{Repository, layout::Object};
 
 /// What a push did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +25,8 @@ pub enum Pushed {
 pub struct Archiver<'a> {
     /// Where it goes.
     pub repository: &'a Repository,
-    /// Compresses it.
+    /// Compresses and encrypts it.
     pub pipeline: &'a Pipeline,
-    /// How it is compressed.
-    pub compression: Compression,
     /// The cluster it must belong to.
     pub control: &'a ControlFile,
 }
@@ -41,51 +38,62 @@ impl Archiver<'_> {
     /// [`Error::Mismatch`] for a file that does not belong under its name; [`Error::OtherContent`]
     /// when the archive holds another. Nothing is stored then.
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
-        let codec = self.compression.codec();
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
         match self.repository.find_wal(file) {
-            Ok(Some(archived)) => return self.same_content(path, file, archived.object.codec),
+            Ok(Some(archived)) => return self.same_content(path, file, &archived.object),
             // Whether a missing store may be made is for the store to say.
             Err(error) if error.kind == ErrorKind::StoreMissing => {}
             Ok(None) => {}
             Err(error) => return Err(error.into()),
         }
-        match self.store(path, file) {
+        let pipeline = match file {
+            WalFileName::Segment(_) | WalFileName::Partial(_) => self.pipeline.clone(),
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => self.pipeline.framed(),
+        };
+        let object = self.repository.layout.wal(file, pipeline.packing());
+        match self.store(path, file, &object, &pipeline) {
             Ok(stored) => Ok(Pushed::Stored(stored)),
             Err(Error::Pipeline(pipeline::Error::Store(error)))
                 if error.kind == ErrorKind::AlreadyExists =>
             {
-                self.same_content(path, file, codec)
+                self.same_content(path, file, &object)
             }
             Err(error) => Err(error),
         }
     }
 
-    fn store(&self, path: &Path, file: WalFileName) -> Result<StoredObject, Error> {
+    fn store(
+        &self,
+        path: &Path,
+        file: WalFileName,
+        object: &Object,
+        pipeline: &Pipeline,
+    ) -> Result<StoredObject, Error> {
         let mut source = Source::open(path, file, self)?;
-        let mut object = self.pipeline.create_whole(
-            self.repository
-                .layout
-                .wal(file, self.compression.codec())
-                .key,
-        );
+        // The header comes first, so the content is read once before.
+        let content_sha256 = match object.packing.encryption {
+            Encryption::None => None,
+            Encryption::Age => Some(sha256(path)?),
+        };
+        let mut writer = pipeline.create_whole(&object.key, object.name(), content_sha256)?;
         loop {
-            let room = object.room().map_err(writing)?;
+            let room = writer.room().map_err(writing)?;
             let count = source.read(room)?;
             if count == 0 {
-                return Ok(object.finish()?);
+                return Ok(writer.finish()?);
             }
-            object.fill(count);
+            writer.fill(count);
         }
     }
 
-    fn same_content(&self, path: &Path, file: WalFileName, codec: Codec) -> Result<Pushed, Error> {
-        let archived = self.repository.layout.wal(file, codec);
-        let mut local = File::open(path).map_err(Error::local("open", path))?;
-        let mut stored = self.repository.open(&archived)?;
-        let same = streams::same_bytes(&mut local, &mut stored);
-        if same.map_err(|source| self.repository.damaged(&archived.key, source))? {
+    fn same_content(
+        &self,
+        path: &Path,
+        file: WalFileName,
+        archived: &Object,
+    ) -> Result<Pushed, Error> {
+        if sha256(path)? == self.repository.content_sha256(archived)? {
             Ok(Pushed::AlreadyThere)
         } else {
             Err(Error::OtherContent {
@@ -94,6 +102,11 @@ impl Archiver<'_> {
             })
         }
     }
+}
+
+fn sha256(path: &Path) -> Result<[u8; 32], Error> {
+    let mut file = File::open(path).map_err(Error::local("open", path))?;
+    streams::sha256(&mut file).map_err(Error::local("read", path))
 }
 
 /// A WAL file, checked while it is read.
@@ -170,17 +183,7 @@ fn segment_check(
 /// Checks that a history or backup history file reads as one.
 fn check_text(path: &Path, name: WalFileName) -> Result<(), Error> {
     let text = std::fs::read(path).map_err(Error::local("read", path))?;
-    let reads = match name {
-        WalFileName::History(timeline) => {
-            !text.trim_ascii().is_empty() && History::parse(timeline, &text).is_ok()
-        }
-        WalFileName::BackupHistory(segment, _) => {
-            BackupLabel::parse(&String::from_utf8_lossy(&text))
-                .is_ok_and(|label| label.start_segment == segment)
-        }
-        WalFileName::Segment(_) | WalFileName::Partial(_) => true,
-    };
-    if reads {
+    if super::reads_as(name, &text) {
         Ok(())
     } else {
         Err(mismatch_at(path, name, Mismatch::Text))

@@ -10,6 +10,7 @@ use walhalla_providers::ErrorKind;
 
 use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch, history_beside};
+use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::{History, SegmentName, WalFileName};
 use crate::repository::{self, ArchivedFile, Repository};
@@ -36,19 +37,12 @@ impl Fetcher<'_> {
     /// # Errors
     /// [`Error::NotArchived`] only when the store proved that the file is in none of its forms there.
     pub fn fetch(&self, file: WalFileName, path: &Path) -> Result<(), Error> {
-        let archive = || {
-            self.repository.store.object_url(
-                &self
-                    .repository
-                    .layout
-                    .wal(file, crate::pipeline::Codec::None)
-                    .key,
-            )
-        };
         let archived = self.repository.find_wal(file)?;
         let archived = archived.ok_or_else(|| Error::NotArchived {
             file,
-            archive: archive(),
+            archive: self
+                .repository
+                .url(&self.repository.layout.wal(file, Packing::NONE).key),
         })?;
         let history = match file {
             WalFileName::Segment(name) | WalFileName::Partial(name) => {

@@ -14,6 +14,7 @@ pub mod reader;
 use std::path::{Path, PathBuf};
 
 use crate::pipeline;
+use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::{self, History, Lsn, SegmentSize, SystemIdentifier, TimelineId, WalFileName};
 use crate::repository::{self, Repository};
 
@@ -174,6 +175,20 @@ pub fn history_beside(
             path: beside,
             source,
         }),
+    }
+}
+
+/// Whether `text` is what a history or backup history file of this name holds.
+pub fn reads_as(name: WalFileName, text: &[u8]) -> bool {
+    match name {
+        WalFileName::History(timeline) => {
+            !text.trim_ascii().is_empty() && History::parse(timeline, text).is_ok()
+        }
+        WalFileName::BackupHistory(segment, _) => {
+            BackupLabel::parse(&String::from_utf8_lossy(text))
+                .is_ok_and(|label| label.start_segment == segment)
+        }
+        WalFileName::Segment(_) | WalFileName::Partial(_) => true,
     }
 }
 

@@ -167,6 +167,20 @@ impl SegmentCheck {
         })
     }
 
+    /// A check of `name`, the segment after this one on the way of recovery: a record that runs over the border is
+    /// checked too.
+    ///
+    /// # Errors
+    /// As [`SegmentCheck::new`].
+    pub fn followed_by(self, history: History, name: SegmentName) -> Result<Self, Mismatch> {
+        let size_bytes = self.cluster.segment_size.bytes();
+        let next = Self::new(self.cluster, history, name, size_bytes, Extent::Whole)?;
+        Ok(Self {
+            records: self.records.or(next.records),
+            ..next
+        })
+    }
+
     /// Checks the next pages; `bytes` is a whole number of them.
     pub fn pages(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
         let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);

@@ -1,0 +1,271 @@
+//! Reading a backup back: every part's files, each checked against the manifest.
+//!
+//! ```text
+//! part ─▶ download ─▶ hash ─▶ decrypt ─▶ decompress ─▶ untar ─▶ Sink
+//! ```
+//!
+//! Each file must be in the manifest, once, with the content that the manifest gives; each part must have the
+//! SHA-256 that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
+//! `verify` looks at their pages.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+use tar::{Archive, EntryType};
+
+use super::manifest::{self, FileFacts, Manifest};
+use crate::pipeline::{Content, SharedHash};
+use crate::repository::catalog::StoredPart;
+use crate::repository::layout::Object;
+use crate::repository::{self, BackupEntry, Repository};
+use crate::threads::lock;
+
+/// For stock tools; restoring makes the links itself.
+const TABLESPACE_MAP: &str = "tablespace_map";
+
+/// Why a backup's content is not what it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object cannot be read.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// A part holds something else than the manifest or `backup.json` says.
+    #[error("{object} is damaged: {problem}")]
+    Part {
+        /// The part.
+        object: String,
+        /// What is wrong.
+        problem: PartProblem,
+    },
+    /// The manifest is damaged.
+    #[error("{object} is damaged")]
+    Manifest {
+        /// The manifest.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: manifest::Error,
+    },
+}
+
+/// What is wrong with a part of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartProblem {
+    /// A file that the manifest does not know, or for the second time.
+    #[error("it holds {0}, which does not belong there")]
+    Unexpected(String),
+    /// A file whose content is not the manifest's.
+    #[error("the file {0} in it is not the one that was backed up")]
+    Content(String),
+    /// The stored bytes are not those of `backup.json`.
+    #[error("its SHA-256 is not the one in backup.json")]
+    Digest,
+    /// Files that no part held.
+    #[error("the file {0} is in none of the parts")]
+    Missing(String),
+}
+
+/// What becomes of a backup's files.
+pub trait Sink: Sync {
+    /// What ends the reading.
+    type Error: From<Error>;
+
+    /// A directory, by its path below the data directory.
+    fn directory(&self, path: &Path, mode: u32) -> Result<(), Self::Error>;
+
+    /// A file; returns the length and SHA-256 of what `content` held.
+    fn file(
+        &self,
+        path: &Path,
+        mode: u32,
+        content: &mut dyn Read,
+    ) -> Result<(u64, [u8; 32]), Failure<Self::Error>>;
+
+    /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
+    fn problem(&self, error: Error) -> Result<(), Self::Error>;
+}
+
+/// Why a file was not taken in.
+pub enum Failure<E> {
+    /// The part cannot be read on.
+    Read(io::Error),
+    /// The fault is the sink's.
+    Sink(E),
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self::Sink(error)
+    }
+}
+
+/// A backup whose manifest was read.
+pub struct Contents<'a> {
+    repository: &'a Repository,
+    /// The backup's entry.
+    pub backup: &'a BackupEntry,
+    /// The manifest as it is stored.
+    pub manifest_text: String,
+    /// Number of files in the manifest.
+    pub files: u64,
+    /// Files of the manifest that did not come yet.
+    expected: Mutex<BTreeMap<PathBuf, FileFacts>>,
+}
+
+impl<'a> Contents<'a> {
+    /// Reads the backup's manifest.
+    pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
+        let mut reader = PartReader::open(repository, backup, &backup.manifest)?;
+        let mut text = String::new();
+        reader
+            .content
+            .read_to_string(&mut text)
+            .map_err(|source| reader.damaged(source))?;
+        let object = reader.finish(&backup.manifest)?;
+        let manifest =
+            Manifest::parse(&text).map_err(|source| Error::Manifest { object, source })?;
+        Ok(Self {
+            repository,
+            backup,
+            manifest_text: text,
+            files: manifest.files.len() as u64,
+            expected: Mutex::new(manifest.files),
+        })
+    }
+
+    /// Reads `part` to its end.
+    pub fn part<S: Sink>(&self, part: &StoredPart, sink: &S) -> Result<(), S::Error> {
+        let mut reader = PartReader::open(self.repository, self.backup, part)?;
+        let url = self.repository.url(&reader.object.key);
+        match self.entries(&url, &mut reader.content, sink) {
+            Ok(()) => {}
+            Err(Failure::Read(source)) => return Err(reader.damaged(source).into()),
+            Err(Failure::Sink(error)) => return Err(error),
+        }
+        Ok(reader.finish(part).map(drop)?)
+    }
+
+    fn entries<S: Sink>(
+        &self,
+        object: &str,
+        input: &mut impl Read,
+        sink: &S,
+    ) -> Result<(), Failure<S::Error>> {
+        let problem = |problem| {
+            let object = object.to_owned();
+            sink.problem(Error::Part { object, problem })
+        };
+        let mut archive = Archive::new(input);
+        for entry in archive.entries().map_err(Failure::Read)? {
+            let mut entry = entry.map_err(Failure::Read)?;
+            let path = entry.path().map_err(Failure::Read)?.into_owned();
+            let mode = entry.header().mode().map_err(Failure::Read)? & 0o777;
+            let name = || path.display().to_string();
+            let is_inside = path
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            match entry.header().entry_type() {
+                EntryType::Directory if is_inside => sink.directory(&path, mode)?,
+                EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
+                EntryType::Regular if is_inside => {
+                    let facts = lock(&self.expected).remove(&path);
+                    let Some(facts) = facts else {
+                        problem(PartProblem::Unexpected(name()))?;
+                        continue;
+                    };
+                    if sink.file(&path, mode, &mut entry)? != (facts.size_bytes, facts.sha256) {
+                        problem(PartProblem::Content(name()))?;
+                    }
+                }
+                _ => problem(PartProblem::Unexpected(name()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A file of the manifest that none of the parts read so far held.
+    pub fn missing(&self) -> Option<Error> {
+        let expected = lock(&self.expected);
+        let path = expected.keys().next()?;
+        let problem = PartProblem::Missing(path.display().to_string());
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        Some(Error::Part {
+            object: format!("{}/{folder}", self.repository.store.url()),
+            problem,
+        })
+    }
+}
+
+/// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.
+pub fn check_stored(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(), Error> {
+    let object = object_of(repository, backup, part)?;
+    let (mut reader, hash) = repository.open_stored(&object)?;
+    io::copy(&mut reader, &mut io::sink())
+        .map_err(|source| repository.damaged(&object.key, source))?;
+    same_digest(repository, &object, &hash, part)
+}
+
+fn object_of(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<Object, repository::Error> {
+    Ok(repository.layout.backup_object(&backup.id, &part.name)?)
+}
+
+fn same_digest(
+    repository: &Repository,
+    object: &Object,
+    hash: &SharedHash,
+    part: &StoredPart,
+) -> Result<(), Error> {
+    if hex::encode(hash.value()) == part.sha256 {
+        return Ok(());
+    }
+    Err(Error::Part {
+        object: repository.url(&object.key),
+        problem: PartProblem::Digest,
+    })
+}
+
+/// An object of a backup on its way in.
+struct PartReader<'a> {
+    repository: &'a Repository,
+    object: Object,
+    content: Content,
+    hash: SharedHash,
+}
+
+impl<'a> PartReader<'a> {
+    fn open(
+        repository: &'a Repository,
+        backup: &BackupEntry,
+        part: &StoredPart,
+    ) -> Result<Self, Error> {
+        let object = object_of(repository, backup, part)?;
+        let (content, hash) = repository.open_hashed(&object)?;
+        Ok(Self {
+            repository,
+            object,
+            content,
+            hash,
+        })
+    }
+
+    fn damaged(&self, source: io::Error) -> Error {
+        self.repository.damaged(&self.object.key, source).into()
+    }
+
+    /// Reads to the end and checks the whole; returns the object's URL.
+    fn finish(mut self, part: &StoredPart) -> Result<String, Error> {
+        io::copy(&mut self.content, &mut io::sink()).map_err(|source| self.damaged(source))?;
+        same_digest(self.repository, &self.object, &self.hash, part)?;
+        Ok(self.repository.url(&self.object.key))
+    }
+}

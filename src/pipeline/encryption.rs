@@ -1,0 +1,488 @@
+//! age encryption (<https://age-encryption.org/v1>): to whom new objects are encrypted, and what opens them.
+//!
+//! Objects can be told apart without being opened: the header of each whole object (a WAL file) has one
+//! stanza more than recipients, `-> walhalla-sha256 HEX`, the SHA-256 of the content. It wraps no key,
+//! so every age program passes it over.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, IsTerminal, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use age::cli_common::UiCallbacks;
+use age::plugin::{self, RecipientPluginV1};
+use age::secrecy::{ExposeSecret, SecretString};
+use age::stream::{StreamReader, StreamWriter};
+use age::{DecryptError, Decryptor, EncryptError, Encryptor, IdentityFile, NoCallbacks};
+use age_core::format::{FileKey, Stanza};
+
+/// Tag of the stanza that names the content's SHA-256.
+const DIGEST_TAG: &str = "walhalla-sha256";
+/// The line that ends a header's stanzas begins so.
+const END_OF_STANZAS: &str = "---";
+/// Longest file of recipients or identities that is read.
+const KEY_FILE_BYTES: u64 = 1 << 20;
+
+type Recipient = Box<dyn age::Recipient + Send + Sync>;
+type Identity = Box<dyn age::Identity + Send + Sync>;
+
+/// To whom new objects are encrypted: X25519, SSH and plugin recipients.
+pub struct Recipients {
+    recipients: Vec<Recipient>,
+    texts: Vec<String>,
+}
+
+/// Why a recipient is not one.
+#[derive(Debug, thiserror::Error)]
+pub enum RecipientError {
+    /// Its text stays out of every message.
+    #[error("a secret key (identity) stands where recipients, which are public keys, belong")]
+    IsIdentity,
+    /// Not known to age.
+    #[error("{0:?} is no age recipient (age1…, ssh-ed25519 …, ssh-rsa …)")]
+    Unknown(String),
+    /// A plugin whose program is not there.
+    #[error("the program age-plugin-{name} for {recipient} is not in PATH")]
+    NoPlugin {
+        /// The plugin's name.
+        name: String,
+        /// The recipient.
+        recipient: String,
+    },
+    /// A file that cannot be read.
+    #[error("could not read the recipients file {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Nobody could open what is encrypted to nobody.
+    #[error("there is no recipient in {}", .0.display())]
+    NoneInFile(PathBuf),
+}
+
+impl Recipients {
+    /// Recipients from `list` (separated by spaces or commas) and from the lines of `file`; `None` without either.
+    ///
+    /// # Errors
+    /// [`RecipientError`]; also when the file holds no recipient, as whoever names one expects encryption.
+    pub fn load(list: Option<&str>, file: Option<&Path>) -> Result<Option<Self>, RecipientError> {
+        let mut texts = list.map(listed).transpose()?.unwrap_or_default();
+        if let Some(path) = file {
+            texts.extend(in_file(path)?);
+        }
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        let (mut recipients, mut of_plugins) = (Vec::new(), BTreeMap::<String, Vec<_>>::new());
+        for text in &texts {
+            match parse_recipient(text)? {
+                Parsed::Native(recipient) => recipients.push(recipient),
+                Parsed::Plugin(recipient) => of_plugins
+                    .entry(recipient.plugin().to_owned())
+                    .or_default()
+                    .push(recipient),
+            }
+        }
+        for (name, members) in of_plugins {
+            let no_plugin = |_| RecipientError::NoPlugin {
+                name: name.clone(),
+                recipient: members.first().map(ToString::to_string).unwrap_or_default(),
+            };
+            let plugin = RecipientPluginV1::new(&name, &members, &[], NoCallbacks);
+            recipients.push(Box::new(plugin.map_err(no_plugin)?));
+        }
+        Ok(Some(Self { recipients, texts }))
+    }
+
+    /// The recipients as they are written, in the order of the settings.
+    pub fn texts(&self) -> &[String] {
+        &self.texts
+    }
+
+    /// Writes a header to `output` and encrypts what is written afterwards. `content` is the SHA-256 that the header
+    /// tells to all who can read the object.
+    ///
+    /// # Errors
+    /// A recipient's, a plugin's above all.
+    pub(super) fn encrypt<W: io::Write>(
+        &self,
+        content: Option<[u8; 32]>,
+        output: W,
+    ) -> Result<StreamWriter<W>, EncryptError> {
+        let plain = self.recipients.iter();
+        let mut all: Vec<&dyn age::Recipient> = plain.map(|recipient| &**recipient as _).collect();
+        let named = all
+            .first()
+            .zip(content)
+            .map(|(first, content)| NamingContent {
+                recipient: *first,
+                content,
+            });
+        if let (Some(named), Some(first)) = (&named, all.first_mut()) {
+            *first = named;
+        }
+        Ok(Encryptor::with_recipients(all.into_iter())?.wrap_output(output)?)
+    }
+}
+
+impl fmt::Debug for Recipients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.texts).finish()
+    }
+}
+
+/// Wraps keys as `recipient` does, and adds the stanza with the content's digest. It is no recipient of its own
+/// because age wants the same labels of all of them, and only they know theirs.
+struct NamingContent<'a> {
+    recipient: &'a dyn age::Recipient,
+    content: [u8; 32],
+}
+
+impl age::Recipient for NamingContent<'_> {
+    fn wrap_file_key(
+        &self,
+        file_key: &FileKey,
+    ) -> Result<(Vec<Stanza>, HashSet<String>), EncryptError> {
+        let (mut stanzas, labels) = self.recipient.wrap_file_key(file_key)?;
+        stanzas.push(Stanza {
+            tag: DIGEST_TAG.to_owned(),
+            args: vec![hex::encode(self.content)],
+            body: Vec::new(),
+        });
+        Ok((stanzas, labels))
+    }
+}
+
+/// The content's SHA-256 that the header at the beginning of `object` names; `None` where it names none.
+///
+/// Who has no identity cannot know whether it is true: it serves to recognise one's own earlier push.
+pub fn named_digest(object: &[u8]) -> Option<[u8; 32]> {
+    let mut lines = object.split(|byte| *byte == b'\n');
+    lines
+        .next()
+        .filter(|line| *line == b"age-encryption.org/v1")?;
+    let header = lines.take_while(|line| !line.starts_with(END_OF_STANZAS.as_bytes()));
+    let mut digests = header.filter_map(|line| {
+        let mut words = std::str::from_utf8(line).ok()?.split(' ');
+        let is_ours = words.next() == Some("->") && words.next() == Some(DIGEST_TAG);
+        let digest = words.next().filter(|_| is_ours)?;
+        hex::decode(digest).ok()?.try_into().ok()
+    });
+    digests.next()
+}
+
+enum Parsed {
+    Native(Recipient),
+    Plugin(plugin::Recipient),
+}
+
+fn parse_recipient(text: &str) -> Result<Parsed, RecipientError> {
+    refuse_identity(text)?;
+    let unknown = || RecipientError::Unknown(text.to_owned());
+    if text.starts_with("ssh-") {
+        let recipient: age::ssh::Recipient = text.parse().map_err(|_| unknown())?;
+        return Ok(Parsed::Native(Box::new(recipient)));
+    }
+    if let Ok(recipient) = text.parse::<age::x25519::Recipient>() {
+        return Ok(Parsed::Native(Box::new(recipient)));
+    }
+    if let Ok(recipient) = text.parse::<age::tag::Recipient>() {
+        return Ok(Parsed::Native(Box::new(recipient)));
+    }
+    if let Ok(recipient) = text.parse::<age::tagpq::Recipient>() {
+        return Ok(Parsed::Native(Box::new(recipient)));
+    }
+    text.parse().map(Parsed::Plugin).map_err(|_| unknown())
+}
+
+/// Divides a list into recipients. An SSH key is two words, and a third one with an `@` is its comment.
+fn listed(list: &str) -> Result<Vec<String>, RecipientError> {
+    let mut words = list
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|word| !word.is_empty())
+        .peekable();
+    let mut recipients = Vec::new();
+    while let Some(word) = words.next() {
+        refuse_identity(word)?;
+        if word.starts_with("ssh-") {
+            let key = words.next().unwrap_or_default();
+            recipients.push(format!("{word} {key}"));
+            words.next_if(|comment| comment.contains('@'));
+        } else {
+            recipients.push(word.to_owned());
+        }
+    }
+    Ok(recipients)
+}
+
+/// The recipients in a file, one a line, as `age --recipients-file` reads it.
+fn in_file(path: &Path) -> Result<Vec<String>, RecipientError> {
+    let text = read_key_file(path).map_err(|source| RecipientError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let lines = text.lines().map(str::trim);
+    let recipients: Vec<String> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(without_comment)
+        .collect();
+    recipients
+        .iter()
+        .try_for_each(|line| refuse_identity(line))?;
+    if recipients.is_empty() {
+        return Err(RecipientError::NoneInFile(path.to_owned()));
+    }
+    Ok(recipients)
+}
+
+/// An SSH key's line without what follows the key.
+fn without_comment(line: &str) -> String {
+    if line.starts_with("ssh-") {
+        let words: Vec<&str> = line.split_whitespace().take(2).collect();
+        words.join(" ")
+    } else {
+        line.to_owned()
+    }
+}
+
+fn refuse_identity(text: &str) -> Result<(), RecipientError> {
+    if is_secret(text) {
+        Err(RecipientError::IsIdentity)
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a text has a secret key in it, which must not be shown.
+pub fn is_secret(text: &str) -> bool {
+    let text = text.to_ascii_uppercase();
+    ["AGE-SECRET-KEY-", "AGE-PLUGIN-", "PRIVATE KEY"]
+        .iter()
+        .any(|mark| text.contains(mark))
+}
+
+fn read_key_file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(KEY_FILE_BYTES)
+        .read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What opens encrypted objects. The file is read when the first one is met, so that a host that
+/// only writes does without it.
+#[derive(Clone, Default)]
+pub struct Identities(Option<Arc<Source>>);
+
+struct Source {
+    file: PathBuf,
+    loaded: OnceLock<Result<Vec<Identity>, Arc<IdentityError>>>,
+}
+
+/// Why an encrypted object stays closed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Locked {
+    /// The setting is missing.
+    #[error("no identity is set that could open it")]
+    NoIdentity,
+    /// The wrong identity, or a header in which bits have changed.
+    #[error("no identity in {} opens it", .0.display())]
+    OtherRecipients(PathBuf),
+    /// A plugin failed or is missing.
+    #[error("the plugin of an identity in {} failed", file.display())]
+    Plugin {
+        /// The file of identities.
+        file: PathBuf,
+        /// What the plugin said.
+        #[source]
+        source: Box<DecryptError>,
+    },
+    /// No identity could be had from the file.
+    #[error("the identity file {} cannot be used", file.display())]
+    Unusable {
+        /// The file of identities.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: Arc<IdentityError>,
+    },
+}
+
+/// What is wrong with a file of identities. The file's text stays out of it.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The system's reason, or age's with a line number.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// Nobody is there to type it.
+    #[error(
+        "it is protected by a passphrase; take the passphrase off in a copy that only its owner can read"
+    )]
+    Passphrase,
+    /// A kind of SSH key that age does not know.
+    #[error("it is an SSH key of a kind that age does not use (ssh-ed25519 and ssh-rsa are)")]
+    SshKind,
+    /// Comments only.
+    #[error("there is no identity in it")]
+    Empty,
+    /// Only the plugin knows.
+    #[error("age-plugin-{0} tells the recipient of its identities")]
+    OfPlugin(String),
+    /// A plugin that is missing.
+    #[error(transparent)]
+    Plugin(#[from] DecryptError),
+}
+
+/// Why content cannot be had from what was read.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Whoever has the identity can open it.
+    Locked(Locked),
+    /// Nobody can, or the store failed.
+    Unreadable(io::Error),
+}
+
+impl Identities {
+    /// The identities in `file`; none without.
+    pub fn new(file: Option<&Path>) -> Self {
+        Self(file.map(|file| {
+            Arc::new(Source {
+                file: file.to_owned(),
+                loaded: OnceLock::new(),
+            })
+        }))
+    }
+
+    /// Whether there is a file that holds them.
+    pub fn are_set(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Opens an age file.
+    pub(super) fn decrypt<R: BufRead>(&self, input: R) -> Result<StreamReader<R>, OpenError> {
+        let locked = |reason| Err(OpenError::Locked(reason));
+        let Some(source) = &self.0 else {
+            return locked(Locked::NoIdentity);
+        };
+        let file = source.file.clone();
+        let identities = match source.identities() {
+            Ok(identities) => identities.iter().map(|identity| &**identity as _),
+            Err(source) => return locked(Locked::Unusable { file, source }),
+        };
+        let opened = Decryptor::new_buffered(input).and_then(|sealed| sealed.decrypt(identities));
+        opened.or_else(|error| match error {
+            DecryptError::NoMatchingKeys => locked(Locked::OtherRecipients(file)),
+            DecryptError::Plugin(_) | DecryptError::PluginResolve(_) => locked(Locked::Plugin {
+                file,
+                source: Box::new(error),
+            }),
+            DecryptError::Io(error) => Err(OpenError::Unreadable(error)),
+            damage => Err(OpenError::Unreadable(io::Error::other(damage))),
+        })
+    }
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.0.as_ref().map(|source| &source.file);
+        f.debug_tuple("Identities").field(&file).finish()
+    }
+}
+
+impl Source {
+    fn identities(&self) -> Result<&[Identity], Arc<IdentityError>> {
+        let loaded = self
+            .loaded
+            .get_or_init(|| load_identities(&self.file).map_err(Arc::new));
+        loaded.as_deref().map_err(Arc::clone)
+    }
+}
+
+fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
+    let file = File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            "the identity file {} can be read by others than its owner (mode {mode:04o}): chmod 600 it",
+            path.display()
+        );
+    }
+    drop(file);
+    let text = read_key_file(path)?;
+    let identities = if text.trim_start().starts_with("-----BEGIN") {
+        vec![ssh_identity(&text)?]
+    } else if text.starts_with("age-encryption.org/") {
+        return Err(IdentityError::Passphrase);
+    } else {
+        native_identities(&text)?
+    };
+    if identities.is_empty() {
+        return Err(IdentityError::Empty);
+    }
+    Ok(identities)
+}
+
+/// A new X25519 identity as the text of an identity file, and its recipient.
+pub fn generate(now: jiff::Timestamp) -> (SecretString, String) {
+    let identity = age::x25519::Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let secret = identity.to_string();
+    let text = format!(
+        "# created: {now}\n# public key: {recipient}\n{}\n",
+        secret.expose_secret()
+    );
+    (text.into(), recipient)
+}
+
+/// The recipients of the identities in a file.
+///
+/// # Errors
+/// [`IdentityError`]; a plugin's identity does not tell its recipient.
+pub fn recipients_of(path: &Path) -> Result<Vec<String>, IdentityError> {
+    let text = read_key_file(path)?;
+    if text.trim_start().starts_with("-----BEGIN") {
+        let identity = age::ssh::Identity::from_buffer(text.as_bytes(), None)?;
+        let recipient = age::ssh::Recipient::try_from(identity);
+        return Ok(vec![
+            recipient.map_err(|_| IdentityError::SshKind)?.to_string(),
+        ]);
+    }
+    let mut recipients = Vec::new();
+    let file = IdentityFile::from_buffer(text.as_bytes())?;
+    file.write_recipients_file(&mut recipients)
+        .map_err(|error| match error {
+            age::IdentityFileConvertError::NoIdentities { .. } => IdentityError::Empty,
+            age::IdentityFileConvertError::IdentityFileContainsPlugin { plugin_name, .. } => {
+                IdentityError::OfPlugin(plugin_name)
+            }
+            other => io::Error::other(other.to_string()).into(),
+        })?;
+    let recipients = String::from_utf8_lossy(&recipients);
+    Ok(recipients.lines().map(str::to_owned).collect())
+}
+
+fn native_identities(text: &str) -> Result<Vec<Identity>, IdentityError> {
+    let file = IdentityFile::from_buffer(text.as_bytes())?;
+    // A hardware key asks for its PIN or a touch, if there is somebody to ask.
+    Ok(if io::stderr().is_terminal() {
+        file.with_callbacks(UiCallbacks).into_identities()?
+    } else {
+        file.into_identities()?
+    })
+}
+
+fn ssh_identity(text: &str) -> Result<Identity, IdentityError> {
+    if text.contains("BEGIN AGE ENCRYPTED FILE") {
+        return Err(IdentityError::Passphrase);
+    }
+    match age::ssh::Identity::from_buffer(text.as_bytes(), None)? {
+        age::ssh::Identity::Encrypted(_) => Err(IdentityError::Passphrase),
+        age::ssh::Identity::Unsupported(_) => Err(IdentityError::SshKind),
+        unencrypted @ age::ssh::Identity::Unencrypted(_) => Ok(Box::new(unencrypted)),
+    }
+}

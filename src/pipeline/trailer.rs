@@ -1,0 +1,174 @@
+//! The last frame of an archived WAL file: a checksum over the object's name and everything before it.
+//!
+//! Codecs leave bits of their own headers unchecked, and a timeline history does not say whose it is.
+//! The frame is a skippable one (LZ4 frame format, "Skippable Frames"; RFC 8878, 3.1.2), which `lz4 -d` and
+//! `zstd -d` pass over:
+//!
+//! ```text
+//! magic 0x184D2A5E │ length 48 │ "walhalla-sha256\n" │ SHA-256 of NAME "\n" FRAMES
+//!       4 bytes         4              16                     32
+//! ```
+//!
+//! NAME is the object's key below the store without the suffixes of its packing. An object without the frame,
+//! written by stock tools, is read too.
+
+use std::io::{self, BufRead, Read};
+
+use sha2::{Digest, Sha256};
+
+/// Length of the whole frame.
+const TRAILER_BYTES: usize = 56;
+const MAGIC: [u8; 4] = 0x184D_2A5E_u32.to_le_bytes();
+const LENGTH: [u8; 4] = 48_u32.to_le_bytes();
+const MARK: &[u8; 16] = b"walhalla-sha256\n";
+/// Bytes that are read at a time.
+const BUFFER_BYTES: usize = 64 << 10;
+
+/// The checksum in the making.
+#[derive(Clone)]
+pub(super) struct Trailer(Sha256);
+
+impl Trailer {
+    /// A trailer for the object `name`.
+    pub(super) fn new(name: &str) -> Self {
+        Self(Sha256::new().chain_update(name).chain_update("\n"))
+    }
+
+    /// Takes in bytes of the object.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The frame.
+    pub(super) fn frame(self) -> Vec<u8> {
+        let digest = self.0.finalize();
+        [&MAGIC[..], &LENGTH, MARK, &digest].concat()
+    }
+}
+
+/// A reader that keeps the trailer back and checks it.
+pub(super) struct Checked<R> {
+    input: R,
+    /// `None` once the end was reached.
+    trailer: Option<Trailer>,
+    buffer: Vec<u8>,
+    /// What was handed out of the buffer, and what may be.
+    taken: usize,
+    ready: usize,
+}
+
+impl<R: Read> Checked<R> {
+    /// A reader of the object `name`.
+    pub(super) fn new(input: R, name: &str) -> Self {
+        Self {
+            input,
+            trailer: Some(Trailer::new(name)),
+            buffer: Vec::new(),
+            taken: 0,
+            ready: 0,
+        }
+    }
+
+    /// Reads on; all but the last bytes, which may be a trailer, become ready.
+    fn advance(&mut self) -> io::Result<()> {
+        let Some(trailer) = &mut self.trailer else {
+            return Ok(());
+        };
+        self.buffer.drain(..self.ready);
+        (self.taken, self.ready) = (0, 0);
+        let room = BUFFER_BYTES as u64;
+        let count = self
+            .input
+            .by_ref()
+            .take(room)
+            .read_to_end(&mut self.buffer)?;
+        self.ready = self.buffer.len().saturating_sub(TRAILER_BYTES);
+        trailer.update(self.buffer.get(..self.ready).unwrap_or_default());
+        if count < BUFFER_BYTES {
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        let rest = self.buffer.get(self.ready..).unwrap_or_default();
+        let trailer = self.trailer.take().map(Trailer::frame);
+        if trailer.as_deref() == Some(rest) {
+            self.buffer.truncate(self.ready);
+            Ok(())
+        } else if is_meant_as_trailer(rest) {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its checksum does not fit its content and name: bits have changed, or it is another object's",
+            ))
+        } else {
+            self.ready = self.buffer.len();
+            Ok(())
+        }
+    }
+}
+
+/// Whether any field of a trailer is there, so that changed bits in one of them do not make it content.
+fn is_meant_as_trailer(rest: &[u8]) -> bool {
+    rest.len() == TRAILER_BYTES
+        && (rest.starts_with(&MAGIC)
+            || rest.get(4..8) == Some(&LENGTH)
+            || rest.get(8..24) == Some(MARK))
+}
+
+impl<R: Read> Read for Checked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+impl<R: Read> BufRead for Checked<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        while self.taken == self.ready && self.trailer.is_some() {
+            self.advance()?;
+        }
+        Ok(self.buffer.get(self.taken..self.ready).unwrap_or_default())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.taken = (self.taken + count).min(self.ready);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_trailer(name: &str, content: &[u8]) -> Vec<u8> {
+        let mut trailer = Trailer::new(name);
+        trailer.update(content);
+        [content, &trailer.frame()].concat()
+    }
+
+    fn read(name: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Checked::new(bytes, name).read_to_end(&mut out).map(|_| out)
+    }
+
+    #[test]
+    fn content_of_any_length_comes_back_without_its_trailer() {
+        for length in [0, 1, 55, 56, 57, BUFFER_BYTES - 56, BUFFER_BYTES, 200_000] {
+            let content: Vec<u8> = (0..length).map(|_| fastrand::u8(..)).collect();
+            assert_eq!(read("a", &with_trailer("a", &content)).unwrap(), content);
+            assert_eq!(read("a", &content).unwrap(), content);
+        }
+    }
+
+    #[test]
+    fn every_changed_bit_and_another_name_are_noticed() {
+        let stored = with_trailer("a", b"content");
+        assert!(read("b", &stored).is_err());
+        for bit in 0..stored.len() * 8 {
+            let mut damaged = stored.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read("a", &damaged).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! Verifying the archive: no gap along any history that a backup needs, and, if deep, every segment's content.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::receipts::Depth;
+use super::segments::{Run, SegmentReader};
+use super::{Error, Findings, Options, Report, count, is_open};
+use crate::pipeline::{Locked, Packing};
+use crate::postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::progress::Progress;
+use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing};
+use crate::threads::on_threads;
+use crate::wal::pages::Cluster;
+
+/// Segments that a thread reads one after the other; the one before them is read again.
+const RUN_SEGMENTS: usize = 32;
+
+/// How far the archive is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Names alone.
+    Names,
+    /// Every file to its end.
+    Content,
+}
+
+/// Verifies the archive for `backups`.
+///
+/// # Errors
+/// What kept the work from its end; what is wrong with the archive is in the report.
+pub fn verify(
+    repository: &Repository,
+    backups: &[BackupEntry],
+    reading: Reading,
+    options: Options,
+) -> Result<Report, Error> {
+    let findings = Findings::new();
+    let archive = Archive::list(repository, backups, &findings)?;
+    count(&findings.backups, backups.len() as u64);
+    archive.continuity(&findings);
+    if reading == Reading::Content {
+        archive.read(&findings, &options)?;
+    }
+    options.receipts.map_or(Ok(()), super::Receipts::finish)?;
+    Ok(findings.report())
+}
+
+struct Archive<'a> {
+    repository: &'a Repository,
+    backups: &'a [BackupEntry],
+    histories: BTreeMap<TimelineId, History>,
+    listings: BTreeMap<TimelineId, WalListing>,
+}
+
+impl<'a> Archive<'a> {
+    fn list(
+        repository: &'a Repository,
+        backups: &'a [BackupEntry],
+        findings: &Findings,
+    ) -> Result<Self, Error> {
+        let mut archive = Self {
+            repository,
+            backups,
+            histories: BTreeMap::new(),
+            listings: BTreeMap::new(),
+        };
+        for timeline in repository.timelines()? {
+            let folder = repository.layout.wal_folder(timeline);
+            let url = format!("{}/{folder}", repository.store.url());
+            let listing = repository.list_wal(timeline, None).map_err(Error::from);
+            let listing = findings.judge(&url, listing)?;
+            archive
+                .listings
+                .insert(timeline, listing.unwrap_or_default());
+            if let Some(history) = archive.archived_history(timeline, &url, findings)? {
+                archive.histories.insert(timeline, history);
+            }
+        }
+        for backup in backups {
+            archive
+                .histories
+                .entry(backup.timeline)
+                .or_insert_with(|| backup.timeline_history());
+        }
+        Ok(archive)
+    }
+
+    /// The history of a timeline; of one without ancestors where the archive has none, and `None` where it cannot be
+    /// read.
+    fn archived_history(
+        &self,
+        timeline: TimelineId,
+        folder: &str,
+        findings: &Findings,
+    ) -> Result<Option<History>, Error> {
+        let history = match self.repository.history(timeline) {
+            Ok(history) => return Ok(Some(history.unwrap_or(History::root(timeline)))),
+            Err(error) => Err(Error::from(error)),
+        };
+        if let Err(Error::Repository(repository::Error::Locked {
+            reason: Locked::NoIdentity,
+            ..
+        })) = &history
+        {
+            let number = timeline.number();
+            findings.note(format!(
+                "the history of timeline {number} is encrypted and no identity is set: gaps are looked for along \
+                 the histories that backups name"
+            ));
+            return Ok(None);
+        }
+        let url = match &history {
+            Err(Error::Repository(
+                repository::Error::Damaged { object, .. }
+                | repository::Error::Locked { object, .. },
+            )) => object.clone(),
+            _ => folder.to_owned(),
+        };
+        findings
+            .judge::<Option<History>>(&url, history)
+            .map(|_| None)
+    }
+
+    /// Every history along which a backup can be replayed, and those backups.
+    fn ways(&self) -> impl Iterator<Item = (&History, Vec<&BackupEntry>)> {
+        self.histories.values().filter_map(|history| {
+            let leads = |backup: &&BackupEntry| backup.leads_to(history);
+            let backups: Vec<_> = self.backups.iter().filter(leads).collect();
+            let is_lived_on = self
+                .listings
+                .get(&history.timeline)
+                .is_some_and(|listing| !listing.segments.is_empty());
+            let is_own = backups
+                .iter()
+                .any(|backup| backup.timeline == history.timeline);
+            (!backups.is_empty() && (is_lived_on || is_own)).then_some((history, backups))
+        })
+    }
+
+    /// What is archived along a history.
+    fn along(&self, history: &History, size: SegmentSize) -> BTreeSet<SegmentNo> {
+        let spans = history.segments(size);
+        let numbers = spans.flat_map(|(timeline, begin, end)| {
+            let listing = self.listings.get(&timeline);
+            let names = listing
+                .into_iter()
+                .flat_map(|listing| listing.segments.keys());
+            let numbers = names.filter_map(move |name| name.number(size));
+            numbers.filter(move |number| *number >= begin && end.is_none_or(|end| *number < end))
+        });
+        numbers.collect()
+    }
+
+    fn continuity(&self, findings: &Findings) {
+        for (history, backups) in self.ways() {
+            let Some(size) = backups.first().map(|backup| backup.wal_segment_size) else {
+                continue;
+            };
+            let present = self.along(history, size);
+            let starts = backups
+                .iter()
+                .map(|backup| size.segment_of(backup.start_lsn));
+            let stops = backups
+                .iter()
+                .map(|backup| size.segment_before(backup.stop_lsn));
+            let (Some(first), Some(last)) =
+                (starts.min(), stops.chain(present.last().copied()).max())
+            else {
+                continue;
+            };
+            let needed: Vec<SegmentNo> = present.range(first..=last).copied().collect();
+            count(&findings.segments, needed.len() as u64);
+            for gap in gaps(&needed, first, last) {
+                self.tell_gap(findings, history, size, gap, &backups);
+            }
+        }
+    }
+
+    fn tell_gap(
+        &self,
+        findings: &Findings,
+        history: &History,
+        size: SegmentSize,
+        (first, last): (SegmentNo, SegmentNo),
+        backups: &[&BackupEntry],
+    ) {
+        let name = history.segment_name(first, size);
+        let object = self
+            .repository
+            .layout
+            .wal(WalFileName::Segment(name), Packing::NONE);
+        let affected = backups
+            .iter()
+            .filter(|backup| size.segment_of(backup.start_lsn) <= last);
+        let ids: Vec<String> = affected.map(|backup| backup.id.to_string()).collect();
+        let range = match last.0 - first.0 {
+            0 => "it is missing".to_owned(),
+            more => format!(
+                "it and the {more} after it, to {}, are missing",
+                history.segment_name(last, size)
+            ),
+        };
+        let what = format!(
+            "{range}: replay along timeline {} ends at {} for {}",
+            history.timeline.number(),
+            first.start(size),
+            told(&ids)
+        );
+        findings.problem(self.repository.url(&object.key), what);
+    }
+
+    /// Reads everything.
+    fn read(&self, findings: &Findings, options: &Options) -> Result<(), Error> {
+        let cluster = self.backups.last().map(Cluster::from);
+        let reader = SegmentReader {
+            repository: self.repository,
+            cluster,
+            findings,
+            options,
+        };
+        let (mut runs, mut others, mut locked) = (Vec::new(), Vec::new(), 0);
+        for (timeline, listing) in &self.listings {
+            let is_wanted = |archived: &ArchivedFile| self.is_wanted(archived, findings, options);
+            let root = History::root(*timeline);
+            let history = self.histories.get(timeline).unwrap_or(&root);
+            let is_open = |archived: &ArchivedFile| is_open(self.repository, &archived.object);
+            locked += listing
+                .segments
+                .values()
+                .filter(|file| !is_open(file))
+                .count();
+            let segments = listing.segments.iter().filter(|(_, file)| is_open(file));
+            let segments = segments.filter(|(_, file)| is_wanted(file));
+            let segments: Vec<_> = segments.map(|(name, file)| (*name, file.clone())).collect();
+            match cluster {
+                Some(cluster) => {
+                    runs.extend(self.runs(history, &segments, cluster.segment_size));
+                }
+                // Without a backup the length of a segment is known only from the segment.
+                None => others.extend(
+                    segments
+                        .into_iter()
+                        .map(|(name, file)| (WalFileName::Segment(name), file, history.clone())),
+                ),
+            }
+            let files = listing.others.iter().filter(|(_, file)| is_open(file));
+            let files = files.filter(|(_, file)| is_wanted(file));
+            others.extend(files.map(|(name, file)| (*name, file.clone(), history.clone())));
+        }
+        if locked > 0 {
+            findings.note(format!(
+                "{locked} encrypted segments were not read, as no identity is set (age_identity_file)"
+            ));
+            count(&findings.unopened, locked as u64);
+        }
+        read_all(&reader, &runs, &others)
+    }
+
+    fn is_wanted(&self, archived: &ArchivedFile, findings: &Findings, options: &Options) -> bool {
+        let Some(receipts) = &options.receipts else {
+            return true;
+        };
+        let url = self.repository.url(&archived.object.key);
+        let (length, modified) = (archived.stored_bytes, archived.modified);
+        let has_receipt = receipts
+            .valid(&url, length, modified, Depth::Content)
+            .is_some();
+        if has_receipt {
+            count(&findings.with_receipt, 1);
+        }
+        !has_receipt
+    }
+
+    /// Divides segments into runs without a hole, each with the segment before it on the way of recovery.
+    fn runs(
+        &self,
+        history: &History,
+        segments: &[(SegmentName, ArchivedFile)],
+        size: SegmentSize,
+    ) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut last = None;
+        for (name, archived) in segments {
+            let Some(number) = name.number(size) else {
+                // The check of its name says so.
+                runs.push(Run {
+                    history: history.clone(),
+                    before: None,
+                    segments: vec![(*name, archived.clone())],
+                });
+                continue;
+            };
+            let follows = last.is_some_and(|last: SegmentNo| last.next() == number);
+            match runs.last_mut() {
+                Some(run) if follows && run.segments.len() < RUN_SEGMENTS => {
+                    run.segments.push((*name, archived.clone()));
+                }
+                _ => runs.push(Run {
+                    history: history.clone(),
+                    before: self.before(history, number, size),
+                    segments: vec![(*name, archived.clone())],
+                }),
+            }
+            last = Some(number);
+        }
+        runs
+    }
+
+    fn before(
+        &self,
+        history: &History,
+        number: SegmentNo,
+        size: SegmentSize,
+    ) -> Option<(SegmentName, ArchivedFile)> {
+        let name = history.segment_name(SegmentNo(number.0.checked_sub(1)?), size);
+        let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
+        Some((name, archived.clone()))
+    }
+}
+
+fn read_all(
+    reader: &SegmentReader,
+    runs: &[Run],
+    others: &[(WalFileName, ArchivedFile, History)],
+) -> Result<(), Error> {
+    let of_runs = runs
+        .iter()
+        .flat_map(|run| run.before.iter().chain(&run.segments));
+    let total = of_runs.map(|(_, file)| file.stored_bytes).sum::<u64>()
+        + others
+            .iter()
+            .map(|(_, file, _)| file.stored_bytes)
+            .sum::<u64>();
+    let progress = Progress::new(reader.options.show, "verifying WAL", total);
+    let (next_run, next_other) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let outcome = on_threads(reader.options.threads, &progress, &|| {
+        while let Some(run) = runs.get(next_run.fetch_add(1, Ordering::Relaxed)) {
+            reader.run(run, &|bytes| progress.add(bytes))?;
+        }
+        while let Some((file, archived, history)) =
+            others.get(next_other.fetch_add(1, Ordering::Relaxed))
+        {
+            reader.other(*file, archived, history)?;
+            if !progress.add(archived.stored_bytes) {
+                return Err(Error::BrokenOff);
+            }
+        }
+        Ok(())
+    });
+    progress.finish();
+    outcome
+}
+
+/// What is missing of `first` to `last`, both included.
+fn gaps(present: &[SegmentNo], first: SegmentNo, last: SegmentNo) -> Vec<(SegmentNo, SegmentNo)> {
+    let mut gaps = Vec::new();
+    let mut next = first;
+    for number in present {
+        if *number > next {
+            gaps.push((next, SegmentNo(number.0 - 1)));
+        }
+        next = number.next();
+    }
+    if next <= last {
+        gaps.push((next, last));
+    }
+    gaps
+}
+
+fn told(ids: &[String]) -> String {
+    match ids {
+        [] => "no backup".to_owned(),
+        [id] => format!("backup {id}"),
+        [first, .., last] => format!("{} backups, {first} to {last}", ids.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_found_at_the_beginning_between_and_at_the_end() {
+        let numbers = |list: &[u64]| list.iter().copied().map(SegmentNo).collect::<Vec<_>>();
+        let found = |present: &[u64]| {
+            let gaps = gaps(&numbers(present), SegmentNo(3), SegmentNo(9));
+            gaps.iter().map(|(a, b)| (a.0, b.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(found(&[3, 4, 5, 6, 7, 8, 9]), []);
+        assert_eq!(found(&[4, 5, 8]), [(3, 3), (6, 7), (9, 9)]);
+        assert_eq!(found(&[]), [(3, 9)]);
+    }
+}

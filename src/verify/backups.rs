@@ -1,0 +1,508 @@
+//! Verifying backups: every object, every file in it, every page, and the WAL that makes them consistent.
+
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use super::receipts::Depth;
+use super::segments::{Run, SegmentReader};
+use super::{Error, Findings, Options, Report, Sound, count, is_open};
+use crate::backup::contents::{self, Contents, Failure, Sink, check_stored};
+use crate::pipeline::streams::read_full;
+use crate::postgres::page::{self, PageState};
+use crate::postgres::{ControlFile, WalFileName, control, data_directory};
+use crate::progress::Progress;
+use crate::repository::catalog::StoredPart;
+use crate::repository::{BackupEntry, Catalog, Repository};
+use crate::threads::{lock, on_threads};
+use crate::wal::pages::Cluster;
+
+/// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
+const CHUNK_BYTES: usize = 1 << 18;
+/// Blocks of one file whose wrong checksums are told one by one.
+const TOLD_BLOCKS: u64 = 16;
+
+/// Verifies the backups of `catalog`.
+///
+/// # Errors
+/// What kept the work from its end; what is wrong with the backups is in the report.
+pub fn verify(
+    repository: &Repository,
+    catalog: &Catalog,
+    options: Options,
+) -> Result<Report, Error> {
+    let findings = Findings::new();
+    for damaged in &catalog.damaged {
+        if let crate::repository::Error::Damaged { object, .. } = damaged {
+            let text = crate::output::chain(damaged);
+            let what = text.strip_prefix(&format!("{object} is damaged: "));
+            findings.problem(object.clone(), what.unwrap_or(&text).to_owned());
+        }
+    }
+    let total = catalog
+        .backups
+        .iter()
+        .map(|backup| backup.stored_bytes)
+        .sum();
+    let progress = Progress::new(options.show, "verifying", total);
+    for backup in &catalog.backups {
+        let verification = Verification {
+            repository,
+            backup,
+            findings: &findings,
+            options: &options,
+            progress: &progress,
+            stored: stored_objects(repository, backup)?,
+            is_incomplete: AtomicBool::new(false),
+            files: AtomicU64::new(0),
+        };
+        verification.run()?;
+        count(&findings.backups, 1);
+    }
+    progress.finish();
+    options.receipts.map_or(Ok(()), super::Receipts::finish)?;
+    Ok(findings.report())
+}
+
+/// Length and time of each object in the backup's folder, by its name there.
+fn stored_objects(
+    repository: &Repository,
+    backup: &BackupEntry,
+) -> Result<HashMap<String, (u64, Timestamp)>, Error> {
+    let folder = repository.layout.backup_folder(&backup.id);
+    let found = repository
+        .runtime
+        .block_on(repository.store.list(&folder, None))?;
+    let named = found.iter().filter_map(|info| {
+        let name = info.key.as_str().strip_prefix(&folder)?;
+        Some((name.to_owned(), (info.size_bytes, info.modified)))
+    });
+    Ok(named.collect())
+}
+
+struct Verification<'a> {
+    repository: &'a Repository,
+    backup: &'a BackupEntry,
+    findings: &'a Findings,
+    options: &'a Options,
+    progress: &'a Progress,
+    stored: HashMap<String, (u64, Timestamp)>,
+    /// Whether a part could not be read, so that its files are not told to be missing.
+    is_incomplete: AtomicBool,
+    /// Files of the manifest that were found, or that receipts tell of.
+    files: AtomicU64,
+}
+
+impl Verification<'_> {
+    fn run(&self) -> Result<(), Error> {
+        self.extra_objects();
+        let parts = self.parts_there();
+        if !self.is_open()? {
+            self.findings.note(format!(
+                "backup {} is encrypted and no identity is set: its stored bytes alone were compared",
+                self.backup.id
+            ));
+            self.on_each(&parts, &|part| self.stored_bytes(part))?;
+            return self.wal();
+        }
+        let manifest = self.url(&self.backup.manifest);
+        let contents = Contents::open(self.repository, self.backup);
+        let contents = contents.map_err(Error::from);
+        match self.findings.judge(&manifest, contents)? {
+            Some(contents) => self.contents(&contents, &parts)?,
+            None => self.on_each(&parts, &|part| self.stored_bytes(part))?,
+        }
+        self.wal()
+    }
+
+    fn url(&self, part: &StoredPart) -> String {
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        format!("{}/{folder}{}", self.repository.store.url(), part.name)
+    }
+
+    fn is_open(&self) -> Result<bool, Error> {
+        let layout = &self.repository.layout;
+        let manifest = layout.backup_object(&self.backup.id, &self.backup.manifest.name)?;
+        Ok(is_open(self.repository, &manifest))
+    }
+
+    /// Objects in the backup's folder that are none of its own.
+    fn extra_objects(&self) {
+        let parts = self.backup.parts.iter().chain([&self.backup.manifest]);
+        let known: Vec<&str> = parts
+            .map(|part| part.name.as_str())
+            .chain(["backup.json"])
+            .collect();
+        let mut extra: Vec<&String> = self.stored.keys().collect();
+        extra.retain(|name| !known.contains(&name.as_str()));
+        extra.sort();
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        for name in extra {
+            let object = format!("{}/{folder}{name}", self.repository.store.url());
+            self.findings
+                .problem(object, "backup.json does not name it".to_owned());
+        }
+    }
+
+    /// The parts that are there with the length they must have; the last one first, as it holds `pg_control`.
+    fn parts_there(&self) -> Vec<&StoredPart> {
+        let all = self
+            .backup
+            .parts
+            .iter()
+            .rev()
+            .chain([&self.backup.manifest]);
+        let is_there = |part: &&StoredPart| {
+            let what = match self.stored.get(&part.name) {
+                Some((length, _)) if *length == part.stored_bytes => return true,
+                Some((length, _)) => format!(
+                    "it has {length} bytes, backup.json says {}",
+                    part.stored_bytes
+                ),
+                None => "it is missing".to_owned(),
+            };
+            self.is_incomplete.store(true, Ordering::Relaxed);
+            self.findings.problem(self.url(part), what);
+            false
+        };
+        all.filter(is_there).collect()
+    }
+
+    fn on_each(
+        &self,
+        parts: &[&StoredPart],
+        verify: &(impl Fn(&StoredPart) -> Result<(), Error> + Sync),
+    ) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        on_threads(self.options.threads, self.progress, &|| {
+            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
+                verify(part)?;
+                if !self.progress.add(part.stored_bytes) {
+                    return Err(Error::BrokenOff);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn stored_bytes(&self, part: &StoredPart) -> Result<(), Error> {
+        if self.has_receipt(part, Depth::Stored).is_some() {
+            return Ok(());
+        }
+        let checked = check_stored(self.repository, self.backup, part);
+        count(&self.findings.unopened, 1);
+        self.judged(part, checked.map_err(Error::from), Depth::Stored, 0)
+            .map(drop)
+    }
+
+    /// What a receipt says of the part: the files that were in it.
+    fn has_receipt(&self, part: &StoredPart, depth: Depth) -> Option<u64> {
+        let receipts = self.options.receipts.as_ref()?;
+        let (length, modified) = self.stored.get(&part.name)?;
+        let receipt = receipts.valid(&self.url(part), *length, *modified, depth)?;
+        // Another entry under the same name is another backup's.
+        if receipt.sha256 != part.sha256 {
+            return None;
+        }
+        count(&self.findings.with_receipt, 1);
+        Some(receipt.files)
+    }
+
+    /// Takes in how reading a part ended; returns whether it was sound.
+    fn judged(
+        &self,
+        part: &StoredPart,
+        outcome: Result<(), Error>,
+        depth: Depth,
+        files: u64,
+    ) -> Result<bool, Error> {
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, part.stored_bytes);
+        let url = self.url(part);
+        if self.findings.judge(&url, outcome)?.is_none() {
+            self.is_incomplete.store(true, Ordering::Relaxed);
+            return Ok(false);
+        }
+        let Some((stored_bytes, modified)) = self.stored.get(&part.name).copied() else {
+            return Ok(true);
+        };
+        let mut sha256 = [0; 32];
+        if hex::decode_to_slice(&part.sha256, &mut sha256).is_ok() {
+            let sound = Sound {
+                url: &url,
+                stored_bytes,
+                modified,
+                depth,
+                files,
+            };
+            self.findings.sound(self.options, &sound, sha256)?;
+        }
+        Ok(true)
+    }
+
+    fn contents(&self, contents: &Contents, parts: &[&StoredPart]) -> Result<(), Error> {
+        let parts: Vec<&StoredPart> = parts
+            .iter()
+            .copied()
+            .filter(|part| part.name != self.backup.manifest.name)
+            .collect();
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, self.backup.manifest.stored_bytes);
+        let control = Mutex::new(None);
+        if let Some((last, others)) = parts.split_first() {
+            // Always read: it is small, and tells how long pages are and whether they have checksums.
+            self.part(contents, last, None, &control, Reading::Always)?;
+            let control = control.into_inner().unwrap_or_default();
+            let unused = Mutex::new(None);
+            self.on_each(others, &|part| {
+                self.part(
+                    contents,
+                    part,
+                    control.as_ref(),
+                    &unused,
+                    Reading::WithoutReceipt,
+                )
+            })?;
+        }
+        if self.is_incomplete.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if self.files.load(Ordering::Relaxed) != contents.files {
+            self.missing(contents, &parts);
+        }
+        Ok(())
+    }
+
+    /// Files of the manifest were in none of the parts.
+    fn missing(&self, contents: &Contents, parts: &[&StoredPart]) {
+        if let Some(error) = contents.missing() {
+            let folder = self.repository.layout.backup_folder(&self.backup.id);
+            let url = format!("{}/{folder}", self.repository.store.url());
+            let text = error.to_string();
+            let what = text.strip_prefix(&format!("{url} is damaged: "));
+            self.findings.problem(url, what.unwrap_or(&text).to_owned());
+        }
+        if let Some(receipts) = &self.options.receipts {
+            for part in parts {
+                receipts.forget(&self.url(part));
+            }
+        }
+    }
+
+    fn part(
+        &self,
+        contents: &Contents,
+        part: &StoredPart,
+        control: Option<&ControlFile>,
+        found_control: &Mutex<Option<ControlFile>>,
+        reading: Reading,
+    ) -> Result<(), Error> {
+        if reading == Reading::WithoutReceipt
+            && let Some(files) = self.has_receipt(part, Depth::Content)
+        {
+            self.files.fetch_add(files, Ordering::Relaxed);
+            return Ok(());
+        }
+        let pages = Pages {
+            verification: self,
+            url: self.url(part),
+            control,
+            found_control,
+            files: AtomicU64::new(0),
+            has_problem: AtomicBool::new(false),
+        };
+        let outcome = contents.part(part, &pages);
+        let files = pages.files.into_inner();
+        count(&self.findings.files, files);
+        self.files.fetch_add(files, Ordering::Relaxed);
+        if pages.has_problem.into_inner() {
+            // Said already; without a receipt it is said again by the next run.
+            count(&self.findings.objects, 1);
+            count(&self.findings.bytes, part.stored_bytes);
+            return self.findings.judge(&self.url(part), outcome).map(drop);
+        }
+        self.judged(part, outcome, Depth::Content, files).map(drop)
+    }
+
+    /// The WAL from the backup's start to its end.
+    fn wal(&self) -> Result<(), Error> {
+        let backup = self.backup;
+        let (size, history) = (backup.wal_segment_size, backup.timeline_history());
+        let (first, last) = (
+            size.segment_of(backup.start_lsn),
+            size.segment_before(backup.stop_lsn),
+        );
+        let mut segments = Vec::new();
+        for number in first.0..=last.0 {
+            let name = crate::postgres::SegmentNo(number).on(backup.timeline, size);
+            let file = WalFileName::Segment(name);
+            count(&self.findings.segments, 1);
+            if let Some(archived) = self.repository.find_wal(file)? {
+                segments.push((name, archived));
+                continue;
+            }
+            let layout = &self.repository.layout;
+            let object = layout.wal(file, crate::pipeline::Packing::NONE);
+            let id = &backup.id;
+            let what = format!("it is missing, and backup {id} is not consistent without it");
+            self.findings
+                .problem(self.repository.url(&object.key), what);
+        }
+        let (open, locked): (Vec<_>, Vec<_>) = segments
+            .into_iter()
+            .partition(|(_, archived)| is_open(self.repository, &archived.object));
+        count(&self.findings.unopened, locked.len() as u64);
+        let reader = SegmentReader {
+            repository: self.repository,
+            cluster: Some(Cluster::from(backup)),
+            findings: self.findings,
+            options: self.options,
+        };
+        let run = Run {
+            history,
+            before: None,
+            segments: open,
+        };
+        // They are not in the total: nothing is known of their length before.
+        reader.run(&run, &|_| self.progress.add(0))
+    }
+}
+
+/// Whether a receipt makes reading unnecessary.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    Always,
+    WithoutReceipt,
+}
+
+/// Looks at a part's files without keeping them.
+struct Pages<'a> {
+    verification: &'a Verification<'a>,
+    url: String,
+    control: Option<&'a ControlFile>,
+    found_control: &'a Mutex<Option<ControlFile>>,
+    files: AtomicU64,
+    has_problem: AtomicBool,
+}
+
+impl Pages<'_> {
+    fn say(&self, what: String) {
+        self.has_problem.store(true, Ordering::Relaxed);
+        self.verification.findings.problem(self.url.clone(), what);
+    }
+
+    /// Checks the pages in `chunk`, which begins at block `first` of `path`; returns how many do not fit.
+    fn pages(
+        &self,
+        path: &Path,
+        control: &ControlFile,
+        chunk: &[u8],
+        first: u32,
+        in_file: u32,
+    ) -> u64 {
+        let page_bytes = usize::try_from(control.block_size_bytes)
+            .unwrap_or(8192)
+            .max(1);
+        let mut wrong = 0;
+        for (block, page) in (first..).zip(chunk.chunks_exact(page_bytes)) {
+            count(&self.verification.findings.pages, 1);
+            let number = in_file.wrapping_add(block);
+            let begin = self.verification.backup.start_lsn;
+            if page::judge(page, number, begin) == PageState::Mismatch {
+                wrong += 1;
+                self.wrong_page(path, block);
+            }
+        }
+        wrong
+    }
+
+    fn wrong_page(&self, path: &Path, block: u32) {
+        let name = path.display().to_string();
+        let known = &self.verification.backup.corrupt_blocks;
+        let was_known = known
+            .iter()
+            .any(|known| known.file == name && known.block == block);
+        let since = if was_known {
+            ", as it was when the backup was taken"
+        } else {
+            ""
+        };
+        self.say(format!(
+            "the checksum of block {block} of the file {name} in it is wrong{since}"
+        ));
+    }
+
+    fn keep_control(&self, bytes: &[u8]) {
+        match ControlFile::parse(bytes) {
+            Ok(control) => *lock(self.found_control) = Some(control),
+            Err(damage) => self.say(format!("the file {} in it: {damage}", control::PATH)),
+        }
+    }
+}
+
+impl Sink for Pages<'_> {
+    type Error = Error;
+
+    fn directory(&self, _: &Path, _: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn file(
+        &self,
+        path: &Path,
+        _: u32,
+        mut content: &mut dyn Read,
+    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+        let control = self.control.filter(|control| control.data_checksums);
+        let relation = data_directory::segment_of_relation(path);
+        let checked = control.zip(relation);
+        let is_control = path == Path::new(control::PATH);
+        let (mut hash, mut size_bytes, mut wrong) = (Sha256::new(), 0, 0);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let chunk = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
+            if chunk.is_empty() {
+                break;
+            }
+            hash.update(chunk);
+            if let Some((control, segment)) = checked.filter(|_| wrong < TOLD_BLOCKS) {
+                let first = size_bytes / u64::from(control.block_size_bytes.max(1));
+                let in_file = segment.wrapping_mul(control.blocks_per_file);
+                let first = u32::try_from(first).unwrap_or(u32::MAX);
+                wrong += self.pages(path, control, chunk, first, in_file);
+            }
+            if is_control && size_bytes == 0 {
+                self.keep_control(chunk);
+            }
+            size_bytes += chunk.len() as u64;
+            if !self.verification.progress.add(0) {
+                return Err(Error::BrokenOff.into());
+            }
+        }
+        self.files.fetch_add(1, Ordering::Relaxed);
+        Ok((size_bytes, hash.finalize().into()))
+    }
+
+    fn problem(&self, error: contents::Error) -> Result<(), Error> {
+        let text = error.to_string();
+        let what = text.strip_prefix(&format!("{} is damaged: ", self.url));
+        self.say(what.unwrap_or(&text).to_owned());
+        Ok(())
+    }
+}
+
+impl From<&BackupEntry> for Cluster {
+    fn from(backup: &BackupEntry) -> Self {
+        Self {
+            system_identifier: backup.system_identifier,
+            version: backup.postgres_version,
+            segment_size: backup.wal_segment_size,
+            page_size_bytes: backup.wal_block_size,
+        }
+    }
+}

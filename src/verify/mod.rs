@@ -1,0 +1,279 @@
+//! Reading back what is stored, without writing it anywhere.
+//!
+//! ```text
+//! backup.json ─▶ manifest ─▶ parts ─▶ files ─▶ pages            backups, N parts at a time
+//!            └─▶ the segments that make it consistent
+//! histories, listings ─▶ gaps                                    archive
+//! segments ─▶ pages ─▶ records, across segment borders           archive, N runs of segments at a time
+//! ```
+//!
+//! What is wrong is a [`Problem`] and does not end the work; what keeps it from going on (a store that
+//! does not answer, a missing right) is an [`Error`]. Of what was found sound a [`receipts`] file can be kept.
+
+pub mod archive;
+pub mod backups;
+pub mod receipts;
+mod segments;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::backup::contents;
+use crate::output;
+use crate::progress::Show;
+use crate::repository::layout::Object;
+use crate::repository::{self, Repository};
+use crate::threads::lock;
+use crate::wal;
+use receipts::{Depth, Receipt, Receipts};
+
+/// Why a verification did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The catalog or the archive failed.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// A backup's content could not be read.
+    #[error(transparent)]
+    Contents(#[from] contents::Error),
+    /// A WAL file could not be read.
+    #[error(transparent)]
+    Wal(#[from] wal::Error),
+    /// The file of receipts cannot be used.
+    #[error(transparent)]
+    Receipts(#[from] receipts::Error),
+    /// Another thread failed first.
+    #[error("the verification was broken off")]
+    BrokenOff,
+}
+
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
+    }
+}
+
+/// Something that is wrong with what is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The object's URL.
+    pub object: String,
+    /// What is wrong with it, and the file in it.
+    pub what: String,
+}
+
+/// How a verification is done.
+#[derive(Debug)]
+pub struct Options {
+    /// Objects that are read at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+    /// What was found sound before, and will be.
+    pub receipts: Option<Receipts>,
+}
+
+/// What a verification found, for `--json` too.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Whether nothing is wrong.
+    pub ok: bool,
+    /// What is.
+    pub problems: Vec<Problem>,
+    /// What could not be looked at, and why.
+    pub notes: Vec<String>,
+    /// Backups that were verified.
+    pub backups: u64,
+    /// Objects that were read.
+    pub objects: u64,
+    /// Objects that a receipt vouches for.
+    pub objects_with_receipt: u64,
+    /// Encrypted objects whose stored bytes alone were compared, as there is no identity.
+    pub objects_unopened: u64,
+    /// Files of backups that were compared with the manifest.
+    pub files: u64,
+    /// Data pages whose checksum was checked.
+    pub pages: u64,
+    /// WAL segments that are needed or, with `--deep`, there.
+    pub segments: u64,
+    /// WAL segments that were read.
+    pub segments_read: u64,
+    /// Stored bytes that were read.
+    pub bytes: u64,
+    /// Time it took.
+    pub seconds: f64,
+}
+
+/// What comes together while several threads read.
+struct Findings {
+    begun: Instant,
+    problems: Mutex<Vec<Problem>>,
+    notes: Mutex<Vec<String>>,
+    backups: AtomicU64,
+    objects: AtomicU64,
+    with_receipt: AtomicU64,
+    unopened: AtomicU64,
+    files: AtomicU64,
+    pages: AtomicU64,
+    segments: AtomicU64,
+    segments_read: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Findings {
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            begun: Instant::now(),
+            problems: Mutex::default(),
+            notes: Mutex::default(),
+            backups: zero(),
+            objects: zero(),
+            with_receipt: zero(),
+            unopened: zero(),
+            files: zero(),
+            pages: zero(),
+            segments: zero(),
+            segments_read: zero(),
+            bytes: zero(),
+        }
+    }
+
+    fn problem(&self, object: String, what: String) {
+        let problem = Problem { object, what };
+        let mut problems = lock(&self.problems);
+        if !problems.contains(&problem) {
+            tracing::error!("{}: {}", problem.object, problem.what);
+            problems.push(problem);
+        }
+    }
+
+    fn note(&self, note: String) {
+        tracing::warn!("{note}");
+        lock(&self.notes).push(note);
+    }
+
+    /// Takes what is wrong with `object` for a problem, and hands everything else back.
+    fn judge<T>(&self, object: &str, outcome: Result<T, Error>) -> Result<Option<T>, Error> {
+        match outcome {
+            Ok(value) => Ok(Some(value)),
+            Err(error) if is_problem(&error) => {
+                let what = output::chain(&error);
+                let prefix = format!("{object} is damaged: ");
+                let what = what.strip_prefix(&prefix).unwrap_or(&what).to_owned();
+                self.problem(object.to_owned(), what);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An object was read to its end and nothing is wrong with it, unless it changed since the last time.
+    fn sound(&self, options: &Options, sound: &Sound, sha256: [u8; 32]) -> Result<(), Error> {
+        let Some(receipts) = &options.receipts else {
+            return Ok(());
+        };
+        let sha256 = hex::encode(sha256);
+        match receipts.earlier(sound.url, sound.modified) {
+            Some(earlier) if earlier.sha256 != sha256 => {
+                let what = format!(
+                    "its bytes are not those that were verified at {}",
+                    earlier.verified
+                );
+                self.problem(sound.url.to_owned(), what);
+                Ok(())
+            }
+            _ => Ok(receipts.add(Receipt {
+                object: sound.url.to_owned(),
+                stored_bytes: sound.stored_bytes,
+                modified: sound.modified,
+                sha256,
+                depth: sound.depth,
+                files: sound.files,
+                verified: Timestamp::now(),
+            })?),
+        }
+    }
+
+    fn report(self) -> Report {
+        let problems = self.problems.into_inner();
+        let problems = problems.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let notes = self.notes.into_inner();
+        Report {
+            ok: problems.is_empty(),
+            problems,
+            notes: notes.unwrap_or_else(std::sync::PoisonError::into_inner),
+            backups: self.backups.into_inner(),
+            objects: self.objects.into_inner(),
+            objects_with_receipt: self.with_receipt.into_inner(),
+            objects_unopened: self.unopened.into_inner(),
+            files: self.files.into_inner(),
+            pages: self.pages.into_inner(),
+            segments: self.segments.into_inner(),
+            segments_read: self.segments_read.into_inner(),
+            bytes: self.bytes.into_inner(),
+            seconds: self.begun.elapsed().as_secs_f64(),
+        }
+    }
+}
+
+/// An object that was read to its end.
+struct Sound<'a> {
+    url: &'a str,
+    stored_bytes: u64,
+    modified: Timestamp,
+    depth: Depth,
+    files: u64,
+}
+
+fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Whether an error tells of the object rather than of the way to it.
+fn is_problem(error: &Error) -> bool {
+    match error {
+        Error::Repository(error)
+        | Error::Contents(contents::Error::Repository(error))
+        | Error::Wal(wal::Error::Repository(error)) => is_damage(error),
+        Error::Contents(contents::Error::Part { .. } | contents::Error::Manifest { .. })
+        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
+        Error::Wal(
+            wal::Error::Postgres(_)
+            | wal::Error::Pipeline(_)
+            | wal::Error::Local { .. }
+            | wal::Error::OtherContent { .. }
+            | wal::Error::NotArchived { .. },
+        )
+        | Error::Receipts(_)
+        | Error::BrokenOff => false,
+    }
+}
+
+fn is_damage(error: &repository::Error) -> bool {
+    use walhalla_providers::ErrorKind;
+    match error {
+        repository::Error::Damaged { .. } | repository::Error::TwoContents { .. } => true,
+        // A flipped bit in an age header makes it another recipient's.
+        repository::Error::Locked { reason, .. } => {
+            matches!(reason, crate::pipeline::Locked::OtherRecipients(_))
+        }
+        repository::Error::Store(error) => {
+            matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupted)
+        }
+        repository::Error::NoSuchBackup { .. }
+        | repository::Error::NoCluster { .. }
+        | repository::Error::NothingOfCluster { .. }
+        | repository::Error::SeveralClusters { .. } => false,
+    }
+}
+
+/// Whether an object can be opened here.
+fn is_open(repository: &Repository, object: &Object) -> bool {
+    use crate::pipeline::Encryption;
+    object.packing.encryption == Encryption::None || repository.identities.are_set()
+}

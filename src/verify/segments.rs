@@ -1,0 +1,178 @@
+//! Reading archived segments that follow one another.
+
+use std::io::Read;
+
+use super::receipts::Depth;
+use super::{Error, Findings, Options, Sound, count};
+use crate::pipeline::streams::read_full;
+use crate::postgres::{History, SegmentName, WalFileName};
+use crate::repository::{ArchivedFile, Repository};
+use crate::wal::pages::{Cluster, Extent, SegmentCheck};
+use crate::wal::{self, Mismatch};
+
+/// Bytes that are read and checked at a time: whole WAL pages of any size.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// Segments that recovery reads one after the other.
+pub(super) struct Run {
+    /// The way of recovery.
+    pub(super) history: History,
+    /// The segment before them, if it is archived: a record may run from it into the first.
+    pub(super) before: Option<(SegmentName, ArchivedFile)>,
+    /// What is to be verified.
+    pub(super) segments: Vec<(SegmentName, ArchivedFile)>,
+}
+
+/// Who reads, and what every segment must look like.
+pub(super) struct SegmentReader<'a> {
+    pub(super) repository: &'a Repository,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) findings: &'a Findings,
+    pub(super) options: &'a Options,
+}
+
+impl SegmentReader<'_> {
+    /// Reads a run; `progress` is told of stored bytes and answers whether to go on.
+    pub(super) fn run(&self, run: &Run, progress: &dyn Fn(u64) -> bool) -> Result<(), Error> {
+        let before = run.before.iter().map(|segment| (segment, false));
+        let wanted = run.segments.iter().map(|segment| (segment, true));
+        let mut last = None;
+        for ((name, archived), is_wanted) in before.chain(wanted) {
+            let url = self.repository.url(&archived.object.key);
+            let outcome = self.segment(*name, Extent::Whole, archived, &run.history, last.take());
+            count(&self.findings.bytes, archived.stored_bytes);
+            if is_wanted {
+                count(&self.findings.segments_read, 1);
+                last = self.judge(&url, archived, outcome)?;
+            } else {
+                // What is wrong with it is said by the run that it is wanted in.
+                last = outcome.ok().map(|(check, _)| check);
+            }
+            if !progress(archived.stored_bytes) {
+                return Err(Error::BrokenOff);
+            }
+        }
+        Ok(())
+    }
+
+    fn judge<T>(
+        &self,
+        url: &str,
+        archived: &ArchivedFile,
+        outcome: Result<(T, [u8; 32]), Error>,
+    ) -> Result<Option<T>, Error> {
+        count(&self.findings.objects, 1);
+        let Some((value, sha256)) = self.findings.judge(url, outcome)? else {
+            return Ok(None);
+        };
+        let sound = Sound {
+            url,
+            stored_bytes: archived.stored_bytes,
+            modified: archived.modified,
+            depth: Depth::Content,
+            files: 0,
+        };
+        self.findings.sound(self.options, &sound, sha256)?;
+        Ok(Some(value))
+    }
+
+    /// Reads a segment, as the one after `last` if that was sound; returns its check and the SHA-256 of its stored bytes.
+    fn segment(
+        &self,
+        name: SegmentName,
+        extent: Extent,
+        archived: &ArchivedFile,
+        history: &History,
+        mut last: Option<SegmentCheck>,
+    ) -> Result<(SegmentCheck, [u8; 32]), Error> {
+        let object = &archived.object;
+        let mismatch = |mismatch| wal::Error::Mismatch {
+            place: self.repository.url(&object.key),
+            file: match extent {
+                Extent::Whole => WalFileName::Segment(name),
+                Extent::Partial => WalFileName::Partial(name),
+            },
+            mismatch,
+        };
+        let (mut content, hash) = self.repository.open_hashed(object)?;
+        let (mut check, mut size_bytes, mut buffer) = (None, 0, vec![0; CHUNK_BYTES]);
+        loop {
+            let chunk = read_full(&mut content, &mut buffer)
+                .map_err(|source| self.repository.damaged(&object.key, source))?;
+            let check: &mut SegmentCheck = match &mut check {
+                Some(check) => check,
+                none => none.insert(
+                    match last.take() {
+                        Some(last) => last.followed_by(history.of(name.timeline), name),
+                        None => self.check(name, extent, history, chunk),
+                    }
+                    .map_err(mismatch)?,
+                ),
+            };
+            if chunk.is_empty() {
+                break;
+            }
+            size_bytes += chunk.len() as u64;
+            check.pages(chunk).map_err(mismatch)?;
+        }
+        let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
+        match check.wrong_length(size_bytes) {
+            Some(wrong) => Err(mismatch(wrong).into()),
+            None => Ok((check, hash.value())),
+        }
+    }
+
+    fn check(
+        &self,
+        name: SegmentName,
+        extent: Extent,
+        history: &History,
+        begin: &[u8],
+    ) -> Result<SegmentCheck, Mismatch> {
+        let own = || Cluster::of_first_page(begin, self.repository.layout.system_identifier());
+        let cluster = self.cluster.or_else(own).ok_or(Mismatch::Text)?;
+        let size_bytes = cluster.segment_size.bytes();
+        SegmentCheck::new(cluster, history.of(name.timeline), name, size_bytes, extent)
+    }
+
+    /// Reads a file of the archive that is no whole segment.
+    pub(super) fn other(
+        &self,
+        file: WalFileName,
+        archived: &ArchivedFile,
+        history: &History,
+    ) -> Result<(), Error> {
+        let url = self.repository.url(&archived.object.key);
+        let outcome = match file {
+            WalFileName::Segment(name) => self
+                .segment(name, Extent::Whole, archived, history, None)
+                .map(|(_, sha256)| ((), sha256)),
+            WalFileName::Partial(name) => self
+                .segment(name, Extent::Partial, archived, history, None)
+                .map(|(_, sha256)| ((), sha256)),
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                self.text(file, archived).map(|sha256| ((), sha256))
+            }
+        };
+        count(&self.findings.bytes, archived.stored_bytes);
+        self.judge(&url, archived, outcome).map(drop)
+    }
+
+    fn text(&self, file: WalFileName, archived: &ArchivedFile) -> Result<[u8; 32], Error> {
+        let object = &archived.object;
+        let (mut content, hash) = self.repository.open_hashed(object)?;
+        let mut text = Vec::new();
+        content
+            .read_to_end(&mut text)
+            .map_err(|source| self.repository.damaged(&object.key, source))?;
+        if wal::reads_as(file, &text) {
+            return Ok(hash.value());
+        }
+        let mismatch = wal::Error::Mismatch {
+            place: self.repository.url(&object.key),
+            file,
+            mismatch: Mismatch::Text,
+        };
+        Err(mismatch.into())
+    }
+}
