@@ -211,7 +211,11 @@ impl<'a> Archive<'a> {
     }
 
     /// Reads everything.
+    ///
+    /// # Errors
+    /// [`repository::Error::Locked`] before anything is read, when no identity is set and one is needed.
     fn read(&self, findings: &Findings, options: &Options) -> Result<(), Error> {
+        self.must_be_open()?;
         let cluster = self.backups.last().map(Cluster::from);
         let reader = SegmentReader {
             repository: self.repository,
@@ -219,19 +223,12 @@ impl<'a> Archive<'a> {
             findings,
             options,
         };
-        let (mut runs, mut others, mut locked) = (Vec::new(), Vec::new(), 0);
+        let (mut runs, mut others) = (Vec::new(), Vec::new());
         for (timeline, listing) in &self.listings {
             let is_wanted = |archived: &ArchivedFile| self.is_wanted(archived, findings, options);
             let root = History::root(*timeline);
             let history = self.histories.get(timeline).unwrap_or(&root);
-            let is_open = |archived: &ArchivedFile| is_open(self.repository, &archived.object);
-            locked += listing
-                .segments
-                .values()
-                .filter(|file| !is_open(file))
-                .count();
-            let segments = listing.segments.iter().filter(|(_, file)| is_open(file));
-            let segments = segments.filter(|(_, file)| is_wanted(file));
+            let segments = listing.segments.iter().filter(|(_, file)| is_wanted(file));
             let segments: Vec<_> = segments.map(|(name, file)| (*name, file.clone())).collect();
             match cluster {
                 Some(cluster) => {
@@ -244,17 +241,25 @@ impl<'a> Archive<'a> {
                         .map(|(name, file)| (WalFileName::Segment(name), file, history.clone())),
                 ),
             }
-            let files = listing.others.iter().filter(|(_, file)| is_open(file));
-            let files = files.filter(|(_, file)| is_wanted(file));
+            let files = listing.others.iter().filter(|(_, file)| is_wanted(file));
             others.extend(files.map(|(name, file)| (*name, file.clone(), history.clone())));
         }
-        if locked > 0 {
-            findings.note(format!(
-                "{locked} encrypted segments were not read, as no identity is set (age_identity_file)"
-            ));
-            count(&findings.unopened, locked as u64);
-        }
         read_all(&reader, &runs, &others)
+    }
+
+    fn must_be_open(&self) -> Result<(), Error> {
+        let files = self.listings.values().flat_map(|listing| {
+            let others = listing.others.iter().map(|(_, file)| file);
+            listing.segments.values().chain(others)
+        });
+        let mut locked = files.filter(|file| !is_open(self.repository, &file.object));
+        match locked.next() {
+            None => Ok(()),
+            Some(file) => Err(Error::Repository(repository::Error::Locked {
+                object: self.repository.url(&file.object.key),
+                reason: Locked::NoIdentity,
+            })),
+        }
     }
 
     fn is_wanted(&self, archived: &ArchivedFile, findings: &Findings, options: &Options) -> bool {

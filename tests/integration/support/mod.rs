@@ -19,5 +19,5 @@ pub use segments::{
     Segments, give_rights_back, make_read_only, make_unreadable, with_a_byte_changed,
 };
 pub use store::{Store, s3_env};
-pub use waiting::{eventually, random_moment_within};
+pub use waiting::{eventually, random_moment_within, seed_chance};
 pub use walhalla::{Ending, Walhalla};

@@ -17,14 +17,19 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
     }
 }
 
-/// A moment in a span, from the seed that is printed and that `WALHALLA_TEST_SEED` repeats.
+/// A moment in a span, from [`seed_chance`]'s seed.
 pub fn random_moment_within(span: Duration) -> Duration {
+    seed_chance();
+    span.mul_f64(fastrand::f64())
+}
+
+/// Seeds this thread's random numbers with the seed that is printed and that `WALHALLA_TEST_SEED` repeats.
+pub fn seed_chance() {
     static SEED: std::sync::Once = std::sync::Once::new();
     SEED.call_once(|| {
         let seed = std::env::var("WALHALLA_TEST_SEED")
             .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
         fastrand::seed(seed);
-        println!("random moments: WALHALLA_TEST_SEED={seed}");
+        println!("by chance: WALHALLA_TEST_SEED={seed}");
     });
-    span.mul_f64(fastrand::f64())
 }

@@ -1,0 +1,240 @@
+//! Verifying what is stored: the whole of it, only what is new, and what is missing.
+
+use serde_json::Value;
+
+use crate::support::{Area, Cluster, Shape, Store, Walhalla, fill, make_history, make_read_only};
+
+const SHAPE: Shape = Shape {
+    version: 17,
+    segment_mb: 1,
+};
+
+struct Site {
+    store: Store,
+    walhalla: Walhalla,
+    cluster: Cluster,
+    area: Area,
+}
+
+impl Site {
+    fn make(shape: Shape) -> Self {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut cluster = Cluster::create(&area, "primary", shape);
+        walhalla.archive_from(&mut cluster);
+        fill(&cluster);
+        walhalla.back_up(&cluster);
+        for name in ["first", "second", "third"] {
+            make_history(&cluster, name);
+            cluster.archive_everything();
+        }
+        Self {
+            store,
+            walhalla,
+            cluster,
+            area,
+        }
+    }
+
+    #[track_caller]
+    fn report(&self, args: &[&str], code: i32) -> Value {
+        let all = [args, &["--json"]].concat();
+        let report = self.walhalla.run(&all).exits_with(code).json();
+        assert_eq!(report["ok"], code == 0, "{report:#}");
+        report
+    }
+
+    fn remove(&self, name: &str) {
+        let objects = self.store.objects_named(name);
+        assert!(!objects.is_empty(), "no object {name}");
+        for object in objects {
+            std::fs::remove_file(object).unwrap();
+        }
+    }
+
+    fn segments(&self) -> Vec<String> {
+        let objects = self.store.objects_named("00000001");
+        let names = objects
+            .iter()
+            .map(|object| object.file_name().unwrap().to_str().unwrap());
+        let mut names: Vec<String> = names
+            .filter(|name| name.len() == "000000010000000000000001.lz4".len())
+            .map(|name| name[..24].to_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+macro_rules! sound_on_versions {
+    ($($name:ident = $version:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            let site = Site::make(Shape::of($version));
+            let report = site.report(&["verify"], 0);
+            for counter in ["files", "pages", "segments_read", "bytes"] {
+                assert!(report[counter].as_u64() > Some(0), "{counter}: {report:#}");
+            }
+            let report = site.report(&["wal-verify", "--deep"], 0);
+            assert!(report["segments_read"].as_u64() >= Some(2), "{report:#}");
+        }
+    )*};
+}
+
+sound_on_versions! {
+    what_postgres_13_wrote_is_sound = 13;
+    what_postgres_15_wrote_is_sound = 15;
+    what_postgres_17_wrote_is_sound = 17;
+    what_postgres_18_wrote_is_sound = 18;
+}
+
+#[test]
+fn a_segment_that_is_missing_is_named_with_the_backups_that_need_it() {
+    let site = Site::make(SHAPE);
+    let segments = site.segments();
+    site.walhalla.run(&["wal-verify"]).succeeds();
+    // The newest may be missing: the archive ends there.
+    site.remove(segments.last().unwrap());
+    site.walhalla.run(&["wal-verify"]).succeeds();
+    let gap = &segments[segments.len() - 3];
+    site.remove(gap);
+    let report = site.report(&["wal-verify"], 3);
+    let problem = &report["problems"][0];
+    assert!(
+        problem["object"].as_str().unwrap().ends_with(gap),
+        "{report:#}"
+    );
+    let backup = site.walhalla.newest_backup();
+    assert!(
+        problem["what"].as_str().unwrap().contains(&backup),
+        "{report:#}"
+    );
+}
+
+#[test]
+fn a_segment_that_a_backup_is_not_consistent_without_is_missed_by_verify_too() {
+    let site = Site::make(SHAPE);
+    let backup = site.walhalla.newest_backup();
+    let plan = site
+        .walhalla
+        .run(&["plan", "--json", "--target-immediate"])
+        .succeeds()
+        .json();
+    let first = plan["segments"][0].as_str().unwrap();
+    site.remove(&format!("{first}.lz4"));
+    for args in [
+        &["verify"][..],
+        &["verify", &backup],
+        &["verify", "--all"],
+        &["wal-verify"],
+    ] {
+        let report = site.report(args, 3);
+        let problem = &report["problems"][0];
+        assert!(
+            problem["object"].as_str().unwrap().ends_with(first),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
+fn a_part_that_is_missing_and_one_too_many_are_named() {
+    let site = Site::make(SHAPE);
+    let part = site.store.objects_named("00001.tar").remove(0);
+    let extra = part.with_file_name("00009.tar.lz4");
+    std::fs::rename(&part, &extra).unwrap();
+    let report = site.report(&["verify"], 3);
+    let problems = report["problems"].to_string();
+    for (name, what) in [
+        ("00001.tar.lz4", "missing"),
+        ("00009.tar.lz4", "backup.json"),
+    ] {
+        assert!(
+            problems.contains(name) && problems.contains(what),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
+fn a_backup_of_corrupt_pages_is_no_sound_backup() {
+    let site = Site::make(SHAPE);
+    let path = site
+        .cluster
+        .sql("select pg_relation_filepath('pgbench_accounts')");
+    site.cluster.sql("checkpoint");
+    let file = site.cluster.data.join(path.trim());
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[8192 * 3 + 5000] ^= 0x10;
+    std::fs::write(&file, bytes).unwrap();
+    let data = site.cluster.data.to_str().unwrap();
+    site.walhalla
+        .run_with(&site.cluster, &["backup-push", data])
+        .exits_with(3);
+    let report = site.report(&["verify"], 3);
+    let what = report["problems"][0]["what"].as_str().unwrap();
+    assert!(
+        what.contains("block 3") && what.contains(path.trim()),
+        "{report:#}"
+    );
+    assert!(what.contains("when the backup was taken"), "{report:#}");
+}
+
+#[test]
+fn receipts_leave_only_what_is_new_to_read() {
+    let site = Site::make(SHAPE);
+    let receipts = site.area.path("receipts");
+    let receipts = receipts.to_str().unwrap();
+    let deep = ["wal-verify", "--deep", "--receipts", receipts];
+    let all = ["verify", "--all", "--receipts", receipts];
+    let first = site.report(&deep, 0);
+    assert!(first["segments_read"].as_u64() > Some(1), "{first:#}");
+    assert_eq!(site.report(&deep, 0)["segments_read"], 0);
+    site.report(&all, 0);
+    assert!(site.report(&all, 0)["objects_with_receipt"].as_u64() > Some(0));
+
+    make_history(&site.cluster, "more");
+    site.cluster.archive_everything();
+    let more = site.report(&deep, 0);
+    let read = more["segments_read"].as_u64();
+    assert!(
+        read > Some(0) && read < first["segments_read"].as_u64(),
+        "{more:#}"
+    );
+
+    // What changed meanwhile is read again, and so is everything when no receipt counts.
+    let damaged = site.store.objects_named(&site.segments()[1]).remove(0);
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&damaged).unwrap();
+    std::fs::write(&damaged, bytes).unwrap();
+    for _ in 0..2 {
+        let report = site.report(&deep, 3);
+        assert_eq!(report["segments_read"], 1, "{report:#}");
+    }
+    let again = [&deep[..], &["--recheck-days", "0"]].concat();
+    assert!(site.report(&again, 3)["segments_read"].as_u64() > read);
+}
+
+#[test]
+fn a_store_that_can_only_be_read_is_verified() {
+    let site = Site::make(SHAPE);
+    make_read_only(site.store.path());
+    site.report(&["verify", "--all"], 0);
+    site.report(&["wal-verify", "--deep"], 0);
+    crate::support::give_rights_back(site.store.path());
+}
+
+#[test]
+fn a_verification_that_cannot_reach_the_store_tells_nothing_of_the_backups() {
+    let area = Area::new();
+    let store = Store::s3(&area);
+    let walhalla = Walhalla::with_settings(&area, &store, "retry_timeout = \"2s\"")
+        .with_env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9");
+    for command in ["verify", "wal-verify"] {
+        let outcome = walhalla.run(&[command, "--json"]).exits_with(1);
+        assert!(outcome.stdout.is_empty(), "{outcome}");
+    }
+}
