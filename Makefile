@@ -11,7 +11,7 @@ ROUNDS ?= 10
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly bench check fmt
+.PHONY: help build setup demo test test-nightly fuzz bench check fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,6 +30,9 @@ test: setup ## unit and integration tests against real PostgreSQL 13 to 18
 
 test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then
 	$(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
+
+fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
+	@tests/fuzz.sh $(TARGETS)
 
 bench: setup ## time and memory against tar | lz4 and lz4, as a Markdown table
 	@tests/bench.sh $(ARGS)

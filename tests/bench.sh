@@ -8,6 +8,7 @@
 #   backup-push    against  tar -c --exclude pg_wal PGDATA | lz4 -1 > file; sync -f
 #   backup-fetch   against  lz4 -d | tar -x; sync -f
 #   wal-push       against  lz4 -1 of the same segment and its fsync
+#   the same three, encrypted to one X25519 recipient, against themselves without encryption
 #   upload         against  a loop that only calls the AWS SDK: the same 64 compressed segments, eight at a time, to the
 #                           S3 server of the tests; beside it 64 wal-push processes, eight at a time
 #   start-up       of --version, and of wal-fetch of a segment that is not there; and the binary's size
@@ -39,6 +40,7 @@ readonly SEGMENTS=9
 readonly UPLOADS=64 CONCURRENCY=8
 # What is wanted: at most this ratio, for the upload at least this one, and at most this much memory.
 readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
+readonly AGE_LIMIT=1.60
 readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
 readonly START_LIMIT_MS=20 BINARY_LIMIT_MB=60 STARTS=21
 
@@ -162,13 +164,21 @@ echo "archive_command = '$walhalla wal-push %p'" >>data/postgresql.conf
 sql 'select pg_reload_conf()' >/dev/null
 sql 'checkpoint'
 size_mib=$(du -sm --exclude pg_wal data | cut -f 1)
+recipient=$(as_user "$walhalla" keygen --quiet --output "$dir/identity")
+encrypted() {
+  local result=$1
+  shift
+  "$result" "$1" env WALHALLA_AGE_RECIPIENTS="$recipient" WALHALLA_AGE_IDENTITY_FILE="$dir/identity" "${@:2}"
+}
 
 for ((round = 1; round <= rounds; round++)); do
   say "round $round of $rounds"
   measure tar-push bash -c 'tar -c --exclude pg_wal data | lz4 -1 -q >data.tar.lz4 && sync -f data.tar.lz4'
   measure backup-push "$walhalla" backup-push data
+  encrypted measure backup-push-age "$walhalla" backup-push data
 done
-ids=$(as_user "$walhalla" backup-list --json | python3 -c 'import json, sys; print(json.load(sys.stdin)[-1]["id"])')
+read -r id age_id < <(as_user "$walhalla" backup-list --json |
+  python3 -c 'import json, sys; print(*[backup["id"] for backup in json.load(sys.stdin)[-2:]])')
 stored_mib=$(du -sm store | cut -f 1)
 tar_mib=$(du -sm data.tar.lz4 | cut -f 1)
 as_user pg_ctl --silent -D data stop >&2
@@ -178,18 +188,23 @@ for ((round = 1; round <= rounds; round++)); do
   as_user mkdir untarred
   measure tar-fetch bash -c 'lz4 -d -q -c data.tar.lz4 | tar -x -C untarred && sync -f untarred'
   rm -rf untarred
-  measure backup-fetch "$walhalla" backup-fetch fetched "$ids"
+  measure backup-fetch "$walhalla" backup-fetch fetched "$id"
   [ "$round" != "$rounds" ] || as_user pg_verifybackup -n fetched >&2
   rm -rf fetched
+  encrypted measure backup-fetch-age "$walhalla" backup-fetch fetched "$age_id"
+  rm -rf fetched
+  measure verify "$walhalla" verify "$id"
+  encrypted measure verify-age "$walhalla" verify "$age_id"
 done
 
 # A store of its own, in which no segment is yet.
-as_user mkdir wal-store
+as_user mkdir wal-store wal-store-age
 for segment in "${segments[@]}"; do
   as_user cp "segments/$segment" "data/pg_wal/$segment"
   measure_short lz4-segment bash -c "lz4 -1 -q -f segments/$segment segment.lz4 && sync segment.lz4"
   # In the data directory, where the server runs it.
   (cd data && measure_short "$dir/wal-push" "$walhalla" --store "file://$dir/wal-store" wal-push "pg_wal/$segment")
+  (cd data && encrypted measure_short "$dir/wal-push-age" "$walhalla" --store "file://$dir/wal-store-age" wal-push "pg_wal/$segment")
 done
 
 say 'uploading to an S3 server'
@@ -261,6 +276,12 @@ row() {
   row 'backup-push' backup-push tar-push $PUSH_LIMIT
   row 'backup-fetch' backup-fetch tar-fetch $FETCH_LIMIT
   row 'wal-push, one segment' wal-push lz4-segment $WAL_LIMIT
+  echo
+  echo '| | encrypted, s | not encrypted, s | ratio | wanted at most | met |'
+  echo '| --- | ---: | ---: | ---: | ---: | --- |'
+  for what in backup-push wal-push backup-fetch verify; do
+    row $what $what-age $what $AGE_LIMIT
+  done
   echo
   echo "| upload of $UPLOADS segments, $CONCURRENCY at a time | Walhalla, MB/s | bare SDK, MB/s | ratio | wanted at least | met |"
   echo '| --- | ---: | ---: | ---: | ---: | --- |'

@@ -164,7 +164,7 @@ fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
 }
 
 /// Block sizes are powers of two from 1 to 64 kB (pg_config.h, `BLCKSZ`, `XLOG_BLCKSZ`).
-fn page_size(bytes: u32) -> Option<u32> {
+pub(crate) fn page_size(bytes: u32) -> Option<u32> {
     (bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&bytes)).then_some(bytes)
 }
 

@@ -59,7 +59,6 @@ pub fn verify(
             progress: &progress,
             stored: stored_objects(repository, backup)?,
             is_incomplete: AtomicBool::new(false),
-            files: AtomicU64::new(0),
         };
         verification.run()?;
         count(&findings.backups, 1);
@@ -94,8 +93,6 @@ struct Verification<'a> {
     stored: HashMap<String, (u64, Timestamp)>,
     /// Whether a part could not be read, so that its files are not told to be missing.
     is_incomplete: AtomicBool,
-    /// Files of the manifest that were found, or that receipts tell of.
-    files: AtomicU64,
 }
 
 impl Verification<'_> {
@@ -197,7 +194,6 @@ impl Verification<'_> {
         let checked = check_stored(self.repository, self.backup, part);
         count(&self.findings.unopened, 1);
         self.judged(part, checked.map_err(Error::from), Depth::Stored, 0)
-            .map(drop)
     }
 
     /// What a receipt says of the part: the files that were in it.
@@ -213,23 +209,23 @@ impl Verification<'_> {
         Some(receipt.files)
     }
 
-    /// Takes in how reading a part ended; returns whether it was sound.
+    /// Takes in how reading a part ended.
     fn judged(
         &self,
         part: &StoredPart,
         outcome: Result<(), Error>,
         depth: Depth,
         files: u64,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         count(&self.findings.objects, 1);
         count(&self.findings.bytes, part.stored_bytes);
         let url = self.url(part);
         if self.findings.judge(&url, outcome)?.is_none() {
             self.is_incomplete.store(true, Ordering::Relaxed);
-            return Ok(false);
+            return Ok(());
         }
         let Some((stored_bytes, modified)) = self.stored.get(&part.name).copied() else {
-            return Ok(true);
+            return Ok(());
         };
         let mut sha256 = [0; 32];
         if hex::decode_to_slice(&part.sha256, &mut sha256).is_ok() {
@@ -242,58 +238,57 @@ impl Verification<'_> {
             };
             self.findings.sound(self.options, &sound, sha256)?;
         }
-        Ok(true)
+        Ok(())
     }
 
     fn contents(&self, contents: &Contents, parts: &[&StoredPart]) -> Result<(), Error> {
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, self.backup.manifest.stored_bytes);
         let parts: Vec<&StoredPart> = parts
             .iter()
             .copied()
             .filter(|part| part.name != self.backup.manifest.name)
             .collect();
-        count(&self.findings.objects, 1);
-        count(&self.findings.bytes, self.backup.manifest.stored_bytes);
-        let control = Mutex::new(None);
-        if let Some((last, others)) = parts.split_first() {
-            // Always read: it is small, and tells how long pages are and whether they have checksums.
-            self.part(contents, last, None, &control, Reading::Always)?;
-            let control = control.into_inner().unwrap_or_default();
-            let unused = Mutex::new(None);
-            self.on_each(others, &|part| {
-                self.part(
-                    contents,
-                    part,
-                    control.as_ref(),
-                    &unused,
-                    Reading::WithoutReceipt,
-                )
-            })?;
-        }
-        if self.is_incomplete.load(Ordering::Relaxed) {
+        let found = self.parts(contents, &parts, Reading::WithoutReceipt)?;
+        if found == contents.files || self.is_incomplete.load(Ordering::Relaxed) {
             return Ok(());
         }
-        if self.files.load(Ordering::Relaxed) != contents.files {
-            self.missing(contents, &parts);
+        // Receipts tell how many files there were, not which.
+        let again = Contents::open(self.repository, self.backup)?;
+        self.parts(&again, &parts, Reading::Always)?;
+        if let Some(missing) = again.missing() {
+            let folder = self.repository.layout.backup_folder(&self.backup.id);
+            let url = format!("{}/{folder}", self.repository.store.url());
+            self.findings.judge::<()>(&url, Err(missing.into()))?;
         }
         Ok(())
     }
 
-    /// Files of the manifest were in none of the parts.
-    fn missing(&self, contents: &Contents, parts: &[&StoredPart]) {
-        if let Some(error) = contents.missing() {
-            let folder = self.repository.layout.backup_folder(&self.backup.id);
-            let url = format!("{}/{folder}", self.repository.store.url());
-            let text = error.to_string();
-            let what = text.strip_prefix(&format!("{url} is damaged: "));
-            self.findings.problem(url, what.unwrap_or(&text).to_owned());
-        }
-        if let Some(receipts) = &self.options.receipts {
-            for part in parts {
-                receipts.forget(&self.url(part));
-            }
-        }
+    /// Reads the parts; returns how many files were in them, by the receipts of those that were not read.
+    fn parts(
+        &self,
+        contents: &Contents,
+        parts: &[&StoredPart],
+        reading: Reading,
+    ) -> Result<u64, Error> {
+        let (files, control) = (AtomicU64::new(0), Mutex::new(None));
+        let Some((last, others)) = parts.split_first() else {
+            return Ok(0);
+        };
+        // Always read: it is small, and tells how long pages are and whether they have checksums.
+        let of_last = self.part(contents, last, None, &control, Reading::Always)?;
+        files.fetch_add(of_last, Ordering::Relaxed);
+        let control = control.into_inner().unwrap_or_default();
+        let unused = Mutex::new(None);
+        self.on_each(others, &|part| {
+            let of_part = self.part(contents, part, control.as_ref(), &unused, reading)?;
+            files.fetch_add(of_part, Ordering::Relaxed);
+            Ok(())
+        })?;
+        Ok(files.into_inner())
     }
 
+    /// Reads a part; returns the number of its files that are the manifest's.
     fn part(
         &self,
         contents: &Contents,
@@ -301,12 +296,11 @@ impl Verification<'_> {
         control: Option<&ControlFile>,
         found_control: &Mutex<Option<ControlFile>>,
         reading: Reading,
-    ) -> Result<(), Error> {
+    ) -> Result<u64, Error> {
         if reading == Reading::WithoutReceipt
             && let Some(files) = self.has_receipt(part, Depth::Content)
         {
-            self.files.fetch_add(files, Ordering::Relaxed);
-            return Ok(());
+            return Ok(files);
         }
         let pages = Pages {
             verification: self,
@@ -319,14 +313,15 @@ impl Verification<'_> {
         let outcome = contents.part(part, &pages);
         let files = pages.files.into_inner();
         count(&self.findings.files, files);
-        self.files.fetch_add(files, Ordering::Relaxed);
         if pages.has_problem.into_inner() {
             // Said already; without a receipt it is said again by the next run.
             count(&self.findings.objects, 1);
             count(&self.findings.bytes, part.stored_bytes);
-            return self.findings.judge(&self.url(part), outcome).map(drop);
+            self.findings.judge(&self.url(part), outcome)?;
+        } else {
+            self.judged(part, outcome, Depth::Content, files)?;
         }
-        self.judged(part, outcome, Depth::Content, files).map(drop)
+        Ok(files)
     }
 
     /// The WAL from the backup's start to its end.

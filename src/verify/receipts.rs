@@ -173,11 +173,6 @@ impl Receipts {
         Ok(())
     }
 
-    /// Takes the object's receipt back, for this run.
-    pub fn forget(&self, object: &str) {
-        lock(&self.known).remove(object);
-    }
-
     /// Makes the file durable with one line for each object.
     pub fn finish(self) -> Result<(), Error> {
         let known = lock(&self.known);

@@ -3,7 +3,7 @@
 use super::Mismatch;
 use super::reader::RecordReader;
 use crate::postgres::{
-    ControlFile, History, Lsn, SegmentName, SegmentSize, SystemIdentifier, Version,
+    ControlFile, History, Lsn, SegmentName, SegmentSize, SystemIdentifier, Version, control,
 };
 
 /// Length of the header of a segment's first page (`SizeOfXLogLongPHD`).
@@ -41,12 +41,11 @@ impl Cluster {
         let header = PageHeader::read(page)?;
         let (_, segment_size, page_size_bytes) = header.long?;
         let version = Version::of_wal_page(header.magic)?;
-        let segment_size = SegmentSize::new(u64::from(segment_size))?;
         Some(Self {
             system_identifier,
             version,
-            segment_size,
-            page_size_bytes,
+            segment_size: SegmentSize::new(u64::from(segment_size))?,
+            page_size_bytes: control::page_size(page_size_bytes)?,
         })
     }
 }
@@ -343,6 +342,15 @@ mod tests {
     }
 
     const NAME: &str = "000000010000000000000003";
+
+    #[test]
+    fn a_first_page_with_impossible_sizes_tells_nothing() {
+        let own = |bytes: &[u8]| Cluster::of_first_page(bytes, SystemIdentifier(7));
+        let mut bytes = segment(|_| 1);
+        assert!(own(&bytes).is_some());
+        bytes[36..40].copy_from_slice(&0_u32.to_le_bytes());
+        assert!(own(&bytes).is_none());
+    }
 
     #[test]
     fn a_sound_segment_is_accepted() {

@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use crate::support::{Area, Cluster, Shape, Store, Walhalla, fill, make_history, make_read_only};
+use crate::support::{
+    Area, Cluster, Shape, Store, Walhalla, fill, host, make_history, make_read_only, run,
+};
 
 const SHAPE: Shape = Shape {
     version: 17,
@@ -216,6 +218,50 @@ fn receipts_leave_only_what_is_new_to_read() {
     }
     let again = [&deep[..], &["--recheck-days", "0"]].concat();
     assert!(site.report(&again, 3)["segments_read"].as_u64() > read);
+}
+
+fn work(cluster: &Cluster, transactions: &str) {
+    for _ in 0..3 {
+        cluster.pgbench(&["-t", transactions]);
+        cluster.archive_everything();
+    }
+}
+
+/// Two servers that began as copies of each other write the same segments with other content. Each is sound.
+#[test]
+fn a_segment_of_a_twin_does_not_fit_the_one_before_it() {
+    let mut site = Site::make(SHAPE);
+    site.cluster.stop();
+    let twin_data = site.area.path("twin");
+    let mut copy = host().command("cp");
+    run(copy.arg("-a").arg(&site.cluster.data).arg(&twin_data)).succeeds();
+    let before = site.segments().len();
+    site.cluster.start();
+    work(&site.cluster, "700");
+    site.cluster.stop();
+
+    let other = Store::Directory(site.area.make_dir("twin-store"));
+    let mut twin = Cluster::adopt(&site.area, SHAPE.version, twin_data);
+    Walhalla::with_settings(&site.area, &other, "").archive_from(&mut twin);
+    work(&twin, "900");
+    twin.stop();
+
+    let name = site.segments()[before + 2].clone();
+    let own = site.store.objects_named(&name).remove(0);
+    let foreign = std::fs::read(other.objects_named(&name).remove(0)).unwrap();
+    assert!(foreign != std::fs::read(&own).unwrap());
+    std::fs::remove_file(&own).unwrap();
+    std::fs::write(&own, foreign).unwrap();
+    host().give_to_user(&own);
+    let walhalla = Walhalla::with_settings(&site.area, &site.store, "");
+    let outcome = walhalla.run(&["wal-verify", "--deep", "--json"]);
+    let outcome = outcome.exits_with(3);
+    let problems = outcome.json()["problems"].to_string();
+    assert!(problems.contains(name.as_str()), "{outcome}");
+    // Alone it is what its name says.
+    let fetched = site.area.path(&name);
+    let fetch = ["wal-fetch", &name, fetched.to_str().unwrap()];
+    walhalla.run_in(&site.cluster.data, &fetch).succeeds();
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! A whole backup whose only part holds anything: nothing outside the data directory is ever named to a restore.
+#![no_main]
+
+use std::io::Read;
+use std::path::{Component, Path};
+use std::sync::{Arc, OnceLock};
+
+use libfuzzer_sys::fuzz_target;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Runtime;
+use walhalla::backup::contents::{Contents, Error, Failure, Sink};
+use walhalla::backup::manifest::{FileFacts, Manifest, WalRange};
+use walhalla::pipeline::Identities;
+use walhalla::repository::catalog::StoredPart;
+use walhalla::repository::{BackupEntry, Repository};
+use walhalla_providers::testing::MemoryStore;
+use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+use walhalla_providers::{ObjectKey, PutMode};
+
+/// An entry as it is stored.
+const ENTRY: &[u8] = include_bytes!("../corpus/backup_entry/full.json");
+
+fuzz_target!(|tar: &[u8]| {
+    let runtime = runtime();
+    let options = Options {
+        retry: RetryPolicy::default(),
+        upload_concurrency: 1,
+        download_concurrency: 2,
+    };
+    let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
+    let mut entry = BackupEntry::parse(ENTRY).expect("the seed is an entry");
+    let system_identifier = entry.system_identifier;
+    let repository = Repository::new(
+        store,
+        runtime.handle().clone(),
+        Identities::default(),
+        system_identifier,
+    );
+    let manifest = manifest();
+    let wal = WalRange {
+        timeline: entry.timeline,
+        start: entry.start_lsn,
+        end: entry.stop_lsn,
+    };
+    let text = manifest.to_text(entry.postgres_version, system_identifier, wal);
+    let put = |name: &str, bytes: &[u8]| {
+        let folder = repository.layout.backup_folder(&entry.id);
+        let key = ObjectKey::new(format!("{folder}{name}")).expect("a key");
+        let body = bytes::Bytes::copy_from_slice(bytes);
+        let stored = runtime.block_on(repository.store.put(&key, body, PutMode::Create));
+        stored.expect("memory takes it");
+        StoredPart {
+            name: name.to_owned(),
+            size_bytes: bytes.len() as u64,
+            stored_bytes: bytes.len() as u64,
+            sha256: hex::encode(Sha256::digest(bytes)),
+        }
+    };
+    let (part, stored_manifest) = (
+        put("base/00001.tar", tar),
+        put("backup_manifest", text.as_bytes()),
+    );
+    entry.parts = vec![part];
+    entry.manifest = stored_manifest;
+    let contents = Contents::open(&repository, &entry).expect("the manifest is sound");
+    let _ = contents.part(&entry.parts[0], &Nowhere);
+});
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).build().expect("a runtime")
+    })
+}
+
+fn manifest() -> Manifest {
+    let facts = FileFacts {
+        size_bytes: 3,
+        modified: 0,
+        sha256: Sha256::digest(b"17\n").into(),
+    };
+    Manifest {
+        files: [("PG_VERSION".into(), facts)].into(),
+    }
+}
+
+/// Takes files without keeping them.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    type Error = Error;
+
+    fn directory(&self, path: &Path, mode: u32) -> Result<(), Error> {
+        assert_is_inside(path, mode);
+        Ok(())
+    }
+
+    fn file(
+        &self,
+        path: &Path,
+        mode: u32,
+        content: &mut dyn Read,
+    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+        assert_is_inside(path, mode);
+        let mut bytes = Vec::new();
+        content.read_to_end(&mut bytes).map_err(Failure::Read)?;
+        Ok((bytes.len() as u64, Sha256::digest(&bytes).into()))
+    }
+
+    fn problem(&self, _: Error) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+fn assert_is_inside(path: &Path, mode: u32) {
+    let is_normal = |part| matches!(part, Component::Normal(_));
+    assert!(path.components().all(is_normal), "{}", path.display());
+    assert!(mode <= 0o777);
+}
