@@ -336,8 +336,22 @@ pub enum IdentityError {
     #[error("age-plugin-{0} tells the recipient of its identities")]
     OfPlugin(String),
     /// A plugin that is missing.
+    #[error("the program {0} is not in PATH")]
+    NoPlugin(String),
+    /// A plugin's identity that is none.
     #[error(transparent)]
-    Plugin(#[from] DecryptError),
+    Plugin(DecryptError),
+}
+
+impl From<DecryptError> for IdentityError {
+    fn from(error: DecryptError) -> Self {
+        match error {
+            DecryptError::PluginResolve(plugin::ResolveError::MissingPlugin { binary_name }) => {
+                Self::NoPlugin(binary_name)
+            }
+            other => Self::Plugin(other),
+        }
+    }
 }
 
 /// Why content cannot be had from what was read.
