@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use walhalla_providers::transfer::{
@@ -88,8 +87,6 @@ pub struct Settings {
     pub store: Option<String>,
     /// How new objects are compressed.
     pub compression: Compression,
-    /// To whom new objects are encrypted; to nobody without.
-    pub recipients: Option<Arc<Recipients>>,
     /// What opens encrypted objects.
     pub identities: Identities,
     /// Requests and parts that go up at a time.
@@ -193,8 +190,7 @@ impl Settings {
             compression: resolver
                 .parsed("compression", str::parse)?
                 .unwrap_or_default(),
-            recipients: resolver.recipients()?.map(Arc::new),
-            identities: Identities::new(resolver.identity_file()?.as_deref()),
+            identities: Identities::new(resolver.key_file("age_identity_file")?.as_deref()),
             upload_concurrency: resolver
                 .parsed("upload_concurrency", count)?
                 .unwrap_or(cores.clamp(2, 16)),
@@ -212,6 +208,15 @@ impl Settings {
             file,
             values,
         })
+    }
+
+    /// To whom new objects are encrypted; to nobody without. Read when something is to be stored: where one restores,
+    /// a recipients file or a plugin may be missing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`].
+    pub fn recipients(&self) -> Result<Option<Recipients>, Error> {
+        Resolver(&self.values).recipients()
     }
 
     /// The store's URL.
@@ -322,7 +327,7 @@ impl Resolver<'_> {
     }
 
     fn recipients(&self) -> Result<Option<Recipients>, Error> {
-        let file = self.text("age_recipients_file").map(PathBuf::from);
+        let file = self.key_file("age_recipients_file")?;
         let list = self.text("age_recipients");
         Recipients::load(list.as_deref(), file.as_deref()).map_err(|error| {
             let key = match error {
@@ -341,7 +346,8 @@ impl Resolver<'_> {
         })
     }
 
-    fn identity_file(&self) -> Result<Option<PathBuf>, Error> {
+    /// The path of a file of keys, in whose place one easily puts the key itself.
+    fn key_file(&self, key: &'static str) -> Result<Option<PathBuf>, Error> {
         let path = |text: &str| {
             if is_secret(text) {
                 Err("it is the path of a file, and a secret key stands there; put the key into a file of its own, mode 600".to_owned())
@@ -349,7 +355,7 @@ impl Resolver<'_> {
                 Ok(PathBuf::from(text))
             }
         };
-        self.parsed("age_identity_file", path)
+        self.parsed(key, path)
     }
 }
 
@@ -358,11 +364,16 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, toml::Value>, Error> {
         path: path.to_owned(),
         source,
     })?;
-    let table: BTreeMap<String, toml::Value> =
-        toml::from_str(&text).map_err(|source| Error::Toml {
+    let table: BTreeMap<String, toml::Value> = toml::from_str(&text).map_err(|mut source| {
+        // The message shows the line, and a secret key may stand in it.
+        if is_secret(&text) {
+            source.set_input(None);
+        }
+        Error::Toml {
             path: path.to_owned(),
             source: Box::new(source),
-        })?;
+        }
+    })?;
     match table
         .keys()
         .find(|name| KEYS.iter().all(|key| key.name != *name))

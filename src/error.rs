@@ -179,6 +179,8 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
     }
 }
 
+const PLUGIN_HINT: &str = "the program age-plugin-NAME must be in the PATH of whoever opens it, the server too, and reach the key it holds";
+
 fn locked_hint(reason: &Locked) -> &'static str {
     match reason {
         Locked::NoIdentity => {
@@ -189,8 +191,9 @@ fn locked_hint(reason: &Locked) -> &'static str {
             "set `age_identity_file` to the identity of a recipient it was encrypted to (`walhalla backup-show` lists \
              a backup's recipients); if that is the one, the object's header is damaged"
         }
-        Locked::Plugin { .. } => {
-            "the program age-plugin-NAME must be in PATH and able to reach the key it holds"
+        Locked::Plugin { .. } => PLUGIN_HINT,
+        Locked::Unusable { source, .. } if matches!(**source, IdentityError::NoPlugin(_)) => {
+            PLUGIN_HINT
         }
         Locked::Unusable { .. } => {
             "correct `age_identity_file`: lines AGE-SECRET-KEY-… or AGE-PLUGIN-…, or an SSH private key without a passphrase"

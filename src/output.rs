@@ -67,7 +67,10 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.map(ToString::to_string).collect()
+    // age puts marks of bidirectional text around names.
+    let plain =
+        |cause: &dyn std::error::Error| cause.to_string().replace(['\u{2068}', '\u{2069}'], "");
+    causes.map(plain).collect()
 }
 
 /// Prints an error, its causes and its hint.

@@ -6,8 +6,8 @@
 # user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
-#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors, no store servers; --no-rust when a
-#                                         binary is at hand
+#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors, neither store servers nor what tests alone need;
+#                                         --no-rust when a binary is at hand
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,10 +18,10 @@ if [ "${1:-}" = --no-rust ]; then
   shift
 fi
 majors=("${@:-}")
-with_stores=no
+for_tests=no
 if [ -z "${majors[0]}" ]; then
   majors=(13 14 15 16 17 18)
-  with_stores=yes
+  for_tests=yes
 fi
 
 say() { echo "setup: $*"; }
@@ -62,6 +62,11 @@ install_packages() {
   have lz4 || missing+=(lz4)
   have zstd || missing+=(zstd)
   have tar || missing+=(tar)
+  # What tests alone need.
+  if [ $for_tests = yes ]; then
+    { have age && have age-keygen; } || missing+=(age)
+    have ssh-keygen || missing+=(openssh-client)
+  fi
   [ -x /usr/bin/time ] || missing+=(time)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
@@ -178,7 +183,7 @@ if [ $with_rust = yes ]; then
   install_rust
   install_nextest
 fi
-if [ $with_stores = yes ]; then
+if [ $for_tests = yes ]; then
   install_seaweedfs
   install_azurite
   install_fake_gcs

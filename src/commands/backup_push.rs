@@ -16,7 +16,7 @@ const MOST_PARTS: usize = 4;
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
     let control = ControlFile::read(&arguments.pgdata)?;
     let repository = context.repository_of(&control)?;
-    let pipeline = context.pipeline(&repository);
+    let pipeline = context.pipeline(&repository)?;
     let backup = Backup {
         pgdata: &arguments.pgdata,
         control: &control,

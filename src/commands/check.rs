@@ -14,6 +14,7 @@ use crate::output;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error> {
+    context.settings.recipients()?;
     let deadline = context.settings.retry_timeout.min(PATIENCE);
     let store = context.store_within(deadline)?;
     let deletes = if arguments.append_only {

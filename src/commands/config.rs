@@ -41,6 +41,8 @@ const SECRETS: [&str; 7] = [
 ];
 
 pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
+    // Not shown before they are checked: a secret key may stand in their place.
+    context.settings.recipients()?;
     let rows: Vec<(String, Option<String>, String)> = context
         .settings
         .values

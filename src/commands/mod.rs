@@ -15,6 +15,7 @@ mod wal_push;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -217,11 +218,17 @@ impl Context {
     }
 
     /// A pipeline into the repository's store, with a thread for each core.
-    pub fn pipeline(&self, repository: &Repository) -> Pipeline {
+    pub fn pipeline(&self, repository: &Repository) -> Result<Pipeline, Error> {
         let (store, runtime) = (repository.store.clone(), repository.runtime.clone());
-        let (compression, recipients) =
-            (self.settings.compression, self.settings.recipients.clone());
-        Pipeline::new(store, runtime, compression, recipients, cores())
+        let recipients = self.settings.recipients()?.map(Arc::new);
+        let compression = self.settings.compression;
+        Ok(Pipeline::new(
+            store,
+            runtime,
+            compression,
+            recipients,
+            cores(),
+        ))
     }
 }
 

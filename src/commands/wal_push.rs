@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = ControlFile::read(&pgdata)?;
     let repository = context.repository_of(&control)?;
-    let pipeline = context.pipeline(&repository);
+    let pipeline = context.pipeline(&repository)?;
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,

@@ -259,11 +259,13 @@ fn refuse_identity(text: &str) -> Result<(), RecipientError> {
 }
 
 /// Whether a text has a secret key in it, which must not be shown.
+///
+/// A plugin's identity is told by its capitals, which age writes: `/etc/age-plugin-yubikey.txt` is none.
 pub fn is_secret(text: &str) -> bool {
-    let text = text.to_ascii_uppercase();
-    ["AGE-SECRET-KEY-", "AGE-PLUGIN-", "PRIVATE KEY"]
-        .iter()
-        .any(|mark| text.contains(mark))
+    let capitals = text.to_ascii_uppercase();
+    capitals.contains("AGE-SECRET-KEY-1")
+        || capitals.contains("PRIVATE KEY-")
+        || text.contains("AGE-PLUGIN-")
 }
 
 fn read_key_file(path: &Path) -> io::Result<String> {
@@ -334,8 +336,22 @@ pub enum IdentityError {
     #[error("age-plugin-{0} tells the recipient of its identities")]
     OfPlugin(String),
     /// A plugin that is missing.
+    #[error("the program {0} is not in PATH")]
+    NoPlugin(String),
+    /// A plugin's identity that is none.
     #[error(transparent)]
-    Plugin(#[from] DecryptError),
+    Plugin(DecryptError),
+}
+
+impl From<DecryptError> for IdentityError {
+    fn from(error: DecryptError) -> Self {
+        match error {
+            DecryptError::PluginResolve(plugin::ResolveError::MissingPlugin { binary_name }) => {
+                Self::NoPlugin(binary_name)
+            }
+            other => Self::Plugin(other),
+        }
+    }
 }
 
 /// Why content cannot be had from what was read.

@@ -24,6 +24,9 @@ mod support;
 
 mod check;
 mod damaged_pages;
+mod encryption;
+mod encryption_keys;
+mod encryption_secrets;
 mod faults;
 mod killed;
 mod left_out_files;

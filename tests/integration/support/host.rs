@@ -19,6 +19,9 @@ pub struct Host {
     postgres: PathBuf,
 }
 
+/// Where programs are looked for.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 pub fn host() -> &'static Host {
     static HOST: OnceLock<Host> = OnceLock::new();
     HOST.get_or_init(Host::find)
@@ -57,10 +60,7 @@ impl Host {
         let mut command = Command::new(program);
         command
             .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
+            .env("PATH", PATH)
             .env("LC_ALL", "C")
             .env("RUST_BACKTRACE", "1")
             .current_dir("/")

@@ -4,6 +4,7 @@ mod area;
 mod cluster;
 mod history;
 mod host;
+mod keys;
 mod program;
 mod segments;
 mod store;
@@ -13,7 +14,8 @@ mod walhalla;
 pub use area::Area;
 pub use cluster::{Cluster, Dump, Shape};
 pub use history::{Moment, PgbenchLoad, fill, make_history};
-pub use host::host;
+pub use host::{PATH, host};
+pub use keys::{Key, PLUGIN, with_plugin, write_private};
 pub use program::{Outcome, run};
 pub use segments::{
     Segments, give_rights_back, make_read_only, make_unreadable, with_a_byte_changed,

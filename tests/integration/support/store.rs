@@ -84,6 +84,22 @@ impl Store {
         }
     }
 
+    /// The one object of this WAL file.
+    #[track_caller]
+    pub fn object_of(&self, wal_file: &str) -> PathBuf {
+        let mut objects = self.objects_named(wal_file);
+        // `NAME` is the beginning of `NAME.partial` and of `NAME.00000028.backup` too.
+        let is_suffix = |rest: &str| {
+            rest.split('.')
+                .all(|word| matches!(word, "" | "lz4" | "zst" | "age"))
+        };
+        objects.retain(|path| {
+            is_suffix(&path.file_name().unwrap().to_string_lossy()[wal_file.len()..])
+        });
+        assert_eq!(objects.len(), 1, "one object of {wal_file}: {objects:?}");
+        objects.remove(0)
+    }
+
     /// The objects below the store whose names start so, as paths.
     pub fn objects_named(&self, prefix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();

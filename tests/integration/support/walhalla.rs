@@ -27,8 +27,13 @@ impl Walhalla {
 
     /// With further lines of settings.
     pub fn with_settings(area: &Area, store: &Store, lines: &str) -> Self {
+        Self::on_host(area, "walhalla", store, lines)
+    }
+
+    /// With a settings file of this name, as another host has.
+    pub fn on_host(area: &Area, name: &str, store: &Store, lines: &str) -> Self {
         let config = area.write(
-            "walhalla.toml",
+            &format!("{name}.toml"),
             format!("store = \"{}\"\n{lines}\n", store.url()),
         );
         Self {
@@ -43,6 +48,19 @@ impl Walhalla {
         other.env.retain(|(known, _)| known != key);
         other.env.push((key.to_owned(), value.to_owned()));
         other
+    }
+
+    /// The same, encrypting to these recipients.
+    pub fn encrypting_to(&self, recipients: &[&str]) -> Self {
+        self.with_env("WALHALLA_AGE_RECIPIENTS", &recipients.join(" "))
+    }
+
+    /// The same, opening with the identities in this file.
+    pub fn opening_with(&self, identity_file: &Path) -> Self {
+        self.with_env(
+            "WALHALLA_AGE_IDENTITY_FILE",
+            identity_file.to_str().unwrap(),
+        )
     }
 
     /// The same without these variables.

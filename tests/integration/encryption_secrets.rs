@@ -1,0 +1,192 @@
+//! Secret keys in wrong places, and words that must not be said aloud.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::support::{Area, Key, Outcome, Segments, Store, Walhalla, write_private};
+
+/// Fails if any part of the secret that is long enough to matter was said, in whatever case.
+#[track_caller]
+fn assert_unsaid(outcome: &Outcome, secret: &str) {
+    let said = format!("{}\n{}", outcome.stdout, outcome.stderr).to_uppercase();
+    // Behind `AGE-SECRET-KEY-1`, which messages may well name.
+    let secret = secret.strip_prefix("AGE-SECRET-KEY-1").unwrap_or(secret);
+    let secret = secret.to_uppercase();
+    for at in 0..secret.len() - 12 {
+        assert!(
+            !said.contains(&secret[at..at + 12]),
+            "a secret key was shown by {outcome}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_key_in_a_wrong_place_is_refused_and_never_shown() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let key = Key::generate(&area, "walhalla.key");
+    let secret = key.secret();
+    let quoted = format!("\"{secret}\"");
+    let beside = format!("\"{} {secret}\"", key.recipient);
+    let lowercase = format!("\"{}\"", secret.to_lowercase());
+    let file = write_private(&area, "recipients.txt", &format!("{secret}\n"));
+    let file = format!("\"{}\"", file.display());
+    let identity_file = format!("\"{}\"", key.identity.display());
+    for (setting, value) in [
+        ("age_recipients", &quoted),
+        ("age_recipients", &beside),
+        ("age_recipients", &lowercase),
+        ("age_recipients", &format!("[{quoted}]")),
+        ("age_recipients_file", &file),
+        // The identity's file itself.
+        ("age_recipients_file", &identity_file),
+        ("age_identity_file", &quoted),
+        ("age_identity_file", &lowercase),
+        // Its value in the place of a file of recipients.
+        ("age_recipients_file", &quoted),
+        // Without quotes it is no TOML, and the parser likes to show the line.
+        ("age_recipients", &secret),
+        ("age_identity_file", &secret),
+        ("age_identity_file", &format!("\"{secret}")),
+    ] {
+        let walhalla = Walhalla::on_host(&area, "wrong", &store, &format!("{setting} = {value}\n"));
+        for args in [
+            vec!["config"],
+            vec!["config", "--json"],
+            vec!["-vv", "backup-list"],
+            vec!["--log-format", "json", "backup-list"],
+        ] {
+            let outcome = walhalla.run(&args);
+            assert_unsaid(&outcome, &secret);
+            outcome.exits_with(2);
+        }
+        let outcome = segments.push(&walhalla, &segments.names[0]);
+        assert_unsaid(&outcome, &secret);
+        outcome.exits_with(2);
+        assert!(store.objects_named("").is_empty(), "{setting} = {value}");
+    }
+    for variable in [
+        "WALHALLA_AGE_RECIPIENTS",
+        "WALHALLA_AGE_RECIPIENTS_FILE",
+        "WALHALLA_AGE_IDENTITY_FILE",
+    ] {
+        let walhalla = Walhalla::new(&area, &store).with_env(variable, &secret);
+        let outcome = walhalla.run(&["config"]);
+        assert_unsaid(&outcome, &secret);
+        outcome.exits_with(2).says(&[variable]);
+    }
+}
+
+#[test]
+fn no_log_shows_a_secret_key() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&key.identity);
+    let push = walhalla.run_in(
+        &segments.data,
+        &["-vv", "wal-push", &format!("pg_wal/{name}")],
+    );
+    let fetch = walhalla.run_in(&segments.data, &["-vv", "wal-fetch", name, "pg_wal/X"]);
+    let verify = walhalla.run(&["-vv", "wal-verify", "--deep"]);
+    let config = walhalla.run(&["-vv", "config"]);
+    for outcome in [push, fetch, verify, config] {
+        assert_unsaid(&outcome, &key.secret());
+        outcome.succeeds();
+    }
+}
+
+#[test]
+fn a_broken_identity_file_is_named_and_its_text_is_not_shown() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let plain = Walhalla::new(&area, &store);
+    segments
+        .push(&plain.encrypting_to(&[&key.recipient]), name)
+        .succeeds();
+    let secret = key.secret();
+    for (what, text) in [
+        ("cut off", secret[..secret.len() - 4].to_owned()),
+        ("a letter changed", secret.replacen('Q', "P", 1) + "Q"),
+        ("two in a line", format!("{secret} {secret}")),
+        ("nothing but a comment", format!("# {}\n", key.recipient)),
+        ("the recipient", key.recipient.clone()),
+    ] {
+        let file = write_private(&area, "broken.key", &text);
+        let (outcome, fetched) = segments.fetch(&plain.opening_with(&file), name);
+        assert_unsaid(&outcome, &secret);
+        outcome
+            .exits_with(1)
+            .says(&[file.to_str().unwrap(), "hint:"]);
+        assert!(fetched.is_none(), "{what}");
+    }
+}
+
+#[test]
+fn an_identity_that_others_can_read_is_used_and_warned_of() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&key.identity);
+    segments.push(&walhalla, name).succeeds();
+    let path = key.identity.to_str().unwrap();
+
+    let (outcome, _) = segments.fetch(&walhalla, name);
+    assert!(
+        !outcome.succeeds().stderr.contains(path),
+        "warned for nothing"
+    );
+    std::fs::set_permissions(&key.identity, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (outcome, fetched) = segments.fetch(&walhalla, name);
+    outcome.succeeds().says(&[path, "0644", "chmod 600"]);
+    assert!(fetched.is_some());
+}
+
+#[test]
+fn a_missing_identity_file_does_not_keep_wal_from_being_archived() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&area.path("not-there.key"));
+    segments.push(&walhalla, name).succeeds();
+    segments
+        .push(&walhalla, name)
+        .succeeds()
+        .says(&["was archived before"]);
+    segments.assert_archived(&walhalla.opening_with(&key.identity), name);
+}
+
+#[test]
+fn a_file_of_recipients_without_any_or_that_is_missing_lets_nothing_be_stored_unencrypted() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let plain = Walhalla::new(&area, &store);
+    let empty = area.write("empty.txt", "");
+    let comments = area.write("comments.txt", "# nobody yet\n\n   \n");
+    let other = area.write("other.txt", "age1thisisnorecipient\n");
+    for path in [empty, comments, other, area.path("missing.txt")] {
+        let path = path.to_str().unwrap();
+        let walhalla = plain.with_env("WALHALLA_AGE_RECIPIENTS_FILE", path);
+        segments
+            .push(&walhalla, &segments.names[0])
+            .exits_with(2)
+            .says(&["age_recipients_file", "hint:"]);
+        assert!(store.objects_named("").is_empty(), "{path}");
+    }
+}
