@@ -121,6 +121,8 @@ impl<'a> Contents<'a> {
         let mut text = String::new();
         reader
             .content
+            .by_ref()
+            .take(backup.manifest.size_bytes)
             .read_to_string(&mut text)
             .map_err(|source| reader.damaged(source))?;
         let object = reader.finish(&backup.manifest)?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, Cursor, IsTerminal, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -21,8 +21,10 @@ use age_core::format::{FileKey, Stanza};
 
 /// Tag of the stanza that names the content's SHA-256.
 const DIGEST_TAG: &str = "walhalla-sha256";
-/// The line that ends a header's stanzas begins so.
-const END_OF_STANZAS: &str = "---";
+/// The line that ends a header begins so.
+const END_OF_HEADER: &[u8] = b"---";
+/// Longest header that is read; each recipient takes 100 to 1,600 bytes of it.
+pub const HEADER_BYTES: usize = 64 << 10;
 /// Longest file of recipients or identities that is read.
 const KEY_FILE_BYTES: u64 = 1 << 20;
 
@@ -166,7 +168,7 @@ pub fn named_digest(object: &[u8]) -> Option<[u8; 32]> {
     lines
         .next()
         .filter(|line| *line == b"age-encryption.org/v1")?;
-    let header = lines.take_while(|line| !line.starts_with(END_OF_STANZAS.as_bytes()));
+    let header = lines.take_while(|line| !line.starts_with(END_OF_HEADER));
     let mut digests = header.filter_map(|line| {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
         let is_ours = words.next() == Some("->") && words.next() == Some(DIGEST_TAG);
@@ -380,7 +382,10 @@ impl Identities {
     }
 
     /// Opens an age file.
-    pub(super) fn decrypt<R: BufRead>(&self, input: R) -> Result<StreamReader<R>, OpenError> {
+    pub(super) fn decrypt<R: BufRead>(
+        &self,
+        input: R,
+    ) -> Result<StreamReader<impl BufRead + use<R>>, OpenError> {
         let locked = |reason| Err(OpenError::Locked(reason));
         let Some(source) = &self.0 else {
             return locked(Locked::NoIdentity);
@@ -390,6 +395,7 @@ impl Identities {
             Ok(identities) => identities.iter().map(|identity| &**identity as _),
             Err(source) => return locked(Locked::Unusable { file, source }),
         };
+        let input = with_bounded_header(input).map_err(OpenError::Unreadable)?;
         let opened = Decryptor::new_buffered(input).and_then(|sealed| sealed.decrypt(identities));
         opened.or_else(|error| match error {
             DecryptError::NoMatchingKeys => locked(Locked::OtherRecipients(file)),
@@ -400,6 +406,28 @@ impl Identities {
             DecryptError::Io(error) => Err(OpenError::Unreadable(error)),
             damage => Err(OpenError::Unreadable(io::Error::other(damage))),
         })
+    }
+}
+
+/// The same bytes, of which the header was read before: age itself would take any length of line into memory.
+fn with_bounded_header<R: BufRead>(mut input: R) -> io::Result<io::Chain<Cursor<Vec<u8>>, R>> {
+    let mut header = Vec::new();
+    let mut bounded = input.by_ref().take(HEADER_BYTES as u64);
+    loop {
+        let line_at = header.len();
+        let count = bounded.read_until(b'\n', &mut header)?;
+        let is_last = header
+            .get(line_at..)
+            .is_some_and(|line| line.starts_with(END_OF_HEADER));
+        if is_last || count == 0 {
+            break;
+        }
+    }
+    if header.len() < HEADER_BYTES {
+        Ok(Cursor::new(header).chain(input))
+    } else {
+        let reason = "it does not begin with an age header";
+        Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 }
 
@@ -500,5 +528,99 @@ fn ssh_identity(text: &str) -> Result<Identity, IdentityError> {
         age::ssh::Identity::Encrypted(_) => Err(IdentityError::Passphrase),
         age::ssh::Identity::Unsupported(_) => Err(IdentityError::SshKind),
         unencrypted @ age::ssh::Identity::Unencrypted(_) => Ok(Box::new(unencrypted)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// An identity's file and what encrypts to it.
+    fn keys(dir: &Path) -> (Identities, Recipients) {
+        let (identity, recipient) = generate(jiff::Timestamp::UNIX_EPOCH);
+        let path = dir.join("identity");
+        std::fs::write(&path, identity.expose_secret()).unwrap();
+        let recipients = Recipients::load(Some(&recipient), None).unwrap().unwrap();
+        (Identities::new(Some(&path)), recipients)
+    }
+
+    fn encrypt(recipients: &Recipients, content: &[u8]) -> Vec<u8> {
+        let mut writer = recipients.encrypt(Some([7; 32]), Vec::new()).unwrap();
+        writer.write_all(content).unwrap();
+        writer.finish().unwrap()
+    }
+
+    fn decrypt(identities: &Identities, object: &[u8]) -> Option<Vec<u8>> {
+        let mut content = Vec::new();
+        let mut reader = identities.decrypt(object).ok()?;
+        reader.read_to_end(&mut content).ok().map(|_| content)
+    }
+
+    #[test]
+    fn every_changed_bit_cut_and_further_byte_of_an_age_file_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (identities, recipients) = keys(dir.path());
+        // One chunk that is full, and none.
+        for content in [vec![1; 64 << 10], b"content".to_vec(), Vec::new()] {
+            let object = encrypt(&recipients, &content);
+            assert_eq!(named_digest(&object), Some([7; 32]));
+            assert_eq!(decrypt(&identities, &object), Some(content));
+            let header = object.len().min(500);
+            for bit in (0..header * 8).chain(object.len() * 8 - 64..object.len() * 8) {
+                let mut damaged = object.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(decrypt(&identities, &damaged), None, "bit {bit}");
+            }
+            for length in (0..header).chain([object.len() - 1]) {
+                assert_eq!(
+                    decrypt(&identities, &object[..length]),
+                    None,
+                    "cut at {length}"
+                );
+            }
+            assert_eq!(decrypt(&identities, &[&object[..], b"\0"].concat()), None);
+        }
+    }
+
+    #[test]
+    fn a_header_without_an_end_is_not_read_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (identities, _) = keys(dir.path());
+        let mut zeros = io::BufReader::new(io::repeat(0));
+        assert!(matches!(
+            identities.decrypt(&mut zeros),
+            Err(OpenError::Unreadable(_))
+        ));
+        let line = b"age-encryption.org/v1\n-> X25519 ".as_slice();
+        let endless = io::BufReader::new(line.chain(io::repeat(b'A')));
+        assert!(matches!(
+            identities.decrypt(endless),
+            Err(OpenError::Unreadable(_))
+        ));
+    }
+
+    #[test]
+    fn lists_of_recipients_are_divided_and_secrets_in_them_refused() {
+        let ssh =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHsKLqeplhpW+uObz5dvMgjz1OxfM/XXUB+VHtZ6isGN";
+        let (secret, age) = generate(jiff::Timestamp::UNIX_EPOCH);
+        let wanted = Some(vec![ssh.to_owned(), age.clone()]);
+        for list in [
+            format!("{ssh} {age}"),
+            format!("{ssh} dba@host, {age}"),
+            format!("{ssh},{age}"),
+        ] {
+            let found = Recipients::load(Some(&list), None).unwrap();
+            assert_eq!(found.map(|found| found.texts().to_vec()), wanted, "{list}");
+        }
+        assert!(Recipients::load(Some(" , "), None).unwrap().is_none());
+        for list in [format!("{ssh} comment"), "age1nonsense".to_owned()] {
+            let unknown = Recipients::load(Some(&list), None);
+            assert!(matches!(unknown, Err(RecipientError::Unknown(_))), "{list}");
+        }
+        let refused = Recipients::load(Some(secret.expose_secret()), None);
+        assert!(!refused.unwrap_err().to_string().contains("SECRET-KEY-1"));
     }
 }

@@ -13,9 +13,9 @@ use walhalla_providers::{Error as StoreError, ObjectKey};
 
 pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog};
 pub use layout::Layout;
-pub use wal_archive::{ArchivedFile, WalListing};
+pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, WalListing};
 
-use crate::pipeline::encryption::named_digest;
+use crate::pipeline::encryption::{HEADER_BYTES, named_digest};
 use crate::pipeline::{
     Content, Encryption, Identities, Locked, ObjectReader, OpenError, SharedHash, streams, unpack,
 };
@@ -102,8 +102,6 @@ pub enum Error {
 
 /// Longest object that is read into memory whole: a `backup.json` or a small WAL file.
 const SMALL_OBJECT_BYTES: u64 = 64 << 20;
-/// Longest age header in which a digest is looked for; each recipient takes 100 to 1,600 bytes of it.
-const HEADER_BYTES: usize = 64 << 10;
 
 impl Repository {
     /// The cluster `system_identifier` in `store`.

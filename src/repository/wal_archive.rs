@@ -11,8 +11,8 @@ use super::{Error, Repository};
 use crate::pipeline::Packing;
 use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 
-/// Longest timeline history that is read.
-const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
+/// Longest timeline history or backup history file that is read.
+pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
 
 /// A WAL file in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]

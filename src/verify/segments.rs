@@ -6,7 +6,7 @@ use super::receipts::Depth;
 use super::{Error, Findings, Options, Sound, count};
 use crate::pipeline::streams::read_full;
 use crate::postgres::{History, SegmentName, WalFileName};
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository};
 use crate::wal::pages::{Cluster, Extent, SegmentCheck};
 use crate::wal::{self, Mismatch};
 
@@ -163,6 +163,8 @@ impl SegmentReader<'_> {
         let (mut content, hash) = self.repository.open_hashed(object)?;
         let mut text = Vec::new();
         content
+            .by_ref()
+            .take(HISTORY_LIMIT_BYTES)
             .read_to_end(&mut text)
             .map_err(|source| self.repository.damaged(&object.key, source))?;
         if wal::reads_as(file, &text) {
