@@ -1,6 +1,7 @@
 //! Verifying the archive: no gap along any history that a backup needs, and, if deep, every segment's content.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::receipts::Depth;
@@ -11,10 +12,13 @@ use crate::postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, 
 use crate::progress::Progress;
 use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing};
 use crate::threads::on_threads;
-use crate::wal::pages::Cluster;
+use crate::wal::pages::{Cluster, LONG_HEADER_BYTES};
 
 /// Segments that a thread reads one after the other; the one before them is read again.
 const RUN_SEGMENTS: usize = 32;
+
+/// Segments whose first page is asked for what all of them have in common.
+const FIRST_PAGES: usize = 3;
 
 /// How far the archive is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,7 +220,8 @@ impl<'a> Archive<'a> {
     /// [`repository::Error::Locked`] before anything is read, when no identity is set and one is needed.
     fn read(&self, findings: &Findings, options: &Options) -> Result<(), Error> {
         self.must_be_open()?;
-        let cluster = self.backups.last().map(Cluster::from);
+        let of_backup = self.backups.last().map(Cluster::from);
+        let cluster = of_backup.or_else(|| self.cluster_of_a_segment());
         let reader = SegmentReader {
             repository: self.repository,
             cluster,
@@ -234,7 +239,7 @@ impl<'a> Archive<'a> {
                 Some(cluster) => {
                     runs.extend(self.runs(history, &segments, cluster.segment_size));
                 }
-                // Without a backup the length of a segment is known only from the segment.
+                // How long a segment is cannot be told.
                 None => others.extend(
                     segments
                         .into_iter()
@@ -245,6 +250,21 @@ impl<'a> Archive<'a> {
             others.extend(files.map(|(name, file)| (*name, file.clone(), history.clone())));
         }
         read_all(&reader, &runs, &others)
+    }
+
+    /// What a segment's first page says of the cluster, where no backup does.
+    fn cluster_of_a_segment(&self) -> Option<Cluster> {
+        let segments = self
+            .listings
+            .values()
+            .flat_map(|listing| listing.segments.values());
+        let system_identifier = self.repository.layout.system_identifier();
+        segments.take(FIRST_PAGES).find_map(|archived| {
+            let mut content = self.repository.open(&archived.object).ok()?;
+            let mut page = [0; LONG_HEADER_BYTES];
+            content.read_exact(&mut page).ok()?;
+            Cluster::of_first_page(&page, system_identifier)
+        })
     }
 
     fn must_be_open(&self) -> Result<(), Error> {

@@ -44,11 +44,7 @@ pub fn verify(
             findings.problem(object.clone(), what.unwrap_or(&text).to_owned());
         }
     }
-    let total = catalog
-        .backups
-        .iter()
-        .map(|backup| backup.stored_bytes)
-        .sum();
+    let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
     for backup in &catalog.backups {
         let verification = Verification {
@@ -179,9 +175,6 @@ impl Verification<'_> {
         on_threads(self.options.threads, self.progress, &|| {
             while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                 verify(part)?;
-                if !self.progress.add(part.stored_bytes) {
-                    return Err(Error::BrokenOff);
-                }
             }
             Ok(())
         })
@@ -193,7 +186,12 @@ impl Verification<'_> {
         }
         let checked = check_stored(self.repository, self.backup, part);
         count(&self.findings.unopened, 1);
-        self.judged(part, checked.map_err(Error::from), Depth::Stored, 0)
+        self.judged(part, checked.map_err(Error::from), Depth::Stored, 0)?;
+        if self.progress.add(part.size_bytes) {
+            Ok(())
+        } else {
+            Err(Error::BrokenOff)
+        }
     }
 
     /// What a receipt says of the part: the files that were in it.
@@ -206,6 +204,7 @@ impl Verification<'_> {
             return None;
         }
         count(&self.findings.with_receipt, 1);
+        self.progress.add(part.size_bytes);
         Some(receipt.files)
     }
 
@@ -475,7 +474,7 @@ impl Sink for Pages<'_> {
                 self.keep_control(chunk);
             }
             size_bytes += chunk.len() as u64;
-            if !self.verification.progress.add(0) {
+            if !self.verification.progress.add(chunk.len() as u64) {
                 return Err(Error::BrokenOff.into());
             }
         }

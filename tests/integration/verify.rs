@@ -284,3 +284,14 @@ fn a_verification_that_cannot_reach_the_store_tells_nothing_of_the_backups() {
         assert!(outcome.stdout.is_empty(), "{outcome}");
     }
 }
+
+#[test]
+fn an_archive_without_a_backup_is_read_across_its_borders_too() {
+    let site = Site::make(SHAPE);
+    let folder = site.store.objects_named("backup.json").remove(0);
+    std::fs::remove_dir_all(folder.parent().unwrap()).unwrap();
+    let report = site.report(&["wal-verify", "--deep"], 0);
+    let segments = site.segments().len();
+    assert_eq!(report["segments_read"].as_u64(), Some(segments as u64));
+    assert_eq!(report["backups"], 0);
+}
