@@ -1,9 +1,12 @@
 //! Verifying what is stored: the whole of it, only what is new, and what is missing.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::{
-    Area, Cluster, Shape, Store, Walhalla, fill, host, make_history, make_read_only, run,
+    Area, Cluster, Ending, Shape, Store, Walhalla, fill, host, make_history, make_read_only,
+    random_moment_within, run,
 };
 
 const SHAPE: Shape = Shape {
@@ -262,6 +265,31 @@ fn a_segment_of_a_twin_does_not_fit_the_one_before_it() {
     let fetched = site.area.path(&name);
     let fetch = ["wal-fetch", &name, fetched.to_str().unwrap()];
     walhalla.run_in(&site.cluster.data, &fetch).succeeds();
+}
+
+#[test]
+fn a_verification_that_was_killed_goes_on_where_it_was() {
+    let site = Site::make(SHAPE);
+    let receipts = site.area.path("receipts");
+    let deep = [
+        "wal-verify",
+        "--deep",
+        "--receipts",
+        receipts.to_str().unwrap(),
+    ];
+    let whole = site.report(&["wal-verify", "--deep"], 0)["segments_read"].as_u64();
+    for _ in 0..200 {
+        let delay = random_moment_within(Duration::from_millis(100));
+        let ending = Walhalla::kill_after(&mut site.walhalla.command(&deep), delay);
+        let lines = std::fs::read_to_string(&receipts).map_or(0, |text| text.lines().count());
+        if matches!(ending, Ending::Killed) && lines > 1 {
+            let report = site.report(&deep, 0);
+            assert!(report["segments_read"].as_u64() < whole, "{report:#}");
+            return;
+        }
+        let _ = std::fs::remove_file(&receipts);
+    }
+    panic!("no run was killed in its middle");
 }
 
 #[test]
