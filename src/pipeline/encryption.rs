@@ -429,11 +429,9 @@ fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
         );
     }
     drop(file);
-    let text = read_key_file(path)?;
+    let text = identity_text(path)?;
     let identities = if text.trim_start().starts_with("-----BEGIN") {
         vec![ssh_identity(&text)?]
-    } else if text.starts_with("age-encryption.org/") {
-        return Err(IdentityError::Passphrase);
     } else {
         native_identities(&text)?
     };
@@ -441,6 +439,20 @@ fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
         return Err(IdentityError::Empty);
     }
     Ok(identities)
+}
+
+/// The text of a file of identities, which may itself be encrypted, as `age --passphrase` does it.
+fn identity_text(path: &Path) -> Result<String, IdentityError> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(KEY_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
+    let begins = |mark: &str| bytes.trim_ascii_start().starts_with(mark.as_bytes());
+    if begins("age-encryption.org/") || begins("-----BEGIN AGE ENCRYPTED FILE") {
+        return Err(IdentityError::Passphrase);
+    }
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is no text");
+    Ok(String::from_utf8(bytes).map_err(no_text)?)
 }
 
 /// A new X25519 identity as the text of an identity file, and its recipient.
@@ -460,7 +472,7 @@ pub fn generate(now: jiff::Timestamp) -> (SecretString, String) {
 /// # Errors
 /// [`IdentityError`]; a plugin's identity does not tell its recipient.
 pub fn recipients_of(path: &Path) -> Result<Vec<String>, IdentityError> {
-    let text = read_key_file(path)?;
+    let text = identity_text(path)?;
     if text.trim_start().starts_with("-----BEGIN") {
         let identity = age::ssh::Identity::from_buffer(text.as_bytes(), None)?;
         let recipient = age::ssh::Recipient::try_from(identity);
@@ -493,9 +505,6 @@ fn native_identities(text: &str) -> Result<Vec<Identity>, IdentityError> {
 }
 
 fn ssh_identity(text: &str) -> Result<Identity, IdentityError> {
-    if text.contains("BEGIN AGE ENCRYPTED FILE") {
-        return Err(IdentityError::Passphrase);
-    }
     match age::ssh::Identity::from_buffer(text.as_bytes(), None)? {
         age::ssh::Identity::Encrypted(_) => Err(IdentityError::Passphrase),
         age::ssh::Identity::Unsupported(_) => Err(IdentityError::SshKind),

@@ -93,9 +93,9 @@ fn an_encrypted_cluster_comes_back_with_the_identity_and_shows_nothing_without()
     // Uncompressed, so that encryption alone hides what is in the objects.
     let encrypted = Encrypted::make("compression = \"none\"");
     for object in encrypted.store.objects_named("") {
-        let name = object.file_name().unwrap().to_string_lossy().into_owned();
+        let is_encrypted = object.extension().is_some_and(|suffix| suffix == "age");
         assert!(
-            name == "backup.json" || name.ends_with(".age"),
+            is_encrypted || object.file_name().unwrap() == "backup.json",
             "{} is not encrypted",
             object.display()
         );
@@ -122,7 +122,7 @@ fn an_encrypted_cluster_comes_back_with_the_identity_and_shows_nothing_without()
 fn a_host_without_the_identity_lists_and_compares_but_restores_nothing() {
     let encrypted = Encrypted::make("");
     let walhalla = &encrypted.primary_side;
-    assert_eq!(walhalla.backup_ids(), [encrypted.backup.clone()]);
+    assert_eq!(walhalla.newest_backup(), encrypted.backup);
     let shown = walhalla.run(&["backup-show", &encrypted.backup]).succeeds();
     assert!(shown.stdout.contains(&encrypted.key.recipient), "{shown}");
 

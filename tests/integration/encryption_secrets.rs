@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Area, Key, Outcome, Segments, Store, Walhalla, write_private};
+use crate::support::{Area, Key, Outcome, Segments, Store, Walhalla, host, run, write_private};
 
 /// Fails if any part of the secret that is long enough to matter was said, in whatever case.
 #[track_caller]
@@ -118,6 +118,7 @@ fn a_broken_identity_file_is_named_and_its_text_is_not_shown() {
         ("two in a line", format!("{secret} {secret}")),
         ("nothing but a comment", format!("# {}\n", key.recipient)),
         ("the recipient", key.recipient.clone()),
+        ("not text", "\u{0}\u{fffd}".repeat(40)),
     ] {
         let file = write_private(&area, "broken.key", &text);
         let (outcome, fetched) = segments.fetch(&plain.opening_with(&file), name);
@@ -126,6 +127,35 @@ fn a_broken_identity_file_is_named_and_its_text_is_not_shown() {
             .exits_with(1)
             .says(&[file.to_str().unwrap(), "hint:"]);
         assert!(fetched.is_none(), "{what}");
+    }
+}
+
+#[test]
+fn an_encrypted_identity_is_refused_and_the_passphrase_named_as_the_reason() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let plain = Walhalla::new(&area, &store);
+    segments
+        .push(&plain.encrypting_to(&[&key.recipient]), name)
+        .succeeds();
+    // `age --passphrase` wants a terminal; a file for a recipient looks the same from outside.
+    for armor in ["--armor", "--encrypt"] {
+        let closed = area.path(&format!("closed{armor}"));
+        let mut age = host().command("age");
+        age.args([armor, "-r", &key.recipient, "-o"]).arg(&closed);
+        run(age.arg(&key.identity)).succeeds();
+        let (outcome, fetched) = segments.fetch(&plain.opening_with(&closed), name);
+        outcome
+            .exits_with(1)
+            .says(&[closed.to_str().unwrap(), "protected by a passphrase"]);
+        assert!(fetched.is_none());
+        let mut keygen = host().command(&host().program);
+        run(keygen.args(["keygen", "-y"]).arg(&closed))
+            .exits_with(1)
+            .says(&[closed.to_str().unwrap(), "protected by a passphrase"]);
     }
 }
 
