@@ -94,7 +94,10 @@ impl Recipients {
                 recipient: members.first().map(ToString::to_string).unwrap_or_default(),
             };
             let plugin = RecipientPluginV1::new(&name, &members, &[], NoCallbacks);
-            recipients.push(Box::new(plugin.map_err(no_plugin)?));
+            recipients.push(Box::new(OfPlugin {
+                plugin: plugin.map_err(no_plugin)?,
+                program: format!("age-plugin-{name}"),
+            }));
         }
         Ok(Some(Self { recipients, texts }))
     }
@@ -155,6 +158,28 @@ impl age::Recipient for NamingContent<'_> {
             body: Vec::new(),
         });
         Ok((stanzas, labels))
+    }
+}
+
+/// A plugin's recipients, whose failures name the program.
+struct OfPlugin {
+    plugin: RecipientPluginV1<NoCallbacks>,
+    program: String,
+}
+
+impl age::Recipient for OfPlugin {
+    fn wrap_file_key(
+        &self,
+        file_key: &FileKey,
+    ) -> Result<(Vec<Stanza>, HashSet<String>), EncryptError> {
+        let wrapped = self.plugin.wrap_file_key(file_key);
+        wrapped.map_err(|error| match error {
+            EncryptError::Io(error) => {
+                let what = format!("{} failed: {error}", self.program);
+                io::Error::new(error.kind(), what).into()
+            }
+            other => other,
+        })
     }
 }
 
@@ -390,14 +415,21 @@ impl Identities {
             Ok(identities) => identities.iter().map(|identity| &**identity as _),
             Err(source) => return locked(Locked::Unusable { file, source }),
         };
-        let opened = Decryptor::new_buffered(input).and_then(|sealed| sealed.decrypt(identities));
-        opened.or_else(|error| match error {
+        let sealed = Decryptor::new_buffered(input).map_err(|error| {
+            OpenError::Unreadable(match error {
+                DecryptError::Io(error) => error,
+                damage => io::Error::other(damage),
+            })
+        })?;
+        sealed.decrypt(identities).or_else(|error| match error {
             DecryptError::NoMatchingKeys => locked(Locked::OtherRecipients(file)),
-            DecryptError::Plugin(_) | DecryptError::PluginResolve(_) => locked(Locked::Plugin {
-                file,
-                source: Box::new(error),
-            }),
-            DecryptError::Io(error) => Err(OpenError::Unreadable(error)),
+            // Plugins alone read and write something here.
+            DecryptError::Plugin(_) | DecryptError::PluginResolve(_) | DecryptError::Io(_) => {
+                locked(Locked::Plugin {
+                    file,
+                    source: Box::new(error),
+                })
+            }
             damage => Err(OpenError::Unreadable(io::Error::other(damage))),
         })
     }
