@@ -116,6 +116,15 @@ fn an_encrypted_cluster_comes_back_with_the_identity_and_shows_nothing_without()
     assert_restored(&restoring, &encrypted.area, &target, &encrypted.end);
     restoring.run(&["verify", "--all"]).succeeds();
     restoring.run(&["wal-verify", "--deep"]).succeeds();
+
+    // A variable of this shell's is none of the server's, whose recovery would stop at the first file.
+    let beside = encrypted.primary_side.opening_with(&encrypted.key.identity);
+    let target = encrypted.area.path("refused");
+    beside
+        .run(&["restore", target.to_str().unwrap(), "--wal", "on-demand"])
+        .exits_with(2)
+        .says(&["age_identity_file", "hint:"]);
+    assert!(!target.exists());
 }
 
 #[test]
