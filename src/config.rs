@@ -328,7 +328,11 @@ impl Resolver<'_> {
 
     fn recipients(&self) -> Result<Option<Recipients>, Error> {
         let file = self.key_file("age_recipients_file")?;
-        let list = self.text("age_recipients");
+        // An empty variable, of which elsewhere nothing is made, may be a key that was not found.
+        let is_empty = std::env::var_os("WALHALLA_AGE_RECIPIENTS").is_some_and(|it| it.is_empty());
+        let list = self
+            .text("age_recipients")
+            .or_else(|| is_empty.then(String::new));
         Recipients::load(list.as_deref(), file.as_deref()).map_err(|error| {
             let key = match error {
                 RecipientError::Read { .. } | RecipientError::NoneInFile(_) => {

@@ -65,15 +65,21 @@ pub enum RecipientError {
     /// Nobody could open what is encrypted to nobody.
     #[error("there is no recipient in {}", .0.display())]
     NoneInFile(PathBuf),
+    /// The same of a list; who wants no encryption leaves the setting out.
+    #[error("there is no recipient in it")]
+    NoneInList,
 }
 
 impl Recipients {
     /// Recipients from `list` (separated by spaces or commas) and from the lines of `file`; `None` without either.
     ///
     /// # Errors
-    /// [`RecipientError`]; also when the file holds no recipient, as whoever names one expects encryption.
+    /// [`RecipientError`]; also when list or file hold no recipient, as whoever sets one expects encryption.
     pub fn load(list: Option<&str>, file: Option<&Path>) -> Result<Option<Self>, RecipientError> {
         let mut texts = list.map(listed).transpose()?.unwrap_or_default();
+        if list.is_some() && texts.is_empty() {
+            return Err(RecipientError::NoneInList);
+        }
         if let Some(path) = file {
             texts.extend(in_file(path)?);
         }
@@ -96,7 +102,10 @@ impl Recipients {
                 recipient: members.first().map(ToString::to_string).unwrap_or_default(),
             };
             let plugin = RecipientPluginV1::new(&name, &members, &[], NoCallbacks);
-            recipients.push(Box::new(plugin.map_err(no_plugin)?));
+            recipients.push(Box::new(OfPlugin {
+                plugin: plugin.map_err(no_plugin)?,
+                program: format!("age-plugin-{name}"),
+            }));
         }
         Ok(Some(Self { recipients, texts }))
     }
@@ -157,6 +166,28 @@ impl age::Recipient for NamingContent<'_> {
             body: Vec::new(),
         });
         Ok((stanzas, labels))
+    }
+}
+
+/// A plugin's recipients, whose failures name the program.
+struct OfPlugin {
+    plugin: RecipientPluginV1<NoCallbacks>,
+    program: String,
+}
+
+impl age::Recipient for OfPlugin {
+    fn wrap_file_key(
+        &self,
+        file_key: &FileKey,
+    ) -> Result<(Vec<Stanza>, HashSet<String>), EncryptError> {
+        let wrapped = self.plugin.wrap_file_key(file_key);
+        wrapped.map_err(|error| match error {
+            EncryptError::Io(error) => {
+                let what = format!("{} failed: {error}", self.program);
+                io::Error::new(error.kind(), what).into()
+            }
+            other => other,
+        })
     }
 }
 
@@ -396,14 +427,21 @@ impl Identities {
             Err(source) => return locked(Locked::Unusable { file, source }),
         };
         let input = with_bounded_header(input).map_err(OpenError::Unreadable)?;
-        let opened = Decryptor::new_buffered(input).and_then(|sealed| sealed.decrypt(identities));
-        opened.or_else(|error| match error {
+        let sealed = Decryptor::new_buffered(input).map_err(|error| {
+            OpenError::Unreadable(match error {
+                DecryptError::Io(error) => error,
+                damage => io::Error::other(damage),
+            })
+        })?;
+        sealed.decrypt(identities).or_else(|error| match error {
             DecryptError::NoMatchingKeys => locked(Locked::OtherRecipients(file)),
-            DecryptError::Plugin(_) | DecryptError::PluginResolve(_) => locked(Locked::Plugin {
-                file,
-                source: Box::new(error),
-            }),
-            DecryptError::Io(error) => Err(OpenError::Unreadable(error)),
+            // Plugins alone read and write something here.
+            DecryptError::Plugin(_) | DecryptError::PluginResolve(_) | DecryptError::Io(_) => {
+                locked(Locked::Plugin {
+                    file,
+                    source: Box::new(error),
+                })
+            }
             damage => Err(OpenError::Unreadable(io::Error::other(damage))),
         })
     }
@@ -457,11 +495,9 @@ fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
         );
     }
     drop(file);
-    let text = read_key_file(path)?;
+    let text = identity_text(path)?;
     let identities = if text.trim_start().starts_with("-----BEGIN") {
         vec![ssh_identity(&text)?]
-    } else if text.starts_with("age-encryption.org/") {
-        return Err(IdentityError::Passphrase);
     } else {
         native_identities(&text)?
     };
@@ -469,6 +505,20 @@ fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
         return Err(IdentityError::Empty);
     }
     Ok(identities)
+}
+
+/// The text of a file of identities, which may itself be encrypted, as `age --passphrase` does it.
+fn identity_text(path: &Path) -> Result<String, IdentityError> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(KEY_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
+    let begins = |mark: &str| bytes.trim_ascii_start().starts_with(mark.as_bytes());
+    if begins("age-encryption.org/") || begins("-----BEGIN AGE ENCRYPTED FILE") {
+        return Err(IdentityError::Passphrase);
+    }
+    let no_text = |_| io::Error::new(io::ErrorKind::InvalidData, "it is no text");
+    Ok(String::from_utf8(bytes).map_err(no_text)?)
 }
 
 /// A new X25519 identity as the text of an identity file, and its recipient.
@@ -488,7 +538,7 @@ pub fn generate(now: jiff::Timestamp) -> (SecretString, String) {
 /// # Errors
 /// [`IdentityError`]; a plugin's identity does not tell its recipient.
 pub fn recipients_of(path: &Path) -> Result<Vec<String>, IdentityError> {
-    let text = read_key_file(path)?;
+    let text = identity_text(path)?;
     if text.trim_start().starts_with("-----BEGIN") {
         let identity = age::ssh::Identity::from_buffer(text.as_bytes(), None)?;
         let recipient = age::ssh::Recipient::try_from(identity);
@@ -510,20 +560,34 @@ pub fn recipients_of(path: &Path) -> Result<Vec<String>, IdentityError> {
     Ok(recipients.lines().map(str::to_owned).collect())
 }
 
+/// The identities in age's own form, those of plugins last: a plugin that fails must not keep the others from opening
+/// an object.
 fn native_identities(text: &str) -> Result<Vec<Identity>, IdentityError> {
-    let file = IdentityFile::from_buffer(text.as_bytes())?;
-    // A hardware key asks for its PIN or a touch, if there is somebody to ask.
-    Ok(if io::stderr().is_terminal() {
-        file.with_callbacks(UiCallbacks).into_identities()?
-    } else {
-        file.into_identities()?
-    })
+    let is_plugins = |line: &str| line.starts_with("AGE-PLUGIN-");
+    // An empty line for each of a plugin, so that age's messages count lines aright.
+    let own = text
+        .lines()
+        .map(|line| if is_plugins(line) { "" } else { line });
+    let own: Vec<&str> = own.collect();
+    let mut identities = IdentityFile::from_buffer(own.join("\n").as_bytes())?.into_identities()?;
+    for line in text.lines().filter(|line| is_plugins(line)) {
+        let of_plugin = IdentityFile::from_buffer(line.as_bytes())?;
+        // A hardware key asks for its PIN or a touch, if there is somebody to ask.
+        let of_plugin = if io::stderr().is_terminal() {
+            of_plugin.with_callbacks(UiCallbacks).into_identities()
+        } else {
+            of_plugin.into_identities()
+        };
+        match of_plugin.map_err(IdentityError::from) {
+            Ok(found) => identities.extend(found),
+            Err(error) if !identities.is_empty() => tracing::warn!("{error}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(identities)
 }
 
 fn ssh_identity(text: &str) -> Result<Identity, IdentityError> {
-    if text.contains("BEGIN AGE ENCRYPTED FILE") {
-        return Err(IdentityError::Passphrase);
-    }
     match age::ssh::Identity::from_buffer(text.as_bytes(), None)? {
         age::ssh::Identity::Encrypted(_) => Err(IdentityError::Passphrase),
         age::ssh::Identity::Unsupported(_) => Err(IdentityError::SshKind),
@@ -615,7 +679,8 @@ mod tests {
             let found = Recipients::load(Some(&list), None).unwrap();
             assert_eq!(found.map(|found| found.texts().to_vec()), wanted, "{list}");
         }
-        assert!(Recipients::load(Some(" , "), None).unwrap().is_none());
+        let none = Recipients::load(Some(" , "), None);
+        assert!(matches!(none, Err(RecipientError::NoneInList)));
         for list in [format!("{ssh} comment"), "age1nonsense".to_owned()] {
             let unknown = Recipients::load(Some(&list), None);
             assert!(matches!(unknown, Err(RecipientError::Unknown(_))), "{list}");

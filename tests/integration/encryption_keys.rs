@@ -153,6 +153,49 @@ fn a_plugin_that_is_not_in_path_is_named_and_nothing_is_written() {
 }
 
 #[test]
+fn a_plugin_that_fails_is_told_of_and_nothing_is_written() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 2);
+    let [first, second] = [&segments.names[0], &segments.names[1]];
+    let key = Key::of_plugin(&area);
+    let plain = Walhalla::new(&area, &store);
+    let [pushing, opening] = [
+        plain.encrypting_to(&[&key.recipient]),
+        plain.opening_with(&key.identity),
+    ]
+    .map(|walhalla| with_plugin(&area, &walhalla));
+    segments.push(&pushing, first).succeeds();
+
+    // As if the hardware key were pulled out: the program dies, or ends without an answer.
+    let program = area.path("plugins").join(PLUGIN);
+    for script in ["#!/bin/sh\nkill -9 $$\n", "#!/bin/sh\nexit 0\n"] {
+        std::fs::remove_file(&program).unwrap();
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        segments
+            .push(&pushing, second)
+            .exits_with(1)
+            .says(&[second, PLUGIN, "hint:"]);
+        assert!(store.objects_named(second).is_empty());
+        segments.signal("recovery.signal");
+        let (outcome, fetched) = segments.fetch(&opening, first);
+        outcome
+            .exits_with(200)
+            .says(&[
+                first,
+                "the plugin of an identity",
+                key.identity.to_str().unwrap(),
+            ])
+            .says(&["hint:", "age-plugin-NAME"]);
+        assert!(fetched.is_none());
+        // What cannot be opened today is not damaged.
+        let outcome = opening.run(&["wal-verify", "--deep"]).exits_with(1);
+        assert!(!outcome.to_string().contains("damaged"), "{outcome}");
+    }
+}
+
+#[test]
 fn keygen_makes_a_private_file_and_never_overwrites_one() {
     let area = Area::new();
     let key = Key::generate(&area, "walhalla.key");

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::{Area, Key, Outcome, Segments, Store, Walhalla, write_private};
+use crate::support::{Area, Key, Outcome, Segments, Store, Walhalla, host, run, write_private};
 
 /// Fails if any part of the secret that is long enough to matter was said, in whatever case.
 #[track_caller]
@@ -58,7 +58,10 @@ fn a_secret_key_in_a_wrong_place_is_refused_and_never_shown() {
         ] {
             let outcome = walhalla.run(&args);
             assert_unsaid(&outcome, &secret);
-            outcome.exits_with(2);
+            // Who reads does not look at recipients.
+            if args.contains(&"config") {
+                outcome.exits_with(2);
+            }
         }
         let outcome = segments.push(&walhalla, &segments.names[0]);
         assert_unsaid(&outcome, &secret);
@@ -118,6 +121,7 @@ fn a_broken_identity_file_is_named_and_its_text_is_not_shown() {
         ("two in a line", format!("{secret} {secret}")),
         ("nothing but a comment", format!("# {}\n", key.recipient)),
         ("the recipient", key.recipient.clone()),
+        ("not text", "\u{0}\u{fffd}".repeat(40)),
     ] {
         let file = write_private(&area, "broken.key", &text);
         let (outcome, fetched) = segments.fetch(&plain.opening_with(&file), name);
@@ -126,6 +130,35 @@ fn a_broken_identity_file_is_named_and_its_text_is_not_shown() {
             .exits_with(1)
             .says(&[file.to_str().unwrap(), "hint:"]);
         assert!(fetched.is_none(), "{what}");
+    }
+}
+
+#[test]
+fn an_encrypted_identity_is_refused_and_the_passphrase_named_as_the_reason() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let plain = Walhalla::new(&area, &store);
+    segments
+        .push(&plain.encrypting_to(&[&key.recipient]), name)
+        .succeeds();
+    // `age --passphrase` wants a terminal; a file for a recipient looks the same from outside.
+    for armor in ["--armor", "--encrypt"] {
+        let closed = area.path(&format!("closed{armor}"));
+        let mut age = host().command("age");
+        age.args([armor, "-r", &key.recipient, "-o"]).arg(&closed);
+        run(age.arg(&key.identity)).succeeds();
+        let (outcome, fetched) = segments.fetch(&plain.opening_with(&closed), name);
+        outcome
+            .exits_with(1)
+            .says(&[closed.to_str().unwrap(), "protected by a passphrase"]);
+        assert!(fetched.is_none());
+        let mut keygen = host().command(&host().program);
+        run(keygen.args(["keygen", "-y"]).arg(&closed))
+            .exits_with(1)
+            .says(&[closed.to_str().unwrap(), "protected by a passphrase"]);
     }
 }
 
@@ -189,4 +222,25 @@ fn a_file_of_recipients_without_any_or_that_is_missing_lets_nothing_be_stored_un
             .says(&["age_recipients_file", "hint:"]);
         assert!(store.objects_named("").is_empty(), "{path}");
     }
+    // `$(cat recipients)` of a file that is not there.
+    let walhalla = plain.with_env("WALHALLA_AGE_RECIPIENTS", "");
+    segments
+        .push(&walhalla, &segments.names[0])
+        .exits_with(2)
+        .says(&["age_recipients", "no recipient"]);
+    assert!(store.objects_named("").is_empty());
+}
+
+#[test]
+fn a_missing_file_of_recipients_keeps_nobody_from_reading() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let plain = Walhalla::new(&area, &store);
+    segments.push(&plain, &segments.names[0]).succeeds();
+    let missing = area.path("missing.txt");
+    let walhalla = plain.with_env("WALHALLA_AGE_RECIPIENTS_FILE", missing.to_str().unwrap());
+    segments.assert_archived(&walhalla, &segments.names[0]);
+    walhalla.run(&["backup-list"]).succeeds();
+    walhalla.run(&["config"]).exits_with(2);
 }

@@ -43,3 +43,4 @@ mod wal_fetch_answers;
 mod wal_push_refusals;
 mod wal_records;
 mod whole_path;
+mod without_walhalla;

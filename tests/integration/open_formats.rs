@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Area, Cluster, Segments, Shape, Store, Walhalla, fill, host, run};
+use sha2::{Digest as _, Sha256};
+
+use crate::support::{
+    Area, Cluster, Key, Outcome, Segments, Shape, Store, Walhalla, fill, host, make_history, run,
+};
 
 /// A compression, its file suffix, and the program that undoes it.
 const COMPRESSIONS: [(&str, &str, &[&str]); 3] = [
@@ -80,4 +84,152 @@ fn a_backups_parts_untar_to_a_directory_that_postgres_verifies() {
         let mut verify = host().command(host().client_program(17, "pg_verifybackup"));
         run(verify.arg("-n").arg(&dir)).succeeds();
     }
+}
+
+/// Runs a line of shell as the unprivileged user.
+#[track_caller]
+fn shell(line: &str) -> Outcome {
+    run(host()
+        .command("bash")
+        .args(["-eu", "-o", "pipefail", "-c", line]))
+    .succeeds()
+}
+
+#[test]
+fn an_encrypted_segment_opens_with_age_and_the_compressions_own_program() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, COMPRESSIONS.len());
+    let [own, ssh] = [
+        Key::generate(&area, "walhalla.key"),
+        Key::ssh(&area, "ed25519", ""),
+    ];
+    for (name, (compression, suffix, program)) in segments.names.iter().zip(COMPRESSIONS) {
+        let walhalla = with_compression(&area, &store, compression)
+            .encrypting_to(&[&own.recipient, &ssh.recipient]);
+        segments.push(&walhalla, name).succeeds();
+        let object = store.object_of(name).display().to_string();
+        assert!(object.ends_with(&format!("{name}{suffix}.age")), "{object}");
+        for key in [&own, &ssh] {
+            let opened = area.path("opened").display().to_string();
+            let (identity, program) = (key.identity.display(), program.join(" "));
+            shell(&format!(
+                "age --decrypt --identity {identity} {object} | {program} - > {opened}"
+            ));
+            assert!(
+                std::fs::read(opened).unwrap() == segments.original(name),
+                "{compression}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_stock_tools_packed_is_fetched_and_known() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store).opening_with(&key.identity);
+    segments.push(&walhalla, name).succeeds();
+    let written = store.object_of(name);
+    let folder = written.parent().unwrap().to_owned();
+    std::fs::remove_file(written).unwrap();
+
+    let (recipient, original) = (
+        &key.recipient,
+        area.write("original", segments.original(name)),
+    );
+    let original = original.display();
+    for (suffix, program) in [
+        (".lz4", "lz4 -c".to_owned()),
+        (".lz4", "lz4 -9 -B4 -BD --no-frame-crc -c".to_owned()),
+        (".zst", "zstd -19 -c".to_owned()),
+        (".zst", "zstd --long=27 --no-check -c".to_owned()),
+        (".age", format!("age -r {recipient}")),
+        (".lz4.age", format!("lz4 -c | age -r {recipient}")),
+        (".zst.age", format!("zstd -c | age -r {recipient}")),
+        (".lz4.age", format!("lz4 -c | age --armor -r {recipient}")),
+    ] {
+        let object = folder.join(format!("{name}{suffix}"));
+        shell(&format!(
+            "cat {original} | {program} > {}",
+            object.display()
+        ));
+        let (outcome, fetched) = segments.fetch(&walhalla, name);
+        if program.contains("--armor") {
+            // Twice the bytes for nothing: it is said, not read.
+            outcome.exits_with(1).says(&[name]);
+        } else {
+            outcome.succeeds();
+            assert!(fetched.unwrap() == segments.original(name), "{program}");
+            segments
+                .push(&walhalla, name)
+                .succeeds()
+                .says(&["was archived before"]);
+            walhalla.run(&["wal-verify", "--deep"]).succeeds();
+        }
+        std::fs::remove_file(&object).unwrap();
+    }
+}
+
+#[test]
+fn a_part_of_a_backup_that_stock_tools_packed_is_restored() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&key.identity);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    fill(&primary);
+    walhalla.back_up(&primary);
+    let end = make_history(&primary, "end").dump;
+    primary.archive_everything();
+    primary.stop();
+
+    let part = store.objects_named("00001.tar.lz4.age").remove(0);
+    let before = std::fs::read(&part).unwrap();
+    area.make_dir("untarred");
+    let (area_path, part_path) = (area.root().display(), part.display());
+    shell(&format!(
+        "cd {area_path}/untarred
+         age --decrypt --identity ../walhalla.key {part_path} | lz4 -dc - > ../part.tar
+         tar -tf ../part.tar > ../names
+         tar -xpf ../part.tar
+         tar -c --no-recursion -T ../names | lz4 -c | age -r {} > {part_path}",
+        key.recipient
+    ));
+    let after = std::fs::read(&part).unwrap();
+    assert!(before != after);
+    enter_part(&store, &before, &after);
+
+    walhalla.run(&["verify"]).succeeds();
+    let mut restored = walhalla.restore(&area, 17, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    restored
+        .dump()
+        .assert_same_as(&end, "a part by tar, lz4 and age");
+}
+
+/// Writes a part's new checksum and length into `backup.json`, as whoever replaces one has to.
+fn enter_part(store: &Store, before: &[u8], after: &[u8]) {
+    let path = store.objects_named("backup.json").remove(0);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let [old, new] = [before, after].map(|bytes| hex::encode(Sha256::digest(bytes)));
+    let line = |bytes: &[u8], sha256: &str| {
+        let length = bytes.len();
+        format!("\"stored_bytes\": {length},\n      \"sha256\": \"{sha256}\"")
+    };
+    assert!(text.contains(&line(before, &old)), "{text}");
+    let text = text.replace(&line(before, &old), &line(after, &new));
+    let (covered, _) = text.rsplit_once(",\n  \"checksum\": \"").unwrap();
+    let checksum = hex::encode(Sha256::digest(covered));
+    let text = format!("{covered},\n  \"checksum\": \"{checksum}\"\n}}\n");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, text).unwrap();
+    host().give_to_user(&path);
 }

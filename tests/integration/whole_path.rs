@@ -6,7 +6,8 @@
 //! ```
 
 use crate::support::{
-    Area, Cluster, Dump, Moment, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history, run,
+    Area, Cluster, Dump, Key, Moment, PgbenchLoad, Shape, Store, Walhalla, fill, host,
+    make_history, run,
 };
 
 macro_rules! whole_path_of_versions {
@@ -38,6 +39,17 @@ macro_rules! whole_path_over_stores {
             Journey::make(&area, &store, 17).check();
         }
     )*};
+}
+
+#[test]
+fn postgres_17_comes_back_at_every_target_from_s3_encrypted() {
+    let area = Area::new();
+    let store = Store::s3(&area);
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&key.identity);
+    Journey::make_with(&area, walhalla, 17).check();
 }
 
 whole_path_over_stores! {
@@ -123,7 +135,10 @@ struct Journey<'a> {
 
 impl<'a> Journey<'a> {
     fn make(area: &'a Area, store: &Store, version: u32) -> Self {
-        let walhalla = Walhalla::new(area, store);
+        Self::make_with(area, Walhalla::new(area, store), version)
+    }
+
+    fn make_with(area: &'a Area, walhalla: Walhalla, version: u32) -> Self {
         let mut primary = Cluster::create(area, "primary", Shape::of(version));
         walhalla.archive_from(&mut primary);
         fill(&primary);
