@@ -11,14 +11,14 @@ use sha2::{Digest, Sha256};
 
 use super::receipts::Depth;
 use super::segments::{Run, SegmentReader};
-use super::{Error, Findings, Options, Report, Sound, count, is_open};
+use super::{Error, Findings, Options, Report, Sound, count, is_open, wrong_with};
 use crate::backup::contents::{self, Contents, Failure, Sink, check_stored};
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
 use crate::postgres::{ControlFile, WalFileName, control, data_directory};
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
-use crate::repository::{BackupEntry, Catalog, Repository};
+use crate::repository::{self, BackupEntry, Catalog, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::pages::Cluster;
 
@@ -38,10 +38,8 @@ pub fn verify(
 ) -> Result<Report, Error> {
     let findings = Findings::new();
     for damaged in &catalog.damaged {
-        if let crate::repository::Error::Damaged { object, .. } = damaged {
-            let text = crate::output::chain(damaged);
-            let what = text.strip_prefix(&format!("{object} is damaged: "));
-            findings.problem(object.clone(), what.unwrap_or(&text).to_owned());
+        if let repository::Error::Damaged { object, .. } = damaged {
+            findings.problem(object.clone(), wrong_with(object, damaged));
         }
     }
     let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
@@ -113,9 +111,13 @@ impl Verification<'_> {
         self.wal()
     }
 
-    fn url(&self, part: &StoredPart) -> String {
+    fn folder_url(&self) -> String {
         let folder = self.repository.layout.backup_folder(&self.backup.id);
-        format!("{}/{folder}{}", self.repository.store.url(), part.name)
+        format!("{}/{folder}", self.repository.store.url())
+    }
+
+    fn url(&self, part: &StoredPart) -> String {
+        format!("{}{}", self.folder_url(), part.name)
     }
 
     fn is_open(&self) -> Result<bool, Error> {
@@ -134,9 +136,8 @@ impl Verification<'_> {
         let mut extra: Vec<&String> = self.stored.keys().collect();
         extra.retain(|name| !known.contains(&name.as_str()));
         extra.sort();
-        let folder = self.repository.layout.backup_folder(&self.backup.id);
         for name in extra {
-            let object = format!("{}/{folder}{name}", self.repository.store.url());
+            let object = format!("{}{name}", self.folder_url());
             self.findings
                 .problem(object, "backup.json does not name it".to_owned());
         }
@@ -256,9 +257,8 @@ impl Verification<'_> {
         let again = Contents::open(self.repository, self.backup)?;
         self.parts(&again, &parts, Reading::Always)?;
         if let Some(missing) = again.missing() {
-            let folder = self.repository.layout.backup_folder(&self.backup.id);
-            let url = format!("{}/{folder}", self.repository.store.url());
-            self.findings.judge::<()>(&url, Err(missing.into()))?;
+            self.findings
+                .judge::<()>(&self.folder_url(), Err(missing.into()))?;
         }
         Ok(())
     }
@@ -483,9 +483,7 @@ impl Sink for Pages<'_> {
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
-        let text = error.to_string();
-        let what = text.strip_prefix(&format!("{} is damaged: ", self.url));
-        self.say(what.unwrap_or(&text).to_owned());
+        self.say(wrong_with(&self.url, &error));
         Ok(())
     }
 }

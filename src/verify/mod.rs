@@ -162,10 +162,7 @@ impl Findings {
         match outcome {
             Ok(value) => Ok(Some(value)),
             Err(error) if is_problem(&error) => {
-                let what = output::chain(&error);
-                let prefix = format!("{object} is damaged: ");
-                let what = what.strip_prefix(&prefix).unwrap_or(&what).to_owned();
-                self.problem(object.to_owned(), what);
+                self.problem(object.to_owned(), wrong_with(object, &error));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -219,6 +216,13 @@ impl Findings {
             seconds: self.begun.elapsed().as_secs_f64(),
         }
     }
+}
+
+/// What an error says is wrong with `object`, without saying its name again.
+fn wrong_with(object: &str, error: &dyn std::error::Error) -> String {
+    let text = output::chain(error);
+    let what = text.strip_prefix(&format!("{object} is damaged: "));
+    what.unwrap_or(&text).to_owned()
 }
 
 /// An object that was read to its end.
