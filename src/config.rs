@@ -335,9 +335,9 @@ impl Resolver<'_> {
             .or_else(|| is_empty.then(String::new));
         Recipients::load(list.as_deref(), file.as_deref()).map_err(|error| {
             let key = match error {
-                RecipientError::Read { .. } | RecipientError::NoneInFile(_) => {
-                    "age_recipients_file"
-                }
+                RecipientError::Read { .. }
+                | RecipientError::NoneInFile(_)
+                | RecipientError::UnknownLine { .. } => "age_recipients_file",
                 _ if list.is_none() => "age_recipients_file",
                 _ => "age_recipients",
             };
@@ -425,11 +425,16 @@ fn find(key: &Key, table: &BTreeMap<String, toml::Value>, path: Option<&Path>) -
     }
 }
 
-/// A list becomes words, as in the variable.
+/// A list becomes lines, one for each item.
 fn text_of(value: &toml::Value) -> String {
     match value {
         toml::Value::String(text) => text.clone(),
-        toml::Value::Array(items) => items.iter().map(text_of).collect::<Vec<_>>().join(" "),
+        toml::Value::Array(items) => {
+            let lines = items
+                .iter()
+                .flat_map(|item| [text_of(item), "\n".to_owned()]);
+            lines.collect()
+        }
         other => other.to_string(),
     }
 }

@@ -19,7 +19,7 @@ use super::manifest::{self, FileFacts, Manifest};
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::catalog::StoredPart;
 use crate::repository::layout::Object;
-use crate::repository::{self, BackupEntry, Repository};
+use crate::repository::{self, BackupEntry, Repository, Watched};
 use crate::threads::lock;
 
 /// For stock tools; restoring makes the links itself.
@@ -251,7 +251,7 @@ impl<'a> PartReader<'a> {
         part: &StoredPart,
     ) -> Result<Self, Error> {
         let object = object_of(repository, backup, part)?;
-        let (content, hash) = repository.open_hashed(&object)?;
+        let Watched { content, hash, .. } = repository.open_watched(&object)?;
         Ok(Self {
             repository,
             object,

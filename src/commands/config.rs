@@ -85,7 +85,7 @@ fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
     };
     (
         value.key.to_owned(),
-        text.map(|text| shown(&text)),
+        text.map(|text| shown(&text.trim_end().replace('\n', ", "))),
         value.origin.to_string(),
     )
 }

@@ -7,37 +7,29 @@ use super::{Context, Outcome};
 use crate::cli::{self, Verify, WalVerify};
 use crate::error::Error;
 use crate::output;
-use crate::repository::Catalog;
 use crate::verify::archive::{self, Reading};
 use crate::verify::receipts::Receipts;
-use crate::verify::{self, Options, Report, backups};
+use crate::verify::{self, Options, Report, Verified, backups};
 
 pub(super) fn backups(context: &Context, arguments: &Verify) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
+    repository.must_be_known()?;
     let catalog = if arguments.all {
         repository.catalog()?
     } else {
-        let newest = ["LATEST".to_owned()];
-        let ids = if arguments.ids.is_empty() {
-            newest.as_slice()
-        } else {
-            arguments.ids.as_slice()
-        };
-        repository.catalog_of(ids)?
+        repository.catalog_of(&arguments.ids)?
     };
-    if catalog.backups.is_empty() && catalog.damaged.is_empty() {
+    if catalog.is_empty() {
         tracing::warn!("there is no backup to verify");
     }
     let options = options(context, &arguments.receipts)?;
-    report(context, &backups::verify(&repository, &catalog, options)?)
+    report(context, backups::verify(&repository, &catalog, options))
 }
 
 pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
-    let Catalog { backups, damaged } = repository.catalog()?;
-    for entry in damaged {
-        tracing::warn!("{}; the WAL it needs is not known", output::chain(&entry));
-    }
+    repository.must_be_known()?;
+    let catalog = repository.catalog()?;
     let reading = if arguments.deep {
         Reading::Content
     } else {
@@ -46,7 +38,7 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
     let options = options(context, &arguments.receipts)?;
     report(
         context,
-        &archive::verify(&repository, &backups, reading, options)?,
+        archive::verify(&repository, &catalog, reading, options),
     )
 }
 
@@ -61,12 +53,14 @@ fn options(context: &Context, receipts: &cli::Receipts) -> Result<Options, Error
     })
 }
 
-fn report(context: &Context, report: &Report) -> Result<Outcome, Error> {
+fn report(context: &Context, verified: Verified) -> Result<Outcome, Error> {
+    let report = &verified.report;
     if context.global.json {
         output::json(report)?;
     } else {
         print(report)?;
     }
+    verified.outcome?;
     Ok(if report.ok {
         Outcome::Done
     } else {
@@ -99,7 +93,12 @@ fn print(report: &Report) -> Result<(), Error> {
             problem.object, problem.what
         ))?;
     }
+    for note in &report.notes {
+        output::line(&format!("NOTE     {note}"))?;
+    }
     output::line(&match report.problems.len() {
+        0 if !report.complete => "no problem found until it ended".to_owned(),
+        0 if !report.notes.is_empty() => "no problem found in what was looked at".to_owned(),
         0 => "no problem found".to_owned(),
         1 => "1 problem found".to_owned(),
         more => format!("{more} problems found"),

@@ -21,6 +21,7 @@ use age_core::format::{FileKey, Stanza};
 
 /// Tag of the stanza that names the content's SHA-256.
 const DIGEST_TAG: &str = "walhalla-sha256";
+const FIRST_LINE: &[u8] = b"age-encryption.org/v1";
 /// The line that ends a header begins so.
 const END_OF_HEADER: &[u8] = b"---";
 /// Longest header that is read; each recipient takes 100 to 1,600 bytes of it.
@@ -44,8 +45,16 @@ pub enum RecipientError {
     #[error("a secret key (identity) stands where recipients, which are public keys, belong")]
     IsIdentity,
     /// Not known to age.
-    #[error("{0:?} is no age recipient (age1…, ssh-ed25519 …, ssh-rsa …)")]
+    #[error("{0:?}… is no age recipient (age1…, ssh-ed25519 …, ssh-rsa …)")]
     Unknown(String),
+    /// The same in a file, whose text may be anything.
+    #[error("line {line} of {} is no age recipient (age1…, ssh-ed25519 …, ssh-rsa …)", path.display())]
+    UnknownLine {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+    },
     /// A plugin whose program is not there.
     #[error("the program age-plugin-{name} for {recipient} is not in PATH")]
     NoPlugin {
@@ -196,9 +205,7 @@ impl age::Recipient for OfPlugin {
 /// Who has no identity cannot know whether it is true: it serves to recognise one's own earlier push.
 pub fn named_digest(object: &[u8]) -> Option<[u8; 32]> {
     let mut lines = object.split(|byte| *byte == b'\n');
-    lines
-        .next()
-        .filter(|line| *line == b"age-encryption.org/v1")?;
+    lines.next().filter(|line| *line == FIRST_LINE)?;
     let header = lines.take_while(|line| !line.starts_with(END_OF_HEADER));
     let mut digests = header.filter_map(|line| {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
@@ -209,6 +216,14 @@ pub fn named_digest(object: &[u8]) -> Option<[u8; 32]> {
     digests.next()
 }
 
+/// Whether `object` begins with a whole age header and something follows it.
+pub fn has_header(object: &[u8]) -> bool {
+    let mut lines = object.split(|byte| *byte == b'\n');
+    lines.next() == Some(FIRST_LINE)
+        && lines.any(|line| line.starts_with(END_OF_HEADER))
+        && lines.next().is_some_and(|rest| !rest.is_empty())
+}
+
 enum Parsed {
     Native(Recipient),
     Plugin(plugin::Recipient),
@@ -216,7 +231,8 @@ enum Parsed {
 
 fn parse_recipient(text: &str) -> Result<Parsed, RecipientError> {
     refuse_identity(text)?;
-    let unknown = || RecipientError::Unknown(text.to_owned());
+    // Not more of it than tells which one is meant: it may be a password in the wrong place.
+    let unknown = || RecipientError::Unknown(text.chars().take(8).collect());
     if text.starts_with("ssh-") {
         let recipient: age::ssh::Recipient = text.parse().map_err(|_| unknown())?;
         return Ok(Parsed::Native(Box::new(recipient)));
@@ -233,8 +249,15 @@ fn parse_recipient(text: &str) -> Result<Parsed, RecipientError> {
     text.parse().map(Parsed::Plugin).map_err(|_| unknown())
 }
 
-/// Divides a list into recipients. An SSH key is two words, and a third one with an `@` is its comment.
+/// Divides a list into recipients: one a line, or words. An SSH key is two words; on a line of its own all that follows
+/// it is its comment, among words a third one with an `@`.
 fn listed(list: &str) -> Result<Vec<String>, RecipientError> {
+    if list.contains('\n') {
+        let lines = list.lines().map(str::trim).filter(|line| !line.is_empty());
+        return lines
+            .map(|line| refuse_identity(line).map(|()| without_comment(line)))
+            .collect();
+    }
     let mut words = list
         .split(|c: char| c == ',' || c.is_whitespace())
         .filter(|word| !word.is_empty())
@@ -259,14 +282,21 @@ fn in_file(path: &Path) -> Result<Vec<String>, RecipientError> {
         path: path.to_owned(),
         source,
     })?;
-    let lines = text.lines().map(str::trim);
-    let recipients: Vec<String> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(without_comment)
-        .collect();
-    recipients
-        .iter()
-        .try_for_each(|line| refuse_identity(line))?;
+    let mut recipients = Vec::new();
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let recipient = without_comment(line);
+        parse_recipient(&recipient).map_err(|error| match error {
+            RecipientError::Unknown(_) => RecipientError::UnknownLine {
+                path: path.to_owned(),
+                line: index + 1,
+            },
+            other => other,
+        })?;
+        recipients.push(recipient);
+    }
     if recipients.is_empty() {
         return Err(RecipientError::NoneInFile(path.to_owned()));
     }
@@ -296,7 +326,7 @@ fn refuse_identity(text: &str) -> Result<(), RecipientError> {
 /// A plugin's identity is told by its capitals, which age writes: `/etc/age-plugin-yubikey.txt` is none.
 pub fn is_secret(text: &str) -> bool {
     let capitals = text.to_ascii_uppercase();
-    capitals.contains("AGE-SECRET-KEY-1")
+    capitals.contains("AGE-SECRET-KEY-")
         || capitals.contains("PRIVATE KEY-")
         || text.contains("AGE-PLUGIN-")
 }

@@ -24,7 +24,7 @@ mod writer;
 pub use codec::{Codec, Compression};
 pub use encryption::{Identities, Locked, OpenError, Recipients};
 pub use packing::{Encryption, Packing};
-pub use reader::{Content, ObjectReader, SharedHash, unpack};
+pub use reader::{Content, ObjectReader, SharedHash, Trailed, unpack};
 pub use writer::{ObjectWriter, Pipeline, StoredObject};
 
 /// Bytes compressed at a time.

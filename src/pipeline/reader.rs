@@ -1,6 +1,7 @@
 //! Reading objects: the download runs ahead by a few chunks while the caller decompresses.
 
 use std::io::{self, BufRead, Read};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
@@ -21,7 +22,16 @@ const QUEUED_CHUNKS: usize = 2;
 /// An object's content: decrypted, checked and decompressed while it is read.
 pub type Content = Decoder<Box<dyn BufRead + Send>>;
 
-/// The content of `stored`. `name` is that of an object that may end in a trailer.
+/// An object that may end in a trailer.
+#[derive(Clone, Debug)]
+pub struct Trailed<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Set when the end was read and a trailer was there.
+    pub found: Arc<AtomicBool>,
+}
+
+/// The content of `stored`.
 ///
 /// # Errors
 /// [`OpenError`], as soon as the header of an encrypted object is read.
@@ -29,14 +39,16 @@ pub fn unpack(
     stored: impl BufRead + Send + 'static,
     packing: Packing,
     identities: &Identities,
-    name: Option<&str>,
+    trailed: Option<Trailed>,
 ) -> Result<Content, OpenError> {
     let input: Box<dyn BufRead + Send> = match packing.encryption {
         Encryption::None => Box::new(stored),
         Encryption::Age => Box::new(io::BufReader::new(identities.decrypt(stored)?)),
     };
-    let input = match name {
-        Some(name) if packing.codec != Codec::None => Box::new(Checked::new(input, name)),
+    let input = match trailed {
+        Some(Trailed { name, found }) if packing.codec != Codec::None => {
+            Box::new(Checked::new(input, name, found))
+        }
         _ => input,
     };
     Decoder::new(packing.codec, input).map_err(OpenError::Unreadable)

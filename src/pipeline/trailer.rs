@@ -13,6 +13,8 @@
 //! written by stock tools, is read too.
 
 use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
@@ -51,6 +53,7 @@ pub(super) struct Checked<R> {
     input: R,
     /// `None` once the end was reached.
     trailer: Option<Trailer>,
+    found: Arc<AtomicBool>,
     buffer: Vec<u8>,
     /// What was handed out of the buffer, and what may be.
     taken: usize,
@@ -58,10 +61,11 @@ pub(super) struct Checked<R> {
 }
 
 impl<R: Read> Checked<R> {
-    /// A reader of the object `name`.
-    pub(super) fn new(input: R, name: &str) -> Self {
+    /// A reader of the object `name`; tells `found` at the end whether there was a trailer.
+    pub(super) fn new(input: R, name: &str, found: Arc<AtomicBool>) -> Self {
         Self {
             input,
+            found,
             trailer: Some(Trailer::new(name)),
             buffer: Vec::new(),
             taken: 0,
@@ -95,6 +99,7 @@ impl<R: Read> Checked<R> {
         let trailer = self.trailer.take().map(Trailer::frame);
         if trailer.as_deref() == Some(rest) {
             self.buffer.truncate(self.ready);
+            self.found.store(true, Ordering::Relaxed);
             Ok(())
         } else if is_meant_as_trailer(rest) {
             Err(io::Error::new(
@@ -149,7 +154,9 @@ mod tests {
 
     fn read(name: &str, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        Checked::new(bytes, name).read_to_end(&mut out).map(|_| out)
+        Checked::new(bytes, name, Arc::default())
+            .read_to_end(&mut out)
+            .map(|_| out)
     }
 
     #[test]

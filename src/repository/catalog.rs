@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::{Error, Repository};
+use crate::postgres::control::page_size;
 use crate::postgres::data_directory::Tablespace;
 use crate::postgres::timeline::Ancestor;
 use crate::postgres::{History, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
@@ -124,12 +125,24 @@ pub struct Catalog {
     pub backups: Vec<BackupEntry>,
     /// What is wrong with the others.
     pub damaged: Vec<Error>,
+    /// Folders without an entry: of backups that run, failed, or lost it.
+    pub unfinished: Vec<BackupId>,
 }
 
 impl Catalog {
-    fn add(&mut self, found: Result<Vec<BackupEntry>, Error>) -> Result<(), Error> {
+    /// Whether there is no backup, readable or not.
+    pub fn is_empty(&self) -> bool {
+        self.backups.is_empty() && self.damaged.is_empty()
+    }
+
+    fn add(
+        &mut self,
+        id: BackupId,
+        found: Result<Option<BackupEntry>, Error>,
+    ) -> Result<(), Error> {
         match found {
-            Ok(backups) => self.backups.extend(backups),
+            Ok(Some(backup)) => self.backups.push(backup),
+            Ok(None) => self.unfinished.push(id),
             Err(damaged @ Error::Damaged { .. }) => self.damaged.push(damaged),
             Err(error) => return Err(error),
         }
@@ -218,11 +231,21 @@ impl BackupEntry {
         let entry = serde_json::from_slice(text)?;
         let text = std::str::from_utf8(text)?;
         let covered = text.rfind(CHECKSUM).and_then(|at| text.get(..at));
-        if covered.map(with_checksum).as_deref() == Some(text) {
-            Ok(entry)
-        } else {
-            Err("its checksum does not match its content".into())
+        if covered.map(with_checksum).as_deref() != Some(text) {
+            return Err("its checksum does not match its content".into());
         }
+        let entry: Self = entry;
+        let history = &entry.history;
+        let ascends = history.is_sorted_by(|a, b| a.timeline < b.timeline)
+            && history.iter().all(|left| left.timeline < entry.timeline);
+        if page_size(entry.wal_block_size).is_none()
+            || entry.start_lsn >= entry.stop_lsn
+            || !ascends
+            || entry.parts.is_empty()
+        {
+            return Err("its WAL positions, sizes or history cannot be right".into());
+        }
+        Ok(entry)
     }
 
     /// Whether replay from the backup along `history` is possible.
@@ -245,23 +268,33 @@ impl Repository {
         let mut catalog = Catalog::default();
         let mut ids = self.backup_ids()?;
         ids.sort();
-        for id in &ids {
-            catalog.add(
-                self.backup_if_there(id)
-                    .map(|backup| backup.into_iter().collect()),
-            )?;
+        for id in ids {
+            let found = self.backup_if_there(&id);
+            catalog.add(id, found)?;
         }
         Ok(catalog)
     }
 
-    /// The backups named by `ids`.
+    /// The backups named by `ids`; without any, the newest one, whether its entry can be read or not.
     ///
     /// # Errors
     /// [`Error::NoSuchBackup`].
     pub fn catalog_of(&self, ids: &[String]) -> Result<Catalog, Error> {
         let mut catalog = Catalog::default();
+        if ids.is_empty() {
+            let mut newest = self.backup_ids()?;
+            newest.sort();
+            while let (true, Some(id)) = (catalog.is_empty(), newest.pop()) {
+                let found = self.backup_if_there(&id);
+                catalog.add(id, found)?;
+            }
+        }
         for id in ids {
-            catalog.add(self.backup(id).map(|backup| vec![backup]))?;
+            match self.backup(id) {
+                Ok(backup) => catalog.backups.push(backup),
+                Err(damaged @ Error::Damaged { .. }) => catalog.damaged.push(damaged),
+                Err(error) => return Err(error),
+            }
         }
         Ok(catalog)
     }

@@ -6,18 +6,22 @@ pub mod catalog;
 pub mod layout;
 mod wal_archive;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use bytes::Bytes;
 use tokio::runtime::Handle;
 use walhalla_providers::transfer::Store;
-use walhalla_providers::{Error as StoreError, ObjectKey};
+use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
 pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog};
 pub use layout::Layout;
 pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, WalListing};
 
-use crate::pipeline::encryption::{HEADER_BYTES, named_digest};
+use crate::pipeline::encryption::{HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
-    Content, Encryption, Identities, Locked, ObjectReader, OpenError, SharedHash, streams, unpack,
+    Content, Encryption, Identities, Locked, ObjectReader, OpenError, SharedHash, Trailed, streams,
+    unpack,
 };
 use crate::postgres::SystemIdentifier;
 
@@ -32,6 +36,16 @@ pub struct Repository {
     pub runtime: Handle,
     /// What opens encrypted objects.
     pub identities: Identities,
+}
+
+/// An object's content, and what is known of the object once it was read to its end.
+pub struct Watched {
+    /// What it holds.
+    pub content: Content,
+    /// SHA-256 of the stored bytes.
+    pub hash: SharedHash,
+    /// Whether it ended in a trailer.
+    pub has_trailer: Arc<AtomicBool>,
 }
 
 /// What can be wrong with a repository.
@@ -100,6 +114,37 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether it tells of the object rather than of the way to it.
+    pub fn is_of_the_object(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::TwoContents { .. } => true,
+            // A flipped bit in an age header makes it another recipient's.
+            Self::Locked { reason, .. } => matches!(reason, Locked::OtherRecipients(_)),
+            Self::Store(error) => {
+                matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupted)
+            }
+            Self::NoSuchBackup { .. }
+            | Self::NoCluster { .. }
+            | Self::NothingOfCluster { .. }
+            | Self::SeveralClusters { .. } => false,
+        }
+    }
+
+    /// The object that it tells of, if it is one.
+    pub fn object(&self) -> Option<&str> {
+        match self {
+            Self::Damaged { object, .. } | Self::Locked { object, .. } => Some(object),
+            Self::TwoContents { second, .. } => Some(second),
+            Self::Store(error) => Some(&error.object),
+            Self::NoSuchBackup { .. }
+            | Self::NoCluster { .. }
+            | Self::NothingOfCluster { .. }
+            | Self::SeveralClusters { .. } => None,
+        }
+    }
+}
+
 /// Longest object that is read into memory whole: a `backup.json` or a small WAL file.
 const SMALL_OBJECT_BYTES: u64 = 64 << 20;
 
@@ -166,13 +211,19 @@ impl Repository {
     /// [`Error::Locked`] for an encrypted one that no identity opens.
     pub fn open(&self, object: &layout::Object) -> Result<Content, Error> {
         let reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
-        self.content(object, reader)
+        self.content(object, reader, Arc::default())
     }
 
-    /// As [`Repository::open`], with the hash of the stored bytes as they are read.
-    pub fn open_hashed(&self, object: &layout::Object) -> Result<(Content, SharedHash), Error> {
+    /// As [`Repository::open`], with what comes to be known of the object while it is read.
+    pub fn open_watched(&self, object: &layout::Object) -> Result<Watched, Error> {
         let (stored, hash) = self.open_stored(object)?;
-        Ok((self.content(object, stored)?, hash))
+        let has_trailer = Arc::default();
+        let content = self.content(object, stored, Arc::clone(&has_trailer))?;
+        Ok(Watched {
+            content,
+            hash,
+            has_trailer,
+        })
     }
 
     /// The bytes as they are stored, and their hash.
@@ -185,9 +236,16 @@ impl Repository {
         Ok((stored, hash))
     }
 
-    fn content(&self, object: &layout::Object, stored: ObjectReader) -> Result<Content, Error> {
-        let name = self.layout.has_trailer(object).then(|| object.name());
-        unpack(stored, object.packing, &self.identities, name).map_err(|error| match error {
+    fn content(
+        &self,
+        object: &layout::Object,
+        stored: ObjectReader,
+        found: Arc<AtomicBool>,
+    ) -> Result<Content, Error> {
+        let name = object.name();
+        let has_trailer = self.layout.has_trailer(object);
+        let trailed = has_trailer.then_some(Trailed { name, found });
+        unpack(stored, object.packing, &self.identities, trailed).map_err(|error| match error {
             OpenError::Locked(reason) => Error::Locked {
                 object: self.url(&object.key),
                 reason,
@@ -214,14 +272,36 @@ impl Repository {
 
     /// The SHA-256 that an encrypted object's header names as its content's.
     pub fn named_sha256(&self, object: &layout::Object) -> Result<Option<[u8; 32]>, Error> {
-        if object.packing.encryption == Encryption::None {
-            return Ok(None);
+        match object.packing.encryption {
+            Encryption::None => Ok(None),
+            Encryption::Age => Ok(named_digest(&self.begin(object)?)),
         }
+    }
+
+    /// Whether an encrypted object begins as it must, which needs no identity to see.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it does not.
+    pub fn check_header(&self, object: &layout::Object) -> Result<(), Error> {
+        if has_header(&self.begin(object)?) {
+            return Ok(());
+        }
+        Err(Error::Damaged {
+            object: self.url(&object.key),
+            what: "it does not begin with an age header",
+            source: "it was cut or is something else".into(),
+        })
+    }
+
+    fn begin(&self, object: &layout::Object) -> Result<Vec<u8>, Error> {
         let mut reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
-        let mut header = vec![0; HEADER_BYTES];
-        let header = streams::read_full(&mut reader, &mut header)
-            .map_err(|source| self.damaged(&object.key, source))?;
-        Ok(named_digest(header))
+        let mut begin = vec![0; HEADER_BYTES];
+        let read = streams::read_full(&mut reader, &mut begin);
+        let length = read
+            .map_err(|source| self.damaged(&object.key, source))?
+            .len();
+        begin.truncate(length);
+        Ok(begin)
     }
 
     /// The error for an object whose content could not be read to its end.

@@ -26,12 +26,14 @@ pub struct ArchivedFile {
 }
 
 /// What is archived of one timeline, from some segment on.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct WalListing {
     /// Whole segments, in order.
     pub segments: BTreeMap<SegmentName, ArchivedFile>,
     /// Everything else.
     pub others: Vec<(WalFileName, ArchivedFile)>,
+    /// Segments in two forms of which one is damaged (the other is listed) or whose contents differ.
+    pub doubles: Vec<Error>,
 }
 
 impl Repository {
@@ -42,10 +44,20 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub fn find_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, StoreError> {
+        self.wal_forms(file).next().transpose()
+    }
+
+    /// Every form in which a WAL file is stored; all are asked for at once.
+    ///
+    /// # Errors
+    /// The store's, for each form.
+    pub fn wal_forms(
+        &self,
+        file: WalFileName,
+    ) -> impl Iterator<Item = Result<ArchivedFile, StoreError>> {
         let heads = Packing::all().map(|packing| self.head_wal(self.layout.wal(file, packing)));
         let found = self.runtime.block_on(join_all(heads));
-        let mut found = found.into_iter().filter_map(Result::transpose);
-        found.next().transpose()
+        found.into_iter().filter_map(Result::transpose)
     }
 
     async fn head_wal(&self, object: Object) -> Result<Option<ArchivedFile>, StoreError> {
@@ -74,7 +86,7 @@ impl Repository {
     /// What is archived of `timeline`, segments from `first` on.
     ///
     /// # Errors
-    /// [`Error::TwoContents`] when a segment is stored in two forms whose contents differ.
+    /// The store's; what is wrong with segments in two forms is part of the listing.
     pub fn list_wal(
         &self,
         timeline: TimelineId,
@@ -115,21 +127,29 @@ impl Repository {
         if first.is_some_and(|first| name < first) {
             return Ok(());
         }
-        if let Some(other) = listing.segments.get(&name) {
-            self.same_content(&other.object, &archived.object)?;
-        }
-        listing.segments.insert(name, archived);
-        Ok(())
-    }
-
-    /// Makes sure that two forms of a file hold the same.
-    fn same_content(&self, first: &Object, second: &Object) -> Result<(), Error> {
-        let same = self.content_sha256(first)? == self.content_sha256(second)?;
-        let two_contents = || Error::TwoContents {
-            first: self.url(&first.key),
-            second: self.url(&second.key),
+        let Some(other) = listing.segments.get(&name) else {
+            listing.segments.insert(name, archived);
+            return Ok(());
         };
-        if same { Ok(()) } else { Err(two_contents()) }
+        match (
+            self.content_sha256(&other.object),
+            self.content_sha256(&archived.object),
+        ) {
+            (Ok(first), Ok(second)) if first == second => {}
+            (Ok(_), Ok(_)) => listing.doubles.push(Error::TwoContents {
+                first: self.url(&other.object.key),
+                second: self.url(&archived.object.key),
+            }),
+            (Err(damaged), sound) if damaged.is_of_the_object() => {
+                listing.doubles.push(damaged);
+                if sound.is_ok() {
+                    listing.segments.insert(name, archived);
+                }
+            }
+            (Ok(_), Err(damaged)) if damaged.is_of_the_object() => listing.doubles.push(damaged),
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        }
+        Ok(())
     }
 
     /// A timeline's history as archived; `None` where the archive has no history file of it.

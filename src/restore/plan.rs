@@ -11,7 +11,7 @@ use super::Error;
 use super::reach::{Found, Needed, Run, Seen};
 use super::target::{Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
-use crate::repository::{ArchivedFile, BackupEntry, Repository};
+use crate::repository::{self, ArchivedFile, BackupEntry, Repository};
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ struct Planner<'a> {
     target: &'a Target,
     backups: Vec<BackupEntry>,
     histories: BTreeMap<TimelineId, History>,
+    /// Timelines of which nothing tells where they come from.
+    unknown: Vec<TimelineId>,
 }
 
 /// What one backup and the WAL after it offer.
@@ -82,34 +84,42 @@ pub fn plan(repository: &Repository, target: &Target, chosen: Option<&str>) -> R
         Some(id) => vec![repository.backup(id)?],
         None => repository.usable_backups()?,
     };
-    let histories = histories(repository, &backups)?;
+    let Histories { known, unknown } = histories(repository, &backups)?;
     let planner = Planner {
         repository,
         target,
         backups,
-        histories,
+        histories: known,
+        unknown,
     };
     planner.plan()
 }
 
-/// Histories of all timelines that the archive or a backup knows.
-fn histories(
-    repository: &Repository,
-    backups: &[BackupEntry],
-) -> Result<BTreeMap<TimelineId, History>, Error> {
-    let mut histories: BTreeMap<_, _> = backups
+/// What is known of timelines.
+struct Histories {
+    /// Of all timelines that the archive or a backup knows.
+    known: BTreeMap<TimelineId, History>,
+    /// Timelines in the archive of which nothing tells where they come from.
+    unknown: Vec<TimelineId>,
+}
+
+fn histories(repository: &Repository, backups: &[BackupEntry]) -> Result<Histories, Error> {
+    let mut known: BTreeMap<_, _> = backups
         .iter()
         .map(|backup| (backup.timeline, backup.timeline_history()))
         .collect();
+    let mut unknown = Vec::new();
     for timeline in repository.timelines()? {
-        if let Some(history) = repository.history(timeline)? {
-            histories.insert(timeline, history);
+        match repository.history(timeline)? {
+            Some(history) => _ = known.insert(timeline, history),
+            None if timeline == TimelineId::FIRST => {
+                known.insert(timeline, History::root(timeline));
+            }
+            None if known.contains_key(&timeline) => {}
+            None => unknown.push(timeline),
         }
-        histories
-            .entry(timeline)
-            .or_insert_with(|| History::root(timeline));
     }
-    Ok(histories)
+    Ok(Histories { known, unknown })
 }
 
 impl Planner<'_> {
@@ -159,6 +169,7 @@ impl Planner<'_> {
         match self.target.timeline {
             TargetTimeline::Current => Ok(self.histories.get(&backup.timeline)),
             TargetTimeline::Latest => {
+                self.nothing_newer_is_unknown(backup)?;
                 for history in self
                     .histories
                     .values()
@@ -179,6 +190,26 @@ impl Planner<'_> {
                 Ok(Some(history).filter(|history| backup.leads_to(history)))
             }
         }
+    }
+
+    /// A later timeline whose history is lost may be the one that was lived on.
+    fn nothing_newer_is_unknown(&self, backup: &BackupEntry) -> Result<(), Error> {
+        for timeline in &self.unknown {
+            let has_segments = || -> Result<bool, Error> {
+                let listing = self.repository.list_wal(*timeline, None)?;
+                Ok(!listing.segments.is_empty())
+            };
+            if *timeline > backup.timeline && has_segments()? {
+                let number = timeline.number();
+                let file = WalFileName::History(*timeline);
+                return Err(Error::Unreachable(format!(
+                    "the archive holds WAL of timeline {number} and not its history, {file}, so whether it leads on \
+                     from backup {} cannot be told; bring the file back, or choose with --target-timeline",
+                    backup.id
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the segment in which a timeline begins is in the archive.
@@ -353,6 +384,12 @@ impl Planner<'_> {
             let listing = self
                 .repository
                 .list_wal(timeline, Some(from.on(timeline, size)))?;
+            for double in listing.doubles {
+                match double {
+                    repository::Error::TwoContents { .. } => return Err(double.into()),
+                    damaged => tracing::warn!("{damaged}; its other form is used"),
+                }
+            }
             for (name, archived) in listing.segments {
                 let Some(number) = name.number(size) else {
                     continue;

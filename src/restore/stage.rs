@@ -6,10 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File};
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -17,12 +19,13 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use super::plan::Plan;
 use crate::pipeline::streams;
-use crate::postgres::{History, WalFileName};
+use crate::postgres::{SegmentName, WalFileName};
 use crate::progress::Progress;
 use crate::repository::{ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::fetcher::{Fetcher, NewFile};
-use crate::wal::{self, pages::Cluster};
+use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
+use crate::wal::{self, Mismatch};
 
 /// The plan's name in the stage.
 const PLAN: &str = "plan.json";
@@ -107,34 +110,41 @@ pub fn fill(
     threads: usize,
     progress: &Progress,
 ) -> Result<PathBuf, Error> {
-    let histories = plan
-        .histories
-        .iter()
-        .map(|(timeline, file)| (WalFileName::History(*timeline), file));
-    let segments = plan
-        .segments
-        .iter()
-        .map(|(name, file)| (WalFileName::Segment(*name), file));
-    let files = Mutex::new(histories.chain(segments));
-    let sealed = Mutex::new(BTreeMap::new());
     let fetcher = Fetcher {
         repository,
         cluster: Some(cluster(plan)),
     };
-    let worker = || -> Result<(), Error> {
-        loop {
-            let next = lock(&files).next();
-            let Some((file, archived)) = next else {
-                return Ok(());
-            };
-            let digest = stage_file(&fetcher, file, archived, &plan.history, stage)?;
-            lock(&sealed).insert(file.to_string(), digest);
-            if !progress.add(archived.stored_bytes) {
-                return Err(Error::BrokenOff);
-            }
+    let sealed = Mutex::new(BTreeMap::new());
+    let put = |file: WalFileName, archived: &ArchivedFile, last| -> Result<_, Error> {
+        let path = stage.join(file.to_string());
+        let history = plan.history.of(file.timeline());
+        let check = fetcher.fetch_archived(file, archived, &history, last, &path)?;
+        lock(&sealed).insert(file.to_string(), digest(&path)?);
+        if progress.add(archived.stored_bytes) {
+            Ok(check)
+        } else {
+            Err(Error::BrokenOff)
         }
     };
-    on_threads(threads, progress, &worker)?;
+    for (timeline, archived) in &plan.histories {
+        put(WalFileName::History(*timeline), archived, None)?;
+    }
+    // A run of segments for each thread, each segment checked as the one after the one before it.
+    let run_length = plan.segments.len().div_ceil(threads.max(1)).max(1);
+    let runs: Vec<_> = plan.segments.chunks(run_length).collect();
+    let next = AtomicUsize::new(0);
+    on_threads(threads, progress, &|| {
+        while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut last = None;
+            for (name, archived) in *run {
+                last = put(WalFileName::Segment(*name), archived, last)?;
+            }
+        }
+        Ok::<(), Error>(())
+    })?;
+    for border in (run_length..plan.segments.len()).step_by(run_length) {
+        check_border(repository, plan, stage, border)?;
+    }
     let files = std::mem::take(&mut *lock(&sealed));
     seal(
         stage,
@@ -155,16 +165,64 @@ fn cluster(plan: &Plan) -> Cluster {
     }
 }
 
-fn stage_file(
-    fetcher: &Fetcher,
-    file: WalFileName,
-    archived: &ArchivedFile,
-    history: &History,
+/// Checks the record that runs into the plan's segment number `border`: reads from the staged segment in which it
+/// begins to the one in which it ends.
+fn check_border(
+    repository: &Repository,
+    plan: &Plan,
     stage: &Path,
-) -> Result<String, Error> {
-    let path = stage.join(file.to_string());
-    fetcher.fetch_archived(file, archived, &history.of(file.timeline()), &path)?;
-    digest(&path)
+    border: usize,
+) -> Result<(), Error> {
+    let staged = |name: &SegmentName| stage.join(name.to_string());
+    let is_whole_record = |(name, _): &&(SegmentName, ArchivedFile)| {
+        let mut page = [0; LONG_HEADER_BYTES];
+        let read = File::open(staged(name)).and_then(|mut file| file.read_exact(&mut page));
+        read.is_ok() && lies_within_a_record(&page)
+    };
+    let (before, after) = plan.segments.split_at_checked(border).unwrap_or_default();
+    let back = before.iter().rev().take_while(is_whole_record).count() + 1;
+    let on = after.iter().take_while(is_whole_record).count() + 1;
+    let last_before = before.iter().skip(before.len().saturating_sub(back));
+    let mut check: Option<SegmentCheck> = None;
+    for (name, archived) in last_before.chain(after.iter().take(on)) {
+        let history = plan.history.of(name.timeline);
+        let cluster = cluster(plan);
+        let checked = check.take().map_or_else(
+            || {
+                let size_bytes = cluster.segment_size.bytes();
+                SegmentCheck::new(cluster, history.clone(), *name, size_bytes, Extent::Whole)
+            },
+            |last| last.followed_by(history.clone(), *name),
+        );
+        let checked = match checked {
+            Ok(next) => check_staged(next, &staged(name))?,
+            Err(mismatch) => Err(mismatch),
+        };
+        check = Some(checked.map_err(|mismatch| wal::Error::Mismatch {
+            place: repository.url(&archived.object.key),
+            file: WalFileName::Segment(*name),
+            mismatch,
+        })?);
+    }
+    Ok(())
+}
+
+fn check_staged(
+    mut check: SegmentCheck,
+    path: &Path,
+) -> Result<Result<SegmentCheck, Mismatch>, Error> {
+    let mut file = File::open(path).map_err(Error::local("open", path))?;
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        let pages = streams::read_full(&mut file, &mut buffer);
+        let pages = pages.map_err(Error::local("read", path))?;
+        if pages.is_empty() {
+            return Ok(Ok(check));
+        }
+        if let Err(mismatch) = check.pages(pages) {
+            return Ok(Err(mismatch));
+        }
+    }
 }
 
 fn digest(path: &Path) -> Result<String, Error> {

@@ -5,12 +5,12 @@ use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::receipts::Depth;
-use super::segments::{Run, SegmentReader};
-use super::{Error, Findings, Options, Report, count, is_open};
+use super::segments::{Run, SegmentReader, to_a_record};
+use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
 use crate::pipeline::{Locked, Packing};
 use crate::postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 use crate::progress::Progress;
-use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing};
+use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::on_threads;
 use crate::wal::pages::{Cluster, LONG_HEADER_BYTES};
 
@@ -29,25 +29,37 @@ pub enum Reading {
     Content,
 }
 
-/// Verifies the archive for `backups`.
-///
-/// # Errors
-/// What kept the work from its end; what is wrong with the archive is in the report.
+/// Verifies the archive for the backups of `catalog`.
 pub fn verify(
     repository: &Repository,
-    backups: &[BackupEntry],
+    catalog: &Catalog,
     reading: Reading,
     options: Options,
-) -> Result<Report, Error> {
+) -> Verified {
     let findings = Findings::new();
-    let archive = Archive::list(repository, backups, &findings)?;
-    count(&findings.backups, backups.len() as u64);
-    archive.continuity(&findings);
-    if reading == Reading::Content {
-        archive.read(&findings, &options)?;
+    let outcome = work(repository, catalog, reading, &options, &findings);
+    let receipts = options.receipts.map_or(Ok(()), super::Receipts::finish);
+    findings.report(outcome.and(receipts.map_err(Error::from)))
+}
+
+fn work(
+    repository: &Repository,
+    catalog: &Catalog,
+    reading: Reading,
+    options: &Options,
+    findings: &Findings,
+) -> Result<(), Error> {
+    damaged_entries(catalog, findings);
+    if catalog.backups.is_empty() {
+        findings.note("there is no backup, so no gap can be told".to_owned());
     }
-    options.receipts.map_or(Ok(()), super::Receipts::finish)?;
-    Ok(findings.report())
+    let archive = Archive::list(repository, &catalog.backups, findings)?;
+    count(&findings.backups, catalog.backups.len() as u64);
+    archive.continuity(findings);
+    match reading {
+        Reading::Names => Ok(()),
+        Reading::Content => archive.read(findings, options),
+    }
 }
 
 struct Archive<'a> {
@@ -69,61 +81,76 @@ impl<'a> Archive<'a> {
             histories: BTreeMap::new(),
             listings: BTreeMap::new(),
         };
+        for backup in backups {
+            let history = backup.timeline_history();
+            archive.histories.insert(backup.timeline, history);
+        }
         for timeline in repository.timelines()? {
             let folder = repository.layout.wal_folder(timeline);
             let url = format!("{}/{folder}", repository.store.url());
             let listing = repository.list_wal(timeline, None).map_err(Error::from);
-            let listing = findings.judge(&url, listing)?;
-            archive
-                .listings
-                .insert(timeline, listing.unwrap_or_default());
-            if let Some(history) = archive.archived_history(timeline, &url, findings)? {
-                archive.histories.insert(timeline, history);
+            let mut listing = findings.judge(&url, listing)?.unwrap_or_default();
+            for double in std::mem::take(&mut listing.doubles) {
+                let object = double.object().unwrap_or(&url).to_owned();
+                findings.judge::<()>(&object, Err(double.into()))?;
             }
-        }
-        for backup in backups {
-            archive
-                .histories
-                .entry(backup.timeline)
-                .or_insert_with(|| backup.timeline_history());
+            archive.nothing_is_empty(&listing, findings);
+            archive.history_of(timeline, &listing, findings)?;
+            archive.listings.insert(timeline, listing);
         }
         Ok(archive)
     }
 
-    /// The history of a timeline; of one without ancestors where the archive has none, and `None` where it cannot be
-    /// read.
-    fn archived_history(
-        &self,
-        timeline: TimelineId,
-        folder: &str,
-        findings: &Findings,
-    ) -> Result<Option<History>, Error> {
-        let history = match self.repository.history(timeline) {
-            Ok(history) => return Ok(Some(history.unwrap_or(History::root(timeline)))),
-            Err(error) => Err(Error::from(error)),
-        };
-        if let Err(Error::Repository(repository::Error::Locked {
-            reason: Locked::NoIdentity,
-            ..
-        })) = &history
-        {
-            let number = timeline.number();
-            findings.note(format!(
-                "the history of timeline {number} is encrypted and no identity is set: gaps are looked for along \
-                 the histories that backups name"
-            ));
-            return Ok(None);
+    fn nothing_is_empty(&self, listing: &WalListing, findings: &Findings) {
+        let others = listing.others.iter().map(|(_, file)| file);
+        let empty = listing.segments.values().chain(others);
+        for file in empty.filter(|file| file.stored_bytes == 0) {
+            let url = self.repository.url(&file.object.key);
+            findings.problem(url, "it is empty".to_owned());
         }
-        let url = match &history {
-            Err(Error::Repository(
-                repository::Error::Damaged { object, .. }
-                | repository::Error::Locked { object, .. },
-            )) => object.clone(),
-            _ => folder.to_owned(),
-        };
-        findings
-            .judge::<Option<History>>(&url, history)
-            .map(|_| None)
+    }
+
+    /// Takes in the archived history of a timeline, where it can be read.
+    fn history_of(
+        &mut self,
+        timeline: TimelineId,
+        listing: &WalListing,
+        findings: &Findings,
+    ) -> Result<(), Error> {
+        let number = timeline.number();
+        let file = self
+            .repository
+            .layout
+            .wal(WalFileName::History(timeline), Packing::NONE);
+        let url = self.repository.url(&file.key);
+        match self.repository.history(timeline) {
+            Ok(Some(history)) => {
+                let known = self.histories.insert(timeline, history.clone());
+                if known.is_some_and(|known| known != history) {
+                    findings.problem(url, "it is not the history that a backup was taken on".to_owned());
+                }
+            }
+            Ok(None) if timeline == TimelineId::FIRST => {
+                self.histories.insert(timeline, History::root(timeline));
+            }
+            Ok(None) if listing.segments.is_empty() => {}
+            Ok(None) => {
+                let what = format!("it is missing: where timeline {number} comes from cannot be told");
+                findings.problem(url, what);
+            }
+            Err(repository::Error::Locked {
+                reason: Locked::NoIdentity,
+                ..
+            }) => findings.note(format!(
+                "the history of timeline {number} is encrypted and no identity is set: where it begins is not known, \
+                 and a gap there would not be found"
+            )),
+            Err(error) => {
+                let object = error.object().unwrap_or(&url).to_owned();
+                findings.judge::<()>(&object, Err(error.into()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Every history along which a backup can be replayed, and those backups.
@@ -157,6 +184,7 @@ impl<'a> Archive<'a> {
     }
 
     fn continuity(&self, findings: &Findings) {
+        self.continuity_within_unknown(findings);
         for (history, backups) in self.ways() {
             let Some(size) = backups.first().map(|backup| backup.wal_segment_size) else {
                 continue;
@@ -177,6 +205,27 @@ impl<'a> Archive<'a> {
             count(&findings.segments, needed.len() as u64);
             for gap in gaps(&needed, first, last) {
                 self.tell_gap(findings, history, size, gap, &backups);
+            }
+        }
+    }
+
+    /// Timelines of unknown origin: between their own first and last segments at least nothing may be missing.
+    fn continuity_within_unknown(&self, findings: &Findings) {
+        let Some(size) = self.backups.last().map(|backup| backup.wal_segment_size) else {
+            return;
+        };
+        for (timeline, listing) in &self.listings {
+            if self.histories.contains_key(timeline) {
+                continue;
+            }
+            let names = listing.segments.keys();
+            let present: Vec<SegmentNo> = names.filter_map(|name| name.number(size)).collect();
+            let (Some(first), Some(last)) = (present.first(), present.last()) else {
+                continue;
+            };
+            let root = History::root(*timeline);
+            for gap in gaps(&present, *first, *last) {
+                self.tell_gap(findings, &root, size, gap, &[]);
             }
         }
     }
@@ -226,8 +275,9 @@ impl<'a> Archive<'a> {
             repository: self.repository,
             cluster,
             findings,
-            options,
+            receipts: options.receipts.as_ref(),
         };
+        self.note_absent(findings, options);
         let (mut runs, mut others) = (Vec::new(), Vec::new());
         for (timeline, listing) in &self.listings {
             let is_wanted = |archived: &ArchivedFile| self.is_wanted(archived, findings, options);
@@ -249,7 +299,19 @@ impl<'a> Archive<'a> {
             let files = listing.others.iter().filter(|(_, file)| is_wanted(file));
             others.extend(files.map(|(name, file)| (*name, file.clone(), history.clone())));
         }
-        read_all(&reader, &runs, &others)
+        read_all(&reader, options, &runs, &others)
+    }
+
+    fn note_absent(&self, findings: &Findings, options: &Options) {
+        let listings = self.listings.values();
+        let files = listings.flat_map(|listing| {
+            let others = listing.others.iter().map(|(_, file)| file);
+            listing.segments.values().chain(others)
+        });
+        let present = files.map(|file| self.repository.url(&file.object.key));
+        let folders = self.repository.layout.wal_folders();
+        let folder = format!("{}/{folders}", self.repository.store.url());
+        note_absent(findings, options, &folder, &present.collect());
     }
 
     /// What a segment's first page says of the cluster, where no backup does.
@@ -311,8 +373,9 @@ impl<'a> Archive<'a> {
                 // The check of its name says so.
                 runs.push(Run {
                     history: history.clone(),
-                    before: None,
+                    before: Vec::new(),
                     segments: vec![(*name, archived.clone())],
+                    after: Vec::new(),
                 });
                 continue;
             };
@@ -325,11 +388,32 @@ impl<'a> Archive<'a> {
                     history: history.clone(),
                     before: self.before(history, number, size),
                     segments: vec![(*name, archived.clone())],
+                    after: Vec::new(),
                 }),
             }
             last = Some(number);
         }
+        for run in &mut runs {
+            run.after = self.after(run, segments, size);
+        }
         runs
+    }
+
+    /// What comes after a run and is not the beginning of another, which reads what is before it.
+    fn after(
+        &self,
+        run: &Run,
+        wanted: &[(SegmentName, ArchivedFile)],
+        size: SegmentSize,
+    ) -> Vec<(SegmentName, ArchivedFile)> {
+        let next = |(name, _): &(SegmentName, ArchivedFile)| {
+            let name = name.number(size)?.next().on(name.timeline, size);
+            let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
+            let is_wanted = wanted.binary_search_by_key(&name, |(wanted, _)| *wanted);
+            is_wanted.is_err().then(|| (name, archived.clone()))
+        };
+        let following = std::iter::successors(run.segments.last().and_then(next), next);
+        to_a_record(self.repository, following)
     }
 
     fn before(
@@ -337,29 +421,34 @@ impl<'a> Archive<'a> {
         history: &History,
         number: SegmentNo,
         size: SegmentSize,
-    ) -> Option<(SegmentName, ArchivedFile)> {
-        let name = history.segment_name(SegmentNo(number.0.checked_sub(1)?), size);
-        let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
-        Some((name, archived.clone()))
+    ) -> Vec<(SegmentName, ArchivedFile)> {
+        let numbers = (0..number.0).rev();
+        let preceding = numbers.map_while(|number| {
+            let name = history.segment_name(SegmentNo(number), size);
+            let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
+            Some((name, archived.clone()))
+        });
+        let mut before = to_a_record(self.repository, preceding);
+        before.reverse();
+        before
     }
 }
 
 fn read_all(
     reader: &SegmentReader,
+    options: &Options,
     runs: &[Run],
     others: &[(WalFileName, ArchivedFile, History)],
 ) -> Result<(), Error> {
-    let of_runs = runs
-        .iter()
-        .flat_map(|run| run.before.iter().chain(&run.segments));
+    let of_runs = runs.iter().flat_map(Run::all);
     let total = of_runs.map(|(_, file)| file.stored_bytes).sum::<u64>()
         + others
             .iter()
             .map(|(_, file, _)| file.stored_bytes)
             .sum::<u64>();
-    let progress = Progress::new(reader.options.show, "verifying WAL", total);
+    let progress = Progress::new(options.show, "verifying WAL", total);
     let (next_run, next_other) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let outcome = on_threads(reader.options.threads, &progress, &|| {
+    let outcome = on_threads(options.threads, &progress, &|| {
         while let Some(run) = runs.get(next_run.fetch_add(1, Ordering::Relaxed)) {
             reader.run(run, &|bytes| progress.add(bytes))?;
         }
@@ -378,7 +467,11 @@ fn read_all(
 }
 
 /// What is missing of `first` to `last`, both included.
-fn gaps(present: &[SegmentNo], first: SegmentNo, last: SegmentNo) -> Vec<(SegmentNo, SegmentNo)> {
+pub(super) fn gaps(
+    present: &[SegmentNo],
+    first: SegmentNo,
+    last: SegmentNo,
+) -> Vec<(SegmentNo, SegmentNo)> {
     let mut gaps = Vec::new();
     let mut next = first;
     for number in present {

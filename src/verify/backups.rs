@@ -9,16 +9,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
+use super::archive::gaps;
 use super::receipts::Depth;
-use super::segments::{Run, SegmentReader};
-use super::{Error, Findings, Options, Report, Sound, count, is_open, wrong_with};
+use super::segments::{Run, SegmentReader, to_a_record};
+use super::{
+    Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
+};
 use crate::backup::contents::{self, Contents, Failure, Sink, check_stored};
+use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
-use crate::postgres::{ControlFile, WalFileName, control, data_directory};
+use crate::postgres::{
+    ControlFile, SegmentName, SegmentNo, TimelineId, WalFileName, control, data_directory,
+};
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
-use crate::repository::{self, BackupEntry, Catalog, Repository};
+use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal::pages::Cluster;
 
@@ -28,38 +34,64 @@ const CHUNK_BYTES: usize = 1 << 18;
 const TOLD_BLOCKS: u64 = 16;
 
 /// Verifies the backups of `catalog`.
-///
-/// # Errors
-/// What kept the work from its end; what is wrong with the backups is in the report.
-pub fn verify(
+pub fn verify(repository: &Repository, catalog: &Catalog, options: Options) -> Verified {
+    let findings = Findings::new();
+    let outcome = work(repository, catalog, &options, &findings);
+    let receipts = options.receipts.map_or(Ok(()), super::Receipts::finish);
+    findings.report(outcome.and(receipts.map_err(Error::from)))
+}
+
+fn work(
     repository: &Repository,
     catalog: &Catalog,
-    options: Options,
-) -> Result<Report, Error> {
-    let findings = Findings::new();
-    for damaged in &catalog.damaged {
-        if let repository::Error::Damaged { object, .. } = damaged {
-            findings.problem(object.clone(), wrong_with(object, damaged));
-        }
-    }
+    options: &Options,
+    findings: &Findings,
+) -> Result<(), Error> {
+    damaged_entries(catalog, findings);
     let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
+    let wal = listings(repository, &catalog.backups, findings)?;
     for backup in &catalog.backups {
         let verification = Verification {
             repository,
             backup,
-            findings: &findings,
-            options: &options,
+            findings,
+            options,
             progress: &progress,
             stored: stored_objects(repository, backup)?,
+            wal: wal.get(&backup.timeline),
             is_incomplete: AtomicBool::new(false),
         };
         verification.run()?;
         count(&findings.backups, 1);
     }
     progress.finish();
-    options.receipts.map_or(Ok(()), super::Receipts::finish)?;
-    Ok(findings.report())
+    Ok(())
+}
+
+/// What is archived of the backups' timelines from their first backup on.
+fn listings(
+    repository: &Repository,
+    backups: &[BackupEntry],
+    findings: &Findings,
+) -> Result<HashMap<TimelineId, WalListing>, Error> {
+    let mut firsts: HashMap<TimelineId, SegmentName> = HashMap::new();
+    for backup in backups {
+        let size = backup.wal_segment_size;
+        let first = size.segment_of(backup.start_lsn).on(backup.timeline, size);
+        let known = firsts.entry(backup.timeline).or_insert(first);
+        *known = first.min(*known);
+    }
+    let mut listings = HashMap::new();
+    for (timeline, first) in firsts {
+        let mut listing = repository.list_wal(timeline, Some(first))?;
+        for double in std::mem::take(&mut listing.doubles) {
+            let object = double.object().unwrap_or_default().to_owned();
+            findings.judge::<()>(&object, Err(double.into()))?;
+        }
+        listings.insert(timeline, listing);
+    }
+    Ok(listings)
 }
 
 /// Length and time of each object in the backup's folder, by its name there.
@@ -85,6 +117,8 @@ struct Verification<'a> {
     options: &'a Options,
     progress: &'a Progress,
     stored: HashMap<String, (u64, Timestamp)>,
+    /// What is archived of the backup's timeline.
+    wal: Option<&'a WalListing>,
     /// Whether a part could not be read, so that its files are not told to be missing.
     is_incomplete: AtomicBool,
 }
@@ -236,7 +270,8 @@ impl Verification<'_> {
                 depth,
                 files,
             };
-            self.findings.sound(self.options, &sound, sha256)?;
+            let receipts = self.options.receipts.as_ref();
+            self.findings.sound(receipts, &sound, sha256)?;
         }
         Ok(())
     }
@@ -326,44 +361,114 @@ impl Verification<'_> {
     /// The WAL from the backup's start to its end.
     fn wal(&self) -> Result<(), Error> {
         let backup = self.backup;
-        let (size, history) = (backup.wal_segment_size, backup.timeline_history());
+        let size = backup.wal_segment_size;
         let (first, last) = (
             size.segment_of(backup.start_lsn),
             size.segment_before(backup.stop_lsn),
         );
-        let mut segments = Vec::new();
-        for number in first.0..=last.0 {
-            let name = crate::postgres::SegmentNo(number).on(backup.timeline, size);
-            let file = WalFileName::Segment(name);
-            count(&self.findings.segments, 1);
-            if let Some(archived) = self.repository.find_wal(file)? {
-                segments.push((name, archived));
-                continue;
-            }
-            let layout = &self.repository.layout;
-            let object = layout.wal(file, crate::pipeline::Packing::NONE);
-            let id = &backup.id;
-            let what = format!("it is missing, and backup {id} is not consistent without it");
-            self.findings
-                .problem(self.repository.url(&object.key), what);
+        let listed = self.wal.into_iter().flat_map(|listing| &listing.segments);
+        let segments: Vec<_> = listed
+            .filter_map(|(name, archived)| Some((name.number(size)?, *name, archived)))
+            .filter(|(number, ..)| (first..=last).contains(number))
+            .collect();
+        count(&self.findings.segments, segments.len() as u64);
+        let present: Vec<SegmentNo> = segments.iter().map(|(number, ..)| *number).collect();
+        for gap in gaps(&present, first, last) {
+            self.missing_wal(gap);
         }
-        let (open, locked): (Vec<_>, Vec<_>) = segments
-            .into_iter()
-            .partition(|(_, archived)| is_open(self.repository, &archived.object));
-        count(&self.findings.unopened, locked.len() as u64);
+        let mut open = Vec::new();
+        for (_, name, archived) in segments {
+            if is_open(self.repository, &archived.object) {
+                open.push((name, archived.clone()));
+            } else {
+                count(&self.findings.unopened, 1);
+                let url = self.repository.url(&archived.object.key);
+                let header = self.repository.check_header(&archived.object);
+                self.findings.judge(&url, header.map_err(Error::from))?;
+            }
+        }
+        self.read_wal(&open)
+    }
+
+    fn missing_wal(&self, (first, last): (SegmentNo, SegmentNo)) {
+        let (timeline, size) = (self.backup.timeline, self.backup.wal_segment_size);
+        let name = WalFileName::Segment(first.on(timeline, size));
+        let object = self.repository.layout.wal(name, Packing::NONE);
+        let range = if first == last {
+            "it is missing".to_owned()
+        } else {
+            format!(
+                "it and those after it to {} are missing",
+                last.on(timeline, size)
+            )
+        };
+        let id = &self.backup.id;
+        let what = format!("{range}, and backup {id} is not consistent without");
+        self.findings
+            .problem(self.repository.url(&object.key), what);
+    }
+
+    /// Reads segments that follow one another, a run for each thread. What is before the first is not read, so nothing
+    /// is noted of them; what `wal-verify` noted is believed.
+    fn read_wal(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<(), Error> {
+        let is_wanted = |(_, archived): &&(SegmentName, ArchivedFile)| {
+            let url = self.repository.url(&archived.object.key);
+            let (length, modified) = (archived.stored_bytes, archived.modified);
+            let receipts = self.options.receipts.as_ref();
+            let receipt = receipts.and_then(|it| it.valid(&url, length, modified, Depth::Content));
+            count(&self.findings.with_receipt, u64::from(receipt.is_some()));
+            receipt.is_none()
+        };
+        let wanted: Vec<_> = segments.iter().filter(is_wanted).cloned().collect();
         let reader = SegmentReader {
             repository: self.repository,
-            cluster: Some(Cluster::from(backup)),
+            cluster: Some(Cluster::from(self.backup)),
             findings: self.findings,
-            options: self.options,
+            receipts: None,
         };
-        let run = Run {
-            history,
-            before: None,
-            segments: open,
+        let length = wanted.len().div_ceil(self.options.threads.max(1)).max(1);
+        let size = self.backup.wal_segment_size;
+        let follows = |a: &(SegmentName, _), b: &(SegmentName, _)| {
+            a.0.number(size).map(SegmentNo::next) == b.0.number(size)
         };
-        // They are not in the total: nothing is known of their length before.
-        reader.run(&run, &|_| self.progress.add(0))
+        let whole = wanted.chunk_by(follows).flat_map(|run| run.chunks(length));
+        let runs: Vec<Run> = whole
+            .map(|run| Run {
+                history: self.backup.timeline_history(),
+                before: self.before(run.first()),
+                segments: run.to_vec(),
+                after: Vec::new(),
+            })
+            .collect();
+        let next = AtomicUsize::new(0);
+        on_threads(self.options.threads, self.progress, &|| {
+            while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                // They are not in the total: only the stored length is known.
+                reader.run(run, &|_| self.progress.add(0))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn before(
+        &self,
+        first: Option<&(SegmentName, ArchivedFile)>,
+    ) -> Vec<(SegmentName, ArchivedFile)> {
+        let size = self.backup.wal_segment_size;
+        let (Some((first, _)), Some(wal)) = (first, self.wal) else {
+            return Vec::new();
+        };
+        let mut next = first.number(size);
+        let listed = wal.segments.range(..*first).rev();
+        let preceding = listed.map_while(|(name, archived)| {
+            let number = name.number(size);
+            let is_before = number.map(SegmentNo::next) == next;
+            next = number;
+            is_before.then(|| (*name, archived.clone()))
+        });
+        let mut before = to_a_record(self.repository, preceding);
+        before.reverse();
+        before
     }
 }
 
@@ -433,7 +538,19 @@ impl Pages<'_> {
 
     fn keep_control(&self, bytes: &[u8]) {
         match ControlFile::parse(bytes) {
-            Ok(control) => *lock(self.found_control) = Some(control),
+            Ok(control) => {
+                let (found, expected) = (
+                    control.system_identifier,
+                    self.verification.backup.system_identifier,
+                );
+                if found != expected {
+                    let path = control::PATH;
+                    self.say(format!(
+                        "the file {path} in it is of the cluster {found}, the backup is of {expected}"
+                    ));
+                }
+                *lock(self.found_control) = Some(control);
+            }
             Err(damage) => self.say(format!("the file {} in it: {damage}", control::PATH)),
         }
     }

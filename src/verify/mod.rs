@@ -15,6 +15,7 @@ pub mod backups;
 pub mod receipts;
 mod segments;
 
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -26,7 +27,7 @@ use crate::backup::contents;
 use crate::output;
 use crate::progress::Show;
 use crate::repository::layout::Object;
-use crate::repository::{self, Repository};
+use crate::repository::{self, Catalog, Repository};
 use crate::threads::lock;
 use crate::wal;
 use receipts::{Depth, Receipt, Receipts};
@@ -46,6 +47,9 @@ pub enum Error {
     /// The file of receipts cannot be used.
     #[error(transparent)]
     Receipts(#[from] receipts::Error),
+    /// A compressed WAL file that is whole but for its last frame.
+    #[error("{0} does not end in a trailer: it was cut there, or other tools wrote it")]
+    NoTrailer(String),
     /// Another thread failed first.
     #[error("the verification was broken off")]
     BrokenOff,
@@ -80,8 +84,10 @@ pub struct Options {
 /// What a verification found, for `--json` too.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether nothing is wrong.
+    /// Whether nothing is wrong, as far as could be seen.
     pub ok: bool,
+    /// Whether the work came to its end.
+    pub complete: bool,
     /// What is.
     pub problems: Vec<Problem>,
     /// What could not be looked at, and why.
@@ -106,6 +112,15 @@ pub struct Report {
     pub bytes: u64,
     /// Time it took.
     pub seconds: f64,
+}
+
+/// What was found until the work ended, and how it ended.
+#[derive(Debug)]
+pub struct Verified {
+    /// The findings.
+    pub report: Report,
+    /// What kept the work from its end, if anything.
+    pub outcome: Result<(), Error>,
 }
 
 /// What comes together while several threads read.
@@ -170,8 +185,13 @@ impl Findings {
     }
 
     /// An object was read to its end and nothing is wrong with it, unless it changed since the last time.
-    fn sound(&self, options: &Options, sound: &Sound, sha256: [u8; 32]) -> Result<(), Error> {
-        let Some(receipts) = &options.receipts else {
+    fn sound(
+        &self,
+        receipts: Option<&Receipts>,
+        sound: &Sound,
+        sha256: [u8; 32],
+    ) -> Result<(), Error> {
+        let Some(receipts) = receipts else {
             return Ok(());
         };
         let sha256 = hex::encode(sha256);
@@ -196,12 +216,13 @@ impl Findings {
         }
     }
 
-    fn report(self) -> Report {
+    fn report(self, outcome: Result<(), Error>) -> Verified {
         let problems = self.problems.into_inner();
         let problems = problems.unwrap_or_else(std::sync::PoisonError::into_inner);
         let notes = self.notes.into_inner();
-        Report {
-            ok: problems.is_empty(),
+        let report = Report {
+            ok: problems.is_empty() && outcome.is_ok(),
+            complete: outcome.is_ok(),
             problems,
             notes: notes.unwrap_or_else(std::sync::PoisonError::into_inner),
             backups: self.backups.into_inner(),
@@ -214,14 +235,31 @@ impl Findings {
             segments_read: self.segments_read.into_inner(),
             bytes: self.bytes.into_inner(),
             seconds: self.begun.elapsed().as_secs_f64(),
+        };
+        Verified { report, outcome }
+    }
+}
+
+/// Backups whose `backup.json` cannot be read or is not there.
+fn damaged_entries(catalog: &Catalog, findings: &Findings) {
+    for damaged in &catalog.damaged {
+        if let Some(object) = damaged.object() {
+            findings.problem(object.to_owned(), wrong_with(object, damaged));
         }
+    }
+    for id in &catalog.unfinished {
+        findings.note(format!(
+            "backup {id} has no backup.json: it runs, failed, or somebody deleted the entry"
+        ));
     }
 }
 
 /// What an error says is wrong with `object`, without saying its name again.
 fn wrong_with(object: &str, error: &dyn std::error::Error) -> String {
     let text = output::chain(error);
-    let what = text.strip_prefix(&format!("{object} is damaged: "));
+    let what = text
+        .strip_prefix(&format!("{object} is damaged: "))
+        .or_else(|| text.strip_prefix(&format!("{object} ")));
     what.unwrap_or(&text).to_owned()
 }
 
@@ -243,9 +281,10 @@ fn is_problem(error: &Error) -> bool {
     match error {
         Error::Repository(error)
         | Error::Contents(contents::Error::Repository(error))
-        | Error::Wal(wal::Error::Repository(error)) => is_damage(error),
+        | Error::Wal(wal::Error::Repository(error)) => error.is_of_the_object(),
         Error::Contents(contents::Error::Part { .. } | contents::Error::Manifest { .. })
-        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
+        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. })
+        | Error::NoTrailer(_) => true,
         Error::Wal(
             wal::Error::Postgres(_)
             | wal::Error::Pipeline(_)
@@ -258,21 +297,17 @@ fn is_problem(error: &Error) -> bool {
     }
 }
 
-fn is_damage(error: &repository::Error) -> bool {
-    use walhalla_providers::ErrorKind;
-    match error {
-        repository::Error::Damaged { .. } | repository::Error::TwoContents { .. } => true,
-        // A flipped bit in an age header makes it another recipient's.
-        repository::Error::Locked { reason, .. } => {
-            matches!(reason, crate::pipeline::Locked::OtherRecipients(_))
-        }
-        repository::Error::Store(error) => {
-            matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupted)
-        }
-        repository::Error::NoSuchBackup { .. }
-        | repository::Error::NoCluster { .. }
-        | repository::Error::NothingOfCluster { .. }
-        | repository::Error::SeveralClusters { .. } => false,
+/// Notes which objects below `folder` were sound once and are gone, and forgets them.
+fn note_absent(findings: &Findings, options: &Options, folder: &str, present: &HashSet<String>) {
+    let Some(receipts) = &options.receipts else {
+        return;
+    };
+    let absent = receipts.forget_absent(folder, present);
+    if let Some(first) = absent.first() {
+        findings.note(format!(
+            "{} objects that were verified before are not there any more, {first} among them",
+            absent.len()
+        ));
     }
 }
 

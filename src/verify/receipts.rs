@@ -4,7 +4,7 @@
 //! that was killed is taken up where it was. The file is this host's: in the store it would prove nothing to
 //! who distrusts the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -100,34 +100,34 @@ impl Receipts {
         };
         let mut options = OpenOptions::new();
         let options = options.read(true).append(true).create(true).mode(0o600);
-        let file = options.open(path).map_err(failed("open"))?;
+        let mut file = options.open(path).map_err(failed("open"))?;
         if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(Error::InUse(path.to_owned()));
         }
-        // A run that was killed while it wrote leaves a line without its end.
-        let (mut known, mut whole_bytes, mut is_cut) = (HashMap::new(), 0, false);
-        let mut lines = BufReader::new(&file).split(b'\n').enumerate().peekable();
-        while let Some((index, line)) = lines.next() {
+        let (mut known, mut unread) = (HashMap::new(), Vec::new());
+        for (index, line) in BufReader::new(&file).split(b'\n').enumerate() {
             let line = line.map_err(failed("read"))?;
             match serde_json::from_slice::<Receipt>(&line) {
                 Ok(receipt) => _ = known.insert(receipt.object.clone(), receipt),
-                Err(_) if line.is_empty() => {}
-                Err(_) if lines.peek().is_none() && index > 0 => is_cut = true,
-                Err(_) => {
-                    return Err(Error::NotReceipts {
-                        path: path.to_owned(),
-                        line: index + 1,
-                    });
-                }
-            }
-            if !is_cut {
-                whole_bytes += line.len() as u64 + 1;
+                Err(_) if is_remnant(&line) => {}
+                Err(_) => unread.push(index + 1),
             }
         }
-        drop(lines);
-        if is_cut {
-            file.set_len(whole_bytes).map_err(failed("write"))?;
+        match unread.first() {
+            Some(line) if known.is_empty() => {
+                return Err(Error::NotReceipts {
+                    path: path.to_owned(),
+                    line: *line,
+                });
+            }
+            Some(line) => tracing::warn!(
+                "line {line} of {} is no receipt and is passed over",
+                path.display()
+            ),
+            None => {}
         }
+        // What a killed run wrote last may have no end.
+        file.write_all(b"\n").map_err(failed("write"))?;
         let now = Timestamp::now();
         Ok(Self {
             path: path.to_owned(),
@@ -160,6 +160,18 @@ impl Receipts {
         let known = lock(&self.known);
         let is_same = |receipt: &&Receipt| receipt.modified == modified;
         known.get(object).filter(is_same).cloned()
+    }
+
+    /// Forgets objects whose URL begins with `folder` and that are not `present`; returns their URLs.
+    pub fn forget_absent(&self, folder: &str, present: &HashSet<String>) -> Vec<String> {
+        let mut known = lock(&self.known);
+        let is_absent = |url: &&String| url.starts_with(folder) && !present.contains(*url);
+        let mut absent: Vec<String> = known.keys().filter(is_absent).cloned().collect();
+        absent.sort();
+        for url in &absent {
+            known.remove(url);
+        }
+        absent
     }
 
     /// Adds a receipt.
@@ -197,6 +209,12 @@ impl Receipts {
             source,
         }
     }
+}
+
+/// What a run that was killed, or a power failure, leaves of a line.
+fn is_remnant(line: &[u8]) -> bool {
+    const BEGIN: &[u8] = b"{\"object\":";
+    line.iter().all(|byte| *byte == 0) || line.starts_with(BEGIN) || BEGIN.starts_with(line)
 }
 
 #[cfg(test)]

@@ -1,13 +1,16 @@
 //! Reading archived segments that follow one another.
 
 use std::io::Read;
+use std::sync::atomic::Ordering;
 
-use super::receipts::Depth;
-use super::{Error, Findings, Options, Sound, count};
+use super::receipts::{Depth, Receipts};
+use super::{Error, Findings, Sound, count};
+use crate::pipeline::Codec;
 use crate::pipeline::streams::read_full;
 use crate::postgres::{History, SegmentName, WalFileName};
-use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository};
-use crate::wal::pages::{Cluster, Extent, SegmentCheck};
+use crate::repository::layout::Object;
+use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
+use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
 use crate::wal::{self, Mismatch};
 
 /// Bytes that are read and checked at a time: whole WAL pages of any size.
@@ -17,10 +20,37 @@ const CHUNK_BYTES: usize = 1 << 18;
 pub(super) struct Run {
     /// The way of recovery.
     pub(super) history: History,
-    /// The segment before them, if it is archived: a record may run from it into the first.
-    pub(super) before: Option<(SegmentName, ArchivedFile)>,
+    /// What is archived before them, from where the record begins that may run into the first.
+    pub(super) before: Vec<(SegmentName, ArchivedFile)>,
     /// What is to be verified.
     pub(super) segments: Vec<(SegmentName, ArchivedFile)>,
+    /// What is archived after them, to where their last record ends.
+    pub(super) after: Vec<(SegmentName, ArchivedFile)>,
+}
+
+impl Run {
+    /// Every segment that is read, in order.
+    pub(super) fn all(&self) -> impl Iterator<Item = &(SegmentName, ArchivedFile)> {
+        self.before.iter().chain(&self.segments).chain(&self.after)
+    }
+}
+
+/// The first of `segments` and those that follow it as long as no record begins in them.
+pub(super) fn to_a_record(
+    repository: &Repository,
+    segments: impl Iterator<Item = (SegmentName, ArchivedFile)>,
+) -> Vec<(SegmentName, ArchivedFile)> {
+    let mut found = Vec::new();
+    for segment in segments {
+        let mut page = [0; LONG_HEADER_BYTES];
+        let content = repository.open(&segment.1.object);
+        let is_read = content.is_ok_and(|mut content| content.read_exact(&mut page).is_ok());
+        found.push(segment);
+        if !is_read || !lies_within_a_record(&page) {
+            break;
+        }
+    }
+    found
 }
 
 /// Who reads, and what every segment must look like.
@@ -28,14 +58,16 @@ pub(super) struct SegmentReader<'a> {
     pub(super) repository: &'a Repository,
     pub(super) cluster: Option<Cluster>,
     pub(super) findings: &'a Findings,
-    pub(super) options: &'a Options,
+    /// Where it is noted that a segment is sound, also where it meets the one before it.
+    pub(super) receipts: Option<&'a Receipts>,
 }
 
 impl SegmentReader<'_> {
     /// Reads a run; `progress` is told of stored bytes and answers whether to go on.
     pub(super) fn run(&self, run: &Run, progress: &dyn Fn(u64) -> bool) -> Result<(), Error> {
         let before = run.before.iter().map(|segment| (segment, false));
-        let wanted = run.segments.iter().map(|segment| (segment, true));
+        let wanted = run.segments.iter().chain(&run.after);
+        let wanted = wanted.map(|segment| (segment, true));
         let mut last = None;
         for ((name, archived), is_wanted) in before.chain(wanted) {
             let url = self.repository.url(&archived.object.key);
@@ -72,7 +104,7 @@ impl SegmentReader<'_> {
             depth: Depth::Content,
             files: 0,
         };
-        self.findings.sound(self.options, &sound, sha256)?;
+        self.findings.sound(self.receipts, &sound, sha256)?;
         Ok(Some(value))
     }
 
@@ -94,10 +126,11 @@ impl SegmentReader<'_> {
             },
             mismatch,
         };
-        let (mut content, hash) = self.repository.open_hashed(object)?;
+        let mut watched = self.repository.open_watched(object)?;
+        let content = &mut watched.content;
         let (mut check, mut size_bytes, mut buffer) = (None, 0, vec![0; CHUNK_BYTES]);
         loop {
-            let chunk = read_full(&mut content, &mut buffer)
+            let chunk = read_full(content, &mut buffer)
                 .map_err(|source| self.repository.damaged(&object.key, source))?;
             let check: &mut SegmentCheck = match &mut check {
                 Some(check) => check,
@@ -118,7 +151,7 @@ impl SegmentReader<'_> {
         let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
         match check.wrong_length(size_bytes) {
             Some(wrong) => Err(mismatch(wrong).into()),
-            None => Ok((check, hash.value())),
+            None => Ok((check, self.ended(object, &watched)?)),
         }
     }
 
@@ -160,15 +193,16 @@ impl SegmentReader<'_> {
 
     fn text(&self, file: WalFileName, archived: &ArchivedFile) -> Result<[u8; 32], Error> {
         let object = &archived.object;
-        let (mut content, hash) = self.repository.open_hashed(object)?;
+        let mut watched = self.repository.open_watched(object)?;
         let mut text = Vec::new();
-        content
+        watched
+            .content
             .by_ref()
             .take(HISTORY_LIMIT_BYTES)
             .read_to_end(&mut text)
             .map_err(|source| self.repository.damaged(&object.key, source))?;
         if wal::reads_as(file, &text) {
-            return Ok(hash.value());
+            return self.ended(object, &watched);
         }
         let mismatch = wal::Error::Mismatch {
             place: self.repository.url(&object.key),
@@ -176,5 +210,14 @@ impl SegmentReader<'_> {
             mismatch: Mismatch::Text,
         };
         Err(mismatch.into())
+    }
+
+    /// SHA-256 of an object's stored bytes, of which all were read.
+    fn ended(&self, object: &Object, watched: &Watched) -> Result<[u8; 32], Error> {
+        let wants_trailer = object.packing.codec != Codec::None;
+        if wants_trailer && !watched.has_trailer.load(Ordering::Relaxed) {
+            return Err(Error::NoTrailer(self.repository.url(&object.key)));
+        }
+        Ok(watched.hash.value())
     }
 }

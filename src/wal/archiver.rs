@@ -53,7 +53,10 @@ impl Archiver<'_> {
         };
         let object = self.repository.layout.wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
-            Ok(stored) => Ok(Pushed::Stored(stored)),
+            Ok(stored) => {
+                self.no_other_content(path, file, &object)?;
+                Ok(Pushed::Stored(stored))
+            }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
                 if error.kind == ErrorKind::AlreadyExists =>
             {
@@ -85,6 +88,18 @@ impl Archiver<'_> {
             }
             writer.fill(count);
         }
+    }
+
+    /// Two servers with different settings create different objects, and neither create notices the other. After the
+    /// create, one of them at least sees both.
+    fn no_other_content(&self, path: &Path, file: WalFileName, own: &Object) -> Result<(), Error> {
+        for form in self.repository.wal_forms(file) {
+            let form = form?;
+            if form.object != *own {
+                self.same_content(path, file, &form.object)?;
+            }
+        }
+        Ok(())
     }
 
     fn same_content(

@@ -53,10 +53,12 @@ impl Fetcher<'_> {
                 History::root(timeline)
             }
         };
-        self.fetch_archived(file, &archived, &history, path)
+        self.fetch_archived(file, &archived, &history, None, path)
+            .map(drop)
     }
 
-    /// As [`Fetcher::fetch`], for a file that was found and whose timeline's history is known.
+    /// As [`Fetcher::fetch`], for a file that was found and whose timeline's history is known. A segment is checked as
+    /// the one after `last`, so that a record that runs from one into the other is whole; returns its own check.
     ///
     /// One that arrives damaged is fetched once more: recovery stops at a damaged file, and a bit
     /// may have turned on the way.
@@ -65,12 +67,13 @@ impl Fetcher<'_> {
         file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
+        last: Option<SegmentCheck>,
         path: &Path,
-    ) -> Result<(), Error> {
-        match self.fetch_once(file, archived, history, path) {
+    ) -> Result<Option<SegmentCheck>, Error> {
+        match self.fetch_once(file, archived, history, last.clone(), path) {
             Err(error) if is_damage(&error) => {
                 tracing::warn!("{error}; it is fetched once more");
-                self.fetch_once(file, archived, history, path)
+                self.fetch_once(file, archived, history, last, path)
             }
             outcome => outcome,
         }
@@ -81,8 +84,9 @@ impl Fetcher<'_> {
         file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
+        mut last: Option<SegmentCheck>,
         path: &Path,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<SegmentCheck>, Error> {
         let object = self.repository.url(&archived.object.key);
         let mut reader = self.repository.open(&archived.object)?;
         let mut target = NewFile::create(path)?;
@@ -99,7 +103,13 @@ impl Fetcher<'_> {
                 mismatch,
             };
             if size_bytes == 0 {
-                check = self.check(file, history, chunk).map_err(mismatch)?;
+                check = match (last.take(), file) {
+                    (Some(last), WalFileName::Segment(name)) => {
+                        last.followed_by(history.clone(), name).map(Some)
+                    }
+                    _ => self.check(file, history, chunk),
+                }
+                .map_err(mismatch)?;
             }
             if chunk.is_empty() {
                 break;
@@ -110,14 +120,18 @@ impl Fetcher<'_> {
             }
             target.write(chunk)?;
         }
-        if let Some(mismatch) = check.and_then(|check| check.wrong_length(size_bytes)) {
+        let wrong_length = check
+            .as_ref()
+            .and_then(|check| check.wrong_length(size_bytes));
+        if let Some(mismatch) = wrong_length {
             return Err(Error::Mismatch {
                 place: object,
                 file,
                 mismatch,
             });
         }
-        target.finish()
+        target.finish()?;
+        Ok(check)
     }
 
     fn check(

@@ -104,6 +104,14 @@ pub enum Mismatch {
         /// The cluster's version.
         version: postgres::Version,
     },
+    /// Flags in a page header that PostgreSQL does not know and refuses.
+    #[error("the page at {at} has the flags {actual:04X}")]
+    Flags {
+        /// The page's address.
+        at: Lsn,
+        /// `xlp_info`
+        actual: u16,
+    },
     /// Written by another cluster.
     #[error("it belongs to the cluster {actual}, this one is {expected}")]
     Cluster {

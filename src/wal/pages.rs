@@ -69,6 +69,8 @@ pub struct PageHeader {
 
 /// `XLP_LONG_HEADER`
 const LONG_HEADER: u16 = 0x0002;
+/// `XLP_ALL_FLAGS`
+const ALL_FLAGS: u16 = 0x000F;
 
 impl PageHeader {
     /// Reads the header at the beginning of `page`; `None` when the page is shorter than its header.
@@ -120,7 +122,7 @@ impl PageHeader {
 /// gives for that address. After a segment switch the rest of a segment is zeros (10 writes bare
 /// headers instead). A partial segment may end anywhere: after its first page that does not fit,
 /// what is left of a recycled segment is not looked at.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SegmentCheck {
     cluster: Cluster,
     history: History,
@@ -243,6 +245,10 @@ impl SegmentCheck {
         if header.magic != expected || self.first && header.long.is_none() {
             return Err(magic(header.magic));
         }
+        if header.info & !ALL_FLAGS != 0 {
+            let actual = header.info;
+            return Err(Mismatch::Flags { at, actual });
+        }
         if let Some((system, segment, page)) = header.long {
             self.long_header(SystemIdentifier(system), segment, page)?;
         }
@@ -281,6 +287,19 @@ impl SegmentCheck {
         }
         Ok(())
     }
+}
+
+/// Whether the segment that begins with `page` lies within one record: none begins in it.
+pub fn lies_within_a_record(page: &[u8]) -> bool {
+    let Some(header) = PageHeader::read(page) else {
+        return false;
+    };
+    let Some((_, segment_bytes, page_bytes)) = header.long else {
+        return false;
+    };
+    let pages = u64::from(segment_bytes / page_bytes.max(1)).max(1);
+    let headers = LONG_HEADER_BYTES as u64 + (pages - 1) * SHORT_HEADER_BYTES as u64;
+    u64::from(header.remaining) + headers >= u64::from(segment_bytes)
 }
 
 /// Whether a segment was finished.

@@ -18,6 +18,8 @@ pub const KEPT_BYTES: usize = 64 << 10;
 const HEADER_BYTES: usize = 24;
 /// `XLogRecordMaxSize` (xlogrecord.h) of 16 and later, rounded up; longer ones are damage.
 const MAX_RECORD_BYTES: u32 = 1 << 30;
+/// `XLP_FIRST_IS_CONTRECORD`
+const FIRST_IS_CONTRECORD: u16 = 0x0001;
 /// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: the record before was given up where the WAL ended in a crash.
 const OVERWRITE: u16 = 0x0008;
 
@@ -84,7 +86,7 @@ pub enum Damage {
 }
 
 /// The state of reading.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RecordReader {
     segment_size: SegmentSize,
     records: VecDeque<Record>,
@@ -95,7 +97,7 @@ pub struct RecordReader {
     delivers: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     /// At the beginning, and after the rest of a segment was left out: the next page tells where its first record begins.
     Lost,
@@ -109,7 +111,7 @@ enum State {
     Ended,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Begun {
     start: Lsn,
     header: [u8; HEADER_BYTES],
@@ -203,6 +205,11 @@ impl RecordReader {
             self.state = State::Between;
             self.last = None;
         }
+        // XLogReaderValidatePageHeader does not compare the two, XLogDecodeNextRecord and XLogFindNextRecord rely on both.
+        let continues = header.info & FIRST_IS_CONTRECORD != 0;
+        if continues != (remaining != 0) {
+            return Err(Damage::Continuation(address));
+        }
         match &self.state {
             State::Lost => {
                 let skip = begin.saturating_add(remaining).saturating_add(7) & !7;
@@ -235,6 +242,8 @@ impl RecordReader {
         cursor.at = (cursor.at + 7) & !7;
         let start = cursor.lsn();
         let Some(length) = cursor.page.get(cursor.at..).and_then(<[u8]>::first_chunk) else {
+            // The end of a page, or of a segment that was cut.
+            cursor.at = cursor.page.len();
             return Ok(());
         };
         let length = u32::from_le_bytes(*length);

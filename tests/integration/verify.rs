@@ -1,8 +1,10 @@
 //! Verifying what is stored: the whole of it, only what is new, and what is missing.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+use walhalla::pipeline::Packing;
 
 use crate::support::{
     Area, Cluster, Ending, Shape, Store, Walhalla, fill, host, make_history, make_read_only,
@@ -23,9 +25,13 @@ struct Site {
 
 impl Site {
     fn make(shape: Shape) -> Self {
+        Self::make_with(shape, "")
+    }
+
+    fn make_with(shape: Shape, settings: &str) -> Self {
         let area = Area::new();
         let store = Store::directory(&area);
-        let walhalla = Walhalla::new(&area, &store);
+        let walhalla = Walhalla::with_settings(&area, &store, settings);
         let mut cluster = Cluster::create(&area, "primary", shape);
         walhalla.archive_from(&mut cluster);
         fill(&cluster);
@@ -64,8 +70,8 @@ impl Site {
             .iter()
             .map(|object| object.file_name().unwrap().to_str().unwrap());
         let mut names: Vec<String> = names
-            .filter(|name| name.len() == "000000010000000000000001.lz4".len())
-            .map(|name| name[..24].to_owned())
+            .map(|name| Packing::split(name).0.to_owned())
+            .filter(|name| name.len() == 24)
             .collect();
         names.sort();
         names
@@ -216,8 +222,9 @@ fn receipts_leave_only_what_is_new_to_read() {
     std::fs::remove_file(&damaged).unwrap();
     std::fs::write(&damaged, bytes).unwrap();
     for _ in 0..2 {
+        // It and the one after it, as a record may run from one into the other.
         let report = site.report(&deep, 3);
-        assert_eq!(report["segments_read"], 1, "{report:#}");
+        assert_eq!(report["segments_read"], 2, "{report:#}");
     }
     let again = [&deep[..], &["--recheck-days", "0"]].concat();
     assert!(site.report(&again, 3)["segments_read"].as_u64() > read);
@@ -261,6 +268,12 @@ fn a_segment_of_a_twin_does_not_fit_the_one_before_it() {
     let outcome = outcome.exits_with(3);
     let problems = outcome.json()["problems"].to_string();
     assert!(problems.contains(name.as_str()), "{outcome}");
+    let data = site.area.path("restored");
+    walhalla
+        .run(&["restore", data.to_str().unwrap()])
+        .exits_with(1)
+        .says(&["error:", "is not 00000001", "hint:"]);
+    assert!(!data.join("global/pg_control").exists());
     // Alone it is what its name says.
     let fetched = site.area.path(&name);
     let fetch = ["wal-fetch", &name, fetched.to_str().unwrap()];
@@ -322,4 +335,128 @@ fn an_archive_without_a_backup_is_read_across_its_borders_too() {
     let segments = site.segments().len();
     assert_eq!(report["segments_read"].as_u64(), Some(segments as u64));
     assert_eq!(report["backups"], 0);
+}
+
+/// Changes the plain content of a segment, for archives without compression.
+fn flip(object: &Path, at: usize, bit: u8) {
+    let mut bytes = std::fs::read(object).unwrap();
+    bytes[at] ^= 1 << bit;
+    std::fs::remove_file(object).unwrap();
+    std::fs::write(object, bytes).unwrap();
+    host().give_to_user(object);
+}
+
+/// What PostgreSQL looks at in a page header, so that it never finds an end of the archive where none is.
+#[test]
+fn every_bit_of_a_page_header_that_postgres_refuses_is_refused() {
+    let site = Site::make_with(SHAPE, "compression = \"none\"");
+    let names = site.segments();
+    let object = site.store.objects_named(&names[names.len() - 2]).remove(0);
+    let original = std::fs::read(&object).unwrap();
+    let page = 8192 * 3;
+    assert!(original[page..page + 2] != [0, 0], "no third page");
+    // xlp_magic, xlp_info, xlp_tli, xlp_pageaddr, xlp_rem_len; behind them is padding.
+    for byte in 0..20 {
+        for bit in 0..8 {
+            // XLP_LONG_HEADER, with the record for its fields, and XLP_BKP_REMOVABLE, which says nothing of the page.
+            if byte == 2 && (bit == 2 || bit == 3) {
+                continue;
+            }
+            flip(&object, page + byte, bit);
+            let outcome = site.walhalla.run(&["wal-verify", "--deep"]);
+            assert_eq!(outcome.code, Some(3), "bit {bit} of byte {byte}: {outcome}");
+            flip(&object, page + byte, bit);
+        }
+    }
+    assert!(std::fs::read(&object).unwrap() == original);
+    site.report(&["wal-verify", "--deep"], 0);
+}
+
+#[test]
+fn a_record_that_is_damaged_beyond_a_segments_end_is_found_by_restore_and_despite_receipts() {
+    let site = Site::make_with(SHAPE, "compression = \"none\"");
+    // A record that is longer than a segment.
+    site.cluster
+        .sql("select pg_logical_emit_message(false, 'long', repeat('x', 3000000))");
+    site.cluster.archive_everything();
+    let receipts = site.area.path("receipts");
+    let deep = [
+        "wal-verify",
+        "--deep",
+        "--receipts",
+        receipts.to_str().unwrap(),
+    ];
+    site.report(&deep, 0);
+    let names = site.segments();
+    let object = site.store.objects_named(&names[names.len() - 3]).remove(0);
+    flip(&object, 500_000, 3);
+    site.report(&deep, 3);
+    let data = site.area.path("restored");
+    for threads in ["1", "2", "9"] {
+        let walhalla = site
+            .walhalla
+            .with_env("WALHALLA_DOWNLOAD_CONCURRENCY", threads);
+        let outcome = walhalla.run(&["restore", data.to_str().unwrap()]);
+        outcome.exits_with(1).says(&["wrong CRC"]);
+        assert!(!data.join("global/pg_control").exists());
+        std::fs::remove_dir_all(&data).unwrap();
+        std::fs::remove_dir_all(data.with_extension("walhalla-wal")).unwrap();
+    }
+}
+
+#[test]
+fn a_wrong_cluster_and_a_backup_whose_entry_is_damaged_are_not_passed_over() {
+    let site = Site::make(SHAPE);
+    for command in [&["verify", "--all"][..], &["verify"], &["wal-verify"]] {
+        let all = [command, &["--system-identifier", "999"]].concat();
+        site.walhalla.run(&all).exits_with(1).says(&["999"]);
+    }
+    site.walhalla.back_up(&site.cluster);
+    let newest = site.walhalla.newest_backup();
+    let entries = site.store.objects_named("backup.json");
+    let entry = entries
+        .iter()
+        .find(|path| path.to_str().unwrap().contains(&newest))
+        .unwrap();
+    flip(entry, 100, 0);
+    for command in [&["verify", "--all"][..], &["verify"], &["wal-verify"]] {
+        let report = site.report(command, 3);
+        assert!(
+            report["problems"].to_string().contains(&newest),
+            "{report:#}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_lost_its_trailer_and_a_damaged_second_form_are_named() {
+    let site = Site::make(SHAPE);
+    let name = site.segments()[2].clone();
+    let object = site.store.objects_named(&name).remove(0);
+    let bytes = std::fs::read(&object).unwrap();
+    std::fs::remove_file(&object).unwrap();
+    std::fs::write(&object, &bytes[..bytes.len() - 56]).unwrap();
+    host().give_to_user(&object);
+    let report = site.report(&["wal-verify", "--deep"], 3);
+    assert!(
+        report["problems"].to_string().contains("trailer"),
+        "{report:#}"
+    );
+    std::fs::remove_file(&object).unwrap();
+    std::fs::write(&object, &bytes).unwrap();
+    host().give_to_user(&object);
+
+    let second = object.with_extension("zst");
+    std::fs::write(&second, "").unwrap();
+    host().give_to_user(&second);
+    let report = site.report(&["wal-verify", "--deep"], 3);
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{report:#}");
+    let named = problems[0]["object"].as_str().unwrap();
+    assert_eq!(
+        Packing::split(named).1,
+        Packing::split("x.zst").1,
+        "{report:#}"
+    );
+    site.walhalla.run(&["plan"]).succeeds();
 }
