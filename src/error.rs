@@ -276,10 +276,7 @@ fn verify_hint(error: &verify::Error) -> Option<String> {
         verify::Error::Receipts(receipts::Error::NotReceipts { .. }) => {
             Some("name a new file with --receipts, or the one that an earlier run made".to_owned())
         }
-        verify::Error::Receipts(_)
-        | verify::Error::Contents(_)
-        | verify::Error::NoTrailer(_)
-        | verify::Error::BrokenOff => None,
+        verify::Error::Receipts(_) | verify::Error::Contents(_) | verify::Error::BrokenOff => None,
     }
 }
 

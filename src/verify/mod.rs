@@ -15,7 +15,7 @@ pub mod backups;
 pub mod receipts;
 mod segments;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -47,9 +47,6 @@ pub enum Error {
     /// The file of receipts cannot be used.
     #[error(transparent)]
     Receipts(#[from] receipts::Error),
-    /// A compressed WAL file that is whole but for its last frame.
-    #[error("{0} does not end in a trailer: it was cut there, or other tools wrote it")]
-    NoTrailer(String),
     /// Another thread failed first.
     #[error("the verification was broken off")]
     BrokenOff,
@@ -128,6 +125,8 @@ struct Findings {
     begun: Instant,
     problems: Mutex<Vec<Problem>>,
     notes: Mutex<Vec<String>>,
+    /// WAL files that are sound and lack their last frame.
+    without_trailer: Mutex<BTreeSet<String>>,
     backups: AtomicU64,
     objects: AtomicU64,
     with_receipt: AtomicU64,
@@ -146,6 +145,7 @@ impl Findings {
             begun: Instant::now(),
             problems: Mutex::default(),
             notes: Mutex::default(),
+            without_trailer: Mutex::default(),
             backups: zero(),
             objects: zero(),
             with_receipt: zero(),
@@ -217,6 +217,14 @@ impl Findings {
     }
 
     fn report(self, outcome: Result<(), Error>) -> Verified {
+        let without_trailer = std::mem::take(&mut *lock(&self.without_trailer));
+        if let Some(first) = without_trailer.first() {
+            self.note(format!(
+                "{} WAL files are sound and do not end in a trailer, {first} among them: they were cut there, or other \
+                 tools wrote them",
+                without_trailer.len()
+            ));
+        }
         let problems = self.problems.into_inner();
         let problems = problems.unwrap_or_else(std::sync::PoisonError::into_inner);
         let notes = self.notes.into_inner();
@@ -283,8 +291,7 @@ fn is_problem(error: &Error) -> bool {
         | Error::Contents(contents::Error::Repository(error))
         | Error::Wal(wal::Error::Repository(error)) => error.is_of_the_object(),
         Error::Contents(contents::Error::Part { .. } | contents::Error::Manifest { .. })
-        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. })
-        | Error::NoTrailer(_) => true,
+        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
         Error::Wal(
             wal::Error::Postgres(_)
             | wal::Error::Pipeline(_)

@@ -10,6 +10,7 @@ use crate::pipeline::streams::read_full;
 use crate::postgres::{History, SegmentName, WalFileName};
 use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
+use crate::threads::lock;
 use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
 use crate::wal::{self, Mismatch};
 
@@ -151,7 +152,7 @@ impl SegmentReader<'_> {
         let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
         match check.wrong_length(size_bytes) {
             Some(wrong) => Err(mismatch(wrong).into()),
-            None => Ok((check, self.ended(object, &watched)?)),
+            None => Ok((check, self.ended(object, &watched))),
         }
     }
 
@@ -202,7 +203,7 @@ impl SegmentReader<'_> {
             .read_to_end(&mut text)
             .map_err(|source| self.repository.damaged(&object.key, source))?;
         if wal::reads_as(file, &text) {
-            return self.ended(object, &watched);
+            return Ok(self.ended(object, &watched));
         }
         let mismatch = wal::Error::Mismatch {
             place: self.repository.url(&object.key),
@@ -213,11 +214,12 @@ impl SegmentReader<'_> {
     }
 
     /// SHA-256 of an object's stored bytes, of which all were read.
-    fn ended(&self, object: &Object, watched: &Watched) -> Result<[u8; 32], Error> {
+    fn ended(&self, object: &Object, watched: &Watched) -> [u8; 32] {
         let wants_trailer = object.packing.codec != Codec::None;
         if wants_trailer && !watched.has_trailer.load(Ordering::Relaxed) {
-            return Err(Error::NoTrailer(self.repository.url(&object.key)));
+            let url = self.repository.url(&object.key);
+            lock(&self.findings.without_trailer).insert(url);
         }
-        Ok(watched.hash.value())
+        watched.hash.value()
     }
 }
