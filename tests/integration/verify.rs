@@ -295,7 +295,8 @@ fn a_verification_that_was_killed_goes_on_where_it_was() {
         let delay = random_moment_within(Duration::from_millis(100));
         let ending = Walhalla::kill_after(&mut site.walhalla.command(&deep), delay);
         let lines = std::fs::read_to_string(&receipts).map_or(0, |text| text.lines().count());
-        if matches!(ending, Ending::Killed) && lines > 1 {
+        // One of them may be cut, one may be empty.
+        if matches!(ending, Ending::Killed) && lines > 3 {
             let report = site.report(&deep, 0);
             assert!(report["segments_read"].as_u64() < whole, "{report:#}");
             return;
