@@ -191,6 +191,12 @@ impl Version {
         if self.0.number >= 1800 { 16 } else { 12 }
     }
 
+    /// The flags of an image that is compressed: `BKPIMAGE_IS_COMPRESSED`, from 15 on one of
+    /// `BKPIMAGE_COMPRESS_PGLZ`, `_LZ4` and `_ZSTD` (xlogrecord.h).
+    pub fn compressed_image_flags(self) -> u8 {
+        if self.0.number >= 1500 { 0x1C } else { 0x02 }
+    }
+
     pub(super) fn control_layout(self) -> ControlLayout {
         self.0.control
     }

@@ -3,13 +3,14 @@
 //! ```text
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
-//! segments    ─▶ pages ─▶ records                                        reader
+//! segments    ─▶ pages ─▶ records ─▶ blocks they change                 reader, record
 //! ```
 
 pub mod archiver;
 pub mod fetcher;
 pub mod pages;
 pub mod reader;
+pub mod record;
 
 use std::path::{Path, PathBuf};
 

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use jiff::Timestamp;
 
 use super::pages::{PageHeader, SHORT_HEADER_BYTES};
+use super::record::{self, Headers};
 use crate::postgres::{Lsn, SegmentSize, Version};
 
 /// How much of a record's content is kept.
@@ -16,6 +17,7 @@ pub const KEPT_BYTES: usize = 64 << 10;
 
 /// `SizeOfXLogRecord`
 const HEADER_BYTES: usize = 24;
+const RECORD_HEADER_BYTES: u32 = 24;
 /// `XLogRecordMaxSize` (xlogrecord.h) of 16 and later, rounded up; longer ones are damage.
 const MAX_RECORD_BYTES: u32 = 1 << 30;
 /// `XLP_FIRST_IS_CONTRECORD`
@@ -399,6 +401,15 @@ impl Record {
     /// Whether the rest of the segment is unused (`XLOG_SWITCH`).
     pub fn is_switch(&self) -> bool {
         self.resource_manager == RM_XLOG && self.info & INFO_MASK == SWITCH
+    }
+
+    /// Which blocks it changes.
+    ///
+    /// # Errors
+    /// [`record::Damage`].
+    pub fn headers(&self, version: Version) -> Result<Headers, record::Damage> {
+        let content_bytes = self.size_bytes.saturating_sub(RECORD_HEADER_BYTES);
+        Headers::read(&self.content, content_bytes, version)
     }
 
     /// What the record means to recovery targets, if anything.

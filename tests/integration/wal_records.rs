@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use walhalla::postgres::{Lsn, SegmentName, SegmentSize};
+use walhalla::postgres::{Lsn, SegmentName, SegmentSize, Version};
 use walhalla::wal::reader::RecordReader;
+use walhalla::wal::record::{Fork, Headers, RelationFiles};
 
 use crate::support::{
     Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history,
@@ -19,7 +20,36 @@ struct Shown {
     previous: String,
     total: u32,
     xid: u32,
+    resource_manager: String,
+    /// As `pg_waldump --bkp-details` shows them: `rel 1663/5/16384 fork main blk 0`, and whether there is an image.
+    blocks: Vec<(String, bool)>,
 }
+
+/// rmgrlist.h, unchanged from 10 to 18.
+const RESOURCE_MANAGERS: [&str; 22] = [
+    "XLOG",
+    "Transaction",
+    "Storage",
+    "CLOG",
+    "Database",
+    "Tablespace",
+    "MultiXact",
+    "RelMap",
+    "Standby",
+    "Heap2",
+    "Heap",
+    "Btree",
+    "Hash",
+    "Gin",
+    "Gist",
+    "Sequence",
+    "SPGist",
+    "BRIN",
+    "CommitTs",
+    "ReplicationOrigin",
+    "Generic",
+    "LogicalMessage",
+];
 
 #[test]
 fn the_wal_reader_and_pg_waldump_show_the_same_records() {
@@ -49,7 +79,7 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
             .filter(|path| name(path).parse::<SegmentName>().is_ok())
             .collect();
         assert!(segments.len() > 4, "{segments:?}");
-        let ours = ours(&segments);
+        let ours = ours(version, &segments);
         let theirs = theirs(version, &segments);
         assert!(ours.len() > 1000);
         for (ours, theirs) in ours.iter().zip(&theirs) {
@@ -59,7 +89,8 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
     }
 }
 
-fn ours(segments: &[&std::path::PathBuf]) -> Vec<Shown> {
+fn ours(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
+    let version = Version::parse(&version.to_string()).unwrap();
     let size = SegmentSize::new(1 << 20).unwrap();
     let mut reader = RecordReader::new(size);
     let mut shown = Vec::new();
@@ -81,25 +112,59 @@ fn ours(segments: &[&std::path::PathBuf]) -> Vec<Shown> {
                 previous,
                 total: record.size_bytes,
                 xid: record.xid,
+                resource_manager: RESOURCE_MANAGERS[usize::from(record.resource_manager)]
+                    .to_owned(),
+                blocks: blocks(&record.headers(version).unwrap()),
             });
         }
     }
     shown
 }
 
+fn blocks(headers: &Headers) -> Vec<(String, bool)> {
+    let shown = headers.blocks.iter().map(|block| {
+        let RelationFiles {
+            tablespace,
+            database,
+            number,
+        } = block.relation;
+        let fork = match block.fork {
+            Fork::Main => "main",
+            Fork::FreeSpaceMap => "fsm",
+            Fork::VisibilityMap => "vm",
+            Fork::Init => "init",
+        };
+        let text = format!(
+            "rel {tablespace}/{database}/{number} fork {fork} blk {}",
+            block.block
+        );
+        (text, block.image_bytes.is_some())
+    });
+    shown.collect()
+}
+
 fn theirs(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
     let (first, last) = (name(segments[0]), name(segments[segments.len() - 1]));
     let mut command = host().command(host().server_program(version, "pg_waldump"));
     command
+        .arg("--bkp-details")
         .arg("-p")
         .arg(segments[0].parent().unwrap())
         .args([first, last]);
     // The end of the last segment is the end of what was archived, which pg_waldump reports as an error.
     let output = command.output().unwrap();
-    String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(shown)
-        .collect()
+    let mut records: Vec<Shown> = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        if line.starts_with("rmgr: ") {
+            records.push(shown(line));
+        } else if let Some((_, block)) = line.split_once("blkref #") {
+            let (_, block) = block.split_once(": ").unwrap();
+            let has_image = block.contains("(FPW");
+            let text = block.split(" (FPW").next().unwrap().trim().to_owned();
+            records.last_mut().unwrap().blocks.push((text, has_image));
+        }
+    }
+    records
 }
 
 /// `rmgr: Heap        len (rec/tot):     54/    54, tx:        738, lsn: 0/01500028, prev 0/01500000, desc: …`
@@ -108,6 +173,12 @@ fn shown(line: &str) -> Shown {
     let number = |text: &str| text.split(',').next().unwrap().trim().to_owned();
     let lsn = |text: &str| number(text).parse::<Lsn>().unwrap().to_string();
     Shown {
+        resource_manager: after("rmgr: ")
+            .split_whitespace()
+            .next()
+            .unwrap()
+            .to_owned(),
+        blocks: Vec::new(),
         total: number(after("/tot):").split_once('/').unwrap().1)
             .parse()
             .unwrap(),
