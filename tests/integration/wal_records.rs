@@ -65,11 +65,13 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
                 segment_mb: 1,
             },
         );
+        primary.configure("max_prepared_transactions = 5\nwal_compression = on");
         walhalla.archive_from(&mut primary);
         fill(&primary);
         let load = PgbenchLoad::start(&primary);
         make_history(&primary, "point");
         load.stop(&primary);
+        every_kind_of_record(&primary);
         primary.archive_everything();
         primary.stop();
         let mut segments = store.objects_named("00000001");
@@ -86,6 +88,50 @@ fn the_wal_reader_and_pg_waldump_show_the_same_records() {
             assert_eq!(ours, theirs, "version {version}");
         }
         assert_eq!(ours.len(), theirs.len(), "version {version}");
+    }
+}
+
+/// Bulk loads, indexes of each kind, large rows, rewrites, DDL, two-phase commits, databases by both strategies.
+fn every_kind_of_record(cluster: &Cluster) {
+    let sql = [
+        "create table bulk as select g, md5(g::text) as text, int4range(g, g + 5) as range, point(g, g) as point, \
+         array[g, g % 7] as list from generate_series(1, 20000) g",
+        "create index on bulk using btree (text)",
+        "create index on bulk using hash (g)",
+        "create index on bulk using gin (list)",
+        "create index on bulk using gist (range)",
+        "create index on bulk using spgist (point)",
+        "create index on bulk using brin (g)",
+        "update bulk set g = g + 100000 where g % 10 = 0",
+        "delete from bulk where g % 3 = 0",
+        "vacuum bulk",
+        "insert into bulk select g, 'again' from generate_series(1, 3000) g",
+        "vacuum full bulk",
+        "create table large as select string_agg(md5(g::text), '') as text from generate_series(1, 30000) g",
+        "create unlogged table unlogged as select generate_series(1, 1000) as g",
+        "create sequence counter",
+        "select count(nextval('counter')) from generate_series(1, 200)",
+        "begin; insert into bulk (g) values (1); prepare transaction 'kept'",
+        "begin; insert into bulk (g) values (2); prepare transaction 'dropped'",
+        "commit prepared 'kept'",
+        "rollback prepared 'dropped'",
+        "begin; insert into bulk (g) values (3); savepoint a; insert into bulk (g) values (4); rollback to a; commit",
+        "select g from bulk for update",
+        "truncate unlogged, large",
+        "create database copied",
+        "drop database copied",
+        "drop table bulk, large, unlogged",
+        "checkpoint",
+    ];
+    for line in sql {
+        cluster.sql(line);
+    }
+    if cluster.version >= 15 {
+        for strategy in ["wal_log", "file_copy"] {
+            cluster.sql(&format!(
+                "create database by_{strategy} strategy {strategy}"
+            ));
+        }
     }
 }
 
