@@ -279,7 +279,7 @@ mod tests {
             for mode in [BlockMode::Independent, BlockMode::Linked] {
                 let info = FrameInfo::new().block_size(size).block_mode(mode);
                 let mut encoder = FrameEncoder::with_frame_info(info, &mut stored);
-                encoder.write_all(&[7; 300_000]).unwrap();
+                encoder.write_all(&vec![7; 300_000]).unwrap();
                 encoder.finish().unwrap();
             }
         }
