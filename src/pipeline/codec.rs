@@ -158,10 +158,10 @@ fn lz4_encoder() -> FrameEncoder<Vec<u8>> {
 pub enum Decoder<R: BufRead> {
     /// LZ4 frames.
     Lz4 {
-        /// Stops at each frame's end.
-        frames: Box<FrameDecoder<R>>,
-        /// Whether any byte came in.
-        begun: bool,
+        /// Stops at each frame's end; always there between two reads.
+        frames: Option<Box<FrameDecoder<R>>>,
+        /// How the frame being read begins: magic, flags and block size. Empty before the first one.
+        shape: Vec<u8>,
     },
     /// Zstandard frames.
     Zstd {
@@ -180,11 +180,12 @@ impl<R: BufRead> Decoder<R> {
         if codec == Codec::None {
             return Ok(Self::None(input));
         }
-        let begun = !input.fill_buf()?.is_empty();
+        let shape = shape(input.fill_buf()?);
+        let begun = !shape.is_empty();
         Ok(match codec {
             Codec::Lz4 => Self::Lz4 {
-                frames: Box::new(FrameDecoder::new(input)),
-                begun,
+                frames: Some(Box::new(FrameDecoder::new(input))),
+                shape,
             },
             Codec::Zstd => Self::Zstd {
                 frames: Box::new(zstd::stream::read::Decoder::with_buffer(input)?),
@@ -198,17 +199,45 @@ impl<R: BufRead> Decoder<R> {
 impl<R: BufRead> Read for Decoder<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Lz4 { begun: false, .. } | Self::Zstd { begun: false, .. } => Err(
-                io::Error::new(io::ErrorKind::UnexpectedEof, "the object is empty"),
-            ),
-            Self::Lz4 { frames, .. } => loop {
-                let count = frames.read(buffer)?;
-                if count > 0 || buffer.is_empty() || frames.get_mut().fill_buf()?.is_empty() {
-                    return Ok(count);
-                }
-            },
+            Self::Lz4 { shape, .. } if shape.is_empty() => Err(empty()),
+            Self::Zstd { begun: false, .. } => Err(empty()),
+            Self::Lz4 { frames, shape } => read_frames(frames, shape, buffer),
             Self::Zstd { frames, .. } => frames.read(buffer),
             Self::None(input) => input.read(buffer),
+        }
+    }
+}
+
+fn empty() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the object is empty")
+}
+
+/// The bytes of a frame's header that say how long its buffers have to be.
+fn shape(begin: &[u8]) -> Vec<u8> {
+    begin.get(..begin.len().min(6)).unwrap_or_default().to_vec()
+}
+
+/// Reads across frames. A decoder keeps its buffers for the next frame, which `lz4_flex` 0.14 takes to have blocks of the
+/// same size (`FrameDecoder::read_block`), so a frame of another shape gets a decoder of its own.
+fn read_frames<R: BufRead>(
+    frames: &mut Option<Box<FrameDecoder<R>>>,
+    last_shape: &mut Vec<u8>,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        let decoder = frames.as_mut().ok_or_else(empty)?;
+        let count = decoder.read(buffer)?;
+        if count > 0 || buffer.is_empty() {
+            return Ok(count);
+        }
+        let next_shape = shape(decoder.get_mut().fill_buf()?);
+        if next_shape.is_empty() {
+            return Ok(0);
+        }
+        if next_shape != *last_shape {
+            *last_shape = next_shape;
+            let input = frames.take().map(|decoder| decoder.into_inner());
+            *frames = input.map(|input| Box::new(FrameDecoder::new(input)));
         }
     }
 }
@@ -240,6 +269,21 @@ mod tests {
             let expected = [b"first ", noise.as_slice(), b"last"].concat();
             assert_eq!(decode(compression.codec(), &stored).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn frames_with_blocks_of_different_sizes_read_back_as_one() {
+        let sizes = [BlockSize::Max4MB, BlockSize::Max64KB, BlockSize::Max1MB];
+        let mut stored = Vec::new();
+        for size in sizes {
+            for mode in [BlockMode::Independent, BlockMode::Linked] {
+                let info = FrameInfo::new().block_size(size).block_mode(mode);
+                let mut encoder = FrameEncoder::with_frame_info(info, &mut stored);
+                encoder.write_all(&vec![7; 300_000]).unwrap();
+                encoder.finish().unwrap();
+            }
+        }
+        assert_eq!(decode(Codec::Lz4, &stored).unwrap(), vec![7; 1_800_000]);
     }
 
     #[test]
