@@ -40,12 +40,8 @@ impl Archiver<'_> {
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
-        match self.repository.find_wal(file) {
-            Ok(Some(archived)) => return self.same_content(path, file, &archived.object),
-            // Whether a missing store may be made is for the store to say.
-            Err(error) if error.kind == ErrorKind::StoreMissing => {}
-            Ok(None) => {}
-            Err(error) => return Err(error.into()),
+        if self.is_archived(path, file, None)? {
+            return Ok(Pushed::AlreadyThere);
         }
         let pipeline = match file {
             WalFileName::Segment(_) | WalFileName::Partial(_) => self.pipeline.clone(),
@@ -54,7 +50,9 @@ impl Archiver<'_> {
         let object = self.repository.layout.wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
             Ok(stored) => {
-                self.no_other_content(path, file, &object)?;
+                // Two servers with different settings create different objects, and neither create notices
+                // the other. Of the two, one at least sees both now, and both do when they try again.
+                self.is_archived(path, file, Some(&object))?;
                 Ok(Pushed::Stored(stored))
             }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
@@ -90,16 +88,30 @@ impl Archiver<'_> {
         }
     }
 
-    /// Two servers with different settings create different objects, and neither create notices the other. After the
-    /// create, one of them at least sees both.
-    fn no_other_content(&self, path: &Path, file: WalFileName, own: &Object) -> Result<(), Error> {
+    /// Whether the archive holds the file in any form but the one that was just created.
+    ///
+    /// # Errors
+    /// [`Error::OtherContent`] when one of the forms has other content.
+    fn is_archived(
+        &self,
+        path: &Path,
+        file: WalFileName,
+        created: Option<&Object>,
+    ) -> Result<bool, Error> {
+        let mut is_there = false;
         for form in self.repository.wal_forms(file) {
-            let form = form?;
-            if form.object != *own {
-                self.same_content(path, file, &form.object)?;
+            match form {
+                Ok(archived) if created == Some(&archived.object) => {}
+                Ok(archived) => {
+                    self.same_content(path, file, &archived.object)?;
+                    is_there = true;
+                }
+                // Whether a missing store may be made is for the store to say.
+                Err(error) if error.kind == ErrorKind::StoreMissing => {}
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(is_there)
     }
 
     fn same_content(

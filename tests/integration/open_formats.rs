@@ -233,3 +233,36 @@ fn enter_part(store: &Store, before: &[u8], after: &[u8]) {
     std::fs::write(&path, text).unwrap();
     host().give_to_user(&path);
 }
+
+/// As two servers with different settings leave it that pushed at the same moment: neither may go on as if it were alone.
+#[test]
+fn a_segment_with_other_content_in_another_form_is_refused_however_often_it_is_pushed() {
+    let area = Area::new();
+    let (store, other) = (
+        Store::directory(&area),
+        Store::Directory(area.make_dir("other")),
+    );
+    let segments = Segments::make(&area, 1);
+    let name = &segments.names[0];
+    let original = segments.original(name);
+    let mut twin = original.clone();
+    // XLP_BKP_REMOVABLE in the second page's header, which is sound either way.
+    twin[8192 + 2] ^= 4;
+    segments.put(name, &twin);
+    segments
+        .push(&with_compression(&area, &other, "zstd"), name)
+        .succeeds();
+    segments.put(name, &original);
+    let walhalla = with_compression(&area, &store, "lz4");
+    segments.push(&walhalla, name).succeeds();
+    let foreign = other.objects_named(name).remove(0);
+    let beside = store.objects_named(name).remove(0).with_extension("zst");
+    std::fs::copy(foreign, &beside).unwrap();
+    host().give_to_user(&beside);
+    for _ in 0..2 {
+        segments
+            .push(&walhalla, name)
+            .exits_with(1)
+            .says(&["other content"]);
+    }
+}
