@@ -3,24 +3,28 @@
 
 use libfuzzer_sys::fuzz_target;
 use walhalla::postgres::{Lsn, SegmentSize, Version};
-use walhalla::wal::reader::{Record, RecordReader};
+use walhalla::wal::event::event;
+use walhalla::wal::reader::{Record, RecordHeader, RecordReader};
 
 const PAGE_BYTES: usize = 8192;
 
 fuzz_target!(|data: (u8, u8, &[u8])| {
     let (info, resource_manager, bytes) = data;
+    let mut header = [0; 24];
+    header[..4].copy_from_slice(&(24 + bytes.len() as u32).to_le_bytes());
+    header[4..8].copy_from_slice(&700_u32.to_le_bytes());
+    header[16] = info;
+    header[17] = resource_manager;
     let record = Record {
         start: Lsn(0x300_0028),
         end: Lsn(0x300_0100),
-        xid: 700,
-        info,
-        resource_manager,
-        previous: Lsn(0x300_0000),
-        size_bytes: 24,
-        content: bytes.to_vec(),
+        header: RecordHeader::read(&header),
+        content: bytes,
     };
-    for version in ["10", "13", "15", "18"] {
-        let _ = record.event(Version::parse(version).expect("a version"));
+    for version in ["9.6", "10", "13", "15", "18"] {
+        let version = Version::parse(version).expect("a version");
+        let _ = event(&record, version);
+        let _ = record.headers(version, |_| {});
     }
     let mut reader = RecordReader::new(SegmentSize::DEFAULT);
     let mut address = 0x300_0000_u64;
@@ -34,11 +38,9 @@ fuzz_target!(|data: (u8, u8, &[u8])| {
             page[16..18].copy_from_slice(remaining);
         }
         page[24..24 + content.len()].copy_from_slice(content);
-        if reader.page(Lsn(address), &page).is_err() {
+        let mut show = |record: &Record| assert!(record.start < record.end);
+        if reader.page(Lsn(address), &page, &mut show).is_err() {
             return;
-        }
-        while let Some(record) = reader.next_record() {
-            assert!(record.start < record.end);
         }
         address += PAGE_BYTES as u64;
     }

@@ -191,6 +191,21 @@ impl Version {
         if self.0.number >= 1800 { 16 } else { 12 }
     }
 
+    /// Where `CheckPoint` (pg_control.h) has its time.
+    pub fn checkpoint_time_offset(self) -> usize {
+        if self.0.number >= 1200 { 64 } else { 56 }
+    }
+
+    /// `XLOG_DBASE_DROP` (dbcommands_xlog.h).
+    pub fn database_drop(self) -> u8 {
+        if self.0.number >= 1500 { 0x20 } else { 0x10 }
+    }
+
+    /// Whether one record tells of a dropped database's files in all tablespaces (`xl_dbase_drop_rec`).
+    pub fn drops_database_at_once(self) -> bool {
+        self.0.number >= 1300
+    }
+
     /// The flags of an image that is compressed: `BKPIMAGE_IS_COMPRESSED`, from 15 on one of
     /// `BKPIMAGE_COMPRESS_PGLZ`, `_LZ4` and `_ZSTD` (xlogrecord.h).
     pub fn compressed_image_flags(self) -> u8 {

@@ -13,7 +13,8 @@ use crate::pipeline::streams::read_full;
 use crate::postgres::{Lsn, SegmentName, SegmentNo, SegmentSize, Version, WalFileName};
 use crate::repository::{self, ArchivedFile, Repository};
 use crate::wal;
-use crate::wal::reader::{Event, Record, RecordReader};
+use crate::wal::event::{Event, TransactionEnd, event};
+use crate::wal::reader::{Record, RecordReader};
 
 /// Bytes read at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -78,18 +79,18 @@ impl Run<'_> {
             }
             Point::Xid(target) => self.scan(0..self.segments.len(), |record| {
                 record.start >= start
-                    && matches!(record.event(self.version), Some(Event::Transaction { xid, .. }) if xid == *target)
+                    && matches!(event(record, self.version), Ok(Some(Event::TransactionEnd(TransactionEnd { xid, .. }))) if xid == *target)
             }),
             Point::Name(target) => self.scan(0..self.segments.len(), |record| {
                 record.start >= start
-                    && matches!(record.event(self.version), Some(Event::RestorePoint { name, .. }) if name == *target)
+                    && matches!(event(record, self.version), Ok(Some(Event::RestorePoint { name, .. })) if name == *target)
             }),
         }
     }
 
     fn transaction_end(&self, record: &Record) -> Option<Timestamp> {
-        match record.event(self.version) {
-            Some(Event::Transaction { time, .. }) => Some(time),
+        match event(record, self.version) {
+            Ok(Some(Event::TransactionEnd(end))) => Some(end.time),
             _ => None,
         }
     }
@@ -162,21 +163,24 @@ impl Run<'_> {
                 return Ok(None);
             }
             for page in chunk.chunks(self.wal_page_bytes) {
+                let mut found = None;
                 records
-                    .page(address, page)
+                    .page(address, page, &mut |record| {
+                        if found.is_none() && stop(record) {
+                            found = Some(Found {
+                                start: record.start,
+                                end: record.end,
+                            });
+                        }
+                    })
                     .map_err(|damage| wal::Error::Records {
                         object: self.repository.url(key),
                         file: WalFileName::Segment(needed.name),
                         damage,
                     })?;
                 address = Lsn(address.0.saturating_add(self.wal_page_bytes as u64));
-                while let Some(record) = records.next_record() {
-                    if stop(&record) {
-                        return Ok(Some(Found {
-                            start: record.start,
-                            end: record.end,
-                        }));
-                    }
+                if found.is_some() {
+                    return Ok(found);
                 }
             }
         }

@@ -7,6 +7,7 @@
 //! ```
 
 pub mod archiver;
+pub mod event;
 pub mod fetcher;
 pub mod pages;
 pub mod reader;

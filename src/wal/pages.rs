@@ -1,7 +1,7 @@
 //! WAL page headers (xlog_internal.h, `XLogPageHeaderData` and `XLogLongPageHeaderData`).
 
 use super::Mismatch;
-use super::reader::RecordReader;
+use super::reader::{Record, RecordReader};
 use crate::postgres::{
     ControlFile, History, Lsn, SegmentName, SegmentSize, SystemIdentifier, Version, control,
 };
@@ -163,8 +163,7 @@ impl SegmentCheck {
             first: true,
             partial: extent == Extent::Partial,
             ended: None,
-            records: (extent == Extent::Whole)
-                .then(|| RecordReader::checking(cluster.segment_size)),
+            records: (extent == Extent::Whole).then(|| RecordReader::new(cluster.segment_size)),
         })
     }
 
@@ -184,11 +183,22 @@ impl SegmentCheck {
 
     /// Checks the next pages; `bytes` is a whole number of them.
     pub fn pages(&mut self, bytes: &[u8]) -> Result<(), Mismatch> {
+        self.pages_showing(bytes, &mut |_| {})
+    }
+
+    /// The same, showing each record that ends in them (of a whole segment).
+    pub fn pages_showing(
+        &mut self,
+        bytes: &[u8],
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), Mismatch> {
         let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);
         for page in bytes.chunks(size) {
             self.page(page)?;
             if let Some(records) = &mut self.records {
-                records.page(self.next, page).map_err(Mismatch::Record)?;
+                records
+                    .page(self.next, page, show)
+                    .map_err(Mismatch::Record)?;
             }
             self.first = false;
             self.next = Lsn(self
@@ -197,6 +207,11 @@ impl SegmentCheck {
                 .saturating_add(u64::from(self.cluster.page_size_bytes)));
         }
         Ok(())
+    }
+
+    /// What read the records of a whole segment.
+    pub fn records(&self) -> Option<&RecordReader> {
+        self.records.as_ref()
     }
 
     /// How a length that was not known before is wrong, if it is.

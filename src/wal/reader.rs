@@ -1,23 +1,24 @@
 //! Records out of WAL pages (xlogreader.c, `XLogDecodeNextRecord`).
 //!
-//! Feed pages in order, poll records. Reading may begin at any segment: what is left there of an
-//! earlier record is skipped. Of each record the first [`KEPT_BYTES`] are kept (none when only checking),
-//! its CRC is checked over all of it, so memory does not grow with the WAL.
-
-use std::collections::VecDeque;
-
-use jiff::Timestamp;
+//! Feed pages in order; each record is shown as soon as it is whole. Reading may begin at any segment: what
+//! is left there of an earlier record is kept as a [`Head`], and what is begun and not ended as a [`Tail`];
+//! [`super::border`] joins the two. A record's CRC is checked over all of it, but only its first bytes are
+//! kept, so memory does not grow with the WAL.
 
 use super::pages::{PageHeader, SHORT_HEADER_BYTES};
-use super::record::{self, Headers};
-use crate::postgres::{Lsn, SegmentSize, Version};
+use crate::postgres::{Lsn, SegmentSize};
 
-/// How much of a record's content is kept.
-pub const KEPT_BYTES: usize = 64 << 10;
+/// How much is kept of a record that runs over a page border: its headers, which name the blocks that it changes, are
+/// shorter (xloginsert.c, `HEADER_SCRATCH_SIZE`).
+pub const KEPT_BYTES: usize = 2 << 10;
+/// The same for records whose data is looked at too: those of a transaction's end name up to millions of
+/// subtransactions and dropped relations.
+pub const KEPT_DECODED_BYTES: usize = 64 << 20;
+/// How much of it goes into a [`Head`].
+pub const KEPT_HEAD_BYTES: usize = 16 << 10;
 
 /// `SizeOfXLogRecord`
-const HEADER_BYTES: usize = 24;
-const RECORD_HEADER_BYTES: u32 = 24;
+pub const HEADER_BYTES: usize = 24;
 /// `XLogRecordMaxSize` (xlogrecord.h) of 16 and later, rounded up; longer ones are damage.
 const MAX_RECORD_BYTES: u32 = 1 << 30;
 /// `XLP_FIRST_IS_CONTRECORD`
@@ -26,45 +27,33 @@ const FIRST_IS_CONTRECORD: u16 = 0x0001;
 const OVERWRITE: u16 = 0x0008;
 
 /// A record; its CRC was right.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
     /// Position of its first byte.
     pub start: Lsn,
     /// Position after its last byte.
     pub end: Lsn,
+    /// `XLogRecord`
+    pub header: RecordHeader,
+    /// What follows the header; cut after [`KEPT_BYTES`] or [`KEPT_DECODED_BYTES`] where it runs over a page border.
+    pub content: &'a [u8],
+}
+
+/// `XLogRecord` (xlogrecord.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// `xl_tot_len`
+    pub size_bytes: u32,
     /// `xl_xid`
     pub xid: u32,
+    /// `xl_prev`
+    pub previous: Lsn,
     /// `xl_info`
     pub info: u8,
     /// `xl_rmid`
     pub resource_manager: u8,
-    /// `xl_prev`
-    pub previous: Lsn,
-    /// `xl_tot_len`
-    pub size_bytes: u32,
-    /// The first bytes after the header.
-    pub content: Vec<u8>,
-}
-
-/// What a record means to recovery targets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A transaction ended.
-    Transaction {
-        /// Its number.
-        xid: u32,
-        /// Its end, by the server's clock.
-        time: Timestamp,
-        /// Whether it committed.
-        committed: bool,
-    },
-    /// `pg_create_restore_point`.
-    RestorePoint {
-        /// Its name.
-        name: String,
-        /// When it was created.
-        time: Timestamp,
-    },
+    /// `xl_crc`
+    crc: u32,
 }
 
 /// Damage in the WAL.
@@ -87,22 +76,55 @@ pub enum Damage {
     Continuation(Lsn),
 }
 
+/// What a reader found of a record that began before the first page it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// `xlp_rem_len` of the first page: how much of the record was left.
+    pub left_bytes: u32,
+    /// Length of what was found.
+    pub size_bytes: u32,
+    /// Its first [`KEPT_HEAD_BYTES`].
+    pub bytes: Vec<u8>,
+    /// CRC-32C of what follows its first [`HEADER_BYTES`], which may belong to the record's header.
+    pub crc: u32,
+    /// Where it ends; `None` when it goes on after the last page.
+    pub end: Option<Lsn>,
+}
+
+/// A record that goes on after the last page that a reader was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// Position of its first byte.
+    pub start: Lsn,
+    /// What was found of its header.
+    pub header: Vec<u8>,
+    /// The first bytes after the header, as many as a [`Record`] keeps.
+    pub content: Vec<u8>,
+    /// Length of all that was found after the header.
+    pub content_bytes: u32,
+    /// CRC-32C of that.
+    pub crc: u32,
+    /// How much of the record is still to come.
+    pub left_bytes: u32,
+}
+
 /// The state of reading.
 #[derive(Clone, Debug)]
 pub struct RecordReader {
     segment_size: SegmentSize,
-    records: VecDeque<Record>,
     state: State,
     /// Start of the last record, where the next one must point back to.
     last: Option<Lsn>,
-    kept_bytes: usize,
-    delivers: bool,
+    head: Head,
+    overwrites: bool,
 }
 
 #[derive(Clone, Debug)]
 enum State {
     /// At the beginning, and after the rest of a segment was left out: the next page tells where its first record begins.
     Lost,
+    /// In a record that began before the first page.
+    InHead,
     /// Between two records.
     Between,
     /// In a record that goes on.
@@ -119,6 +141,7 @@ struct Begun {
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
     content: Vec<u8>,
+    content_bytes: usize,
     crc: u32,
     left: usize,
 }
@@ -128,33 +151,54 @@ impl RecordReader {
     pub fn new(segment_size: SegmentSize) -> Self {
         Self {
             segment_size,
-            records: VecDeque::new(),
             state: State::Lost,
             last: None,
-            kept_bytes: KEPT_BYTES,
-            delivers: true,
+            head: Head::default(),
+            overwrites: false,
         }
     }
 
-    /// A reader that only checks: it keeps nothing and has no next record.
-    pub fn checking(segment_size: SegmentSize) -> Self {
-        Self {
-            kept_bytes: 0,
-            delivers: false,
-            ..Self::new(segment_size)
-        }
+    /// What the first page went on with.
+    pub fn head(&self) -> Option<&Head> {
+        (self.head.left_bytes > 0).then_some(&self.head)
     }
 
-    /// The next record, if one is complete.
-    pub fn next_record(&mut self) -> Option<Record> {
-        self.records.pop_front()
+    /// Whether the first page says that the record before it was given up.
+    pub fn overwrites(&self) -> bool {
+        self.overwrites
     }
 
-    /// Takes in the next page, which begins at `address`. Its header was checked before.
+    /// The record that goes on after the last page.
+    pub fn tail(&self) -> Option<Tail> {
+        let State::Within(begun) = &self.state else {
+            return None;
+        };
+        let length = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Some(Tail {
+            start: begun.start,
+            header: begun
+                .header
+                .get(..begun.header_bytes)
+                .unwrap_or_default()
+                .to_vec(),
+            content: begun.content.clone(),
+            content_bytes: length(begun.content_bytes),
+            crc: begun.crc,
+            left_bytes: length(begun.left),
+        })
+    }
+
+    /// Takes in the next page, which begins at `address` and whose header was checked before, and shows the records that
+    /// end in it.
     ///
     /// # Errors
     /// The [`Damage`]; nothing further can be read then.
-    pub fn page(&mut self, address: Lsn, page: &[u8]) -> Result<(), Damage> {
+    pub fn page(
+        &mut self,
+        address: Lsn,
+        page: &[u8],
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), Damage> {
         let begins_segment = address.0.is_multiple_of(self.segment_size.bytes());
         if matches!(self.state, State::SegmentOver | State::Ended) {
             if !begins_segment {
@@ -169,14 +213,19 @@ impl RecordReader {
         if header.address != address {
             return Err(Damage::Continuation(address));
         }
-        let begin = self.first_byte(address, &header, page.len())?;
+        self.begin_page(address, &header)?;
         let mut cursor = Cursor {
             page,
-            at: begin,
+            at: header.size_bytes(),
             address,
         };
         while cursor.at < page.len() {
-            self.step(&mut cursor)?;
+            match self.state {
+                State::Between => self.begin(&mut cursor, show)?,
+                State::Within(_) => self.go_on(&mut cursor, show)?,
+                State::InHead => self.take_head(&mut cursor),
+                State::Lost | State::SegmentOver | State::Ended => break,
+            }
         }
         Ok(())
     }
@@ -194,56 +243,66 @@ impl RecordReader {
         }
     }
 
-    /// Where reading goes on in a page.
-    fn first_byte(
-        &mut self,
-        address: Lsn,
-        header: &PageHeader,
-        page_bytes: usize,
-    ) -> Result<usize, Damage> {
-        let begin = header.size_bytes();
-        let remaining = usize::try_from(header.remaining).unwrap_or(usize::MAX);
+    /// Checks that a page goes on with what is being read, or begins reading with it.
+    fn begin_page(&mut self, address: Lsn, header: &PageHeader) -> Result<(), Damage> {
+        let damage = Damage::Continuation(address);
+        // XLogReaderValidatePageHeader does not compare the two, XLogDecodeNextRecord and XLogFindNextRecord rely on both.
+        let continues = header.info & FIRST_IS_CONTRECORD != 0;
+        if continues != (header.remaining != 0) {
+            return Err(damage);
+        }
         if header.info & OVERWRITE != 0 {
+            self.overwrites |= matches!(self.state, State::Lost | State::InHead);
+            self.head = Head::default();
             self.state = State::Between;
             self.last = None;
         }
-        // XLogReaderValidatePageHeader does not compare the two, XLogDecodeNextRecord and XLogFindNextRecord rely on both.
-        let continues = header.info & FIRST_IS_CONTRECORD != 0;
-        if continues != (remaining != 0) {
-            return Err(Damage::Continuation(address));
-        }
-        match &self.state {
-            State::Lost => {
-                let skip = begin.saturating_add(remaining).saturating_add(7) & !7;
-                // A record that goes on beyond this page leaves the reader lost until it ends.
-                if begin.saturating_add(remaining) <= page_bytes {
-                    self.state = State::Between;
-                }
-                Ok(skip)
+        let left = match &self.state {
+            State::Lost if continues => {
+                self.head = Head {
+                    left_bytes: header.remaining,
+                    ..Head::default()
+                };
+                self.state = State::InHead;
+                return Ok(());
             }
-            State::Within(record) if record.left != remaining => Err(Damage::Continuation(address)),
-            State::Between if remaining != 0 => Err(Damage::Continuation(address)),
-            State::Within(_) | State::Between | State::SegmentOver | State::Ended => Ok(begin),
+            State::Lost => {
+                self.state = State::Between;
+                return Ok(());
+            }
+            State::InHead => u64::from(self.head.left_bytes - self.head.size_bytes),
+            State::Within(record) => record.left as u64,
+            State::Between | State::SegmentOver | State::Ended => 0,
+        };
+        if left == u64::from(header.remaining) {
+            Ok(())
+        } else {
+            Err(damage)
         }
     }
 
-    fn step(&mut self, cursor: &mut Cursor) -> Result<(), Damage> {
-        match std::mem::replace(&mut self.state, State::Between) {
-            State::Within(begun) => self.take(begun, cursor),
-            State::Between => self.begin(cursor),
-            over @ (State::Lost | State::SegmentOver | State::Ended) => {
-                self.state = over;
-                cursor.at = cursor.page.len();
-                Ok(())
-            }
+    /// What a page holds of a record that began before the first page.
+    fn take_head(&mut self, cursor: &mut Cursor) {
+        let head = &mut self.head;
+        let left = usize::try_from(head.left_bytes - head.size_bytes).unwrap_or(usize::MAX);
+        let taken = cursor.take(left);
+        let before = usize::try_from(head.size_bytes).unwrap_or(usize::MAX);
+        let beyond_header = taken.get(HEADER_BYTES.saturating_sub(before)..);
+        head.crc = crc32c::crc32c_append(head.crc, beyond_header.unwrap_or_default());
+        keep(&mut head.bytes, taken, KEPT_HEAD_BYTES);
+        head.size_bytes += u32::try_from(taken.len()).unwrap_or(u32::MAX);
+        if head.size_bytes == head.left_bytes {
+            head.end = Some(cursor.lsn());
+            self.state = State::Between;
         }
     }
 
     /// The first bytes of a record; `xl_tot_len` never crosses a page, as records begin at multiples of 8.
-    fn begin(&mut self, cursor: &mut Cursor) -> Result<(), Damage> {
+    fn begin(&mut self, cursor: &mut Cursor, show: &mut impl FnMut(&Record)) -> Result<(), Damage> {
         cursor.at = (cursor.at + 7) & !7;
         let start = cursor.lsn();
-        let Some(length) = cursor.page.get(cursor.at..).and_then(<[u8]>::first_chunk) else {
+        let rest = cursor.page.get(cursor.at..).unwrap_or_default();
+        let Some(length) = rest.first_chunk() else {
             // The end of a page, or of a segment that was cut.
             cursor.at = cursor.page.len();
             return Ok(());
@@ -251,10 +310,7 @@ impl RecordReader {
         let length = u32::from_le_bytes(*length);
         if length == 0 {
             self.state = State::Ended;
-            let clean = cursor
-                .page
-                .get(cursor.at..)
-                .is_none_or(|rest| rest.iter().all(|b| *b == 0));
+            let clean = rest.iter().all(|b| *b == 0);
             return if clean {
                 Ok(())
             } else {
@@ -265,57 +321,86 @@ impl RecordReader {
         if left < HEADER_BYTES || length > MAX_RECORD_BYTES {
             return Err(Damage::Length(start));
         }
-        let (header, content) = ([0; HEADER_BYTES], Vec::new());
-        self.take(
-            Begun {
+        let whole = rest
+            .get(..left)
+            .and_then(|whole| whole.split_first_chunk::<HEADER_BYTES>());
+        if let Some((header, content)) = whole {
+            cursor.at += left;
+            return self.end(
                 start,
+                cursor.lsn(),
                 header,
-                header_bytes: 0,
+                crc32c::crc32c(content),
                 content,
-                crc: 0,
-                left,
-            },
-            cursor,
+                show,
+            );
+        }
+        self.state = State::Within(Begun {
+            start,
+            header: [0; HEADER_BYTES],
+            header_bytes: 0,
+            content: Vec::new(),
+            content_bytes: 0,
+            crc: 0,
+            left,
+        });
+        Ok(())
+    }
+
+    /// What a page holds of a record that runs over a page border.
+    fn go_on(&mut self, cursor: &mut Cursor, show: &mut impl FnMut(&Record)) -> Result<(), Damage> {
+        let State::Within(begun) = &mut self.state else {
+            return Ok(());
+        };
+        begun.take(cursor);
+        if begun.left > 0 {
+            return Ok(());
+        }
+        let State::Within(begun) = std::mem::replace(&mut self.state, State::Between) else {
+            return Ok(());
+        };
+        self.end(
+            begun.start,
+            cursor.lsn(),
+            &begun.header,
+            begun.crc,
+            &begun.content,
+            show,
         )
     }
 
-    fn take(&mut self, mut begun: Begun, cursor: &mut Cursor) -> Result<(), Damage> {
-        let room = begun
-            .header
-            .get_mut(begun.header_bytes..)
-            .unwrap_or_default();
-        let header = cursor.take(room.len().min(begun.left));
-        room.iter_mut()
-            .zip(header)
-            .for_each(|(to, from)| *to = *from);
-        begun.header_bytes += header.len();
-        begun.left -= header.len();
-        let content = cursor.take(begun.left);
-        begun.left -= content.len();
-        begun.crc = crc32c::crc32c_append(begun.crc, content);
-        let kept = content
-            .len()
-            .min(self.kept_bytes.saturating_sub(begun.content.len()));
-        begun
-            .content
-            .extend_from_slice(content.get(..kept).unwrap_or_default());
-        if begun.left > 0 {
-            self.state = State::Within(begun);
-            return Ok(());
+    fn end(
+        &mut self,
+        start: Lsn,
+        end: Lsn,
+        header: &[u8; HEADER_BYTES],
+        content_crc: u32,
+        content: &[u8],
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), Damage> {
+        let header = RecordHeader::checked(start, header, content_crc)?;
+        if self.last.is_some_and(|last| last != header.previous) {
+            return Err(Damage::Previous(start));
         }
-        let record = begun.finish(cursor.lsn())?;
-        if self.last.is_some_and(|last| last != record.previous) {
-            return Err(Damage::Previous(record.start));
-        }
-        self.last = Some(record.start);
+        self.last = Some(start);
+        let record = Record {
+            start,
+            end,
+            header,
+            content,
+        };
         if record.is_switch() {
             self.state = State::SegmentOver;
         }
-        if self.delivers {
-            self.records.push_back(record);
-        }
+        show(&record);
         Ok(())
     }
+}
+
+/// Appends as much of `bytes` as fits into `limit`.
+fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize) {
+    let count = bytes.len().min(limit.saturating_sub(kept.len()));
+    kept.extend_from_slice(bytes.get(..count).unwrap_or_default());
 }
 
 struct Cursor<'a> {
@@ -338,9 +423,26 @@ impl<'a> Cursor<'a> {
 }
 
 impl Begun {
-    fn finish(self, end: Lsn) -> Result<Record, Damage> {
-        let damage = Damage::Length(self.start);
-        let header = &self.header;
+    fn take(&mut self, cursor: &mut Cursor) {
+        let room = self.header.get_mut(self.header_bytes..).unwrap_or_default();
+        let header = cursor.take(room.len().min(self.left));
+        room.iter_mut()
+            .zip(header)
+            .for_each(|(to, from)| *to = *from);
+        self.header_bytes += header.len();
+        self.left -= header.len();
+        let content = cursor.take(self.left);
+        self.left -= content.len();
+        self.content_bytes += content.len();
+        self.crc = crc32c::crc32c_append(self.crc, content);
+        let limit = RecordHeader::read(&self.header).kept_bytes();
+        keep(&mut self.content, content, limit);
+    }
+}
+
+impl RecordHeader {
+    /// The header, whatever its CRC.
+    pub fn read(bytes: &[u8; HEADER_BYTES]) -> Self {
         let [
             l0,
             l1,
@@ -363,149 +465,37 @@ impl Begun {
             _,
             _,
             crc @ ..,
-        ] = *header;
-        let covered = header.get(..20).ok_or(damage)?;
-        if crc32c::crc32c_append(self.crc, covered) != u32::from_le_bytes(crc) {
-            return Err(Damage::Crc(self.start));
-        }
-        Ok(Record {
-            start: self.start,
-            end,
+        ] = *bytes;
+        Self {
+            size_bytes: u32::from_le_bytes([l0, l1, l2, l3]),
             xid: u32::from_le_bytes([x0, x1, x2, x3]),
+            previous: Lsn(u64::from_le_bytes([p0, p1, p2, p3, p4, p5, p6, p7])),
             info,
             resource_manager,
-            previous: Lsn(u64::from_le_bytes([p0, p1, p2, p3, p4, p5, p6, p7])),
-            size_bytes: u32::from_le_bytes([l0, l1, l2, l3]),
-            content: self.content,
-        })
-    }
-}
-
-/// `RM_XLOG_ID` and `RM_XACT_ID` (rmgrlist.h).
-const RM_XLOG: u8 = 0;
-const RM_XACT: u8 = 1;
-/// `XLR_RMGR_INFO_MASK`
-const INFO_MASK: u8 = 0xF0;
-/// `XLOG_SWITCH` and `XLOG_RESTORE_POINT` (pg_control.h).
-const SWITCH: u8 = 0x40;
-const RESTORE_POINT: u8 = 0x70;
-/// `XLOG_XACT_OPMASK` and `XLOG_XACT_HAS_INFO` (xact.h).
-const XACT_OPERATION: u8 = 0x70;
-const XACT_HAS_INFO: u8 = 0x80;
-/// `MAXFNAMELEN`
-const NAME_BYTES: usize = 64;
-/// Microseconds from 1970 to PostgreSQL's epoch, 2000-01-01.
-const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
-
-impl Record {
-    /// Whether the rest of the segment is unused (`XLOG_SWITCH`).
-    pub fn is_switch(&self) -> bool {
-        self.resource_manager == RM_XLOG && self.info & INFO_MASK == SWITCH
+            crc: u32::from_le_bytes(crc),
+        }
     }
 
-    /// Which blocks it changes.
+    /// The header of the record at `start` whose content has the CRC `content_crc`.
     ///
     /// # Errors
-    /// [`record::Damage`].
-    pub fn headers(&self, version: Version) -> Result<Headers, record::Damage> {
-        let content_bytes = self.size_bytes.saturating_sub(RECORD_HEADER_BYTES);
-        Headers::read(&self.content, content_bytes, version)
-    }
-
-    /// What the record means to recovery targets, if anything.
-    pub fn event(&self, version: Version) -> Option<Event> {
-        match self.resource_manager {
-            RM_XLOG if self.info & INFO_MASK == RESTORE_POINT => restore_point(self.main_data()?),
-            RM_XACT => self.transaction(version),
-            _ => None,
-        }
-    }
-
-    /// The main data of a record without block references (xlogrecord.h).
-    fn main_data(&self) -> Option<&[u8]> {
-        let mut rest = self.content.as_slice();
-        loop {
-            let (id, after) = rest.split_first()?;
-            rest = match *id {
-                255 => return after.get(1..),
-                254 => return after.get(4..),
-                253 => after.get(2..)?,
-                252 => after.get(4..)?,
-                _ => return None,
-            };
-        }
-    }
-
-    fn transaction(&self, version: Version) -> Option<Event> {
-        let data = self.main_data()?;
-        let (committed, prepared) = match self.info & XACT_OPERATION {
-            0x00 => (true, false),
-            0x20 => (false, false),
-            0x30 => (true, true),
-            0x40 => (false, true),
-            _ => return None,
-        };
-        let time = time(data)?;
-        let xid = if prepared {
-            self.prepared_xid(data, version)?
+    /// [`Damage::Crc`].
+    pub fn checked(
+        start: Lsn,
+        bytes: &[u8; HEADER_BYTES],
+        content_crc: u32,
+    ) -> Result<Self, Damage> {
+        let header = Self::read(bytes);
+        let [covered @ .., _, _, _, _] = bytes;
+        if crc32c::crc32c_append(content_crc, covered) == header.crc {
+            Ok(header)
         } else {
-            self.xid
-        };
-        Some(Event::Transaction {
-            xid,
-            time,
-            committed,
-        })
-    }
-
-    /// `xl_xact_twophase`, behind what the flags of `xl_xact_xinfo` announce (xactdesc.c, `ParseCommitRecord`).
-    fn prepared_xid(&self, data: &[u8], version: Version) -> Option<u32> {
-        if self.info & XACT_HAS_INFO == 0 {
-            return None;
-        }
-        let flags = u32_at(data, 8)?;
-        let mut at = 12;
-        if flags & 1 != 0 {
-            at += 8;
-        }
-        for (flag, item_bytes) in [
-            (1 << 1, 4),
-            (1 << 2, 12),
-            (1 << 8, version.dropped_stats_bytes()),
-            (1 << 3, 16),
-        ] {
-            if flags & flag != 0 {
-                let items = usize::try_from(u32_at(data, at)?).ok()?;
-                at = items.checked_mul(item_bytes)?.checked_add(at + 4)?;
-            }
-        }
-        if flags & 1 << 4 == 0 {
-            None
-        } else {
-            u32_at(data, at)
+            Err(Damage::Crc(start))
         }
     }
-}
 
-/// `xl_restore_point`
-fn restore_point(data: &[u8]) -> Option<Event> {
-    let name = data
-        .get(8..8 + NAME_BYTES)?
-        .split(|byte| *byte == 0)
-        .next()?;
-    Some(Event::RestorePoint {
-        name: String::from_utf8_lossy(name).into_owned(),
-        time: time(data)?,
-    })
-}
-
-fn time(data: &[u8]) -> Option<Timestamp> {
-    let since_2000 = data.first_chunk().map(|bytes| i64::from_le_bytes(*bytes))?;
-    Timestamp::from_microsecond(since_2000.checked_add(EPOCH_MICROSECONDS)?).ok()
-}
-
-fn u32_at(data: &[u8], at: usize) -> Option<u32> {
-    data.get(at..)?
-        .first_chunk()
-        .map(|bytes| u32::from_le_bytes(*bytes))
+    /// Length of what follows the header.
+    pub fn content_bytes(&self) -> u32 {
+        self.size_bytes.saturating_sub(24)
+    }
 }

@@ -5,8 +5,23 @@
 //!   24 bytes                                 skipped by their lengths
 //! ```
 
+use std::fmt;
+use std::str::FromStr;
+
+use super::reader::{KEPT_BYTES, KEPT_DECODED_BYTES, Record, RecordHeader};
 use crate::postgres::Version;
 
+/// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID` and `RM_DBASE_ID` (rmgrlist.h).
+pub(super) const RM_XLOG: u8 = 0;
+pub(super) const RM_XACT: u8 = 1;
+pub(super) const RM_SMGR: u8 = 2;
+pub(super) const RM_DBASE: u8 = 4;
+/// `XLR_RMGR_INFO_MASK`
+const INFO_MASK: u8 = 0xF0;
+/// `XLOG_SWITCH`, `XLOG_FPI_FOR_HINT` and `XLOG_FPI` (pg_control.h).
+const SWITCH: u8 = 0x40;
+const FPI_FOR_HINT: u8 = 0xA0;
+const FPI: u8 = 0xB0;
 /// `XLR_MAX_BLOCK_ID`: blocks of a record have numbers up to this one.
 const MAX_BLOCK_ID: u8 = 32;
 /// `XLR_BLOCK_ID_DATA_SHORT`, `XLR_BLOCK_ID_DATA_LONG`, `XLR_BLOCK_ID_ORIGIN`, `XLR_BLOCK_ID_TOPLEVEL_XID`.
@@ -65,11 +80,9 @@ pub struct BlockReference {
     pub will_init: bool,
 }
 
-/// The headers of a record after `XLogRecord`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The headers of a record after `XLogRecord`, without its blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// The blocks, by ascending number.
-    pub blocks: Vec<BlockReference>,
     /// `xl_origin_id`'s replication origin.
     pub origin: Option<u16>,
     /// The transaction of which the record's is a part.
@@ -101,6 +114,56 @@ pub enum Damage {
     /// Lengths that do not add up to the record's.
     #[error("its lengths do not add up")]
     Lengths,
+    /// A time that is none.
+    #[error("its time is impossible")]
+    Time,
+}
+
+impl RecordHeader {
+    /// `xl_info` without the bits that are not the resource manager's.
+    pub(super) fn operation(&self) -> u8 {
+        self.info & INFO_MASK
+    }
+
+    /// How much is kept of the record's content.
+    pub(super) fn kept_bytes(&self) -> usize {
+        match self.resource_manager {
+            RM_XLOG if matches!(self.operation(), FPI | FPI_FOR_HINT) => KEPT_BYTES,
+            RM_XLOG | RM_XACT | RM_SMGR | RM_DBASE => KEPT_DECODED_BYTES,
+            _ => KEPT_BYTES,
+        }
+    }
+}
+
+impl<'a> Record<'a> {
+    /// Whether the rest of the segment is unused (`XLOG_SWITCH`).
+    pub fn is_switch(&self) -> bool {
+        self.header.resource_manager == RM_XLOG && self.header.operation() == SWITCH
+    }
+
+    /// Reads its headers and shows the blocks that it changes, by ascending number.
+    ///
+    /// # Errors
+    /// The [`Damage`].
+    pub fn headers(
+        &self,
+        version: Version,
+        show: impl FnMut(BlockReference),
+    ) -> Result<Headers, Damage> {
+        Headers::read(self.content, self.header.content_bytes(), version, show)
+    }
+
+    /// The data that is no block's.
+    ///
+    /// # Errors
+    /// The [`Damage`]; [`Damage::Short`] when the record was too long to be kept.
+    pub fn main_data(&self, version: Version) -> Result<&'a [u8], Damage> {
+        let headers = self.headers(version, |_| {})?;
+        let wanted = usize::try_from(headers.main_data_bytes).unwrap_or(usize::MAX);
+        let all = usize::try_from(self.header.content_bytes()).unwrap_or(usize::MAX);
+        let begin = all.checked_sub(wanted).ok_or(Damage::Lengths)?;
+        self.content.get(begin..all).ok_or(Damage::Short)
+    }
 }
 
 impl Headers {
@@ -109,9 +172,15 @@ impl Headers {
     ///
     /// # Errors
     /// The [`Damage`].
-    pub fn read(content: &[u8], content_bytes: u32, version: Version) -> Result<Self, Damage> {
+    pub fn read(
+        content: &[u8],
+        content_bytes: u32,
+        version: Version,
+        mut show: impl FnMut(BlockReference),
+    ) -> Result<Self, Damage> {
         let mut headers = Self::default();
         let mut rest = Rest(content);
+        let mut last: Option<BlockReference> = None;
         // What the headers announce; they end where no more than that is left.
         let mut announced = 0_u64;
         let left = |rest: &Rest| u64::from(content_bytes) - (content.len() - rest.0.len()) as u64;
@@ -133,11 +202,11 @@ impl Headers {
                 ORIGIN => headers.origin = Some(rest.u16()?),
                 TOPLEVEL_XID => headers.toplevel_xid = Some(rest.u32()?),
                 id if id <= MAX_BLOCK_ID => {
-                    let last = headers.blocks.last();
-                    let block = block(id, last, &mut rest, version)?;
+                    let block = block(id, last.as_ref(), &mut rest, version)?;
                     announced +=
                         u64::from(block.data_bytes) + block.image_bytes.map_or(0, u64::from);
-                    headers.blocks.push(block);
+                    show(block);
+                    last = Some(block);
                 }
                 id => return Err(Damage::UnknownId(id)),
             }
@@ -147,6 +216,65 @@ impl Headers {
             Ok(headers)
         } else {
             Err(Damage::Lengths)
+        }
+    }
+}
+
+impl Fork {
+    /// Every fork, in the order of its number in records.
+    pub const ALL: [Self; 4] = [
+        Self::Main,
+        Self::FreeSpaceMap,
+        Self::VisibilityMap,
+        Self::Init,
+    ];
+
+    /// By its number in records.
+    pub(super) fn of_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).copied()
+    }
+
+    /// Its name (relpath.c, `forkNames`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::FreeSpaceMap => "fsm",
+            Self::VisibilityMap => "vm",
+            Self::Init => "init",
+        }
+    }
+}
+
+impl fmt::Display for Fork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// As `pg_waldump` shows it: tablespace, database and file number, `1663/5/16384`.
+impl fmt::Display for RelationFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.tablespace, self.database, self.number)
+    }
+}
+
+impl FromStr for RelationFiles {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut numbers = text.split('/').map(str::parse);
+        match (
+            numbers.next(),
+            numbers.next(),
+            numbers.next(),
+            numbers.next(),
+        ) {
+            (Some(Ok(tablespace)), Some(Ok(database)), Some(Ok(number)), None) => Ok(Self {
+                tablespace,
+                database,
+                number,
+            }),
+            _ => Err("these are no relation's files"),
         }
     }
 }
@@ -162,13 +290,7 @@ fn block(
         return Err(Damage::OutOfOrder(id));
     }
     let flags = rest.byte()?;
-    let fork = match flags & FORK_MASK {
-        0 => Fork::Main,
-        1 => Fork::FreeSpaceMap,
-        2 => Fork::VisibilityMap,
-        3 => Fork::Init,
-        _ => return Err(Damage::Fork(id)),
-    };
+    let fork = Fork::of_number(u32::from(flags & FORK_MASK)).ok_or(Damage::Fork(id))?;
     let data_bytes = rest.u16()?;
     let image_bytes = (flags & HAS_IMAGE != 0)
         .then(|| image(rest, version))
@@ -205,26 +327,36 @@ fn image(rest: &mut Rest, version: Version) -> Result<u16, Damage> {
     Ok(length)
 }
 
-/// What is left of the headers' bytes.
-struct Rest<'a>(&'a [u8]);
+/// What is left of bytes that are read from the front.
+pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
-impl Rest<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
+impl<'a> Rest<'a> {
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
         let (taken, rest) = self.0.split_first_chunk().ok_or(Damage::Short)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    fn byte(&mut self) -> Result<u8, Damage> {
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Damage> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Damage::Short)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    pub(super) fn byte(&mut self) -> Result<u8, Damage> {
         self.take::<1>().map(|[byte]| byte)
     }
 
-    fn u16(&mut self) -> Result<u16, Damage> {
+    pub(super) fn u16(&mut self) -> Result<u16, Damage> {
         self.take().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Result<u32, Damage> {
+    pub(super) fn u32(&mut self) -> Result<u32, Damage> {
         self.take().map(u32::from_le_bytes)
+    }
+
+    pub(super) fn i64(&mut self) -> Result<i64, Damage> {
+        self.take().map(i64::from_le_bytes)
     }
 }
 
@@ -260,15 +392,18 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8], version: Version) -> Result<Headers, Damage> {
-        Headers::read(bytes, u32::try_from(bytes.len()).unwrap(), version)
+    fn read(bytes: &[u8], version: Version) -> Result<(Headers, Vec<BlockReference>), Damage> {
+        let mut blocks = Vec::new();
+        let content_bytes = u32::try_from(bytes.len()).unwrap();
+        let headers = Headers::read(bytes, content_bytes, version, |block| blocks.push(block))?;
+        Ok((headers, blocks))
     }
 
     #[test]
     fn headers_of_each_kind_are_read() {
         for (name, compressed) in [("14", 0x02), ("15", 0x04), ("18", 0x10)] {
-            let headers = read(&sample(compressed), version(name)).unwrap();
-            let [first, second] = headers.blocks[..] else {
+            let (headers, blocks) = read(&sample(compressed), version(name)).unwrap();
+            let [first, second] = blocks[..] else {
                 panic!("{headers:?}");
             };
             assert_eq!((first.relation.number, first.block), (16_384, 7));
@@ -283,10 +418,10 @@ mod tests {
     #[test]
     fn cut_and_disordered_headers_are_refused() {
         let bytes = sample(0x04);
-        let whole = read(&bytes, version("17")).unwrap();
+        let (whole, _) = read(&bytes, version("17")).unwrap();
         let content_bytes = u32::try_from(bytes.len()).unwrap();
         for length in 0..whole.size_bytes {
-            let cut = Headers::read(&bytes[..length], content_bytes, version("17"));
+            let cut = Headers::read(&bytes[..length], content_bytes, version("17"), |_| {});
             assert_eq!(cut, Err(Damage::Short), "{length}");
         }
         assert_eq!(

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use walhalla::postgres::{Lsn, SegmentName, SegmentSize, Version};
-use walhalla::wal::reader::RecordReader;
-use walhalla::wal::record::{Fork, Headers, RelationFiles};
+use walhalla::wal::reader::{Record, RecordReader};
+use walhalla::wal::record::BlockReference;
 
 use crate::support::{
     Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history,
@@ -148,45 +148,36 @@ fn ours(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
             .unwrap()
             .start(size);
         for page in std::fs::read(path).unwrap().chunks(PAGE_BYTES) {
-            reader.page(address, page).unwrap();
+            let mut show = |record: &Record| shown.push(as_shown(record, version));
+            reader.page(address, page, &mut show).unwrap();
             address = Lsn(address.0 + PAGE_BYTES as u64);
-        }
-        while let Some(record) = reader.next_record() {
-            let (lsn, previous) = (record.start.to_string(), record.previous.to_string());
-            shown.push(Shown {
-                lsn,
-                previous,
-                total: record.size_bytes,
-                xid: record.xid,
-                resource_manager: RESOURCE_MANAGERS[usize::from(record.resource_manager)]
-                    .to_owned(),
-                blocks: blocks(&record.headers(version).unwrap()),
-            });
         }
     }
     shown
 }
 
-fn blocks(headers: &Headers) -> Vec<(String, bool)> {
-    let shown = headers.blocks.iter().map(|block| {
-        let RelationFiles {
-            tablespace,
-            database,
-            number,
-        } = block.relation;
-        let fork = match block.fork {
-            Fork::Main => "main",
-            Fork::FreeSpaceMap => "fsm",
-            Fork::VisibilityMap => "vm",
-            Fork::Init => "init",
-        };
-        let text = format!(
-            "rel {tablespace}/{database}/{number} fork {fork} blk {}",
-            block.block
-        );
-        (text, block.image_bytes.is_some())
-    });
-    shown.collect()
+fn as_shown(record: &Record, version: Version) -> Shown {
+    let mut blocks = Vec::new();
+    let show = |block: BlockReference| {
+        let BlockReference {
+            relation,
+            fork,
+            block: number,
+            ..
+        } = block;
+        let text = format!("rel {relation} fork {fork} blk {number}");
+        blocks.push((text, block.image_bytes.is_some()));
+    };
+    record.headers(version, show).unwrap();
+    let header = record.header;
+    Shown {
+        lsn: record.start.to_string(),
+        previous: header.previous.to_string(),
+        total: header.size_bytes,
+        xid: header.xid,
+        resource_manager: RESOURCE_MANAGERS[usize::from(header.resource_manager)].to_owned(),
+        blocks,
+    }
 }
 
 fn theirs(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
