@@ -113,6 +113,10 @@ pub enum Command {
         Exits with 3 when a problem was found."
     )]
     WalVerify(WalVerify),
+    /// Make the summaries of archived WAL that are missing
+    #[command(after_help = "Example:\n  walhalla wal-summarize\n\n\
+        Exits with 3 when a segment could not be summarized.")]
+    WalSummarize(WalSummarize),
     /// Try out the store: what it keeps and refuses, and which rights are missing
     #[command(
         after_help = "Example:\n  walhalla check --store s3://acme-backups/postgres\n\n\
@@ -363,6 +367,17 @@ pub struct WalVerify {
     /// Receipts
     #[command(flatten)]
     pub receipts: Receipts,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `wal-summarize`
+#[derive(Debug, Args)]
+pub struct WalSummarize {
+    /// Read the stored summaries too, and make those anew that cannot be used
+    #[arg(long)]
+    pub check: bool,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,

@@ -244,6 +244,7 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
             "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
         ),
         wal::Error::Records { .. } => Some("restore to a point before it, or bring the object back from a copy of the store".to_owned()),
+        wal::Error::Content { .. } => Some("a newer Walhalla may; please report it".to_owned()),
         wal::Error::Local { .. } | wal::Error::NotArchived { .. } => None,
     }
 }
@@ -285,8 +286,13 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
         restore::Error::Repository(error) => return repository_hint(error),
         restore::Error::Wal(error) => return wal_hint(error),
         restore::Error::Postgres(error) => return postgres_hint(error),
-        restore::Error::Unreachable(_) => {
-            "nothing was written; `walhalla plan` with another target shows what can be reached"
+        restore::Error::Unreachable(unreachable) => {
+            return Some(match &unreachable.nearest {
+                Some(nearest) => format!("nothing was written; what can be reached: {nearest}"),
+                None => {
+                    "nothing was written; `walhalla wal-show` shows what can be reached".to_owned()
+                }
+            });
         }
         restore::Error::NotEmpty(_) => {
             "name an empty or new directory, or empty this one yourself; nothing was written"

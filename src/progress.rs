@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{
+    HumanBytes, HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle,
+};
 
 /// How far apart plain lines are.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -22,7 +24,7 @@ pub enum Show {
     Never,
 }
 
-/// Bytes done of a known total, counted from any thread, and the word to stop.
+/// Bytes or items done of a known total, counted from any thread, and the word to stop.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
@@ -30,9 +32,26 @@ pub struct Progress {
     stopped: Arc<AtomicBool>,
 }
 
+/// What is counted.
+#[derive(Clone, Copy, Debug)]
+enum Unit {
+    Bytes,
+    Items,
+}
+
+impl Unit {
+    fn shown(self, count: u64) -> String {
+        match self {
+            Self::Bytes => HumanBytes(count).to_string(),
+            Self::Items => HumanCount(count).to_string(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Plain {
     what: &'static str,
+    unit: Unit,
     begun: Instant,
     /// Lines printed, which is also when the next one is due.
     lines: AtomicU64,
@@ -41,18 +60,30 @@ struct Plain {
 impl Progress {
     /// Shows `what` as it advances to `total_bytes`.
     pub fn new(show: Show, what: &'static str, total_bytes: u64) -> Self {
+        Self::of(show, what, total_bytes, Unit::Bytes)
+    }
+
+    /// Shows `what` as it advances to `total` items.
+    pub fn of_items(show: Show, what: &'static str, total: u64) -> Self {
+        Self::of(show, what, total, Unit::Items)
+    }
+
+    fn of(show: Show, what: &'static str, total: u64, unit: Unit) -> Self {
         let on_terminal = std::io::stderr().is_terminal();
         let (target, plain) = match (show, on_terminal) {
             (Show::Never, _) => (ProgressDrawTarget::hidden(), None),
             (Show::Auto | Show::Always, true) => (ProgressDrawTarget::stderr(), None),
             (Show::Auto | Show::Always, false) => {
-                (ProgressDrawTarget::hidden(), Some(Plain::new(what)))
+                (ProgressDrawTarget::hidden(), Some(Plain::new(what, unit)))
             }
         };
-        let template = "{msg:20} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        let template = match unit {
+            Unit::Bytes => "{msg:20} [{wide_bar}] {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+            Unit::Items => "{msg:20} [{wide_bar}] {human_pos}/{human_len} {per_sec} {eta} left",
+        };
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::with_draw_target(Some(total_bytes), target)
+        let bar = ProgressBar::with_draw_target(Some(total), target)
             .with_style(style.progress_chars("=> "));
         bar.set_message(what);
         Self {
@@ -62,7 +93,7 @@ impl Progress {
         }
     }
 
-    /// Counts `bytes` as done; answers whether the work should go on.
+    /// Counts as many bytes or items as done; answers whether the work should go on.
     pub fn add(&self, bytes: u64) -> bool {
         self.bar.inc(bytes);
         if let Some(plain) = &self.plain {
@@ -83,9 +114,10 @@ impl Progress {
 }
 
 impl Plain {
-    fn new(what: &'static str) -> Self {
+    fn new(what: &'static str, unit: Unit) -> Self {
         Self {
             what,
+            unit,
             begun: Instant::now(),
             lines: AtomicU64::new(0),
         }
@@ -108,8 +140,9 @@ impl Plain {
             clippy::cast_sign_loss,
             reason = "for display"
         )]
-        let rate = HumanBytes(rate as u64);
-        let (done, total, left) = (HumanBytes(done), HumanBytes(total), HumanDuration(left));
+        let rate = self.unit.shown(rate as u64);
+        let (done, total) = (self.unit.shown(done), self.unit.shown(total));
+        let left = HumanDuration(left);
         crate::output::message(&format!(
             "{}: {done} of {total}, {rate}/s, {left} left",
             self.what

@@ -17,6 +17,7 @@ mod upload;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -80,6 +81,29 @@ impl Store {
                 options,
                 uploads,
                 downloads,
+            }),
+        }
+    }
+
+    /// The same store, with another time for which failed requests are sent again.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        let Inner {
+            store,
+            options,
+            uploads,
+            downloads,
+        } = &*self.inner;
+        let retry = RetryPolicy {
+            deadline,
+            ..options.retry
+        };
+        Self {
+            inner: Arc::new(Inner {
+                store: Arc::clone(store),
+                options: Options { retry, ..*options },
+                uploads: Arc::clone(uploads),
+                downloads: Arc::clone(downloads),
             }),
         }
     }

@@ -12,6 +12,7 @@ mod restore;
 mod verify;
 mod wal_fetch;
 mod wal_push;
+mod wal_summarize;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,6 +30,7 @@ use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
+use crate::restore::plan::Reading;
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +150,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Plan(arguments) => plan::run(context, &arguments),
         Command::Verify(arguments) => verify::backups(context, &arguments),
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
+        Command::WalSummarize(arguments) => wal_summarize::run(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
         Command::Completions { .. } | Command::Keygen(_) | Command::RestoreEnd { .. } => {
@@ -162,6 +165,14 @@ impl Context {
         match self.global.progress {
             Show::Auto if self.global.quiet => Show::Never,
             show => show,
+        }
+    }
+
+    /// How summaries of WAL are read.
+    fn reading(&self) -> Reading {
+        Reading {
+            threads: self.settings.download_concurrency,
+            show: self.show(),
         }
     }
 

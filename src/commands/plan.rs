@@ -12,12 +12,13 @@ use crate::restore::plan::{Plan, Report, plan};
 pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     let target = arguments.target();
-    let planned = plan(&repository, &target, arguments.backup.as_deref());
+    let reading = context.reading();
+    let planned = plan(&repository, &target, arguments.backup.as_deref(), reading);
     if context.global.json {
         match &planned {
             Ok(plan) => output::json(&plan.report())?,
-            Err(restore::Error::Unreachable(reason)) => {
-                output::json(&Report::unreachable(&target, reason.clone()))?;
+            Err(restore::Error::Unreachable(unreachable)) => {
+                output::json(&Report::unreachable(&target, unreachable))?;
             }
             Err(_) => {}
         }

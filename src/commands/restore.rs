@@ -25,6 +25,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         &repository,
         &arguments.plan.target(),
         arguments.plan.backup.as_deref(),
+        context.reading(),
     )?;
     plan.warn();
     let destination = Destination {

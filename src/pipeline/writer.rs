@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use age::stream::StreamWriter;
 use bytes::Bytes;
@@ -106,6 +107,15 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline, with another time for which failed requests are sent again.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            store: self.store.within(deadline),
+            ..self.clone()
+        }
+    }
+
     /// How objects are packed.
     pub fn packing(&self) -> Packing {
         Packing {
@@ -205,6 +215,24 @@ impl ObjectWriter {
             self.send_block().map_err(io::Error::other)?;
         }
         Ok(self.block.get_mut(self.filled..).unwrap_or_default())
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What ended the upload.
+    pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            if self.filled == self.block.len() {
+                self.send_block()?;
+            }
+            let room = self.block.get_mut(self.filled..).unwrap_or_default();
+            let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+            room.iter_mut().zip(now).for_each(|(to, from)| *to = *from);
+            self.filled += now.len();
+            bytes = later;
+        }
+        Ok(())
     }
 
     /// Sends the current block on unless it has room for `count` bytes, which must be no more than a block.

@@ -141,6 +141,20 @@ impl FromStr for SegmentName {
     }
 }
 
+impl serde::Serialize for SegmentName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SegmentName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
 impl WalFileName {
     /// The timeline the file belongs to.
     pub fn timeline(self) -> TimelineId {

@@ -11,7 +11,7 @@ use walhalla_providers::ObjectKey;
 
 use super::BackupId;
 use crate::pipeline::Packing;
-use crate::postgres::{SystemIdentifier, TimelineId, WalFileName};
+use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
@@ -55,9 +55,37 @@ impl Layout {
         }
     }
 
-    /// Whether an object ends in a trailer, as WAL files do.
+    /// A segment's summary.
+    pub fn summary(&self, segment: SegmentName, packing: Packing) -> Object {
+        let folder = self.summary_folder(segment.timeline);
+        Object {
+            key: key(format!("{folder}{segment}.json{packing}")),
+            packing,
+        }
+    }
+
+    /// Prefix of a timeline's summaries.
+    pub fn summary_folder(&self, timeline: TimelineId) -> String {
+        format!("{}{timeline}/", self.summary_folders())
+    }
+
+    fn summary_folders(&self) -> String {
+        format!("{}/summary/", self.system_identifier)
+    }
+
+    /// The segment whose summary an object is, if it is one of [`Layout::summary`]'s.
+    pub fn parse_summary(&self, key: &ObjectKey) -> Option<(SegmentName, Object)> {
+        let name = key.as_str().rsplit('/').next()?;
+        let (file, packing) = Packing::split(name);
+        let segment = file.strip_suffix(".json")?.parse().ok()?;
+        let object = self.summary(segment, packing);
+        (object.key == *key).then_some((segment, object))
+    }
+
+    /// Whether an object ends in a trailer, as WAL files and summaries do.
     pub fn has_trailer(&self, object: &Object) -> bool {
-        object.key.as_str().starts_with(&self.wal_folders())
+        let key = object.key.as_str();
+        key.starts_with(&self.wal_folders()) || key.starts_with(&self.summary_folders())
     }
 
     /// Prefix of all timelines' folders.

@@ -113,6 +113,34 @@ impl Repository {
         Ok(listing)
     }
 
+    /// The summaries of `timeline`'s segments from `first` on, each in every form in which it is stored.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn list_summaries(
+        &self,
+        timeline: TimelineId,
+        first: Option<SegmentName>,
+    ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
+        let folder = self.layout.summary_folder(timeline);
+        let start_after = first.map(|name| format!("{folder}{name:.23}"));
+        let found = self
+            .runtime
+            .block_on(self.store.list(&folder, start_after.as_deref()))?;
+        let mut summaries: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for info in found {
+            let Some((segment, object)) = self.layout.parse_summary(&info.key) else {
+                continue;
+            };
+            summaries.entry(segment).or_default().push(ArchivedFile {
+                object,
+                stored_bytes: info.size_bytes,
+                modified: info.modified,
+            });
+        }
+        Ok(summaries)
+    }
+
     fn add(
         &self,
         listing: &mut WalListing,

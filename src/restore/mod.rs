@@ -7,6 +7,7 @@
 //! Nothing is written before the plan says that the target can be reached. `pg_control` comes
 //! last: until it is there, PostgreSQL refuses to start.
 
+mod choose;
 pub mod plan;
 mod reach;
 pub mod recovery;
@@ -33,8 +34,8 @@ pub enum Error {
     #[error(transparent)]
     Postgres(#[from] postgres::Error),
     /// The target cannot be reached with what the archive holds.
-    #[error("the recovery target cannot be reached: {0}")]
-    Unreachable(String),
+    #[error("the recovery target cannot be reached: {}", .0.reason)]
+    Unreachable(plan::Unreachable),
     /// A directory that must be empty is not.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
@@ -110,5 +111,11 @@ impl Error {
 impl From<walhalla_providers::Error> for Error {
     fn from(error: walhalla_providers::Error) -> Self {
         Self::Repository(error.into())
+    }
+}
+
+impl From<plan::Unreachable> for Error {
+    fn from(unreachable: plan::Unreachable) -> Self {
+        Self::Unreachable(unreachable)
     }
 }

@@ -1,190 +1,242 @@
-//! How far recovery must replay to reach its target: read from the WAL itself.
+//! How far recovery must replay to reach its target, read from the WAL's summaries.
 //!
-//! Only as many segments are downloaded as the question takes: one or two for an LSN, a binary
-//! search for a time, all from the backup on for a transaction or a restore point.
+//! PostgreSQL stops at the first record, from the backup's redo position on, that meets the target
+//! (xlogrecovery.c, `recoveryStopsBefore` and `recoveryStopsAfter`). The segment in which that record ends is the last
+//! one that recovery asks for.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
 use jiff::Timestamp;
 
-use super::Error;
-use super::target::{Bound, Point};
-use crate::pipeline::streams::read_full;
-use crate::postgres::{Lsn, SegmentName, SegmentNo, SegmentSize, Version, WalFileName};
-use crate::repository::{self, ArchivedFile, Repository};
-use crate::wal;
-use crate::wal::event::{Event, TransactionEnd, event};
-use crate::wal::reader::{Record, RecordReader};
+use super::target::{Bound, Point, Target};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize};
+use crate::wal::Error;
+use crate::wal::archive::{Archive, Needed, Resolved};
+use crate::wal::event::{Event, Outcome};
+use crate::wal::summary::Transaction;
 
-/// Bytes read at a time: whole WAL pages of any size.
-const CHUNK_BYTES: usize = 1 << 18;
-
-/// A segment that recovery would ask for.
-#[derive(Clone, Debug)]
-pub(super) struct Needed {
-    pub(super) number: SegmentNo,
-    pub(super) name: SegmentName,
-    pub(super) archived: ArchivedFile,
-}
-
-/// The WAL from a backup's start to where the archive ends or has a gap: segments without a hole.
-pub(super) struct Run<'a> {
-    pub(super) repository: &'a Repository,
-    pub(super) version: Version,
-    pub(super) segment_size: SegmentSize,
-    pub(super) wal_page_bytes: usize,
-    pub(super) segments: Vec<Needed>,
-}
-
-/// Where a target was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    /// The record that makes recovery stop.
+/// A record at which recovery stops.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hit {
+    /// Where it begins; of an LSN, the target itself.
     pub(super) start: Lsn,
-    /// The end of that record.
-    pub(super) end: Lsn,
+    /// When it was written, by the server's clock.
+    pub(super) time: Option<Timestamp>,
+    /// Of the end of a transaction: how it ended.
+    pub(super) outcome: Option<Outcome>,
 }
 
-/// The newest end of a transaction that was seen, for messages.
-#[derive(Clone, Copy, Debug, Default)]
+/// A hit and the segment in which its record ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) hit: Hit,
+    pub(super) segment: SegmentNo,
+}
+
+/// What was met on the way, for messages.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    pub(super) last_time: Option<Timestamp>,
+    /// The last transaction that committed, by position.
+    pub(super) newest: Option<Committed>,
+    /// Restore points: names, times.
+    pub(super) restore_points: Vec<(String, Timestamp)>,
+    /// The transaction of which the target is a subtransaction.
+    pub(super) parent: Option<u32>,
+    /// Whether the target wrote something.
+    pub(super) wrote: bool,
 }
 
-impl Run<'_> {
-    /// The record at which recovery from `start` stops for `point` (xlogrecovery.c, `recoveryStopsBefore`
-    /// and `recoveryStopsAfter`); `None` when the run holds none.
+/// A transaction that committed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Committed {
+    pub(super) lsn: Lsn,
+    pub(super) xid: u32,
+    pub(super) time: Timestamp,
+}
+
+/// A search for a target over the archive's summaries. Segments that were searched once are not read again.
+pub(super) struct Search<'a> {
+    archive: &'a Archive<'a>,
+    point: &'a Point,
+    bound: Bound,
+    size: SegmentSize,
+    answers: HashMap<SegmentName, Vec<Hit>>,
+    pub(super) seen: Seen,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(archive: &'a Archive<'a>, target: &'a Target, size: SegmentSize) -> Self {
+        Self {
+            archive,
+            point: &target.point,
+            bound: target.bound,
+            size,
+            answers: HashMap::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    /// Where recovery from `start` stops on its way through `segments`; of a name, every restore point that has it.
     pub(super) fn find(
-        &self,
-        point: &Point,
-        bound: Bound,
+        &mut self,
+        history: &History,
+        segments: &[Needed],
         start: Lsn,
-        seen: &mut Seen,
-    ) -> Result<Option<Found>, Error> {
-        match point {
-            Point::End | Point::Immediate => Ok(None),
-            Point::Lsn(target) => {
-                let from = self.index_of(self.segment_size.segment_of(*target));
-                self.scan(from..self.segments.len(), |record| record.start >= *target)
-            }
-            Point::Time(target) => {
-                let from = self.first_after(*target, bound)?;
-                self.scan(from..self.segments.len(), |record| match self.transaction_end(record) {
-                    Some(time) => {
-                        seen.last_time = seen.last_time.max(Some(time));
-                        stops_at(time, *target, bound)
-                    }
-                    None => false,
-                })
-            }
-            Point::Xid(target) => self.scan(0..self.segments.len(), |record| {
-                record.start >= start
-                    && matches!(event(record, self.version), Ok(Some(Event::TransactionEnd(TransactionEnd { xid, .. }))) if xid == *target)
-            }),
-            Point::Name(target) => self.scan(0..self.segments.len(), |record| {
-                record.start >= start
-                    && matches!(event(record, self.version), Ok(Some(Event::RestorePoint { name, .. })) if name == *target)
-            }),
+    ) -> Result<Vec<Found>, Error> {
+        if let Point::Lsn(target) = self.point {
+            let found = self.position(history, segments, *target)?;
+            return Ok(found.into_iter().collect());
         }
-    }
-
-    fn transaction_end(&self, record: &Record) -> Option<Timestamp> {
-        match event(record, self.version) {
-            Ok(Some(Event::TransactionEnd(end))) => Some(end.time),
-            _ => None,
-        }
-    }
-
-    /// Binary search for the segment before the first one from which on the next transaction ends too late.
-    ///
-    /// Ends of transactions are not quite in the order of their times, so this is where to look
-    /// from, never beyond the record that stops recovery.
-    fn first_after(&self, target: Timestamp, bound: Bound) -> Result<usize, Error> {
-        let (mut low, mut high) = (0, self.segments.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.next_transaction_end(middle..high) {
-                Ok(Some(time)) if !stops_at(time, target, bound) => low = middle + 1,
-                // Without a transaction up to `high`, the next one is behind it, which is known to be late.
-                Ok(_) => high = middle,
-                // Damage behind the target is no hindrance; damage before it is met again by the scan.
-                Err(Error::Wal(_) | Error::Repository(repository::Error::Damaged { .. })) => {
-                    high = middle;
-                }
-                Err(error) => return Err(error),
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(needed) = segments.get(at) {
+            if self.is_done(&found) {
+                break;
+            }
+            if let Some(hits) = self.answers.get(&needed.name) {
+                found.extend(from(start, hits, needed.number));
+                at += 1;
+            } else {
+                at = self.search(history, segments, at, start, &mut found)?;
             }
         }
-        Ok(low.saturating_sub(1))
+        Ok(found)
     }
 
-    fn next_transaction_end(&self, within: Range<usize>) -> Result<Option<Timestamp>, Error> {
-        let mut time = None;
-        self.scan(within, |record| {
-            time = self.transaction_end(record);
-            time.is_some()
+    /// Searches the segments from `at` on that are not known yet; returns where it ended.
+    fn search(
+        &mut self,
+        history: &History,
+        segments: &[Needed],
+        at: usize,
+        start: Lsn,
+        found: &mut Vec<Found>,
+    ) -> Result<usize, Error> {
+        // The one before tells what runs into the first.
+        let begin = at.saturating_sub(1);
+        let known = |needed: &Needed| self.answers.contains_key(&needed.name);
+        let rest = segments.get(at..).unwrap_or_default();
+        let unknown = rest.iter().position(known).unwrap_or(rest.len());
+        let run = segments.get(begin..at + unknown).unwrap_or_default();
+        let mut next = begin;
+        self.archive.walk(history, run, |needed, resolved| {
+            next += 1;
+            if next <= at {
+                return Ok::<_, Error>(true);
+            }
+            let hits = self.hits(&resolved);
+            self.see(&resolved);
+            found.extend(from(start, &hits, needed.number));
+            // What ran into the first segment of all is not known.
+            if next > 1 {
+                self.answers.insert(needed.name, hits);
+            }
+            Ok(!self.is_done(found))
         })?;
-        Ok(time)
+        Ok(next)
     }
 
-    fn index_of(&self, number: SegmentNo) -> usize {
-        self.segments
-            .partition_point(|needed| needed.number < number)
+    /// Whether the first of the hits is all that matters.
+    fn is_done(&self, found: &[Found]) -> bool {
+        !found.is_empty() && !matches!(self.point, Point::Name(_))
     }
 
-    /// Reads the records of segments until `stop` says so.
-    fn scan(
-        &self,
-        within: Range<usize>,
-        mut stop: impl FnMut(&Record) -> bool,
-    ) -> Result<Option<Found>, Error> {
-        let mut records = RecordReader::new(self.segment_size);
-        for needed in self.segments.get(within).unwrap_or_default() {
-            if let Some(found) = self.scan_segment(needed, &mut records, &mut stop)? {
-                return Ok(Some(found));
+    fn hits(&self, resolved: &Resolved) -> Vec<Hit> {
+        let ends = resolved.summary.transactions.iter();
+        let of_end = |end: &Transaction| Hit {
+            start: end.lsn,
+            time: Some(end.time),
+            outcome: Some(end.outcome),
+        };
+        match self.point {
+            Point::End | Point::Immediate | Point::Lsn(_) => Vec::new(),
+            Point::Time(target) => {
+                let late = ends.filter(|end| stops_at(end.time, *target, self.bound));
+                late.map(of_end).collect()
             }
-        }
-        Ok(None)
-    }
-
-    fn scan_segment(
-        &self,
-        needed: &Needed,
-        records: &mut RecordReader,
-        stop: &mut impl FnMut(&Record) -> bool,
-    ) -> Result<Option<Found>, Error> {
-        let key = &needed.archived.object.key;
-        let mut reader = self.repository.open(&needed.archived.object)?;
-        let mut address = needed.number.start(self.segment_size);
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let chunk = read_full(&mut reader, &mut buffer)
-                .map_err(|source| self.repository.damaged(key, source))?;
-            if chunk.is_empty() {
-                return Ok(None);
-            }
-            for page in chunk.chunks(self.wal_page_bytes) {
-                let mut found = None;
-                records
-                    .page(address, page, &mut |record| {
-                        if found.is_none() && stop(record) {
-                            found = Some(Found {
-                                start: record.start,
-                                end: record.end,
-                            });
-                        }
-                    })
-                    .map_err(|damage| wal::Error::Records {
-                        object: self.repository.url(key),
-                        file: WalFileName::Segment(needed.name),
-                        damage,
-                    })?;
-                address = Lsn(address.0.saturating_add(self.wal_page_bytes as u64));
-                if found.is_some() {
-                    return Ok(found);
-                }
+            Point::Xid(target) => ends.filter(|end| end.xid == *target).map(of_end).collect(),
+            Point::Name(target) => {
+                let points = restore_points(resolved).filter(|(_, name, _)| name == target);
+                let hit = |(start, _, time): (Lsn, &str, Timestamp)| Hit {
+                    start,
+                    time: Some(time),
+                    outcome: None,
+                };
+                points.map(hit).collect()
             }
         }
     }
+
+    fn see(&mut self, resolved: &Resolved) {
+        let ends = &resolved.summary.transactions;
+        let committed = |end: &&Transaction| end.outcome == Outcome::Committed && end.xid != 0;
+        if let Some(end) = ends.iter().rev().find(committed) {
+            let newest = Committed {
+                lsn: end.lsn,
+                xid: end.xid,
+                time: end.time,
+            };
+            let is_newer = self.seen.newest.is_none_or(|seen| seen.lsn < newest.lsn);
+            self.seen.newest = Some(newest).filter(|_| is_newer).or(self.seen.newest);
+        }
+        match self.point {
+            Point::Name(_) => {
+                let points =
+                    restore_points(resolved).map(|(_, name, time)| (name.to_owned(), time));
+                self.seen.restore_points.extend(points);
+            }
+            Point::Xid(xid) => {
+                let parent = ends.iter().find(|end| end.subtransactions.contains(xid));
+                self.seen.parent = self.seen.parent.or(parent.map(|end| end.xid));
+                self.seen.wrote |= resolved.summary.open.iter().any(|(open, _)| open == xid);
+            }
+            Point::End | Point::Immediate | Point::Time(_) | Point::Lsn(_) => {}
+        }
+    }
+
+    /// The segment in which the first record at or after `target` ends.
+    fn position(
+        &mut self,
+        history: &History,
+        segments: &[Needed],
+        target: Lsn,
+    ) -> Result<Option<Found>, Error> {
+        let holds = |needed: &Needed| needed.number.start(self.size) > target;
+        let begin = segments.partition_point(|needed| !holds(needed));
+        let run = segments.get(begin.saturating_sub(1)..).unwrap_or_default();
+        let mut found = None;
+        self.archive.walk(history, run, |needed, resolved| {
+            self.see(&resolved);
+            let border = resolved.border.map(|(start, _)| start);
+            let last = border.max(resolved.summary.last_record);
+            found = last.filter(|last| *last >= target).map(|_| Found {
+                hit: Hit {
+                    start: target,
+                    time: None,
+                    outcome: None,
+                },
+                segment: needed.number,
+            });
+            Ok::<_, Error>(found.is_none())
+        })?;
+        Ok(found)
+    }
+}
+
+fn from(start: Lsn, hits: &[Hit], segment: SegmentNo) -> impl Iterator<Item = Found> {
+    let later = hits.iter().filter(move |hit| hit.start >= start);
+    later.map(move |hit| Found {
+        hit: hit.clone(),
+        segment,
+    })
+}
+
+fn restore_points(resolved: &Resolved) -> impl Iterator<Item = (Lsn, &str, Timestamp)> {
+    let notes = resolved.summary.notes.iter();
+    notes.filter_map(|note| match &note.event {
+        Event::RestorePoint { name, time } => Some((note.lsn, name.as_str(), *time)),
+        _ => None,
+    })
 }
 
 /// Whether a transaction that ended at `time` makes recovery stop before it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::plan::Plan;
-use super::target::{Bound, Point};
+use super::target::{Bound, Point, shell_word};
 use crate::postgres::Version;
 use crate::wal::fetcher::NewFile;
 
@@ -189,19 +189,7 @@ impl Settings {
 
 /// A shell command whose `%` PostgreSQL leaves alone.
 fn command(words: &[&str]) -> String {
-    let plain = |word: &str| {
-        !word.is_empty()
-            && word
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_./:".contains(&b))
-    };
-    let quoted = words.iter().map(|word| {
-        if plain(word) {
-            (*word).to_owned()
-        } else {
-            format!("'{}'", word.replace('\'', "'\\''"))
-        }
-    });
+    let quoted = words.iter().map(|word| shell_word(word));
     quoted.collect::<Vec<_>>().join(" ").replace('%', "%%")
 }
 

@@ -118,6 +118,16 @@ impl std::str::FromStr for TargetTimeline {
     }
 }
 
+/// A word as a shell takes it.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
+    if !word.is_empty() && word.bytes().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
 /// A time with its UTC offset: RFC 3339, or as PostgreSQL writes it (`2026-11-21 04:30:00.5+01`).
 ///
 /// # Errors

@@ -297,6 +297,7 @@ fn is_problem(error: &Error) -> bool {
             | wal::Error::Pipeline(_)
             | wal::Error::Local { .. }
             | wal::Error::OtherContent { .. }
+            | wal::Error::Content { .. }
             | wal::Error::NotArchived { .. },
         )
         | Error::Receipts(_)

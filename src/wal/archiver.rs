@@ -3,14 +3,25 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use walhalla_providers::ErrorKind;
 
 use super::pages::{Cluster, Extent, SegmentCheck};
-use super::{Error, Mismatch};
+use super::reader::Record;
+use super::summary::{Summarizer, Summary, stored};
+use super::{Error, Mismatch, record};
+use crate::output;
 use crate::pipeline::{self, Encryption, Pipeline, StoredObject, streams};
-use crate::postgres::{ControlFile, SegmentName, WalFileName};
+use crate::postgres::{ControlFile, Lsn, SegmentName, WalFileName};
 use crate::repository::{Repository, layout::Object};
+
+/// How long a summary's upload is tried: it can be made later, and the server waits for the push.
+const SUMMARY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A segment's summary, or the record for whose sake there is none.
+type Summarized = Result<Summary, (Lsn, record::Damage)>;
 
 /// What a push did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +60,14 @@ impl Archiver<'_> {
         };
         let object = self.repository.layout.wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
-            Ok(stored) => {
-                // Two servers with different settings create different objects, and neither create notices
-                // the other. Of the two, one at least sees both now, and both do when they try again.
-                self.is_archived(path, file, Some(&object))?;
+            Ok((stored, summary)) => {
+                // Only what is in the archive has a summary. Two servers with different settings create different
+                // objects, and neither create notices the other. Of the two, one at least sees both now, and both do
+                // when they try again.
+                thread::scope(|scope| {
+                    scope.spawn(|| self.keep(summary, file));
+                    self.is_archived(path, file, Some(&object))
+                })?;
                 Ok(Pushed::Stored(stored))
             }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
@@ -70,7 +85,7 @@ impl Archiver<'_> {
         file: WalFileName,
         object: &Object,
         pipeline: &Pipeline,
-    ) -> Result<StoredObject, Error> {
+    ) -> Result<(StoredObject, Option<Summarized>), Error> {
         let mut source = Source::open(path, file, self)?;
         // The header comes first, so the content is read once before.
         let content_sha256 = match object.packing.encryption {
@@ -82,10 +97,26 @@ impl Archiver<'_> {
             let room = writer.room().map_err(writing)?;
             let count = source.read(room)?;
             if count == 0 {
-                return Ok(writer.finish()?);
+                return Ok((writer.finish()?, source.summary()));
             }
             writer.fill(count);
         }
+    }
+
+    /// Stores the summary of a segment that is archived; whatever hinders it, the segment stays archived.
+    fn keep(&self, summary: Option<Summarized>, file: WalFileName) {
+        let Some(summary) = summary else { return };
+        let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
+        let reason = match summary {
+            Err((lsn, damage)) => format!("the record at {lsn} cannot be understood: {damage}"),
+            Ok(summary) => match stored::write(self.repository, &pipeline, &summary) {
+                Ok(_) => return,
+                Err(error) => output::chain(&error),
+            },
+        };
+        tracing::warn!(
+            "{file} is archived, its summary is not: {reason}; `walhalla wal-summarize` makes up for it"
+        );
     }
 
     /// Whether the archive holds the file in any form but the one that was just created.
@@ -142,6 +173,7 @@ struct Source<'a> {
     path: &'a Path,
     name: WalFileName,
     check: Option<SegmentCheck>,
+    summarizer: Option<Summarizer>,
     left_bytes: u64,
 }
 
@@ -162,13 +194,24 @@ impl<'a> Source<'a> {
                 None
             }
         };
+        let summarizer = match name {
+            WalFileName::Segment(segment) => Some(Summarizer::new(segment)),
+            _ => None,
+        };
         Ok(Self {
             file,
             path,
             name,
             check,
+            summarizer,
             left_bytes: size_bytes,
         })
+    }
+
+    /// The summary of a whole segment that was read to its end.
+    fn summary(self) -> Option<Summarized> {
+        let check = self.check?;
+        Some(self.summarizer?.finish(&check))
     }
 
     /// Reads whole pages into `room` while there are any; 0 at the end.
@@ -182,8 +225,14 @@ impl<'a> Source<'a> {
             .map_err(Error::local("read", self.path))?;
         self.left_bytes -= wanted as u64;
         if let Some(check) = &mut self.check {
+            let (summarizer, version) = (&mut self.summarizer, check.cluster().version);
+            let mut show = |record: &Record| {
+                if let Some(summarizer) = summarizer {
+                    summarizer.record(record, version);
+                }
+            };
             check
-                .pages(room)
+                .pages_showing(room, &mut show)
                 .map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
         }
         Ok(wanted)

@@ -4,17 +4,21 @@
 //! Layouts are those of the headers named at each reader; where versions differ, [`Version`] says how.
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::reader::Record;
 use super::record::{Damage, Fork, RM_DBASE, RM_SMGR, RM_XACT, RM_XLOG, RelationFiles, Rest};
 use crate::postgres::{Lsn, Version};
 
 /// What a record means.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
     /// A transaction committed or aborted.
+    #[serde(skip)]
     TransactionEnd(TransactionEnd),
     /// `PREPARE TRANSACTION`: its end comes later, as that of a prepared one.
+    #[serde(skip)]
     Prepared {
         /// The transaction.
         xid: u32,
@@ -104,7 +108,7 @@ pub enum Outcome {
 }
 
 /// A checkpoint (pg_control.h, `CheckPoint`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// Where replay begins after it.
     pub redo: Lsn,
@@ -117,7 +121,7 @@ pub struct Checkpoint {
 }
 
 /// The timeline that a record is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineSwitch {
     /// By the server's clock.
     pub time: Timestamp,
@@ -128,7 +132,7 @@ pub struct TimelineSwitch {
 }
 
 /// `xl_smgr_truncate` (storage_xlog.h).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Truncation {
     /// The relation.
     pub relation: RelationFiles,

@@ -3,15 +3,18 @@
 //! ```text
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
-//! segments    ─▶ pages ─▶ records ─▶ blocks they change                 reader, record
+//! segments    ─▶ pages ─▶ records ─▶ what they mean, blocks they change ─▶ summary
 //! ```
 
+pub mod archive;
 pub mod archiver;
 pub mod event;
 pub mod fetcher;
 pub mod pages;
 pub mod reader;
 pub mod record;
+pub mod segment;
+pub mod summary;
 
 use std::path::{Path, PathBuf};
 
@@ -70,6 +73,16 @@ pub enum Error {
         file: WalFileName,
         /// What is wrong.
         damage: reader::Damage,
+    },
+    /// A record that is whole and that this program does not understand.
+    #[error("the record at {lsn} in {object} cannot be understood: {damage}")]
+    Content {
+        /// The file or object.
+        object: String,
+        /// Where it begins.
+        lsn: Lsn,
+        /// What is not understood.
+        damage: record::Damage,
     },
     /// Proven not to be in the archive.
     #[error("{file} is not in the archive {archive}")]

@@ -209,6 +209,11 @@ impl SegmentCheck {
         Ok(())
     }
 
+    /// What every segment has in common with this one.
+    pub fn cluster(&self) -> Cluster {
+        self.cluster
+    }
+
     /// What read the records of a whole segment.
     pub fn records(&self) -> Option<&RecordReader> {
         self.records.as_ref()

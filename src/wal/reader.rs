@@ -5,6 +5,8 @@
 //! [`super::border`] joins the two. A record's CRC is checked over all of it, but only its first bytes are
 //! kept, so memory does not grow with the WAL.
 
+use serde::{Deserialize, Serialize};
+
 use super::pages::{PageHeader, SHORT_HEADER_BYTES};
 use crate::postgres::{Lsn, SegmentSize};
 
@@ -77,13 +79,14 @@ pub enum Damage {
 }
 
 /// What a reader found of a record that began before the first page it was given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// `xlp_rem_len` of the first page: how much of the record was left.
     pub left_bytes: u32,
     /// Length of what was found.
     pub size_bytes: u32,
     /// Its first [`KEPT_HEAD_BYTES`].
+    #[serde(with = "hex::serde")]
     pub bytes: Vec<u8>,
     /// CRC-32C of what follows its first [`HEADER_BYTES`], which may belong to the record's header.
     pub crc: u32,
@@ -92,13 +95,15 @@ pub struct Head {
 }
 
 /// A record that goes on after the last page that a reader was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tail {
     /// Position of its first byte.
     pub start: Lsn,
     /// What was found of its header.
+    #[serde(with = "hex::serde")]
     pub header: Vec<u8>,
     /// The first bytes after the header, as many as a [`Record`] keeps.
+    #[serde(with = "hex::serde")]
     pub content: Vec<u8>,
     /// Length of all that was found after the header.
     pub content_bytes: u32,

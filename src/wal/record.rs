@@ -6,7 +6,8 @@
 //! ```
 
 use std::fmt;
-use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use super::reader::{KEPT_BYTES, KEPT_DECODED_BYTES, Record, RecordHeader};
 use crate::postgres::Version;
@@ -38,7 +39,8 @@ const SAME_RELATION: u8 = 0x80;
 const HAS_HOLE: u8 = 0x01;
 
 /// A relation's files: tablespace, database and file number (`RelFileLocator`; `RelFileNode` before 16).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct RelationFiles {
     /// OID of the tablespace.
     pub tablespace: u32,
@@ -49,15 +51,19 @@ pub struct RelationFiles {
 }
 
 /// A relation's fork (relpath.h, `ForkNumber`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Fork {
     /// The data itself.
+    #[serde(rename = "main")]
     Main,
     /// The free space map.
+    #[serde(rename = "fsm")]
     FreeSpaceMap,
     /// The visibility map.
+    #[serde(rename = "vm")]
     VisibilityMap,
     /// What an unlogged relation begins anew from.
+    #[serde(rename = "init")]
     Init,
 }
 
@@ -258,10 +264,16 @@ impl fmt::Display for RelationFiles {
     }
 }
 
-impl FromStr for RelationFiles {
-    type Err = &'static str;
+impl From<RelationFiles> for String {
+    fn from(files: RelationFiles) -> Self {
+        files.to_string()
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl TryFrom<String> for RelationFiles {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
         let mut numbers = text.split('/').map(str::parse);
         match (
             numbers.next(),

@@ -100,8 +100,21 @@ impl Store {
         objects.remove(0)
     }
 
-    /// The objects below the store whose names start so, as paths.
+    /// The objects below the store whose names start so, as paths; but for summaries, which are derived.
     pub fn objects_named(&self, prefix: &str) -> Vec<PathBuf> {
+        let mut objects = self.everything_named(prefix);
+        objects.retain(|path| !is_summary(path));
+        objects
+    }
+
+    /// The summaries of segments whose names start so, as paths.
+    pub fn summaries_named(&self, prefix: &str) -> Vec<PathBuf> {
+        let mut summaries = self.everything_named(prefix);
+        summaries.retain(|path| is_summary(path));
+        summaries
+    }
+
+    fn everything_named(&self, prefix: &str) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut left = vec![self.path().to_path_buf()];
         while let Some(dir) = left.pop() {
@@ -190,4 +203,8 @@ impl Drop for S3Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn is_summary(path: &Path) -> bool {
+    path.iter().any(|folder| folder == "summary")
 }

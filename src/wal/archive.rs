@@ -1,0 +1,362 @@
+//! The archive as recovery goes through it: timelines, the segments along a history, and their summaries.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::summary::{Joiner, Rift, Summary, stored};
+use super::{Error, reader};
+use crate::output;
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::progress::{Progress, Show};
+use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing};
+use crate::threads::{lock, on_threads};
+use crate::wal::reader::Record;
+
+/// Most summaries that are in memory at a time.
+const BATCH: usize = 16;
+
+/// What is known of timelines.
+#[derive(Clone, Debug)]
+pub struct Histories {
+    /// Of all timelines that the archive or a backup knows.
+    pub known: BTreeMap<TimelineId, History>,
+    /// Timelines in the archive of which nothing tells where they come from.
+    pub unknown: Vec<TimelineId>,
+}
+
+/// A segment on recovery's way.
+#[derive(Clone, Debug)]
+pub struct Needed {
+    /// Its number.
+    pub number: SegmentNo,
+    /// Its name.
+    pub name: SegmentName,
+    /// Where it is.
+    pub archived: ArchivedFile,
+}
+
+/// Segments along a history, without a hole.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    /// The segments.
+    pub segments: Vec<Needed>,
+    /// Whether there are more after a hole.
+    pub gap: bool,
+}
+
+/// A segment's summary, with the record that ran into it from the one before.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// What the segment holds, and what ended in it.
+    pub summary: Summary,
+    /// Start and end of the record that began before the segment and ended in it.
+    pub border: Option<(Lsn, Lsn)>,
+}
+
+/// The archive of a cluster. What was listed once is not listed again.
+pub struct Archive<'a> {
+    /// Where it is.
+    pub repository: &'a Repository,
+    /// Its timelines.
+    pub histories: Histories,
+    /// How many summaries are read at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+    listings: RefCell<BTreeMap<TimelineId, Listed>>,
+}
+
+/// What was listed of a timeline, from a segment on.
+#[derive(Clone)]
+struct Listed {
+    from: Option<SegmentName>,
+    wal: Rc<WalListing>,
+    summaries: Rc<BTreeMap<SegmentName, Vec<ArchivedFile>>>,
+}
+
+impl Histories {
+    /// What the archive and `backups` tell of timelines.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn read(repository: &Repository, backups: &[BackupEntry]) -> Result<Self, Error> {
+        let mut known: BTreeMap<_, _> = backups
+            .iter()
+            .map(|backup| (backup.timeline, backup.timeline_history()))
+            .collect();
+        let mut unknown = Vec::new();
+        for timeline in repository.timelines()? {
+            match repository.history(timeline)? {
+                Some(history) => _ = known.insert(timeline, history),
+                None if timeline == TimelineId::FIRST => {
+                    known.insert(timeline, History::root(timeline));
+                }
+                None if known.contains_key(&timeline) => {}
+                None => unknown.push(timeline),
+            }
+        }
+        Ok(Self { known, unknown })
+    }
+}
+
+impl<'a> Archive<'a> {
+    /// The archive in `repository`.
+    pub fn new(
+        repository: &'a Repository,
+        histories: Histories,
+        threads: usize,
+        show: Show,
+    ) -> Self {
+        Self {
+            repository,
+            histories,
+            threads,
+            show,
+            listings: RefCell::default(),
+        }
+    }
+
+    /// What is archived of a timeline, at least from `from` on.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn listing(
+        &self,
+        timeline: TimelineId,
+        from: Option<SegmentName>,
+    ) -> Result<Rc<WalListing>, Error> {
+        Ok(self.listed(timeline, from)?.wal)
+    }
+
+    fn listed(&self, timeline: TimelineId, from: Option<SegmentName>) -> Result<Listed, Error> {
+        if let Some(listed) = self.listings.borrow().get(&timeline)
+            && listed.from <= from
+        {
+            return Ok(listed.clone());
+        }
+        let mut wal = self.repository.list_wal(timeline, from)?;
+        for double in std::mem::take(&mut wal.doubles) {
+            match double {
+                repository::Error::TwoContents { .. } => return Err(double.into()),
+                damaged => tracing::warn!("{damaged}; its other form is used"),
+            }
+        }
+        let listed = Listed {
+            from,
+            wal: Rc::new(wal),
+            summaries: Rc::new(self.repository.list_summaries(timeline, from)?),
+        };
+        self.listings.borrow_mut().insert(timeline, listed.clone());
+        Ok(listed)
+    }
+
+    /// Segments along `history` from `first` to the first one that is missing.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn route(
+        &self,
+        history: &History,
+        size: SegmentSize,
+        first: SegmentNo,
+    ) -> Result<Route, Error> {
+        let mut found: BTreeMap<SegmentNo, (SegmentName, ArchivedFile)> = BTreeMap::new();
+        for (timeline, begin, end) in history.segments(size) {
+            let from = begin.max(first);
+            if end.is_some_and(|end| end <= from) {
+                continue;
+            }
+            let listing = self.listing(timeline, Some(from.on(timeline, size)))?;
+            for (name, archived) in &listing.segments {
+                let Some(number) = name.number(size) else {
+                    continue;
+                };
+                if number >= from && end.is_none_or(|end| number < end) {
+                    found.insert(number, (*name, archived.clone()));
+                }
+            }
+        }
+        let mut route = Route::default();
+        let mut next = first;
+        while let Some((name, archived)) = found.remove(&next) {
+            route.segments.push(Needed {
+                number: next,
+                name,
+                archived,
+            });
+            next = next.next();
+        }
+        route.gap = found.keys().any(|number| *number > next);
+        Ok(route)
+    }
+
+    /// Shows the summaries of segments that follow one another along `history`, in order, until `visit` says no.
+    ///
+    /// # Errors
+    /// Those of reading summaries and, where one is missing, its segment; what is wrong with a segment after the last one
+    /// visited is no error.
+    pub fn walk<E: From<Error>>(
+        &self,
+        history: &History,
+        segments: &[Needed],
+        mut visit: impl FnMut(&Needed, Resolved) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let progress = Progress::of_items(self.show, "reading summaries", segments.len() as u64);
+        let mut joiner = Joiner::default();
+        let mut walked = 0;
+        // A few at first: many questions are answered by the first segment.
+        let mut batch = self.threads.clamp(1, BATCH / 4);
+        while let Some(rest) = segments.get(walked..).filter(|rest| !rest.is_empty()) {
+            let now = rest.get(..batch.min(rest.len())).unwrap_or(rest);
+            for (needed, summary) in now.iter().zip(self.summaries(history, now)?) {
+                let before = segments.get(..walked).unwrap_or_default();
+                let resolved = self.resolve(history, &mut joiner, before, needed, summary?)?;
+                walked += 1;
+                progress.add(1);
+                if !visit(needed, resolved)? {
+                    progress.finish();
+                    return Ok(());
+                }
+            }
+            batch = (batch * 2).min(BATCH);
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// The summaries of a few segments, read at once.
+    fn summaries(
+        &self,
+        history: &History,
+        segments: &[Needed],
+    ) -> Result<Vec<Result<Summary, Error>>, Error> {
+        let mut stored = Vec::new();
+        for needed in segments {
+            let listed = self.listed(needed.name.timeline, Some(needed.name))?;
+            let forms = listed.summaries.get(&needed.name).cloned();
+            stored.push((needed, forms.unwrap_or_default()));
+        }
+        let (repository, next) = (self.repository, std::sync::Mutex::new(0..stored.len()));
+        let read: Vec<_> = stored.iter().map(|_| std::sync::Mutex::new(None)).collect();
+        let silent = Progress::new(Show::Never, "", 0);
+        on_threads(self.threads.min(stored.len()), &silent, &|| {
+            while let Some(index) = lock(&next).next() {
+                let (Some((needed, forms)), Some(place)) = (stored.get(index), read.get(index))
+                else {
+                    break;
+                };
+                *lock(place) = Some(summary(repository, history, needed, forms));
+            }
+            Ok::<(), Error>(())
+        })?;
+        let read = read.into_iter().filter_map(|place| {
+            place
+                .into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        });
+        Ok(read.collect())
+    }
+
+    /// Joins what ran into the segment from the one before.
+    fn resolve(
+        &self,
+        history: &History,
+        joiner: &mut Joiner,
+        before: &[Needed],
+        needed: &Needed,
+        mut summary: Summary,
+    ) -> Result<Resolved, Error> {
+        let object = self.repository.url(&needed.archived.object.key);
+        let size = summary.segment_size;
+        let rift = joiner.next(&summary);
+        let mut border = None;
+        let mut take = |record: &Record| {
+            border = Some((record.start, record.end));
+            summary.prepend(record)
+        };
+        let taken = match rift {
+            Ok(None) => Ok(()),
+            Ok(Some(record)) => take(&record.record()),
+            Err(Rift::Cut(lsn)) => {
+                let mut taken = Ok(());
+                self.read_across(history, size, lsn, before, needed, &mut |record| {
+                    taken = take(record);
+                })?;
+                taken
+            }
+            Err(Rift::Apart(lsn)) => {
+                return Err(Error::Records {
+                    object,
+                    file: WalFileName::Segment(needed.name),
+                    damage: reader::Damage::Continuation(lsn),
+                });
+            }
+        };
+        match taken {
+            Ok(()) => Ok(Resolved { summary, border }),
+            Err(damage) => Err(Error::Content {
+                object,
+                lsn: border.map_or(Lsn::ZERO, |(start, _)| start),
+                damage,
+            }),
+        }
+    }
+
+    /// Reads the record at `lsn`, which ends in `last`, from the segments themselves.
+    fn read_across(
+        &self,
+        history: &History,
+        size: SegmentSize,
+        lsn: Lsn,
+        before: &[Needed],
+        last: &Needed,
+        show: &mut dyn FnMut(&Record),
+    ) -> Result<(), Error> {
+        let holds = |needed: &&Needed| needed.number.start(size) <= lsn;
+        let begin = before
+            .iter()
+            .rposition(|needed| holds(&needed))
+            .unwrap_or(0);
+        let way = before.get(begin..).unwrap_or_default().iter();
+        let mut check = None;
+        for needed in way.chain(std::iter::once(last)) {
+            let mut show = |record: &Record| {
+                if record.start == lsn {
+                    show(record);
+                }
+            };
+            let Needed { name, archived, .. } = needed;
+            let show = |_: &_, record: &Record| show(record);
+            let read = super::segment::read(
+                self.repository,
+                *name,
+                archived,
+                history,
+                check.take(),
+                show,
+            )?;
+            check = Some(read);
+        }
+        Ok(())
+    }
+}
+
+/// A segment's summary: the stored one, or one made from the segment.
+fn summary(
+    repository: &Repository,
+    history: &History,
+    needed: &Needed,
+    forms: &[ArchivedFile],
+) -> Result<Summary, Error> {
+    for form in forms {
+        match stored::read(repository, needed.name, &form.object) {
+            Ok(summary) => return Ok(summary),
+            Err(error) if error.is_of_the_object() => {
+                tracing::warn!("{}; the segment is read instead", output::chain(&error));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    stored::make(repository, needed.name, &needed.archived, history)
+}

@@ -1,0 +1,66 @@
+//! Reading an archived segment record by record.
+
+use super::pages::{Cluster, Extent, SegmentCheck};
+use super::reader::Record;
+use super::{Error, Mismatch};
+use crate::pipeline::streams::read_full;
+use crate::postgres::{History, SegmentName, WalFileName};
+use crate::repository::{ArchivedFile, Repository};
+
+/// Bytes that are read at a time: whole WAL pages of any size.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// Reads an archived segment on the way that `history` tells, as the one after `last` if that is given; checks it, and
+/// shows the records that end in it.
+///
+/// # Errors
+/// The repository's, and what is wrong with the segment.
+pub fn read(
+    repository: &Repository,
+    segment: SegmentName,
+    archived: &ArchivedFile,
+    history: &History,
+    mut last: Option<SegmentCheck>,
+    mut show: impl FnMut(&Cluster, &Record),
+) -> Result<SegmentCheck, Error> {
+    let object = &archived.object;
+    let mismatch = |mismatch| Error::Mismatch {
+        place: repository.url(&object.key),
+        file: WalFileName::Segment(segment),
+        mismatch,
+    };
+    let history = history.of(segment.timeline);
+    let system_identifier = repository.layout.system_identifier();
+    let begin = |last: Option<SegmentCheck>, page: &[u8]| {
+        let cluster = Cluster::of_first_page(page, system_identifier).ok_or(Mismatch::Text)?;
+        if let Some(last) = last {
+            last.followed_by(history.clone(), segment)
+        } else {
+            let size_bytes = cluster.segment_size.bytes();
+            SegmentCheck::new(cluster, history.clone(), segment, size_bytes, Extent::Whole)
+        }
+    };
+    let mut content = repository.open(object)?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let (mut check, mut size_bytes): (Option<SegmentCheck>, u64) = (None, 0);
+    loop {
+        let chunk = read_full(&mut content, &mut buffer)
+            .map_err(|source| repository.damaged(&object.key, source))?;
+        let check = match &mut check {
+            Some(check) => check,
+            none => none.insert(begin(last.take(), chunk).map_err(mismatch)?),
+        };
+        if chunk.is_empty() {
+            break;
+        }
+        size_bytes += chunk.len() as u64;
+        let cluster = check.cluster();
+        let mut show = |record: &Record| show(&cluster, record);
+        check.pages_showing(chunk, &mut show).map_err(mismatch)?;
+    }
+    let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
+    match check.wrong_length(size_bytes) {
+        Some(wrong) => Err(mismatch(wrong)),
+        None => Ok(check),
+    }
+}

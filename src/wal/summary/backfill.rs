@@ -1,0 +1,170 @@
+//! Making up for summaries that are missing.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::Serialize;
+
+use super::stored::{self, Stored};
+use crate::output;
+use crate::pipeline::Pipeline;
+use crate::postgres::{History, SegmentName};
+use crate::progress::{Progress, Show};
+use crate::repository::{ArchivedFile, Repository};
+use crate::threads::{lock, on_threads};
+use crate::wal::Error;
+use crate::wal::archive::Histories;
+
+/// Which summaries are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those that are missing.
+    Missing,
+    /// Those, and in the place of stored ones that cannot be used.
+    Unusable,
+}
+
+/// What was done, as `wal-summarize --json` shows it.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Segments in the archive.
+    pub segments: u64,
+    /// Summaries that were made.
+    pub made: u64,
+    /// Bytes of the segments that were read, as they are stored.
+    pub segment_bytes: u64,
+    /// Bytes of the summaries that were made, as they are stored.
+    pub summary_bytes: u64,
+    /// What is wrong with segments that have none.
+    pub problems: Vec<Problem>,
+}
+
+/// A segment that could not be summarized.
+#[derive(Clone, Debug, Serialize)]
+pub struct Problem {
+    /// The segment.
+    pub object: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A segment, and its summary in every form in which it is stored.
+struct Work {
+    history: History,
+    name: SegmentName,
+    archived: ArchivedFile,
+    stored: Vec<ArchivedFile>,
+}
+
+/// Makes the summaries of archived segments that have none.
+///
+/// # Errors
+/// The store's and the pipeline's; segments that are damaged are part of the report.
+pub fn backfill(
+    repository: &Repository,
+    pipeline: &Pipeline,
+    scope: Scope,
+    threads: usize,
+    show: Show,
+) -> Result<Report, Error> {
+    let backups = repository.usable_backups()?;
+    let histories = Histories::read(repository, &backups)?;
+    let mut segments = 0;
+    let mut work = VecDeque::new();
+    for timeline in repository.timelines()? {
+        let history = histories.known.get(&timeline).cloned();
+        let history = history.unwrap_or_else(|| History::root(timeline));
+        let listing = repository.list_wal(timeline, None)?;
+        let mut summaries: BTreeMap<_, _> = repository.list_summaries(timeline, None)?;
+        segments += listing.segments.len() as u64;
+        for (name, archived) in listing.segments {
+            let stored = summaries.remove(&name).unwrap_or_default();
+            if stored.is_empty() || scope == Scope::Unusable {
+                work.push_back(Work {
+                    history: history.clone(),
+                    name,
+                    archived,
+                    stored,
+                });
+            }
+        }
+    }
+    let progress = Progress::of_items(show, "summarizing WAL", work.len() as u64);
+    let report = Mutex::new(Report {
+        segments,
+        ..Report::default()
+    });
+    let (queue, read) = (Mutex::new(work), AtomicU64::new(0));
+    on_threads(threads, &progress, &|| {
+        loop {
+            let Some(work) = lock(&queue).pop_front() else {
+                return Ok(());
+            };
+            match work.run(repository, pipeline) {
+                Ok(None) => {}
+                Ok(Some(bytes)) => {
+                    let mut report = lock(&report);
+                    report.made += 1;
+                    report.summary_bytes += bytes;
+                    report.segment_bytes += work.archived.stored_bytes;
+                }
+                Err(error) if is_of_the_segment(&error) => lock(&report).problems.push(Problem {
+                    object: repository.url(&work.archived.object.key),
+                    what: output::chain(&error),
+                }),
+                Err(error) => return Err(error),
+            }
+            read.fetch_add(1, Ordering::Relaxed);
+            if !progress.add(1) {
+                return Ok(());
+            }
+        }
+    })?;
+    progress.finish();
+    Ok(lock(&report).clone())
+}
+
+impl Work {
+    /// Stores the summary; its stored length, unless there is one that can be used.
+    fn run(&self, repository: &Repository, pipeline: &Pipeline) -> Result<Option<u64>, Error> {
+        for form in &self.stored {
+            match stored::read(repository, self.name, &form.object) {
+                Ok(_) => return Ok(None),
+                Err(error) if error.is_of_the_object() => {
+                    tracing::warn!("{}; it is made anew", output::chain(&error));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let summary = stored::make(repository, self.name, &self.archived, &self.history)?;
+        // What cannot be used is in the way of what can; only a summary, which is derived, is ever taken away for that.
+        let keys: Vec<_> = self
+            .stored
+            .iter()
+            .map(|form| form.object.key.clone())
+            .collect();
+        let failed = repository
+            .runtime
+            .block_on(repository.store.delete(&keys))?;
+        if let Some((_, error)) = failed.into_iter().next() {
+            return Err(error.into());
+        }
+        match stored::write(repository, pipeline, &summary)? {
+            Stored::Now(bytes) => Ok(Some(bytes)),
+            Stored::Before => Ok(None),
+        }
+    }
+}
+
+fn is_of_the_segment(error: &Error) -> bool {
+    match error {
+        Error::Repository(error) => error.is_of_the_object(),
+        Error::Mismatch { .. } | Error::Records { .. } | Error::Content { .. } => true,
+        Error::Postgres(_)
+        | Error::Pipeline(_)
+        | Error::Local { .. }
+        | Error::OtherContent { .. }
+        | Error::NotArchived { .. } => false,
+    }
+}

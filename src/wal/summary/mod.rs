@@ -1,0 +1,155 @@
+//! What a segment's WAL holds, in short: enough to plan a restore, to find a moment and to know which blocks changed,
+//! without reading the WAL.
+//!
+//! ```text
+//! records ─▶ Summarizer ─▶ Summary ─▶ JSON ─▶ store, beside the segment       make, text
+//! store ◀─▶ Summary                                                          stored, backfill
+//! summaries of consecutive segments ─▶ Joiner ─▶ what ran over their borders  border
+//! ```
+//!
+//! A summary is taken from its segment alone: of records that run over the segment's borders it holds what is in the
+//! segment, and whoever reads two summaries in order joins the two halves. So segments can be summarized in any order,
+//! and by hosts that cannot read the archive.
+
+pub mod backfill;
+mod border;
+mod changes;
+mod make;
+pub mod stored;
+mod text;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use border::{Joined, Joiner, Rift};
+pub use changes::{Changed, Changes};
+pub use make::Summarizer;
+
+use super::event::{Event, Outcome};
+use super::reader::{Head, Tail};
+use super::record::RelationFiles;
+use crate::postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, Version};
+
+/// The format that is written; greater ones are not read.
+pub const FORMAT: u32 = 1;
+
+/// What a segment's WAL holds. As JSON, times are the server's, and lists of numbers are differences from one to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// [`FORMAT`] when it was written.
+    pub format: u32,
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// The segment.
+    pub segment: SegmentName,
+    /// Major version.
+    pub postgres_version: Version,
+    /// Length of the cluster's segments.
+    pub segment_size: SegmentSize,
+    /// Start of the first record that begins in it.
+    pub first_record: Option<Lsn>,
+    /// Start of the last record that begins and ends in it.
+    pub last_record: Option<Lsn>,
+    /// First and last of the times at which transactions ended in it.
+    pub times: Option<(Timestamp, Timestamp)>,
+    /// What goes on from the segment before.
+    pub head: Option<Head>,
+    /// Whether what the segment before ended with was given up.
+    pub overwrites: bool,
+    /// What goes on in the next segment.
+    pub tail: Option<Tail>,
+    /// What happened besides ends of transactions, in order.
+    pub notes: Vec<Note>,
+    /// Transactions that ended, in order.
+    #[serde(with = "text")]
+    pub transactions: Vec<Transaction>,
+    /// Transactions and subtransactions that wrote here and whose end is not here: bytes of their records.
+    pub open: Vec<(u32, u64)>,
+    /// Blocks that changed.
+    pub changes: Changes,
+}
+
+/// Something of which a record tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Start of the record.
+    pub lsn: Lsn,
+    /// The transaction that wrote it, or 0.
+    pub xid: u32,
+    /// What it tells.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The end of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// Start of its last record.
+    pub lsn: Lsn,
+    /// Its number.
+    pub xid: u32,
+    /// By the server's clock.
+    pub time: Timestamp,
+    /// Commit or abort.
+    pub outcome: Outcome,
+    /// Bytes of its records in this segment, those of its subtransactions included.
+    pub wal_bytes: u64,
+    /// Its subtransactions.
+    pub subtransactions: Vec<u32>,
+    /// Relations whose files went with it.
+    pub dropped: Vec<RelationFiles>,
+}
+
+/// Why a summary cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It is no summary.
+    #[error("it does not read as a summary")]
+    Syntax(#[from] serde_json::Error),
+    /// A newer program wrote it.
+    #[error("it has format {0}, this program reads up to {FORMAT}")]
+    Newer(u32),
+    /// It is another segment's.
+    #[error("it is the summary of {0}")]
+    Other(SegmentName),
+    /// It is another cluster's.
+    #[error("it belongs to the cluster {0}")]
+    Cluster(SystemIdentifier),
+}
+
+impl Summary {
+    /// The summary as it is stored.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut json =
+            serde_json::to_vec(self).expect("numbers, names and lists make a JSON document");
+        json.push(b'\n');
+        json
+    }
+
+    /// Reads a stored summary of `segment`.
+    ///
+    /// # Errors
+    /// Why it is [`Unusable`].
+    pub fn parse(
+        json: &[u8],
+        segment: SegmentName,
+        system_identifier: SystemIdentifier,
+    ) -> Result<Self, Unusable> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let Format { format } = serde_json::from_slice(json)?;
+        if format > FORMAT {
+            return Err(Unusable::Newer(format));
+        }
+        let summary: Self = serde_json::from_slice(json)?;
+        if summary.segment != segment {
+            return Err(Unusable::Other(summary.segment));
+        }
+        if summary.system_identifier != system_identifier {
+            return Err(Unusable::Cluster(summary.system_identifier));
+        }
+        Ok(summary)
+    }
+}
