@@ -113,6 +113,14 @@ pub enum Command {
         Exits with 3 when a problem was found."
     )]
     WalVerify(WalVerify),
+    /// Find when something happened: drops, truncations, restore points, transactions
+    #[command(after_help = "Example:\n  walhalla find --dropped\n\n\
+        Each row comes with the restore command that stops just before it. What was dropped has a name where the last \
+        backup before it knows one.")]
+    Find(Find),
+    /// Show the archived WAL: timelines, gaps, sizes, times, and what can be reached
+    #[command(after_help = "Example:\n  walhalla wal-show --json | jq '.reachable'")]
+    WalShow(Cluster),
     /// Make the summaries of archived WAL that are missing
     #[command(after_help = "Example:\n  walhalla wal-summarize\n\n\
         Exits with 3 when a segment could not be summarized.")]
@@ -367,6 +375,36 @@ pub struct WalVerify {
     /// Receipts
     #[command(flatten)]
     pub receipts: Receipts,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `find`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct Find {
+    /// Relations and databases that were dropped
+    #[arg(long, group = "what")]
+    pub dropped: bool,
+    /// Relations that were truncated
+    #[arg(long, group = "what")]
+    pub truncated: bool,
+    /// Restore points
+    #[arg(long, group = "what")]
+    pub restore_points: bool,
+    /// The end of a transaction
+    #[arg(long, value_name = "XID", group = "what")]
+    pub xid: Option<u32>,
+    /// Nothing before this time, which needs a UTC offset; alone: every transaction from then on
+    #[arg(long, value_name = "TIME", value_parser = target::parse_time, group = "what", allow_hyphen_values = true)]
+    pub from: Option<jiff::Timestamp>,
+    /// Nothing after this time; alone: every transaction up to then
+    #[arg(long, value_name = "TIME", value_parser = target::parse_time, group = "what", allow_hyphen_values = true)]
+    pub to: Option<jiff::Timestamp>,
+    /// Directory that the printed restore commands make
+    #[arg(long, value_name = "DIR", default_value = "restored")]
+    pub into: PathBuf,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,

@@ -15,6 +15,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod find;
 pub mod output;
 pub mod pipeline;
 pub mod postgres;

@@ -8,7 +8,7 @@
 //! SHA-256 that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
 //! `verify` looks at their pages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
@@ -185,6 +185,15 @@ impl<'a> Contents<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Lengths of the files of the manifest that did not come yet.
+    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
+        let expected = lock(&self.expected);
+        let sizes = expected
+            .iter()
+            .map(|(path, facts)| (path.clone(), facts.size_bytes));
+        sizes.collect()
     }
 
     /// A file of the manifest that none of the parts read so far held.

@@ -12,6 +12,16 @@ pub(super) struct Part {
     pub(super) size_bytes: u64,
 }
 
+impl Part {
+    /// A part of these files.
+    pub(super) fn of(files: Vec<Entry>) -> Self {
+        Self {
+            size_bytes: files.iter().map(|file| file.size_bytes).sum(),
+            files,
+        }
+    }
+}
+
 /// Divides `files` into parts, the largest first, so that all workers end at about the same time.
 pub(super) fn divide(files: Vec<Entry>) -> Vec<Part> {
     let mut parts = Vec::new();

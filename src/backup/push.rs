@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
-use super::{Error, manifest, parts};
+use super::parts::{self, Part};
+use super::{Error, manifest};
 use crate::pipeline::{Packing, Pipeline, StoredObject};
 use crate::postgres::backup_label::BackupLabel;
-use crate::postgres::data_directory::{self, Listing};
+use crate::postgres::catalogs::{Catalogs, is_map};
+use crate::postgres::data_directory::{self, Entry, Listing};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
 use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
@@ -63,6 +65,8 @@ struct Packed {
     manifest: Manifest,
     corrupt_blocks: Vec<CorruptBlock>,
     parts: Vec<(usize, StoredPart)>,
+    /// Name of the part with the catalogs that name relations.
+    catalogs: Option<String>,
 }
 
 impl Backup<'_> {
@@ -153,16 +157,14 @@ impl Backup<'_> {
     fn pack(&self, id: &BackupId, listing: Listing, begin: Lsn) -> Result<Packed, Error> {
         let total = listing.files.iter().map(|file| file.size_bytes).sum();
         let progress = Progress::new(self.options.show, "backing up", total);
-        let (directories, parts) = (listing.directories, parts::divide(listing.files));
+        let directories = listing.directories;
+        let parts = self.parts(listing.files);
         let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
         let worker = || -> Result<(), Error> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let files = match parts.get(index) {
-                    Some(part) => part.files.as_slice(),
-                    // Even without files there is a first part: the directories are in it.
-                    None if index == 0 => &[],
-                    None => return Ok(()),
+                let Some(Part { files, .. }) = parts.get(index) else {
+                    return Ok(());
                 };
                 let mut part = self.part(id, index + 1, begin)?;
                 if index == 0 {
@@ -181,7 +183,23 @@ impl Backup<'_> {
         outcome?;
         let mut packed = std::mem::take(&mut *lock(&packed));
         packed.parts.sort_by_key(|(number, _)| *number);
+        packed.catalogs = packed.parts.last().map(|(_, part)| part.name.clone());
         Ok(packed)
+    }
+
+    /// Divides files among parts; the catalogs that name relations have the last one.
+    fn parts(&self, files: Vec<Entry>) -> Vec<Part> {
+        let mut catalogs = Catalogs::default();
+        for file in files.iter().filter(|file| is_map(&file.path)) {
+            if let Ok(bytes) = std::fs::read(self.pgdata.join(&file.path)) {
+                catalogs.map(&file.path, &bytes);
+            }
+        }
+        let names = |file: &Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
+        let (named, others): (Vec<_>, Vec<_>) = files.into_iter().partition(names);
+        let mut parts = parts::divide(others);
+        parts.push(Part::of(named));
+        parts
     }
 
     fn part(&self, id: &BackupId, number: usize, begin: Lsn) -> Result<PartWriter, Error> {
@@ -317,6 +335,7 @@ impl Backup<'_> {
             wal::history_beside(self.repository, &wal_folder.join("any"), range.timeline)?;
         let mut corrupt_blocks = packed.corrupt_blocks;
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
+        let catalogs = packed.catalogs;
         let parts: Vec<StoredPart> = packed.parts.into_iter().map(|(_, part)| part).collect();
         Ok(BackupEntry {
             format: FORMAT,
@@ -349,6 +368,7 @@ impl Backup<'_> {
             tablespaces,
             encrypted_to: self.pipeline.recipients().to_vec(),
             parts,
+            catalogs,
             manifest,
             permanent: self.options.permanent,
             label: self.options.label.clone(),

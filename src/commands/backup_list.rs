@@ -5,12 +5,15 @@ use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::wal_show::print_spans;
 use super::{Context, Outcome};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::{Lsn, SystemIdentifier, Version};
+use crate::postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 use crate::repository::{BackupEntry, BackupId, BackupKind};
+use crate::restore::window::{Window, spans, windows};
+use crate::wal::archive::Archive;
 
 /// A backup as `backup-list --json` shows it.
 #[derive(Debug, Serialize)]
@@ -30,6 +33,18 @@ pub(super) struct Row<'a> {
     permanent: bool,
     label: Option<&'a str>,
     corrupt_blocks: usize,
+    /// What can be reached from it; `backup-show` does not look at the WAL.
+    #[serde(flatten)]
+    reaches: Option<Reaches>,
+}
+
+/// What can be reached from a backup.
+#[derive(Debug, Serialize)]
+struct Reaches {
+    reachable_from: Timestamp,
+    reachable_to: Option<Timestamp>,
+    reachable_segment: Option<SegmentName>,
+    missing_segment: Option<SegmentName>,
 }
 
 impl<'a> From<&'a BackupEntry> for Row<'a> {
@@ -50,6 +65,7 @@ impl<'a> From<&'a BackupEntry> for Row<'a> {
             permanent: entry.permanent,
             label: entry.label.as_deref(),
             corrupt_blocks: entry.corrupt_blocks.len(),
+            reaches: None,
         }
     }
 }
@@ -60,17 +76,25 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
         Err(Error::Repository(crate::repository::Error::NoCluster { .. })) => None,
         found => Some(found?),
     };
-    let catalog = repository
-        .map(|repository| repository.catalog())
-        .transpose()?
-        .unwrap_or_default();
+    let Some(repository) = repository else {
+        return none(context);
+    };
+    let catalog = repository.catalog()?;
     let (backups, damaged) = (catalog.backups, catalog.damaged);
+    if backups.is_empty() && damaged.is_empty() {
+        return none(context);
+    }
+    let archive = Archive::new(&repository, &backups, context.reading())?;
+    let windows = windows(&archive, &backups)?;
     if context.global.json {
-        output::json(&backups.iter().map(Row::from).collect::<Vec<_>>())?;
-    } else if backups.is_empty() {
-        output::line("no backups yet; take one with: walhalla backup-push PGDATA")?;
+        let rows = backups.iter().zip(&windows).map(|(backup, window)| Row {
+            reaches: Some(Reaches::from(window)),
+            ..Row::from(backup)
+        });
+        output::json(&rows.collect::<Vec<_>>())?;
     } else {
-        output::line(&table(&backups).to_string())?;
+        output::line(&table(&backups, &windows).to_string())?;
+        print_spans(&spans(&windows))?;
     }
     for problem in &damaged {
         tracing::error!("{problem}");
@@ -82,7 +106,27 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     })
 }
 
-fn table(backups: &[BackupEntry]) -> Table {
+fn none(context: &Context) -> Result<Outcome, Error> {
+    if context.global.json {
+        output::json(&[(); 0])?;
+    } else {
+        output::line("no backups yet; take one with: walhalla backup-push PGDATA")?;
+    }
+    Ok(Outcome::Done)
+}
+
+impl From<&Window> for Reaches {
+    fn from(window: &Window) -> Self {
+        Self {
+            reachable_from: window.from,
+            reachable_to: window.to,
+            reachable_segment: window.last_segment,
+            missing_segment: window.missing,
+        }
+    }
+}
+
+fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -95,9 +139,10 @@ fn table(backups: &[BackupEntry]) -> Table {
         "SIZE",
         "STORED",
         "PG",
+        "REACHES",
         "LABEL",
     ]);
-    for backup in backups {
+    for (backup, window) in backups.iter().zip(windows) {
         let damaged = if backup.corrupt_blocks.is_empty() {
             ""
         } else {
@@ -116,8 +161,22 @@ fn table(backups: &[BackupEntry]) -> Table {
             HumanBytes(backup.size_bytes).to_string(),
             HumanBytes(backup.stored_bytes).to_string(),
             backup.postgres_version.to_string(),
+            reaches(window),
             format!("{}{damaged}", backup.label.as_deref().unwrap_or_default()),
         ]);
     }
     table
+}
+
+/// Up to when a backup's WAL goes.
+fn reaches(window: &Window) -> String {
+    let end = match (window.last_segment, window.to) {
+        (None, _) => "nothing, its WAL is not whole".to_owned(),
+        (Some(_), Some(to)) => to.strftime("%Y-%m-%d %H:%M:%S%:z").to_string(),
+        (Some(segment), None) => format!("its end; WAL to {segment}"),
+    };
+    match window.missing {
+        Some(missing) if window.last_segment.is_some() => format!("{end}, {missing} is missing"),
+        _ => end,
+    }
 }

@@ -6,12 +6,14 @@ mod backup_push;
 mod backup_show;
 mod check;
 mod config;
+mod find;
 mod keygen;
 mod plan;
 mod restore;
 mod verify;
 mod wal_fetch;
 mod wal_push;
+mod wal_show;
 mod wal_summarize;
 
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
-use crate::restore::plan::Reading;
+use crate::wal::archive::Reading;
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +152,8 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Plan(arguments) => plan::run(context, &arguments),
         Command::Verify(arguments) => verify::backups(context, &arguments),
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
+        Command::Find(arguments) => find::run(context, &arguments),
+        Command::WalShow(cluster) => wal_show::run(context, &cluster),
         Command::WalSummarize(arguments) => wal_summarize::run(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),

@@ -4,6 +4,7 @@
 //! each parser returns an [`Error`] that names the file, and none of them panics.
 
 pub mod backup_label;
+pub mod catalogs;
 pub mod control;
 pub mod data_directory;
 pub mod lsn;

@@ -191,6 +191,16 @@ impl Version {
         if self.0.number >= 1800 { 16 } else { 12 }
     }
 
+    /// Whether catalogs have their OIDs in a column, not in the header of each row.
+    pub fn has_oid_columns(self) -> bool {
+        self.0.number >= 1200
+    }
+
+    /// Whether `pg_class` has `relallfrozen`.
+    pub fn has_all_frozen_column(self) -> bool {
+        self.0.number >= 1800
+    }
+
     /// Where `CheckPoint` (pg_control.h) has its time.
     pub fn checkpoint_time_offset(self) -> usize {
         if self.0.number >= 1200 { 64 } else { 56 }

@@ -84,6 +84,9 @@ pub struct BackupEntry {
     pub encrypted_to: Vec<String>,
     /// The tar parts, in order; the last holds `backup_label` and `global/pg_control`.
     pub parts: Vec<StoredPart>,
+    /// Name of the part that holds `pg_class`, `pg_namespace` and `pg_database`, which name relations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalogs: Option<String>,
     /// The manifest.
     pub manifest: StoredPart,
     /// Kept by every retention rule.

@@ -5,15 +5,14 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::Error;
+use super::branches;
 use super::plan::{Plan, Unreachable};
 use super::reach::{Found, Search};
 use super::target::{self, Point, Target, TargetTimeline};
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
-use crate::wal;
 use crate::wal::archive::{Archive, Route};
-use crate::wal::event::{Event, Outcome, TimelineSwitch};
-use crate::wal::summary::Note;
+use crate::wal::event::Outcome;
 
 /// Everything the choice is made from.
 pub(super) struct Planner<'a> {
@@ -69,7 +68,8 @@ impl<'a> Planner<'a> {
         let mut named: BTreeSet<(Lsn, Timestamp)> = BTreeSet::new();
         let (mut reaching, mut left_out) = (None, None);
         for backup in self.candidates() {
-            let Some(history) = self.followed(backup)? else {
+            let Some(history) = branches::followed(self.archive, backup, self.target.timeline)?
+            else {
                 continue;
             };
             if let Some(left) = self.passed_over(history, backup)? {
@@ -139,95 +139,6 @@ impl<'a> Planner<'a> {
         .into())
     }
 
-    /// The history to follow from `backup`; `None` when it does not lead to the timeline that is asked for.
-    ///
-    /// `latest` is the newest timeline that leads on from the backup and that somebody lived on: a
-    /// copy that was promoted and never archived a segment has left no more than its history.
-    fn followed(&self, backup: &BackupEntry) -> Result<Option<&'a History>, Error> {
-        let histories = &self.archive.histories.known;
-        match self.target.timeline {
-            TargetTimeline::Current => Ok(histories.get(&backup.timeline)),
-            TargetTimeline::Latest => {
-                self.nothing_newer_is_unknown(backup)?;
-                let newest_first = histories.values().rev();
-                for history in newest_first.filter(|history| backup.leads_to(history)) {
-                    if self.is_lived_on(history, backup)? {
-                        return Ok(Some(history));
-                    }
-                }
-                Ok(None)
-            }
-            TargetTimeline::Id(timeline) => {
-                let unknown =
-                    || unreachable(format!("the archive has no timeline {}", timeline.number()));
-                let history = histories.get(&timeline).ok_or_else(unknown)?;
-                Ok(Some(history).filter(|history| backup.leads_to(history)))
-            }
-        }
-    }
-
-    /// A later timeline whose history is lost may be the one that was lived on.
-    fn nothing_newer_is_unknown(&self, backup: &BackupEntry) -> Result<(), Error> {
-        for timeline in &self.archive.histories.unknown {
-            let has_segments = || -> Result<bool, Error> {
-                let listing = self.archive.listing(*timeline, None)?;
-                Ok(!listing.segments.is_empty())
-            };
-            if *timeline > backup.timeline && has_segments()? {
-                let number = timeline.number();
-                let file = WalFileName::History(*timeline);
-                return Err(unreachable(format!(
-                    "the archive holds WAL of timeline {number} and not its history, {file}, so whether it leads on \
-                     from backup {} cannot be told; bring the file back, or choose with --target-timeline",
-                    backup.id
-                ))
-                .into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the segment in which a timeline begins is in the archive.
-    fn is_lived_on(&self, history: &History, backup: &BackupEntry) -> Result<bool, Error> {
-        let Some(parent) = history
-            .ancestors
-            .last()
-            .filter(|_| history.timeline != backup.timeline)
-        else {
-            return Ok(true);
-        };
-        let size = backup.wal_segment_size;
-        self.is_archived(
-            size.segment_of(parent.switch_lsn)
-                .on(history.timeline, size),
-        )
-    }
-
-    fn is_archived(&self, segment: SegmentName) -> Result<bool, Error> {
-        Ok(self
-            .repository
-            .find_wal(WalFileName::Segment(segment))?
-            .is_some())
-    }
-
-    /// Timelines that lead on from the backup too and that the plan does not follow.
-    fn other_timelines(&self, history: &History, backup: &BackupEntry) -> Result<Vec<u32>, Error> {
-        let size = backup.wal_segment_size;
-        let mut others = Vec::new();
-        for other in self.archive.histories.known.values() {
-            let goes_on = match history.switch_from(other.timeline) {
-                Some(switch) => {
-                    self.is_archived(size.segment_of(switch).next().on(other.timeline, size))?
-                }
-                None => other.timeline != history.timeline && self.is_lived_on(other, backup)?,
-            };
-            if goes_on && backup.leads_to(other) {
-                others.push(other.timeline.number());
-            }
-        }
-        Ok(others)
-    }
-
     /// Why `latest` does not begin with `backup`, if it does not: its branch had ended before another one began.
     fn passed_over(
         &self,
@@ -236,7 +147,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Option<Unreachable>, Error> {
         let is_free = self.target.timeline == TargetTimeline::Latest && !self.is_chosen;
         let left_for = is_free
-            .then(|| self.left_for(history, backup))
+            .then(|| branches::left_for(self.archive, history, backup))
             .transpose()?;
         let (own, id) = (history.timeline.number(), &backup.id);
         Ok(left_for.flatten().map(|other| Unreachable {
@@ -247,65 +158,6 @@ impl<'a> Planner<'a> {
             ),
             nearest: Some(format!("--target-timeline {own}")),
         }))
-    }
-
-    /// The timeline that began, and was lived on, after the branch of `history` had ended: `history` was left by a restore
-    /// to the past, and `backup`, taken after that point, does not lead to where life went on.
-    fn left_for(
-        &self,
-        history: &History,
-        backup: &BackupEntry,
-    ) -> Result<Option<TimelineId>, Error> {
-        let others = self.archive.histories.known.values();
-        for other in others.filter(|other| !backup.leads_to(other)) {
-            let is_later = other.timeline > history.timeline && self.is_lived_on(other, backup)?;
-            if is_later
-                && let Some(began) = self.began(other, backup.wal_segment_size)?
-                && let Some(ended) = self.ended(history, backup.wal_segment_size)?
-                && ended < began
-            {
-                return Ok(Some(other.timeline));
-            }
-        }
-        Ok(None)
-    }
-
-    /// When a timeline began: its first record tells (xlog.c, `CreateEndOfRecoveryRecord`, or a checkpoint).
-    fn began(&self, history: &History, size: SegmentSize) -> Result<Option<Timestamp>, Error> {
-        let Some((timeline, begin, _)) = history.spans().next_back() else {
-            return Ok(None);
-        };
-        let route = self.archive.route(history, size, size.segment_of(begin))?;
-        let mut first = None;
-        self.archive.walk(history, &route.segments, |_, resolved| {
-            let mut switches = resolved.summary.notes.iter().filter_map(timelines);
-            first = switches.find(|switch| switch.timeline == timeline.number());
-            Ok::<_, wal::Error>(first.is_none())
-        })?;
-        Ok(first.map(|switch| switch.time))
-    }
-
-    /// When the last transaction or checkpoint of a timeline ended.
-    fn ended(&self, history: &History, size: SegmentSize) -> Result<Option<Timestamp>, Error> {
-        let Some((_, begin, _)) = history.spans().next_back() else {
-            return Ok(None);
-        };
-        let route = self.archive.route(history, size, size.segment_of(begin))?;
-        for last in (0..route.segments.len()).rev() {
-            let mut ended = None;
-            let one = route.segments.get(last..=last).unwrap_or_default();
-            self.archive.walk(history, one, |_, resolved| {
-                let summary = &resolved.summary;
-                let checkpoints = summary.notes.iter().filter_map(timelines);
-                let checkpoints = checkpoints.map(|switch| switch.time).max();
-                ended = checkpoints.max(summary.times.map(|(_, last)| last));
-                Ok::<_, wal::Error>(true)
-            })?;
-            if ended.is_some() {
-                return Ok(ended);
-            }
-        }
-        Ok(None)
     }
 
     fn may_end_before_target(&self, backup: &BackupEntry) -> bool {
@@ -320,7 +172,7 @@ impl<'a> Planner<'a> {
 
     fn no_candidate(&self) -> Unreachable {
         let leads = |backup: &&BackupEntry| {
-            let followed = self.followed(backup);
+            let followed = branches::followed(self.archive, backup, self.target.timeline);
             followed.is_ok_and(|history| history.is_some())
         };
         let backups = self.backups.iter().filter(leads);
@@ -505,7 +357,7 @@ impl<'a> Planner<'a> {
                 .collect(),
             segments_to_consistency: count(consistent),
             histories: self.history_files(history)?,
-            other_timelines: self.other_timelines(history, backup)?,
+            other_timelines: branches::others(self.archive, history, backup)?,
         })
     }
 
@@ -549,16 +401,7 @@ impl Way<'_> {
     }
 }
 
-/// The timeline that a checkpoint, or the end of recovery, tells.
-fn timelines(note: &Note) -> Option<TimelineSwitch> {
-    match note.event {
-        Event::Checkpoint(checkpoint) => Some(checkpoint.timelines),
-        Event::EndOfRecovery(timelines) => Some(timelines),
-        _ => None,
-    }
-}
-
-fn unreachable(reason: String) -> Unreachable {
+pub(super) fn unreachable(reason: String) -> Unreachable {
     Unreachable {
         reason,
         nearest: None,

@@ -7,6 +7,7 @@
 //! Nothing is written before the plan says that the target can be reached. `pg_control` comes
 //! last: until it is there, PostgreSQL refuses to start.
 
+mod branches;
 mod choose;
 pub mod plan;
 mod reach;
@@ -15,6 +16,7 @@ pub mod run;
 pub mod stage;
 pub mod target;
 pub mod unpack;
+pub mod window;
 
 use std::path::PathBuf;
 

@@ -9,9 +9,8 @@ use super::Error;
 use super::choose::Planner;
 use super::target::Target;
 use crate::postgres::{History, SegmentName, TimelineId};
-use crate::progress::Show;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
-use crate::wal::archive::{Archive, Histories};
+use crate::wal::archive::{Archive, Reading};
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -59,15 +58,6 @@ pub struct Report {
     pub target: String,
 }
 
-/// How the archive is read for a plan.
-#[derive(Clone, Copy, Debug)]
-pub struct Reading {
-    /// Summaries that are read at a time.
-    pub threads: usize,
-    /// How progress is shown.
-    pub show: Show,
-}
-
 /// Why a target cannot be reached, and what can be instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
@@ -91,8 +81,7 @@ pub fn plan(
         Some(id) => vec![repository.backup(id)?],
         None => repository.usable_backups()?,
     };
-    let histories = Histories::read(repository, &backups)?;
-    let archive = Archive::new(repository, histories, reading.threads, reading.show);
+    let archive = Archive::new(repository, &backups, reading)?;
     Planner::new(&archive, target, &backups, chosen.is_some()).plan()
 }
 

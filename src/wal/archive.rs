@@ -1,6 +1,6 @@
 //! The archive as recovery goes through it: timelines, the segments along a history, and their summaries.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -23,6 +23,15 @@ pub struct Histories {
     pub known: BTreeMap<TimelineId, History>,
     /// Timelines in the archive of which nothing tells where they come from.
     pub unknown: Vec<TimelineId>,
+}
+
+/// How summaries are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// How many at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
 }
 
 /// A segment on recovery's way.
@@ -60,10 +69,9 @@ pub struct Archive<'a> {
     pub repository: &'a Repository,
     /// Its timelines.
     pub histories: Histories,
-    /// How many summaries are read at a time.
-    pub threads: usize,
-    /// How progress is shown.
-    pub show: Show,
+    /// How summaries are read.
+    pub reading: Reading,
+    size: Cell<Option<SegmentSize>>,
     listings: RefCell<BTreeMap<TimelineId, Listed>>,
 }
 
@@ -101,20 +109,23 @@ impl Histories {
 }
 
 impl<'a> Archive<'a> {
-    /// The archive in `repository`.
+    /// The archive in `repository`, of which `backups` are.
+    ///
+    /// # Errors
+    /// The repository's.
     pub fn new(
         repository: &'a Repository,
-        histories: Histories,
-        threads: usize,
-        show: Show,
-    ) -> Self {
-        Self {
+        backups: &[BackupEntry],
+        reading: Reading,
+    ) -> Result<Self, Error> {
+        let size = backups.first().map(|backup| backup.wal_segment_size);
+        Ok(Self {
             repository,
-            histories,
-            threads,
-            show,
+            histories: Histories::read(repository, backups)?,
+            reading,
+            size: Cell::new(size),
             listings: RefCell::default(),
-        }
+        })
     }
 
     /// What is archived of a timeline, at least from `from` on.
@@ -191,6 +202,97 @@ impl<'a> Archive<'a> {
         Ok(route)
     }
 
+    /// Segments of a timeline that follow one another; the first run begins with the segment before the timeline, of which
+    /// a record may run into it.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn runs(&self, history: &History) -> Result<Vec<Vec<Needed>>, Error> {
+        let listing = self.listing(history.timeline, None)?;
+        let mut runs: Vec<Vec<Needed>> = Vec::new();
+        let Some(size) = self.segment_size(history)? else {
+            return Ok(runs);
+        };
+        for (name, archived) in &listing.segments {
+            let Some(number) = name.number(size) else {
+                continue;
+            };
+            let needed = Needed {
+                number,
+                name: *name,
+                archived: archived.clone(),
+            };
+            match runs.last_mut() {
+                Some(run) if run.last().is_some_and(|last| last.number.next() == number) => {
+                    run.push(needed);
+                }
+                _ => runs.push(vec![needed]),
+            }
+        }
+        if let Some(run) = runs.first_mut()
+            && let Some(before) = self.before(history, size, run)?
+        {
+            run.insert(0, before);
+        }
+        Ok(runs)
+    }
+
+    /// Length of the segments of a timeline, which each one's summary tells; `None` where there is none.
+    ///
+    /// # Errors
+    /// Those of reading a summary or, where it is missing, its segment.
+    pub fn segment_size(&self, history: &History) -> Result<Option<SegmentSize>, Error> {
+        if let Some(known) = self.size.get() {
+            return Ok(Some(known));
+        }
+        let listing = self.listing(history.timeline, None)?;
+        let Some((name, archived)) = listing.segments.first_key_value() else {
+            return Ok(None);
+        };
+        let needed = Needed {
+            number: SegmentNo(0),
+            name: *name,
+            archived: archived.clone(),
+        };
+        let summary = self.summaries(history, &[needed])?.pop().transpose()?;
+        self.size.set(summary.map(|summary| summary.segment_size));
+        Ok(self.size.get())
+    }
+
+    /// How many of a timeline's segments have no summary.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn without_summary(&self, timeline: TimelineId) -> Result<u64, Error> {
+        let listed = self.listed(timeline, None)?;
+        let names = listed.wal.segments.keys();
+        Ok(names
+            .filter(|name| !listed.summaries.contains_key(name))
+            .count() as u64)
+    }
+
+    fn before(
+        &self,
+        history: &History,
+        size: SegmentSize,
+        run: &[Needed],
+    ) -> Result<Option<Needed>, Error> {
+        let number = run.first().and_then(|first| first.number.0.checked_sub(1));
+        let Some(number) = number.map(SegmentNo) else {
+            return Ok(None);
+        };
+        let name = history.segment_name(number, size);
+        if name.timeline == history.timeline {
+            return Ok(None);
+        }
+        let listing = self.listing(name.timeline, None)?;
+        Ok(listing.segments.get(&name).map(|archived| Needed {
+            number,
+            name,
+            archived: archived.clone(),
+        }))
+    }
+
     /// Shows the summaries of segments that follow one another along `history`, in order, until `visit` says no.
     ///
     /// # Errors
@@ -202,11 +304,15 @@ impl<'a> Archive<'a> {
         segments: &[Needed],
         mut visit: impl FnMut(&Needed, Resolved) -> Result<bool, E>,
     ) -> Result<(), E> {
-        let progress = Progress::of_items(self.show, "reading summaries", segments.len() as u64);
+        let progress = Progress::of_items(
+            self.reading.show,
+            "reading summaries",
+            segments.len() as u64,
+        );
         let mut joiner = Joiner::default();
         let mut walked = 0;
         // A few at first: many questions are answered by the first segment.
-        let mut batch = self.threads.clamp(1, BATCH / 4);
+        let mut batch = self.reading.threads.clamp(1, BATCH / 4);
         while let Some(rest) = segments.get(walked..).filter(|rest| !rest.is_empty()) {
             let now = rest.get(..batch.min(rest.len())).unwrap_or(rest);
             for (needed, summary) in now.iter().zip(self.summaries(history, now)?) {
@@ -240,7 +346,7 @@ impl<'a> Archive<'a> {
         let (repository, next) = (self.repository, std::sync::Mutex::new(0..stored.len()));
         let read: Vec<_> = stored.iter().map(|_| std::sync::Mutex::new(None)).collect();
         let silent = Progress::new(Show::Never, "", 0);
-        on_threads(self.threads.min(stored.len()), &silent, &|| {
+        on_threads(self.reading.threads.min(stored.len()), &silent, &|| {
             while let Some(index) = lock(&next).next() {
                 let (Some((needed, forms)), Some(place)) = (stored.get(index), read.get(index))
                 else {

@@ -223,6 +223,11 @@ fn kind(file: WalFileName) -> &'static str {
 }
 
 impl Error {
+    /// Whether it says that no identity opens an encrypted object.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Repository(repository::Error::Locked { .. }))
+    }
+
     pub(crate) fn local(
         doing: &'static str,
         path: impl Into<PathBuf>,

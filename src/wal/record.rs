@@ -12,11 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::reader::{KEPT_BYTES, KEPT_DECODED_BYTES, Record, RecordHeader};
 use crate::postgres::Version;
 
-/// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID` and `RM_DBASE_ID` (rmgrlist.h).
+/// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID`, `RM_DBASE_ID` and `RM_HEAP_ID` (rmgrlist.h).
 pub(super) const RM_XLOG: u8 = 0;
 pub(super) const RM_XACT: u8 = 1;
 pub(super) const RM_SMGR: u8 = 2;
 pub(super) const RM_DBASE: u8 = 4;
+const RM_HEAP: u8 = 10;
+/// `XLOG_HEAP_OPMASK` and `XLOG_HEAP_DELETE` (heapam_xlog.h).
+const HEAP_OPERATION: u8 = 0x70;
+const HEAP_DELETE: u8 = 0x10;
 /// `XLR_RMGR_INFO_MASK`
 const INFO_MASK: u8 = 0xF0;
 /// `XLOG_SWITCH`, `XLOG_FPI_FOR_HINT` and `XLOG_FPI` (pg_control.h).
@@ -145,6 +149,11 @@ impl<'a> Record<'a> {
     /// Whether the rest of the segment is unused (`XLOG_SWITCH`).
     pub fn is_switch(&self) -> bool {
         self.header.resource_manager == RM_XLOG && self.header.operation() == SWITCH
+    }
+
+    /// Whether it deletes a row (`XLOG_HEAP_DELETE`).
+    pub fn is_heap_delete(&self) -> bool {
+        self.header.resource_manager == RM_HEAP && self.header.info & HEAP_OPERATION == HEAP_DELETE
     }
 
     /// Reads its headers and shows the blocks that it changes, by ascending number.

@@ -1,6 +1,6 @@
 //! Summarizing records as they come by.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::changes::Collector;
 use super::{FORMAT, Note, Summary, Transaction};
@@ -9,6 +9,9 @@ use crate::wal::event::{Event, event};
 use crate::wal::pages::SegmentCheck;
 use crate::wal::reader::{Record, RecordReader};
 use crate::wal::record::Damage;
+
+/// `RelationRelationId`, which names its files until it is rewritten.
+const PG_CLASS: u32 = 1259;
 
 /// A summary in the making.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ pub struct Summarizer {
     wal_bytes: HashMap<u32, u64>,
     /// The transaction that wrote last, and its bytes.
     writing: (u32, u64),
+    pg_class_deletes: BTreeMap<u32, u32>,
     changes: Collector,
     damage: Option<(Lsn, Damage)>,
 }
@@ -37,6 +41,7 @@ impl Summarizer {
             transactions: Vec::new(),
             wal_bytes: HashMap::new(),
             writing: (0, 0),
+            pg_class_deletes: BTreeMap::new(),
             changes: Collector::default(),
             damage: None,
         }
@@ -80,6 +85,7 @@ impl Summarizer {
             notes: self.notes,
             transactions: self.transactions,
             open,
+            pg_class_deletes: self.pg_class_deletes.into_iter().collect(),
             changes: self.changes.finish(),
         })
     }
@@ -87,7 +93,14 @@ impl Summarizer {
     fn take(&mut self, record: &Record, version: Version) -> Result<(), Damage> {
         let xid = record.header.xid;
         let changes = &mut self.changes;
-        record.headers(version, |block| changes.block(&block))?;
+        let mut is_pg_class = false;
+        record.headers(version, |block| {
+            changes.block(&block);
+            is_pg_class |= block.relation.number == PG_CLASS;
+        })?;
+        if is_pg_class && record.is_heap_delete() {
+            *self.pg_class_deletes.entry(xid).or_default() += 1;
+        }
         if self.writing.0 != xid {
             self.count();
             self.writing.0 = xid;
@@ -149,6 +162,9 @@ impl Summary {
             .map(|end| (end.time, end.time))
             .chain(self.times)
             .reduce(|one, other| (one.0.min(other.0), one.1.max(other.1)));
+        for (xid, deletes) in early.pg_class_deletes {
+            self.pg_class_deletes.push((xid, deletes));
+        }
         self.notes.splice(..0, early.notes);
         self.transactions.splice(..0, early.transactions);
         let later = std::mem::replace(&mut self.changes, early.changes.finish());

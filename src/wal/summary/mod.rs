@@ -65,6 +65,9 @@ pub struct Summary {
     pub transactions: Vec<Transaction>,
     /// Transactions and subtransactions that wrote here and whose end is not here: bytes of their records.
     pub open: Vec<(u32, u64)>,
+    /// Transactions and subtransactions that deleted rows of `pg_class`, and how many: relations that were dropped, but
+    /// for a rewritten one also its short-lived double.
+    pub pg_class_deletes: Vec<(u32, u32)>,
     /// Blocks that changed.
     pub changes: Changes,
 }

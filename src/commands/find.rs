@@ -1,0 +1,210 @@
+//! `walhalla find`
+
+use std::path::Path;
+
+use indicatif::HumanBytes;
+use serde::Serialize;
+
+use super::{Context, Outcome};
+use crate::cli;
+use crate::error::Error;
+use crate::find::{Find, Query, Relation, Relations, What, find};
+use crate::output;
+use crate::restore::target::shell_word;
+use crate::wal::archive::Archive;
+use crate::wal::event::Outcome as End;
+use crate::wal::record::RelationFiles;
+
+/// Relations that a line of text names; JSON has all.
+const SHOWN_RELATIONS: usize = 3;
+
+/// A row of `find --json`.
+#[derive(Debug, Serialize)]
+struct Row {
+    kind: &'static str,
+    time: Option<jiff::Timestamp>,
+    lsn: crate::postgres::Lsn,
+    xid: u32,
+    timeline: u32,
+    segment: crate::postgres::SegmentName,
+    detail: String,
+    relations: Vec<Relation>,
+    wal_bytes: Option<u64>,
+    restore_before: Option<String>,
+}
+
+pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, Error> {
+    let repository = context.repository(&arguments.cluster)?;
+    repository.must_be_known()?;
+    let backups = repository.usable_backups()?;
+    let archive = Archive::new(&repository, &backups, context.reading())?;
+    let finds = find(&archive, &Query::from(arguments))?;
+    let relations = Relations::new(&repository, &backups);
+    let front = front(context, arguments);
+    let rows: Vec<Row> = finds
+        .into_iter()
+        .map(|find| row(find, &relations, &front))
+        .collect();
+    if context.global.json {
+        output::json(&rows)?;
+    } else if rows.is_empty() {
+        output::line("nothing of that kind is in the archive")?;
+    }
+    if !context.global.json {
+        rows.iter().try_for_each(print)?;
+    }
+    Ok(Outcome::Done)
+}
+
+impl From<&cli::Find> for Query {
+    fn from(arguments: &cli::Find) -> Self {
+        Self {
+            dropped: arguments.dropped,
+            truncated: arguments.truncated,
+            restore_points: arguments.restore_points,
+            xid: arguments.xid,
+            from: arguments.from,
+            to: arguments.to,
+        }
+    }
+}
+
+/// What a restore command begins with, so that it runs as it is printed.
+fn front(context: &Context, arguments: &cli::Find) -> String {
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "walhalla".to_owned());
+    let mut words = vec![program];
+    let path = |path: &Path| path.to_string_lossy().into_owned();
+    if let Some(config) = &context.global.config {
+        words.extend(["--config".to_owned(), path(config)]);
+    }
+    if let Some(store) = &context.global.store {
+        words.extend(["--store".to_owned(), store.clone()]);
+    }
+    words.extend(["restore".to_owned(), path(&arguments.into)]);
+    if let Some(cluster) = arguments.cluster.system_identifier {
+        words.extend(["--system-identifier".to_owned(), cluster.to_string()]);
+    }
+    let quoted: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    quoted.join(" ")
+}
+
+fn row(find: Find, relations: &Relations, front: &str) -> Row {
+    let described = described(&find, relations);
+    let reachable = relations.backup_before(&find.history, find.lsn);
+    Row {
+        kind: kind(&find.what),
+        time: find.time,
+        lsn: find.lsn,
+        xid: find.xid,
+        timeline: find.timeline,
+        segment: find.segment,
+        detail: detail(&find, &described, relations),
+        relations: described,
+        wal_bytes: match find.what {
+            What::End(_, bytes) => Some(bytes),
+            _ => None,
+        },
+        restore_before: reachable.map(|_| {
+            format!(
+                "{front} --target-lsn {} --target-exclusive --target-timeline {}",
+                find.lsn, find.timeline
+            )
+        }),
+    }
+}
+
+fn kind(what: &What) -> &'static str {
+    match what {
+        What::Drop(_) => "drop",
+        What::Truncate(_) => "truncate",
+        What::Rewrite(_) => "rewrite",
+        What::Cut(..) => "cut",
+        What::DropDatabase(_) => "drop_database",
+        What::RestorePoint(_) => "restore_point",
+        What::End(End::Committed, _) => "commit",
+        What::End(End::Aborted, _) => "abort",
+    }
+}
+
+/// The relations that a row is about: tables first, then the largest.
+fn described(find: &Find, relations: &Relations) -> Vec<Relation> {
+    let files: &[RelationFiles] = match &find.what {
+        What::Drop(files) | What::Truncate(files) | What::Rewrite(files) => files,
+        What::Cut(files, _) => std::slice::from_ref(files),
+        What::DropDatabase(_) | What::RestorePoint(_) | What::End(..) => &[],
+    };
+    let describe = |files: &RelationFiles| relations.relation(*files, &find.history, find.lsn);
+    let mut described: Vec<Relation> = files.iter().map(describe).collect();
+    described.sort_by_key(|relation| {
+        (
+            !relation.is_table(),
+            std::cmp::Reverse(relation.size_bytes),
+            relation.files,
+        )
+    });
+    described
+}
+
+fn detail(find: &Find, described: &[Relation], relations: &Relations) -> String {
+    match &find.what {
+        What::Drop(_) => format!("dropped {}", list(described)),
+        What::Truncate(_) => format!("truncated or reindexed {}", list(described)),
+        What::Rewrite(_) => format!(
+            "rewritten, or dropped with others created: {}",
+            list(described)
+        ),
+        What::Cut(_, blocks) => format!("cut to {blocks} blocks: {}", list(described)),
+        What::DropDatabase(database) => {
+            match relations.database(*database, &find.history, find.lsn) {
+                Some(name) => format!("dropped database {name} ({database})"),
+                None => format!("dropped database {database}"),
+            }
+        }
+        What::RestorePoint(name) => format!("restore point {name}"),
+        What::End(End::Committed, bytes) => format!("committed, {} of WAL", HumanBytes(*bytes)),
+        What::End(End::Aborted, bytes) => format!("rolled back, {} of WAL", HumanBytes(*bytes)),
+    }
+}
+
+fn list(relations: &[Relation]) -> String {
+    let shown: Vec<String> = relations.iter().take(SHOWN_RELATIONS).map(one).collect();
+    let more = relations.len().saturating_sub(SHOWN_RELATIONS);
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// `table public.orders in app (1663/16384/16390, 12 MiB)`
+fn one(relation: &Relation) -> String {
+    let mut text = String::new();
+    if let (Some(kind), Some(name)) = (relation.kind, &relation.name) {
+        let schema = relation.schema.as_ref().map(|schema| format!("{schema}."));
+        text = format!("{kind} {}{name} ", schema.unwrap_or_default());
+    }
+    if let Some(database) = &relation.database {
+        text = format!("{text}in {database} ");
+    }
+    let size = relation
+        .size_bytes
+        .map(|bytes| format!(", {}", HumanBytes(bytes)));
+    format!("{text}({}{})", relation.files, size.unwrap_or_default())
+}
+
+fn print(row: &Row) -> Result<(), Error> {
+    let time = row
+        .time
+        .map_or_else(|| "-".to_owned(), |time| time.to_string());
+    output::line(&format!(
+        "{time:<27}  {}  xid {}  timeline {}  {}",
+        row.lsn, row.xid, row.timeline, row.detail
+    ))?;
+    match &row.restore_before {
+        Some(command) => output::line(&format!("    before it: {command}")),
+        None => output::line("    before it: no backup is old enough"),
+    }
+}

@@ -1,0 +1,160 @@
+//! From when to when a cluster can be brought back.
+//!
+//! A backup reaches every moment from its end to the last transaction before its WAL ends or has a hole. Where the
+//! windows of several backups touch, they are one.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::Error;
+use super::branches::followed;
+use super::target::TargetTimeline;
+use crate::postgres::{History, SegmentName};
+use crate::repository::{BackupEntry, BackupId};
+use crate::wal;
+use crate::wal::archive::{Archive, Needed, Route};
+
+/// What one backup reaches.
+#[derive(Clone, Debug, Serialize)]
+pub struct Window {
+    /// The backup.
+    pub backup: BackupId,
+    /// The timeline that is followed.
+    pub timeline: u32,
+    /// Its end, the first moment that can be reached.
+    pub from: Timestamp,
+    /// The last transaction; `None` where there is none after the backup, or its time cannot be read here.
+    pub to: Option<Timestamp>,
+    /// The last segment; `None` when the backup's own WAL is not whole.
+    pub last_segment: Option<SegmentName>,
+    /// The segment that is missing where later ones are there.
+    pub missing: Option<SegmentName>,
+}
+
+/// A time within which every moment can be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Span {
+    /// The timeline.
+    pub timeline: u32,
+    /// Its begin.
+    pub from: Timestamp,
+    /// Its end.
+    pub to: Timestamp,
+    /// The missing segment that ends it; `None` at the end of the archive.
+    pub missing: Option<SegmentName>,
+}
+
+/// The windows of backups, oldest first.
+///
+/// # Errors
+/// The repository's.
+pub fn windows(archive: &Archive, backups: &[BackupEntry]) -> Result<Vec<Window>, Error> {
+    let ends = Ends {
+        archive,
+        known: RefCell::default(),
+    };
+    let windows = backups.iter().map(|backup| window(&ends, backup));
+    windows.collect()
+}
+
+/// What windows come to in all, oldest first.
+pub fn spans(windows: &[Window]) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for window in windows
+        .iter()
+        .filter(|window| window.last_segment.is_some())
+    {
+        let to = window.to.map_or(window.from, |to| to.max(window.from));
+        let joins = |span: &&mut Span| {
+            span.timeline == window.timeline && window.from <= span.to && span.missing.is_none()
+        };
+        match spans.last_mut().filter(joins) {
+            Some(span) => {
+                span.to = span.to.max(to);
+                span.missing = window.missing;
+            }
+            None => spans.push(Span {
+                timeline: window.timeline,
+                from: window.from,
+                to,
+                missing: window.missing,
+            }),
+        }
+    }
+    spans
+}
+
+fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
+    let size = backup.wal_segment_size;
+    let own = backup.timeline_history();
+    let history = match followed(ends.archive, backup, TargetTimeline::Latest) {
+        // Nothing tells whether another timeline leads on; the backup's own does.
+        Err(Error::Unreachable(_)) => &own,
+        followed => followed?.unwrap_or(&own),
+    };
+    let route = ends
+        .archive
+        .route(history, size, size.segment_of(backup.start_lsn))?;
+    let consistent = size.segment_before(backup.stop_lsn);
+    let is_whole = route
+        .segments
+        .last()
+        .is_some_and(|last| last.number >= consistent);
+    let next = route.segments.last().map(|last| last.number.next());
+    let next = next.unwrap_or(size.segment_of(backup.start_lsn));
+    Ok(Window {
+        backup: backup.id.clone(),
+        timeline: history.timeline.number(),
+        from: backup.stop_time,
+        to: if is_whole {
+            ends.of(history, &route)?
+        } else {
+            None
+        },
+        last_segment: route
+            .segments
+            .last()
+            .map(|last| last.name)
+            .filter(|_| is_whole),
+        missing: (route.gap || !is_whole).then(|| history.segment_name(next, size)),
+    })
+}
+
+/// When the last transactions of routes ended.
+struct Ends<'a> {
+    archive: &'a Archive<'a>,
+    known: RefCell<HashMap<SegmentName, Option<Timestamp>>>,
+}
+
+impl Ends<'_> {
+    fn of(&self, history: &History, route: &Route) -> Result<Option<Timestamp>, Error> {
+        for needed in route.segments.iter().rev() {
+            if let Some(time) = self.segment(history, needed)? {
+                return Ok(Some(time));
+            }
+        }
+        Ok(None)
+    }
+
+    fn segment(&self, history: &History, needed: &Needed) -> Result<Option<Timestamp>, Error> {
+        if let Some(known) = self.known.borrow().get(&needed.name) {
+            return Ok(*known);
+        }
+        let mut time = None;
+        let walked = self
+            .archive
+            .walk(history, std::slice::from_ref(needed), |_, resolved| {
+                time = resolved.summary.times.map(|(_, last)| last);
+                Ok::<_, wal::Error>(false)
+            });
+        match walked {
+            Err(error) if error.is_locked() => {}
+            walked => walked?,
+        }
+        self.known.borrow_mut().insert(needed.name, time);
+        Ok(time)
+    }
+}
