@@ -1,13 +1,13 @@
 //! The WAL reader shows the records that PostgreSQL's own `pg_waldump` shows, and decodes what it describes.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use walhalla::postgres::Version;
 use walhalla::wal::event::{Event, Outcome, event};
 
 use crate::support::{
-    Area, RESOURCE_MANAGERS, Shown, WrittenWal, pg_waldump, read_segments, write_every_kind,
+    Area, RESOURCE_MANAGERS, Shown, WrittenWal, compare_with_pg_waldump, read_segments,
+    write_every_kind,
 };
 
 /// What must be in the WAL that is compared.
@@ -93,13 +93,11 @@ fn compare(version: u32) {
         ""
     };
     let written = write_every_kind(&area, version, settings);
-    let mut all = compare_records(&area, version, &written, &written.first_timeline);
-    all.extend(compare_records(
-        &area,
-        version,
-        &written,
-        &written.second_timeline,
-    ));
+    let mut all = Vec::new();
+    for segments in [&written.first_timeline, &written.second_timeline] {
+        let size = written.segment_size;
+        all.extend(compare_with_pg_waldump(&area, version, segments, size));
+    }
     everything_is_covered(&all);
     let version = Version::parse(&version.to_string()).unwrap();
     dropped_databases_are_found(version, &written);
@@ -107,35 +105,6 @@ fn compare(version: u32) {
     if is_logical {
         parts_name_their_transaction(version, &written);
     }
-}
-
-fn compare_records(
-    area: &Area,
-    version: u32,
-    written: &WrittenWal,
-    segments: &[PathBuf],
-) -> Vec<Shown> {
-    let theirs = pg_waldump(area, version, segments);
-    let mut ours = Vec::new();
-    let parsed = Version::parse(&version.to_string()).unwrap();
-    read_segments(segments, written.segment_size, |record| {
-        ours.push(Shown::of(record, parsed));
-    });
-    for (ours, theirs) in ours.iter().zip(&theirs) {
-        let mut ours = ours.clone();
-        // See `pg_waldump`: it cannot describe these.
-        if version < 13
-            && ours
-                .event
-                .as_ref()
-                .is_some_and(|it| it.starts_with("DROP "))
-        {
-            ours.event = None;
-        }
-        assert_eq!(&ours, theirs, "version {version}");
-    }
-    assert_eq!(ours.len(), theirs.len(), "version {version}");
-    ours
 }
 
 fn everything_is_covered(records: &[Shown]) {

@@ -73,15 +73,8 @@ const STATEMENTS: &[&str] = &[
 pub fn write_every_kind(area: &Area, version: u32, settings: &str) -> WrittenWal {
     let shape = Shape::small(version);
     let mut cluster = Cluster::create(area, "primary", shape);
-    let keep = if version < 13 {
-        "wal_keep_segments = 1000"
-    } else {
-        "wal_keep_size = 4GB"
-    };
-    cluster.configure(&format!(
-        "max_prepared_transactions = 5\nwal_compression = on\ntrack_commit_timestamp = on\nmax_wal_size = 4GB\n\
-         wal_buffers = 32kB\nwal_writer_delay = 10s\ncheckpoint_timeout = 1h\n{keep}\n{settings}"
-    ));
+    configure_for_wal(&cluster);
+    cluster.configure(&format!("track_commit_timestamp = on\n{settings}"));
     cluster.start();
     cluster.pgbench(&["-i", "-s", "1", "-q"]);
     cluster.pgbench(&["-c", "2", "-t", "200"]);
@@ -94,14 +87,14 @@ pub fn write_every_kind(area: &Area, version: u32, settings: &str) -> WrittenWal
     cluster.sql("drop table bulk, large, unlogged cascade");
     crash_within_a_record(&mut cluster);
     let last = cluster.switch_segment();
-    let first_timeline = segments(&cluster, '1', &last);
+    let first_timeline = segments_of(&cluster, '1', &last);
     cluster.stop();
 
     cluster.promote();
     cluster.pgbench(&["-c", "2", "-t", "50", "-N"]);
     cluster.sql("checkpoint");
     let last = cluster.switch_segment();
-    let second_timeline = segments(&cluster, '2', &last);
+    let second_timeline = segments_of(&cluster, '2', &last);
     let last_checkpoint = cluster.sql(
         "select extract(epoch from checkpoint_time)::bigint, redo_lsn from pg_control_checkpoint()",
     );
@@ -114,6 +107,19 @@ pub fn write_every_kind(area: &Area, version: u32, settings: &str) -> WrittenWal
         dropped_databases,
         last_checkpoint: (seconds.parse().unwrap(), redo.to_owned()),
     }
+}
+
+/// All WAL is kept, and a crash can leave a record half written ([`crash_within_a_record`]).
+pub fn configure_for_wal(cluster: &Cluster) {
+    let keep = if cluster.version < 13 {
+        "wal_keep_segments = 1000"
+    } else {
+        "wal_keep_size = 4GB"
+    };
+    cluster.configure(&format!(
+        "max_prepared_transactions = 5\nwal_compression = on\nmax_wal_size = 4GB\nwal_buffers = 32kB\n\
+         wal_writer_delay = 10s\ncheckpoint_timeout = 1h\n{keep}"
+    ));
 }
 
 /// Images of blocks by each method that the version knows.
@@ -172,14 +178,14 @@ fn run_backup(cluster: &Cluster) {
 
 /// A record that is longer than the WAL buffers, so that its beginning is on disk and its end is not: in the crash the
 /// WAL ends within it, on a page border.
-fn crash_within_a_record(cluster: &mut Cluster) {
+pub fn crash_within_a_record(cluster: &mut Cluster) {
     cluster.sql("select pg_logical_emit_message(false, 'test', repeat('cut', 30000))");
     cluster.crash();
     cluster.start();
 }
 
 /// The segments of a timeline up to the given one.
-fn segments(cluster: &Cluster, timeline: char, last: &str) -> Vec<PathBuf> {
+pub fn segments_of(cluster: &Cluster, timeline: char, last: &str) -> Vec<PathBuf> {
     let folder = cluster.data.join("pg_wal");
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()

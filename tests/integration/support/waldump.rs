@@ -2,15 +2,45 @@
 
 use std::path::PathBuf;
 
-use walhalla::postgres::{Lsn, Version};
+use walhalla::postgres::{Lsn, SegmentSize, Version};
 use walhalla::wal::pages::PageHeader;
 
-use super::wal_shown::relation_of_path;
+use super::wal_shown::{read_segments, relation_of_path};
 use super::{Area, Shown, host};
 
 /// The oldest version whose `pg_waldump` was found as a relocatable build.
 const OLDEST: u32 = 14;
+/// The first version of which it describes the drop of a database.
+const DESCRIBES_DROP: u32 = 13;
 const PAGE_BYTES: usize = 8192;
+
+/// Asserts that the reader finds what `pg_waldump` shows in segments of one timeline that follow each other; returns it.
+pub fn compare_with_pg_waldump(
+    area: &Area,
+    version: u32,
+    segments: &[PathBuf],
+    size: SegmentSize,
+) -> Vec<Shown> {
+    let theirs = pg_waldump(area, version, segments);
+    let mut ours = Vec::new();
+    let parsed = Version::parse(&version.to_string()).unwrap();
+    read_segments(segments, size, |record| {
+        ours.push(Shown::of(record, parsed));
+    });
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        let mut ours = ours.clone();
+        let is_drop = ours
+            .event
+            .as_ref()
+            .is_some_and(|it| it.starts_with("DROP "));
+        if is_drop && version < DESCRIBES_DROP {
+            ours.event = None;
+        }
+        assert_eq!(&ours, theirs, "version {version}");
+    }
+    assert_eq!(ours.len(), theirs.len(), "version {version}");
+    ours
+}
 
 /// What `pg_waldump` shows of segments of one timeline that follow each other.
 ///
@@ -18,7 +48,7 @@ const PAGE_BYTES: usize = 8192;
 /// are the same in all of them; of what is compared here, it describes wrongly only the name in `PREPARE` before 11
 /// (not compared), the upper half of a checkpoint's next transaction before 12 (not compared), and `DROP` of a database
 /// before 13, which it takes for one with a list of tablespaces (left out here).
-pub fn pg_waldump(area: &Area, version: u32, segments: &[PathBuf]) -> Vec<Shown> {
+fn pg_waldump(area: &Area, version: u32, segments: &[PathBuf]) -> Vec<Shown> {
     let segments = if version < OLDEST {
         &with_magic_of_oldest(area, segments)[..]
     } else {
@@ -136,7 +166,7 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
         ("Database", "CREATE" | "CREATE_FILE_COPY" | "CREATE_WAL_LOG") => {
             return Some(format!("CREATE {rest}"));
         }
-        ("Database", "DROP") if version >= 13 => rest.to_owned(),
+        ("Database", "DROP") if version >= DESCRIBES_DROP => rest.to_owned(),
         _ => return None,
     };
     Some(format!("{operation} {told}"))
