@@ -11,6 +11,9 @@
 #   the same three, encrypted to one X25519 recipient, against themselves without encryption
 #   upload         against  a loop that only calls the AWS SDK: the same 64 compressed segments, eight at a time, to the
 #                           S3 server of the tests; beside it 64 wal-push processes, eight at a time
+#   WAL reader     up to 96 segments of the load, pgbench's transactions and updates of many rows, in the page cache:
+#                           reading the records and checking their CRCs, against  a bare CRC-32C of the same bytes,
+#                           pg_waldump --quiet, pg_waldump --stats
 #   start-up       of --version, and of wal-fetch of a segment that is not there; and the binary's size
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,6 +44,7 @@ readonly UPLOADS=64 CONCURRENCY=8
 # What is wanted: at most this ratio, for the upload at least this one, and at most this much memory.
 readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
 readonly AGE_LIMIT=1.60
+readonly READER_LIMIT_MB_S=1000 READER_LIMIT=1.30 READ_SEGMENTS=96
 readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
 readonly START_LIMIT_MS=20 BINARY_LIMIT_MB=60 STARTS=21
 
@@ -54,8 +58,9 @@ if [ -z "$program" ]; then
   program=${CARGO_TARGET_DIR:-target}/release/walhalla
 fi
 
-say 'building the S3 server and the uploading loop'
+say 'building the S3 server, the uploading loop and the reading one'
 cargo build --release --locked --package walhalla-providers --examples >&2
+cargo build --release --locked --example read_wal >&2
 examples=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples")
 
 declare -A stage
@@ -158,6 +163,10 @@ done
 mapfile -t uploads < <(head -n $UPLOADS <<<"$uploads")
 as_user mkdir uploads
 for segment in "${uploads[@]}"; do as_user cp "data/pg_wal/$segment" uploads/; done
+# All of it that is still there, for the reader; copies, as the server writes anew into segments that it has done with.
+as_user mkdir wal
+find data/pg_wal -maxdepth 1 -name '00000001????????????????' -printf '%f\n' | sort | awk -v last="$last" '$1 < last' |
+  tail -n $READ_SEGMENTS | while read -r segment; do as_user cp "data/pg_wal/$segment" wal/; done
 sql 'select pg_switch_wal()' >/dev/null
 await "select last_archived_wal >= '$last' from pg_stat_archiver"
 echo "archive_command = '$walhalla wal-push %p'" >>data/postgresql.conf
@@ -242,6 +251,30 @@ for ((round = 1; round <= rounds + 2; round++)); do
   upload walhalla "$round"
 done
 
+say 'reading WAL'
+wal=(wal/*)
+cp "$examples/read_wal" .
+read_wal() {
+  as_user ./read_wal "$1" "${wal[@]}" >read.log
+  awk '{ print $1, 0; print $2, $3 >"read-bytes" }' read.log >>"read-$1"
+  say "read-$1: $(cat read.log) (s, bytes, records)"
+}
+# With getting the files into memory and the process itself, as pg_waldump is measured.
+read_wal_as_process() {
+  measure_short read-process ./read_wal records "${wal[@]}"
+  say "read-process: $(tail -n 1 read-process)"
+}
+waldump() {
+  # What follows the last segment is missing, which it reports as an error after the work.
+  measure_short "read-$1" bash -c "pg_waldump --$1 -p wal $(basename "${wal[0]}") $(basename "${wal[-1]}") || true"
+  say "read-$1: $(tail -n 1 "read-$1")"
+}
+for ((round = 1; round <= rounds; round++)); do
+  for mode in crc records blocks events; do read_wal $mode; done
+  read_wal_as_process
+  for mode in quiet stats; do waldump $mode; done
+done
+
 # What a process costs before it does anything; 74 is the answer to a segment that is not there.
 start_up() {
   local result=$1 from to number
@@ -289,6 +322,26 @@ row() {
     ratio = own / other
     printf "| compressed, of the compressed bytes | %.0f | %.0f | %.2f | %.2f | %s |\n", own, other, ratio, limit, (ratio >= limit ? "yes" : "NO") }'
   echo "| wal-push, a process each, of the segments' bytes | $pushed_mb_s | | | | |"
+  echo
+  read -r wal_bytes wal_records <read-bytes
+  read_row() {
+    awk -v what="$1" -v seconds="$(median "$2")" -v bytes="$wal_bytes" -v crc="$(median read-crc)" 'BEGIN {
+      printf "| %s | %.3f | %.0f | %.1f |\n", what, seconds, bytes / seconds / 1e6, seconds / crc }'
+  }
+  echo "| reading $((wal_bytes / 1000000)) MB of WAL with $wal_records records, one core | s | MB/s | × CRC-32C |"
+  echo '| --- | ---: | ---: | ---: |'
+  read_row 'a bare CRC-32C' read-crc
+  read_row 'records, CRCs checked' read-records
+  read_row '… and the blocks they change' read-blocks
+  read_row '… and what they mean' read-events
+  read_row 'records, CRCs checked: the whole process' read-process
+  read_row 'pg_waldump --quiet' read-quiet
+  read_row 'pg_waldump --stats' read-stats
+  echo
+  awk -v seconds="$(median read-records)" -v crc="$(median read-crc)" -v bytes="$wal_bytes" -v least=$READER_LIMIT_MB_S \
+    -v most=$READER_LIMIT 'BEGIN {
+    printf "Records with CRCs checked: wanted at least %d MB/s, or at most %.2f times a bare CRC-32C: %s.\n", least, most,
+      (bytes / seconds / 1e6 >= least || seconds / crc <= most ? "yes" : "NO") }'
   echo
   echo '| start-up | ms | wanted at most | met |'
   echo '| --- | ---: | ---: | --- |'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
-# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 13 to 18 into
+# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 10 to 18 into
 # .cache/postgres/<major>, the emulators of the cloud stores into .cache/emulators/<name>. As root it also makes the
 # user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
@@ -20,7 +20,7 @@ fi
 majors=("${@:-}")
 for_tests=no
 if [ -z "${majors[0]}" ]; then
-  majors=(13 14 15 16 17 18)
+  majors=(10 11 12 13 14 15 16 17 18)
   for_tests=yes
 fi
 
@@ -189,7 +189,7 @@ if [ $for_tests = yes ]; then
   install_fake_gcs
 fi
 for major in "${majors[@]}"; do
-  # Version 13 brings no client programs; those of 14 are used with it.
-  [ "$major" != 13 ] || install_postgres 14
+  # 10 to 13 bring no client programs; those of 14 are used with them.
+  [ "$major" -ge 14 ] || install_postgres 14
   install_postgres "$major"
 done

@@ -39,6 +39,7 @@ mod tablespaces;
 mod tampering;
 mod timelines;
 mod verify;
+mod wal_corpus;
 mod wal_fetch_answers;
 mod wal_push_refusals;
 mod wal_records;

@@ -1,230 +1,201 @@
-//! The WAL reader shows the records that PostgreSQL's own `pg_waldump` shows.
+//! The WAL reader shows the records that PostgreSQL's own `pg_waldump` shows, and decodes what it describes.
 
-use std::path::Path;
+use std::collections::BTreeSet;
 
-use walhalla::postgres::{Lsn, SegmentName, SegmentSize, Version};
-use walhalla::wal::reader::{Record, RecordReader};
-use walhalla::wal::record::BlockReference;
+use walhalla::postgres::Version;
+use walhalla::wal::event::{Event, Outcome, event};
 
 use crate::support::{
-    Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, host, make_history,
+    Area, RESOURCE_MANAGERS, Shown, WrittenWal, compare_with_pg_waldump, read_segments,
+    write_every_kind,
 };
 
-/// `pg_waldump` comes with 14 and later; each can read only its own version's WAL.
-const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
-const PAGE_BYTES: usize = 8192;
-
-#[derive(Debug, PartialEq, Eq)]
-struct Shown {
-    lsn: String,
-    previous: String,
-    total: u32,
-    xid: u32,
-    resource_manager: String,
-    /// As `pg_waldump --bkp-details` shows them: `rel 1663/5/16384 fork main blk 0`, and whether there is an image.
-    blocks: Vec<(String, bool)>,
-}
-
-/// rmgrlist.h, unchanged from 10 to 18.
-const RESOURCE_MANAGERS: [&str; 22] = [
-    "XLOG",
-    "Transaction",
-    "Storage",
-    "CLOG",
-    "Database",
-    "Tablespace",
-    "MultiXact",
-    "RelMap",
-    "Standby",
-    "Heap2",
-    "Heap",
-    "Btree",
-    "Hash",
-    "Gin",
-    "Gist",
-    "Sequence",
-    "SPGist",
-    "BRIN",
-    "CommitTs",
-    "ReplicationOrigin",
-    "Generic",
-    "LogicalMessage",
+/// What must be in the WAL that is compared.
+const DESCRIBED: [&str; 19] = [
+    "COMMIT",
+    "ABORT",
+    "PREPARE",
+    "COMMIT_PREPARED",
+    "ABORT_PREPARED",
+    "CHECKPOINT_SHUTDOWN",
+    "CHECKPOINT_ONLINE",
+    "END_OF_RECOVERY",
+    "RESTORE_POINT",
+    "BACKUP_END",
+    "SWITCH",
+    "OVERWRITE_CONTRECORD",
+    "CREATE",
+    "CREATE copy",
+    "TRUNCATE",
+    "rels",
+    "subxacts",
+    "inval msgs",
+    "origin",
 ];
+/// These need not be: CLOG has a record every 32,768 transactions; nothing in PostgreSQL itself writes generic ones.
+const NOT_WRITTEN: [&str; 2] = ["CLOG", "Generic"];
+
+/// `XLOG_PAGE_MAGIC` of the first version with `XLR_BLOCK_ID_TOPLEVEL_XID`.
+const MAGIC_OF_14: u16 = 0xD10D;
 
 #[test]
-fn the_wal_reader_and_pg_waldump_show_the_same_records() {
-    for version in VERSIONS {
-        let area = Area::new();
-        let store = Store::directory(&area);
-        let walhalla = Walhalla::with_settings(&area, &store, "compression = \"none\"\n");
-        let mut primary = Cluster::create(
-            &area,
-            "primary",
-            Shape {
-                version,
-                segment_mb: 1,
-            },
-        );
-        primary.configure("max_prepared_transactions = 5\nwal_compression = on");
-        walhalla.archive_from(&mut primary);
-        fill(&primary);
-        let load = PgbenchLoad::start(&primary);
-        make_history(&primary, "point");
-        load.stop(&primary);
-        every_kind_of_record(&primary);
-        primary.archive_everything();
-        primary.stop();
-        let mut segments = store.objects_named("00000001");
-        segments.sort();
-        let segments: Vec<_> = segments
-            .iter()
-            .filter(|path| name(path).parse::<SegmentName>().is_ok())
-            .collect();
-        assert!(segments.len() > 4, "{segments:?}");
-        let ours = ours(version, &segments);
-        let theirs = theirs(version, &segments);
-        assert!(ours.len() > 1000);
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            assert_eq!(ours, theirs, "version {version}");
-        }
-        assert_eq!(ours.len(), theirs.len(), "version {version}");
-    }
+fn records_of_postgresql_10_are_those_of_pg_waldump() {
+    compare(10);
 }
 
-/// Bulk loads, indexes of each kind, large rows, rewrites, DDL, two-phase commits, databases by both strategies.
-fn every_kind_of_record(cluster: &Cluster) {
-    let sql = [
-        "create table bulk as select g, md5(g::text) as text, int4range(g, g + 5) as range, point(g, g) as point, \
-         array[g, g % 7] as list from generate_series(1, 20000) g",
-        "create index on bulk using btree (text)",
-        "create index on bulk using hash (g)",
-        "create index on bulk using gin (list)",
-        "create index on bulk using gist (range)",
-        "create index on bulk using spgist (point)",
-        "create index on bulk using brin (g)",
-        "update bulk set g = g + 100000 where g % 10 = 0",
-        "delete from bulk where g % 3 = 0",
-        "vacuum bulk",
-        "insert into bulk select g, 'again' from generate_series(1, 3000) g",
-        "vacuum full bulk",
-        "create table large as select string_agg(md5(g::text), '') as text from generate_series(1, 30000) g",
-        "create unlogged table unlogged as select generate_series(1, 1000) as g",
-        "create sequence counter",
-        "select count(nextval('counter')) from generate_series(1, 200)",
-        "begin; insert into bulk (g) values (1); prepare transaction 'kept'",
-        "begin; insert into bulk (g) values (2); prepare transaction 'dropped'",
-        "commit prepared 'kept'",
-        "rollback prepared 'dropped'",
-        "begin; insert into bulk (g) values (3); savepoint a; insert into bulk (g) values (4); rollback to a; commit",
-        "select g from bulk for update",
-        "truncate unlogged, large",
-        "create database copied",
-        "drop database copied",
-        "drop table bulk, large, unlogged",
-        "checkpoint",
-    ];
-    for line in sql {
-        cluster.sql(line);
-    }
-    if cluster.version >= 15 {
-        for strategy in ["wal_log", "file_copy"] {
-            cluster.sql(&format!(
-                "create database by_{strategy} strategy {strategy}"
-            ));
-        }
-    }
+#[test]
+fn records_of_postgresql_11_are_those_of_pg_waldump() {
+    compare(11);
 }
 
-fn ours(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
-    let version = Version::parse(&version.to_string()).unwrap();
-    let size = SegmentSize::new(1 << 20).unwrap();
-    let mut reader = RecordReader::new(size);
-    let mut shown = Vec::new();
-    for path in segments {
-        let mut address = name(path)
-            .parse::<SegmentName>()
-            .unwrap()
-            .number(size)
-            .unwrap()
-            .start(size);
-        for page in std::fs::read(path).unwrap().chunks(PAGE_BYTES) {
-            let mut show = |record: &Record| shown.push(as_shown(record, version));
-            reader.page(address, page, &mut show).unwrap();
-            address = Lsn(address.0 + PAGE_BYTES as u64);
-        }
-    }
-    shown
+#[test]
+fn records_of_postgresql_12_are_those_of_pg_waldump() {
+    compare(12);
 }
 
-fn as_shown(record: &Record, version: Version) -> Shown {
-    let mut blocks = Vec::new();
-    let show = |block: BlockReference| {
-        let BlockReference {
-            relation,
-            fork,
-            block: number,
-            ..
-        } = block;
-        let text = format!("rel {relation} fork {fork} blk {number}");
-        blocks.push((text, block.image_bytes.is_some()));
+#[test]
+fn records_of_postgresql_13_are_those_of_pg_waldump() {
+    compare(13);
+}
+
+#[test]
+fn records_of_postgresql_14_are_those_of_pg_waldump() {
+    compare(14);
+}
+
+#[test]
+fn records_of_postgresql_15_are_those_of_pg_waldump() {
+    compare(15);
+}
+
+#[test]
+fn records_of_postgresql_16_are_those_of_pg_waldump() {
+    compare(16);
+}
+
+#[test]
+fn records_of_postgresql_17_are_those_of_pg_waldump() {
+    compare(17);
+}
+
+#[test]
+fn records_of_postgresql_18_are_those_of_pg_waldump() {
+    compare(18);
+}
+
+fn compare(version: u32) {
+    let area = Area::new();
+    // Every second one writes what logical decoding wants: names of prepared transactions, top-level transactions.
+    let is_logical = version % 2 == 1;
+    let settings = if is_logical {
+        "wal_level = logical"
+    } else {
+        ""
     };
-    record.headers(version, show).unwrap();
-    let header = record.header;
-    Shown {
-        lsn: record.start.to_string(),
-        previous: header.previous.to_string(),
-        total: header.size_bytes,
-        xid: header.xid,
-        resource_manager: RESOURCE_MANAGERS[usize::from(header.resource_manager)].to_owned(),
-        blocks,
+    let written = write_every_kind(&area, version, settings);
+    let mut all = Vec::new();
+    for segments in [&written.first_timeline, &written.second_timeline] {
+        let size = written.segment_size;
+        all.extend(compare_with_pg_waldump(&area, version, segments, size));
+    }
+    everything_is_covered(&all);
+    let version = Version::parse(&version.to_string()).unwrap();
+    dropped_databases_are_found(version, &written);
+    the_last_checkpoint_is_the_control_files(version, &written);
+    if is_logical {
+        parts_name_their_transaction(version, &written);
     }
 }
 
-fn theirs(version: u32, segments: &[&std::path::PathBuf]) -> Vec<Shown> {
-    let (first, last) = (name(segments[0]), name(segments[segments.len() - 1]));
-    let mut command = host().command(host().server_program(version, "pg_waldump"));
-    command
-        .arg("--bkp-details")
-        .arg("-p")
-        .arg(segments[0].parent().unwrap())
-        .args([first, last]);
-    // The end of the last segment is the end of what was archived, which pg_waldump reports as an error.
-    let output = command.output().unwrap();
-    let mut records: Vec<Shown> = Vec::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        if line.starts_with("rmgr: ") {
-            records.push(shown(line));
-        } else if let Some((_, block)) = line.split_once("blkref #") {
-            let (_, block) = block.split_once(": ").unwrap();
-            let has_image = block.contains("(FPW");
-            let text = block.split(" (FPW").next().unwrap().trim().to_owned();
-            records.last_mut().unwrap().blocks.push((text, has_image));
+fn everything_is_covered(records: &[Shown]) {
+    let managers: BTreeSet<&str> = records
+        .iter()
+        .map(|record| record.resource_manager.as_str())
+        .collect();
+    let missing: Vec<&str> = RESOURCE_MANAGERS
+        .into_iter()
+        .filter(|name| !managers.contains(name) && !NOT_WRITTEN.contains(name))
+        .collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for wanted in DESCRIBED {
+        let is_it = |text: &String| {
+            text.starts_with(&format!("{wanted} "))
+                || text == wanted
+                || text.contains(&format!("; {wanted}: "))
+        };
+        let found = records.iter().filter_map(|record| record.event.as_ref());
+        assert!(found.into_iter().any(is_it), "no {wanted}");
+    }
+    assert!(records.len() > 10_000, "{}", records.len());
+}
+
+fn events(version: Version, written: &WrittenWal) -> Vec<Event> {
+    let mut events = Vec::new();
+    for segments in [&written.first_timeline, &written.second_timeline] {
+        read_segments(segments, written.segment_size, |record| {
+            events.extend(event(record, version).unwrap());
+        });
+    }
+    events
+}
+
+fn dropped_databases_are_found(version: Version, written: &WrittenWal) {
+    let events = events(version, written);
+    for (wanted, wanted_tablespaces) in &written.dropped_databases {
+        let mut found: Vec<u32> = Vec::new();
+        for event in &events {
+            if let Event::DatabaseDropped {
+                database,
+                tablespaces,
+            } = event
+                && database == wanted
+            {
+                found.extend(tablespaces);
+            }
         }
-    }
-    records
-}
-
-/// `rmgr: Heap        len (rec/tot):     54/    54, tx:        738, lsn: 0/01500028, prev 0/01500000, desc: …`
-fn shown(line: &str) -> Shown {
-    let after = |mark: &str| line.split_once(mark).unwrap().1.trim_start();
-    let number = |text: &str| text.split(',').next().unwrap().trim().to_owned();
-    let lsn = |text: &str| number(text).parse::<Lsn>().unwrap().to_string();
-    Shown {
-        resource_manager: after("rmgr: ")
-            .split_whitespace()
-            .next()
-            .unwrap()
-            .to_owned(),
-        blocks: Vec::new(),
-        total: number(after("/tot):").split_once('/').unwrap().1)
-            .parse()
-            .unwrap(),
-        xid: number(after(" tx:")).parse().unwrap(),
-        lsn: lsn(after(" lsn: ")),
-        previous: lsn(after(" prev ")),
+        found.sort_unstable();
+        assert_eq!(&found, wanted_tablespaces);
     }
 }
 
-fn name(path: &Path) -> &str {
-    path.file_name().unwrap().to_str().unwrap()
+/// `pg_waldump` does not show a checkpoint's time.
+fn the_last_checkpoint_is_the_control_files(version: Version, written: &WrittenWal) {
+    let (seconds, redo) = &written.last_checkpoint;
+    let is_it = |event: &Event| match event {
+        Event::Checkpoint(checkpoint) => {
+            checkpoint.redo.to_string() == *redo
+                && checkpoint.timelines.time.as_second() == *seconds
+        }
+        _ => false,
+    };
+    let events = events(version, written);
+    assert!(events.iter().any(is_it), "{:?}", written.last_checkpoint);
+}
+
+/// `pg_waldump` shows neither: each transaction that says that it is a part of another one (14 and later) is in the list
+/// of that one's parts or was rolled back by itself; the ends of prepared transactions name them (11 and later).
+fn parts_name_their_transaction(version: Version, written: &WrittenWal) {
+    let mut parts = BTreeSet::new();
+    let (mut listed, mut rolled_back) = (BTreeSet::new(), BTreeSet::new());
+    let mut names = Vec::new();
+    read_segments(&written.first_timeline, written.segment_size, |record| {
+        let headers = record.headers(version, |_| {}).unwrap();
+        if let Some(toplevel) = headers.toplevel_xid {
+            parts.insert((toplevel, record.header.xid));
+        }
+        if let Some(Event::TransactionEnd(end)) = event(record, version).unwrap() {
+            listed.extend(end.subtransactions.iter().map(|part| (end.xid, *part)));
+            if end.outcome == Outcome::Aborted {
+                rolled_back.insert(end.xid);
+            }
+            names.extend(end.prepared.flatten());
+        }
+    });
+    let unexplained: Vec<_> = parts
+        .difference(&listed)
+        .filter(|(_, part)| !rolled_back.contains(part))
+        .collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
+    assert_eq!(parts.len() > 3000, version.wal_page_magic() >= MAGIC_OF_14);
+    assert_eq!(names, ["to be kept", "to be dropped"]);
 }

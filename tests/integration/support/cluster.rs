@@ -24,6 +24,14 @@ impl Shape {
             segment_mb: 16,
         }
     }
+
+    /// A cluster of this version with the smallest segments that it can have.
+    pub const fn small(version: u32) -> Self {
+        Self {
+            version,
+            segment_mb: if version < 11 { 16 } else { 1 },
+        }
+    }
 }
 
 /// A cluster, running or not; it listens on a Unix socket only. Dropping it stops the server.
@@ -211,14 +219,43 @@ impl Cluster {
     }
 
     pub fn stop(&mut self) {
+        self.stop_by("fast");
+    }
+
+    /// Stops the server as a crash would: nothing more is written.
+    pub fn crash(&mut self) {
+        self.stop_by("immediate");
+    }
+
+    fn stop_by(&mut self, mode: &str) {
         let pg_ctl = host().server_program(self.version, "pg_ctl");
         run(host()
             .command(pg_ctl)
             .arg("stop")
-            .args(["-w", "-m", "fast", "-D"])
+            .args(["-w", "-m", mode, "-D"])
             .arg(&self.data))
         .succeeds();
         self.server.take().unwrap().wait().unwrap();
+    }
+
+    /// Starts the stopped cluster as a standby of nobody, and promotes it to the next timeline.
+    pub fn promote(&mut self) {
+        let (file, content) = if self.version < 12 {
+            ("recovery.conf", "standby_mode = on\n")
+        } else {
+            ("standby.signal", "")
+        };
+        let path = self.data.join(file);
+        std::fs::write(&path, content).unwrap();
+        host().give_to_user(&path);
+        self.start();
+        let pg_ctl = host().server_program(self.version, "pg_ctl");
+        run(host()
+            .command(pg_ctl)
+            .args(["promote", "-w", "-D"])
+            .arg(&self.data))
+        .succeeds();
+        self.wait_until_promoted();
     }
 
     /// Ends the postmaster with SIGKILL and waits until its processes are gone.
@@ -460,11 +497,11 @@ fn initdb(shape: Shape, data: &Path) {
         "--locale=C",
         "--no-sync",
     ]);
-    command
-        .arg(format!("--wal-segsize={}", shape.segment_mb))
-        .arg("-D")
-        .arg(data);
-    run(&mut command).succeeds();
+    // 10 has no choice: segments of 16 MiB.
+    if shape.version >= 11 {
+        command.arg(format!("--wal-segsize={}", shape.segment_mb));
+    }
+    run(command.arg("-D").arg(data)).succeeds();
 }
 
 pub(super) fn copy_tree(from: &Path, to: &Path) {

@@ -76,7 +76,7 @@ impl Host {
         self.existing(version, name)
     }
 
-    /// A client program for this version: the build of 13 has none, and those of 14 know how to talk to it.
+    /// A client program for this version: the builds of 10 to 13 have none, and those of 14 know how to talk to them.
     pub fn client_program(&self, version: u32, name: &str) -> PathBuf {
         self.existing(version.max(14), name)
     }

@@ -9,6 +9,9 @@ mod program;
 mod segments;
 mod store;
 mod waiting;
+mod wal_load;
+mod wal_shown;
+mod waldump;
 mod walhalla;
 
 pub use area::Area;
@@ -22,4 +25,9 @@ pub use segments::{
 };
 pub use store::{Store, s3_env};
 pub use waiting::{eventually, random_moment_within, seed_chance};
+pub use wal_load::{
+    WrittenWal, configure_for_wal, crash_within_a_record, segments_of, write_every_kind,
+};
+pub use wal_shown::{RESOURCE_MANAGERS, Shown, read_segments};
+pub use waldump::compare_with_pg_waldump;
 pub use walhalla::{Ending, Walhalla};
