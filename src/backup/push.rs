@@ -195,10 +195,10 @@ impl Backup<'_> {
                 catalogs.map(&file.path, &bytes);
             }
         }
-        let names = |file: &Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
-        let (named, others): (Vec<_>, Vec<_>) = files.into_iter().partition(names);
+        let gives_names = |file: &Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
+        let (first, others): (Vec<_>, Vec<_>) = files.into_iter().partition(gives_names);
         let mut parts = parts::divide(others);
-        parts.push(Part::of(named));
+        parts.push(Part::of(first));
         parts
     }
 

@@ -42,7 +42,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     let relations = Relations::new(&repository, &backups);
     let front = front(context, arguments);
     let rows: Vec<Row> = finds
-        .into_iter()
+        .iter()
         .map(|find| row(find, &relations, &front))
         .collect();
     if context.global.json {
@@ -90,8 +90,8 @@ fn front(context: &Context, arguments: &cli::Find) -> String {
     quoted.join(" ")
 }
 
-fn row(find: Find, relations: &Relations, front: &str) -> Row {
-    let described = described(&find, relations);
+fn row(find: &Find, relations: &Relations, front: &str) -> Row {
+    let described = described(find, relations);
     let reachable = relations.backup_before(&find.history, find.lsn);
     Row {
         kind: kind(&find.what),
@@ -100,7 +100,7 @@ fn row(find: Find, relations: &Relations, front: &str) -> Row {
         xid: find.xid,
         timeline: find.timeline,
         segment: find.segment,
-        detail: detail(&find, &described, relations),
+        detail: detail(find, &described, relations),
         relations: described,
         wal_bytes: match find.what {
             What::End(_, bytes) => Some(bytes),

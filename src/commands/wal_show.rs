@@ -18,14 +18,14 @@ use crate::wal::event::Outcome as End;
 /// `wal-show --json`
 #[derive(Debug, Serialize)]
 struct Report {
-    timelines: Vec<Timeline>,
+    timelines: Vec<Branch>,
     windows: Vec<Window>,
     reachable: Vec<Span>,
 }
 
 /// What is archived of a timeline.
 #[derive(Debug, Serialize)]
-struct Timeline {
+struct Branch {
     timeline: u32,
     parent_timeline: Option<u32>,
     switch_lsn: Option<Lsn>,
@@ -77,7 +77,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     Ok(Outcome::Done)
 }
 
-fn timeline(archive: &Archive, history: &History) -> Result<Timeline, Error> {
+fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
     let (parent, listing) = (
         history.ancestors.last(),
         archive.listing(history.timeline, None)?,
@@ -86,7 +86,7 @@ fn timeline(archive: &Archive, history: &History) -> Result<Timeline, Error> {
     let commits = |needed: &Needed| commits(archive, history, needed).transpose();
     let first = own.iter().find_map(commits).transpose()?;
     let last = own.iter().rev().find_map(commits).transpose()?;
-    Ok(Timeline {
+    Ok(Branch {
         timeline: history.timeline.number(),
         parent_timeline: parent.map(|parent| parent.timeline.number()),
         switch_lsn: parent.map(|parent| parent.switch_lsn),
@@ -163,7 +163,7 @@ fn commits(
     }
 }
 
-fn table(timelines: &[Timeline]) -> Table {
+fn table(timelines: &[Branch]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -199,7 +199,7 @@ fn shown(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
 }
 
-fn print_gaps(timelines: &[Timeline]) -> Result<(), Error> {
+fn print_gaps(timelines: &[Branch]) -> Result<(), Error> {
     for row in timelines {
         for gap in &row.gaps {
             output::line(&format!(
