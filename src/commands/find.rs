@@ -18,6 +18,10 @@ use crate::wal::record::RelationFiles;
 /// Relations that a line of text names; JSON has all.
 const SHOWN_RELATIONS: usize = 3;
 
+/// What makes the restored cluster a copy to look at. While recovery pauses just before a `DROP` commits, its lock keeps
+/// everybody from the table, which a promotion ends; and the copy must not archive as if it went on for the original.
+const COPY: &str = "--target-action promote --archive-mode off";
+
 /// A row of `find --json`.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -108,7 +112,7 @@ fn row(find: &Find, relations: &Relations, front: &str) -> Row {
         },
         restore_before: reachable.map(|_| {
             format!(
-                "{front} --target-lsn {} --target-exclusive --target-timeline {}",
+                "{front} --target-lsn {} --target-exclusive --target-timeline {} {COPY}",
                 find.lsn, find.timeline
             )
         }),

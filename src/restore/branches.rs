@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::Error;
 use super::choose::unreachable;
 use super::target::TargetTimeline;
-use crate::postgres::{History, SegmentName, SegmentSize, TimelineId, WalFileName};
+use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 use crate::repository::BackupEntry;
 use crate::wal;
 use crate::wal::archive::Archive;
@@ -120,8 +120,8 @@ pub(super) fn left_for(
     for other in others.filter(|other| !backup.leads_to(other)) {
         let is_later = other.timeline > history.timeline && is_lived_on(archive, other, backup)?;
         if is_later
-            && let Some(began) = began(archive, other, backup.wal_segment_size)?
-            && let Some(ended) = ended(archive, history, backup.wal_segment_size)?
+            && let Some(began) = began(archive, other)?
+            && let Some(ended) = ended(archive, history)?
             && ended < began
         {
             return Ok(Some(other.timeline));
@@ -131,38 +131,27 @@ pub(super) fn left_for(
 }
 
 /// When a timeline began: its first record tells (xlog.c, `CreateEndOfRecoveryRecord`, or a checkpoint).
-fn began(
-    archive: &Archive,
-    history: &History,
-    size: SegmentSize,
-) -> Result<Option<Timestamp>, Error> {
-    let Some((timeline, begin, _)) = history.spans().next_back() else {
-        return Ok(None);
-    };
-    let route = archive.route(history, size, size.segment_of(begin))?;
+fn began(archive: &Archive, history: &History) -> Result<Option<Timestamp>, Error> {
+    let number = history.timeline.number();
     let mut first = None;
-    archive.walk(history, &route.segments, |_, resolved| {
-        let mut switches = resolved.summary.notes.iter().filter_map(timelines);
-        first = switches.find(|switch| switch.timeline == timeline.number());
-        Ok::<_, wal::Error>(first.is_none())
-    })?;
+    for run in archive.runs(history)? {
+        archive.walk(history, &run, |_, resolved| {
+            let mut switches = resolved.summary.notes.iter().filter_map(timelines);
+            first = switches.find(|switch| switch.timeline == number);
+            Ok::<_, wal::Error>(first.is_none())
+        })?;
+        if first.is_some() {
+            break;
+        }
+    }
     Ok(first.map(|switch| switch.time))
 }
 
 /// When the last transaction or checkpoint of a timeline ended.
-fn ended(
-    archive: &Archive,
-    history: &History,
-    size: SegmentSize,
-) -> Result<Option<Timestamp>, Error> {
-    let Some((_, begin, _)) = history.spans().next_back() else {
-        return Ok(None);
-    };
-    let route = archive.route(history, size, size.segment_of(begin))?;
-    for last in (0..route.segments.len()).rev() {
+fn ended(archive: &Archive, history: &History) -> Result<Option<Timestamp>, Error> {
+    for needed in archive.runs(history)?.iter().flatten().rev() {
         let mut ended = None;
-        let one = route.segments.get(last..=last).unwrap_or_default();
-        archive.walk(history, one, |_, resolved| {
+        archive.walk(history, std::slice::from_ref(needed), |_, resolved| {
             let summary = &resolved.summary;
             let checkpoints = summary.notes.iter().filter_map(timelines);
             let checkpoints = checkpoints.map(|switch| switch.time).max();

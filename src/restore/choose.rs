@@ -79,8 +79,13 @@ impl<'a> Planner<'a> {
             match self.offer(backup, history, &mut named)? {
                 Offer::Reaches(plan) if self.looks_on() => _ = reaching.get_or_insert(*plan),
                 Offer::Reaches(plan) => return Ok(*plan),
-                // The newest backup's reason is the one that a reader can act on.
-                Offer::Falls(falls) => _ = refusal.get_or_insert(falls),
+                // The newest backup's reason is the one that a reader can act on, unless an older one knows of a gap.
+                Offer::Falls(falls) => {
+                    let known: &mut Unreachable = refusal.get_or_insert_with(|| falls.clone());
+                    if falls.in_gap && !known.in_gap {
+                        *known = falls;
+                    }
+                }
             }
             if !self.older_may_do() {
                 break;
@@ -135,6 +140,7 @@ impl<'a> Planner<'a> {
                 places.join(", at ")
             ),
             nearest: last.map(|lsn| format!("--target-lsn {lsn}")),
+            in_gap: false,
         }
         .into())
     }
@@ -157,6 +163,7 @@ impl<'a> Planner<'a> {
                 other.number()
             ),
             nearest: Some(format!("--target-timeline {own}")),
+            in_gap: false,
         }))
     }
 
@@ -190,6 +197,7 @@ impl<'a> Planner<'a> {
                 self.target.point, backup.id, backup.stop_lsn, backup.stop_time
             ),
             nearest: Some(format!("--target-immediate --backup {}", backup.id)),
+            in_gap: false,
         }
     }
 
@@ -282,6 +290,7 @@ impl<'a> Planner<'a> {
         Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
             nearest: Some(format!("--target-lsn {}", found.hit.start)),
+            in_gap: false,
         }
     }
 
@@ -296,6 +305,7 @@ impl<'a> Planner<'a> {
                 return Unreachable {
                     reason: format!("{point} is a subtransaction of {parent}"),
                     nearest: Some(format!("--target-xid {parent}")),
+                    in_gap: false,
                 };
             }
             Point::Name(name) => {
@@ -308,6 +318,7 @@ impl<'a> Planner<'a> {
                             shown(&similar)
                         ),
                         nearest: Some(format!("--target-name {quoted}")),
+                        in_gap: false,
                     };
                 }
                 format!("{point} is not in the archive, which")
@@ -330,11 +341,13 @@ impl<'a> Planner<'a> {
             return Unreachable {
                 reason: format!("{reason} has a gap at WAL segment {missing}{newest}"),
                 nearest,
+                in_gap: true,
             };
         }
         Unreachable {
             reason: format!("{reason} ends before WAL segment {missing}{newest}"),
             nearest: Some("none of the --target options (the end of the archive)".to_owned()),
+            in_gap: false,
         }
     }
 
@@ -405,6 +418,7 @@ pub(super) fn unreachable(reason: String) -> Unreachable {
     Unreachable {
         reason,
         nearest: None,
+        in_gap: false,
     }
 }
 
