@@ -19,10 +19,11 @@ pub struct WrittenWal {
     pub last_checkpoint: (i64, String),
 }
 
-/// How a transaction that is replicated from elsewhere committed there.
-const ORIGIN: &str = "select pg_replication_origin_session_setup('elsewhere'); \
+/// A transaction that is replicated from elsewhere, and how it committed there. The origin is given back by hand: the
+/// session ends later than its client, and no other one can have the origin until then.
+const ORIGIN: &str = "begin; select pg_replication_origin_session_setup('elsewhere'); \
     select pg_replication_origin_xact_setup('1/2345678', '2026-01-02 03:04:05.678901+00'); \
-    insert into bulk (g) values (5)";
+    insert into bulk (g) values (5); commit; select pg_replication_origin_session_reset()";
 
 /// Bulk loads, indexes of each kind, large rows, rewrites, DDL, two-phase commits.
 const STATEMENTS: &[&str] = &[
