@@ -70,7 +70,11 @@ fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(1).enable_time().build().expect("a runtime")
+        builder
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .expect("a runtime")
     })
 }
 

@@ -17,7 +17,10 @@ fuzz_target!(|text: &str| {
     }
     let (name, packing) = Packing::split(text);
     assert_eq!(format!("{name}{packing}"), text);
-    for key in [text.to_owned(), format!("{}00000001/{text}", layout.wal_folders())] {
+    for key in [
+        text.to_owned(),
+        format!("{}00000001/{text}", layout.wal_folders()),
+    ] {
         if let Ok(key) = ObjectKey::new(key)
             && let Some((file, object)) = layout.parse_wal(&key)
         {

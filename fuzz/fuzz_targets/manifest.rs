@@ -10,7 +10,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    let covered = text.split("\"Manifest-Checksum\"").next().unwrap_or_default();
+    let covered = text
+        .split("\"Manifest-Checksum\"")
+        .next()
+        .unwrap_or_default();
     let checksum = hex::encode(Sha256::digest(covered));
     let text = format!("{covered}\"Manifest-Checksum\": \"{checksum}\"}}\n");
     let Ok(manifest) = Manifest::parse(&text) else {
@@ -23,5 +26,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let version = Version::parse("17").expect("a version");
     let written = manifest.to_text(version, SystemIdentifier(1), wal);
-    assert_eq!(Manifest::parse(&written).expect("what was written can be read"), manifest);
+    assert_eq!(
+        Manifest::parse(&written).expect("what was written can be read"),
+        manifest
+    );
 });

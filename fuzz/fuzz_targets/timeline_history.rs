@@ -12,7 +12,12 @@ fuzz_target!(|data: (u32, u64, &[u8])| {
     let Ok(history) = History::parse(timeline, text) else {
         return;
     };
-    assert!(history.ancestors.iter().all(|left| left.timeline < timeline));
+    assert!(
+        history
+            .ancestors
+            .iter()
+            .all(|left| left.timeline < timeline)
+    );
     let _ = history.timeline_at(Lsn(lsn));
     let _ = history.contains(timeline, Lsn(lsn));
     assert!(history.spans().count() > history.ancestors.len());

@@ -128,3 +128,146 @@ pub(super) fn shortened(mut tail: Tail) -> Tail {
     tail.content.truncate(limit);
     tail
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::{SegmentName, SegmentSize, SystemIdentifier, Version};
+    use crate::wal::reader::RecordReader;
+    use crate::wal::summary::Changes;
+
+    const PAGE_BYTES: usize = 8192;
+
+    /// What is kept of a record however it was read.
+    type Shown = (Lsn, Lsn, RecordHeader, Vec<u8>);
+
+    fn shown(record: &Record) -> Shown {
+        let kept = record.content.len().min(KEPT_BYTES);
+        let content = record.content[..kept].to_vec();
+        (record.start, record.end, record.header, content)
+    }
+
+    /// Segments of a real server that follow one another.
+    fn segments(version: &str) -> Vec<(SegmentName, Vec<u8>)> {
+        let folder = format!(
+            "{}/tests/fixtures/wal/{version}",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let mut segments: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path
+                    .file_name()?
+                    .to_str()?
+                    .strip_suffix(".zst")?
+                    .parse()
+                    .ok()?;
+                let bytes = zstd::decode_all(std::fs::File::open(path).unwrap()).unwrap();
+                Some((name, bytes))
+            })
+            .collect();
+        segments.sort();
+        assert!(segments.len() > 1);
+        segments
+    }
+
+    /// A summary of a page alone, as if it were a segment.
+    fn summary_of(reader: &RecordReader, segment: SegmentName, size: SegmentSize) -> Summary {
+        Summary {
+            format: crate::wal::summary::FORMAT,
+            system_identifier: SystemIdentifier(1),
+            segment,
+            postgres_version: Version::parse("17").unwrap(),
+            segment_size: size,
+            first_record: None,
+            last_record: None,
+            times: None,
+            head: reader.head().cloned(),
+            overwrites: reader.overwrites(),
+            tail: reader.tail().map(shortened),
+            notes: Vec::new(),
+            transactions: Vec::new(),
+            open: Vec::new(),
+            pg_class_deletes: Vec::new(),
+            changes: Changes::default(),
+        }
+    }
+
+    #[test]
+    fn records_joined_from_the_pieces_in_each_page_are_those_of_the_whole_wal() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        for version in ["11", "14", "18"] {
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+            let mut reader = RecordReader::new(size);
+            let mut joiner = Joiner::default();
+            let mut across = 0;
+            for (name, bytes) in segments(version) {
+                let begin = name.number(size).unwrap().start(size);
+                let mut is_over = false;
+                for (index, page) in bytes.chunks(PAGE_BYTES).enumerate() {
+                    let address = Lsn(begin.0 + (index * PAGE_BYTES) as u64);
+                    let before = whole.len();
+                    reader
+                        .page(address, page, &mut |record| {
+                            is_over |= record.is_switch();
+                            whole.push(shown(record));
+                        })
+                        .unwrap();
+                    // After a switch nothing of a segment counts.
+                    if is_over && whole.len() == before {
+                        continue;
+                    }
+                    let mut alone = RecordReader::new(size);
+                    let mut own = Vec::new();
+                    let mut show = |record: &Record| own.push(shown(record));
+                    alone.page(address, page, &mut show).unwrap();
+                    let summary = summary_of(&alone, name, size);
+                    if let Some(record) = joiner.next(&summary).unwrap() {
+                        across += 1;
+                        pieces.push(shown(&record.record()));
+                    }
+                    pieces.append(&mut own);
+                }
+            }
+            assert!(
+                across > 3,
+                "{across} records over page borders in {version}"
+            );
+            assert_eq!(pieces, whole, "{version}");
+        }
+    }
+
+    #[test]
+    fn halves_that_do_not_belong_together_are_told() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let segments = segments("18");
+        let (name, bytes) = &segments[0];
+        let begin = name.number(size).unwrap().start(size);
+        let read = |index: usize, page: &[u8]| {
+            let mut reader = RecordReader::new(size);
+            let address = Lsn(begin.0 + (index * PAGE_BYTES) as u64);
+            reader.page(address, page, &mut |_| {}).unwrap();
+            summary_of(&reader, *name, size)
+        };
+        let pages: Vec<_> = bytes.chunks(PAGE_BYTES).enumerate().collect();
+        let (mut borders, mut rifts) = (0, 0);
+        for pair in pages.windows(2) {
+            let (first, second) = (read(pair[0].0, pair[0].1), read(pair[1].0, pair[1].1));
+            let ends = second.head.clone().filter(|head| head.end.is_some());
+            let Some(mut head) = ends.filter(|_| first.tail.is_some()) else {
+                continue;
+            };
+            borders += 1;
+            head.crc ^= 1;
+            head.bytes[0] ^= 1;
+            let mut changed = second;
+            changed.head = Some(head);
+            let mut joiner = Joiner::default();
+            joiner.next(&first).unwrap();
+            rifts += usize::from(joiner.next(&changed).is_err());
+        }
+        assert!(borders > 3);
+        assert_eq!(rifts, borders);
+    }
+}
