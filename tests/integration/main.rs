@@ -37,6 +37,7 @@ mod settings;
 mod standby;
 mod tablespaces;
 mod tampering;
+mod targets;
 mod timelines;
 mod verify;
 mod wal_fetch_answers;
