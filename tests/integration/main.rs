@@ -35,6 +35,7 @@ mod planning;
 mod segment_sizes;
 mod settings;
 mod standby;
+mod summaries;
 mod tablespaces;
 mod tampering;
 mod targets;
