@@ -1,6 +1,6 @@
 //! Choosing backup, timeline and segments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
@@ -13,6 +13,7 @@ use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileN
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal::archive::{Archive, Route};
 use crate::wal::event::Outcome;
+use crate::wal::summary::Transaction;
 
 /// Everything the choice is made from.
 pub(super) struct Planner<'a> {
@@ -26,10 +27,18 @@ pub(super) struct Planner<'a> {
 }
 
 /// What one backup and the WAL after it offer.
-enum Offer {
+enum Offer<'a> {
     Reaches(Box<Plan>),
     /// Not from here.
-    Falls(Unreachable),
+    Falls(Falls<'a>),
+}
+
+/// Why a backup does not lead to the target.
+enum Falls<'a> {
+    /// For this reason.
+    Reason(Unreachable),
+    /// The target is nowhere on the way. What else is there is known when every backup was tried.
+    NotFound(Way<'a>),
 }
 
 /// Where recovery from a backup goes to.
@@ -64,7 +73,7 @@ impl<'a> Planner<'a> {
             let store = self.repository.store.url();
             return Err(unreachable(format!("{store} holds no backup")).into());
         }
-        let mut refusal = None;
+        let mut refusal: Option<Falls> = None;
         let mut named: BTreeSet<(Lsn, Timestamp)> = BTreeSet::new();
         let (mut reaching, mut left_out) = (None, None);
         for backup in self.candidates() {
@@ -80,12 +89,12 @@ impl<'a> Planner<'a> {
                 Offer::Reaches(plan) if self.looks_on() => _ = reaching.get_or_insert(*plan),
                 Offer::Reaches(plan) => return Ok(*plan),
                 // The newest backup's reason is the one that a reader can act on, unless an older one knows of a gap.
-                Offer::Falls(falls) => {
-                    let known: &mut Unreachable = refusal.get_or_insert_with(|| falls.clone());
-                    if falls.in_gap && !known.in_gap {
-                        *known = falls;
-                    }
+                Offer::Falls(falls)
+                    if refusal.as_ref().is_none_or(|known| falls.outdoes(known)) =>
+                {
+                    refusal = Some(falls);
                 }
+                Offer::Falls(_) => {}
             }
             if !self.older_may_do() {
                 break;
@@ -94,7 +103,7 @@ impl<'a> Planner<'a> {
         if let Some(plan) = reaching {
             return Self::only(plan, &named);
         }
-        let refusal = refusal.or(left_out);
+        let refusal = refusal.map(|falls| self.told(falls)).or(left_out);
         Err(refusal.unwrap_or_else(|| self.no_candidate()).into())
     }
 
@@ -140,7 +149,6 @@ impl<'a> Planner<'a> {
                 places.join(", at ")
             ),
             nearest: last.map(|lsn| format!("--target-lsn {lsn}")),
-            in_gap: false,
         }
         .into())
     }
@@ -163,7 +171,6 @@ impl<'a> Planner<'a> {
                 other.number()
             ),
             nearest: Some(format!("--target-timeline {own}")),
-            in_gap: false,
         }))
     }
 
@@ -197,7 +204,6 @@ impl<'a> Planner<'a> {
                 self.target.point, backup.id, backup.stop_lsn, backup.stop_time
             ),
             nearest: Some(format!("--target-immediate --backup {}", backup.id)),
-            in_gap: false,
         }
     }
 
@@ -206,11 +212,10 @@ impl<'a> Planner<'a> {
         backup: &'a BackupEntry,
         history: &'a History,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
-    ) -> Result<Offer, Error> {
+    ) -> Result<Offer<'a>, Error> {
         if let Some(object) = self.repository.missing_object(backup)? {
-            return Ok(Offer::Falls(unreachable(format!(
-                "{object}, a part of the backup, is missing or of another length"
-            ))));
+            let reason = format!("{object}, a part of the backup, is missing or of another length");
+            return Ok(Offer::Falls(Falls::Reason(unreachable(reason))));
         }
         let size = backup.wal_segment_size;
         let first = size.segment_of(backup.start_lsn);
@@ -221,20 +226,29 @@ impl<'a> Planner<'a> {
             consistent: size.segment_before(backup.stop_lsn),
         };
         if !way.has(way.consistent) {
-            return Ok(Offer::Falls(unreachable(format!(
+            let reason = format!(
                 "WAL segment {}, without which backup {} is not consistent, is missing",
                 way.missing(),
                 backup.id
-            ))));
+            );
+            return Ok(Offer::Falls(Falls::Reason(unreachable(reason))));
         }
         let last = match &self.target.point {
-            Point::Immediate => Ok(way.consistent),
-            Point::End => Self::end(&way),
+            Point::Immediate => Some(Ok(way.consistent)),
+            Point::End => Some(Self::end(&way)),
             _ => self.target_segment(&way, named)?,
         };
-        match last {
-            Ok(last) => Ok(Offer::Reaches(Box::new(self.planned(way, last)?))),
-            Err(falls) => Ok(Offer::Falls(falls)),
+        Ok(match last {
+            Some(Ok(last)) => Offer::Reaches(Box::new(self.planned(way, last)?)),
+            Some(Err(reason)) => Offer::Falls(Falls::Reason(reason)),
+            None => Offer::Falls(Falls::NotFound(way)),
+        })
+    }
+
+    fn told(&self, falls: Falls) -> Unreachable {
+        match falls {
+            Falls::Reason(reason) => reason,
+            Falls::NotFound(way) => self.not_found(&way),
         }
     }
 
@@ -254,14 +268,14 @@ impl<'a> Planner<'a> {
         Ok(SegmentNo(way.next().0 - 1))
     }
 
-    /// The segment in which the record ends at which recovery stops.
+    /// The segment in which the record ends at which recovery stops; `None` when there is no such record.
     fn target_segment(
         &mut self,
         way: &Way,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
-    ) -> Result<Result<SegmentNo, Unreachable>, Error> {
+    ) -> Result<Option<Result<SegmentNo, Unreachable>>, Error> {
         let Some(search) = &mut self.search else {
-            return Ok(Err(self.no_candidate()));
+            return Ok(Some(Err(self.no_candidate())));
         };
         let found = search.find(way.history, &way.route.segments, way.backup.start_lsn)?;
         let places = found
@@ -269,17 +283,17 @@ impl<'a> Planner<'a> {
             .filter_map(|found| Some((found.hit.start, found.hit.time?)));
         named.extend(places);
         let Some(first) = found.first() else {
-            return Ok(Err(self.not_found(way)));
+            return Ok(None);
         };
         if first.hit.outcome == Some(Outcome::Aborted) && matches!(self.target.point, Point::Xid(_))
         {
-            return Ok(Err(self.aborted(first)));
+            return Ok(Some(Err(self.aborted(first))));
         }
         // PostgreSQL refuses to stop before it is consistent.
         if first.hit.start < way.backup.stop_lsn {
-            return Ok(Err(self.before(way.backup)));
+            return Ok(Some(Err(self.before(way.backup))));
         }
-        Ok(Ok(first.segment.max(way.consistent)))
+        Ok(Some(Ok(first.segment.max(way.consistent))))
     }
 
     fn aborted(&self, found: &Found) -> Unreachable {
@@ -290,7 +304,6 @@ impl<'a> Planner<'a> {
         Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
             nearest: Some(format!("--target-lsn {}", found.hit.start)),
-            in_gap: false,
         }
     }
 
@@ -300,16 +313,9 @@ impl<'a> Planner<'a> {
         let seen = seen.unwrap_or_default();
         let missing = way.missing();
         let reason = match point {
-            Point::Xid(xid) if seen.parent.is_some() => {
-                let parent = seen.parent.unwrap_or(*xid);
-                return Unreachable {
-                    reason: format!("{point} is a subtransaction of {parent}"),
-                    nearest: Some(format!("--target-xid {parent}")),
-                    in_gap: false,
-                };
-            }
+            Point::Xid(_) if let Some(parent) = &seen.parent => return self.part_of(parent),
             Point::Name(name) => {
-                let similar = nearest_names(name, &seen.restore_points);
+                let similar = nearest_names(name, &self.usable(&seen.restore_points));
                 if let Some((nearest, _)) = similar.first().filter(|_| !way.route.gap) {
                     let quoted = target::shell_word(nearest);
                     return Unreachable {
@@ -318,7 +324,6 @@ impl<'a> Planner<'a> {
                             shown(&similar)
                         ),
                         nearest: Some(format!("--target-name {quoted}")),
-                        in_gap: false,
                     };
                 }
                 format!("{point} is not in the archive, which")
@@ -341,14 +346,45 @@ impl<'a> Planner<'a> {
             return Unreachable {
                 reason: format!("{reason} has a gap at WAL segment {missing}{newest}"),
                 nearest,
-                in_gap: true,
             };
         }
         Unreachable {
             reason: format!("{reason} ends before WAL segment {missing}{newest}"),
             nearest: Some("none of the --target options (the end of the archive)".to_owned()),
-            in_gap: false,
         }
+    }
+
+    /// The target is a subtransaction of `parent`.
+    fn part_of(&self, parent: &Transaction) -> Unreachable {
+        let (point, xid) = (&self.target.point, parent.xid);
+        match parent.outcome {
+            Outcome::Committed => Unreachable {
+                reason: format!("{point} is a subtransaction of {xid}"),
+                nearest: Some(format!("--target-xid {xid}")),
+            },
+            Outcome::Aborted => Unreachable {
+                reason: format!(
+                    "{point} is a subtransaction of {xid}, which was rolled back at {}",
+                    parent.time
+                ),
+                nearest: Some(format!("--target-lsn {}", parent.lsn)),
+            },
+        }
+    }
+
+    /// The restore points that can be targets: their names are there once, and a backup ends before them.
+    fn usable(&self, points: &BTreeSet<(String, Lsn, Timestamp)>) -> Vec<(String, Timestamp)> {
+        let oldest = self.backups.iter().map(|backup| backup.stop_lsn).min();
+        let mut places: HashMap<&str, usize> = HashMap::new();
+        for (name, ..) in points {
+            *places.entry(name).or_default() += 1;
+        }
+        let usable = points
+            .iter()
+            .filter(|(name, lsn, _)| Some(*lsn) >= oldest && places.get(name.as_str()) == Some(&1));
+        usable
+            .map(|(name, _, time)| (name.clone(), *time))
+            .collect()
     }
 
     fn planned(&self, way: Way, last: SegmentNo) -> Result<Plan, Error> {
@@ -393,6 +429,14 @@ impl<'a> Planner<'a> {
     }
 }
 
+impl Falls<'_> {
+    /// Whether it knows of a gap, behind which the target may be, that `known` does not know of.
+    fn outdoes(&self, known: &Self) -> bool {
+        let has_gap = |falls: &Self| matches!(falls, Self::NotFound(way) if way.route.gap);
+        has_gap(self) && !has_gap(known)
+    }
+}
+
 impl Way<'_> {
     /// The segment after the last one of the route.
     fn next(&self) -> SegmentNo {
@@ -418,7 +462,6 @@ pub(super) fn unreachable(reason: String) -> Unreachable {
     Unreachable {
         reason,
         nearest: None,
-        in_gap: false,
     }
 }
 
@@ -427,7 +470,6 @@ fn nearest_names(name: &str, points: &[(String, Timestamp)]) -> Vec<(String, Tim
     const SHOWN: usize = 3;
     let mut points: Vec<_> = points.to_vec();
     points.sort_by_key(|(other, _)| strsim::damerau_levenshtein(name, other));
-    points.dedup_by(|one, other| one.0 == other.0);
     points.truncate(SHOWN);
     points
 }

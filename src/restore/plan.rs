@@ -65,8 +65,6 @@ pub struct Unreachable {
     pub reason: String,
     /// Options of `restore` that reach the nearest point.
     pub nearest: Option<String>,
-    /// Whether it may lie behind a segment that is missing.
-    pub in_gap: bool,
 }
 
 /// Plans a restore to `target`, from the backup `chosen` or the best one.

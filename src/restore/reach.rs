@@ -4,7 +4,7 @@
 //! (xlogrecovery.c, `recoveryStopsBefore` and `recoveryStopsAfter`). The segment in which that record ends is the last
 //! one that recovery asks for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
 
@@ -38,10 +38,10 @@ pub(super) struct Found {
 pub(super) struct Seen {
     /// The last transaction that committed, by position.
     pub(super) newest: Option<Committed>,
-    /// Restore points: names, times.
-    pub(super) restore_points: Vec<(String, Timestamp)>,
-    /// The transaction of which the target is a subtransaction.
-    pub(super) parent: Option<u32>,
+    /// Restore points: names, positions, times.
+    pub(super) restore_points: BTreeSet<(String, Lsn, Timestamp)>,
+    /// The end of the transaction of which the target is a subtransaction.
+    pub(super) parent: Option<Transaction>,
     /// Whether the target wrote something.
     pub(super) wrote: bool,
 }
@@ -182,12 +182,14 @@ impl<'a> Search<'a> {
         match self.point {
             Point::Name(_) => {
                 let points =
-                    restore_points(resolved).map(|(_, name, time)| (name.to_owned(), time));
+                    restore_points(resolved).map(|(lsn, name, time)| (name.to_owned(), lsn, time));
                 self.seen.restore_points.extend(points);
             }
             Point::Xid(xid) => {
                 let parent = ends.iter().find(|end| end.subtransactions.contains(xid));
-                self.seen.parent = self.seen.parent.or(parent.map(|end| end.xid));
+                if let Some(parent) = parent {
+                    self.seen.parent.get_or_insert_with(|| parent.clone());
+                }
                 self.seen.wrote |= resolved.summary.open.iter().any(|(open, _)| open == xid);
             }
             Point::End | Point::Immediate | Point::Time(_) | Point::Lsn(_) => {}

@@ -46,6 +46,11 @@ impl Area {
         path
     }
 
+    /// Removes a directory and all in it.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_dir_all(self.path(name)).unwrap();
+    }
+
     pub fn root(&self) -> &Path {
         self.dir.path()
     }

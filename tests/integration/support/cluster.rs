@@ -157,6 +157,22 @@ impl Cluster {
         }
     }
 
+    /// Starts a server that is to end by itself; returns what it logged.
+    pub fn run_to_its_end(&mut self) -> String {
+        self.launch();
+        let start = Instant::now();
+        while self.server.as_mut().unwrap().try_wait().unwrap().is_none() {
+            assert!(
+                start.elapsed() < RECOVERY_LIMIT,
+                "the server did not end:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.server = None;
+        self.log_text()
+    }
+
     fn launch(&mut self) {
         assert!(
             self.server.is_none(),
@@ -504,7 +520,8 @@ fn initdb(shape: Shape, data: &Path) {
     run(command.arg("-D").arg(data)).succeeds();
 }
 
-pub(super) fn copy_tree(from: &Path, to: &Path) {
+/// Copies a directory as it is.
+pub fn copy_tree(from: &Path, to: &Path) {
     run(host().command("cp").arg("-a").arg(from).arg(to)).succeeds();
 }
 

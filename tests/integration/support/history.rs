@@ -52,6 +52,30 @@ pub fn make_history(cluster: &Cluster, name: &str) -> Moment {
     }
 }
 
+/// Makes the function `fill_segment(leave)`: it writes until so many bytes, a multiple of 8, are left of the segment.
+/// The next record of more bytes than that lies on the border, unless another backend writes one before.
+pub fn create_fill_segment(cluster: &Cluster) {
+    // A message on one page takes 24 bytes of header, 5 of its data's header, 24 of `xl_logical_message` and 2 of its
+    // prefix (message.h); 8168 bytes of a page hold records.
+    cluster.sql(
+        "create function fill_segment(leave int) returns void language plpgsql as $$
+         declare
+             size constant int := pg_size_bytes(current_setting('wal_segment_size'));
+             rest int;
+         begin
+             loop
+                 rest := size - mod(pg_current_wal_insert_lsn() - '0/0', size)::int;
+                 exit when rest = leave;
+                 perform pg_logical_emit_message(false, 'x', repeat('x', case
+                     when rest > 50000 then 40000
+                     when rest > 8168 then 4000
+                     when rest > leave + 400 then rest - leave - 55
+                     else 600 end));
+             end loop;
+         end $$",
+    );
+}
+
 /// Clients that write until this is dropped.
 pub struct PgbenchLoad {
     pgbench: Child,
