@@ -280,3 +280,27 @@ fn wal_push_takes_history_backup_and_partial_files_and_guards_them_too() {
         .segments
         .assert_not_archived(&archive.walhalla, segment);
 }
+
+#[test]
+fn a_segment_is_archived_although_its_summary_cannot_be_stored() {
+    let archive = Archive::make();
+    let [first, second] = &archive.segments.names[..] else {
+        panic!("two segments");
+    };
+    archive.segments.push(&archive.walhalla, first).succeeds();
+    let stored = archive.store.summaries_named(first);
+    let summaries = stored[0].ancestors().nth(2).unwrap();
+    std::fs::remove_dir_all(summaries).unwrap();
+    std::fs::write(summaries, "in the way").unwrap();
+    archive
+        .segments
+        .push(&archive.walhalla, second)
+        .succeeds()
+        .says(&[second, "its summary is not", "wal-summarize"]);
+    archive.store.object_of(second);
+
+    std::fs::remove_file(summaries).unwrap();
+    let made = archive.walhalla.run(&["wal-summarize", "--json"]);
+    assert_eq!(made.succeeds().json()["made"], 2);
+    assert_eq!(archive.store.summaries_named("").len(), 2);
+}
