@@ -429,7 +429,7 @@ impl<'a> Planner<'a> {
         };
         if first.hit.outcome == Some(Outcome::Aborted) && matches!(self.target.point, Point::Xid(_))
         {
-            return Ok(Some(Err(self.aborted(first))));
+            return Ok(Some(Err(self.aborted(way, first))));
         }
         // PostgreSQL refuses to stop before it is consistent.
         if first.hit.start < way.backup.stop_lsn {
@@ -438,14 +438,21 @@ impl<'a> Planner<'a> {
         Ok(Some(Ok(first.segment.max(way.consistent))))
     }
 
-    fn aborted(&self, found: &Found) -> Unreachable {
+    fn aborted(&self, way: &Way, found: &Found) -> Unreachable {
+        let position = found.hit.start;
+        let is_in_files = |backup: &BackupEntry| position < backup.stop_lsn;
+        let nearest = if self.backups.iter().all(is_in_files) {
+            format!("--target-immediate --backup {}", way.backup.id)
+        } else {
+            format!("--target-lsn {position}")
+        };
         let time = found
             .hit
             .time
             .map_or_else(String::new, |time| format!(" at {time}"));
         Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
-            nearest: Some(format!("--target-lsn {}", found.hit.start)),
+            nearest: Some(nearest),
         }
     }
 
