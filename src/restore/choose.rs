@@ -113,12 +113,13 @@ impl<'a> Planner<'a> {
         backups
     }
 
-    /// Whether an older backup may reach what a newer one does not: only what the catalog cannot place for sure.
+    /// Whether an older backup may reach what a newer one does not: a point that the catalog cannot place for sure, and
+    /// one that may be on the older one's timeline, where backups are on several.
     fn older_may_do(&self) -> bool {
-        matches!(
-            self.target.point,
-            Point::Name(_) | Point::Xid(_) | Point::Time(_)
-        )
+        match self.target.point {
+            Point::Name(_) | Point::Xid(_) | Point::Time(_) | Point::Lsn(_) => true,
+            Point::End | Point::Immediate => false,
+        }
     }
 
     /// Whether older backups are looked at although one reaches the target: a name may be there twice.
