@@ -37,11 +37,14 @@ enum Offer<'a> {
 enum Falls<'a> {
     /// For this reason.
     Reason(Unreachable),
+    /// The target is there, and was rolled back; of all reasons the best.
+    RolledBack(Unreachable),
     /// The target is nowhere on the way. What else is there is known when every backup was tried.
     NotFound(Way<'a>),
 }
 
 /// Where recovery from a backup goes to.
+#[derive(Clone)]
 struct Way<'a> {
     backup: &'a BackupEntry,
     history: &'a History,
@@ -87,6 +90,7 @@ impl<'a> Planner<'a> {
             match self.offer(backup, history, &mut named)? {
                 Offer::Reaches(plan) if self.looks_on() => _ = reaching.get_or_insert(*plan),
                 Offer::Reaches(plan) => return Ok(*plan),
+                Offer::Falls(falls @ Falls::RolledBack(_)) => refusal = Some(falls),
                 // The newest backup's reason is the one that a reader can act on.
                 Offer::Falls(falls) => _ = refusal.get_or_insert(falls),
             }
@@ -377,20 +381,19 @@ impl<'a> Planner<'a> {
             return Ok(Offer::Falls(Falls::Reason(unreachable(reason))));
         }
         let last = match &self.target.point {
-            Point::Immediate => Some(Ok(way.consistent)),
-            Point::End => Some(Self::end(&way)),
+            Point::Immediate => Ok(way.consistent),
+            Point::End => Self::end(&way).map_err(Falls::Reason),
             _ => self.target_segment(&way, named)?,
         };
         Ok(match last {
-            Some(Ok(last)) => Offer::Reaches(Box::new(self.planned(way, last)?)),
-            Some(Err(reason)) => Offer::Falls(Falls::Reason(reason)),
-            None => Offer::Falls(Falls::NotFound(way)),
+            Ok(last) => Offer::Reaches(Box::new(self.planned(way, last)?)),
+            Err(falls) => Offer::Falls(falls),
         })
     }
 
     fn told(&self, falls: Falls) -> Unreachable {
         match falls {
-            Falls::Reason(reason) => reason,
+            Falls::Reason(reason) | Falls::RolledBack(reason) => reason,
             Falls::NotFound(way) => self.not_found(&way),
         }
     }
@@ -411,14 +414,14 @@ impl<'a> Planner<'a> {
         Ok(SegmentNo(way.next().0 - 1))
     }
 
-    /// The segment in which the record ends at which recovery stops; `None` when there is no such record.
+    /// The segment in which the record ends at which recovery stops.
     fn target_segment(
         &mut self,
-        way: &Way,
+        way: &Way<'a>,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
-    ) -> Result<Option<Result<SegmentNo, Unreachable>>, Error> {
+    ) -> Result<Result<SegmentNo, Falls<'a>>, Error> {
         let Some(search) = &mut self.search else {
-            return Ok(Some(Err(self.no_candidate())));
+            return Ok(Err(Falls::Reason(self.no_candidate())));
         };
         let found = search.find(way.history, &way.route.segments, way.backup.start_lsn)?;
         let places = found
@@ -426,17 +429,17 @@ impl<'a> Planner<'a> {
             .filter_map(|found| Some((found.hit.start, found.hit.time?)));
         named.extend(places);
         let Some(first) = found.first() else {
-            return Ok(None);
+            return Ok(Err(Falls::NotFound(way.clone())));
         };
         if first.hit.outcome == Some(Outcome::Aborted) && matches!(self.target.point, Point::Xid(_))
         {
-            return Ok(Some(Err(self.aborted(way, first))));
+            return Ok(Err(Falls::RolledBack(self.aborted(way, first))));
         }
         // PostgreSQL refuses to stop before it is consistent.
         if first.hit.start < way.backup.stop_lsn {
-            return Ok(Some(Err(self.before(way.backup))));
+            return Ok(Err(Falls::Reason(self.before(way.backup))));
         }
-        Ok(Some(Ok(first.segment.max(way.consistent))))
+        Ok(Ok(first.segment.max(way.consistent)))
     }
 
     fn aborted(&self, way: &Way, found: &Found) -> Unreachable {
