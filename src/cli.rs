@@ -413,7 +413,7 @@ pub struct Find {
 /// `wal-summarize`
 #[derive(Debug, Args)]
 pub struct WalSummarize {
-    /// Read the stored summaries too, and make those anew that cannot be used
+    /// Read every segment, and make those stored summaries anew too that are damaged or another content's
     #[arg(long)]
     pub check: bool,
     /// Which cluster

@@ -1,5 +1,7 @@
 //! `walhalla find`
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
 
 use indicatif::HumanBytes;
@@ -10,6 +12,8 @@ use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output;
+use crate::postgres::SegmentNo;
+use crate::repository::{BackupEntry, BackupId};
 use crate::restore::target::shell_word;
 use crate::wal::archive::Archive;
 use crate::wal::event::Outcome as End;
@@ -44,11 +48,15 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     let archive = Archive::new(&repository, &backups, context.reading())?;
     let finds = find(&archive, &Query::from(arguments))?;
     let relations = Relations::new(&repository, &backups);
-    let front = front(context, arguments);
+    let commands = Commands {
+        front: front(context, arguments),
+        archive: &archive,
+        ends: RefCell::default(),
+    };
     let rows: Vec<Row> = finds
         .iter()
-        .map(|find| row(find, &relations, &front))
-        .collect();
+        .map(|find| row(find, &relations, &commands))
+        .collect::<Result<_, Error>>()?;
     if context.global.json {
         output::json(&rows)?;
     } else if rows.is_empty() {
@@ -94,10 +102,13 @@ fn front(context: &Context, arguments: &cli::Find) -> String {
     quoted.join(" ")
 }
 
-fn row(find: &Find, relations: &Relations, front: &str) -> Row {
+fn row(find: &Find, relations: &Relations, commands: &Commands) -> Result<Row, Error> {
     let described = described(find, relations);
-    let reachable = relations.backup_before(&find.history, find.lsn);
-    Row {
+    let backup = relations.backup_before(&find.history, find.lsn);
+    let restore_before = backup
+        .map(|backup| commands.before(find, backup))
+        .transpose()?;
+    Ok(Row {
         kind: kind(&find.what),
         time: find.time,
         lsn: find.lsn,
@@ -110,12 +121,41 @@ fn row(find: &Find, relations: &Relations, front: &str) -> Row {
             What::End(_, bytes) => Some(bytes),
             _ => None,
         },
-        restore_before: reachable.map(|_| {
+        restore_before: restore_before.flatten(),
+    })
+}
+
+/// Restore commands for finds.
+struct Commands<'a> {
+    /// What each begins with.
+    front: String,
+    archive: &'a Archive<'a>,
+    /// The last segment that each backup reaches on a timeline.
+    ends: RefCell<HashMap<(BackupId, u32), Option<SegmentNo>>>,
+}
+
+impl Commands<'_> {
+    /// The command that stops just before a find, if the WAL from `backup` to there is whole.
+    fn before(&self, find: &Find, backup: &BackupEntry) -> Result<Option<String>, Error> {
+        let size = backup.wal_segment_size;
+        let key = (backup.id.clone(), find.timeline);
+        let known = self.ends.borrow().get(&key).copied();
+        let end = if let Some(end) = known {
+            end
+        } else {
+            let first = size.segment_of(backup.start_lsn);
+            let route = self.archive.route(&find.history, size, first)?;
+            let end = route.segments.last().map(|last| last.number);
+            self.ends.borrow_mut().insert(key, end);
+            end
+        };
+        let is_whole = end >= find.segment.number(size);
+        Ok(is_whole.then(|| {
             format!(
-                "{front} --target-lsn {} --target-exclusive --target-timeline {} {COPY}",
-                find.lsn, find.timeline
+                "{} --target-lsn {} --target-exclusive --target-timeline {} {COPY}",
+                self.front, find.lsn, find.timeline
             )
-        }),
+        }))
     }
 }
 
@@ -209,6 +249,6 @@ fn print(row: &Row) -> Result<(), Error> {
     ))?;
     match &row.restore_before {
         Some(command) => output::line(&format!("    before it: {command}")),
-        None => output::line("    before it: no backup is old enough"),
+        None => output::line("    before it: no backup reaches it"),
     }
 }

@@ -2,7 +2,7 @@
 
 use comfy_table::{Table, presets};
 use indicatif::{HumanBytes, HumanCount};
-use jiff::Timestamp;
+use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 
 use super::{Context, Outcome};
@@ -98,7 +98,10 @@ fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
             .values()
             .map(|file| file.stored_bytes)
             .sum(),
-        gaps: gaps(&own, archive.segment_size(history)?, history),
+        gaps: match archive.segment_size(history) {
+            Ok(Some(size)) => gaps(&own, size, history),
+            _ => Vec::new(),
+        },
         without_summary: archive.without_summary(history.timeline)?,
         first_commit_time: first.map(|(first, _)| first),
         last_commit_time: last.map(|(_, last)| last),
@@ -108,7 +111,10 @@ fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
 /// The segments of a timeline; none where nothing tells how long they are.
 fn own_segments(archive: &Archive, history: &History) -> Result<Vec<Needed>, Error> {
     match archive.runs(history) {
-        Err(error) if error.is_locked() => Ok(Vec::new()),
+        Err(error) if error.is_locked() || error.is_damage() => {
+            tracing::warn!("{error}");
+            Ok(Vec::new())
+        }
         runs => {
             let all = runs?.into_iter().flatten();
             Ok(all
@@ -119,8 +125,7 @@ fn own_segments(archive: &Archive, history: &History) -> Result<Vec<Needed>, Err
 }
 
 /// What is missing between segments; and before the first, where the timeline began earlier.
-fn gaps(segments: &[Needed], size: Option<SegmentSize>, history: &History) -> Vec<Gap> {
-    let Some(size) = size else { return Vec::new() };
+fn gaps(segments: &[Needed], size: SegmentSize, history: &History) -> Vec<Gap> {
     let begin = history.ancestors.last();
     let mut next = begin.map(|parent| size.segment_of(parent.switch_lsn));
     let mut gaps = Vec::new();
@@ -159,6 +164,10 @@ fn commits(
     });
     match walked {
         Err(error) if error.is_locked() => Ok(None),
+        Err(error) if error.is_damage() => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
         walked => Ok(walked.map(|()| found)?),
     }
 }
@@ -217,20 +226,31 @@ fn print_gaps(timelines: &[Branch]) -> Result<(), Error> {
     Ok(())
 }
 
+/// A begin, as a whole second that is not before it.
+fn begin(time: Timestamp) -> String {
+    let rounding = TimestampRound::new()
+        .smallest(Unit::Second)
+        .mode(RoundMode::Ceil);
+    shown(time.round(rounding).unwrap_or(time))
+}
+
 /// Tells from when to when the cluster can be brought back.
 pub(super) fn print_spans(spans: &[Span]) -> Result<(), Error> {
     if spans.is_empty() {
         return output::line("no moment can be reached: no backup has the WAL that it needs");
     }
     for span in spans {
+        let to = match span.to {
+            Some(to) => format!("to {}", shown(to)),
+            None => "on, to what cannot be told here,".to_owned(),
+        };
         let end = match &span.missing {
             Some(missing) => format!("; then WAL segment {missing} is missing"),
             None => String::new(),
         };
         output::line(&format!(
-            "any moment from {} to {} can be reached on timeline {}{end}",
-            shown(span.from),
-            shown(span.to),
+            "any moment from {} {to} can be reached on timeline {}{end}",
+            begin(span.from),
             span.timeline
         ))?;
     }

@@ -13,7 +13,7 @@ pub(super) fn run(context: &Context, arguments: &WalSummarize) -> Result<Outcome
     repository.must_be_known()?;
     let pipeline = context.pipeline(&repository)?;
     let scope = if arguments.check {
-        Scope::Unusable
+        Scope::Wrong
     } else {
         Scope::Missing
     };

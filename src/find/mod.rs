@@ -15,7 +15,7 @@ use crate::postgres::{History, Lsn, SegmentName};
 use crate::wal::Error;
 use crate::wal::archive::{Archive, Needed, Resolved};
 use crate::wal::event::{Event, Outcome};
-use crate::wal::record::RelationFiles;
+use crate::wal::record::{Fork, RelationFiles};
 use crate::wal::summary::{Note, Transaction};
 
 pub use relations::{Relation, Relations};
@@ -89,11 +89,30 @@ pub fn find(archive: &Archive, query: &Query) -> Result<Vec<Find>, Error> {
     for history in archive.histories.known.values() {
         for run in archive.runs(history)? {
             let mut branch = Branch::default();
-            archive.walk(history, &run, |needed, resolved| {
-                finder.segment(&mut branch, history, needed, &resolved);
-                Ok::<_, Error>(true)
-            })?;
+            let mut left = run.as_slice();
+            while !left.is_empty() {
+                let mut done = 0;
+                let walked = archive.walk(history, left, |needed, resolved| {
+                    done += 1;
+                    finder.segment(&mut branch, history, needed, &resolved);
+                    Ok::<_, Error>(true)
+                });
+                match walked {
+                    Err(error) if error.is_damage() => {
+                        tracing::warn!("{error}; what is in it is not found");
+                        left = left.get(done + 1..).unwrap_or_default();
+                    }
+                    walked => {
+                        walked?;
+                        break;
+                    }
+                }
+            }
         }
+    }
+    for lost in &archive.histories.unknown {
+        let number = lost.number();
+        tracing::warn!("timeline {number} is left out: the archive has not its history");
     }
     let mut finds = finder.finds;
     finds.sort_by_key(|find| (find.time, find.lsn));
@@ -114,6 +133,11 @@ struct Branch {
     time: Option<Timestamp>,
     /// Relations that were created, by transaction.
     created: HashMap<u32, Vec<RelationFiles>>,
+    /// Where rows of `pg_database` were changed in place, by transaction: what drops a database marks it as invalid first,
+    /// and recovery that stops between the two brings back a database that nobody can open.
+    marked: HashMap<u32, Lsn>,
+    /// Tablespaces of databases that were created.
+    databases: HashMap<u32, u32>,
     /// Rows deleted from `pg_class`, by transaction.
     deletes: HashMap<u32, u32>,
     /// Bytes of records in earlier segments, by transaction.
@@ -130,7 +154,8 @@ impl Finder<'_> {
     ) {
         let summary = &resolved.summary;
         for (xid, deletes) in &summary.pg_class_deletes {
-            *branch.deletes.entry(*xid).or_default() += deletes;
+            let all = branch.deletes.entry(*xid).or_default();
+            *all = all.saturating_add(*deletes);
         }
         let mut notes = summary.notes.iter().peekable();
         for end in &summary.transactions {
@@ -143,23 +168,53 @@ impl Finder<'_> {
             self.note(branch, history, needed, note);
         }
         for (xid, bytes) in &summary.open {
-            *branch.open.entry(*xid).or_default() += bytes;
+            let all = branch.open.entry(*xid).or_default();
+            *all = all.saturating_add(*bytes);
         }
     }
 
     fn note(&mut self, branch: &mut Branch, history: &History, needed: &Needed, note: &Note) {
         let what = match &note.event {
-            Event::RelationCreated { relation, fork }
-                if *fork == crate::wal::record::Fork::Main =>
-            {
-                branch.created.entry(note.xid).or_default().push(*relation);
+            // Of an unlogged relation only the init fork's creation is recorded.
+            Event::RelationCreated {
+                relation,
+                fork: Fork::Main | Fork::Init,
+            } => {
+                let created = branch.created.entry(note.xid).or_default();
+                if !created.contains(relation) {
+                    created.push(*relation);
+                }
+                return;
+            }
+            Event::DatabaseCreated {
+                database,
+                tablespace,
+                ..
+            } => {
+                branch.databases.insert(*database, *tablespace);
+                return;
+            }
+            Event::DatabaseMarked => {
+                branch.marked.insert(note.xid, note.lsn);
                 return;
             }
             Event::RelationTruncated(cut) if self.query.truncated => {
                 What::Cut(cut.relation, cut.blocks)
             }
-            Event::DatabaseDropped { database, .. } if self.query.dropped => {
-                What::DropDatabase(*database)
+            // A database whose files went from one tablespace after they were copied to another was moved.
+            Event::DatabaseDropped {
+                database,
+                tablespaces,
+            } if self.query.dropped => {
+                // One whose files went from one tablespace after they were copied to another was moved.
+                let place = branch.databases.get(database);
+                if place.is_some_and(|place| !tablespaces.contains(place)) {
+                    return;
+                }
+                let lsn = branch.marked.get(&note.xid).copied().unwrap_or(note.lsn);
+                let what = What::DropDatabase(*database);
+                self.add(branch.time, lsn, note.xid, history, needed, what);
+                return;
             }
             Event::RestorePoint { name, time } if self.query.restore_points => {
                 let what = What::RestorePoint(name.clone());
@@ -178,8 +233,10 @@ impl Finder<'_> {
             .filter_map(|xid| branch.created.remove(xid))
             .flatten()
             .collect();
-        let deletes: u32 = own().filter_map(|xid| branch.deletes.remove(xid)).sum();
-        let earlier: u64 = own().filter_map(|xid| branch.open.remove(xid)).sum();
+        let deletes = own().filter_map(|xid| branch.deletes.remove(xid));
+        let deletes = deletes.fold(0, u32::saturating_add);
+        let earlier = own().filter_map(|xid| branch.open.remove(xid));
+        let earlier = earlier.fold(0, u64::saturating_add);
         let query = self.query;
         let mut add = |what| self.add(Some(end.time), end.lsn, end.xid, history, needed, what);
         if let Some(what) = dropped(end, &created, deletes) {
@@ -197,7 +254,10 @@ impl Finder<'_> {
             None => query.wants_all(),
         };
         if is_wanted {
-            add(What::End(end.outcome, end.wal_bytes + earlier));
+            add(What::End(
+                end.outcome,
+                end.wal_bytes.saturating_add(earlier),
+            ));
         }
     }
 

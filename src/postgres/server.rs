@@ -50,7 +50,7 @@ pub struct StoppedBackup {
     pub tablespace_map: String,
     /// The server's clock after the stop.
     pub time: Timestamp,
-    /// `txid_current_snapshot()` after the stop.
+    /// `txid_current_snapshot()` just before the stop.
     pub snapshot: String,
 }
 
@@ -173,8 +173,13 @@ impl Server {
             }
             (false, false) => "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false)",
         };
+        // After the stop it would see transactions end that the backup does not hold.
+        let query = "SELECT txid_current_snapshot()::text";
+        let before = self
+            .row("asking for the transactions that run", query)
+            .await?;
         let stopped = self.row("stopping the backup", call).await?;
-        let query = "SELECT (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::int8, txid_current_snapshot()::text";
+        let query = "SELECT (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::int8";
         let after = self
             .row("asking for the time of the backup's end", query)
             .await?;
@@ -183,7 +188,7 @@ impl Server {
             label: stopped.get(1),
             tablespace_map: stopped.get(2),
             time: timestamp(after.get(0))?,
-            snapshot: after.get(1),
+            snapshot: before.get(0),
         })
     }
 

@@ -191,6 +191,11 @@ impl Version {
         if self.0.number >= 1800 { 16 } else { 12 }
     }
 
+    /// Where `xl_parameter_change` (xlog_internal.h) has `wal_level`: 12 added `max_wal_senders` before it.
+    pub fn wal_level_offset(self) -> usize {
+        if self.0.number >= 1200 { 20 } else { 16 }
+    }
+
     /// Whether catalogs have their OIDs in a column, not in the header of each row.
     pub fn has_oid_columns(self) -> bool {
         self.0.number >= 1200

@@ -57,7 +57,7 @@ pub struct BackupEntry {
     pub start_time: Timestamp,
     /// The server's clock after the stop.
     pub stop_time: Timestamp,
-    /// `txid_current_snapshot()` after the stop: transactions that it does not see end later.
+    /// `txid_current_snapshot()` just before the stop: what it sees of transactions is in the backup.
     pub stop_snapshot: String,
     /// Major version.
     pub postgres_version: Version,

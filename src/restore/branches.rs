@@ -86,7 +86,7 @@ fn is_archived(archive: &Archive, segment: SegmentName) -> Result<bool, Error> {
     Ok(listing.segments.contains_key(&segment))
 }
 
-/// Timelines that lead on from the backup too and that the plan does not follow.
+/// Timelines that lead on from the backup too, and newer ones that do not, which the plan does not follow.
 pub(super) fn others(
     archive: &Archive,
     history: &History,
@@ -102,15 +102,15 @@ pub(super) fn others(
             )?,
             None => other.timeline != history.timeline && is_lived_on(archive, other, backup)?,
         };
-        if goes_on && backup.leads_to(other) {
+        if goes_on && (backup.leads_to(other) || other.timeline > history.timeline) {
             others.push(other.timeline.number());
         }
     }
     Ok(others)
 }
 
-/// The timeline that began, and was lived on, after the branch of `history` had ended: `history` was left by a restore
-/// to the past, and `backup`, taken after that point, does not lead to where life went on.
+/// The newer timeline that went on when the branch of `history` had ended and to which `backup` does not lead: `history`
+/// was left by a restore to the past.
 pub(super) fn left_for(
     archive: &Archive,
     history: &History,
@@ -119,32 +119,11 @@ pub(super) fn left_for(
     let others = archive.histories.known.values();
     for other in others.filter(|other| !backup.leads_to(other)) {
         let is_later = other.timeline > history.timeline && is_lived_on(archive, other, backup)?;
-        if is_later
-            && let Some(began) = began(archive, other)?
-            && let Some(ended) = ended(archive, history)?
-            && ended < began
-        {
+        if is_later && ended(archive, history)? < ended(archive, other)? {
             return Ok(Some(other.timeline));
         }
     }
     Ok(None)
-}
-
-/// When a timeline began: its first record tells (xlog.c, `CreateEndOfRecoveryRecord`, or a checkpoint).
-fn began(archive: &Archive, history: &History) -> Result<Option<Timestamp>, Error> {
-    let number = history.timeline.number();
-    let mut first = None;
-    for run in archive.runs(history)? {
-        archive.walk(history, &run, |_, resolved| {
-            let mut switches = resolved.summary.notes.iter().filter_map(timelines);
-            first = switches.find(|switch| switch.timeline == number);
-            Ok::<_, wal::Error>(first.is_none())
-        })?;
-        if first.is_some() {
-            break;
-        }
-    }
-    Ok(first.map(|switch| switch.time))
 }
 
 /// When the last transaction or checkpoint of a timeline ended.

@@ -11,6 +11,7 @@ use super::reach::{Found, Search};
 use super::target::{self, Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
+use crate::wal;
 use crate::wal::archive::{Archive, Route};
 use crate::wal::event::Outcome;
 use crate::wal::summary::Transaction;
@@ -37,11 +38,16 @@ enum Offer<'a> {
 enum Falls<'a> {
     /// For this reason.
     Reason(Unreachable),
+    /// It is not whole itself, so that an older one may do.
+    Broken(Unreachable),
+    /// The target is there, and was rolled back; of all reasons the best.
+    RolledBack(Unreachable),
     /// The target is nowhere on the way. What else is there is known when every backup was tried.
     NotFound(Way<'a>),
 }
 
 /// Where recovery from a backup goes to.
+#[derive(Clone)]
 struct Way<'a> {
     backup: &'a BackupEntry,
     history: &'a History,
@@ -85,25 +91,37 @@ impl<'a> Planner<'a> {
                 left_out.get_or_insert(left);
                 continue;
             }
-            match self.offer(backup, history, &mut named)? {
+            let mut goes_on = self.older_may_do();
+            let offer = match self.offer(backup, history, &mut named) {
+                // A name may be there twice, in WAL that cannot be read; one place of it is known.
+                Err(Error::Wal(error)) if reaching.is_some() && error.is_damage() => {
+                    tracing::warn!("{error}; older WAL is not searched for another such name");
+                    break;
+                }
+                offer => offer?,
+            };
+            match offer {
                 Offer::Reaches(plan) if self.looks_on() => _ = reaching.get_or_insert(*plan),
                 Offer::Reaches(plan) => return Ok(*plan),
-                // The newest backup's reason is the one that a reader can act on, unless an older one knows of a gap.
-                Offer::Falls(falls)
-                    if refusal.as_ref().is_none_or(|known| falls.outdoes(known)) =>
-                {
-                    refusal = Some(falls);
+                Offer::Falls(falls) => {
+                    if let Falls::Broken(broken) = &falls {
+                        tracing::warn!("{}; backup {} is passed over", broken.reason, backup.id);
+                    }
+                    goes_on |= matches!(falls, Falls::Broken(_));
+                    if refusal.as_ref().is_none_or(|known| falls.outdoes(known)) {
+                        refusal = Some(falls);
+                    }
                 }
-                Offer::Falls(_) => {}
             }
-            if !self.older_may_do() {
+            if !goes_on {
                 break;
             }
         }
         if let Some(plan) = reaching {
             return Self::only(plan, &named);
         }
-        let refusal = refusal.map(|falls| self.told(falls)).or(left_out);
+        let refusal = refusal.map(|falls| self.told(falls)).transpose()?;
+        let refusal = refusal.or(left_out);
         Err(refusal.unwrap_or_else(|| self.no_candidate()).into())
     }
 
@@ -119,12 +137,13 @@ impl<'a> Planner<'a> {
         backups
     }
 
-    /// Whether an older backup may reach what a newer one does not: only what the catalog cannot place for sure.
+    /// Whether an older backup may reach what a newer one does not: a point that the catalog cannot place for sure, and
+    /// one that may be on the older one's timeline, where backups are on several.
     fn older_may_do(&self) -> bool {
-        matches!(
-            self.target.point,
-            Point::Name(_) | Point::Xid(_) | Point::Time(_)
-        )
+        match self.target.point {
+            Point::Name(_) | Point::Xid(_) | Point::Time(_) | Point::Lsn(_) => true,
+            Point::End | Point::Immediate => false,
+        }
     }
 
     /// Whether older backups are looked at although one reaches the target: a name may be there twice.
@@ -166,7 +185,7 @@ impl<'a> Planner<'a> {
         let (own, id) = (history.timeline.number(), &backup.id);
         Ok(left_for.flatten().map(|other| Unreachable {
             reason: format!(
-                "timeline {} began after timeline {own} had ended, and no backup leads to it; {id} is one of the branch \
+                "timeline {} went on after timeline {own} had ended, and no backup leads to it; {id} is one of the branch \
                  that was left",
                 other.number()
             ),
@@ -215,7 +234,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Offer<'a>, Error> {
         if let Some(object) = self.repository.missing_object(backup)? {
             let reason = format!("{object}, a part of the backup, is missing or of another length");
-            return Ok(Offer::Falls(Falls::Reason(unreachable(reason))));
+            return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
         }
         let size = backup.wal_segment_size;
         let first = size.segment_of(backup.start_lsn);
@@ -231,51 +250,75 @@ impl<'a> Planner<'a> {
                 way.missing(),
                 backup.id
             );
-            return Ok(Offer::Falls(Falls::Reason(unreachable(reason))));
+            return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
         }
         let last = match &self.target.point {
-            Point::Immediate => Some(Ok(way.consistent)),
-            Point::End => Some(Self::end(&way)),
+            Point::Immediate => Ok(way.consistent),
+            Point::End => self.end(&way)?.map_err(Falls::Reason),
             _ => self.target_segment(&way, named)?,
         };
         Ok(match last {
-            Some(Ok(last)) => Offer::Reaches(Box::new(self.planned(way, last)?)),
-            Some(Err(reason)) => Offer::Falls(Falls::Reason(reason)),
-            None => Offer::Falls(Falls::NotFound(way)),
+            Ok(last) => Offer::Reaches(Box::new(self.planned(way, last)?)),
+            Err(falls) => Offer::Falls(falls),
         })
     }
 
-    fn told(&self, falls: Falls) -> Unreachable {
-        match falls {
-            Falls::Reason(reason) => reason,
-            Falls::NotFound(way) => self.not_found(&way),
+    fn told(&self, falls: Falls) -> Result<Unreachable, Error> {
+        Ok(match falls {
+            Falls::Reason(reason) | Falls::Broken(reason) | Falls::RolledBack(reason) => reason,
+            Falls::NotFound(way) => self.not_found(&way)?,
+        })
+    }
+
+    /// Options that reach the last commit on a way that ends in a gap.
+    fn before_gap(&self, way: &Way) -> Result<String, Error> {
+        for needed in way.route.segments.iter().rev() {
+            let mut last = None;
+            let one = std::slice::from_ref(needed);
+            self.archive.walk(way.history, one, |_, resolved| {
+                let mut ends = resolved.summary.transactions.iter().rev();
+                let is_later = |end: &&Transaction| {
+                    end.outcome == Outcome::Committed && end.lsn >= way.backup.stop_lsn
+                };
+                last = ends.find(is_later).map(|end| end.xid);
+                Ok::<_, wal::Error>(false)
+            })?;
+            if let Some(xid) = last {
+                return Ok(format!("--target-xid {xid}"));
+            }
         }
+        Ok(format!("--target-immediate --backup {}", way.backup.id))
     }
 
     /// The last segment of the archive.
-    fn end(way: &Way) -> Result<SegmentNo, Unreachable> {
+    fn end(&self, way: &Way) -> Result<Result<SegmentNo, Unreachable>, Error> {
         let missing = way.missing();
         if way.route.gap {
-            let reason = format!("WAL segment {missing} is missing, and later ones are there");
-            return Err(unreachable(reason));
+            return Ok(Err(Unreachable {
+                reason: format!("WAL segment {missing} is missing, and later ones are there"),
+                nearest: Some(self.before_gap(way)?),
+            }));
         }
         // The archive ends before the timeline that is followed begins.
         let begins = way.history.spans().next_back();
         let begin = begins.map_or(Lsn::ZERO, |(_, begin, _)| begin);
         if !way.has(way.backup.wal_segment_size.segment_of(begin)) {
-            return Err(unreachable(format!("WAL segment {missing} is missing")));
+            return Ok(Err(Unreachable {
+                reason: format!("WAL segment {missing} is missing"),
+                nearest: Some(self.before_gap(way)?),
+            }));
         }
-        Ok(SegmentNo(way.next().0 - 1))
+        Ok(Ok(SegmentNo(way.next().0 - 1)))
     }
 
-    /// The segment in which the record ends at which recovery stops; `None` when there is no such record.
+    /// The segment in which the record ends at which recovery stops.
     fn target_segment(
         &mut self,
-        way: &Way,
+        way: &Way<'a>,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
-    ) -> Result<Option<Result<SegmentNo, Unreachable>>, Error> {
+    ) -> Result<Result<SegmentNo, Falls<'a>>, Error> {
         let Some(search) = &mut self.search else {
-            return Ok(Some(Err(self.no_candidate())));
+            return Ok(Err(Falls::Reason(self.no_candidate())));
         };
         let found = search.find(way.history, &way.route.segments, way.backup.start_lsn)?;
         let places = found
@@ -283,48 +326,55 @@ impl<'a> Planner<'a> {
             .filter_map(|found| Some((found.hit.start, found.hit.time?)));
         named.extend(places);
         let Some(first) = found.first() else {
-            return Ok(None);
+            return Ok(Err(Falls::NotFound(way.clone())));
         };
         if first.hit.outcome == Some(Outcome::Aborted) && matches!(self.target.point, Point::Xid(_))
         {
-            return Ok(Some(Err(self.aborted(first))));
+            return Ok(Err(Falls::RolledBack(self.aborted(way, first))));
         }
         // PostgreSQL refuses to stop before it is consistent.
         if first.hit.start < way.backup.stop_lsn {
-            return Ok(Some(Err(self.before(way.backup))));
+            return Ok(Err(Falls::Reason(self.before(way.backup))));
         }
-        Ok(Some(Ok(first.segment.max(way.consistent))))
+        Ok(Ok(first.segment.max(way.consistent)))
     }
 
-    fn aborted(&self, found: &Found) -> Unreachable {
+    fn aborted(&self, way: &Way, found: &Found) -> Unreachable {
+        let position = found.hit.start;
+        let is_in_files = |backup: &BackupEntry| position < backup.stop_lsn;
+        let nearest = if self.backups.iter().all(is_in_files) {
+            format!("--target-immediate --backup {}", way.backup.id)
+        } else {
+            format!("--target-lsn {position}")
+        };
         let time = found
             .hit
             .time
             .map_or_else(String::new, |time| format!(" at {time}"));
         Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
-            nearest: Some(format!("--target-lsn {}", found.hit.start)),
+            nearest: Some(nearest),
         }
     }
 
-    fn not_found(&self, way: &Way) -> Unreachable {
+    fn not_found(&self, way: &Way) -> Result<Unreachable, Error> {
         let point = &self.target.point;
         let seen = self.search.as_ref().map(|search| search.seen.clone());
         let seen = seen.unwrap_or_default();
         let missing = way.missing();
         let reason = match point {
-            Point::Xid(_) if let Some(parent) = &seen.parent => return self.part_of(parent),
+            Point::Xid(_) if let Some(parent) = &seen.parent => return Ok(self.part_of(parent)),
             Point::Name(name) => {
                 let similar = nearest_names(name, &self.usable(&seen.restore_points));
                 if let Some((nearest, _)) = similar.first().filter(|_| !way.route.gap) {
                     let quoted = target::shell_word(nearest);
-                    return Unreachable {
+                    return Ok(Unreachable {
                         reason: format!(
                             "the archive has no {point}; there are {}",
                             shown(&similar)
                         ),
                         nearest: Some(format!("--target-name {quoted}")),
-                    };
+                    });
                 }
                 format!("{point} is not in the archive, which")
             }
@@ -340,18 +390,24 @@ impl<'a> Planner<'a> {
             )
         });
         if way.route.gap {
-            let nearest = seen
-                .newest
-                .map(|newest| format!("--target-xid {}", newest.xid));
-            return Unreachable {
-                reason: format!("{reason} has a gap at WAL segment {missing}{newest}"),
-                nearest,
-            };
+            return Ok(Unreachable {
+                reason: format!("{reason} has a gap at WAL segment {missing}"),
+                nearest: Some(self.before_gap(way)?),
+            });
         }
-        Unreachable {
+        if let Some(lsn) = seen.minimal {
+            return Ok(Unreachable {
+                reason: format!(
+                    "{point} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing \
+                     after that can be replayed"
+                ),
+                nearest: Some(format!("--target-lsn {lsn} --target-exclusive")),
+            });
+        }
+        Ok(Unreachable {
             reason: format!("{reason} ends before WAL segment {missing}{newest}"),
             nearest: Some("none of the --target options (the end of the archive)".to_owned()),
-        }
+        })
     }
 
     /// The target is a subtransaction of `parent`.
@@ -430,10 +486,15 @@ impl<'a> Planner<'a> {
 }
 
 impl Falls<'_> {
-    /// Whether it knows of a gap, behind which the target may be, that `known` does not know of.
+    /// Whether it says more than `known`, the reason of a newer backup: that the target is there and was rolled back, or
+    /// that there is a gap, behind which it may be.
     fn outdoes(&self, known: &Self) -> bool {
-        let has_gap = |falls: &Self| matches!(falls, Self::NotFound(way) if way.route.gap);
-        has_gap(self) && !has_gap(known)
+        let rank = |falls: &Self| match falls {
+            Self::RolledBack(_) => 2,
+            Self::NotFound(way) if way.route.gap => 1,
+            Self::Reason(_) | Self::Broken(_) | Self::NotFound(_) => 0,
+        };
+        rank(self) > rank(known)
     }
 }
 

@@ -91,7 +91,7 @@ impl Plan {
         if !self.other_timelines.is_empty() {
             let (followed, others) = (self.history.timeline.number(), &self.other_timelines);
             tracing::warn!(
-                "the plan follows timeline {followed}; timelines {others:?} go on from the same backup \
+                "the plan follows timeline {followed}; timelines {others:?} are in the archive too \
                  and are left aside: --target-timeline chooses"
             );
         }

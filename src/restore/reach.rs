@@ -44,6 +44,9 @@ pub(super) struct Seen {
     pub(super) parent: Option<Transaction>,
     /// Whether the target wrote something.
     pub(super) wrote: bool,
+    /// Where the server came up with `wal_level = minimal`, beyond which nothing can be replayed (xlogrecovery.c,
+    /// `CheckRequiredParameterValues`).
+    pub(super) minimal: Option<Lsn>,
 }
 
 /// A transaction that committed.
@@ -119,21 +122,36 @@ impl<'a> Search<'a> {
         let unknown = rest.iter().position(known).unwrap_or(rest.len());
         let run = segments.get(begin..at + unknown).unwrap_or_default();
         let mut next = begin;
-        self.archive.walk(history, run, |needed, resolved| {
+        // What runs into a segment is known once a record began before it.
+        let (mut is_sure, mut is_over) = (false, false);
+        let walked = self.archive.walk(history, run, |needed, resolved| {
             next += 1;
+            let was_sure = is_sure;
+            is_sure |= resolved.summary.first_record.is_some();
             if next <= at {
                 return Ok::<_, Error>(true);
             }
             let hits = self.hits(&resolved);
             self.see(&resolved);
-            found.extend(from(start, &hits, needed.number));
-            // What ran into the first segment of all is not known.
-            if next > 1 {
+            let minimal = minimal(&resolved).filter(|lsn| *lsn >= start);
+            let before = |found: &Found| minimal.is_none_or(|lsn| found.hit.start < lsn);
+            found.extend(from(start, &hits, needed.number).filter(before));
+            if minimal.is_some() {
+                (self.seen.minimal, is_over) = (minimal, true);
+            } else if was_sure {
                 self.answers.insert(needed.name, hits);
             }
-            Ok(!self.is_done(found))
-        })?;
-        Ok(next)
+            Ok(!is_over && !self.is_done(found))
+        });
+        match walked {
+            Err(error) if error.is_damage() && !found.is_empty() => {
+                tracing::warn!("{error}; WAL after it is not searched for another such name");
+                Ok(segments.len())
+            }
+            Err(error) => Err(error),
+            Ok(()) if is_over => Ok(segments.len()),
+            Ok(()) => Ok(next),
+        }
     }
 
     /// Whether the first of the hits is all that matters.
@@ -239,6 +257,13 @@ fn restore_points(resolved: &Resolved) -> impl Iterator<Item = (Lsn, &str, Times
         Event::RestorePoint { name, time } => Some((note.lsn, name.as_str(), *time)),
         _ => None,
     })
+}
+
+/// Where the server came up with `wal_level = minimal`.
+fn minimal(resolved: &Resolved) -> Option<Lsn> {
+    let mut notes = resolved.summary.notes.iter();
+    let change = notes.find(|note| note.event == Event::ParameterChange { wal_level: 0 });
+    change.map(|note| note.lsn)
 }
 
 /// Whether a transaction that ended at `time` makes recovery stop before it.

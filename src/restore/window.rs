@@ -41,8 +41,8 @@ pub struct Span {
     pub timeline: u32,
     /// Its begin.
     pub from: Timestamp,
-    /// Its end.
-    pub to: Timestamp,
+    /// The last transaction; `None` where its time cannot be read here.
+    pub to: Option<Timestamp>,
     /// The missing segment that ends it; `None` at the end of the archive.
     pub missing: Option<SegmentName>,
 }
@@ -67,19 +67,20 @@ pub fn spans(windows: &[Window]) -> Vec<Span> {
         .iter()
         .filter(|window| window.last_segment.is_some())
     {
-        let to = window.to.map_or(window.from, |to| to.max(window.from));
         let joins = |span: &&mut Span| {
-            span.timeline == window.timeline && window.from <= span.to && span.missing.is_none()
+            span.timeline == window.timeline
+                && span.missing.is_none()
+                && span.to.is_none_or(|to| window.from <= to)
         };
         match spans.last_mut().filter(joins) {
             Some(span) => {
-                span.to = span.to.max(to);
+                span.to = span.to.max(window.to);
                 span.missing = window.missing;
             }
             None => spans.push(Span {
                 timeline: window.timeline,
                 from: window.from,
-                to,
+                to: window.to,
                 missing: window.missing,
             }),
         }
@@ -152,6 +153,7 @@ impl Ends<'_> {
             });
         match walked {
             Err(error) if error.is_locked() => {}
+            Err(error) if error.is_damage() => tracing::warn!("{error}"),
             walked => walked?,
         }
         self.known.borrow_mut().insert(needed.name, time);

@@ -13,8 +13,10 @@ use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing}
 use crate::threads::{lock, on_threads};
 use crate::wal::reader::Record;
 
-/// Most summaries that are in memory at a time.
+/// Most summaries that are in memory at a time, and how many bytes of them as they are stored: in memory they are up to
+/// twenty times as long.
 const BATCH: usize = 16;
+const BATCH_BYTES: u64 = 16 << 20;
 
 /// What is known of timelines.
 #[derive(Clone, Debug)]
@@ -95,7 +97,15 @@ impl Histories {
             .collect();
         let mut unknown = Vec::new();
         for timeline in repository.timelines()? {
-            match repository.history(timeline)? {
+            let history = match repository.history(timeline) {
+                // A host without the identity lists all the same, by what backups tell.
+                Err(locked @ repository::Error::Locked { .. }) => {
+                    tracing::warn!("{}", output::chain(&locked));
+                    None
+                }
+                history => history?,
+            };
+            match history {
                 Some(history) => _ = known.insert(timeline, history),
                 None if timeline == TimelineId::FIRST => {
                     known.insert(timeline, History::root(timeline));
@@ -141,11 +151,13 @@ impl<'a> Archive<'a> {
     }
 
     fn listed(&self, timeline: TimelineId, from: Option<SegmentName>) -> Result<Listed, Error> {
-        if let Some(listed) = self.listings.borrow().get(&timeline)
-            && listed.from <= from
-        {
-            return Ok(listed.clone());
-        }
+        let known = self.listings.borrow().get(&timeline).cloned();
+        // Who asks for earlier segments goes from backup to backup: the second listing is a whole one.
+        let from = match known {
+            Some(listed) if listed.from <= from => return Ok(listed),
+            Some(_) => None,
+            None => from,
+        };
         let mut wal = self.repository.list_wal(timeline, from)?;
         for double in std::mem::take(&mut wal.doubles) {
             match double {
@@ -314,7 +326,7 @@ impl<'a> Archive<'a> {
         // A few at first: many questions are answered by the first segment.
         let mut batch = self.reading.threads.clamp(1, BATCH / 4);
         while let Some(rest) = segments.get(walked..).filter(|rest| !rest.is_empty()) {
-            let now = rest.get(..batch.min(rest.len())).unwrap_or(rest);
+            let now = rest.get(..self.batch(rest, batch)?).unwrap_or(rest);
             for (needed, summary) in now.iter().zip(self.summaries(history, now)?) {
                 let before = segments.get(..walked).unwrap_or_default();
                 let resolved = self.resolve(history, &mut joiner, before, needed, summary?)?;
@@ -329,6 +341,20 @@ impl<'a> Archive<'a> {
         }
         progress.finish();
         Ok(())
+    }
+
+    /// How many of the next segments' summaries are read at once: at most `most`, fewer where they are long.
+    fn batch(&self, segments: &[Needed], most: usize) -> Result<usize, Error> {
+        let mut bytes = 0_u64;
+        for (count, needed) in segments.iter().take(most).enumerate() {
+            let listed = self.listed(needed.name.timeline, Some(needed.name))?;
+            let forms = listed.summaries.get(&needed.name).into_iter().flatten();
+            bytes += forms.map(|form| form.stored_bytes).max().unwrap_or(0);
+            if bytes > BATCH_BYTES {
+                return Ok(count.max(1));
+            }
+        }
+        Ok(most.min(segments.len()))
     }
 
     /// The summaries of a few segments, read at once.

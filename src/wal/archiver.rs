@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::thread;
 use std::time::Duration;
 
 use walhalla_providers::ErrorKind;
@@ -52,6 +51,7 @@ impl Archiver<'_> {
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
         if self.is_archived(path, file, None)? {
+            self.make_up_for(path, file);
             return Ok(Pushed::AlreadyThere);
         }
         let pipeline = match file {
@@ -61,21 +61,45 @@ impl Archiver<'_> {
         let object = self.repository.layout.wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
             Ok((stored, summary)) => {
-                // Only what is in the archive has a summary. Two servers with different settings create different
-                // objects, and neither create notices the other. Of the two, one at least sees both now, and both do
-                // when they try again.
-                thread::scope(|scope| {
-                    scope.spawn(|| self.keep(summary, file));
-                    self.is_archived(path, file, Some(&object))
-                })?;
+                // Two servers with different settings create different objects, and neither create notices the other.
+                // Of the two, one at least sees both now, and both do when they try again.
+                self.is_archived(path, file, Some(&object))?;
+                self.keep(summary, file);
                 Ok(Pushed::Stored(stored))
             }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
                 if error.kind == ErrorKind::AlreadyExists =>
             {
-                self.same_content(path, file, &object)
+                let pushed = self.same_content(path, file, &object)?;
+                self.make_up_for(path, file);
+                Ok(pushed)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Stores the summary of a segment that was archived before, unless there is one: the push may have ended between the
+    /// two.
+    fn make_up_for(&self, path: &Path, file: WalFileName) {
+        let WalFileName::Segment(segment) = file else {
+            return;
+        };
+        let is_there = || {
+            let listed = self
+                .repository
+                .list_summaries(segment.timeline, Some(segment));
+            listed.is_ok_and(|listed| listed.contains_key(&segment))
+        };
+        let read = || {
+            let mut source = Source::open(path, file, self)?;
+            let mut buffer = vec![0; pipeline::BLOCK_SIZE_BYTES];
+            while source.read(&mut buffer)? > 0 {}
+            Ok::<_, Error>(source.summary())
+        };
+        if !is_there()
+            && let Ok(summary) = read()
+        {
+            self.keep(summary, file);
         }
     }
 

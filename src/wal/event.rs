@@ -41,6 +41,11 @@ pub enum Event {
         /// `START WAL LOCATION` of its label.
         start: Lsn,
     },
+    /// The server came up with other settings.
+    ParameterChange {
+        /// `wal_level`; at 0, `minimal`, not all changes are in the WAL that follows.
+        wal_level: u32,
+    },
     /// The rest of the segment is unused.
     Switch,
     /// The record at `overwritten` was given up: the WAL had ended within it.
@@ -66,6 +71,8 @@ pub enum Event {
         /// The database whose files were copied, without a record of each block; `None` when each block has one.
         copy_of: Option<(u32, u32)>,
     },
+    /// A row of `pg_database` was changed in place, as `DROP DATABASE` does first (dbcommands.c, `dropdb`).
+    DatabaseMarked,
     /// A database was dropped from tablespaces.
     DatabaseDropped {
         /// Its OID.
@@ -176,6 +183,13 @@ fn xlog(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
         0x50 => Event::BackupEnd {
             start: lsn(&mut data()?)?,
         },
+        0x60 => {
+            let mut data = data()?;
+            data.bytes(version.wal_level_offset())?;
+            Event::ParameterChange {
+                wal_level: data.u32()?,
+            }
+        }
         0x70 => restore_point(data()?)?,
         0x90 => {
             let mut data = data()?;

@@ -223,6 +223,19 @@ fn kind(file: WalFileName) -> &'static str {
 }
 
 impl Error {
+    /// Whether it tells of a damaged object rather than of the way to it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Repository(error) => error.is_of_the_object(),
+            Self::Mismatch { .. } | Self::Records { .. } | Self::Content { .. } => true,
+            Self::Postgres(_)
+            | Self::Pipeline(_)
+            | Self::Local { .. }
+            | Self::OtherContent { .. }
+            | Self::NotArchived { .. } => false,
+        }
+    }
+
     /// Whether it says that no identity opens an encrypted object.
     pub fn is_locked(&self) -> bool {
         matches!(self, Self::Repository(repository::Error::Locked { .. }))

@@ -182,8 +182,10 @@ fn find_tells_drops_truncations_and_rewrites_apart() {
     let store = Store::directory(&area);
     let walhalla = Walhalla::new(&area, &store);
     let mut primary = eventful(&area, &walhalla);
+    primary.sql("create unlogged table unlogged as select 1 as id");
     primary.sql("drop table dropped");
     primary.sql("truncate truncated");
+    primary.sql("truncate unlogged");
     primary.sql("vacuum full rewritten");
     primary.sql("begin; drop table replaced; create table replacement (id int); commit");
     primary.sql("begin; drop table rewritten; rollback");
@@ -213,13 +215,27 @@ fn find_tells_drops_truncations_and_rewrites_apart() {
     assert!(
         drops
             .iter()
-            .any(|detail| detail.starts_with("dropped in postgres (1663/")),
+            .filter(|detail| detail.starts_with("dropped in postgres (1663/"))
+            .count()
+            == 1,
         "{drops:#?}"
     );
     holds(
         &details("drop_database", &["--dropped"]),
         "dropped database other",
     );
+    // Before the database was dropped, and before it was marked as one that will be.
+    let rows = find(&walhalla, &["--dropped"]);
+    let row = rows.iter().find(|row| row["kind"] == "drop_database");
+    let lsn = row.unwrap()["lsn"].as_str().unwrap().to_owned();
+    let target = ["--target-lsn", &lsn, "--target-exclusive"];
+    let target = [&target[..], &["--target-action", "promote"]].concat();
+    let mut restored = walhalla.restore(&area, 17, "restored", &target);
+    restored.start();
+    restored.wait_until_promoted();
+    let limit = "select datconnlimit from pg_database where datname = 'other'";
+    assert_eq!(restored.sql(limit), "-1");
+    restored.stop();
     let rewrites = details("rewrite", &["--dropped"]);
     holds(&rewrites, "table public.replaced");
     holds(&rewrites, "table public.rewritten");

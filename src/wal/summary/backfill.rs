@@ -21,8 +21,8 @@ use crate::wal::archive::Histories;
 pub enum Scope {
     /// Those that are missing.
     Missing,
-    /// Those, and in the place of stored ones that cannot be used.
-    Unusable,
+    /// Those, and in the place of stored ones that cannot be read or do not tell what is in their segment.
+    Wrong,
 }
 
 /// What was done, as `wal-summarize --json` shows it.
@@ -80,7 +80,7 @@ pub fn backfill(
         segments += listing.segments.len() as u64;
         for (name, archived) in listing.segments {
             let stored = summaries.remove(&name).unwrap_or_default();
-            if stored.is_empty() || scope == Scope::Unusable {
+            if stored.is_empty() || scope == Scope::Wrong {
                 work.push_back(Work {
                     history: history.clone(),
                     name,
@@ -109,7 +109,7 @@ pub fn backfill(
                     report.summary_bytes += bytes;
                     report.segment_bytes += work.archived.stored_bytes;
                 }
-                Err(error) if is_of_the_segment(&error) => lock(&report).problems.push(Problem {
+                Err(error) if error.is_damage() => lock(&report).problems.push(Problem {
                     object: repository.url(&work.archived.object.key),
                     what: output::chain(&error),
                 }),
@@ -126,45 +126,31 @@ pub fn backfill(
 }
 
 impl Work {
-    /// Stores the summary; its stored length, unless there is one that can be used.
+    /// Stores the summary; its stored length, unless there is one that is right.
     fn run(&self, repository: &Repository, pipeline: &Pipeline) -> Result<Option<u64>, Error> {
+        let summary = stored::make(repository, self.name, &self.archived, &self.history)?;
         for form in &self.stored {
             match stored::read(repository, self.name, &form.object) {
-                Ok(_) => return Ok(None),
+                Ok(known) if known == summary => return Ok(None),
+                Ok(_) => {
+                    let url = repository.url(&form.object.key);
+                    tracing::warn!("{url} is not the segment's; it is made anew");
+                }
                 Err(error) if error.is_of_the_object() => {
                     tracing::warn!("{}; it is made anew", output::chain(&error));
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        let summary = stored::make(repository, self.name, &self.archived, &self.history)?;
-        // What cannot be used is in the way of what can; only a summary, which is derived, is ever taken away for that.
         let keys: Vec<_> = self
             .stored
             .iter()
             .map(|form| form.object.key.clone())
             .collect();
-        let failed = repository
-            .runtime
-            .block_on(repository.store.delete(&keys))?;
-        if let Some((_, error)) = failed.into_iter().next() {
-            return Err(error.into());
-        }
+        stored::remove(repository, &keys)?;
         match stored::write(repository, pipeline, &summary)? {
             Stored::Now(bytes) => Ok(Some(bytes)),
             Stored::Before => Ok(None),
         }
-    }
-}
-
-fn is_of_the_segment(error: &Error) -> bool {
-    match error {
-        Error::Repository(error) => error.is_of_the_object(),
-        Error::Mismatch { .. } | Error::Records { .. } | Error::Content { .. } => true,
-        Error::Postgres(_)
-        | Error::Pipeline(_)
-        | Error::Local { .. }
-        | Error::OtherContent { .. }
-        | Error::NotArchived { .. } => false,
     }
 }

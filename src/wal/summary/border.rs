@@ -89,7 +89,8 @@ fn join(mut tail: Tail, head: &Head) -> Result<Piece, Rift> {
         tail.content.extend_from_slice(content);
     }
     let of_header = u32::try_from(of_header).unwrap_or(u32::MAX);
-    tail.content_bytes += head.size_bytes.saturating_sub(of_header);
+    let more = head.size_bytes.saturating_sub(of_header);
+    tail.content_bytes = tail.content_bytes.saturating_add(more);
     tail.left_bytes -= head.size_bytes.min(tail.left_bytes);
     let Some(end) = head.end else {
         return Ok(Piece::Open(tail));

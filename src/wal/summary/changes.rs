@@ -1,18 +1,21 @@
 //! The blocks that WAL changes, as PostgreSQL 17's summarizer sees them (walsummarizer.c, blkreftable.c).
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use crate::wal::event::{Event, TransactionEnd};
 use crate::wal::record::{BlockReference, Fork, RelationFiles};
 
-/// A segment of 1 GiB has no room for records that name more.
-const MAX_BLOCKS: u64 = 1 << 26;
-
-/// Blocks that changed, by relation and fork. Free space maps are left out: not all that changes them is in the WAL.
+/// Blocks that changed, by relation and fork.
+///
+/// Free space maps and visibility maps are left out, as not all that changes them is in the WAL: up to 16 a record that
+/// clears bits of a visibility map names the heap's block only (heapam.c, `heap_delete`). Who uses this takes them whole.
+/// A database that was created, by copy or block by block, or dropped stands as its relation 0, with the limit 0: no
+/// file of it is as before.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Vec<Row>", into = "Vec<Row>")]
+#[serde(from = "Vec<Row>", into = "Vec<Row>")]
 pub struct Changes(BTreeMap<(RelationFiles, Fork), Changed>);
 
 /// What became of a fork.
@@ -21,17 +24,24 @@ pub struct Changed {
     /// The shortest that it was, in blocks: what is beyond it and not among `blocks` is not the same as before.
     /// 0 after it was created, dropped or emptied; `None` when it was never cut.
     pub limit: Option<u32>,
-    /// Blocks that changed after it was last cut, ascending.
-    pub blocks: Vec<u32>,
+    /// Blocks that changed after it was last cut, ascending, in runs that do not touch.
+    pub blocks: Vec<Range<u32>>,
 }
 
 /// Collects changes.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
     places: HashMap<(RelationFiles, Fork), usize>,
-    forks: Vec<((RelationFiles, Fork), Changed)>,
+    forks: Vec<((RelationFiles, Fork), Touched)>,
     /// Where the last block was put.
     last: usize,
+}
+
+/// A fork whose blocks come in any order.
+#[derive(Debug, Default)]
+struct Touched {
+    limit: Option<u32>,
+    blocks: Vec<u32>,
 }
 
 /// A fork in JSON.
@@ -58,33 +68,51 @@ impl Changes {
             if let Some(limit) = changed.limit {
                 own.cut(limit);
             }
-            own.blocks.extend(changed.blocks);
-            own.sort();
+            let blocks = own.blocks.iter().cloned().chain(changed.blocks);
+            own.blocks = joined(blocks.collect());
         }
     }
 }
 
 impl Changed {
-    fn cut(&mut self, blocks: u32) {
-        self.limit = Some(self.limit.map_or(blocks, |limit| limit.min(blocks)));
-        self.blocks.retain(|block| *block < blocks);
+    fn cut(&mut self, limit: u32) {
+        self.limit = Some(self.limit.map_or(limit, |known| known.min(limit)));
+        self.blocks.retain(|run| run.start < limit);
+        if let Some(last) = self.blocks.last_mut() {
+            last.end = last.end.min(limit);
+        }
     }
+}
 
-    fn sort(&mut self) {
-        self.blocks.sort_unstable();
-        self.blocks.dedup();
+impl Touched {
+    fn cut(&mut self, limit: u32) {
+        self.limit = Some(self.limit.map_or(limit, |known| known.min(limit)));
+        self.blocks.retain(|block| *block < limit);
     }
+}
+
+/// The runs in order, those that overlap or touch made one.
+fn joined(mut runs: Vec<Range<u32>>) -> Vec<Range<u32>> {
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<Range<u32>> = Vec::with_capacity(runs.len());
+    for run in runs.into_iter().filter(|run| !run.is_empty()) {
+        match joined.last_mut() {
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
 }
 
 impl Collector {
     /// A record changes a block.
     pub(super) fn block(&mut self, block: &BlockReference) {
-        if block.fork == Fork::FreeSpaceMap {
+        if !is_kept(block.fork) {
             return;
         }
-        let changed = self.at(block.relation, block.fork);
-        if changed.blocks.last() != Some(&block.block) {
-            changed.blocks.push(block.block);
+        let touched = self.at(block.relation, block.fork);
+        if touched.blocks.last() != Some(&block.block) {
+            touched.blocks.push(block.block);
         }
     }
 
@@ -93,36 +121,58 @@ impl Collector {
         match event {
             Event::TransactionEnd(TransactionEnd { dropped, .. }) => {
                 for relation in dropped {
-                    for fork in [Fork::Main, Fork::VisibilityMap, Fork::Init] {
+                    for fork in [Fork::Main, Fork::Init] {
                         self.at(*relation, fork).cut(0);
                     }
                 }
             }
-            Event::RelationCreated { relation, fork } if *fork != Fork::FreeSpaceMap => {
+            Event::RelationCreated { relation, fork } if is_kept(*fork) => {
                 self.at(*relation, *fork).cut(0);
             }
-            Event::RelationTruncated(cut) => {
-                if cut.main {
-                    self.at(cut.relation, Fork::Main).cut(cut.blocks);
-                }
-                // Which of its blocks are left depends on the block size; PostgreSQL takes it whole too.
-                if cut.visibility_map {
-                    self.at(cut.relation, Fork::VisibilityMap).cut(0);
+            Event::RelationTruncated(cut) if cut.main => {
+                self.at(cut.relation, Fork::Main).cut(cut.blocks);
+            }
+            Event::DatabaseCreated {
+                database,
+                tablespace,
+                ..
+            } => self.database(*database, *tablespace),
+            Event::DatabaseDropped {
+                database,
+                tablespaces,
+            } => {
+                for tablespace in tablespaces {
+                    self.database(*database, *tablespace);
                 }
             }
             _ => {}
         }
     }
 
+    /// A database's files in a tablespace came or went, all of them.
+    fn database(&mut self, database: u32, tablespace: u32) {
+        let all = RelationFiles {
+            tablespace,
+            database,
+            number: 0,
+        };
+        self.at(all, Fork::Main).cut(0);
+    }
+
     pub(super) fn finish(self) -> Changes {
-        let forks = self.forks.into_iter().map(|(place, mut changed)| {
-            changed.sort();
+        let forks = self.forks.into_iter().map(|(place, touched)| {
+            let runs = touched.blocks.iter();
+            let runs = runs.map(|block| *block..block.saturating_add(1));
+            let changed = Changed {
+                limit: touched.limit,
+                blocks: joined(runs.collect()),
+            };
             (place, changed)
         });
         Changes(forks.collect())
     }
 
-    fn at(&mut self, relation: RelationFiles, fork: Fork) -> &mut Changed {
+    fn at(&mut self, relation: RelationFiles, fork: Fork) -> &mut Touched {
         let key = (relation, fork);
         let is_last = self
             .forks
@@ -132,11 +182,11 @@ impl Collector {
             let next = self.forks.len();
             self.last = *self.places.entry(key).or_insert(next);
             if self.last == next {
-                self.forks.push((key, Changed::default()));
+                self.forks.push((key, Touched::default()));
             }
         }
-        let (_, changed) = self.forks.get_mut(self.last).expect("it was found or made");
-        changed
+        let (_, touched) = self.forks.get_mut(self.last).expect("it was found or made");
+        touched
     }
 }
 
@@ -155,18 +205,8 @@ impl From<Changes> for Vec<Row> {
     }
 }
 
-impl TryFrom<Vec<Row>> for Changes {
-    type Error = &'static str;
-
-    fn try_from(rows: Vec<Row>) -> Result<Self, Self::Error> {
-        let taken = rows.iter().flat_map(|row| row.blocks.chunks(2));
-        let blocks_in_all: u64 = taken
-            .filter_map(|pair| pair.last())
-            .map(|n| u64::from(*n))
-            .sum();
-        if blocks_in_all > MAX_BLOCKS {
-            return Err("more blocks than a segment can name");
-        }
+impl From<Vec<Row>> for Changes {
+    fn from(rows: Vec<Row>) -> Self {
         let forks = rows.into_iter().map(|row| {
             let changed = Changed {
                 limit: row.limit,
@@ -174,35 +214,38 @@ impl TryFrom<Vec<Row>> for Changes {
             };
             ((row.relation, row.fork), changed)
         });
-        Ok(Self(forks.collect()))
+        Self(forks.collect())
     }
 }
 
-/// Ascending numbers as what to pass over and what to take, in turn.
-fn runs(blocks: &[u32]) -> Vec<u32> {
-    let mut runs: Vec<u32> = Vec::new();
+/// Whether all that changes a fork is in the WAL.
+fn is_kept(fork: Fork) -> bool {
+    matches!(fork, Fork::Main | Fork::Init)
+}
+
+/// Runs as what to pass over and what to take, in turn.
+fn runs(blocks: &[Range<u32>]) -> Vec<u32> {
     let mut next = 0;
-    for block in blocks {
-        match runs.last_mut() {
-            Some(taken) if *block == next => *taken += 1,
-            _ => runs.extend([block - next, 1]),
-        }
-        next = block.saturating_add(1);
-    }
-    runs
+    let pairs = blocks.iter().flat_map(|run| {
+        let passed = run.start.saturating_sub(next);
+        next = run.end;
+        [passed, run.end.saturating_sub(run.start)]
+    });
+    pairs.collect()
 }
 
-/// The numbers of [`runs`].
-fn blocks(runs: &[u32]) -> Vec<u32> {
-    let mut blocks = Vec::new();
+/// The inverse of [`runs`].
+fn blocks(runs: &[u32]) -> Vec<Range<u32>> {
     let mut next = 0_u32;
-    for pair in runs.chunks(2) {
-        let [passed, taken] = pair else { break };
-        let begin = next.saturating_add(*passed);
-        next = begin.saturating_add(*taken);
-        blocks.extend(begin..next);
-    }
-    blocks
+    let pairs = runs.chunks(2).filter_map(|pair| match pair {
+        [passed, taken] => {
+            let begin = next.saturating_add(*passed);
+            next = begin.saturating_add(*taken);
+            Some(begin..next)
+        }
+        _ => None,
+    });
+    joined(pairs.collect())
 }
 
 #[cfg(test)]
@@ -231,13 +274,12 @@ mod tests {
     fn numbers_come_back_from_runs() {
         for numbers in [
             vec![],
-            vec![0],
-            vec![7, 8, 9, 20, 22, 23],
-            (0..100).collect(),
+            vec![Range { start: 0, end: 1 }],
+            vec![7..10, 20..21, 22..24],
         ] {
             assert_eq!(blocks(&runs(&numbers)), numbers);
         }
-        assert_eq!(runs(&[0, 1, 2, 9]), [0, 3, 6, 1]);
+        assert_eq!(runs(&[0..3, 9..10]), [0, 3, 6, 1]);
     }
 
     #[test]
@@ -256,7 +298,10 @@ mod tests {
         touch(&mut collector, 5);
         let first = collector.finish();
         let (_, changed) = first.iter().next().unwrap();
-        assert_eq!((changed.limit, &*changed.blocks), (Some(2), &[1, 5][..]));
+        assert_eq!(
+            (changed.limit, &*changed.blocks),
+            (Some(2), &[1..2, 5..6][..])
+        );
 
         let mut collector = Collector::default();
         collector.event(&Event::RelationCreated {
@@ -267,6 +312,9 @@ mod tests {
         let mut both = first.clone();
         both.extend(collector.finish());
         let (_, changed) = both.iter().next().unwrap();
-        assert_eq!((changed.limit, &*changed.blocks), (Some(0), &[0][..]));
+        assert_eq!(
+            (changed.limit, &*changed.blocks),
+            (Some(0), &[Range { start: 0, end: 1 }][..])
+        );
     }
 }

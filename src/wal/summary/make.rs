@@ -10,8 +10,9 @@ use crate::wal::pages::SegmentCheck;
 use crate::wal::reader::{Record, RecordReader};
 use crate::wal::record::Damage;
 
-/// `RelationRelationId`, which names its files until it is rewritten.
+/// `RelationRelationId` and `DatabaseRelationId`, which name their files until they are rewritten.
 const PG_CLASS: u32 = 1259;
+const PG_DATABASE: u32 = 1262;
 
 /// A summary in the making.
 #[derive(Debug)]
@@ -93,13 +94,21 @@ impl Summarizer {
     fn take(&mut self, record: &Record, version: Version) -> Result<(), Damage> {
         let xid = record.header.xid;
         let changes = &mut self.changes;
-        let mut is_pg_class = false;
+        let (mut is_pg_class, mut is_pg_database) = (false, false);
         record.headers(version, |block| {
             changes.block(&block);
             is_pg_class |= block.relation.number == PG_CLASS;
+            is_pg_database |= block.relation.number == PG_DATABASE;
         })?;
         if is_pg_class && record.is_heap_delete() {
             *self.pg_class_deletes.entry(xid).or_default() += 1;
+        }
+        if is_pg_database && xid != 0 && record.is_heap_inplace() {
+            self.notes.push(Note {
+                lsn: record.start,
+                xid,
+                event: Event::DatabaseMarked,
+            });
         }
         if self.writing.0 != xid {
             self.count();
@@ -175,9 +184,9 @@ impl Summary {
     fn count_earlier(&mut self, xid: u32, bytes: u64) {
         let is_own = |end: &&mut Transaction| end.xid == xid || end.subtransactions.contains(&xid);
         if let Some(end) = self.transactions.iter_mut().find(is_own) {
-            end.wal_bytes += bytes;
+            end.wal_bytes = end.wal_bytes.saturating_add(bytes);
         } else if let Some((_, open)) = self.open.iter_mut().find(|(open, _)| *open == xid) {
-            *open += bytes;
+            *open = open.saturating_add(bytes);
         } else {
             self.open.push((xid, bytes));
         }

@@ -1,8 +1,10 @@
 //! Summaries in the store: writing them, reading them, and making anew what is missing.
 
 use std::io::Read;
+use std::sync::atomic::Ordering;
 
-use walhalla_providers::ErrorKind;
+use sha2::{Digest, Sha256};
+use walhalla_providers::{ErrorKind, ObjectKey};
 
 use super::{Summarizer, Summary};
 use crate::pipeline::{self, Pipeline};
@@ -23,28 +25,53 @@ pub enum Stored {
     Before,
 }
 
-/// Stores a summary beside its segment, unless there is one.
+/// Stores a summary beside its segment. One of other content is replaced: it was another segment's of that name, which
+/// is gone from the archive.
 ///
 /// # Errors
-/// The pipeline's.
+/// The pipeline's and the repository's.
 pub fn write(
     repository: &Repository,
     pipeline: &Pipeline,
     summary: &Summary,
-) -> Result<Stored, pipeline::Error> {
+) -> Result<Stored, Error> {
     let pipeline = pipeline.framed();
     let object = repository
         .layout
         .summary(summary.segment, pipeline.packing());
-    let mut writer = pipeline.create_whole(&object.key, object.name(), None)?;
-    let written = writer.append(&summary.to_json());
-    match written.and_then(|()| writer.finish()) {
-        Ok(stored) => Ok(Stored::Now(stored.stored_bytes)),
-        Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => {
-            Ok(Stored::Before)
-        }
-        Err(error) => Err(error),
+    let json = summary.to_json();
+    match create(&pipeline, &object, &json) {
+        Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => {}
+        created => return Ok(Stored::Now(created?)),
     }
+    let sha256: [u8; 32] = Sha256::digest(&json).into();
+    match repository.content_sha256(&object) {
+        Ok(known) if known == sha256 => return Ok(Stored::Before),
+        Err(error) if !error.is_of_the_object() => return Err(error.into()),
+        Ok(_) | Err(_) => {}
+    }
+    remove(repository, std::slice::from_ref(&object.key))?;
+    Ok(Stored::Now(create(&pipeline, &object, &json)?))
+}
+
+/// Takes summaries away, which are derived; nothing else in a store is ever taken away to make room.
+///
+/// # Errors
+/// The store's.
+pub(super) fn remove(repository: &Repository, keys: &[ObjectKey]) -> Result<(), Error> {
+    let failed = repository.runtime.block_on(repository.store.delete(keys))?;
+    match failed.into_iter().next() {
+        Some((_, error)) => Err(error.into()),
+        None => Ok(()),
+    }
+}
+
+/// Creates the object; its stored length. Its header tells the SHA-256 to hosts that cannot read it.
+fn create(pipeline: &Pipeline, object: &Object, json: &[u8]) -> Result<u64, pipeline::Error> {
+    let sha256 = Sha256::digest(json).into();
+    let mut writer = pipeline.create_whole(&object.key, object.name(), Some(sha256))?;
+    writer.append(json)?;
+    Ok(writer.finish()?.stored_bytes)
 }
 
 /// Reads the stored summary of `segment`.
@@ -57,11 +84,19 @@ pub fn read(
     object: &Object,
 ) -> Result<Summary, repository::Error> {
     let mut json = Vec::new();
-    let content = repository.open(object)?;
-    content
+    let watched = repository.open_watched(object)?;
+    watched
+        .content
         .take(SUMMARY_LIMIT_BYTES)
         .read_to_end(&mut json)
         .map_err(|source| repository.damaged(&object.key, source))?;
+    if !watched.has_trailer.load(Ordering::Relaxed) {
+        return Err(repository::Error::Damaged {
+            object: repository.url(&object.key),
+            what: "it has no checksum",
+            source: "it was cut, or something else wrote it".into(),
+        });
+    }
     let system_identifier = repository.layout.system_identifier();
     Summary::parse(&json, segment, system_identifier).map_err(|source| repository::Error::Damaged {
         object: repository.url(&object.key),

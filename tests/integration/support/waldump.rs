@@ -12,6 +12,8 @@ use super::{Area, Shown, host};
 const OLDEST: u32 = 14;
 /// The first version of which it describes the drop of a database.
 const DESCRIBES_DROP: u32 = 13;
+/// The first version whose changes of settings it describes rightly: 12 put `max_wal_senders` among them.
+const DESCRIBES_SETTINGS: u32 = 12;
 const PAGE_BYTES: usize = 8192;
 
 /// Asserts that the reader finds what `pg_waldump` shows in segments of one timeline that follow each other; returns it.
@@ -33,7 +35,11 @@ pub fn compare_with_pg_waldump(
             .event
             .as_ref()
             .is_some_and(|it| it.starts_with("DROP "));
-        if is_drop && version < DESCRIBES_DROP {
+        let is_change = ours
+            .event
+            .as_ref()
+            .is_some_and(|it| it.starts_with("PARAMETER_CHANGE "));
+        if is_drop && version < DESCRIBES_DROP || is_change && version < DESCRIBES_SETTINGS {
             ours.event = None;
         }
         assert_eq!(&ours, theirs, "version {version}");
@@ -150,6 +156,10 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
         ("XLOG", "CHECKPOINT_SHUTDOWN" | "CHECKPOINT_ONLINE") => checkpoint(rest),
         // From 18 on followed by the wal_level.
         ("XLOG", "END_OF_RECOVERY") => rest.splitn(4, "; ").take(3).collect::<Vec<_>>().join("; "),
+        ("XLOG", "PARAMETER_CHANGE") if version >= DESCRIBES_SETTINGS => {
+            let (_, level) = rest.split_once("wal_level=")?;
+            level.split(' ').next()?.to_owned()
+        }
         ("XLOG", "RESTORE_POINT") => rest.to_owned(),
         ("XLOG", "BACKUP_END") => lsn(rest).to_string(),
         ("XLOG", "SWITCH") => return Some("SWITCH".to_owned()),

@@ -71,6 +71,10 @@ impl Branches {
         let settings = self.walhalla.archive_settings();
         server.configure(&settings.replace("archive_command = '", &raw));
         server.start();
+        // Every recovery copies what is left.
+        server.sql("update pg_database set datistemplate = false where datname <> 'postgres'");
+        server.sql("drop database template0");
+        server.sql("drop database template1");
         server.sql(
             "create table written (xid xid8 default pg_current_xact_id(), body text not null)",
         );

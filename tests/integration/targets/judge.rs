@@ -33,7 +33,8 @@ const REFUSALS: [&str; 4] = [
 ];
 
 impl Recovery {
-    /// Recovers by hand, from all that was archived, with the target as the user gave it.
+    /// Recovers by hand, from all that was archived, with the target as the user gave it. The server ends before it
+    /// would write WAL, so that links do for the segments.
     pub fn by_hand(branches: &Branches, backup: &Backup, target: &Drawn, name: &str) -> Self {
         let data = branches.area.path(name);
         copy_tree(&backup.files, &data);
@@ -46,7 +47,7 @@ impl Recovery {
             ["time", "xid", "name", "lsn"].map(|name| format!("recovery_target_{name} = ''\n"));
         let settings = format!(
             "{}{EXACT}archive_mode = off\nhot_standby = off\n\
-             restore_command = 'test -e {raw}/%f && cp {raw}/%f %p'\n\
+             restore_command = 'ln {raw}/%f %p'\n\
              recovery_target_timeline = '{timeline}'\nrecovery_target_{setting} = '{value}'\n\
              recovery_target_inclusive = {inclusive}\nrecovery_target_action = shutdown\n",
             cleared.concat()
