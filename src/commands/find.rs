@@ -201,10 +201,13 @@ fn detail(find: &Find, described: &[Relation], relations: &Relations) -> String 
         ),
         What::Cut(_, blocks) => format!("cut to {blocks} blocks: {}", list(described)),
         What::DropDatabase(database) => {
-            match relations.database(*database, &find.history, find.lsn) {
-                Some(name) => format!("dropped database {name} ({database})"),
-                None => format!("dropped database {database}"),
-            }
+            let name = relations.database(*database, &find.history, find.lsn);
+            let name = name.map_or_else(String::new, |name| format!(" {name}"));
+            // The drop marks the row before it begins, and nobody can connect to a database so marked (dbcommands.c, `dropdb`).
+            format!(
+                "dropped database{name} ({database}); to open it in the copy: \
+                 update pg_database set datconnlimit = -1 where oid = {database}"
+            )
         }
         What::RestorePoint(name) => format!("restore point {name}"),
         What::End(End::Committed, bytes) => format!("committed, {} of WAL", HumanBytes(*bytes)),

@@ -133,9 +133,6 @@ struct Branch {
     time: Option<Timestamp>,
     /// Relations that were created, by transaction.
     created: HashMap<u32, Vec<RelationFiles>>,
-    /// Where rows of `pg_database` were changed in place, by transaction: what drops a database marks it as invalid first,
-    /// and recovery that stops between the two brings back a database that nobody can open.
-    marked: HashMap<u32, Lsn>,
     /// Tablespaces of databases that were created.
     databases: HashMap<u32, u32>,
     /// Rows deleted from `pg_class`, by transaction.
@@ -194,10 +191,6 @@ impl Finder<'_> {
                 branch.databases.insert(*database, *tablespace);
                 return;
             }
-            Event::DatabaseMarked => {
-                branch.marked.insert(note.xid, note.lsn);
-                return;
-            }
             Event::RelationTruncated(cut) if self.query.truncated => {
                 What::Cut(cut.relation, cut.blocks)
             }
@@ -211,10 +204,7 @@ impl Finder<'_> {
                 if place.is_some_and(|place| !tablespaces.contains(place)) {
                     return;
                 }
-                let lsn = branch.marked.get(&note.xid).copied().unwrap_or(note.lsn);
-                let what = What::DropDatabase(*database);
-                self.add(branch.time, lsn, note.xid, history, needed, what);
-                return;
+                What::DropDatabase(*database)
             }
             Event::RestorePoint { name, time } if self.query.restore_points => {
                 let what = What::RestorePoint(name.clone());

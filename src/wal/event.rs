@@ -71,8 +71,6 @@ pub enum Event {
         /// The database whose files were copied, without a record of each block; `None` when each block has one.
         copy_of: Option<(u32, u32)>,
     },
-    /// A row of `pg_database` was changed in place, as `DROP DATABASE` does first (dbcommands.c, `dropdb`).
-    DatabaseMarked,
     /// A database was dropped from tablespaces.
     DatabaseDropped {
         /// Its OID.

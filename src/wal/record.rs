@@ -18,10 +18,9 @@ pub(super) const RM_XACT: u8 = 1;
 pub(super) const RM_SMGR: u8 = 2;
 pub(super) const RM_DBASE: u8 = 4;
 const RM_HEAP: u8 = 10;
-/// `XLOG_HEAP_OPMASK`, `XLOG_HEAP_DELETE` and `XLOG_HEAP_INPLACE` (heapam_xlog.h).
+/// `XLOG_HEAP_OPMASK` and `XLOG_HEAP_DELETE` (heapam_xlog.h).
 const HEAP_OPERATION: u8 = 0x70;
 const HEAP_DELETE: u8 = 0x10;
-const HEAP_INPLACE: u8 = 0x70;
 /// `XLR_RMGR_INFO_MASK`
 const INFO_MASK: u8 = 0xF0;
 /// `XLOG_SWITCH`, `XLOG_FPI_FOR_HINT` and `XLOG_FPI` (pg_control.h).
@@ -155,11 +154,6 @@ impl<'a> Record<'a> {
     /// Whether it deletes a row (`XLOG_HEAP_DELETE`).
     pub fn is_heap_delete(&self) -> bool {
         self.header.resource_manager == RM_HEAP && self.header.info & HEAP_OPERATION == HEAP_DELETE
-    }
-
-    /// Whether it changes a row where it is (`XLOG_HEAP_INPLACE`).
-    pub fn is_heap_inplace(&self) -> bool {
-        self.header.resource_manager == RM_HEAP && self.header.info & HEAP_OPERATION == HEAP_INPLACE
     }
 
     /// Reads its headers and shows the blocks that it changes, by ascending number.

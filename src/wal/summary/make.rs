@@ -10,9 +10,8 @@ use crate::wal::pages::SegmentCheck;
 use crate::wal::reader::{Record, RecordReader};
 use crate::wal::record::Damage;
 
-/// `RelationRelationId` and `DatabaseRelationId`, which name their files until they are rewritten.
+/// `RelationRelationId`, which names its files until it is rewritten.
 const PG_CLASS: u32 = 1259;
-const PG_DATABASE: u32 = 1262;
 
 /// A summary in the making.
 #[derive(Debug)]
@@ -94,21 +93,13 @@ impl Summarizer {
     fn take(&mut self, record: &Record, version: Version) -> Result<(), Damage> {
         let xid = record.header.xid;
         let changes = &mut self.changes;
-        let (mut is_pg_class, mut is_pg_database) = (false, false);
+        let mut is_pg_class = false;
         record.headers(version, |block| {
             changes.block(&block);
             is_pg_class |= block.relation.number == PG_CLASS;
-            is_pg_database |= block.relation.number == PG_DATABASE;
         })?;
         if is_pg_class && record.is_heap_delete() {
             *self.pg_class_deletes.entry(xid).or_default() += 1;
-        }
-        if is_pg_database && xid != 0 && record.is_heap_inplace() {
-            self.notes.push(Note {
-                lsn: record.start,
-                xid,
-                event: Event::DatabaseMarked,
-            });
         }
         if self.writing.0 != xid {
             self.count();

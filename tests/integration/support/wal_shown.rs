@@ -110,7 +110,6 @@ fn description(event: &Event, headers: &Headers) -> String {
             let names = ["minimal", "replica", "logical"];
             format!("PARAMETER_CHANGE {}", names[*wal_level as usize])
         }
-        Event::DatabaseMarked => unreachable!("it is no record's event, but a summary's note"),
         Event::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
         Event::BackupEnd { start } => format!("BACKUP_END {start}"),
         Event::Switch => "SWITCH".to_owned(),
