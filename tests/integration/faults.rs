@@ -246,7 +246,7 @@ fn a_push_whose_answer_was_lost_is_a_success_and_archived_once() {
         let site = Site::make(2, settings);
         let endings = [Ending::Close, Ending::Reset];
         for (name, ending) in site.segments.names.iter().zip(endings) {
-            let put = Requests::naming(&format!("/wal/00000001/{name}")).and_method("PUT");
+            let put = Requests::naming(format!("/wal/00000001/{name}")).and_method("PUT");
             site.proxy
                 .on(put.clone(), When::Nth(1), Fault::LoseAnswer(ending));
             let before = site.proxy.count(&put);

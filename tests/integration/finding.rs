@@ -337,6 +337,21 @@ fn a_host_without_the_identity_makes_summaries_and_cannot_read_them() {
     assert_eq!(shown["timelines"][0]["timeline"], 1);
     assert_eq!(shown["timelines"][0]["last_commit_time"], Value::Null);
 
+    // After a failover the history cannot be read either; what lists goes on.
+    primary.start();
+    primary.configure("archive_command = 'false'");
+    let history = area.write("00000002.history", "1\t0/1500000\tno reason\n");
+    let pgdata = primary.data.to_str().unwrap();
+    walhalla
+        .run(&["wal-push", history.to_str().unwrap(), "--pgdata", pgdata])
+        .succeeds();
+    primary.stop();
+    walhalla.run(&["backup-list"]).succeeds();
+    walhalla
+        .run(&["wal-show"])
+        .succeeds()
+        .says(&["00000002.history"]);
+
     let lines = format!("age_identity_file = \"{}\"", key.identity.display());
     let opening = Walhalla::on_host(&area, "restoring-host", &store, &lines);
     let rows = find(&opening, &["--dropped"]);

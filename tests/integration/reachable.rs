@@ -91,13 +91,16 @@ fn latest_does_not_begin_with_a_backup_of_the_branch_that_was_left() {
     let first_backup = walhalla.back_up(&old);
     make_history(&old, "fork");
     let second_backup = walhalla.back_up(&old);
-    let left_behind = make_history(&old, "left_behind");
+    make_history(&old, "left_behind");
     old.archive_everything();
-    old.stop();
     let target = ["--target-name", "fork", "--target-action", "promote"];
     let mut new = walhalla.restore_archiving(&area, 17, "new", &target);
     new.start();
     new.wait_until_promoted();
+    // The old server wrote something after the new one began, before somebody stopped it.
+    let left_behind = make_history(&old, "left_behind_later");
+    old.archive_everything();
+    old.stop();
     let end = make_history(&new, "end");
     new.archive_everything();
     new.stop();

@@ -303,4 +303,45 @@ fn a_segment_is_archived_although_its_summary_cannot_be_stored() {
     let made = archive.walhalla.run(&["wal-summarize", "--json"]);
     assert_eq!(made.succeeds().json()["made"], 2);
     assert_eq!(archive.store.summaries_named("").len(), 2);
+    // What is pushed again gets its summary too.
+    std::fs::remove_file(&archive.store.summaries_named(first)[0]).unwrap();
+    archive.segments.push(&archive.walhalla, first).succeeds();
+    assert_eq!(archive.store.summaries_named(first).len(), 1);
+}
+
+#[test]
+fn a_summary_of_what_is_not_archived_any_more_is_replaced() {
+    let archive = Archive::make();
+    let name = &archive.segments.names[0];
+    archive.segments.push(&archive.walhalla, name).succeeds();
+    let summary = archive.store.summaries_named(name).remove(0);
+    let own = std::fs::read(&summary).unwrap();
+    let other = archive.store.summaries_named("").len();
+    archive
+        .segments
+        .push(&archive.walhalla, &archive.segments.names[1])
+        .succeeds();
+    assert_eq!(archive.store.summaries_named("").len(), other + 1);
+    let foreign = archive
+        .store
+        .summaries_named(&archive.segments.names[1])
+        .remove(0);
+
+    // Another segment of the name was archived once, and is gone.
+    std::fs::remove_file(archive.store.object_of(name)).unwrap();
+    std::fs::copy(&foreign, &summary).unwrap();
+    archive.segments.push(&archive.walhalla, name).succeeds();
+    assert!(
+        std::fs::read(&summary).unwrap() == own,
+        "the summary is not the segment's"
+    );
+    std::fs::copy(&foreign, &summary).unwrap();
+    let checked = archive
+        .walhalla
+        .run(&["wal-summarize", "--check", "--json"]);
+    assert_eq!(checked.succeeds().json()["made"], 1);
+    assert!(
+        std::fs::read(&summary).unwrap() == own,
+        "the summary is not the segment's"
+    );
 }
