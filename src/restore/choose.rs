@@ -24,6 +24,8 @@ pub(super) struct Planner<'a> {
     backups: &'a [BackupEntry],
     /// Whether the user named the backup.
     is_chosen: bool,
+    /// Whether a target that is not found is looked for on other branches.
+    looks_elsewhere: bool,
     search: Option<Search<'a>>,
 }
 
@@ -70,6 +72,7 @@ impl<'a> Planner<'a> {
             target,
             backups,
             is_chosen,
+            looks_elsewhere: true,
             search: size.map(|size| Search::new(archive, target, size)),
         }
     }
@@ -362,6 +365,17 @@ impl<'a> Planner<'a> {
         let seen = self.search.as_ref().map(|search| search.seen.clone());
         let seen = seen.unwrap_or_default();
         let missing = way.missing();
+        if let Some(search) = &self.search
+            && self.looks_elsewhere
+            && let Some(timeline) = search.on_another_branch(way.history)?
+        {
+            let (own, other) = (way.history.timeline.number(), timeline.number());
+            let there = format!("{} --target-timeline {other}", option(point));
+            return Ok(Unreachable {
+                reason: format!("{point} is on timeline {other}, and not on the way to {own}"),
+                nearest: self.is_reached_on(timeline)?.then_some(there),
+            });
+        }
         let reason = match point {
             Point::Xid(_) if let Some(parent) = &seen.parent => return Ok(self.part_of(parent)),
             Point::Name(name) => {
@@ -408,6 +422,23 @@ impl<'a> Planner<'a> {
             reason: format!("{reason} ends before WAL segment {missing}{newest}"),
             nearest: Some("none of the --target options (the end of the archive)".to_owned()),
         })
+    }
+
+    /// Whether the target can be reached on another timeline.
+    fn is_reached_on(&self, timeline: TimelineId) -> Result<bool, Error> {
+        let target = Target {
+            timeline: TargetTimeline::Id(timeline),
+            ..self.target.clone()
+        };
+        let planner = Planner {
+            looks_elsewhere: false,
+            ..Planner::new(self.archive, &target, self.backups, self.is_chosen)
+        };
+        match planner.plan() {
+            Ok(_) => Ok(true),
+            Err(Error::Unreachable(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The target is a subtransaction of `parent`.
@@ -523,6 +554,18 @@ pub(super) fn unreachable(reason: String) -> Unreachable {
     Unreachable {
         reason,
         nearest: None,
+    }
+}
+
+/// The option of `restore` that asks for `point`.
+fn option(point: &Point) -> String {
+    match point {
+        Point::End => String::new(),
+        Point::Immediate => "--target-immediate".to_owned(),
+        Point::Time(time) => format!("--target-time {}", target::shell_word(&time.to_string())),
+        Point::Lsn(lsn) => format!("--target-lsn {lsn}"),
+        Point::Xid(xid) => format!("--target-xid {xid}"),
+        Point::Name(name) => format!("--target-name {}", target::shell_word(name)),
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 
 use super::target::{Bound, Point, Target};
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use crate::wal::Error;
 use crate::wal::archive::{Archive, Needed, Resolved};
 use crate::wal::event::{Event, Outcome};
@@ -152,6 +152,38 @@ impl<'a> Search<'a> {
             Ok(()) if is_over => Ok(segments.len()),
             Ok(()) => Ok(next),
         }
+    }
+
+    /// The newest timeline that holds the target and on which it does not lie on the way of `history`. A time is on every
+    /// way.
+    pub(super) fn on_another_branch(&self, history: &History) -> Result<Option<TimelineId>, Error> {
+        if matches!(self.point, Point::Time(_)) {
+            return Ok(None);
+        }
+        let others = self.archive.histories.known.values().rev();
+        for other in others.filter(|other| other.timeline != history.timeline) {
+            for run in self.archive.runs(other)? {
+                let mut found = false;
+                let walked = self.archive.walk(other, &run, |_, resolved| {
+                    let is_own = |lsn: Lsn| other.timeline_at(lsn) == other.timeline;
+                    let last = resolved.summary.last_record;
+                    found = match self.point {
+                        Point::Lsn(target) => is_own(*target) && last >= Some(*target),
+                        _ => self.hits(&resolved).iter().any(|hit| is_own(hit.start)),
+                    };
+                    Ok::<_, Error>(!found)
+                });
+                // What cannot be read elsewhere is no reason to say nothing of the way that was asked for.
+                match walked {
+                    Err(error) if !error.is_damage() => return Err(error),
+                    _ => {}
+                }
+                if found {
+                    return Ok(Some(other.timeline));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Whether the first of the hits is all that matters.

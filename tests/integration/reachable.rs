@@ -115,6 +115,15 @@ fn latest_does_not_begin_with_a_backup_of_the_branch_that_was_left() {
     let left = plan(&["--target-timeline", "1"]);
     assert_eq!(left["backup_chain"], json!([second_backup]), "{left:#}");
     assert_eq!(plan(&["--backup", &second_backup])["timelines"], json!([1]));
+    // What is on the other branch only is said to be there.
+    let name = ["plan", "--json", "--target-name", &left_behind.name];
+    let refused = walhalla.run(&name).exits_with(4).json();
+    let nearest = refused["nearest"].as_str().unwrap();
+    assert_eq!(
+        nearest,
+        format!("--target-name {} --target-timeline 1", left_behind.name)
+    );
+    plan(&nearest.split(' ').collect::<Vec<_>>());
     for (args, expected) in [
         (&[][..], &end.dump),
         (&["--target-timeline", "1"][..], &left_behind.dump),

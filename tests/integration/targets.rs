@@ -361,6 +361,8 @@ impl Judge<'_> {
         };
         let args = if nearest.starts_with("none of the --target options") {
             vec!["--target-timeline".to_owned(), target.timeline.clone()]
+        } else if nearest.contains("--target-timeline") {
+            words(nearest)
         } else {
             [words(nearest), target.other_args()].concat()
         };
