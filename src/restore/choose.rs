@@ -175,7 +175,7 @@ impl<'a> Planner<'a> {
         .into())
     }
 
-    /// Why `latest` does not begin with `backup`, if it does not: its branch had ended before another one began.
+    /// Why `latest` does not begin with `backup`, if it does not: its branch ended before another one did.
     fn passed_over(
         &self,
         history: &History,

@@ -85,9 +85,7 @@ impl Archiver<'_> {
             return;
         };
         let is_there = || {
-            let listed = self
-                .repository
-                .list_summaries(segment.timeline, Some(segment));
+            let listed = self.hasty().list_summaries(segment.timeline, Some(segment));
             listed.is_ok_and(|listed| listed.contains_key(&segment))
         };
         let read = || {
@@ -127,13 +125,21 @@ impl Archiver<'_> {
         }
     }
 
+    /// The repository, for what is not waited for long.
+    fn hasty(&self) -> Repository {
+        Repository {
+            store: self.repository.store.within(SUMMARY_DEADLINE),
+            ..self.repository.clone()
+        }
+    }
+
     /// Stores the summary of a segment that is archived; whatever hinders it, the segment stays archived.
     fn keep(&self, summary: Option<Summarized>, file: WalFileName) {
         let Some(summary) = summary else { return };
         let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
         let reason = match summary {
             Err((lsn, damage)) => format!("the record at {lsn} cannot be understood: {damage}"),
-            Ok(summary) => match stored::write(self.repository, &pipeline, &summary) {
+            Ok(summary) => match stored::write(&self.hasty(), &pipeline, &summary) {
                 Ok(_) => return,
                 Err(error) => output::chain(&error),
             },

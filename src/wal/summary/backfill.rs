@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -95,7 +94,7 @@ pub fn backfill(
         segments,
         ..Report::default()
     });
-    let (queue, read) = (Mutex::new(work), AtomicU64::new(0));
+    let queue = Mutex::new(work);
     on_threads(threads, &progress, &|| {
         loop {
             let Some(work) = lock(&queue).pop_front() else {
@@ -115,7 +114,6 @@ pub fn backfill(
                 }),
                 Err(error) => return Err(error),
             }
-            read.fetch_add(1, Ordering::Relaxed);
             if !progress.add(1) {
                 return Ok(());
             }
