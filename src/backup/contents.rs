@@ -39,6 +39,15 @@ pub enum Error {
         /// What is wrong.
         problem: PartProblem,
     },
+    /// A list of the backup's is damaged.
+    #[error("{object} is damaged")]
+    List {
+        /// The list.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The manifest is damaged.
     #[error("{object} is damaged")]
     Manifest {
@@ -117,15 +126,8 @@ pub struct Contents<'a> {
 impl<'a> Contents<'a> {
     /// Reads the backup's manifest.
     pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
-        let mut reader = PartReader::open(repository, backup, &backup.manifest)?;
-        let mut text = String::new();
-        reader
-            .content
-            .by_ref()
-            .take(backup.manifest.size_bytes)
-            .read_to_string(&mut text)
-            .map_err(|source| reader.damaged(source))?;
-        let object = reader.finish(&backup.manifest)?;
+        let (object, bytes) = read_object(repository, backup, &backup.manifest)?;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let manifest =
             Manifest::parse(&text).map_err(|source| Error::Manifest { object, source })?;
         Ok(Self {
@@ -207,6 +209,20 @@ impl<'a> Contents<'a> {
             problem,
         })
     }
+}
+
+/// Reads a whole object of a backup into memory, and checks it; returns its URL too.
+pub(super) fn read_object(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(String, Vec<u8>), Error> {
+    let mut reader = PartReader::open(repository, backup, part)?;
+    let mut bytes = Vec::new();
+    let limited = &mut reader.content.by_ref().take(part.size_bytes);
+    let read = limited.read_to_end(&mut bytes);
+    read.map_err(|source| reader.damaged(source))?;
+    Ok((reader.finish(part)?, bytes))
 }
 
 /// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.

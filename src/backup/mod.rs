@@ -9,15 +9,20 @@
 //! catalog shows, and a server that leaves backup mode with its session.
 
 pub mod contents;
+pub mod delta_file;
+mod extent;
 pub mod manifest;
 mod pack;
+pub mod parent;
 mod parts;
 pub mod push;
+pub mod relations;
 
 use std::path::PathBuf;
 
 use crate::pipeline;
 use crate::postgres::{self, SegmentName, SystemIdentifier};
+use crate::repository::BackupId;
 use crate::{repository, wal};
 
 /// Why a backup was not taken.
@@ -57,6 +62,27 @@ pub enum Error {
     /// The right cluster, but another server of it (a standby's directory and the primary's connection).
     #[error("the server that answers does not run in {}", .0.display())]
     OtherServer(PathBuf),
+    /// The parent that was asked for, or the only one there is, cannot be one.
+    #[error("backup {id} cannot be the parent of a delta: {reason}")]
+    Parent {
+        /// The parent.
+        id: BackupId,
+        /// Why not.
+        #[source]
+        reason: parent::Unusable,
+    },
+    /// The only source of changed blocks that is allowed does not tell them.
+    #[error(
+        "which blocks changed since backup {parent} cannot be told from {source_name}: {reason}"
+    )]
+    Changes {
+        /// The parent.
+        parent: BackupId,
+        /// The source.
+        source_name: repository::catalog::ChangeSource,
+        /// Why not.
+        reason: String,
+    },
     /// Without archived WAL no backup can be restored.
     #[error("the server does not archive its WAL ({0})")]
     NotArchiving(&'static str),

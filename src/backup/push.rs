@@ -6,24 +6,30 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use walhalla_providers::ErrorKind;
+
+use super::extent::{Base, Changed, Item};
 use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
+use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
 use super::parts::{self, Part};
+use super::relations::Relations;
 use super::{Error, manifest};
+use crate::output;
 use crate::pipeline::{Packing, Pipeline, StoredObject};
-use crate::postgres::backup_label::BackupLabel;
+use crate::postgres::backup_label::{self, BackupLabel};
 use crate::postgres::catalogs::{Catalogs, is_map};
-use crate::postgres::data_directory::{self, Entry, Listing};
+use crate::postgres::data_directory::{self, Listing, Tablespace};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
-use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
+use crate::postgres::{ControlFile, History, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::{CorruptBlock, FORMAT, StoredPart};
-use crate::repository::{BackupEntry, BackupId, BackupKind, Repository, layout};
+use crate::repository::catalog::{ChangeSource, ChangedBlocks, CorruptBlock, StoredPart};
+use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository, layout};
 use crate::threads::{lock, on_threads};
+use crate::wal::changed::Stretch;
+use crate::wal::pages::Cluster;
 use crate::wal::{self, archiver::Archiver};
 
-/// Corrupt blocks that are kept in the entry; a file that is corrupt throughout has no more to tell.
-const KEPT_CORRUPT_BLOCKS: usize = 1000;
 /// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
 const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
 const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
@@ -37,12 +43,25 @@ pub struct Options {
     pub annotations: BTreeMap<String, String>,
     /// Kept by every retention rule.
     pub permanent: bool,
+    /// Whether it is to be a delta, and to what; a full backup without.
+    pub delta: Option<DeltaOptions>,
     /// How long a missing WAL segment is waited for, from the last one that arrived.
     pub archive_timeout: Duration,
     /// Files that are packed at a time.
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
+}
+
+/// What the user says of a delta.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaOptions {
+    /// The parent's id; without, the newest usable one.
+    pub parent: Option<String>,
+    /// What may tell the changed blocks; without, whatever can.
+    pub source: Option<ChangeSource>,
+    /// How many deltas may stand on a full backup.
+    pub max_chain: usize,
 }
 
 /// Where a backup comes from and goes to.
@@ -65,8 +84,18 @@ struct Packed {
     manifest: Manifest,
     corrupt_blocks: Vec<CorruptBlock>,
     parts: Vec<(usize, StoredPart)>,
+    /// Length of the files as they will be restored.
+    restored_bytes: u64,
     /// Name of the part with the catalogs that name relations.
     catalogs: Option<String>,
+}
+
+/// What of a backup is in the store.
+struct Stored {
+    packed: Packed,
+    relations: StoredPart,
+    manifest: StoredPart,
+    tablespaces: Vec<Tablespace>,
 }
 
 impl Backup<'_> {
@@ -77,20 +106,20 @@ impl Backup<'_> {
     pub fn take(&self) -> Result<BackupEntry, Error> {
         let mut server = self.wait(Server::connect(self.pgdata))?;
         let facts = self.check_server(&mut server)?;
-        let id = self
-            .repository
-            .free_backup_id(facts.now, BackupKind::Full)?;
+        let label = self.options.label.clone();
+        let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
+        let start_lsn = self.wait(server.start_backup(&label))?;
+        let parent = self.parent(start_lsn)?;
+        let kind = match parent {
+            Some(_) => BackupKind::Delta,
+            None => BackupKind::Full,
+        };
+        let id = self.repository.free_backup_id(facts.now, kind)?;
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",
             facts.version_text,
             self.pgdata.display()
         );
-        let label = self
-            .options
-            .label
-            .clone()
-            .unwrap_or_else(|| format!("walhalla {id}"));
-        let start_lsn = self.wait(server.start_backup(&label))?;
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
         for path in &listing.left_out {
             tracing::warn!(
@@ -99,16 +128,18 @@ impl Backup<'_> {
             );
         }
         let tablespaces = listing.tablespaces.clone();
-        let mut packed = self.pack(&id, listing, start_lsn)?;
+        let relations = Relations::of(&listing, self.control.block_size_bytes);
+        let mut packed = self.pack(&id, listing, &relations, parent.as_ref(), start_lsn)?;
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
-        self.pack_last(&id, &mut packed, &pg_control, &stopped)?;
+        self.pack_last(&id, &mut packed, &pg_control, &stopped, parent.as_ref())?;
         let range = WalRange {
             timeline: label.timeline,
             start: label.start_lsn,
             end: stopped.stop_lsn,
         };
+        let relations = self.store_relations(&id, &relations)?;
         let manifest = self.store_manifest(&id, &packed.manifest, range)?;
         self.archive_histories(range.timeline)?;
         self.wait_for_wal(&mut server, range)?;
@@ -116,9 +147,119 @@ impl Backup<'_> {
             server.close().await;
             Ok::<_, Error>(())
         })?;
-        let entry = self.entry(id, &facts, &stopped, range, packed, manifest, tablespaces)?;
+        let stored = Stored {
+            packed,
+            relations,
+            manifest,
+            tablespaces,
+        };
+        let entry = self.entry(id, &facts, &stopped, range, stored, parent)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
+    }
+
+    /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
+    /// delta.
+    fn parent(&self, start: Lsn) -> Result<Option<(Parent, Changed, ChangedBlocks)>, Error> {
+        let Some(delta) = &self.options.delta else {
+            return Ok(None);
+        };
+        // The timeline may be a new one since the control file was read first.
+        let control = ControlFile::read(self.pgdata)?;
+        let history = parent::history(self.repository, self.pgdata, &control)?;
+        let own = parent::Own {
+            control: &control,
+            history: &history,
+            start,
+            max_chain: delta.max_chain,
+        };
+        let parent = match &delta.parent {
+            Some(id) => own.named(self.repository, id)?,
+            None => match own.newest(self.repository, self.known_backups()?)? {
+                Some(Ok(parent)) => parent,
+                Some(Err(reason)) => {
+                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
+                    return Ok(None);
+                }
+                None => {
+                    tracing::warn!(
+                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
+                    );
+                    return Ok(None);
+                }
+            },
+        };
+        let since = parent.entry.start_lsn;
+        let (changed, source, reason) = self.changes(delta, &parent, &history, start)?;
+        if let Some(reason) = &reason {
+            tracing::warn!("{reason}; changed blocks are told by {source}");
+        }
+        tracing::info!(
+            "a delta to backup {}: changed blocks by {source}",
+            parent.entry.id
+        );
+        let told = ChangedBlocks {
+            source,
+            reason,
+            since,
+        };
+        Ok(Some((parent, changed, told)))
+    }
+
+    fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        match self.repository.usable_backups() {
+            Err(repository::Error::Store(error)) if error.kind == ErrorKind::StoreMissing => {
+                Ok(Vec::new())
+            }
+            backups => Ok(backups?),
+        }
+    }
+
+    /// What changed since the parent's start, what tells it, and why nothing better does.
+    fn changes(
+        &self,
+        delta: &DeltaOptions,
+        parent: &Parent,
+        history: &History,
+        start: Lsn,
+    ) -> Result<(Changed, ChangeSource, Option<String>), Error> {
+        let (from, to) = (parent.entry.start_lsn, start);
+        let may = |source| delta.source.is_none_or(|only| only == source);
+        let mut reasons = Vec::new();
+        if may(ChangeSource::Wal) {
+            let stretch = Stretch {
+                repository: self.repository,
+                wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
+                cluster: Cluster::from(self.control),
+                history,
+                from,
+                to,
+                threads: self.options.threads,
+                show: self.options.show,
+            };
+            match stretch.changes()? {
+                Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
+                Err(gap) => reasons.push(gap.to_string()),
+            }
+        }
+        if may(ChangeSource::Server) {
+            match server_summaries::changes(self.pgdata, self.control.version, history, from, to)? {
+                Ok(changes) => {
+                    let reason = reasons.pop();
+                    return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
+                }
+                Err(uncovered) => reasons.push(uncovered.to_string()),
+            }
+        }
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        match (may(ChangeSource::Pages), reason) {
+            (true, reason) => Ok((Changed::Pages, ChangeSource::Pages, reason)),
+            (false, reason) => Err(Error::Changes {
+                parent: parent.entry.id.clone(),
+                source_name: delta.source.unwrap_or(ChangeSource::Wal),
+                reason: reason.unwrap_or_default(),
+            }),
+        }
     }
 
     fn wait<T, E: Into<Error>>(
@@ -154,11 +295,22 @@ impl Backup<'_> {
     }
 
     /// Packs all parts but the last, several at a time. The first error stops every worker.
-    fn pack(&self, id: &BackupId, listing: Listing, begin: Lsn) -> Result<Packed, Error> {
-        let total = listing.files.iter().map(|file| file.size_bytes).sum();
-        let progress = Progress::new(self.options.show, "backing up", total);
+    fn pack(
+        &self,
+        id: &BackupId,
+        listing: Listing,
+        relations: &Relations,
+        parent: Option<&(Parent, Changed, ChangedBlocks)>,
+        begin: Lsn,
+    ) -> Result<Packed, Error> {
+        let base = parent.map(|(parent, changed, _)| {
+            Base::new(parent, relations, changed, self.control.blocks_per_file)
+        });
+        let since = parent.map_or(Lsn::ZERO, |(parent, ..)| parent.entry.start_lsn);
         let directories = listing.directories;
-        let parts = self.parts(listing.files);
+        let parts = self.parts(listing.files, base.as_ref());
+        let total = parts.iter().map(|part| part.size_bytes).sum();
+        let progress = Progress::new(self.options.show, "backing up", total);
         let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
         let worker = || -> Result<(), Error> {
             loop {
@@ -166,14 +318,14 @@ impl Backup<'_> {
                 let Some(Part { files, .. }) = parts.get(index) else {
                     return Ok(());
                 };
-                let mut part = self.part(id, index + 1, begin)?;
+                let mut part = self.part(id, index + 1, begin, since)?;
                 if index == 0 {
                     directories
                         .iter()
                         .try_for_each(|directory| part.directory(directory))?;
                 }
                 files.iter().try_for_each(|file| {
-                    part.file(self.pgdata, file, &|bytes| progress.add(bytes))
+                    part.item(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
                 finish_part(part, index + 1, self.pipeline.packing(), &packed)?;
             }
@@ -183,26 +335,37 @@ impl Backup<'_> {
         outcome?;
         let mut packed = std::mem::take(&mut *lock(&packed));
         packed.parts.sort_by_key(|(number, _)| *number);
-        packed.catalogs = packed.parts.last().map(|(_, part)| part.name.clone());
+        packed.catalogs = packed.parts.first().map(|(_, part)| part.name.clone());
         Ok(packed)
     }
 
-    /// Divides files among parts; the catalogs that name relations have the last one.
-    fn parts(&self, files: Vec<Entry>) -> Vec<Part> {
+    /// Divides files among parts. The first has the directories, and the catalogs that name relations, always whole.
+    fn parts(&self, files: Vec<data_directory::Entry>, base: Option<&Base>) -> Vec<Part> {
         let mut catalogs = Catalogs::default();
         for file in files.iter().filter(|file| is_map(&file.path)) {
             if let Ok(bytes) = std::fs::read(self.pgdata.join(&file.path)) {
                 catalogs.map(&file.path, &bytes);
             }
         }
-        let gives_names = |file: &Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
+        let gives_names =
+            |file: &data_directory::Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
         let (first, others): (Vec<_>, Vec<_>) = files.into_iter().partition(gives_names);
-        let mut parts = parts::divide(others);
-        parts.push(Part::of(first));
+        let others = others.into_iter().map(|file| match base {
+            Some(base) => base.item(file),
+            None => Item::whole(file),
+        });
+        let mut parts = vec![Part::of(first.into_iter().map(Item::whole).collect())];
+        parts.extend(parts::divide(others.collect()));
         parts
     }
 
-    fn part(&self, id: &BackupId, number: usize, begin: Lsn) -> Result<PartWriter, Error> {
+    fn part(
+        &self,
+        id: &BackupId,
+        number: usize,
+        begin: Lsn,
+        since: Lsn,
+    ) -> Result<PartWriter, Error> {
         let name = layout::part_name(number, self.pipeline.packing());
         let object = self.repository.layout.backup_object(id, &name)?;
         let rules = PageRules::new(self.control, begin);
@@ -210,6 +373,7 @@ impl Backup<'_> {
             self.pipeline.create(&object.key)?,
             rules,
             Owner::of(self.pgdata)?,
+            since,
         ))
     }
 
@@ -220,11 +384,18 @@ impl Backup<'_> {
         packed: &mut Packed,
         pg_control: &[u8],
         stopped: &StoppedBackup,
+        parent: Option<&(Parent, Changed, ChangedBlocks)>,
     ) -> Result<(), Error> {
+        let label = match parent {
+            Some((Parent { entry, .. }, ..)) => {
+                backup_label::of_delta(&stopped.label, entry.start_lsn, entry.timeline)
+            }
+            None => stopped.label.clone(),
+        };
         let number = packed.parts.last().map_or(1, |(number, _)| number + 1);
         let now = stopped.time.as_second();
-        let mut part = self.part(id, number, Lsn::ZERO)?;
-        part.bytes("backup_label", stopped.label.as_bytes(), now, true)?;
+        let mut part = self.part(id, number, Lsn::ZERO, Lsn::ZERO)?;
+        part.bytes("backup_label", label.as_bytes(), now, true)?;
         if !stopped.tablespace_map.is_empty() {
             // Restoring makes the links itself, so the file is for stock tools and not in the manifest.
             part.bytes(
@@ -248,15 +419,14 @@ impl Backup<'_> {
         range: WalRange,
     ) -> Result<StoredPart, Error> {
         let name = layout::manifest_name(self.pipeline.packing());
-        let object = self.repository.layout.backup_object(id, &name)?;
         let text = manifest.to_text(self.control.version, self.control.system_identifier, range);
-        let mut writer = self.pipeline.create(&object.key)?;
-        let written = std::io::Write::write_all(&mut writer, text.as_bytes());
-        written.map_err(|source| Error::Read {
-            path: manifest::FILE_NAME.into(),
-            source,
-        })?;
-        Ok(stored_part(name, text.len() as u64, &writer.finish()?))
+        store_list(self.repository, self.pipeline, id, name, text.as_bytes())
+    }
+
+    fn store_relations(&self, id: &BackupId, relations: &Relations) -> Result<StoredPart, Error> {
+        let pipeline = self.pipeline.unencrypted().framed();
+        let name = layout::relations_name(pipeline.packing());
+        store_list(self.repository, &pipeline, id, name, &relations.to_json())
     }
 
     /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
@@ -316,32 +486,39 @@ impl Backup<'_> {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the entry is the sum of everything the backup came to know"
-    )]
     fn entry(
         &self,
         id: BackupId,
         facts: &Facts,
         stopped: &StoppedBackup,
         range: WalRange,
-        packed: Packed,
-        manifest: StoredPart,
-        tablespaces: Vec<data_directory::Tablespace>,
+        stored: Stored,
+        parent: Option<(Parent, Changed, ChangedBlocks)>,
     ) -> Result<BackupEntry, Error> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
         let history =
             wal::history_beside(self.repository, &wal_folder.join("any"), range.timeline)?;
+        let Stored {
+            packed,
+            relations,
+            manifest,
+            tablespaces,
+        } = stored;
         let mut corrupt_blocks = packed.corrupt_blocks;
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
-        let catalogs = packed.catalogs;
-        let parts: Vec<StoredPart> = packed.parts.into_iter().map(|(_, part)| part).collect();
-        Ok(BackupEntry {
-            format: FORMAT,
+        let (parent, changed_blocks) = match parent {
+            Some((parent, _, changed)) => (Some(parent.entry.id), Some(changed)),
+            None => (None, None),
+        };
+        let kind = match parent {
+            Some(_) => BackupKind::Delta,
+            None => BackupKind::Full,
+        };
+        let mut entry = BackupEntry {
+            format: kind.format(),
             id,
-            kind: BackupKind::Full,
-            parent: None,
+            kind,
+            parent,
             system_identifier: self.control.system_identifier,
             timeline: range.timeline,
             history: history.ancestors,
@@ -356,26 +533,40 @@ impl Backup<'_> {
             wal_block_size: self.control.wal_block_size_bytes,
             data_checksums: self.control.data_checksums,
             corrupt_blocks,
-            size_bytes: packed
-                .manifest
-                .files
-                .values()
-                .map(|file| file.size_bytes)
-                .sum(),
+            size_bytes: packed.restored_bytes,
             files: packed.manifest.files.len() as u64,
-            stored_bytes: parts.iter().map(|part| part.stored_bytes).sum::<u64>()
-                + manifest.stored_bytes,
+            stored_bytes: 0,
             tablespaces,
             encrypted_to: self.pipeline.recipients().to_vec(),
-            parts,
-            catalogs,
+            parts: packed.parts.into_iter().map(|(_, part)| part).collect(),
+            catalogs: packed.catalogs,
             manifest,
+            relations: Some(relations),
+            index: None,
+            changed_blocks,
+            merged_from: None,
             permanent: self.options.permanent,
             label: self.options.label.clone(),
             annotations: self.options.annotations.clone(),
             walhalla_version: crate::VERSION.to_owned(),
-        })
+        };
+        entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
+        Ok(entry)
     }
+}
+
+/// Stores a list that belongs to a backup.
+pub(super) fn store_list(
+    repository: &Repository,
+    pipeline: &Pipeline,
+    id: &BackupId,
+    name: String,
+    content: &[u8],
+) -> Result<StoredPart, Error> {
+    let object = repository.layout.backup_object(id, &name)?;
+    let mut writer = pipeline.create(&object.key)?;
+    writer.append(content)?;
+    Ok(stored_part(name, content.len() as u64, &writer.finish()?))
 }
 
 fn finish_part(
@@ -387,8 +578,10 @@ fn finish_part(
     let files = std::mem::take(&mut part.files);
     let mut corrupt_blocks = std::mem::take(&mut part.corrupt_blocks);
     let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
+    let restored_bytes = part.restored_bytes;
     let stored = part.finish()?;
     let mut packed = lock(packed);
+    packed.restored_bytes += restored_bytes;
     packed.manifest.files.extend(files);
     packed.corrupt_blocks.append(&mut corrupt_blocks);
     packed.parts.push((

@@ -107,6 +107,15 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline without encryption.
+    #[must_use]
+    pub fn unencrypted(&self) -> Self {
+        Self {
+            recipients: None,
+            ..self.clone()
+        }
+    }
+
     /// The same pipeline, with another time for which failed requests are sent again.
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {

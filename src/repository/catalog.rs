@@ -71,7 +71,7 @@ pub struct BackupEntry {
     pub data_checksums: bool,
     /// Blocks whose checksum was wrong in the data directory.
     pub corrupt_blocks: Vec<CorruptBlock>,
-    /// Length of all files.
+    /// Length of all files as they are restored.
     pub size_bytes: u64,
     /// Number of files.
     pub files: u64,
@@ -89,6 +89,18 @@ pub struct BackupEntry {
     pub catalogs: Option<String>,
     /// The manifest.
     pub manifest: StoredPart,
+    /// Which files of relations it holds, and their lengths; never encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relations: Option<StoredPart>,
+    /// Where in the parts each file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<StoredPart>,
+    /// What told which blocks changed since the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_blocks: Option<ChangedBlocks>,
+    /// The delta out of whose chain this full backup was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_from: Option<BackupId>,
     /// Kept by every retention rule.
     pub permanent: bool,
     /// The user's label.
@@ -97,6 +109,40 @@ pub struct BackupEntry {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// What wrote it.
     pub walhalla_version: String,
+}
+
+/// Where a delta's changed blocks come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedBlocks {
+    /// What told them.
+    pub source: ChangeSource,
+    /// Why a better source did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the WAL in question begins: the parent's start.
+    pub since: Lsn,
+}
+
+/// What tells which blocks changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeSource {
+    /// The WAL: summaries in the archive, and segments that have none.
+    Wal,
+    /// The server's own WAL summaries, from PostgreSQL 17 on.
+    Server,
+    /// The LSN of each page: all of the data directory was read.
+    Pages,
+}
+
+impl fmt::Display for ChangeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Wal => "WAL summaries",
+            Self::Server => "the server's WAL summaries",
+            Self::Pages => "page LSNs",
+        })
+    }
 }
 
 /// An object of a backup.
@@ -251,6 +297,16 @@ impl BackupEntry {
         Ok(entry)
     }
 
+    /// Every object of the backup but its entry.
+    pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
+        let lists = [
+            Some(&self.manifest),
+            self.index.as_ref(),
+            self.relations.as_ref(),
+        ];
+        self.parts.iter().chain(lists.into_iter().flatten())
+    }
+
     /// Whether replay from the backup along `history` is possible.
     pub fn leads_to(&self, history: &History) -> bool {
         history.contains(self.timeline, self.stop_lsn)
@@ -319,8 +375,7 @@ impl Repository {
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
             .collect();
-        let mut parts = backup.parts.iter().chain([&backup.manifest]);
-        let missing = parts.find(|part| {
+        let missing = backup.objects().find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });
         Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))

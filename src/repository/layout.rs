@@ -140,6 +140,11 @@ pub fn manifest_name(packing: Packing) -> String {
     format!("backup_manifest{packing}")
 }
 
+/// The name of a backup's list of relation files below its folder.
+pub fn relations_name(packing: Packing) -> String {
+    format!("relations.json{packing}")
+}
+
 /// The name of a backup's part below its folder.
 pub fn part_name(number: usize, packing: Packing) -> String {
     format!("base/{number:05}.tar{packing}")

@@ -20,7 +20,7 @@ use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
 use crate::postgres::{
-    ControlFile, SegmentName, SegmentNo, TimelineId, WalFileName, control, data_directory,
+    ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
 };
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
@@ -570,7 +570,7 @@ impl Sink for Pages<'_> {
         mut content: &mut dyn Read,
     ) -> Result<(u64, [u8; 32]), Failure<Error>> {
         let control = self.control.filter(|control| control.data_checksums);
-        let relation = data_directory::segment_of_relation(path);
+        let relation = RelationFile::of_path(path).map(|file| file.segment);
         let checked = control.zip(relation);
         let is_control = path == Path::new(control::PATH);
         let (mut hash, mut size_bytes, mut wrong) = (Sha256::new(), 0, 0);

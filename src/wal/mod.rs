@@ -8,6 +8,7 @@
 
 pub mod archive;
 pub mod archiver;
+pub mod changed;
 pub mod event;
 pub mod fetcher;
 pub mod pages;

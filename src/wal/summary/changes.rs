@@ -61,6 +61,17 @@ impl Changes {
         self.0.iter()
     }
 
+    /// What became of a fork; `None` when nothing did.
+    pub fn get(&self, relation: RelationFiles, fork: Fork) -> Option<&Changed> {
+        self.0.get(&(relation, fork))
+    }
+
+    /// Whether a database's files in a tablespace, which `database` names with the relation 0, are others than before.
+    pub fn is_replaced(&self, database: RelationFiles) -> bool {
+        let all = self.get(database, Fork::Main);
+        all.is_some_and(|changed| changed.limit == Some(0))
+    }
+
     /// Takes in what `later` changed after this.
     pub fn extend(&mut self, later: Self) {
         for (place, changed) in later.0 {
