@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::postgres::{Lsn, SystemIdentifier};
 use crate::progress::Show;
+use crate::repository::catalog::ChangeSource;
 use crate::restore::recovery::ArchiveMode;
 use crate::restore::target::{self, Action, Bound, Point, Target, TargetTimeline};
 
@@ -76,7 +77,8 @@ pub enum Command {
     WalFetch(WalFetch),
     /// Take a base backup of a running server
     #[command(
-        after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n\n\
+        after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
+        walhalla backup-push /var/lib/postgresql/17/main --delta\n\n\
         Exits with 3 when the backup was taken but blocks with wrong checksums were found."
     )]
     BackupPush(BackupPush),
@@ -209,6 +211,41 @@ pub struct BackupPush {
     /// Keep the backup whatever the retention rules say
     #[arg(long)]
     pub permanent: bool,
+    /// Store only what changed since an earlier backup; a full backup where there is none that it could stand on
+    #[arg(long)]
+    pub delta: bool,
+    /// The earlier backup [default: the newest one of this server's past]
+    #[arg(long, value_name = "ID", requires = "delta")]
+    pub parent: Option<String>,
+    /// What tells which blocks changed: WAL summaries in the archive, the server's own (17 on), or each page's LSN, for
+    /// which the whole data directory is read; auto is the first of these that can
+    #[arg(long, value_name = "SOURCE", default_value = "auto", requires = "delta")]
+    pub changed_blocks: ChangedBlocks,
+}
+
+/// `--changed-blocks`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChangedBlocks {
+    /// Whatever can tell.
+    Auto,
+    /// WAL summaries in the archive.
+    Wal,
+    /// The server's own WAL summaries.
+    Server,
+    /// Page LSNs.
+    Pages,
+}
+
+impl ChangedBlocks {
+    /// The only source that is allowed, if it is one.
+    pub fn source(self) -> Option<ChangeSource> {
+        match self {
+            Self::Auto => None,
+            Self::Wal => Some(ChangeSource::Wal),
+            Self::Server => Some(ChangeSource::Server),
+            Self::Pages => Some(ChangeSource::Pages),
+        }
+    }
 }
 
 /// `backup-show`

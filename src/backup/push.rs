@@ -28,11 +28,15 @@ use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository, lay
 use crate::threads::{lock, on_threads};
 use crate::wal::changed::Stretch;
 use crate::wal::pages::Cluster;
+use crate::wal::server_summaries::{self, Known};
 use crate::wal::{self, archiver::Archiver};
 
 /// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
 const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
 const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
+/// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
+const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
+const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -243,12 +247,12 @@ impl Backup<'_> {
             }
         }
         if may(ChangeSource::Server) {
-            match server_summaries::changes(self.pgdata, self.control.version, history, from, to)? {
-                Ok(changes) => {
+            match self.server_changes(history, from, to)? {
+                Known::Changes(changes) => {
                     let reason = reasons.pop();
                     return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
                 }
-                Err(uncovered) => reasons.push(uncovered.to_string()),
+                Known::Nothing(gap) => reasons.push(gap.to_string()),
             }
         }
         let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
@@ -292,6 +296,23 @@ impl Backup<'_> {
             return Err(Error::NotArchiving("archive_command is empty"));
         }
         Ok(facts)
+    }
+
+    /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
+    fn server_changes(&self, history: &History, from: Lsn, to: Lsn) -> Result<Known, Error> {
+        let begun = Instant::now();
+        loop {
+            let known =
+                server_summaries::changes(self.pgdata, self.control.version, history, from, to)?;
+            match known {
+                Known::Nothing(server_summaries::Gap::Missing { at, .. })
+                    if at > from && begun.elapsed() < SUMMARIZER_TIMEOUT =>
+                {
+                    std::thread::sleep(SUMMARIZER_POLL);
+                }
+                known => return Ok(known),
+            }
+        }
     }
 
     /// Packs all parts but the last, several at a time. The first error stops every worker.

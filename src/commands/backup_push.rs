@@ -3,7 +3,7 @@
 use indicatif::HumanBytes;
 
 use super::{Context, Outcome, backup_list, cores};
-use crate::backup::push::{Backup, Options};
+use crate::backup::push::{Backup, DeltaOptions, Options};
 use crate::cli::BackupPush;
 use crate::error::Error;
 use crate::output;
@@ -26,6 +26,11 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             label: arguments.label,
             annotations: arguments.annotations.into_iter().collect(),
             permanent: arguments.permanent,
+            delta: arguments.delta.then(|| DeltaOptions {
+                parent: arguments.parent,
+                source: arguments.changed_blocks.source(),
+                max_chain: context.settings.delta_max_chain,
+            }),
             archive_timeout: context.settings.archive_timeout,
             threads: cores()
                 .min(context.settings.upload_concurrency)

@@ -35,6 +35,7 @@ mod open_formats;
 mod planning;
 mod reachable;
 mod segment_sizes;
+mod server_summaries;
 mod settings;
 mod standby;
 mod summaries;
