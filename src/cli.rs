@@ -219,7 +219,12 @@ pub struct BackupPush {
     pub parent: Option<String>,
     /// What tells which blocks changed: WAL summaries in the archive, the server's own (17 on), or each page's LSN, for
     /// which the whole data directory is read; auto is the first of these that can
-    #[arg(long, value_name = "SOURCE", default_value = "auto", requires = "delta")]
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        default_value = "auto",
+        requires = "delta"
+    )]
     pub changed_blocks: ChangedBlocks,
 }
 

@@ -265,6 +265,14 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),
         }),
+        backup::Error::Parent { .. } => Some(
+            "leave out --parent for the newest backup of this server's past, or --delta for a full one"
+                .to_owned(),
+        ),
+        backup::Error::Changes { .. } => Some(
+            "leave out --changed-blocks for whatever source there is, or take a full backup"
+                .to_owned(),
+        ),
         backup::Error::Read { .. } => Some("run as the user that owns the data directory".to_owned()),
     }
 }

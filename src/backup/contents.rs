@@ -74,6 +74,12 @@ pub enum PartProblem {
     /// Files that no part held.
     #[error("the file {0} is in none of the parts")]
     Missing(String),
+    /// Blocks of a file that no older backup of the chain holds.
+    #[error("no backup that it stands on has the file {0} whole")]
+    NoBottom(String),
+    /// An `INCREMENTAL.*` file that is none.
+    #[error("the file {0} in it is not a PostgreSQL incremental file")]
+    DeltaFile(String),
 }
 
 /// What becomes of a backup's files.
@@ -84,17 +90,31 @@ pub trait Sink: Sync {
     /// A directory, by its path below the data directory.
     fn directory(&self, path: &Path, mode: u32) -> Result<(), Self::Error>;
 
-    /// A file; returns the length and SHA-256 of what `content` held.
+    /// A file; returns the length and SHA-256 of what `content` held, or `None` when it was passed over.
     fn file(
         &self,
         path: &Path,
-        mode: u32,
+        header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Self::Error>>;
+    ) -> Result<Option<Sum>, Failure<Self::Error>>;
 
     /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
     fn problem(&self, error: Error) -> Result<(), Self::Error>;
 }
+
+/// What a part says of a file besides its content.
+#[derive(Clone, Copy, Debug)]
+pub struct FileHeader {
+    /// Its length.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
+}
+
+/// Length and SHA-256 of a content.
+pub type Sum = (u64, [u8; 32]);
 
 /// Why a file was not taken in.
 pub enum Failure<E> {
@@ -165,13 +185,18 @@ impl<'a> Contents<'a> {
         for entry in archive.entries().map_err(Failure::Read)? {
             let mut entry = entry.map_err(Failure::Read)?;
             let path = entry.path().map_err(Failure::Read)?.into_owned();
-            let mode = entry.header().mode().map_err(Failure::Read)? & 0o777;
+            let header = FileHeader {
+                size_bytes: entry.size(),
+                mode: entry.header().mode().map_err(Failure::Read)? & 0o777,
+                modified: i64::try_from(entry.header().mtime().map_err(Failure::Read)?)
+                    .unwrap_or(0),
+            };
             let name = || path.display().to_string();
             let is_inside = path
                 .components()
                 .all(|part| matches!(part, Component::Normal(_)));
             match entry.header().entry_type() {
-                EntryType::Directory if is_inside => sink.directory(&path, mode)?,
+                EntryType::Directory if is_inside => sink.directory(&path, header.mode)?,
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if is_inside => {
                     let facts = lock(&self.expected).remove(&path);
@@ -179,7 +204,8 @@ impl<'a> Contents<'a> {
                         problem(PartProblem::Unexpected(name()))?;
                         continue;
                     };
-                    if sink.file(&path, mode, &mut entry)? != (facts.size_bytes, facts.sha256) {
+                    let sum = sink.file(&path, header, &mut entry)?;
+                    if sum.is_some_and(|sum| sum != (facts.size_bytes, facts.sha256)) {
                         problem(PartProblem::Content(name()))?;
                     }
                 }
@@ -187,6 +213,11 @@ impl<'a> Contents<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The files of the manifest that did not come yet.
+    pub(super) fn expected(&self) -> BTreeMap<PathBuf, FileFacts> {
+        lock(&self.expected).clone()
     }
 
     /// Lengths of the files of the manifest that did not come yet.

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use walhalla_providers::ErrorKind;
 
+use super::Error;
 use super::extent::{Base, Changed, Item};
 use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
 use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
 use super::parts::{self, Part};
 use super::relations::Relations;
-use super::{Error, manifest};
 use crate::output;
 use crate::pipeline::{Packing, Pipeline, StoredObject};
 use crate::postgres::backup_label::{self, BackupLabel};

@@ -3,8 +3,8 @@
 //! It is what a delta must know of its parent, and says no more than sizes: it is stored without encryption, so that a
 //! host that cannot read the past takes deltas.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +76,21 @@ impl Relations {
     pub fn blocks(&self, path: &Path) -> Option<u32> {
         let (folder, name) = split(path)?;
         self.folders.get(folder)?.get(name).copied()
+    }
+
+    /// Length of each file.
+    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
+        let block_size = u64::from(self.block_size);
+        let files = self.folders.iter().flat_map(|(folder, files)| {
+            let size = move |(name, blocks): (&String, &u32)| {
+                (
+                    Path::new(folder).join(name),
+                    u64::from(*blocks) * block_size,
+                )
+            };
+            files.iter().map(size)
+        });
+        files.collect()
     }
 
     /// When the database's folder of a file was made, as far as is known.

@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::backup::contents::{self, Contents, Failure, Sink};
+use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum};
+use crate::backup::relations::Relations;
 use crate::output;
 use crate::postgres::catalogs::{Catalogs, Names, is_map};
 use crate::postgres::{History, Lsn, Version};
@@ -120,8 +121,13 @@ impl<'a> Relations<'a> {
 impl Known {
     fn read(repository: &Repository, backup: &BackupEntry) -> Result<Self, contents::Error> {
         let contents = Contents::open(repository, backup)?;
+        // A delta's manifest tells how much it holds of a file, not how long the file is.
+        let sizes = match Relations::read(repository, backup)? {
+            Some(relations) => relations.sizes(),
+            None => contents.sizes(),
+        };
         let mut known = Self {
-            sizes: contents.sizes(),
+            sizes,
             ..Self::default()
         };
         let named = backup.catalogs.as_ref();
@@ -213,15 +219,15 @@ impl Sink for Files {
     fn file(
         &self,
         path: &Path,
-        _: u32,
+        _: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Self::Error>> {
+    ) -> Result<Option<Sum>, Failure<Self::Error>> {
         let mut bytes = Vec::new();
         let read = content.take(CATALOG_LIMIT_BYTES).read_to_end(&mut bytes);
         read.map_err(Failure::Read)?;
         let facts = (bytes.len() as u64, Sha256::digest(&bytes).into());
         lock(&self.0).push((path.to_owned(), bytes));
-        Ok(facts)
+        Ok(Some(facts))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Self::Error> {

@@ -306,8 +306,13 @@ impl Repository {
 
     /// The error for an object whose content could not be read to its end.
     pub fn damaged(&self, key: &ObjectKey, source: std::io::Error) -> Error {
-        match source.downcast::<StoreError>() {
-            Ok(store_error) => Error::Store(store_error),
+        let source = match source.downcast::<StoreError>() {
+            Ok(store_error) => return Error::Store(store_error),
+            Err(source) => source,
+        };
+        // What another object had a part in knows which one is damaged.
+        match source.downcast::<Error>() {
+            Ok(error) => error,
             Err(source) => Error::Damaged {
                 object: self.url(key),
                 what: "its content cannot be unpacked",

@@ -20,7 +20,7 @@ use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::backup::contents::{self, Contents, Failure, Sink};
+use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum};
 use crate::backup::manifest;
 use crate::postgres::control;
 use crate::progress::Progress;
@@ -159,18 +159,18 @@ impl Sink for Unpacker<'_> {
     fn file(
         &self,
         path: &Path,
-        mode: u32,
+        header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+    ) -> Result<Option<Sum>, Failure<Error>> {
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
         let target = self.pgdata.join(if path == Path::new(control::PATH) {
             Path::new(HELD_BACK)
         } else {
             path
         });
-        let found = write_file(content, &target, mode, self.progress)?;
+        let found = write_file(content, &target, header.mode, self.progress)?;
         lock(&self.unsynced).push(target);
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
@@ -196,7 +196,7 @@ fn write_file(
     path: &Path,
     mode: u32,
     progress: &Progress,
-) -> Result<(u64, [u8; 32]), Failure<Error>> {
+) -> Result<Sum, Failure<Error>> {
     let created = OpenOptions::new()
         .write(true)
         .create(true)

@@ -15,7 +15,7 @@ use super::segments::{Run, SegmentReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
-use crate::backup::contents::{self, Contents, Failure, Sink, check_stored};
+use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum, check_stored};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
@@ -566,9 +566,9 @@ impl Sink for Pages<'_> {
     fn file(
         &self,
         path: &Path,
-        _: u32,
+        _: FileHeader,
         mut content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+    ) -> Result<Option<Sum>, Failure<Error>> {
         let control = self.control.filter(|control| control.data_checksums);
         let relation = RelationFile::of_path(path).map(|file| file.segment);
         let checked = control.zip(relation);
@@ -596,7 +596,7 @@ impl Sink for Pages<'_> {
             }
         }
         self.files.fetch_add(1, Ordering::Relaxed);
-        Ok((size_bytes, hash.finalize().into()))
+        Ok(Some((size_bytes, hash.finalize().into())))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {

@@ -8,8 +8,8 @@
 
 pub mod archive;
 pub mod archiver;
-pub mod changed;
 pub mod block_table;
+pub mod changed;
 pub mod event;
 pub mod fetcher;
 pub mod pages;

@@ -1,0 +1,377 @@
+//! Reading a chain of backups back as the one backup that they make together.
+//!
+//! ```text
+//! parts with files that are whole ─▶ each file ─▶ blocks of newer layers laid over it ─▶ Sink
+//!                                                 read at random, by their index
+//! ```
+//!
+//! A file of the result comes from the newest layer that holds it whole, its bottom, and from the `INCREMENTAL.*` files of
+//! the layers above. Each of its blocks is read once, from the newest layer that holds it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
+
+use super::contents::{Contents, Error, Failure, FileHeader, PartProblem, Sink, Sum};
+use super::delta_file::{Header, Merged, Skip, delta_name, whole_name};
+use super::manifest::{FileFacts, Manifest};
+use super::pieces::{PieceReader, Pieces};
+use super::relations::Relations;
+use crate::repository::catalog::StoredPart;
+use crate::repository::{BackupEntry, Repository};
+use crate::threads::lock;
+
+/// Where PostgreSQL's label is.
+const LABEL: &str = "backup_label";
+
+/// A chain whose manifests were read.
+pub struct Chain<'a> {
+    /// The full backup first, the leaf last.
+    layers: Vec<Layer<'a>>,
+    block_size: u32,
+    /// Files of the result that did not come yet.
+    left: Mutex<HashMap<PathBuf, usize>>,
+    /// What the files of the result are.
+    made: Mutex<BTreeMap<PathBuf, FileFacts>>,
+}
+
+struct Layer<'a> {
+    contents: Contents<'a>,
+    /// Not needed of a backup that stands alone.
+    pieces: Option<Pieces<'a>>,
+    /// Files of the result whose bottom is here.
+    bottoms: HashMap<PathBuf, u64>,
+}
+
+/// A part that has to be read for the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    layer: usize,
+    /// The part.
+    pub part: &'a StoredPart,
+}
+
+impl<'a> Chain<'a> {
+    /// Reads the manifests of `backups`, the full one first, and finds the bottom of each file that `is_wanted`.
+    ///
+    /// # Errors
+    /// The repository's, what is damaged, and a file that is whole in none of them.
+    pub fn open(
+        repository: &'a Repository,
+        backups: &'a [BackupEntry],
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> Result<Self, Error> {
+        let is_alone = backups.len() == 1;
+        let open = |backup| {
+            let pieces = (!is_alone).then(|| Pieces::open(repository, backup));
+            Ok::<_, Error>(Layer {
+                contents: Contents::open(repository, backup)?,
+                pieces: pieces.transpose()?,
+                bottoms: HashMap::new(),
+            })
+        };
+        let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
+        let relations = match backups.last() {
+            Some(leaf) if !is_alone => Relations::read(repository, leaf)?,
+            _ => None,
+        };
+        let mut chain = Self {
+            layers,
+            block_size: relations.map_or(0, |relations| relations.block_size),
+            left: Mutex::default(),
+            made: Mutex::default(),
+        };
+        chain.find_bottoms(is_wanted)?;
+        Ok(chain)
+    }
+
+    fn find_bottoms(&mut self, is_wanted: &dyn Fn(&Path) -> bool) -> Result<(), Error> {
+        let manifests: Vec<_> = self
+            .layers
+            .iter()
+            .map(|layer| layer.contents.expected())
+            .collect();
+        let Some((leaf, older)) = manifests.split_last() else {
+            return Ok(());
+        };
+        let mut left = HashMap::new();
+        for (name, facts) in leaf {
+            let path = whole_name(name).unwrap_or_else(|| name.clone());
+            if !is_wanted(&path) {
+                continue;
+            }
+            let (layer, size_bytes) = if path == *name {
+                (older.len(), facts.size_bytes)
+            } else {
+                bottom(older, &path).ok_or_else(|| self.no_bottom(&path))?
+            };
+            left.insert(path.clone(), layer);
+            if let Some(layer) = self.layers.get_mut(layer) {
+                layer.bottoms.insert(path, size_bytes);
+            }
+        }
+        self.left = Mutex::new(left);
+        Ok(())
+    }
+
+    fn no_bottom(&self, path: &Path) -> Error {
+        self.problem(PartProblem::NoBottom(path.display().to_string()))
+    }
+
+    fn problem(&self, problem: PartProblem) -> Error {
+        let object = self.layers.last().map_or_else(String::new, |leaf| {
+            leaf.contents.folder_url()
+        });
+        Error::Part { object, problem }
+    }
+
+    /// The backup that the chain makes.
+    pub fn leaf(&self) -> Option<&Contents<'a>> {
+        self.layers.last().map(|leaf| &leaf.contents)
+    }
+
+    /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
+    pub fn tasks(&self) -> Vec<Task<'_>> {
+        let mut tasks = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let is_leaf = index + 1 == self.layers.len();
+            let parts = &layer.contents.backup.parts;
+            let parts = match parts.split_last() {
+                Some((_, parts)) if is_leaf => parts,
+                _ => parts,
+            };
+            let parts = parts.iter().enumerate().filter(|(number, part)| {
+                // The first has the directories.
+                is_leaf && *number == 0 || layer.is_needed(part)
+            });
+            tasks.extend(parts.map(|(_, part)| Task { layer: index, part }));
+        }
+        tasks
+    }
+
+    /// The leaf's last part, with `backup_label` and `pg_control`.
+    pub fn last_task(&self) -> Option<Task<'_>> {
+        let leaf = self.layers.last()?;
+        Some(Task {
+            layer: self.layers.len() - 1,
+            part: leaf.contents.backup.parts.last()?,
+        })
+    }
+
+    /// Reads a part and gives `sink` each file of the result whose bottom is there.
+    pub fn read<S: Sink>(&self, task: Task, sink: &S) -> Result<(), S::Error> {
+        let Some(layer) = self.layers.get(task.layer) else {
+            return Ok(());
+        };
+        let over = Over {
+            chain: self,
+            layer,
+            index: task.layer,
+            sink,
+        };
+        layer.contents.part(task.part, &over)
+    }
+
+    /// A file of the result that did not come.
+    pub fn missing(&self) -> Option<Error> {
+        let left = lock(&self.left);
+        let path = left.keys().next()?;
+        Some(self.problem(PartProblem::Missing(path.display().to_string())))
+    }
+
+    /// The manifest of what was made. Of a backup that stands alone it is its own.
+    pub fn manifest(&self) -> Manifest {
+        Manifest {
+            files: lock(&self.made).clone(),
+        }
+    }
+
+    /// The `INCREMENTAL.*` files of the layers above the bottom, the newest first.
+    fn overlays(&self, path: &Path, bottom: usize) -> io::Result<Vec<(Header, PieceReader<'_>)>> {
+        let name = delta_name(path);
+        let above = self.layers.get(bottom + 1..).unwrap_or_default();
+        let mut overlays = Vec::new();
+        for layer in above.iter().rev() {
+            let reader = layer
+                .pieces
+                .as_ref()
+                .and_then(|pieces| pieces.file(&name));
+            let Some(mut reader) = reader else {
+                let path = path.display().to_string();
+                return Err(io::Error::other(PartProblem::NoBottom(path)));
+            };
+            let blocks_per_file = u32::MAX;
+            let header = Header::read(&mut reader, self.block_size, blocks_per_file)?;
+            overlays.push((header, reader));
+        }
+        Ok(overlays)
+    }
+
+    fn done(&self, path: &Path, header: FileHeader, sum: Sum) {
+        lock(&self.left).remove(path);
+        let (size_bytes, sha256) = sum;
+        lock(&self.made).insert(
+            path.to_owned(),
+            FileFacts {
+                size_bytes,
+                modified: header.modified,
+                sha256,
+            },
+        );
+    }
+}
+
+impl Layer<'_> {
+    /// Whether a part holds the bottom of a file; all do of a backup that stands alone.
+    fn is_needed(&self, part: &StoredPart) -> bool {
+        let Some(pieces) = &self.pieces else {
+            return true;
+        };
+        let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
+        indexed.is_none_or(|indexed| {
+            let mut files = indexed.files.iter();
+            files.any(|file| self.bottoms.contains_key(&file.path))
+        })
+    }
+}
+
+/// The newest manifest of `older` with the whole file, and its length there; those above must have blocks of it.
+fn bottom(older: &[BTreeMap<PathBuf, FileFacts>], path: &Path) -> Option<(usize, u64)> {
+    let name = delta_name(path);
+    for (layer, manifest) in older.iter().enumerate().rev() {
+        if let Some(facts) = manifest.get(path) {
+            return Some((layer, facts.size_bytes));
+        }
+        manifest.get(&name)?;
+    }
+    None
+}
+
+/// Lays newer layers over the files of one.
+struct Over<'a, S> {
+    chain: &'a Chain<'a>,
+    layer: &'a Layer<'a>,
+    index: usize,
+    sink: &'a S,
+}
+
+impl<S: Sink> Sink for Over<'_, S> {
+    type Error = S::Error;
+
+    fn directory(&self, path: &Path, mode: u32) -> Result<(), S::Error> {
+        // What an older layer had may be gone.
+        if self.index + 1 == self.chain.layers.len() {
+            self.sink.directory(path, mode)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn file(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<S::Error>> {
+        if !self.layer.bottoms.contains_key(path) {
+            return Ok(None);
+        }
+        if self.index + 1 == self.chain.layers.len() {
+            let sum = if path == Path::new(LABEL) && self.index > 0 {
+                return self.label(path, header, content);
+            } else {
+                self.sink.file(path, header, content)?
+            };
+            if let Some(sum) = sum {
+                self.chain.done(path, header, sum);
+            }
+            return Ok(sum);
+        }
+        let overlays = self.chain.overlays(path, self.index);
+        let overlays = overlays.map_err(Failure::Read)?;
+        let mut bottom = Summed::new(content);
+        let mut merged = Merged::new(
+            overlays,
+            &mut bottom,
+            header.size_bytes,
+            self.chain.block_size,
+        );
+        let header = FileHeader {
+            size_bytes: merged.size_bytes(),
+            ..header
+        };
+        if let Some(sum) = self.sink.file(path, header, &mut merged)? {
+            self.chain.done(path, header, sum);
+        }
+        drop(merged);
+        Ok(Some(bottom.finish().map_err(Failure::Read)?))
+    }
+
+    fn problem(&self, error: Error) -> Result<(), S::Error> {
+        self.sink.problem(error)
+    }
+}
+
+impl<S: Sink> Over<'_, S> {
+    /// The label of the whole that the delta is part of.
+    fn label(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<S::Error>> {
+        let mut own = Summed::new(content);
+        let mut text = String::new();
+        own.read_to_string(&mut text).map_err(Failure::Read)?;
+        let whole = crate::postgres::backup_label::of_whole(&text);
+        let header = FileHeader {
+            size_bytes: whole.len() as u64,
+            ..header
+        };
+        if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
+            self.chain.done(path, header, sum);
+        }
+        Ok(Some(own.finish().map_err(Failure::Read)?))
+    }
+}
+
+/// A content that is hashed as it is read, what is skipped too.
+struct Summed<'a> {
+    content: &'a mut dyn Read,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<'a> Summed<'a> {
+    fn new(content: &'a mut dyn Read) -> Self {
+        Self {
+            content,
+            hash: Sha256::new(),
+            size_bytes: 0,
+        }
+    }
+
+    /// Reads what is left.
+    fn finish(mut self) -> io::Result<Sum> {
+        self.skip(u64::MAX)?;
+        Ok((self.size_bytes, self.hash.finalize().into()))
+    }
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.hash.update(buffer.get(..count).unwrap_or_default());
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+}
+
+impl Skip for Summed<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut self.by_ref().take(count), &mut io::sink()).map(drop)
+    }
+}
