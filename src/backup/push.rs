@@ -17,7 +17,7 @@ use crate::postgres::data_directory::{self, Entry, Listing};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
 use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::{CorruptBlock, FORMAT, StoredPart};
+use crate::repository::catalog::{CorruptBlock, StoredPart};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Repository, layout};
 use crate::threads::{lock, on_threads};
 use crate::wal::{self, archiver::Archiver};
@@ -338,7 +338,7 @@ impl Backup<'_> {
         let catalogs = packed.catalogs;
         let parts: Vec<StoredPart> = packed.parts.into_iter().map(|(_, part)| part).collect();
         Ok(BackupEntry {
-            format: FORMAT,
+            format: BackupKind::Full.format(),
             id,
             kind: BackupKind::Full,
             parent: None,
