@@ -88,6 +88,12 @@ pub enum Command {
     /// Show everything about one backup
     #[command(after_help = "Example:\n  walhalla backup-show LATEST")]
     BackupShow(BackupShow),
+    /// Keep a backup whatever the retention rules say, or leave it to them again
+    #[command(
+        after_help = "Example (what a delta stands on is kept with it):\n  walhalla backup-mark LATEST --permanent\n\n\
+        A backup on which a permanent delta stands cannot be made impermanent."
+    )]
+    BackupMark(BackupMark),
     /// Fetch the files of one backup: no WAL, no recovery settings
     #[command(
         after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
@@ -258,6 +264,23 @@ impl ChangedBlocks {
 pub struct BackupShow {
     /// The backup's id, or LATEST
     pub id: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `backup-mark`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("mark").required(true))]
+pub struct BackupMark {
+    /// The backup's id, or LATEST
+    pub id: String,
+    /// Keep the backup and those it stands on, whatever the retention rules say
+    #[arg(long, group = "mark")]
+    pub permanent: bool,
+    /// Leave the backup to the retention rules
+    #[arg(long, group = "mark")]
+    pub impermanent: bool,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,

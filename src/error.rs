@@ -169,6 +169,15 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
                 .to_owned(),
         ),
         repository::Error::NoSuchBackup { .. } => Some("`walhalla backup-list` shows the backups".to_owned()),
+        repository::Error::BrokenChain { .. } => Some(
+            "`walhalla backup-list` shows the backups and what each stands on; take another one, or bring back what is \
+             missing from a copy of the store"
+                .to_owned(),
+        ),
+        repository::Error::KeptByDelta { delta, .. } => Some(format!(
+            "first: walhalla backup-mark {delta} --impermanent"
+        )),
+        repository::Error::MarkedByOthers { .. } => Some("try again".to_owned()),
         repository::Error::Damaged { .. } => {
             Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
         }

@@ -47,7 +47,7 @@ fn work(
     options: &Options,
     findings: &Findings,
 ) -> Result<(), Error> {
-    damaged_entries(catalog, findings);
+    damaged_entries(repository, catalog, findings);
     let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
     let wal = listings(repository, &catalog.backups, findings)?;

@@ -248,11 +248,21 @@ impl Findings {
     }
 }
 
-/// Backups whose `backup.json` cannot be read or is not there.
-fn damaged_entries(catalog: &Catalog, findings: &Findings) {
+/// Backups whose `backup.json` cannot be read or is not there, and those that stand on such.
+fn damaged_entries(repository: &Repository, catalog: &Catalog, findings: &Findings) {
     for damaged in &catalog.damaged {
-        if let Some(object) = damaged.object() {
-            findings.problem(object.to_owned(), wrong_with(object, damaged));
+        if let Some(object) = damaged.error.object() {
+            findings.problem(object.to_owned(), wrong_with(object, &damaged.error));
+        }
+    }
+    for backup in &catalog.backups {
+        if let Err(broken) = catalog.chain(&backup.id) {
+            let object = repository.layout.backup_json(&broken.ancestor);
+            let what = format!(
+                "it {}, and backup {} cannot be restored without",
+                broken.problem, backup.id
+            );
+            findings.problem(repository.url(&object), what);
         }
     }
     for id in &catalog.unfinished {

@@ -31,6 +31,7 @@ mod faults;
 mod finding;
 mod killed;
 mod left_out_files;
+mod marks;
 mod open_formats;
 mod planning;
 mod reachable;
