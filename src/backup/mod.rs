@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! walk ─▶ parts ─▶ pack: read, check pages, hash, tar ─▶ compress ─▶ store     N parts at a time
-//!      then: backup_label, pg_control ─▶ manifest ─▶ WAL is archived ─▶ backup.json
+//!      then: backup_label, pg_control ─▶ index, manifest ─▶ WAL is archived ─▶ backup.json
 //! ```
 //!
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
 //! catalog shows, and a server that leaves backup mode with its session.
 
 pub mod contents;
+pub mod index;
 pub mod manifest;
 mod pack;
 mod parts;
+pub mod pieces;
 pub mod push;
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::Error;
+use super::index::FilePlace;
 use super::manifest::FileFacts;
 use crate::pipeline::streams::read_full;
 use crate::pipeline::{self, ObjectWriter, StoredObject};
@@ -50,6 +51,8 @@ pub(super) struct PartWriter {
     owner: Owner,
     /// Each file that was packed.
     pub(super) files: Vec<(PathBuf, FileFacts)>,
+    /// Where each of them is in the part.
+    pub(super) places: Vec<FilePlace>,
     /// Blocks whose checksum is wrong.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
 }
@@ -98,6 +101,7 @@ impl PartWriter {
             rules,
             owner,
             files: Vec::new(),
+            places: Vec::new(),
             corrupt_blocks: Vec::new(),
         }
     }
@@ -139,6 +143,7 @@ impl PartWriter {
         self.tar
             .append_data(&mut header, &entry.path, io::empty())
             .map_err(|error| failed(&path, error))?;
+        self.place(&entry.path, size_bytes);
         let mut check = FileCheck::new(&file, entry, self.rules);
         let sha256 = self.content(&path, &mut check, size_bytes, progress)?;
         self.corrupt_blocks.append(&mut check.corrupt_blocks);
@@ -152,6 +157,15 @@ impl PartWriter {
             },
         ));
         Ok(())
+    }
+
+    /// Notes that a file's content begins here: its header was written.
+    fn place(&mut self, path: &Path, size_bytes: u64) {
+        self.places.push(FilePlace {
+            path: path.to_owned(),
+            offset: self.tar.get_ref().position(),
+            size_bytes,
+        });
     }
 
     fn content(
@@ -195,18 +209,25 @@ impl PartWriter {
         modified: i64,
         listed: bool,
     ) -> Result<(), Error> {
+        let size_bytes = bytes.len() as u64;
+        let failed = |error| failed(Path::new(path), error);
         let mut header = self
             .owner
-            .header(EntryType::Regular, bytes.len() as u64, 0o600, modified);
+            .header(EntryType::Regular, size_bytes, 0o600, modified);
         self.tar
-            .append_data(&mut header, path, bytes)
-            .map_err(|error| failed(Path::new(path), error))?;
+            .append_data(&mut header, path, io::empty())
+            .map_err(failed)?;
+        if listed {
+            self.place(Path::new(path), size_bytes);
+        }
+        self.tar.get_mut().write_all(bytes).map_err(failed)?;
+        self.pad(size_bytes).map_err(failed)?;
         if listed {
             let sha256 = Sha256::digest(bytes).into();
             self.files.push((
                 path.into(),
                 FileFacts {
-                    size_bytes: bytes.len() as u64,
+                    size_bytes,
                     modified,
                     sha256,
                 },

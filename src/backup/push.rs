@@ -1,15 +1,16 @@
 //! The course of a base backup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::Error;
+use super::index::{Index, PartIndex};
 use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
 use super::parts::{self, Part};
-use super::{Error, manifest};
 use crate::pipeline::{Packing, Pipeline, StoredObject};
 use crate::postgres::backup_label::BackupLabel;
 use crate::postgres::catalogs::{Catalogs, is_map};
@@ -65,6 +66,10 @@ struct Packed {
     manifest: Manifest,
     corrupt_blocks: Vec<CorruptBlock>,
     parts: Vec<(usize, StoredPart)>,
+    /// What the index says of each part.
+    indexed: Vec<PartIndex>,
+    /// The index, once it is stored.
+    index: Option<StoredPart>,
     /// Name of the part with the catalogs that name relations.
     catalogs: Option<String>,
 }
@@ -104,6 +109,7 @@ impl Backup<'_> {
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
         self.pack_last(&id, &mut packed, &pg_control, &stopped)?;
+        self.store_index(&id, &mut packed)?;
         let range = WalRange {
             timeline: label.timeline,
             start: label.start_lsn,
@@ -241,6 +247,22 @@ impl Backup<'_> {
         Ok(())
     }
 
+    fn store_index(&self, id: &BackupId, packed: &mut Packed) -> Result<(), Error> {
+        let mut of_parts: HashMap<_, _> = std::mem::take(&mut packed.indexed)
+            .into_iter()
+            .map(|part| (part.name.clone(), part))
+            .collect();
+        let in_order = packed.parts.iter();
+        let index = Index {
+            parts: in_order
+                .filter_map(|(_, part)| of_parts.remove(&part.name))
+                .collect(),
+        };
+        let name = layout::index_name(self.pipeline.packing());
+        packed.index = Some(self.store_text(id, name, &index.to_text())?);
+        Ok(())
+    }
+
     fn store_manifest(
         &self,
         id: &BackupId,
@@ -248,14 +270,14 @@ impl Backup<'_> {
         range: WalRange,
     ) -> Result<StoredPart, Error> {
         let name = layout::manifest_name(self.pipeline.packing());
-        let object = self.repository.layout.backup_object(id, &name)?;
         let text = manifest.to_text(self.control.version, self.control.system_identifier, range);
+        self.store_text(id, name, &text)
+    }
+
+    fn store_text(&self, id: &BackupId, name: String, text: &str) -> Result<StoredPart, Error> {
+        let object = self.repository.layout.backup_object(id, &name)?;
         let mut writer = self.pipeline.create(&object.key)?;
-        let written = std::io::Write::write_all(&mut writer, text.as_bytes());
-        written.map_err(|source| Error::Read {
-            path: manifest::FILE_NAME.into(),
-            source,
-        })?;
+        writer.append(text.as_bytes())?;
         Ok(stored_part(name, text.len() as u64, &writer.finish()?))
     }
 
@@ -363,13 +385,18 @@ impl Backup<'_> {
                 .map(|file| file.size_bytes)
                 .sum(),
             files: packed.manifest.files.len() as u64,
-            stored_bytes: parts.iter().map(|part| part.stored_bytes).sum::<u64>()
-                + manifest.stored_bytes,
+            stored_bytes: parts
+                .iter()
+                .chain([&manifest])
+                .chain(&packed.index)
+                .map(|part| part.stored_bytes)
+                .sum(),
             tablespaces,
             encrypted_to: self.pipeline.recipients().to_vec(),
             parts,
             catalogs,
             manifest,
+            index: packed.index,
             permanent: self.options.permanent,
             label: self.options.label.clone(),
             annotations: self.options.annotations.clone(),
@@ -385,16 +412,22 @@ fn finish_part(
     packed: &Mutex<Packed>,
 ) -> Result<(), Error> {
     let files = std::mem::take(&mut part.files);
+    let places = std::mem::take(&mut part.places);
     let mut corrupt_blocks = std::mem::take(&mut part.corrupt_blocks);
     let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
     let stored = part.finish()?;
     let mut packed = lock(packed);
     packed.manifest.files.extend(files);
     packed.corrupt_blocks.append(&mut corrupt_blocks);
-    packed.parts.push((
-        number,
-        stored_part(layout::part_name(number, packing), size_bytes, &stored),
-    ));
+    let name = layout::part_name(number, packing);
+    packed
+        .parts
+        .push((number, stored_part(name.clone(), size_bytes, &stored)));
+    packed.indexed.push(PartIndex {
+        name,
+        frames: stored.frames,
+        files: places,
+    });
     Ok(())
 }
 

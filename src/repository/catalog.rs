@@ -89,6 +89,9 @@ pub struct BackupEntry {
     pub catalogs: Option<String>,
     /// The manifest.
     pub manifest: StoredPart,
+    /// The index of the parts; backups of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<StoredPart>,
     /// Kept by every retention rule.
     pub permanent: bool,
     /// The user's label.
@@ -251,6 +254,16 @@ impl BackupEntry {
         Ok(entry)
     }
 
+    /// Everything in the backup's folder but the entry itself: the parts in order, then the rest.
+    pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
+        self.parts.iter().chain(self.others())
+    }
+
+    /// Objects of the backup that are no parts.
+    pub fn others(&self) -> impl Iterator<Item = &StoredPart> {
+        [&self.manifest].into_iter().chain(&self.index)
+    }
+
     /// Whether replay from the backup along `history` is possible.
     pub fn leads_to(&self, history: &History) -> bool {
         history.contains(self.timeline, self.stop_lsn)
@@ -311,7 +324,8 @@ impl Repository {
         Ok(catalog.backups)
     }
 
-    /// The first object of a backup that is not in the store with the length that the entry gives.
+    /// The first object of a backup that is not in the store with the length that the entry gives; but for the index,
+    /// which a restore of the backup alone does without.
     pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
         let found = self.runtime.block_on(self.store.list(&folder, None))?;

@@ -4,6 +4,7 @@
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
+//! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
 //! ```
 
@@ -138,6 +139,11 @@ impl Layout {
 /// The name of a backup's manifest below its folder.
 pub fn manifest_name(packing: Packing) -> String {
     format!("backup_manifest{packing}")
+}
+
+/// The name of a backup's index below its folder.
+pub fn index_name(packing: Packing) -> String {
+    format!("index.json{packing}")
 }
 
 /// The name of a backup's part below its folder.

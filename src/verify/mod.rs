@@ -290,7 +290,11 @@ fn is_problem(error: &Error) -> bool {
         Error::Repository(error)
         | Error::Contents(contents::Error::Repository(error))
         | Error::Wal(wal::Error::Repository(error)) => error.is_of_the_object(),
-        Error::Contents(contents::Error::Part { .. } | contents::Error::Manifest { .. })
+        Error::Contents(
+            contents::Error::Part { .. }
+            | contents::Error::Manifest { .. }
+            | contents::Error::Index { .. },
+        )
         | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
         Error::Wal(
             wal::Error::Postgres(_)
@@ -300,6 +304,7 @@ fn is_problem(error: &Error) -> bool {
             | wal::Error::Content { .. }
             | wal::Error::NotArchived { .. },
         )
+        | Error::Contents(contents::Error::NoIndex(_))
         | Error::Receipts(_)
         | Error::BrokenOff => false,
     }
