@@ -15,11 +15,12 @@ use std::sync::Mutex;
 
 use tar::{Archive, EntryType};
 
+use super::index::{self, Index};
 use super::manifest::{self, FileFacts, Manifest};
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::catalog::StoredPart;
 use crate::repository::layout::Object;
-use crate::repository::{self, BackupEntry, Repository, Watched};
+use crate::repository::{self, BackupEntry, BackupId, Repository, Watched};
 use crate::threads::lock;
 
 /// For stock tools; restoring makes the links itself.
@@ -57,6 +58,18 @@ pub enum Error {
         #[source]
         source: manifest::Error,
     },
+    /// The index is damaged, or another backup's.
+    #[error("{object} is damaged")]
+    Index {
+        /// The index.
+        object: String,
+        /// What is wrong with it.
+        #[source]
+        source: index::Error,
+    },
+    /// A backup of an earlier version, whose files can only be read in order.
+    #[error("backup {0} has no index")]
+    NoIndex(BackupId),
 }
 
 /// What is wrong with a part of a backup.
@@ -146,10 +159,15 @@ pub struct Contents<'a> {
 impl<'a> Contents<'a> {
     /// Reads the backup's manifest.
     pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
-        let (object, bytes) = read_object(repository, backup, &backup.manifest)?;
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        let manifest =
-            Manifest::parse(&text).map_err(|source| Error::Manifest { object, source })?;
+        let (object, bytes) = read_whole(repository, backup, &backup.manifest)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let key = &object.key;
+            repository.damaged(key, io::Error::new(io::ErrorKind::InvalidData, error))
+        })?;
+        let manifest = Manifest::parse(&text).map_err(|source| Error::Manifest {
+            object: repository.url(&object.key),
+            source,
+        })?;
         Ok(Self {
             repository,
             backup,
@@ -242,18 +260,19 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// Reads a whole object of a backup into memory, and checks it; returns its URL too.
-pub(super) fn read_object(
-    repository: &Repository,
-    backup: &BackupEntry,
-    part: &StoredPart,
-) -> Result<(String, Vec<u8>), Error> {
-    let mut reader = PartReader::open(repository, backup, part)?;
-    let mut bytes = Vec::new();
-    let limited = &mut reader.content.by_ref().take(part.size_bytes);
-    let read = limited.read_to_end(&mut bytes);
-    read.map_err(|source| reader.damaged(source))?;
-    Ok((reader.finish(part)?, bytes))
+/// The backup's index, which is that of the parts in its entry.
+///
+/// # Errors
+/// [`Error::NoIndex`] for a backup of an earlier version.
+pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index, Error> {
+    let part = backup.index.as_ref();
+    let part = part.ok_or_else(|| Error::NoIndex(backup.id.clone()))?;
+    let (object, text) = read_whole(repository, backup, part)?;
+    let index = Index::parse(&text).and_then(|index| index.fits(&backup.parts).map(|()| index));
+    index.map_err(|source| Error::Index {
+        object: repository.url(&object.key),
+        source,
+    })
 }
 
 /// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.
@@ -269,7 +288,21 @@ pub fn check_stored(
     same_digest(repository, &object, &hash, part)
 }
 
-fn object_of(
+/// The content of an object that is no tar file, and has the SHA-256 of `backup.json`.
+pub(super) fn read_whole(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(Object, Vec<u8>), Error> {
+    let mut reader = PartReader::open(repository, backup, part)?;
+    let mut bytes = Vec::new();
+    let content = reader.content.by_ref().take(part.size_bytes);
+    let read = { content }.read_to_end(&mut bytes);
+    read.map_err(|source| reader.damaged(source))?;
+    reader.finish(part).map(|object| (object, bytes))
+}
+
+pub(super) fn object_of(
     repository: &Repository,
     backup: &BackupEntry,
     part: &StoredPart,
@@ -320,10 +353,10 @@ impl<'a> PartReader<'a> {
         self.repository.damaged(&self.object.key, source).into()
     }
 
-    /// Reads to the end and checks the whole; returns the object's URL.
-    fn finish(mut self, part: &StoredPart) -> Result<String, Error> {
+    /// Reads to the end and checks the whole.
+    fn finish(mut self, part: &StoredPart) -> Result<Object, Error> {
         io::copy(&mut self.content, &mut io::sink()).map_err(|source| self.damaged(source))?;
         same_digest(self.repository, &self.object, &self.hash, part)?;
-        Ok(self.repository.url(&self.object.key))
+        Ok(self.object)
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! walk ─▶ parts ─▶ pack: read, check pages, hash, tar ─▶ compress ─▶ store     N parts at a time
-//!      then: backup_label, pg_control ─▶ manifest ─▶ WAL is archived ─▶ backup.json
+//!      then: backup_label, pg_control ─▶ index, manifest ─▶ WAL is archived ─▶ backup.json
 //! ```
 //!
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
@@ -11,10 +11,12 @@
 pub mod contents;
 pub mod delta_file;
 mod extent;
+pub mod index;
 pub mod manifest;
 mod pack;
 pub mod parent;
 mod parts;
+pub mod pieces;
 pub mod push;
 pub mod relations;
 

@@ -13,6 +13,7 @@ use tar::{Builder, EntryType, Header as TarHeader};
 use super::Error;
 use super::delta_file::{Header, delta_name};
 use super::extent::{Extent, Item, count, is_older, is_worth_it, joined};
+use super::index::FilePlace;
 use super::manifest::FileFacts;
 use crate::pipeline::{self, ObjectWriter, StoredObject};
 use crate::postgres::data_directory::Entry;
@@ -54,6 +55,8 @@ pub(super) struct PartWriter {
     owner: Owner,
     /// Each file that was packed.
     pub(super) files: Vec<(PathBuf, FileFacts)>,
+    /// Where each of them is in the part.
+    pub(super) places: Vec<FilePlace>,
     /// Blocks whose checksum is wrong.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
     /// Length of the files as they will be restored.
@@ -107,6 +110,7 @@ impl PartWriter {
             rules,
             owner,
             files: Vec::new(),
+            places: Vec::new(),
             corrupt_blocks: Vec::new(),
             restored_bytes: 0,
             since,
@@ -276,7 +280,18 @@ impl PartWriter {
             .header(EntryType::Regular, size_bytes, mode, modified);
         self.tar
             .append_data(&mut header, path, io::empty())
-            .map_err(|error| failed(path, error))
+            .map_err(|error| failed(path, error))?;
+        self.place(path, size_bytes);
+        Ok(())
+    }
+
+    /// Notes that a file's content begins here: its header was written.
+    fn place(&mut self, path: &Path, size_bytes: u64) {
+        self.places.push(FilePlace {
+            path: path.to_owned(),
+            offset: self.tar.get_ref().position(),
+            size_bytes,
+        });
     }
 
     fn end(&mut self, path: PathBuf, facts: FileFacts) -> Result<(), Error> {
@@ -294,19 +309,26 @@ impl PartWriter {
         modified: i64,
         listed: bool,
     ) -> Result<(), Error> {
+        let size_bytes = bytes.len() as u64;
+        let failed = |error| failed(Path::new(path), error);
         let mut header = self
             .owner
-            .header(EntryType::Regular, bytes.len() as u64, 0o600, modified);
+            .header(EntryType::Regular, size_bytes, 0o600, modified);
         self.tar
-            .append_data(&mut header, path, bytes)
-            .map_err(|error| failed(Path::new(path), error))?;
+            .append_data(&mut header, path, io::empty())
+            .map_err(failed)?;
+        if listed {
+            self.place(Path::new(path), size_bytes);
+        }
+        self.tar.get_mut().write_all(bytes).map_err(failed)?;
+        self.pad(size_bytes).map_err(failed)?;
         if listed {
             let sha256 = Sha256::digest(bytes).into();
             self.restored_bytes += bytes.len() as u64;
             self.files.push((
                 path.into(),
                 FileFacts {
-                    size_bytes: bytes.len() as u64,
+                    size_bytes,
                     modified,
                     sha256,
                 },

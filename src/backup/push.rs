@@ -1,6 +1,6 @@
 //! The course of a base backup.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,6 +10,7 @@ use walhalla_providers::ErrorKind;
 
 use super::Error;
 use super::extent::{Base, Changed, Item};
+use super::index::{Index, PartIndex};
 use super::manifest::{Manifest, WalRange};
 use super::pack::{Owner, PageRules, PartWriter};
 use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
@@ -90,6 +91,10 @@ struct Packed {
     parts: Vec<(usize, StoredPart)>,
     /// Length of the files as they will be restored.
     restored_bytes: u64,
+    /// What the index says of each part.
+    indexed: Vec<PartIndex>,
+    /// The index, once it is stored.
+    index: Option<StoredPart>,
     /// Name of the part with the catalogs that name relations.
     catalogs: Option<String>,
 }
@@ -138,6 +143,7 @@ impl Backup<'_> {
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
         self.pack_last(&id, &mut packed, &pg_control, &stopped, parent.as_ref())?;
+        self.store_index(&id, &mut packed)?;
         let range = WalRange {
             timeline: label.timeline,
             start: label.start_lsn,
@@ -433,6 +439,28 @@ impl Backup<'_> {
         Ok(())
     }
 
+    fn store_index(&self, id: &BackupId, packed: &mut Packed) -> Result<(), Error> {
+        let mut of_parts: HashMap<_, _> = std::mem::take(&mut packed.indexed)
+            .into_iter()
+            .map(|part| (part.name.clone(), part))
+            .collect();
+        let in_order = packed.parts.iter();
+        let index = Index {
+            parts: in_order
+                .filter_map(|(_, part)| of_parts.remove(&part.name))
+                .collect(),
+        };
+        let name = layout::index_name(self.pipeline.packing());
+        packed.index = Some(store_list(
+            self.repository,
+            self.pipeline,
+            id,
+            name,
+            index.to_text().as_bytes(),
+        )?);
+        Ok(())
+    }
+
     fn store_manifest(
         &self,
         id: &BackupId,
@@ -563,9 +591,9 @@ impl Backup<'_> {
             catalogs: packed.catalogs,
             manifest,
             relations: Some(relations),
-            index: None,
             changed_blocks,
             merged_from: None,
+            index: packed.index,
             permanent: self.options.permanent,
             label: self.options.label.clone(),
             annotations: self.options.annotations.clone(),
@@ -597,6 +625,7 @@ fn finish_part(
     packed: &Mutex<Packed>,
 ) -> Result<(), Error> {
     let files = std::mem::take(&mut part.files);
+    let places = std::mem::take(&mut part.places);
     let mut corrupt_blocks = std::mem::take(&mut part.corrupt_blocks);
     let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
     let restored_bytes = part.restored_bytes;
@@ -605,10 +634,15 @@ fn finish_part(
     packed.restored_bytes += restored_bytes;
     packed.manifest.files.extend(files);
     packed.corrupt_blocks.append(&mut corrupt_blocks);
-    packed.parts.push((
-        number,
-        stored_part(layout::part_name(number, packing), size_bytes, &stored),
-    ));
+    let name = layout::part_name(number, packing);
+    packed
+        .parts
+        .push((number, stored_part(name.clone(), size_bytes, &stored)));
+    packed.indexed.push(PartIndex {
+        name,
+        frames: stored.frames,
+        files: places,
+    });
     Ok(())
 }
 

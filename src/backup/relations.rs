@@ -65,11 +65,12 @@ impl Relations {
         let Some(stored) = &backup.relations else {
             return Ok(None);
         };
-        let (object, json) = contents::read_object(repository, backup, stored)?;
+        let (object, json) = contents::read_whole(repository, backup, stored)?;
         let relations = serde_json::from_slice(&json);
-        relations
-            .map(Some)
-            .map_err(|source| contents::Error::List { object, source })
+        relations.map(Some).map_err(|source| contents::Error::List {
+            object: repository.url(&object.key),
+            source,
+        })
     }
 
     /// Length in blocks of the file at `path`; `None` for one that the backup does not hold.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum};
-use crate::backup::relations::Relations;
+use crate::backup::relations;
 use crate::output;
 use crate::postgres::catalogs::{Catalogs, Names, is_map};
 use crate::postgres::{History, Lsn, Version};
@@ -122,7 +122,7 @@ impl Known {
     fn read(repository: &Repository, backup: &BackupEntry) -> Result<Self, contents::Error> {
         let contents = Contents::open(repository, backup)?;
         // A delta's manifest tells how much it holds of a file, not how long the file is.
-        let sizes = match Relations::read(repository, backup)? {
+        let sizes = match relations::Relations::read(repository, backup)? {
             Some(relations) => relations.sizes(),
             None => contents.sizes(),
         };

@@ -350,16 +350,6 @@ impl BackupEntry {
         Ok(entry)
     }
 
-    /// Every object of the backup but its entry.
-    pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
-        let lists = [
-            Some(&self.manifest),
-            self.index.as_ref(),
-            self.relations.as_ref(),
-        ];
-        self.parts.iter().chain(lists.into_iter().flatten())
-    }
-
     /// A full backup stands on its own, a delta on another backup; both are named so.
     fn is_of_its_kind(&self) -> bool {
         let is_delta = self.kind == BackupKind::Delta;
@@ -367,6 +357,17 @@ impl BackupEntry {
             && self.parent.is_some() == is_delta
             && self.parent.as_ref() != Some(&self.id)
             && self.format >= self.kind.format()
+    }
+
+    /// Everything in the backup's folder but the entry itself: the parts in order, then the rest.
+    pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
+        self.parts.iter().chain(self.others())
+    }
+
+    /// Objects of the backup that are no parts.
+    pub fn others(&self) -> impl Iterator<Item = &StoredPart> {
+        let lists = [&self.manifest].into_iter();
+        lists.chain(&self.index).chain(&self.relations)
     }
 
     /// Whether replay from the backup along `history` is possible.
@@ -437,7 +438,8 @@ impl Repository {
         Ok(self.catalog()?.into_usable())
     }
 
-    /// The first object of a backup that is not in the store with the length that the entry gives.
+    /// The first object of a backup that is not in the store with the length that the entry gives; but for the index,
+    /// which a restore of the backup alone does without.
     pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
         let found = self.runtime.block_on(self.store.list(&folder, None))?;

@@ -4,6 +4,7 @@
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
+//! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
 //! ```
@@ -168,6 +169,11 @@ pub fn manifest_name(packing: Packing) -> String {
 /// The name of a backup's list of relation files below its folder.
 pub fn relations_name(packing: Packing) -> String {
     format!("relations.json{packing}")
+}
+
+/// The name of a backup's index below its folder.
+pub fn index_name(packing: Packing) -> String {
+    format!("index.json{packing}")
 }
 
 /// The name of a backup's part below its folder.

@@ -337,19 +337,17 @@ impl Repository {
     }
 
     /// The error for an object whose content could not be read to its end.
+    ///
+    /// A store's error or one of this kind inside of `source` is returned as it is.
     pub fn damaged(&self, key: &ObjectKey, source: std::io::Error) -> Error {
         let source = match source.downcast::<StoreError>() {
             Ok(store_error) => return Error::Store(store_error),
             Err(source) => source,
         };
-        // What another object had a part in knows which one is damaged.
-        match source.downcast::<Error>() {
-            Ok(error) => error,
-            Err(source) => Error::Damaged {
-                object: self.url(key),
-                what: "its content cannot be unpacked",
-                source: source.into(),
-            },
-        }
+        source.downcast().unwrap_or_else(|source| Error::Damaged {
+            object: self.url(key),
+            what: "its content cannot be unpacked",
+            source: source.into(),
+        })
     }
 }

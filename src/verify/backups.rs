@@ -162,8 +162,9 @@ impl Verification<'_> {
 
     /// Objects in the backup's folder that are none of its own.
     fn extra_objects(&self) {
-        let parts = self.backup.parts.iter().chain([&self.backup.manifest]);
-        let known: Vec<&str> = parts
+        let known: Vec<&str> = self
+            .backup
+            .objects()
             .map(|part| part.name.as_str())
             .chain(["backup.json"])
             .collect();
@@ -179,12 +180,7 @@ impl Verification<'_> {
 
     /// The parts that are there with the length they must have; the last one first, as it holds `pg_control`.
     fn parts_there(&self) -> Vec<&StoredPart> {
-        let all = self
-            .backup
-            .parts
-            .iter()
-            .rev()
-            .chain([&self.backup.manifest]);
+        let (parts, others) = (self.backup.parts.iter().rev(), self.backup.others());
         let is_there = |part: &&StoredPart| {
             let what = match self.stored.get(&part.name) {
                 Some((length, _)) if *length == part.stored_bytes => return true,
@@ -198,7 +194,7 @@ impl Verification<'_> {
             self.findings.problem(self.url(part), what);
             false
         };
-        all.filter(is_there).collect()
+        parts.chain(others).filter(is_there).collect()
     }
 
     fn on_each(
@@ -279,11 +275,11 @@ impl Verification<'_> {
     fn contents(&self, contents: &Contents, parts: &[&StoredPart]) -> Result<(), Error> {
         count(&self.findings.objects, 1);
         count(&self.findings.bytes, self.backup.manifest.stored_bytes);
-        let parts: Vec<&StoredPart> = parts
+        let (parts, others): (Vec<&StoredPart>, Vec<_>) = parts
             .iter()
             .copied()
-            .filter(|part| part.name != self.backup.manifest.name)
-            .collect();
+            .partition(|part| self.backup.others().all(|other| other.name != part.name));
+        self.index(&others)?;
         let found = self.parts(contents, &parts, Reading::WithoutReceipt)?;
         if found == contents.files || self.is_incomplete.load(Ordering::Relaxed) {
             return Ok(());
@@ -296,6 +292,20 @@ impl Verification<'_> {
                 .judge::<()>(&self.folder_url(), Err(missing.into()))?;
         }
         Ok(())
+    }
+
+    /// The index, if it is among `objects`.
+    fn index(&self, objects: &[&StoredPart]) -> Result<(), Error> {
+        let index = self.backup.index.as_ref();
+        let is_there = |index: &&StoredPart| objects.iter().any(|object| object.name == index.name);
+        let Some(index) = index.filter(is_there) else {
+            return Ok(());
+        };
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, index.stored_bytes);
+        let read = contents::read_index(self.repository, self.backup);
+        let read = read.map_err(Error::from);
+        self.findings.judge(&self.url(index), read).map(drop)
     }
 
     /// Reads the parts; returns how many files were in them, by the receipts of those that were not read.

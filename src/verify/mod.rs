@@ -303,7 +303,8 @@ fn is_problem(error: &Error) -> bool {
         Error::Contents(
             contents::Error::Part { .. }
             | contents::Error::Manifest { .. }
-            | contents::Error::List { .. },
+            | contents::Error::List { .. }
+            | contents::Error::Index { .. },
         )
         | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
         Error::Wal(
@@ -314,6 +315,7 @@ fn is_problem(error: &Error) -> bool {
             | wal::Error::Content { .. }
             | wal::Error::NotArchived { .. },
         )
+        | Error::Contents(contents::Error::NoIndex(_))
         | Error::Receipts(_)
         | Error::BrokenOff => false,
     }
