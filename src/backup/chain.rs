@@ -16,8 +16,9 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::contents::{Contents, Error, Failure, FileHeader, PartProblem, Sink, Sum};
-use super::delta_file::{Header, Merged, Skip, delta_name, whole_name};
-use super::manifest::{FileFacts, Manifest};
+use super::delta_file::{Header, ReadError, delta_name, whole_name};
+use super::manifest::{FileFacts, Manifest, WalRange};
+use super::merged::{Merged, Skip};
 use super::pieces::{PieceReader, Pieces};
 use super::relations::Relations;
 use crate::repository::catalog::StoredPart;
@@ -31,7 +32,8 @@ const LABEL: &str = "backup_label";
 pub struct Chain<'a> {
     /// The full backup first, the leaf last.
     layers: Vec<Layer<'a>>,
-    block_size: u32,
+    /// Of the leaf; without blocks for a backup that stands alone.
+    relations: Relations,
     /// Files of the result that did not come yet.
     left: Mutex<HashMap<PathBuf, usize>>,
     /// What the files of the result are.
@@ -80,7 +82,7 @@ impl<'a> Chain<'a> {
         };
         let mut chain = Self {
             layers,
-            block_size: relations.map_or(0, |relations| relations.block_size),
+            relations: relations.unwrap_or_default(),
             left: Mutex::default(),
             made: Mutex::default(),
         };
@@ -122,15 +124,11 @@ impl<'a> Chain<'a> {
     }
 
     fn problem(&self, problem: PartProblem) -> Error {
-        let object = self.layers.last().map_or_else(String::new, |leaf| {
-            leaf.contents.folder_url()
-        });
+        let object = self
+            .layers
+            .last()
+            .map_or_else(String::new, |leaf| leaf.contents.folder_url());
         Error::Part { object, problem }
-    }
-
-    /// The backup that the chain makes.
-    pub fn leaf(&self) -> Option<&Contents<'a>> {
-        self.layers.last().map(|leaf| &leaf.contents)
     }
 
     /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
@@ -182,10 +180,21 @@ impl<'a> Chain<'a> {
         Some(self.problem(PartProblem::Missing(path.display().to_string())))
     }
 
-    /// The manifest of what was made. Of a backup that stands alone it is its own.
-    pub fn manifest(&self) -> Manifest {
-        Manifest {
-            files: lock(&self.made).clone(),
+    /// The manifest of what was made, in PostgreSQL's form; of a backup that stands alone it is its own.
+    pub fn manifest_text(&self) -> String {
+        match self.layers.as_slice() {
+            [] => String::new(),
+            [only] => only.contents.manifest_text.clone(),
+            [.., leaf] => {
+                let backup = leaf.contents.backup;
+                let wal = WalRange {
+                    timeline: backup.timeline,
+                    start: backup.start_lsn,
+                    end: backup.stop_lsn,
+                };
+                let files = lock(&self.made).clone();
+                Manifest { files }.to_text(backup.postgres_version, backup.system_identifier, wal)
+            }
         }
     }
 
@@ -195,16 +204,21 @@ impl<'a> Chain<'a> {
         let above = self.layers.get(bottom + 1..).unwrap_or_default();
         let mut overlays = Vec::new();
         for layer in above.iter().rev() {
-            let reader = layer
-                .pieces
-                .as_ref()
-                .and_then(|pieces| pieces.file(&name));
+            let reader = layer.pieces.as_ref().and_then(|pieces| pieces.file(&name));
             let Some(mut reader) = reader else {
                 let path = path.display().to_string();
                 return Err(io::Error::other(PartProblem::NoBottom(path)));
             };
-            let blocks_per_file = u32::MAX;
-            let header = Header::read(&mut reader, self.block_size, blocks_per_file)?;
+            let Relations {
+                block_size,
+                blocks_per_file,
+                ..
+            } = self.relations;
+            let header = Header::read(&mut reader, block_size, blocks_per_file);
+            let header = header.map_err(|error| match error {
+                ReadError::Read(source) => source,
+                malformed @ ReadError::Malformed(_) => io::Error::other(malformed),
+            })?;
             overlays.push((header, reader));
         }
         Ok(overlays)
@@ -297,7 +311,7 @@ impl<S: Sink> Sink for Over<'_, S> {
             overlays,
             &mut bottom,
             header.size_bytes,
-            self.chain.block_size,
+            self.chain.relations.block_size,
         );
         let header = FileHeader {
             size_bytes: merged.size_bytes(),
@@ -335,6 +349,13 @@ impl<S: Sink> Over<'_, S> {
             self.chain.done(path, header, sum);
         }
         Ok(Some(own.finish().map_err(Failure::Read)?))
+    }
+}
+
+impl Skip for PieceReader<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        PieceReader::skip(self, count);
+        Ok(())
     }
 }
 

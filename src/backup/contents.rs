@@ -90,9 +90,6 @@ pub enum PartProblem {
     /// Blocks of a file that no older backup of the chain holds.
     #[error("no backup that it stands on has the file {0} whole")]
     NoBottom(String),
-    /// An `INCREMENTAL.*` file that is none.
-    #[error("the file {0} in it is not a PostgreSQL incremental file")]
-    DeltaFile(String),
 }
 
 /// What becomes of a backup's files.
@@ -252,11 +249,16 @@ impl<'a> Contents<'a> {
         let expected = lock(&self.expected);
         let path = expected.keys().next()?;
         let problem = PartProblem::Missing(path.display().to_string());
-        let folder = self.repository.layout.backup_folder(&self.backup.id);
         Some(Error::Part {
-            object: format!("{}/{folder}", self.repository.store.url()),
+            object: self.folder_url(),
             problem,
         })
+    }
+
+    /// URL of the backup's folder.
+    pub(super) fn folder_url(&self) -> String {
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        format!("{}/{folder}", self.repository.store.url())
     }
 }
 

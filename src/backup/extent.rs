@@ -62,8 +62,6 @@ pub(super) struct Base<'a> {
     changed: &'a Changed,
     /// Blocks that were damaged in the parent.
     damaged: HashMap<PathBuf, Vec<Range<u32>>>,
-    block_size: u32,
-    blocks_per_file: u32,
 }
 
 impl Item {
@@ -78,13 +76,8 @@ impl Item {
 }
 
 impl<'a> Base<'a> {
-    /// A base for files of this many blocks at most.
-    pub(super) fn new(
-        parent: &'a Parent,
-        own: &'a Relations,
-        changed: &'a Changed,
-        blocks_per_file: u32,
-    ) -> Self {
+    /// What a backup with the relations `own` has to hold on top of `parent`.
+    pub(super) fn new(parent: &'a Parent, own: &'a Relations, changed: &'a Changed) -> Self {
         let mut damaged: HashMap<PathBuf, Vec<Range<u32>>> = HashMap::new();
         for block in &parent.entry.corrupt_blocks {
             let run = block.block..block.block.saturating_add(1);
@@ -98,14 +91,12 @@ impl<'a> Base<'a> {
             own,
             changed,
             damaged,
-            block_size: own.block_size,
-            blocks_per_file,
         }
     }
 
     /// What of `entry` is not as it was in the parent.
     pub(super) fn item(&self, entry: Entry) -> Item {
-        let block_size = u64::from(self.block_size.max(1));
+        let block_size = u64::from(self.own.block_size.max(1));
         let extent = self.extent(&entry).unwrap_or(Extent::Whole);
         let read_bytes = match &extent {
             Extent::Whole | Extent::Newer { .. } => entry.size_bytes,
@@ -121,10 +112,10 @@ impl<'a> Base<'a> {
     /// `None` when the file goes in whole.
     fn extent(&self, entry: &Entry) -> Option<Extent> {
         let file = entry.relation.filter(|file| relations::is_kept(*file))?;
-        let block_size = u64::from(self.block_size.max(1));
+        let block_size = u64::from(self.own.block_size.max(1));
         let length = u32::try_from(entry.size_bytes / block_size).ok()?;
         let is_ordinary =
-            entry.size_bytes % block_size == 0 && length > 0 && length <= self.blocks_per_file;
+            entry.size_bytes % block_size == 0 && length > 0 && length <= self.own.blocks_per_file;
         let known = self.parent.blocks(&entry.path).filter(|_| is_ordinary)?;
         // Blocks that the parent does not have, however they came to be, and those that it has damaged.
         let mut runs = self.damaged.get(&entry.path).cloned().unwrap_or_default();
@@ -154,7 +145,7 @@ impl<'a> Base<'a> {
         if changes.is_replaced(database_of(file.files)) {
             return None;
         }
-        let begin = file.segment.checked_mul(self.blocks_per_file)?;
+        let begin = file.segment.checked_mul(self.own.blocks_per_file)?;
         if let Some(changed) = changes.get(file.files, file.fork) {
             if let Some(limit) = changed.limit {
                 // What is beyond the shortest length that it had was not there then, whatever it holds.

@@ -8,11 +8,13 @@
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
 //! catalog shows, and a server that leaves backup mode with its session.
 
+pub mod chain;
 pub mod contents;
 pub mod delta_file;
 mod extent;
 pub mod index;
 pub mod manifest;
+pub mod merged;
 mod pack;
 pub mod parent;
 mod parts;

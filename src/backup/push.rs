@@ -137,7 +137,7 @@ impl Backup<'_> {
             );
         }
         let tablespaces = listing.tablespaces.clone();
-        let relations = Relations::of(&listing, self.control.block_size_bytes);
+        let relations = Relations::of(&listing, self.control);
         let mut packed = self.pack(&id, listing, &relations, parent.as_ref(), start_lsn)?;
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
@@ -330,9 +330,7 @@ impl Backup<'_> {
         parent: Option<&(Parent, Changed, ChangedBlocks)>,
         begin: Lsn,
     ) -> Result<Packed, Error> {
-        let base = parent.map(|(parent, changed, _)| {
-            Base::new(parent, relations, changed, self.control.blocks_per_file)
-        });
+        let base = parent.map(|(parent, changed, _)| Base::new(parent, relations, changed));
         let since = parent.map_or(Lsn::ZERO, |(parent, ..)| parent.entry.start_lsn);
         let directories = listing.directories;
         let parts = self.parts(listing.files, base.as_ref());

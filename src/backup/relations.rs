@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contents;
 use crate::postgres::data_directory::Listing;
-use crate::postgres::{Fork, RelationFile};
+use crate::postgres::{ControlFile, Fork, RelationFile};
 use crate::repository::{BackupEntry, Repository};
 
 /// The files of relations, main and init forks.
@@ -18,6 +18,8 @@ use crate::repository::{BackupEntry, Repository};
 pub struct Relations {
     /// Length of a block, in bytes.
     pub block_size: u32,
+    /// Most blocks that a file has (`RELSEG_SIZE`).
+    pub blocks_per_file: u32,
     /// When the `PG_VERSION` of each database's folder was written, seconds since 1970: once, when the folder was made.
     pub databases: BTreeMap<String, i64>,
     /// Whole blocks of each file, by its folder and name.
@@ -26,9 +28,11 @@ pub struct Relations {
 
 impl Relations {
     /// The relation files of a data directory as it was walked.
-    pub fn of(listing: &Listing, block_size: u32) -> Self {
+    pub fn of(listing: &Listing, control: &ControlFile) -> Self {
+        let block_size = control.block_size_bytes;
         let mut relations = Self {
             block_size,
+            blocks_per_file: control.blocks_per_file,
             ..Self::default()
         };
         for file in &listing.files {

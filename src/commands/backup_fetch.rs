@@ -15,7 +15,8 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
-    fetch_backup(&repository, &backup, &destination)?;
+    let chain = repository.chain(&backup)?;
+    fetch_backup(&repository, &chain, &destination)?;
     tracing::info!(
         "backup {} is in {}",
         backup.id,

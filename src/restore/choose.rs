@@ -235,9 +235,13 @@ impl<'a> Planner<'a> {
         history: &'a History,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
     ) -> Result<Offer<'a>, Error> {
-        if let Some(object) = self.repository.missing_object(backup)? {
-            let reason = format!("{object}, a part of the backup, is missing or of another length");
-            return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+        let chain = self.repository.chain(backup)?;
+        for member in &chain {
+            if let Some(object) = self.repository.missing_object(member)? {
+                let reason =
+                    format!("{object}, a part of the backup, is missing or of another length");
+                return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+            }
         }
         let size = backup.wal_segment_size;
         let first = size.segment_of(backup.start_lsn);
@@ -261,7 +265,7 @@ impl<'a> Planner<'a> {
             _ => self.target_segment(&way, named)?,
         };
         Ok(match last {
-            Ok(last) => Offer::Reaches(Box::new(self.planned(way, last)?)),
+            Ok(last) => Offer::Reaches(Box::new(self.planned(way, chain, last)?)),
             Err(falls) => Offer::Falls(falls),
         })
     }
@@ -474,7 +478,7 @@ impl<'a> Planner<'a> {
             .collect()
     }
 
-    fn planned(&self, way: Way, last: SegmentNo) -> Result<Plan, Error> {
+    fn planned(&self, way: Way, chain: Vec<BackupEntry>, last: SegmentNo) -> Result<Plan, Error> {
         let Way {
             backup,
             history,
@@ -487,6 +491,7 @@ impl<'a> Planner<'a> {
         Ok(Plan {
             target: self.target.clone(),
             backup: backup.clone(),
+            chain,
             history: history.clone(),
             segments: segments
                 .map(|needed| (needed.name, needed.archived))

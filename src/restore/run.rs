@@ -35,15 +35,18 @@ struct Owner {
     group: u32,
 }
 
-/// Puts a backup's files in place: a data directory that recovers from its `backup_label`, without any WAL.
+/// Puts the files of the last backup in `chain`, which stands on those before it, in place: a data directory that recovers from its `backup_label`, without any WAL.
 pub fn fetch_backup(
     repository: &Repository,
-    backup: &BackupEntry,
+    chain: &[BackupEntry],
     to: &Destination,
 ) -> Result<(), Error> {
+    let Some(backup) = chain.last() else {
+        return Ok(());
+    };
     to.check(backup, 0, None)?;
     let progress = Progress::new(to.show, "restoring", backup.size_bytes);
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
+    let unpacker = Unpacker::new(repository, chain, &to.pgdata, &progress)?;
     to.prepare(backup)?;
     unpacker.unpack(to.threads)?;
     to.hand_over(backup, None)?;
@@ -80,7 +83,7 @@ pub fn restore(
         "restoring",
         backup.size_bytes + if stage.is_some() { wal_bytes } else { 0 },
     );
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
+    let unpacker = Unpacker::new(repository, &plan.chain, &to.pgdata, &progress)?;
     to.prepare(backup)?;
     if let Some(stage) = stage {
         stage::prepare(stage)?;

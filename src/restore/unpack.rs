@@ -20,7 +20,8 @@ use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum};
+use crate::backup::chain::Chain;
+use crate::backup::contents::{self, Failure, FileHeader, Sink, Sum};
 use crate::backup::manifest;
 use crate::postgres::control;
 use crate::progress::Progress;
@@ -39,7 +40,7 @@ const PRIVATE: u32 = 0o700;
 
 /// A backup on its way into a data directory.
 pub struct Unpacker<'a> {
-    contents: Contents<'a>,
+    chain: Chain<'a>,
     pgdata: &'a Path,
     progress: &'a Progress,
     directories: Mutex<BTreeSet<PathBuf>>,
@@ -47,15 +48,15 @@ pub struct Unpacker<'a> {
 }
 
 impl<'a> Unpacker<'a> {
-    /// Reads the backup's manifest.
+    /// Reads the manifests of `backups`, the full one first; the last is the one that is unpacked.
     pub fn new(
         repository: &'a Repository,
-        backup: &'a BackupEntry,
+        backups: &'a [BackupEntry],
         pgdata: &'a Path,
         progress: &'a Progress,
     ) -> Result<Self, Error> {
         Ok(Self {
-            contents: Contents::open(repository, backup)?,
+            chain: Chain::open(repository, backups, &|_| true)?,
             pgdata,
             progress,
             directories: Mutex::default(),
@@ -63,14 +64,13 @@ impl<'a> Unpacker<'a> {
         })
     }
 
-    /// Unpacks everything but the last part, durably.
+    /// Unpacks everything but the leaf's last part, durably.
     pub fn unpack(&self, threads: usize) -> Result<(), Error> {
-        let parts = self.contents.backup.parts.split_last();
-        let parts = parts.map(|(_, parts)| parts).unwrap_or_default();
+        let tasks = self.chain.tasks();
         let next = AtomicUsize::new(0);
         let worker = || -> Result<(), Error> {
-            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.contents.part(part, self)?;
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.chain.read(*task, self)?;
             }
             Ok(())
         };
@@ -94,14 +94,14 @@ impl<'a> Unpacker<'a> {
 
     /// Checks that nothing is missing and puts `pg_control` in place: from here on the server starts.
     pub fn finish(&self) -> Result<(), Error> {
-        let mut manifest = NewFile::create(&self.pgdata.join(manifest::FILE_NAME))?;
-        manifest.write(self.contents.manifest_text.as_bytes())?;
-        manifest.finish()?;
-        if let Some(last) = self.contents.backup.parts.last() {
-            self.contents.part(last, self)?;
+        if let Some(last) = self.chain.last_task() {
+            self.chain.read(last, self)?;
         }
+        let mut manifest = NewFile::create(&self.pgdata.join(manifest::FILE_NAME))?;
+        manifest.write(self.chain.manifest_text().as_bytes())?;
+        manifest.finish()?;
         self.sync_files(1)?;
-        self.contents.missing().map_or(Ok(()), Err)?;
+        self.chain.missing().map_or(Ok(()), Err)?;
         self.open_to_group()?;
         self.sync_directories()?;
         let (held_back, path) = (self.pgdata.join(HELD_BACK), self.pgdata.join(control::PATH));
