@@ -289,10 +289,13 @@ pub struct BackupMark {
 /// `backup-fetch`
 #[derive(Debug, Args)]
 pub struct BackupFetch {
-    /// Data directory to make; new or empty
+    /// Data directory to make; new or empty, or with --delta one of this cluster
     pub pgdata: PathBuf,
     /// The backup's id, or LATEST
     pub id: String,
+    /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
+    #[arg(long)]
+    pub delta: bool,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,
@@ -312,7 +315,7 @@ pub struct TablespaceMap {
 /// `restore`
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// Data directory to make; new or empty
+    /// Data directory to make; new or empty, or with --delta one of this cluster
     pub pgdata: PathBuf,
     /// Where to
     #[command(flatten)]
@@ -326,6 +329,13 @@ pub struct Restore {
     /// Stage the WAL beside the data directory, or let the server ask the store for each file
     #[arg(long, value_name = "HOW", default_value = "staged")]
     pub wal: WalMode,
+    /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
+    #[arg(long)]
+    pub delta: bool,
+    /// Restore this database only, and what every cluster has; may be given more than once. The others come up empty, to be
+    /// dropped
+    #[arg(long = "only-database", value_name = "NAME")]
+    pub only_databases: Vec<String>,
     /// Whether the restored server archives its WAL
     #[arg(long, value_name = "MODE", default_value = "preserve")]
     pub archive_mode: ArchiveMode,

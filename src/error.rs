@@ -92,6 +92,7 @@ impl Error {
             Self::Restore(error) => match error {
                 restore::Error::Unreachable(_) => UNREACHABLE,
                 restore::Error::NoSuchTablespace(_)
+                | restore::Error::NoSuchDatabase { .. }
                 | restore::Error::SharedPlace(..)
                 | restore::Error::NeedsConfig
                 | restore::Error::IdentityBesideFile => USAGE,
@@ -312,7 +313,10 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             });
         }
         restore::Error::NotEmpty(_) => {
-            "name an empty or new directory, or empty this one yourself; nothing was written"
+            "name an empty or new directory, or empty this one yourself, or restore over it with --delta; nothing was written"
+        }
+        restore::Error::NotThisCluster { .. } => {
+            "stop the server, or name another directory; nothing was written"
         }
         restore::Error::SharedPlace(..) => {
             "give each tablespace a directory of its own; nothing was written"
@@ -330,6 +334,15 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "the restore is not finished and the directory will not start; choose another backup with --backup"
         }
         restore::Error::NoSuchTablespace(_) => "`walhalla backup-show` lists the tablespaces",
+        restore::Error::NoSuchDatabase { known, .. } => {
+            return Some(match known.as_slice() {
+                [] => {
+                    "the backup was taken by an older program and does not tell its databases apart"
+                        .to_owned()
+                }
+                _ => format!("it has: {}", known.join(", ")),
+            });
+        }
         restore::Error::NeedsConfig => {
             "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
         }

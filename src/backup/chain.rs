@@ -8,7 +8,7 @@
 //! A file of the result comes from the newest layer that holds it whole, its bottom, and from the `INCREMENTAL.*` files of
 //! the layers above. Each of its blocks is read once, from the newest layer that holds it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,9 +18,10 @@ use sha2::{Digest, Sha256};
 use super::contents::{Contents, Error, Failure, FileHeader, PartProblem, Sink, Sum};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
 use super::manifest::{FileFacts, Manifest, WalRange};
-use super::merged::{Merged, Skip};
+use super::merged::{Layout, Merged, Run, Skip, Source};
 use super::pieces::{PieceReader, Pieces};
 use super::relations::Relations;
+use crate::pipeline::Frame;
 use crate::repository::catalog::StoredPart;
 use crate::repository::{BackupEntry, Repository};
 use crate::threads::lock;
@@ -32,12 +33,23 @@ const LABEL: &str = "backup_label";
 pub struct Chain<'a> {
     /// The full backup first, the leaf last.
     layers: Vec<Layer<'a>>,
-    /// Of the leaf; without blocks for a backup that stands alone.
+    /// Of the leaf, if it has them.
     relations: Relations,
+    /// Files of the leaf that are not wanted, and their lengths.
+    left_out: Vec<(PathBuf, u64)>,
     /// Files of the result that did not come yet.
     left: Mutex<HashMap<PathBuf, usize>>,
     /// What the files of the result are.
     made: Mutex<BTreeMap<PathBuf, FileFacts>>,
+}
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A part after the other.
+    Stream,
+    /// Each as it is asked for.
+    Random,
 }
 
 struct Layer<'a> {
@@ -59,16 +71,20 @@ pub struct Task<'a> {
 impl<'a> Chain<'a> {
     /// Reads the manifests of `backups`, the full one first, and finds the bottom of each file that `is_wanted`.
     ///
+    /// With [`Access::Random`], [`Chain::file`] reads single files, where every backup has an index.
+    ///
     /// # Errors
     /// The repository's, what is damaged, and a file that is whole in none of them.
     pub fn open(
         repository: &'a Repository,
         backups: &'a [BackupEntry],
+        access: Access,
         is_wanted: &dyn Fn(&Path) -> bool,
     ) -> Result<Self, Error> {
         let is_alone = backups.len() == 1;
-        let open = |backup| {
-            let pieces = (!is_alone).then(|| Pieces::open(repository, backup));
+        let open = |backup: &'a BackupEntry| {
+            let is_random = access == Access::Random && backup.index.is_some();
+            let pieces = (!is_alone || is_random).then(|| Pieces::open(repository, backup));
             Ok::<_, Error>(Layer {
                 contents: Contents::open(repository, backup)?,
                 pieces: pieces.transpose()?,
@@ -77,12 +93,16 @@ impl<'a> Chain<'a> {
         };
         let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
         let relations = match backups.last() {
-            Some(leaf) if !is_alone => Relations::read(repository, leaf)?,
-            _ => None,
+            Some(leaf) => Relations::read(repository, leaf)?,
+            None => None,
         };
         let mut chain = Self {
             layers,
-            relations: relations.unwrap_or_default(),
+            relations: relations.unwrap_or(Relations {
+                block_size: 8192,
+                ..Relations::default()
+            }),
+            left_out: Vec::new(),
             left: Mutex::default(),
             made: Mutex::default(),
         };
@@ -103,6 +123,11 @@ impl<'a> Chain<'a> {
         for (name, facts) in leaf {
             let path = whole_name(name).unwrap_or_else(|| name.clone());
             if !is_wanted(&path) {
+                let blocks = self.relations.blocks(&path).filter(|_| path != *name);
+                let blocks =
+                    blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
+                self.left_out
+                    .push((path, blocks.unwrap_or(facts.size_bytes)));
                 continue;
             }
             let (layer, size_bytes) = if path == *name {
@@ -129,6 +154,26 @@ impl<'a> Chain<'a> {
             .last()
             .map_or_else(String::new, |leaf| leaf.contents.folder_url());
         Error::Part { object, problem }
+    }
+
+    /// Length of the result, as far as `backup.json` tells.
+    pub fn size_bytes(&self) -> u64 {
+        let all = self
+            .layers
+            .last()
+            .map_or(0, |leaf| leaf.contents.backup.size_bytes);
+        let left_out: u64 = self.left_out.iter().map(|(_, size_bytes)| size_bytes).sum();
+        all.saturating_sub(left_out)
+    }
+
+    /// Files that are not wanted, and how long they are.
+    pub fn left_out(&self) -> &[(PathBuf, u64)] {
+        &self.left_out
+    }
+
+    /// Every file of the result, without those that are not wanted.
+    pub fn paths(&self) -> HashSet<PathBuf> {
+        lock(&self.left).keys().cloned().collect()
     }
 
     /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
@@ -171,6 +216,92 @@ impl<'a> Chain<'a> {
             sink,
         };
         layer.contents.part(task.part, &over)
+    }
+
+    /// The files of the result that are read at random, without those that [`Chain::tasks`] has in the first and the last
+    /// part of the leaf; `None` where a backup has no index.
+    pub fn files(&self) -> Option<Vec<&Path>> {
+        let (leaf, _) = self.layers.split_last()?;
+        let ends = [
+            leaf.contents.backup.parts.first(),
+            leaf.contents.backup.parts.last(),
+        ];
+        let mut files = Vec::new();
+        for layer in &self.layers {
+            for part in &layer.pieces.as_ref()?.index().parts {
+                let is_end = std::ptr::eq(layer, leaf)
+                    && ends.iter().flatten().any(|end| end.name == part.name);
+                let paths = part.files.iter().map(|file| file.path.as_path());
+                let wanted = paths.filter(|path| layer.bottoms.contains_key(*path));
+                files.extend(wanted.filter(|_| !is_end));
+            }
+        }
+        Some(files)
+    }
+
+    /// The part with the directories, which is streamed whatever the access.
+    pub fn first_task(&self) -> Option<Task<'_>> {
+        let leaf = self.layers.last()?;
+        Some(Task {
+            layer: self.layers.len() - 1,
+            part: leaf.contents.backup.parts.first()?,
+        })
+    }
+
+    /// A file of the result, read at random; `None` for one that is not among [`Chain::files`].
+    ///
+    /// # Errors
+    /// That a part of it cannot be read.
+    pub fn file(&self, path: &Path) -> Result<Option<ChainFile<'_>>, Error> {
+        let Some(index) = lock(&self.left).get(path).copied() else {
+            return Ok(None);
+        };
+        let layer = self.layers.get(index);
+        let Some((layer, pieces)) = layer.and_then(|layer| Some((layer, layer.pieces.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let (Some(place), Some(bottom)) = (pieces.find(path), pieces.file(path)) else {
+            return Ok(None);
+        };
+        let overlays = self.overlays(path, index);
+        let overlays = overlays.map_err(|source| self.unreadable(path, source))?;
+        let sha256 = overlays
+            .is_empty()
+            .then(|| layer.contents.sha256(path))
+            .flatten();
+        let block_size = self.relations.block_size;
+        let content = Merged::new(overlays, bottom, place.size_bytes, block_size);
+        Ok(Some(ChainFile {
+            header: FileHeader {
+                size_bytes: content.size_bytes(),
+                mode: place.mode,
+                modified: place.modified,
+            },
+            sha256,
+            known: known(content.layout(), &pieces.frames_within(path), block_size),
+            content,
+        }))
+    }
+
+    /// Why a file could not be read at random.
+    pub fn unreadable(&self, path: &Path, source: io::Error) -> Error {
+        match source.downcast::<PartProblem>() {
+            Ok(problem) => self.problem(problem),
+            Err(source) => {
+                let layer = lock(&self.left).get(path).copied();
+                let layer = layer.and_then(|layer| self.layers.get(layer));
+                match layer.or(self.layers.last()) {
+                    Some(layer) => layer.contents.damaged_part(source),
+                    None => self.problem(PartProblem::NoBottom(path.display().to_string())),
+                }
+            }
+        }
+    }
+
+    /// Takes note of what a file read at random was.
+    pub fn came(&self, path: &Path, header: FileHeader, sum: Sum) {
+        self.done(path, header, sum);
     }
 
     /// A file of the result that did not come.
@@ -236,6 +367,40 @@ impl<'a> Chain<'a> {
             },
         );
     }
+}
+
+/// A file of the result on its way in.
+pub struct ChainFile<'a> {
+    /// Its final length, and what its bottom says of it besides.
+    pub header: FileHeader,
+    /// SHA-256 of its content, where one backup alone holds it.
+    pub sha256: Option<[u8; 32]>,
+    /// Stretches of which the index tells what they hold: offset, length and digest ([`Frame::digest_of`]), ascending.
+    pub known: Vec<(u64, u32, [u8; 16])>,
+    /// Its content.
+    pub content: Merged<PieceReader<'a>, PieceReader<'a>>,
+}
+
+/// The frames of the bottom that no newer layer changes anything of.
+fn known(layout: &Layout, frames: &[(u64, &Frame)], block_size: u32) -> Vec<(u64, u32, [u8; 16])> {
+    let unit = u64::from(block_size.max(1));
+    let mut runs = layout.runs().filter(|run| run.source == Source::Bottom);
+    let bytes = |run: Run| {
+        let begin = u64::from(run.first_block) * unit;
+        begin..(begin + u64::from(run.blocks) * unit)
+    };
+    let mut run = runs.next().map(bytes);
+    let mut known = Vec::new();
+    for (at, frame) in frames {
+        let end = at + u64::from(frame.content_bytes);
+        while run.as_ref().is_some_and(|run| run.end < end) {
+            run = runs.next().map(bytes);
+        }
+        if run.as_ref().is_some_and(|run| run.start <= *at) {
+            known.push((*at, frame.content_bytes, frame.digest));
+        }
+    }
+    known
 }
 
 impl Layer<'_> {

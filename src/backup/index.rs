@@ -51,6 +51,10 @@ pub struct FilePlace {
     pub offset: u64,
     /// Its length.
     pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
 }
 
 /// Why a text is no index, or not the backup's.
@@ -217,6 +221,8 @@ struct RawFile<'a> {
     encoded_path: Option<Cow<'a, str>>,
     offset: u64,
     size_bytes: u64,
+    mode: u32,
+    modified: i64,
 }
 
 impl<'a> From<&'a PartIndex> for RawPart<'a> {
@@ -259,6 +265,8 @@ impl<'a> From<&'a FilePlace> for RawFile<'a> {
             encoded_path: path.is_none().then(encoded).map(Cow::from),
             offset: file.offset,
             size_bytes: file.size_bytes,
+            mode: file.mode,
+            modified: file.modified,
         }
     }
 }
@@ -276,6 +284,8 @@ impl RawFile<'_> {
             path: path.into(),
             offset: self.offset,
             size_bytes: self.size_bytes,
+            mode: self.mode & 0o777,
+            modified: self.modified,
         })
     }
 }
@@ -297,6 +307,8 @@ mod tests {
             path: path.into(),
             offset,
             size_bytes,
+            mode: 0o600,
+            modified: 1_790_000_000,
         }
     }
 

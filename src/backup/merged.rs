@@ -303,6 +303,22 @@ impl<L: Skip, B: Skip> Read for Merged<L, B> {
     }
 }
 
+impl<L: Skip, B: Skip> Skip for Merged<L, B> {
+    fn skip(&mut self, mut count: u64) -> io::Result<()> {
+        while count > 0 {
+            let rest = self.rest().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let passed = count.min(rest.bytes);
+            self.rest = Some(Rest {
+                source: rest.source,
+                position: rest.position + passed,
+                bytes: rest.bytes - passed,
+            });
+            count -= passed;
+        }
+        Ok(())
+    }
+}
+
 /// A reader of which it is known where it stands.
 #[derive(Debug)]
 struct Positioned<R> {

@@ -15,6 +15,7 @@ mod extent;
 pub mod index;
 pub mod manifest;
 pub mod merged;
+pub mod names;
 mod pack;
 pub mod parent;
 mod parts;

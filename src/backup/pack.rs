@@ -281,16 +281,18 @@ impl PartWriter {
         self.tar
             .append_data(&mut header, path, io::empty())
             .map_err(|error| failed(path, error))?;
-        self.place(path, size_bytes);
+        self.place(path, size_bytes, mode, modified);
         Ok(())
     }
 
     /// Notes that a file's content begins here: its header was written.
-    fn place(&mut self, path: &Path, size_bytes: u64) {
+    fn place(&mut self, path: &Path, size_bytes: u64, mode: u32, modified: i64) {
         self.places.push(FilePlace {
             path: path.to_owned(),
             offset: self.tar.get_ref().position(),
             size_bytes,
+            mode,
+            modified,
         });
     }
 
@@ -318,7 +320,7 @@ impl PartWriter {
             .append_data(&mut header, path, io::empty())
             .map_err(failed)?;
         if listed {
-            self.place(Path::new(path), size_bytes);
+            self.place(Path::new(path), size_bytes, 0o600, modified);
         }
         self.tar.get_mut().write_all(bytes).map_err(failed)?;
         self.pad(size_bytes).map_err(failed)?;

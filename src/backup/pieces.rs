@@ -131,6 +131,11 @@ impl<'a> Pieces<'a> {
         })
     }
 
+    /// What the index says of a file.
+    pub fn find(&self, path: &Path) -> Option<&FilePlace> {
+        self.place(path).map(|(_, place)| place)
+    }
+
     /// The frames that hold nothing but bytes of the file, and where in the file each begins.
     pub fn frames_within(&self, path: &Path) -> Vec<(u64, &Frame)> {
         let Some((part, place)) = self.place(path) else {
