@@ -7,29 +7,30 @@
 //! Small files share a frame, and readers of them the request for it: what one fetches the others wait for. Readers
 //! that go on in a file fetch more and more frames at a time; those that skip fetch the frame they land in.
 //!
-//! Memory: [`CACHED_FRAMES`] blocks of 1 MiB, and for each reader at work [`MOST_FRAMES`] blocks, and
-//! [`MOST_STORED_BYTES`] as they are stored and once more decrypted.
+//! Memory: the index, some 100 bytes for each file and each MiB; 32 blocks of 1 MiB in the cache; for each reader that is
+//! not at its end 8 blocks, and while it fetches 4 MiB as they are stored and once more decrypted.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod cache;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
 
+use self::cache::{Cache, Found};
 use super::contents::{self, object_of};
 use super::index::{FilePlace, Index, PartIndex};
 use crate::pipeline::{Frame, OpenError, Ranged, open_frame};
 use crate::repository::{self, BackupEntry, Repository};
-use crate::threads::lock;
 
-/// Blocks that are kept for whoever needs them next, those of the least recent use first let go.
-pub const CACHED_FRAMES: usize = 32;
 /// Most frames of one request.
-pub const MOST_FRAMES: usize = 8;
+const MOST_FRAMES: usize = 8;
 /// Most bytes of one request, unless a single frame is longer.
-pub const MOST_STORED_BYTES: u64 = 4 << 20;
+const MOST_STORED_BYTES: u64 = 4 << 20;
 
 /// A backup whose files are read in pieces, by any number of threads.
 pub struct Pieces<'a> {
@@ -366,110 +367,5 @@ impl Read for PieceReader<'_> {
         let count = bytes.as_ref().read(buffer)?;
         self.position += count as u64;
         Ok(count)
-    }
-}
-
-/// Blocks in memory, and which are on their way.
-#[derive(Default)]
-struct Cache {
-    state: Mutex<State>,
-    arrived: Condvar,
-}
-
-/// A part's number and a frame's in it.
-type Place = (usize, usize);
-
-#[derive(Default)]
-struct State {
-    /// Each block, and when it was used last.
-    blocks: HashMap<Place, (Bytes, u64)>,
-    on_their_way: HashSet<Place>,
-    uses: u64,
-}
-
-enum Found<'a> {
-    Block(Bytes),
-    /// The caller is to fetch these.
-    Loading(Loading<'a>),
-}
-
-/// Frames that one reader fetches and others wait for until this is dropped.
-struct Loading<'a> {
-    cache: &'a Cache,
-    part: usize,
-    frames: Range<usize>,
-}
-
-impl Cache {
-    /// The block of the first of `frames`, as soon as whoever fetches it has it. If nobody does, the caller is to fetch
-    /// it, and with it those that follow up to the next one that is there or on its way.
-    fn find(&self, part: usize, frames: Range<usize>) -> Found<'_> {
-        let first = (part, frames.start);
-        let mut state = lock(&self.state);
-        while state.on_their_way.contains(&first) {
-            let woken = self.arrived.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        if let Some(block) = state.used(first) {
-            return Found::Block(block);
-        }
-        let wanted = frames
-            .clone()
-            .take_while(|frame| state.lacks((part, *frame)));
-        let frames = frames.start..frames.start + wanted.count();
-        let places = frames.clone().map(|frame| (part, frame));
-        state.on_their_way.extend(places);
-        Found::Loading(Loading {
-            cache: self,
-            part,
-            frames,
-        })
-    }
-}
-
-impl State {
-    fn used(&mut self, place: Place) -> Option<Bytes> {
-        self.uses += 1;
-        let (block, last_use) = self.blocks.get_mut(&place)?;
-        *last_use = self.uses;
-        Some(block.clone())
-    }
-
-    fn lacks(&self, place: Place) -> bool {
-        !self.blocks.contains_key(&place) && !self.on_their_way.contains(&place)
-    }
-
-    fn keep(&mut self, place: Place, block: Bytes) {
-        self.uses += 1;
-        self.blocks.insert(place, (block, self.uses));
-        if self.blocks.len() > CACHED_FRAMES {
-            let least = self
-                .blocks
-                .iter()
-                .min_by_key(|(_, (_, last_use))| *last_use);
-            if let Some(place) = least.map(|(place, _)| *place) {
-                self.blocks.remove(&place);
-            }
-        }
-    }
-}
-
-impl Loading<'_> {
-    /// Keeps what was fetched, from the first frame on.
-    fn keep(&self, blocks: &[Bytes]) {
-        let mut state = lock(&self.cache.state);
-        for (frame, block) in self.frames.clone().zip(blocks) {
-            state.keep((self.part, frame), block.clone());
-        }
-    }
-}
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        let mut state = lock(&self.cache.state);
-        for frame in self.frames.clone() {
-            state.on_their_way.remove(&(self.part, frame));
-        }
-        self.cache.arrived.notify_all();
     }
 }

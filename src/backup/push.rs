@@ -1,6 +1,6 @@
 //! The course of a base backup.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,7 +92,7 @@ struct Packed {
     /// Length of the files as they will be restored.
     restored_bytes: u64,
     /// What the index says of each part.
-    indexed: Vec<PartIndex>,
+    indexed: Vec<(usize, PartIndex)>,
     /// The index, once it is stored.
     index: Option<StoredPart>,
     /// Name of the part with the catalogs that name relations.
@@ -438,15 +438,10 @@ impl Backup<'_> {
     }
 
     fn store_index(&self, id: &BackupId, packed: &mut Packed) -> Result<(), Error> {
-        let mut of_parts: HashMap<_, _> = std::mem::take(&mut packed.indexed)
-            .into_iter()
-            .map(|part| (part.name.clone(), part))
-            .collect();
-        let in_order = packed.parts.iter();
+        let mut parts = std::mem::take(&mut packed.indexed);
+        parts.sort_by_key(|(number, _)| *number);
         let index = Index {
-            parts: in_order
-                .filter_map(|(_, part)| of_parts.remove(&part.name))
-                .collect(),
+            parts: parts.into_iter().map(|(_, part)| part).collect(),
         };
         let name = layout::index_name(self.pipeline.packing());
         packed.index = Some(store_list(
@@ -636,11 +631,12 @@ fn finish_part(
     packed
         .parts
         .push((number, stored_part(name.clone(), size_bytes, &stored)));
-    packed.indexed.push(PartIndex {
+    let index = PartIndex {
         name,
         frames: stored.frames,
         files: places,
-    });
+    };
+    packed.indexed.push((number, index));
     Ok(())
 }
 
