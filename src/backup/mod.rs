@@ -9,7 +9,9 @@
 //! catalog shows, and a server that leaves backup mode with its session.
 
 pub mod contents;
+pub mod delta_file;
 pub mod manifest;
+pub mod merged;
 mod pack;
 mod parts;
 pub mod push;
