@@ -58,7 +58,7 @@ pub enum Malformed {
     /// A greater length than a relation's file can have.
     #[error("it is of a file of {0} blocks, a relation's file has at most {1}")]
     Truncation(u32, u32),
-    /// Block numbers that do not ascend or that no relation's file has.
+    /// Block numbers that do not ascend.
     #[error("it names block {1} after block {0}")]
     Order(u32, u32),
     /// A block number that no relation's file has.
