@@ -262,7 +262,8 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
 fn backup_hint(error: &backup::Error) -> Option<String> {
     match error {
         backup::Error::Postgres(error) => postgres_hint(error),
-        backup::Error::Repository(error) => repository_hint(error),
+        backup::Error::Repository(error)
+        | backup::Error::Contents(contents::Error::Repository(error)) => repository_hint(error),
         backup::Error::Pipeline(error) => pipeline_hint(error),
         backup::Error::Wal(error) => wal_hint(error),
         backup::Error::OtherCluster { .. } | backup::Error::OtherServer(_) => {
@@ -275,12 +276,14 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),
         }),
-        backup::Error::Contents(contents::Error::Repository(error)) => repository_hint(error),
         backup::Error::Contents(_) => {
             Some("`walhalla verify` tells what else is damaged".to_owned())
         }
         backup::Error::NothingToMerge => {
             Some("name a delta: `walhalla backup-list` shows them".to_owned())
+        }
+        backup::Error::WouldBeOpen(_) => {
+            Some("set `age_recipients` to whom the merged backup is to be encrypted".to_owned())
         }
         backup::Error::BrokenOff => None,
         backup::Error::Parent { .. } => Some(

@@ -40,13 +40,19 @@ impl Merge<'_> {
     /// Makes a full backup of what the last of `chain` stands for. After `Ok` it is in the catalog.
     ///
     /// # Errors
-    /// [`Error::NothingToMerge`] for a full backup, and those of reading the chain and writing the backup; the catalog does
+    /// [`Error::NothingToMerge`] for a full backup, [`Error::WouldBeOpen`] for an encrypted chain without recipients, and those of reading the chain and writing the backup; the catalog does
     /// not show one then.
     pub fn run(&self, chain: &[BackupEntry]) -> Result<BackupEntry, Error> {
         let leaf = match chain {
             [] | [_] => return Err(Error::NothingToMerge),
             [.., leaf] => leaf,
         };
+        let is_encrypted = |backup: &&BackupEntry| !backup.encrypted_to.is_empty();
+        if self.pipeline.recipients().is_empty()
+            && let Some(encrypted) = chain.iter().find(is_encrypted)
+        {
+            return Err(Error::WouldBeOpen(encrypted.id.clone()));
+        }
         let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
         let full = BackupKind::Full;
         let id = self.repository.free_backup_id(leaf.start_time, full)?;
@@ -56,7 +62,7 @@ impl Merge<'_> {
             id: &id,
         };
         let mut packed = self.pack(folder, &files)?;
-        self.pack_last(folder, &files, leaf, &mut packed)?;
+        pack_last(folder, &files, leaf, &mut packed)?;
         if let Some(missing) = files.missing() {
             return Err(missing.into());
         }
@@ -108,7 +114,7 @@ impl Merge<'_> {
                 let Some(task) = tasks.get(index) else {
                     return Ok::<(), Error>(());
                 };
-                let part = self.part(folder, files, *task, index + 1, &progress)?;
+                let part = part(folder, files, *task, index + 1, &progress)?;
                 folder.finish(part, index + 1, || lock(&packed))?;
             }
         });
@@ -117,44 +123,44 @@ impl Merge<'_> {
         Ok(std::mem::take(&mut *lock(&packed)))
     }
 
-    fn part(
-        &self,
-        folder: Folder,
-        files: &Chain,
-        task: Task,
-        number: usize,
-        progress: &Progress,
-    ) -> Result<PartWriter, Error> {
-        let copy = Copy {
-            part: Mutex::new(folder.part(number, Owner::default())?),
-            progress,
-        };
-        files.read(task, &copy)?;
-        let part = copy.part.into_inner();
-        Ok(part.unwrap_or_else(std::sync::PoisonError::into_inner))
-    }
+}
 
-    /// The last part: the label and `pg_control`.
-    fn pack_last(
-        &self,
-        folder: Folder,
-        files: &Chain,
-        leaf: &BackupEntry,
-        packed: &mut Packed,
-    ) -> Result<(), Error> {
-        let Some(task) = files.last_task() else {
-            return Ok(());
-        };
-        let number = packed.next_number();
-        let silent = Progress::new(Show::Never, "", 0);
-        let mut part = self.part(folder, files, task, number, &silent)?;
-        let map: String = leaf.tablespaces.iter().map(map_line).collect();
-        if !map.is_empty() {
-            let modified = leaf.stop_time.as_second();
-            part.unlisted("tablespace_map", map.as_bytes(), modified)?;
-        }
-        folder.finish(part, number, || packed)
+/// Makes a part out of one of the chain's.
+fn part(
+    folder: Folder,
+    files: &Chain,
+    task: Task,
+    number: usize,
+    progress: &Progress,
+) -> Result<PartWriter, Error> {
+    let copy = Copy {
+        part: Mutex::new(folder.part(number, Owner::default())?),
+        progress,
+    };
+    files.read(task, &copy)?;
+    let part = copy.part.into_inner();
+    Ok(part.unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Makes the last part: the label and `pg_control`.
+fn pack_last(
+    folder: Folder,
+    files: &Chain,
+    leaf: &BackupEntry,
+    packed: &mut Packed,
+) -> Result<(), Error> {
+    let Some(task) = files.last_task() else {
+        return Ok(());
+    };
+    let number = packed.next_number();
+    let silent = Progress::new(Show::Never, "", 0);
+    let mut last = part(folder, files, task, number, &silent)?;
+    let map: String = leaf.tablespaces.iter().map(map_line).collect();
+    if !map.is_empty() {
+        let modified = leaf.stop_time.as_second();
+        last.unlisted("tablespace_map", map.as_bytes(), modified)?;
     }
+    folder.finish(last, number, || packed)
 }
 
 /// A line of `tablespace_map` (xlog.c, `do_pg_backup_start`).

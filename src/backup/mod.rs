@@ -97,6 +97,9 @@ pub enum Error {
     /// The backup that is to be merged stands alone.
     #[error("it is a full backup: there is nothing to merge")]
     NothingToMerge,
+    /// A merge would lay open what was encrypted.
+    #[error("backup {0} is encrypted, and the merged one would not be")]
+    WouldBeOpen(BackupId),
     /// Another thread failed first.
     #[error("the work was broken off")]
     BrokenOff,

@@ -6,6 +6,7 @@ use super::Error;
 use super::contents;
 use super::relations::Relations;
 use crate::postgres::{ControlFile, History, Lsn, Version};
+use crate::repository::catalog::Place;
 use crate::repository::{self, BackupEntry, Repository};
 
 /// More corrupt blocks than an entry tells of are no base.
@@ -155,7 +156,7 @@ impl Own<'_> {
             }));
         }
         for backup in &chain {
-            if let Some(object) = repository.missing_object(backup)? {
+            if let Some(object) = repository.missing_object(backup, Place::InChain)? {
                 return Ok(Err(Unusable::Missing(object)));
             }
         }

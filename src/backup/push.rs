@@ -338,18 +338,18 @@ impl Backup<'_> {
                     return Ok(());
                 };
                 let part = folder.part(index + 1, owner)?;
-                let mut packer = Packer::new(part, PageRules::new(self.control, begin), since);
+                let mut files_in = Packer::new(part, PageRules::new(self.control, begin), since);
                 if index == 0 {
                     let mut directories = directories.iter();
-                    directories.try_for_each(|directory| packer.part.directory(directory))?;
+                    directories.try_for_each(|directory| files_in.part.directory(directory))?;
                 }
                 files.iter().try_for_each(|file| {
-                    packer.item(self.pgdata, file, &|bytes| progress.add(bytes))
+                    files_in.item(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
                 lock(&packed)
                     .corrupt_blocks
-                    .append(&mut packer.corrupt_blocks);
-                folder.finish(packer.part, index + 1, || lock(&packed))?;
+                    .append(&mut files_in.corrupt_blocks);
+                folder.finish(files_in.part, index + 1, || lock(&packed))?;
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);

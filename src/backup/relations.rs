@@ -41,7 +41,7 @@ impl Relations {
             };
             if name == "PG_VERSION" {
                 relations.databases.insert(folder.to_owned(), file.modified);
-            } else if file.relation.is_some_and(|file| is_kept(file)) {
+            } else if file.relation.is_some_and(is_kept) {
                 let blocks = file.size_bytes / u64::from(block_size.max(1));
                 let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
                 let files = relations.folders.entry(folder.to_owned()).or_default();

@@ -66,6 +66,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         } else {
             Role::Primary
         },
+        has_empty_files: destination.only.is_some(),
     };
     let kept_bytes = restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
     report(context, &plan, &destination, kept_bytes)
@@ -120,7 +121,8 @@ fn report(
     }
     if destination.only.is_some() {
         output::line(
-            "the databases that were not asked for are empty: drop them once the server is up",
+            "the databases that were not asked for are empty: drop them once the server is up, then \
+             ALTER SYSTEM RESET ignore_invalid_pages, and restart it",
         )?;
     }
     output::line(&format!("start it with: pg_ctl -D {pgdata} start"))?;

@@ -180,6 +180,15 @@ pub struct DamagedEntry {
     pub error: Error,
 }
 
+/// What a backup is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On its own.
+    Alone,
+    /// Together with others.
+    InChain,
+}
+
 /// The backups of a cluster.
 #[derive(Debug, Default)]
 pub struct Catalog {
@@ -443,16 +452,26 @@ impl Repository {
         Ok(self.catalog()?.into_usable())
     }
 
-    /// The first object of a backup that is not in the store with the length that the entry gives; but for the index,
-    /// which a restore of the backup alone does without.
-    pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
+    /// The first object without which a backup cannot be restored that is not in the store with the length that the entry
+    /// gives. A backup that stands alone needs neither its index nor its list of relations.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn missing_object(
+        &self,
+        backup: &BackupEntry,
+        place: Place,
+    ) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
         let found = self.runtime.block_on(self.store.list(&folder, None))?;
         let lengths: HashMap<&str, u64> = found
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
             .collect();
-        let missing = backup.objects().find(|part| {
+        let lists = backup.others().filter(|list| {
+            place == Place::InChain || list.name == backup.manifest.name
+        });
+        let missing = backup.parts.iter().chain(lists).find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });
         Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))

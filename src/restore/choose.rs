@@ -10,6 +10,7 @@ use super::plan::{Plan, Unreachable};
 use super::reach::{Found, Search};
 use super::target::{self, Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::repository::catalog::Place;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal;
 use crate::wal::archive::{Archive, Route};
@@ -237,8 +238,12 @@ impl<'a> Planner<'a> {
         named: &mut BTreeSet<(Lsn, Timestamp)>,
     ) -> Result<Offer<'a>, Error> {
         let chain = self.repository.chain(backup)?;
+        let place = match chain.as_slice() {
+            [_] => Place::Alone,
+            _ => Place::InChain,
+        };
         for member in &chain {
-            if let Some(object) = self.repository.missing_object(member)? {
+            if let Some(object) = self.repository.missing_object(member, place)? {
                 let reason =
                     format!("{object}, a part of the backup, is missing or of another length");
                 return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));

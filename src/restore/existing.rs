@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::unpack::sync_directory;
-use crate::postgres::{ControlFile, SystemIdentifier, control};
+use crate::postgres::{ControlFile, SegmentName, SystemIdentifier, control};
 use crate::repository::BackupEntry;
 
 /// Names the cluster whose data directory is being made, until it is whole.
@@ -138,6 +138,9 @@ pub(super) fn remove_others(
     for name in names(pgdata)? {
         let path = PathBuf::from(&name);
         let is_wal = name == backup.postgres_version.wal_folder();
+        if is_wal {
+            warn_of_wal(&pgdata.join(&path))?;
+        }
         if name == LINKS {
             sweep.links(backup, places)?;
         } else if name != PROOF {
@@ -146,6 +149,20 @@ pub(super) fn remove_others(
         }
     }
     Ok(sweep.removed)
+}
+
+/// The server's own WAL may be more than was archived.
+fn warn_of_wal(folder: &Path) -> Result<(), Error> {
+    let names = names(folder)?;
+    let segments = names.iter().filter_map(|name| name.to_str());
+    let newest = segments.filter(|name| name.parse::<SegmentName>().is_ok()).max();
+    if let Some(newest) = newest {
+        tracing::warn!(
+            "the WAL in {} is removed, up to {newest}: what of it was not archived is lost",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 struct Sweep<'a> {

@@ -17,6 +17,7 @@ use crate::backup::contents::{
     self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored,
 };
 use crate::backup::delta_file::{Header, ReadError, whole_name};
+use crate::backup::relations::Relations;
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
@@ -283,6 +284,7 @@ impl Verification<'_> {
             .copied()
             .partition(|part| self.backup.others().all(|other| other.name != part.name));
         self.index(&others)?;
+        self.relations(&others)?;
         let found = self.parts(contents, &parts, Reading::WithoutReceipt)?;
         if found == contents.files || self.is_incomplete.load(Ordering::Relaxed) {
             return Ok(());
@@ -309,6 +311,19 @@ impl Verification<'_> {
         let read = contents::read_index(self.repository, self.backup);
         let read = read.map_err(Error::from);
         self.findings.judge(&self.url(index), read).map(drop)
+    }
+
+    /// The list of relations, if it is among `objects`.
+    fn relations(&self, objects: &[&StoredPart]) -> Result<(), Error> {
+        let relations = self.backup.relations.as_ref();
+        let is_there = |list: &&StoredPart| objects.iter().any(|object| object.name == list.name);
+        let Some(relations) = relations.filter(is_there) else {
+            return Ok(());
+        };
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, relations.stored_bytes);
+        let read = Relations::read(self.repository, self.backup).map_err(Error::from);
+        self.findings.judge(&self.url(relations), read).map(drop)
     }
 
     /// Reads the parts; returns how many files were in them, by the receipts of those that were not read.

@@ -227,9 +227,9 @@ impl Stretch<'_> {
     ) -> Result<Result<(), Gap>, Error> {
         let taken = match joiner.next(summary) {
             Ok(None) => return Ok(Ok(())),
-            Ok(Some(joined)) => summary
-                .prepend(&joined.record())
-                .map_err(|damage| (joined.start, damage)),
+            Ok(Some(whole)) => summary
+                .prepend(&whole.record())
+                .map_err(|damage| (whole.start, damage)),
             Err(Rift::Cut(lsn)) => match self.read_across(lsn, name, summary)? {
                 Ok((whole, taken)) => {
                     *summary = whole;

@@ -25,6 +25,8 @@ mod support;
 mod check;
 mod damaged_pages;
 mod delta_files;
+mod delta_restores;
+mod deltas;
 mod encryption;
 mod encryption_keys;
 mod encryption_secrets;

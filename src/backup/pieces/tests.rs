@@ -173,6 +173,8 @@ fn store_part(
         header.set_size(bytes.len() as u64);
         tar.append_data(&mut header, path, &[][..]).unwrap();
         places.push(FilePlace {
+            mode: 0o600,
+            modified: 0,
             path: path.clone(),
             offset: tar.get_ref().position(),
             size_bytes: bytes.len() as u64,
