@@ -94,6 +94,10 @@ pub enum Command {
         A backup on which a permanent delta stands cannot be made impermanent."
     )]
     BackupMark(BackupMark),
+    /// Make a full backup out of a delta and what it stands on, in the store
+    #[command(after_help = "Example:\n  walhalla backup-merge LATEST\n\n\
+        The database host is not needed, the identity of encrypted backups is. The chain stays as it is.")]
+    BackupMerge(BackupMerge),
     /// Fetch the files of one backup: no WAL, no recovery settings
     #[command(
         after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
@@ -281,6 +285,16 @@ pub struct BackupMark {
     /// Leave the backup to the retention rules
     #[arg(long, group = "mark")]
     pub impermanent: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `backup-merge`
+#[derive(Debug, Args)]
+pub struct BackupMerge {
+    /// The delta's id, or LATEST
+    pub id: String,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,

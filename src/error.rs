@@ -275,6 +275,14 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),
         }),
+        backup::Error::Contents(contents::Error::Repository(error)) => repository_hint(error),
+        backup::Error::Contents(_) => {
+            Some("`walhalla verify` tells what else is damaged".to_owned())
+        }
+        backup::Error::NothingToMerge => {
+            Some("name a delta: `walhalla backup-list` shows them".to_owned())
+        }
+        backup::Error::BrokenOff => None,
         backup::Error::Parent { .. } => Some(
             "leave out --parent for the newest backup of this server's past, or --delta for a full one"
                 .to_owned(),
@@ -325,7 +333,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"
         }
         restore::Error::Local { .. } => {
-            "the restore is not finished and the directory will not start; empty it and try again"
+            "the restore is not finished and the directory will not start; empty it, or go over it with --delta, and try again"
         }
         restore::Error::Contents(contents::Error::Repository(error)) => {
             return repository_hint(error);

@@ -95,8 +95,8 @@ struct Nowhere;
 impl Sink for Nowhere {
     type Error = Error;
 
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Error> {
-        assert_is_inside(path, mode);
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
+        assert_is_inside(path, header.mode);
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use std::sync::Mutex;
 
 use sha2::{Digest, Sha256};
 
-use super::contents::{Contents, Error, Failure, FileHeader, PartProblem, Sink, Sum};
+use super::contents::{Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
 use super::manifest::{FileFacts, Manifest, WalRange};
 use super::merged::{Layout, Merged, Run, Skip, Source};
@@ -66,6 +66,13 @@ pub struct Task<'a> {
     layer: usize,
     /// The part.
     pub part: &'a StoredPart,
+}
+
+impl Task<'_> {
+    /// Whether both are the same part.
+    pub fn is(&self, other: &Self) -> bool {
+        self.layer == other.layer && self.part.name == other.part.name
+    }
 }
 
 impl<'a> Chain<'a> {
@@ -277,6 +284,7 @@ impl<'a> Chain<'a> {
                 size_bytes: content.size_bytes(),
                 mode: place.mode,
                 modified: place.modified,
+                owner: Owner::default(),
             },
             sha256,
             known: known(content.layout(), &pieces.frames_within(path), block_size),
@@ -440,10 +448,10 @@ struct Over<'a, S> {
 impl<S: Sink> Sink for Over<'_, S> {
     type Error = S::Error;
 
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), S::Error> {
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), S::Error> {
         // What an older layer had may be gone.
         if self.index + 1 == self.chain.layers.len() {
-            self.sink.directory(path, mode)
+            self.sink.directory(path, header)
         } else {
             Ok(())
         }

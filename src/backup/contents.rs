@@ -98,7 +98,7 @@ pub trait Sink: Sync {
     type Error: From<Error>;
 
     /// A directory, by its path below the data directory.
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Self::Error>;
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Self::Error>;
 
     /// A file; returns the length and SHA-256 of what `content` held, or `None` when it was passed over.
     fn file(
@@ -112,7 +112,7 @@ pub trait Sink: Sync {
     fn problem(&self, error: Error) -> Result<(), Self::Error>;
 }
 
-/// What a part says of a file besides its content.
+/// What a part says of a file or directory besides its content.
 #[derive(Clone, Copy, Debug)]
 pub struct FileHeader {
     /// Its length.
@@ -121,6 +121,17 @@ pub struct FileHeader {
     pub mode: u32,
     /// Modification time, seconds since 1970.
     pub modified: i64,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// A user and a group, by their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
 }
 
 /// Length and SHA-256 of a content.
@@ -205,13 +216,14 @@ impl<'a> Contents<'a> {
                 mode: entry.header().mode().map_err(Failure::Read)? & 0o777,
                 modified: i64::try_from(entry.header().mtime().map_err(Failure::Read)?)
                     .unwrap_or(0),
+                owner: owner(entry.header()).map_err(Failure::Read)?,
             };
             let name = || path.display().to_string();
             let is_inside = path
                 .components()
                 .all(|part| matches!(part, Component::Normal(_)));
             match entry.header().entry_type() {
-                EntryType::Directory if is_inside => sink.directory(&path, header.mode)?,
+                EntryType::Directory if is_inside => sink.directory(&path, header)?,
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if is_inside => {
                     let facts = lock(&self.expected).remove(&path);
@@ -285,6 +297,14 @@ pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index
     index.map_err(|source| Error::Index {
         object: repository.url(&object.key),
         source,
+    })
+}
+
+fn owner(header: &tar::Header) -> io::Result<Owner> {
+    let number = |id: u64| u32::try_from(id).unwrap_or(0);
+    Ok(Owner {
+        user: number(header.uid()?),
+        group: number(header.gid()?),
     })
 }
 

@@ -12,12 +12,15 @@ pub mod chain;
 pub mod contents;
 pub mod delta_file;
 mod extent;
+mod folder;
 pub mod index;
 pub mod manifest;
+pub mod merge;
 pub mod merged;
 pub mod names;
 mod pack;
 pub mod parent;
+mod part;
 mod parts;
 pub mod pieces;
 pub mod push;
@@ -88,6 +91,15 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A backup of a chain cannot be read.
+    #[error(transparent)]
+    Contents(#[from] contents::Error),
+    /// The backup that is to be merged stands alone.
+    #[error("it is a full backup: there is nothing to merge")]
+    NothingToMerge,
+    /// Another thread failed first.
+    #[error("the work was broken off")]
+    BrokenOff,
     /// Without archived WAL no backup can be restored.
     #[error("the server does not archive its WAL ({0})")]
     NotArchiving(&'static str),

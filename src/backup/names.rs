@@ -54,7 +54,7 @@ impl Files {
 impl Sink for Files {
     type Error = contents::Error;
 
-    fn directory(&self, _: &Path, _: u32) -> Result<(), Self::Error> {
+    fn directory(&self, _: &Path, _: FileHeader) -> Result<(), Self::Error> {
         Ok(())
     }
 

@@ -1,28 +1,25 @@
 //! Packing files into a tar part while their pages are checked and their content is hashed.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use tar::{Builder, EntryType, Header as TarHeader};
 
 use super::Error;
 use super::delta_file::{Header, delta_name};
 use super::extent::{Extent, Item, count, is_older, is_worth_it, joined};
-use super::index::FilePlace;
 use super::manifest::FileFacts;
-use crate::pipeline::{self, ObjectWriter, StoredObject};
+use super::part::{PartWriter, failed};
+use crate::pipeline::{self, ObjectWriter};
 use crate::postgres::data_directory::Entry;
 use crate::postgres::page::{self, PageState};
 use crate::postgres::{ControlFile, Lsn};
 use crate::repository::catalog::CorruptBlock;
 
-/// tar's unit (POSIX ustar).
-const TAR_BLOCK_BYTES: u64 = 512;
 /// How often a page whose checksum does not fit is read again, as a write may be under way.
 const REREADS: u32 = 5;
 /// Pause before each of those.
@@ -41,28 +38,15 @@ pub(super) struct PageRules {
     begin: Lsn,
 }
 
-/// Who owns the data directory, and so everything in a part.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
-    user: u32,
-    group: u32,
-}
-
-/// A tar part on its way to the store.
-pub(super) struct PartWriter {
-    tar: Builder<ObjectWriter>,
+/// Packs files of a data directory into a part.
+pub(super) struct Packer {
+    /// The part.
+    pub(super) part: PartWriter,
     rules: PageRules,
-    owner: Owner,
-    /// Each file that was packed.
-    pub(super) files: Vec<(PathBuf, FileFacts)>,
-    /// Where each of them is in the part.
-    pub(super) places: Vec<FilePlace>,
-    /// Blocks whose checksum is wrong.
-    pub(super) corrupt_blocks: Vec<CorruptBlock>,
-    /// Length of the files as they will be restored.
-    pub(super) restored_bytes: u64,
     /// Pages with an older LSN are the parent's.
     since: Lsn,
+    /// Blocks whose checksum is wrong.
+    pub(super) corrupt_blocks: Vec<CorruptBlock>,
 }
 
 impl PageRules {
@@ -77,54 +61,15 @@ impl PageRules {
     }
 }
 
-impl Owner {
-    /// The owner of `pgdata`.
-    pub(super) fn of(pgdata: &Path) -> Result<Self, Error> {
-        let metadata = std::fs::metadata(pgdata).map_err(|source| Error::Read {
-            path: pgdata.to_owned(),
-            source,
-        })?;
-        Ok(Self {
-            user: metadata.uid(),
-            group: metadata.gid(),
-        })
-    }
-
-    fn header(self, kind: EntryType, size_bytes: u64, mode: u32, modified: i64) -> TarHeader {
-        let mut header = TarHeader::new_gnu();
-        header.set_entry_type(kind);
-        header.set_size(size_bytes);
-        header.set_mode(mode);
-        header.set_mtime(u64::try_from(modified).unwrap_or(0));
-        header.set_uid(u64::from(self.user));
-        header.set_gid(u64::from(self.group));
-        header
-    }
-}
-
-impl PartWriter {
-    /// A part; of files of which the newer pages are stored, those from `since` on are.
-    pub(super) fn new(object: ObjectWriter, rules: PageRules, owner: Owner, since: Lsn) -> Self {
+impl Packer {
+    /// A packer for `part`; of files of which the newer pages are stored, those from `since` on are.
+    pub(super) fn new(part: PartWriter, rules: PageRules, since: Lsn) -> Self {
         Self {
-            tar: Builder::new(object),
+            part,
             rules,
-            owner,
-            files: Vec::new(),
-            places: Vec::new(),
-            corrupt_blocks: Vec::new(),
-            restored_bytes: 0,
             since,
+            corrupt_blocks: Vec::new(),
         }
-    }
-
-    /// Adds a directory, without its content.
-    pub(super) fn directory(&mut self, entry: &Entry) -> Result<(), Error> {
-        let mut header = self
-            .owner
-            .header(EntryType::Directory, 0, entry.mode, entry.modified);
-        self.tar
-            .append_data(&mut header, &entry.path, io::empty())
-            .map_err(|error| failed(&entry.path, error))
     }
 
     /// Adds a file of the data directory, or what of it is to be stored; one that vanished is left out.
@@ -178,9 +123,10 @@ impl PartWriter {
     ) -> Result<(), Error> {
         let metadata = file.metadata().map_err(reading(path))?;
         let size_bytes = metadata.len();
-        self.begin(&entry.path, size_bytes, entry.mode, metadata.mtime())?;
+        self.part
+            .begin(&entry.path, size_bytes, entry.mode, metadata.mtime())?;
         let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), progress);
-        content.range(self.tar.get_mut(), 0..size_bytes)?;
+        content.range(self.part.object(), 0..size_bytes)?;
         let facts = FileFacts {
             size_bytes,
             modified: metadata.mtime(),
@@ -188,8 +134,8 @@ impl PartWriter {
         };
         self.corrupt_blocks
             .append(&mut content.check.corrupt_blocks);
-        self.end(entry.path.clone(), facts)?;
-        self.restored_bytes += size_bytes;
+        self.part.end(entry.path.clone(), facts)?;
+        self.part.restored_bytes += size_bytes;
         Ok(())
     }
 
@@ -211,18 +157,16 @@ impl PartWriter {
         let header = header.to_bytes(u32::try_from(block_size).unwrap_or(8192));
         let name = delta_name(&entry.path);
         let size_bytes = header.len() as u64 + count(runs) * block_size;
-        self.begin(&name, size_bytes, entry.mode, entry.modified)?;
-        self.tar
-            .get_mut()
-            .append(&header)
-            .map_err(Error::Pipeline)?;
+        self.part
+            .begin(&name, size_bytes, entry.mode, entry.modified)?;
+        self.part.object().append(&header)?;
         let mut hash = Sha256::new_with_prefix(&header);
         if let Some(file) = file {
             let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), progress);
             content.hash = hash;
             for run in runs {
                 let bytes = u64::from(run.start) * block_size..u64::from(run.end) * block_size;
-                content.range(self.tar.get_mut(), bytes)?;
+                content.range(self.part.object(), bytes)?;
             }
             hash = content.hash;
             self.corrupt_blocks
@@ -233,8 +177,8 @@ impl PartWriter {
             modified: entry.modified,
             sha256: hash.finalize().into(),
         };
-        self.end(name, facts)?;
-        self.restored_bytes += u64::from(length) * block_size;
+        self.part.end(name, facts)?;
+        self.part.restored_bytes += u64::from(length) * block_size;
         Ok(())
     }
 
@@ -266,96 +210,6 @@ impl PartWriter {
             go_on(path, progress, pages.len() as u64)?;
         }
         Ok(newer)
-    }
-
-    fn begin(
-        &mut self,
-        path: &Path,
-        size_bytes: u64,
-        mode: u32,
-        modified: i64,
-    ) -> Result<(), Error> {
-        let mut header = self
-            .owner
-            .header(EntryType::Regular, size_bytes, mode, modified);
-        self.tar
-            .append_data(&mut header, path, io::empty())
-            .map_err(|error| failed(path, error))?;
-        self.place(path, size_bytes, mode, modified);
-        Ok(())
-    }
-
-    /// Notes that a file's content begins here: its header was written.
-    fn place(&mut self, path: &Path, size_bytes: u64, mode: u32, modified: i64) {
-        self.places.push(FilePlace {
-            path: path.to_owned(),
-            offset: self.tar.get_ref().position(),
-            size_bytes,
-            mode,
-            modified,
-        });
-    }
-
-    fn end(&mut self, path: PathBuf, facts: FileFacts) -> Result<(), Error> {
-        self.pad(facts.size_bytes)
-            .map_err(|error| failed(&path, error))?;
-        self.files.push((path, facts));
-        Ok(())
-    }
-
-    /// Adds a file from memory, and to the manifest if `listed`.
-    pub(super) fn bytes(
-        &mut self,
-        path: &str,
-        bytes: &[u8],
-        modified: i64,
-        listed: bool,
-    ) -> Result<(), Error> {
-        let size_bytes = bytes.len() as u64;
-        let failed = |error| failed(Path::new(path), error);
-        let mut header = self
-            .owner
-            .header(EntryType::Regular, size_bytes, 0o600, modified);
-        self.tar
-            .append_data(&mut header, path, io::empty())
-            .map_err(failed)?;
-        if listed {
-            self.place(Path::new(path), size_bytes, 0o600, modified);
-        }
-        self.tar.get_mut().write_all(bytes).map_err(failed)?;
-        self.pad(size_bytes).map_err(failed)?;
-        if listed {
-            let sha256 = Sha256::digest(bytes).into();
-            self.restored_bytes += bytes.len() as u64;
-            self.files.push((
-                path.into(),
-                FileFacts {
-                    size_bytes,
-                    modified,
-                    sha256,
-                },
-            ));
-        }
-        Ok(())
-    }
-
-    /// Ends the tar file and waits until it is stored.
-    pub(super) fn finish(self) -> Result<StoredObject, Error> {
-        let object = self
-            .tar
-            .into_inner()
-            .map_err(|error| failed(Path::new("the tar part"), error))?;
-        Ok(object.finish()?)
-    }
-
-    fn pad(&mut self, size_bytes: u64) -> io::Result<()> {
-        let rest = size_bytes.next_multiple_of(TAR_BLOCK_BYTES) - size_bytes;
-        let zeros = [0; 512];
-        let padding = usize::try_from(rest)
-            .ok()
-            .and_then(|rest| zeros.get(..rest))
-            .unwrap_or_default();
-        self.tar.get_mut().write_all(padding)
     }
 }
 
@@ -494,16 +348,5 @@ impl<'a> FileCheck<'a> {
             });
         }
         Ok(())
-    }
-}
-
-/// The pipeline's error, which came through [`io::Write`], or a path that tar cannot hold.
-fn failed(path: &Path, error: io::Error) -> Error {
-    match error.downcast::<pipeline::Error>() {
-        Ok(error) => Error::Pipeline(error),
-        Err(source) => Error::Read {
-            path: path.to_owned(),
-            source,
-        },
     }
 }

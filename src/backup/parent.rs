@@ -121,7 +121,8 @@ impl Own<'_> {
         backups: Vec<BackupEntry>,
     ) -> Result<Option<Result<Parent, Error>>, Error> {
         let mut backups = backups;
-        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_time));
+        // Of a delta and the full backup that was merged out of its chain, the full one.
+        backups.sort_by(|a, b| (b.stop_time, &b.id).cmp(&(a.stop_time, &a.id)));
         for entry in backups {
             if let Err(reason) = self.is_ancestor(&entry) {
                 tracing::debug!("backup {} is no parent: {reason}", entry.id);

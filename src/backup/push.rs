@@ -9,23 +9,24 @@ use std::time::{Duration, Instant};
 use walhalla_providers::ErrorKind;
 
 use super::Error;
+use super::contents::Owner;
 use super::extent::{Base, Changed, Item};
-use super::index::{Index, PartIndex};
-use super::manifest::{Manifest, WalRange};
-use super::pack::{Owner, PageRules, PartWriter};
+use super::folder::{Folder, Packed};
+use super::manifest::WalRange;
+use super::pack::{Packer, PageRules};
 use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
 use super::parts::{self, Part};
 use super::relations::Relations;
 use crate::output;
-use crate::pipeline::{Packing, Pipeline, StoredObject};
+use crate::pipeline::Pipeline;
 use crate::postgres::backup_label::{self, BackupLabel};
 use crate::postgres::catalogs::{Catalogs, is_map};
 use crate::postgres::data_directory::{self, Listing, Tablespace};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
 use crate::postgres::{ControlFile, History, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::{ChangeSource, ChangedBlocks, CorruptBlock, StoredPart};
-use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository, layout};
+use crate::repository::catalog::{ChangeSource, ChangedBlocks, StoredPart};
+use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::changed::Stretch;
 use crate::wal::pages::Cluster;
@@ -83,25 +84,10 @@ pub struct Backup<'a> {
     pub options: Options,
 }
 
-/// What the workers found and made.
-#[derive(Default)]
-struct Packed {
-    manifest: Manifest,
-    corrupt_blocks: Vec<CorruptBlock>,
-    parts: Vec<(usize, StoredPart)>,
-    /// Length of the files as they will be restored.
-    restored_bytes: u64,
-    /// What the index says of each part.
-    indexed: Vec<(usize, PartIndex)>,
-    /// The index, once it is stored.
-    index: Option<StoredPart>,
-    /// Name of the part with the catalogs that name relations.
-    catalogs: Option<String>,
-}
-
 /// What of a backup is in the store.
 struct Stored {
     packed: Packed,
+    index: StoredPart,
     relations: StoredPart,
     manifest: StoredPart,
     tablespaces: Vec<Tablespace>,
@@ -138,19 +124,25 @@ impl Backup<'_> {
         }
         let tablespaces = listing.tablespaces.clone();
         let relations = Relations::of(&listing, self.control);
-        let mut packed = self.pack(&id, listing, &relations, parent.as_ref(), start_lsn)?;
+        let folder = Folder {
+            repository: self.repository,
+            pipeline: self.pipeline,
+            id: &id,
+        };
+        let mut packed = self.pack(folder, listing, &relations, parent.as_ref(), start_lsn)?;
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
-        self.pack_last(&id, &mut packed, &pg_control, &stopped, parent.as_ref())?;
-        self.store_index(&id, &mut packed)?;
+        self.pack_last(folder, &mut packed, &pg_control, &stopped, parent.as_ref())?;
+        let index = folder.index(&mut packed)?;
         let range = WalRange {
             timeline: label.timeline,
             start: label.start_lsn,
             end: stopped.stop_lsn,
         };
-        let relations = self.store_relations(&id, &relations)?;
-        let manifest = self.store_manifest(&id, &packed.manifest, range)?;
+        let relations = folder.relations(&relations)?;
+        let (version, cluster) = (self.control.version, self.control.system_identifier);
+        let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;
         self.archive_histories(range.timeline)?;
         self.wait_for_wal(&mut server, range)?;
         self.wait(async {
@@ -159,6 +151,7 @@ impl Backup<'_> {
         })?;
         let stored = Stored {
             packed,
+            index,
             relations,
             manifest,
             tablespaces,
@@ -324,7 +317,7 @@ impl Backup<'_> {
     /// Packs all parts but the last, several at a time. The first error stops every worker.
     fn pack(
         &self,
-        id: &BackupId,
+        folder: Folder,
         listing: Listing,
         relations: &Relations,
         parent: Option<&(Parent, Changed, ChangedBlocks)>,
@@ -337,30 +330,32 @@ impl Backup<'_> {
         let total = parts.iter().map(|part| part.size_bytes).sum();
         let progress = Progress::new(self.options.show, "backing up", total);
         let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
+        let owner = Owner::of(self.pgdata)?;
         let worker = || -> Result<(), Error> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(Part { files, .. }) = parts.get(index) else {
                     return Ok(());
                 };
-                let mut part = self.part(id, index + 1, begin, since)?;
+                let part = folder.part(index + 1, owner)?;
+                let mut packer = Packer::new(part, PageRules::new(self.control, begin), since);
                 if index == 0 {
-                    directories
-                        .iter()
-                        .try_for_each(|directory| part.directory(directory))?;
+                    let mut directories = directories.iter();
+                    directories.try_for_each(|directory| packer.part.directory(directory))?;
                 }
                 files.iter().try_for_each(|file| {
-                    part.item(self.pgdata, file, &|bytes| progress.add(bytes))
+                    packer.item(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
-                finish_part(part, index + 1, self.pipeline.packing(), &packed)?;
+                lock(&packed)
+                    .corrupt_blocks
+                    .append(&mut packer.corrupt_blocks);
+                folder.finish(packer.part, index + 1, || lock(&packed))?;
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);
         progress.finish();
         outcome?;
-        let mut packed = std::mem::take(&mut *lock(&packed));
-        packed.parts.sort_by_key(|(number, _)| *number);
-        packed.catalogs = packed.parts.first().map(|(_, part)| part.name.clone());
+        let packed = std::mem::take(&mut *lock(&packed));
         Ok(packed)
     }
 
@@ -384,28 +379,10 @@ impl Backup<'_> {
         parts
     }
 
-    fn part(
-        &self,
-        id: &BackupId,
-        number: usize,
-        begin: Lsn,
-        since: Lsn,
-    ) -> Result<PartWriter, Error> {
-        let name = layout::part_name(number, self.pipeline.packing());
-        let object = self.repository.layout.backup_object(id, &name)?;
-        let rules = PageRules::new(self.control, begin);
-        Ok(PartWriter::new(
-            self.pipeline.create(&object.key)?,
-            rules,
-            Owner::of(self.pgdata)?,
-            since,
-        ))
-    }
-
     /// The last part: what must not be in place before everything else is.
     fn pack_last(
         &self,
-        id: &BackupId,
+        folder: Folder,
         packed: &mut Packed,
         pg_control: &[u8],
         stopped: &StoppedBackup,
@@ -417,58 +394,15 @@ impl Backup<'_> {
             }
             None => stopped.label.clone(),
         };
-        let number = packed.parts.last().map_or(1, |(number, _)| number + 1);
-        let now = stopped.time.as_second();
-        let mut part = self.part(id, number, Lsn::ZERO, Lsn::ZERO)?;
-        part.bytes("backup_label", label.as_bytes(), now, true)?;
+        let (number, now) = (packed.next_number(), stopped.time.as_second());
+        let mut part = folder.part(number, Owner::of(self.pgdata)?)?;
+        part.bytes("backup_label", label.as_bytes(), now)?;
         if !stopped.tablespace_map.is_empty() {
-            // Restoring makes the links itself, so the file is for stock tools and not in the manifest.
-            part.bytes(
-                "tablespace_map",
-                stopped.tablespace_map.as_bytes(),
-                now,
-                false,
-            )?;
+            // Restoring makes the links itself.
+            part.unlisted("tablespace_map", stopped.tablespace_map.as_bytes(), now)?;
         }
-        part.bytes(control::PATH, pg_control, now, true)?;
-        let all = Mutex::new(std::mem::take(packed));
-        finish_part(part, number, self.pipeline.packing(), &all)?;
-        *packed = std::mem::take(&mut *lock(&all));
-        Ok(())
-    }
-
-    fn store_index(&self, id: &BackupId, packed: &mut Packed) -> Result<(), Error> {
-        let mut parts = std::mem::take(&mut packed.indexed);
-        parts.sort_by_key(|(number, _)| *number);
-        let index = Index {
-            parts: parts.into_iter().map(|(_, part)| part).collect(),
-        };
-        let name = layout::index_name(self.pipeline.packing());
-        packed.index = Some(store_list(
-            self.repository,
-            self.pipeline,
-            id,
-            name,
-            index.to_text().as_bytes(),
-        )?);
-        Ok(())
-    }
-
-    fn store_manifest(
-        &self,
-        id: &BackupId,
-        manifest: &Manifest,
-        range: WalRange,
-    ) -> Result<StoredPart, Error> {
-        let name = layout::manifest_name(self.pipeline.packing());
-        let text = manifest.to_text(self.control.version, self.control.system_identifier, range);
-        store_list(self.repository, self.pipeline, id, name, text.as_bytes())
-    }
-
-    fn store_relations(&self, id: &BackupId, relations: &Relations) -> Result<StoredPart, Error> {
-        let pipeline = self.pipeline.unencrypted().framed();
-        let name = layout::relations_name(pipeline.packing());
-        store_list(self.repository, &pipeline, id, name, &relations.to_json())
+        part.bytes(control::PATH, pg_control, now)?;
+        folder.finish(part, number, || packed)
     }
 
     /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
@@ -541,13 +475,15 @@ impl Backup<'_> {
         let history =
             wal::history_beside(self.repository, &wal_folder.join("any"), range.timeline)?;
         let Stored {
-            packed,
+            mut packed,
+            index,
             relations,
             manifest,
             tablespaces,
         } = stored;
-        let mut corrupt_blocks = packed.corrupt_blocks;
+        let mut corrupt_blocks = std::mem::take(&mut packed.corrupt_blocks);
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
+        let parts = packed.parts();
         let (parent, changed_blocks) = match parent {
             Some((parent, _, changed)) => (Some(parent.entry.id), Some(changed)),
             None => (None, None),
@@ -580,13 +516,13 @@ impl Backup<'_> {
             stored_bytes: 0,
             tablespaces,
             encrypted_to: self.pipeline.recipients().to_vec(),
-            parts: packed.parts.into_iter().map(|(_, part)| part).collect(),
-            catalogs: packed.catalogs,
+            catalogs: parts.first().map(|part| part.name.clone()),
+            parts,
             manifest,
             relations: Some(relations),
             changed_blocks,
             merged_from: None,
-            index: packed.index,
+            index: Some(index),
             permanent: self.options.permanent,
             label: self.options.label.clone(),
             annotations: self.options.annotations.clone(),
@@ -594,57 +530,5 @@ impl Backup<'_> {
         };
         entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
         Ok(entry)
-    }
-}
-
-/// Stores a list that belongs to a backup.
-pub(super) fn store_list(
-    repository: &Repository,
-    pipeline: &Pipeline,
-    id: &BackupId,
-    name: String,
-    content: &[u8],
-) -> Result<StoredPart, Error> {
-    let object = repository.layout.backup_object(id, &name)?;
-    let mut writer = pipeline.create(&object.key)?;
-    writer.append(content)?;
-    Ok(stored_part(name, content.len() as u64, &writer.finish()?))
-}
-
-fn finish_part(
-    mut part: PartWriter,
-    number: usize,
-    packing: Packing,
-    packed: &Mutex<Packed>,
-) -> Result<(), Error> {
-    let files = std::mem::take(&mut part.files);
-    let places = std::mem::take(&mut part.places);
-    let mut corrupt_blocks = std::mem::take(&mut part.corrupt_blocks);
-    let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
-    let restored_bytes = part.restored_bytes;
-    let stored = part.finish()?;
-    let mut packed = lock(packed);
-    packed.restored_bytes += restored_bytes;
-    packed.manifest.files.extend(files);
-    packed.corrupt_blocks.append(&mut corrupt_blocks);
-    let name = layout::part_name(number, packing);
-    packed
-        .parts
-        .push((number, stored_part(name.clone(), size_bytes, &stored)));
-    let index = PartIndex {
-        name,
-        frames: stored.frames,
-        files: places,
-    };
-    packed.indexed.push((number, index));
-    Ok(())
-}
-
-fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPart {
-    StoredPart {
-        name,
-        size_bytes,
-        stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(stored.sha256),
     }
 }

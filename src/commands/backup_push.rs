@@ -32,9 +32,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
                 max_chain: context.settings.delta_max_chain,
             }),
             archive_timeout: context.settings.archive_timeout,
-            threads: cores()
-                .min(context.settings.upload_concurrency)
-                .min(MOST_PARTS),
+            threads: threads(context),
             show: context.show(),
         },
     };
@@ -57,7 +55,14 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
     Ok(Outcome::ProblemFound)
 }
 
-fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
+/// Parts that are packed at a time.
+pub(super) fn threads(context: &Context) -> usize {
+    cores()
+        .min(context.settings.upload_concurrency)
+        .min(MOST_PARTS)
+}
+
+pub(super) fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
     if context.global.json {
         return output::json(&backup_list::Row::from(entry));
     }

@@ -250,6 +250,11 @@ impl BackupId {
         Self(format!("{}-{letter}", time.strftime("%Y%m%dT%H%M%SZ")))
     }
 
+    /// The id without its kind.
+    fn second(&self) -> &str {
+        self.0.split_once('-').map_or(&self.0, |(second, _)| second)
+    }
+
     /// The kind that the id tells.
     pub fn kind(&self) -> BackupKind {
         if self.0.ends_with('D') {
@@ -543,7 +548,8 @@ impl Repository {
         Ok(Some(entry))
     }
 
-    /// An id for a backup that starts at `time`, under which nothing is stored yet.
+    /// An id for a backup that starts at `time`. No other backup has its second, of whatever kind: a delta that is taken
+    /// right after its parent comes after it in the order of ids.
     pub fn free_backup_id(
         &self,
         time: Timestamp,
@@ -560,7 +566,7 @@ impl Repository {
         });
         let mut ids = seconds.map(|second| BackupId::new(second, kind));
         Ok(ids
-            .find(|id| !taken.contains(id))
+            .find(|id| taken.iter().all(|other| other.second() != id.second()))
             .expect("a store holds fewer backups than there are seconds"))
     }
 

@@ -136,7 +136,8 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|backup| self.may_end_before_target(backup))
             .collect();
-        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_time));
+        // Of a delta and the full backup that was merged out of its chain, the full one.
+        backups.sort_by(|a, b| (b.stop_time, &b.id).cmp(&(a.stop_time, &a.id)));
         backups
     }
 

@@ -10,6 +10,7 @@ use super::Error;
 use crate::backup::contents::Contents;
 use crate::backup::names;
 use crate::postgres::RelationFile;
+use crate::postgres::catalogs::database_of_map;
 use crate::repository::{BackupEntry, Repository};
 
 /// Databases without which a cluster is none.
@@ -50,11 +51,12 @@ impl Only {
         })
     }
 
-    /// Whether a file is restored with its content: all are but those of other databases' relations.
+    /// Whether a file is restored with its content: all are but those of other databases' relations, and the maps that
+    /// name them. Without its map a server refuses to connect to a database; without relations that the map names it
+    /// panics (relcache.c, `load_critical_index`).
     pub fn has(&self, path: &Path) -> bool {
-        RelationFile::of_path(path).is_none_or(|file| {
-            let database = file.files.database;
-            database == 0 || self.databases.contains(&database)
-        })
+        let database = RelationFile::of_path(path).map(|file| file.files.database);
+        let database = database.or_else(|| database_of_map(path)).unwrap_or(0);
+        database == 0 || self.databases.contains(&database)
     }
 }

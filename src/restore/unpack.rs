@@ -226,10 +226,10 @@ impl<'a> Unpacker<'a> {
 impl Sink for Unpacker<'_> {
     type Error = Error;
 
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Error> {
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
         self.create_directories(path)?;
         let path = self.pgdata.join(path);
-        std::fs::set_permissions(&path, Permissions::from_mode(mode))
+        std::fs::set_permissions(&path, Permissions::from_mode(header.mode))
             .map_err(Error::local("set the mode of", path))
     }
 

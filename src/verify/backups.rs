@@ -569,7 +569,7 @@ impl Pages<'_> {
 impl Sink for Pages<'_> {
     type Error = Error;
 
-    fn directory(&self, _: &Path, _: u32) -> Result<(), Error> {
+    fn directory(&self, _: &Path, _: FileHeader) -> Result<(), Error> {
         Ok(())
     }
 

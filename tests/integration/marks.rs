@@ -11,7 +11,7 @@ struct Site {
     store: Store,
     walhalla: Walhalla,
     cluster: Cluster,
-    _area: Area,
+    area: Area,
 }
 
 impl Site {
@@ -25,7 +25,7 @@ impl Site {
             store,
             walhalla,
             cluster,
-            _area: area,
+            area,
         }
     }
 
@@ -283,7 +283,7 @@ fn a_delta_whose_full_backup_is_gone_is_passed_over_and_told() {
     let plan = plan.says(&[&leaf, &full, "is missing; the backup is passed over"]);
     assert_eq!(plan.json()["backup_chain"], json!([sound]));
     assert_eq!(site.mark("LATEST", "--permanent")["id"], json!(sound));
-    let dir = site._area.path("fetched");
+    let dir = site.area.path("fetched");
     site.walhalla
         .run(&["backup-fetch", dir.to_str().unwrap(), &leaf])
         .exits_with(1)
