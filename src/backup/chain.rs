@@ -13,9 +13,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use sha2::{Digest, Sha256};
-
-use super::contents::{Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum};
+use super::contents::{
+    Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed,
+};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
 use super::manifest::{FileFacts, Manifest, WalRange};
 use super::merged::{Layout, Merged, Run, Skip, Source};
@@ -529,43 +529,5 @@ impl Skip for PieceReader<'_> {
     fn skip(&mut self, count: u64) -> io::Result<()> {
         PieceReader::skip(self, count);
         Ok(())
-    }
-}
-
-/// A content that is hashed as it is read, what is skipped too.
-struct Summed<'a> {
-    content: &'a mut dyn Read,
-    hash: Sha256,
-    size_bytes: u64,
-}
-
-impl<'a> Summed<'a> {
-    fn new(content: &'a mut dyn Read) -> Self {
-        Self {
-            content,
-            hash: Sha256::new(),
-            size_bytes: 0,
-        }
-    }
-
-    /// Reads what is left.
-    fn finish(mut self) -> io::Result<Sum> {
-        self.skip(u64::MAX)?;
-        Ok((self.size_bytes, self.hash.finalize().into()))
-    }
-}
-
-impl Read for Summed<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.content.read(buffer)?;
-        self.hash.update(buffer.get(..count).unwrap_or_default());
-        self.size_bytes += count as u64;
-        Ok(count)
-    }
-}
-
-impl Skip for Summed<'_> {
-    fn skip(&mut self, count: u64) -> io::Result<()> {
-        io::copy(&mut self.by_ref().take(count), &mut io::sink()).map(drop)
     }
 }

@@ -13,10 +13,12 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
+use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
 use super::index::{self, Index};
 use super::manifest::{self, FileFacts, Manifest};
+use super::merged::Skip;
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::catalog::StoredPart;
 use crate::repository::layout::Object;
@@ -356,6 +358,47 @@ fn same_digest(
         object: repository.url(&object.key),
         problem: PartProblem::Digest,
     })
+}
+
+/// A content that is hashed as it is read, what is skipped too.
+pub(crate) struct Summed<'a> {
+    content: &'a mut dyn Read,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<'a> Summed<'a> {
+    pub(crate) fn new(content: &'a mut dyn Read) -> Self {
+        Self {
+            content,
+            hash: Sha256::new(),
+            size_bytes: 0,
+        }
+    }
+
+    /// Reads what is left.
+    ///
+    /// # Errors
+    /// Those of the content.
+    pub(crate) fn finish(mut self) -> io::Result<Sum> {
+        self.skip(u64::MAX)?;
+        Ok((self.size_bytes, self.hash.finalize().into()))
+    }
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.hash.update(buffer.get(..count).unwrap_or_default());
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+}
+
+impl Skip for Summed<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut self.by_ref().take(count), &mut io::sink()).map(drop)
+    }
 }
 
 /// An object of a backup on its way in.

@@ -1,13 +1,11 @@
 //! Verifying backups: every object, every file in it, every page, and the WAL that makes them consistent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 
 use super::archive::gaps;
 use super::receipts::Depth;
@@ -15,7 +13,10 @@ use super::segments::{Run, SegmentReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
-use crate::backup::contents::{self, Contents, Failure, FileHeader, Sink, Sum, check_stored};
+use crate::backup::contents::{
+    self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored,
+};
+use crate::backup::delta_file::{Header, ReadError, whole_name};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
@@ -27,6 +28,7 @@ use crate::repository::catalog::StoredPart;
 use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal::pages::Cluster;
+use jiff::Timestamp;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -48,7 +50,8 @@ fn work(
     findings: &Findings,
 ) -> Result<(), Error> {
     damaged_entries(repository, catalog, findings);
-    let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
+    let parts = catalog.backups.iter().flat_map(|backup| &backup.parts);
+    let total = parts.map(|part| part.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
     let wal = listings(repository, &catalog.backups, findings)?;
     for backup in &catalog.backups {
@@ -505,20 +508,20 @@ impl Pages<'_> {
         self.verification.findings.problem(self.url.clone(), what);
     }
 
-    /// Checks the pages in `chunk`, which begins at block `first` of `path`; returns how many do not fit.
+    /// Checks the pages in `chunk`, blocks `blocks` of the file at `path`; returns how many do not fit.
     fn pages(
         &self,
         path: &Path,
         control: &ControlFile,
         chunk: &[u8],
-        first: u32,
+        blocks: impl Iterator<Item = u32>,
         in_file: u32,
     ) -> u64 {
         let page_bytes = usize::try_from(control.block_size_bytes)
             .unwrap_or(8192)
             .max(1);
         let mut wrong = 0;
-        for (block, page) in (first..).zip(chunk.chunks_exact(page_bytes)) {
+        for (block, page) in blocks.zip(chunk.chunks_exact(page_bytes)) {
             count(&self.verification.findings.pages, 1);
             let number = in_file.wrapping_add(block);
             let begin = self.verification.backup.start_lsn;
@@ -528,6 +531,21 @@ impl Pages<'_> {
             }
         }
         wrong
+    }
+
+    /// The blocks that a delta's file holds of a relation's file.
+    fn blocks(&self, path: &Path, content: &mut Summed) -> Result<Vec<u32>, Failure<Error>> {
+        let control = self.control;
+        let block_size = control.map_or(8192, |control| control.block_size_bytes);
+        let most = control.map_or(u32::MAX, |control| control.blocks_per_file);
+        match Header::read(content, block_size, most) {
+            Ok(header) => Ok(header.blocks),
+            Err(ReadError::Read(source)) => Err(Failure::Read(source)),
+            Err(ReadError::Malformed(malformed)) => {
+                self.say(format!("the file {} in it: {malformed}", path.display()));
+                Ok(Vec::new())
+            }
+        }
     }
 
     fn wrong_page(&self, path: &Path, block: u32) {
@@ -577,36 +595,46 @@ impl Sink for Pages<'_> {
         &self,
         path: &Path,
         _: FileHeader,
-        mut content: &mut dyn Read,
+        content: &mut dyn Read,
     ) -> Result<Option<Sum>, Failure<Error>> {
         let control = self.control.filter(|control| control.data_checksums);
-        let relation = RelationFile::of_path(path).map(|file| file.segment);
+        let mut content = Summed::new(content);
+        let (path, blocks) = match whole_name(path) {
+            Some(whole) => (Cow::from(whole), self.blocks(path, &mut content)?),
+            None => (Cow::from(path), Vec::new()),
+        };
+        let is_delta = matches!(path, Cow::Owned(_));
+        let relation = RelationFile::of_path(&path).map(|file| file.segment);
         let checked = control.zip(relation);
-        let is_control = path == Path::new(control::PATH);
-        let (mut hash, mut size_bytes, mut wrong) = (Sha256::new(), 0, 0);
+        let is_control = *path == *Path::new(control::PATH);
+        let (mut pages, mut wrong) = (0_u32, 0);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let chunk = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
             if chunk.is_empty() {
                 break;
             }
-            hash.update(chunk);
             if let Some((control, segment)) = checked.filter(|_| wrong < TOLD_BLOCKS) {
-                let first = size_bytes / u64::from(control.block_size_bytes.max(1));
                 let in_file = segment.wrapping_mul(control.blocks_per_file);
-                let first = u32::try_from(first).unwrap_or(u32::MAX);
-                wrong += self.pages(path, control, chunk, first, in_file);
+                let first = usize::try_from(pages).unwrap_or(usize::MAX);
+                wrong += if is_delta {
+                    let held = blocks.iter().skip(first).copied();
+                    self.pages(&path, control, chunk, held, in_file)
+                } else {
+                    self.pages(&path, control, chunk, pages.., in_file)
+                };
+                let count = chunk.len() as u64 / u64::from(control.block_size_bytes.max(1));
+                pages = pages.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
             }
-            if is_control && size_bytes == 0 {
+            if is_control && pages == 0 {
                 self.keep_control(chunk);
             }
-            size_bytes += chunk.len() as u64;
             if !self.verification.progress.add(chunk.len() as u64) {
                 return Err(Error::BrokenOff.into());
             }
         }
         self.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Some((size_bytes, hash.finalize().into())))
+        Ok(Some(content.finish().map_err(Failure::Read)?))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
