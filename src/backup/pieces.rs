@@ -75,6 +75,9 @@ struct OtherBlock(u64);
 impl<'a> Pieces<'a> {
     /// Reads the backup's index. Parts are opened when something of them is read.
     ///
+    /// A download permit of the repository's store is taken for the index alone: a thread that holds one of a part and
+    /// wants pieces opens them before. Pieces themselves have permits of their own.
+    ///
     /// # Errors
     /// [`contents::Error`]; `NoIndex` for a backup of an earlier version.
     pub fn open(

@@ -143,7 +143,7 @@ impl Encoder {
     }
 }
 
-/// The block that became `frame`: what [`Encoder::frame`] made of it, and no more than a byte longer than `content_bytes`.
+/// The block that became `frame` when it was written, or whatever else is in it, up to a byte more than `content_bytes`.
 pub fn open_frame(codec: Codec, frame: &[u8], content_bytes: usize) -> io::Result<Vec<u8>> {
     let mut block = Vec::with_capacity(content_bytes);
     // One byte more, so that the frame is read to its end, where its checksum is.

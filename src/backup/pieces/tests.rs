@@ -14,6 +14,7 @@ use crate::pipeline::{Compression, Identities, Pipeline, Recipients, StoredObjec
 use crate::repository::catalog::StoredPart;
 
 const ENTRY: &[u8] = include_bytes!("../../../fuzz/corpus/backup_entry/full.json");
+const DOWNLOADS: usize = 4;
 const MIB: usize = 1 << 20;
 /// What tar adds to a part that holds one file: its header and the end of the archive.
 const TAR_BYTES: usize = 512 + 1024;
@@ -76,7 +77,7 @@ impl Site {
         let options = Options {
             retry: RetryPolicy::default(),
             upload_concurrency: 2,
-            download_concurrency: 4,
+            download_concurrency: DOWNLOADS,
         };
         let store = Store::new(Arc::new(faulty.clone()), options);
         let mut backup = BackupEntry::parse(ENTRY).unwrap();
@@ -388,6 +389,18 @@ fn a_stores_error_comes_through_and_the_next_try_reads() {
         site.faulty.heal();
         assert!(read(&pieces, path).unwrap() == site.files[39].1);
     }
+}
+
+#[test]
+fn pieces_come_while_every_download_permit_is_held_by_readers_of_parts() {
+    let site = Site::new(Compression::Lz4, Keys::Age);
+    let pieces = site.pieces();
+    let name = &site.backup.parts[0].name;
+    let layout = &site.repository.layout;
+    let object = layout.backup_object(&site.backup.id, name).unwrap();
+    let open = || site.repository.open(&object).unwrap();
+    let _held: Vec<_> = std::iter::repeat_with(open).take(DOWNLOADS).collect();
+    assert!(read(&pieces, Path::new("z39")).unwrap() == site.files[39].1);
 }
 
 #[test]
