@@ -114,8 +114,9 @@ impl<'a> Base<'a> {
         let file = entry.relation.filter(|file| relations::is_kept(*file))?;
         let block_size = u64::from(self.own.block_size.max(1));
         let length = u32::try_from(entry.size_bytes / block_size).ok()?;
-        let is_ordinary =
-            entry.size_bytes.is_multiple_of(block_size) && length > 0 && length <= self.own.blocks_per_file;
+        let is_ordinary = entry.size_bytes.is_multiple_of(block_size)
+            && length > 0
+            && length <= self.own.blocks_per_file;
         let known = self.parent.blocks(&entry.path).filter(|_| is_ordinary)?;
         // Blocks that the parent does not have, however they came to be, and those that it has damaged.
         let mut runs = self.damaged.get(&entry.path).cloned().unwrap_or_default();

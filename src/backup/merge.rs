@@ -122,7 +122,6 @@ impl Merge<'_> {
         outcome?;
         Ok(std::mem::take(&mut *lock(&packed)))
     }
-
 }
 
 /// Makes a part out of one of the chain's.

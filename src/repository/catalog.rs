@@ -468,9 +468,9 @@ impl Repository {
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
             .collect();
-        let lists = backup.others().filter(|list| {
-            place == Place::InChain || list.name == backup.manifest.name
-        });
+        let lists = backup
+            .others()
+            .filter(|list| place == Place::InChain || list.name == backup.manifest.name);
         let missing = backup.parts.iter().chain(lists).find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });

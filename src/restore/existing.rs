@@ -155,7 +155,9 @@ pub(super) fn remove_others(
 fn warn_of_wal(folder: &Path) -> Result<(), Error> {
     let names = names(folder)?;
     let segments = names.iter().filter_map(|name| name.to_str());
-    let newest = segments.filter(|name| name.parse::<SegmentName>().is_ok()).max();
+    let newest = segments
+        .filter(|name| name.parse::<SegmentName>().is_ok())
+        .max();
     if let Some(newest) = newest {
         tracing::warn!(
             "the WAL in {} is removed, up to {newest}: what of it was not archived is lost",
