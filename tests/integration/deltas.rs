@@ -527,3 +527,37 @@ fn oid(place: &Path) -> String {
     let link = std::fs::read_dir(links).unwrap().next().unwrap().unwrap();
     link.file_name().into_string().unwrap()
 }
+
+#[test]
+fn a_relation_that_grows_past_1_gib_is_cut_and_grows_again_comes_back() {
+    let mut site = Site::make(Shape::of(16), "");
+    let cluster = &site.cluster;
+    // One row a page: 131,072 of them fill the relation's first file, with little WAL.
+    cluster.sql("create table long (i int, p text) with (fillfactor = 10)");
+    cluster.sql("alter table long alter p set storage plain");
+    let grow = |from: u32, to: u32| {
+        let rows = format!(
+            "insert into long select g, repeat('x', 600) from generate_series({from}, {to}) g"
+        );
+        site.cluster.sql(&rows);
+    };
+    grow(1, 129_000);
+    site.walhalla.back_up(cluster);
+    grow(129_001, 133_000);
+    let pages: u32 = cluster
+        .sql("select pg_relation_size('long') / 8192")
+        .parse()
+        .unwrap();
+    assert!(pages > 131_072, "the relation has {pages} pages only");
+    let grown = site.delta(&[]);
+    cluster.sql("delete from long where i > 130000");
+    cluster.sql("vacuum long");
+    grow(140_001, 143_000);
+    cluster.sql("update long set p = 'short' where i % 9000 = 0");
+    let cut = site.delta(&[]);
+    for delta in [&grown, &cut] {
+        let stored = delta["stored_bytes"].as_u64().unwrap();
+        assert!(stored < 30 << 20, "a delta of {stored} bytes");
+    }
+    site.assert_restores();
+}
