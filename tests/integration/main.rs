@@ -24,6 +24,7 @@ mod support;
 
 mod check;
 mod damaged_pages;
+mod delta_mix;
 mod encryption;
 mod encryption_keys;
 mod encryption_secrets;
