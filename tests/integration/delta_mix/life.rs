@@ -7,10 +7,10 @@ use std::time::Instant;
 use fastrand::Rng;
 
 use super::load::{self, Load, Shared};
-use super::model::{LOCATIONS, Model, chance, one_of};
+use super::model::{COLUMNS, LOCATIONS, Model, chance, one_of};
 use super::sessions::run_session;
 use super::state::{State, settle_sequences};
-use super::workload::{Deck, Script, beginning};
+use super::workload::{Deck, Script, VALUES, beginning};
 use crate::support::{Area, Cluster, Outcome, Shape, Store, Walhalla, host, run};
 
 /// A cluster that lives, and all that is known of it.
@@ -408,7 +408,8 @@ impl Journal {
 
     pub fn note(&mut self, text: &str) {
         let seconds = self.begun.elapsed().as_secs_f32();
-        let cut: String = text.chars().take(600).collect();
+        let short = text.replace(VALUES, "…").replace(COLUMNS, "…");
+        let cut: String = short.chars().take(1000).collect();
         let _ = write!(self.text, "\n{seconds:5.1} {cut}");
     }
 }
@@ -424,7 +425,12 @@ impl Drop for Journal {
 
 fn create(area: &Area, version: u32, rng: &mut Rng, journal: &mut Journal) -> (Cluster, Settings) {
     let has_checksums = chance(rng, 50);
-    let shape = Shape::small(version);
+    // Small enough to end often, large enough that a restore asks for few.
+    let segment_mb = if version < 11 { 16 } else { 4 };
+    let shape = Shape {
+        version,
+        segment_mb,
+    };
     let cluster = if has_checksums {
         Cluster::create(area, "life", shape)
     } else {

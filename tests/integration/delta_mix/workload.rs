@@ -124,14 +124,15 @@ fn at_postgres(statements: &[&str]) -> Option<Script> {
 fn rows(table: &mut Table, count: u32) -> String {
     let (name, first) = (&table.name, table.next);
     table.next += count;
+    let last = table.next - 1;
     format!(
-        "insert into {name} (id, n, body, list, span, place, big) select g, g % 97, md5(g::text), array[g, g % 7], \
-         int4range(g, g + 5), point(g % 100, g), case when g % 50 = 0 then \
-         (select string_agg(md5((g * h)::text), '') from generate_series(1, 150) h) end \
-         from generate_series({first}, {}) g",
-        table.next - 1
+        "insert into {name} (id, n, body, list, span, place, big) {VALUES} from generate_series({first}, {last}) g"
     )
 }
+
+/// What a row holds, by its number.
+pub const VALUES: &str = "select g, g % 97, md5(g::text), array[g, g % 7], int4range(g, g + 5), point(g % 100, g), case when g % 50 = 0 \
+     then (select string_agg(md5((g * h)::text), '') from generate_series(1, 150) h) end";
 
 fn some_rows(table: &mut Table, rng: &mut Rng) -> String {
     let count = rng.u32(200..3000);
@@ -574,7 +575,7 @@ fn large_objects(_: &mut Model, rng: &mut Rng) -> Option<Script> {
     at_postgres(&[
         &format!("select lo_from_bytea(0, decode(repeat('ab', {size}), 'hex'))"),
         &format!("select lo_put(oid, 5000, 'something else') from ({some}) one"),
-        &format!("select lo_unlink(oid) from ({some}) one where oid % 2 = 0"),
+        &format!("select lo_unlink(oid) from ({some}) one where oid::bigint % 2 = 0"),
     ])
 }
 
