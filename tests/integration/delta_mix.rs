@@ -52,7 +52,8 @@ fn play(version: u32, title: String, seed: u64) -> String {
     let return_to_earlier = life.rng.u32(..2 * steps);
     for step in 0..steps {
         life.work();
-        if step == promotion {
+        // After a return its target is still in the settings, at which a standby would wait.
+        if step == promotion && life.left.is_none() {
             life.promote();
         } else if life.rng.u32(..3) == 0 {
             life.restart();

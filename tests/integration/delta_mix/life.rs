@@ -41,7 +41,7 @@ pub struct Backup {
     pub id: String,
     pub taken: u32,
     pub is_delta: bool,
-    has_checksums: bool,
+    pub has_checksums: bool,
 }
 
 /// A moment at which nothing ran, and what it can be named by.
@@ -183,9 +183,8 @@ impl Life {
         self.cluster.start();
     }
 
-    /// With the `pg_checksums` of 15 for 13, whose control file has the same version.
     fn switch_checksums(&mut self) {
-        if self.version < 12 || chance(&mut self.rng, 30) {
+        if !knows_checksums(self.version, &self.cluster.data) || chance(&mut self.rng, 30) {
             return;
         }
         let has = !self.settings.has_checksums;
@@ -309,10 +308,6 @@ impl Life {
         let mut all = vec!["backup-push", self.cluster.data.to_str().unwrap()];
         all.extend(args.iter().map(String::as_str));
         self.walhalla.run_with(&self.cluster, &all)
-    }
-
-    pub fn has_checksums(&self) -> bool {
-        self.settings.has_checksums
     }
 
     /// Whether the program knows deltas. TO BE REMOVED.
@@ -457,9 +452,15 @@ fn create(area: &Area, version: u32, rng: &mut Rng, journal: &mut Journal) -> (C
     (cluster, settings)
 }
 
+/// Whether there is a `pg_checksums` for a cluster: that of 15 does for 13, whose control file has the same version,
+/// where it need not look into tablespaces. There was none before 12.
+pub fn knows_checksums(version: u32, data: &Path) -> bool {
+    let mut tablespaces = std::fs::read_dir(data.join("pg_tblspc")).unwrap();
+    version >= 15 || version == 13 && tablespaces.next().is_none()
+}
+
 /// Runs `pg_checksums` on a stopped cluster.
 pub fn run_pg_checksums(version: u32, data: &Path, how: &str) {
-    // That of 15 does for 13, as both have control files of the same version.
     let program = host().server_program(version.max(15), "pg_checksums");
     run(host().command(program).arg(how).arg("-D").arg(data)).succeeds();
 }

@@ -131,9 +131,11 @@ impl Page {
         const SPLIT_END_AND_GARBAGE: u16 = 1 << 5 | 1 << 6;
         self.mask_hole();
         let flags_at = self.special() + 12;
-        let flags = self.u16(flags_at);
+        let mut flags = self.u16(flags_at);
         if flags & DELETED != 0 {
             self.mask_content();
+            // Replay by 10 forgets that a deleted page was a leaf.
+            flags &= !LEAF;
         } else if flags & LEAF != 0 {
             self.mask_item_flags();
         }
@@ -160,8 +162,11 @@ impl Page {
 
     fn mask_gin(&mut self) {
         const DELETED: u16 = 1 << 2;
-        if self.u16(self.special() + 6) & DELETED != 0 {
+        let special = self.special();
+        if self.u16(special + 6) & DELETED != 0 {
+            // Its link to the right, and how many items it has: replay begins the page anew.
             self.mask_content();
+            self.0[special..special + 6].fill(0);
         } else if self.lower() > HEADER {
             self.mask_hole();
         }

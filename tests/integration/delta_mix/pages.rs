@@ -181,31 +181,17 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// A page of a file, or none after its end or when nothing was ever put on it.
-fn page(file: &[u8], number: usize) -> Option<Page> {
-    let bytes = file.get(number * PAGE_BYTES..(number + 1) * PAGE_BYTES)?;
-    Some(Page::new(bytes)).filter(|page| !page.is_void())
+/// A page of a file; of zeros after its end.
+fn page(file: &[u8], number: usize) -> Page {
+    let bytes = file.get(number * PAGE_BYTES..(number + 1) * PAGE_BYTES);
+    Page::new(bytes.unwrap_or(&[0; PAGE_BYTES]))
 }
 
-fn difference(
-    kind: Kind,
-    number: usize,
-    original: Option<Page>,
-    restored: Option<Page>,
-) -> Option<String> {
+fn difference(kind: Kind, number: usize, original: Page, restored: Page) -> Option<String> {
+    if original.is_void() && restored.is_void() {
+        return None;
+    }
     let number = number.try_into().unwrap();
-    let (original, restored) = match (original, restored) {
-        (Some(original), Some(restored)) => (original, restored),
-        (None, None) => return None,
-        (original, _) => {
-            let empty = if original.is_some() {
-                "restored"
-            } else {
-                "original"
-            };
-            return Some(format!("nothing is on the {empty} page"));
-        }
-    };
     let lsns = [original.lsn(), restored.lsn()];
     let [original, restored] = [original, restored].map(|page| page.masked(kind, number));
     let at = original.difference(&restored)?;

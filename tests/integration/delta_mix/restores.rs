@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use super::life::{Life, run_pg_checksums};
+use super::life::{Life, knows_checksums, run_pg_checksums};
 use super::model::{LOCATIONS, chance, one_of};
 use super::pages::{Comparison, Relations};
 use super::sessions::{ask, databases, run_session};
@@ -29,6 +29,7 @@ struct Goal {
     args: Vec<String>,
     state: State,
     looks_at_pages: bool,
+    has_checksums: bool,
     what: String,
 }
 
@@ -98,6 +99,7 @@ impl Judge {
             args,
             state: left.map_or(&self.end, |left| &left.end).clone(),
             looks_at_pages,
+            has_checksums: backup.has_checksums,
             what,
         }
     }
@@ -127,6 +129,7 @@ impl Judge {
             args,
             state: moment.state,
             looks_at_pages: false,
+            has_checksums: false,
             what: format!("{} by {option}, from {id}", moment.name),
         })
     }
@@ -145,7 +148,7 @@ impl Judge {
         restored.start();
         restored.wait_until_ready();
         if goal.looks_at_pages {
-            self.compare_pages(&mut restored, &goal.what);
+            self.compare_pages(&mut restored, goal);
         }
         State::of(&restored).assert_same_as(&goal.state, &goal.what);
         check_relations(&restored);
@@ -157,14 +160,14 @@ impl Judge {
         self.restores += 1;
     }
 
-    fn compare_pages(&mut self, restored: &mut Cluster, what: &str) {
+    fn compare_pages(&mut self, restored: &mut Cluster, goal: &Goal) {
         restored.stop();
         let original = &self.life.cluster.data;
         let comparison = Comparison::of(&self.relations, original, &restored.data);
         let differences = comparison.differences();
-        assert!(differences.is_empty(), "{what}: {differences}");
+        assert!(differences.is_empty(), "{}: {differences}", goal.what);
         self.pages += comparison.pages;
-        if self.life.has_checksums() {
+        if goal.has_checksums && knows_checksums(self.life.version, &restored.data) {
             run_pg_checksums(self.life.version, &restored.data, "--check");
         }
         restored.start();
@@ -200,13 +203,19 @@ fn check_relations(cluster: &Cluster) {
     }
     for database in databases(cluster) {
         if cluster.version < 14 {
-            ask(cluster, &database, CHECK_INDEXES);
+            // Before 11 amcheck looks at the index only.
+            let heap_too = if cluster.version < 11 { "" } else { ", true" };
+            ask(
+                cluster,
+                &database,
+                &CHECK_INDEXES.replace("HEAP_TOO", heap_too),
+            );
         }
         ask(cluster, &database, CHECK_UNLOGGED);
     }
 }
 
-const CHECK_INDEXES: &str = "select bt_index_check(i.indexrelid, true) from pg_index i \
+const CHECK_INDEXES: &str = "select bt_index_check(i.indexrelidHEAP_TOO) from pg_index i \
      join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam \
      where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid";
 
