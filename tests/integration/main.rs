@@ -25,6 +25,7 @@ mod support;
 mod check;
 mod damaged_pages;
 mod delta_mix;
+mod delta_sources;
 mod encryption;
 mod encryption_keys;
 mod encryption_secrets;
