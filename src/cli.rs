@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::postgres::{Lsn, SystemIdentifier};
 use crate::progress::Show;
+use crate::repository::catalog::ChangeSource;
 use crate::restore::recovery::ArchiveMode;
 use crate::restore::target::{self, Action, Bound, Point, Target, TargetTimeline};
 
@@ -76,7 +77,8 @@ pub enum Command {
     WalFetch(WalFetch),
     /// Take a base backup of a running server
     #[command(
-        after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n\n\
+        after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
+        walhalla backup-push /var/lib/postgresql/17/main --delta\n\n\
         Exits with 3 when the backup was taken but blocks with wrong checksums were found."
     )]
     BackupPush(BackupPush),
@@ -86,6 +88,16 @@ pub enum Command {
     /// Show everything about one backup
     #[command(after_help = "Example:\n  walhalla backup-show LATEST")]
     BackupShow(BackupShow),
+    /// Keep a backup whatever the retention rules say, or leave it to them again
+    #[command(
+        after_help = "Example (what a delta stands on is kept with it):\n  walhalla backup-mark LATEST --permanent\n\n\
+        A backup on which a permanent delta stands cannot be made impermanent."
+    )]
+    BackupMark(BackupMark),
+    /// Make a full backup out of a delta and what it stands on, in the store
+    #[command(after_help = "Example:\n  walhalla backup-merge LATEST\n\n\
+        The database host is not needed, the identity of encrypted backups is. The chain stays as it is.")]
+    BackupMerge(BackupMerge),
     /// Fetch the files of one backup: no WAL, no recovery settings
     #[command(
         after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
@@ -209,6 +221,46 @@ pub struct BackupPush {
     /// Keep the backup whatever the retention rules say
     #[arg(long)]
     pub permanent: bool,
+    /// Store only what changed since an earlier backup; a full backup where there is none that it could stand on
+    #[arg(long)]
+    pub delta: bool,
+    /// The earlier backup [default: the newest one of this server's past]
+    #[arg(long, value_name = "ID", requires = "delta")]
+    pub parent: Option<String>,
+    /// What tells which blocks changed: WAL summaries in the archive, the server's own (17 on), or each page's LSN, for
+    /// which the whole data directory is read; auto is the first of these that can
+    #[arg(
+        long,
+        value_name = "SOURCE",
+        default_value = "auto",
+        requires = "delta"
+    )]
+    pub changed_blocks: ChangedBlocks,
+}
+
+/// `--changed-blocks`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChangedBlocks {
+    /// Whatever can tell.
+    Auto,
+    /// WAL summaries in the archive.
+    Wal,
+    /// The server's own WAL summaries.
+    Server,
+    /// Page LSNs.
+    Pages,
+}
+
+impl ChangedBlocks {
+    /// The only source that is allowed, if it is one.
+    pub fn source(self) -> Option<ChangeSource> {
+        match self {
+            Self::Auto => None,
+            Self::Wal => Some(ChangeSource::Wal),
+            Self::Server => Some(ChangeSource::Server),
+            Self::Pages => Some(ChangeSource::Pages),
+        }
+    }
 }
 
 /// `backup-show`
@@ -221,13 +273,43 @@ pub struct BackupShow {
     pub cluster: Cluster,
 }
 
+/// `backup-mark`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("mark").required(true))]
+pub struct BackupMark {
+    /// The backup's id, or LATEST
+    pub id: String,
+    /// Keep the backup and those it stands on, whatever the retention rules say
+    #[arg(long, group = "mark")]
+    pub permanent: bool,
+    /// Leave the backup to the retention rules
+    #[arg(long, group = "mark")]
+    pub impermanent: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `backup-merge`
+#[derive(Debug, Args)]
+pub struct BackupMerge {
+    /// The delta's id, or LATEST
+    pub id: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
 /// `backup-fetch`
 #[derive(Debug, Args)]
 pub struct BackupFetch {
-    /// Data directory to make; new or empty
+    /// Data directory to make; new or empty, or with --delta one of this cluster
     pub pgdata: PathBuf,
     /// The backup's id, or LATEST
     pub id: String,
+    /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
+    #[arg(long)]
+    pub delta: bool,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,
@@ -247,7 +329,7 @@ pub struct TablespaceMap {
 /// `restore`
 #[derive(Debug, Args)]
 pub struct Restore {
-    /// Data directory to make; new or empty
+    /// Data directory to make; new or empty, or with --delta one of this cluster
     pub pgdata: PathBuf,
     /// Where to
     #[command(flatten)]
@@ -261,6 +343,13 @@ pub struct Restore {
     /// Stage the WAL beside the data directory, or let the server ask the store for each file
     #[arg(long, value_name = "HOW", default_value = "staged")]
     pub wal: WalMode,
+    /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
+    #[arg(long)]
+    pub delta: bool,
+    /// Restore this database only, and what every cluster has; may be given more than once. The others come up empty, to be
+    /// dropped
+    #[arg(long = "only-database", value_name = "NAME")]
+    pub only_databases: Vec<String>,
     /// Whether the restored server archives its WAL
     #[arg(long, value_name = "MODE", default_value = "preserve")]
     pub archive_mode: ArchiveMode,

@@ -17,6 +17,9 @@ use crate::pipeline::{Compression, Identities, Recipients};
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
 
+/// How many deltas may stand on one full backup, unless the settings say otherwise.
+const DELTA_MAX_CHAIN: usize = 6;
+
 /// One setting.
 struct Key {
     name: &'static str,
@@ -28,7 +31,7 @@ const fn key(name: &'static str, variable: &'static str) -> Key {
 }
 
 /// Every setting.
-const KEYS: [Key; 25] = [
+const KEYS: [Key; 26] = [
     key("store", "WALHALLA_STORE"),
     key("compression", "WALHALLA_COMPRESSION"),
     key("age_recipients", "WALHALLA_AGE_RECIPIENTS"),
@@ -40,6 +43,7 @@ const KEYS: [Key; 25] = [
     key("socket", "WALHALLA_SOCKET"),
     key("archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT"),
     key("retry_timeout", "WALHALLA_RETRY_TIMEOUT"),
+    key("delta_max_chain", "WALHALLA_DELTA_MAX_CHAIN"),
     key("ca_file", "WALHALLA_CA_FILE"),
     key("s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE"),
     key("s3_part_size", "WALHALLA_S3_PART_SIZE"),
@@ -99,6 +103,8 @@ pub struct Settings {
     pub archive_timeout: Duration,
     /// How long a failing request is tried again.
     pub retry_timeout: Duration,
+    /// How many deltas may stand on one full backup, one on the other; with 0 there are none.
+    pub delta_max_chain: usize,
     /// How the cloud stores are used.
     pub stores: StoreSettings,
     /// The settings file, if one was read.
@@ -204,6 +210,9 @@ impl Settings {
             retry_timeout: resolver
                 .parsed("retry_timeout", duration)?
                 .unwrap_or(Duration::from_mins(5)),
+            delta_max_chain: resolver
+                .parsed("delta_max_chain", deltas)?
+                .unwrap_or(DELTA_MAX_CHAIN),
             stores: resolver.stores()?,
             file,
             values,
@@ -444,6 +453,12 @@ fn count(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("{text:?} is no number from 1 to 256"))
 }
 
+/// A restore reads from every backup of a chain at the same time, so that it cannot be of any length.
+fn deltas(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count <= 1000);
+    count.ok_or_else(|| format!("{text:?} is no number from 0 to 1000"))
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "on" | "1" | "yes" => Ok(true),
@@ -536,6 +551,30 @@ mod tests {
         assert_eq!(nearest("compresion"), "compression");
         assert_eq!(nearest("upload_concurency"), "upload_concurrency");
         assert_eq!(nearest("sotre"), "store");
+    }
+
+    fn resolved(key: &'static str, text: &str) -> Result<Settings, Error> {
+        let value = Value {
+            key,
+            text: Some(text.to_owned()),
+            origin: Origin::Flag,
+        };
+        Settings::resolve(vec![value], None)
+    }
+
+    #[test]
+    fn a_chain_has_up_to_six_deltas_unless_the_settings_say_otherwise() {
+        let length = |text| resolved("delta_max_chain", text).map(|it| it.delta_max_chain);
+        assert_eq!(Settings::resolve(vec![], None).unwrap().delta_max_chain, 6);
+        assert_eq!(length("0").unwrap(), 0);
+        assert_eq!(length("30").unwrap(), 30);
+        for wrong in ["-1", "many", "1.5", "1001"] {
+            let error = length(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("delta_max_chain") && error.contains(wrong),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl Error {
             Self::Restore(error) => match error {
                 restore::Error::Unreachable(_) => UNREACHABLE,
                 restore::Error::NoSuchTablespace(_)
+                | restore::Error::NoSuchDatabase { .. }
                 | restore::Error::SharedPlace(..)
                 | restore::Error::NeedsConfig
                 | restore::Error::IdentityBesideFile => USAGE,
@@ -169,6 +170,15 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
                 .to_owned(),
         ),
         repository::Error::NoSuchBackup { .. } => Some("`walhalla backup-list` shows the backups".to_owned()),
+        repository::Error::BrokenChain { .. } => Some(
+            "`walhalla backup-list` shows the backups and what each stands on; take another one, or bring back what is \
+             missing from a copy of the store"
+                .to_owned(),
+        ),
+        repository::Error::KeptByDelta { delta, .. } => Some(format!(
+            "first: walhalla backup-mark {delta} --impermanent"
+        )),
+        repository::Error::MarkedByOthers { .. } => Some("try again".to_owned()),
         repository::Error::Damaged { .. } => {
             Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
         }
@@ -252,7 +262,8 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
 fn backup_hint(error: &backup::Error) -> Option<String> {
     match error {
         backup::Error::Postgres(error) => postgres_hint(error),
-        backup::Error::Repository(error) => repository_hint(error),
+        backup::Error::Repository(error)
+        | backup::Error::Contents(contents::Error::Repository(error)) => repository_hint(error),
         backup::Error::Pipeline(error) => pipeline_hint(error),
         backup::Error::Wal(error) => wal_hint(error),
         backup::Error::OtherCluster { .. } | backup::Error::OtherServer(_) => {
@@ -265,6 +276,24 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),
         }),
+        backup::Error::Contents(_) => {
+            Some("`walhalla verify` tells what else is damaged".to_owned())
+        }
+        backup::Error::NothingToMerge => {
+            Some("name a delta: `walhalla backup-list` shows them".to_owned())
+        }
+        backup::Error::WouldBeOpen(_) => {
+            Some("set `age_recipients` to whom the merged backup is to be encrypted".to_owned())
+        }
+        backup::Error::BrokenOff => None,
+        backup::Error::Parent { .. } => Some(
+            "leave out --parent for the newest backup of this server's past, or --delta for a full one"
+                .to_owned(),
+        ),
+        backup::Error::Changes { .. } => Some(
+            "leave out --changed-blocks for whatever source there is, or take a full backup"
+                .to_owned(),
+        ),
         backup::Error::Read { .. } => Some("run as the user that owns the data directory".to_owned()),
     }
 }
@@ -295,7 +324,10 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             });
         }
         restore::Error::NotEmpty(_) => {
-            "name an empty or new directory, or empty this one yourself; nothing was written"
+            "name an empty or new directory, or empty this one yourself, or restore over it with --delta; nothing was written"
+        }
+        restore::Error::NotThisCluster { .. } => {
+            "stop the server, or name another directory; nothing was written"
         }
         restore::Error::SharedPlace(..) => {
             "give each tablespace a directory of its own; nothing was written"
@@ -304,7 +336,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"
         }
         restore::Error::Local { .. } => {
-            "the restore is not finished and the directory will not start; empty it and try again"
+            "the restore is not finished and the directory will not start; empty it, or go over it with --delta, and try again"
         }
         restore::Error::Contents(contents::Error::Repository(error)) => {
             return repository_hint(error);
@@ -313,6 +345,15 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "the restore is not finished and the directory will not start; choose another backup with --backup"
         }
         restore::Error::NoSuchTablespace(_) => "`walhalla backup-show` lists the tablespaces",
+        restore::Error::NoSuchDatabase { known, .. } => {
+            return Some(match known.as_slice() {
+                [] => {
+                    "the backup was taken by an older program and does not tell its databases apart"
+                        .to_owned()
+                }
+                _ => format!("it has: {}", known.join(", ")),
+            });
+        }
         restore::Error::NeedsConfig => {
             "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
-use walhalla::backup::contents::{Contents, Error, Failure, Sink};
+use walhalla::backup::contents::{Contents, Error, Failure, FileHeader, Sink, Sum};
 use walhalla::backup::manifest::{FileFacts, Manifest, WalRange};
 use walhalla::pipeline::Identities;
 use walhalla::repository::catalog::StoredPart;
@@ -95,21 +95,21 @@ struct Nowhere;
 impl Sink for Nowhere {
     type Error = Error;
 
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Error> {
-        assert_is_inside(path, mode);
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
+        assert_is_inside(path, header.mode);
         Ok(())
     }
 
     fn file(
         &self,
         path: &Path,
-        mode: u32,
+        header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
-        assert_is_inside(path, mode);
+    ) -> Result<Option<Sum>, Failure<Error>> {
+        assert_is_inside(path, header.mode);
         let mut bytes = Vec::new();
         content.read_to_end(&mut bytes).map_err(Failure::Read)?;
-        Ok((bytes.len() as u64, Sha256::digest(&bytes).into()))
+        Ok(Some((bytes.len() as u64, Sha256::digest(&bytes).into())))
     }
 
     fn problem(&self, _: Error) -> Result<(), Error> {

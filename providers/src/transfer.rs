@@ -108,6 +108,12 @@ impl Store {
         }
     }
 
+    /// The same store with permits of its own, for those who read one object while they hold a permit for another.
+    #[must_use]
+    pub fn with_own_permits(&self) -> Self {
+        Self::new(Arc::clone(&self.inner.store), self.inner.options.clone())
+    }
+
     /// The store's URL, without secrets and without a trailing slash.
     pub fn url(&self) -> &str {
         self.inner.store.url()

@@ -13,13 +13,16 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
+use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
+use super::index::{self, Index};
 use super::manifest::{self, FileFacts, Manifest};
+use super::merged::Skip;
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::catalog::StoredPart;
 use crate::repository::layout::Object;
-use crate::repository::{self, BackupEntry, Repository, Watched};
+use crate::repository::{self, BackupEntry, BackupId, Repository, Watched};
 use crate::threads::lock;
 
 /// For stock tools; restoring makes the links itself.
@@ -39,6 +42,15 @@ pub enum Error {
         /// What is wrong.
         problem: PartProblem,
     },
+    /// A list of the backup's is damaged.
+    #[error("{object} is damaged")]
+    List {
+        /// The list.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The manifest is damaged.
     #[error("{object} is damaged")]
     Manifest {
@@ -48,6 +60,18 @@ pub enum Error {
         #[source]
         source: manifest::Error,
     },
+    /// The index is damaged, or another backup's.
+    #[error("{object} is damaged")]
+    Index {
+        /// The index.
+        object: String,
+        /// What is wrong with it.
+        #[source]
+        source: index::Error,
+    },
+    /// A backup of an earlier version, whose files can only be read in order.
+    #[error("backup {0} has no index")]
+    NoIndex(BackupId),
 }
 
 /// What is wrong with a part of a backup.
@@ -65,6 +89,9 @@ pub enum PartProblem {
     /// Files that no part held.
     #[error("the file {0} is in none of the parts")]
     Missing(String),
+    /// Blocks of a file that no older backup of the chain holds.
+    #[error("no backup that it stands on has the file {0} whole")]
+    NoBottom(String),
 }
 
 /// What becomes of a backup's files.
@@ -73,19 +100,44 @@ pub trait Sink: Sync {
     type Error: From<Error>;
 
     /// A directory, by its path below the data directory.
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Self::Error>;
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Self::Error>;
 
-    /// A file; returns the length and SHA-256 of what `content` held.
+    /// A file; returns the length and SHA-256 of what `content` held, or `None` when it was passed over.
     fn file(
         &self,
         path: &Path,
-        mode: u32,
+        header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Self::Error>>;
+    ) -> Result<Option<Sum>, Failure<Self::Error>>;
 
     /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
     fn problem(&self, error: Error) -> Result<(), Self::Error>;
 }
+
+/// What a part says of a file or directory besides its content.
+#[derive(Clone, Copy, Debug)]
+pub struct FileHeader {
+    /// Its length.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// A user and a group, by their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
+/// Length and SHA-256 of a content.
+pub type Sum = (u64, [u8; 32]);
 
 /// Why a file was not taken in.
 pub enum Failure<E> {
@@ -117,17 +169,15 @@ pub struct Contents<'a> {
 impl<'a> Contents<'a> {
     /// Reads the backup's manifest.
     pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
-        let mut reader = PartReader::open(repository, backup, &backup.manifest)?;
-        let mut text = String::new();
-        reader
-            .content
-            .by_ref()
-            .take(backup.manifest.size_bytes)
-            .read_to_string(&mut text)
-            .map_err(|source| reader.damaged(source))?;
-        let object = reader.finish(&backup.manifest)?;
-        let manifest =
-            Manifest::parse(&text).map_err(|source| Error::Manifest { object, source })?;
+        let (object, bytes) = read_whole(repository, backup, &backup.manifest)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let key = &object.key;
+            repository.damaged(key, io::Error::new(io::ErrorKind::InvalidData, error))
+        })?;
+        let manifest = Manifest::parse(&text).map_err(|source| Error::Manifest {
+            object: repository.url(&object.key),
+            source,
+        })?;
         Ok(Self {
             repository,
             backup,
@@ -163,13 +213,19 @@ impl<'a> Contents<'a> {
         for entry in archive.entries().map_err(Failure::Read)? {
             let mut entry = entry.map_err(Failure::Read)?;
             let path = entry.path().map_err(Failure::Read)?.into_owned();
-            let mode = entry.header().mode().map_err(Failure::Read)? & 0o777;
+            let header = FileHeader {
+                size_bytes: entry.size(),
+                mode: entry.header().mode().map_err(Failure::Read)? & 0o777,
+                modified: i64::try_from(entry.header().mtime().map_err(Failure::Read)?)
+                    .unwrap_or(0),
+                owner: owner(entry.header()).map_err(Failure::Read)?,
+            };
             let name = || path.display().to_string();
             let is_inside = path
                 .components()
                 .all(|part| matches!(part, Component::Normal(_)));
             match entry.header().entry_type() {
-                EntryType::Directory if is_inside => sink.directory(&path, mode)?,
+                EntryType::Directory if is_inside => sink.directory(&path, header)?,
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if is_inside => {
                     let facts = lock(&self.expected).remove(&path);
@@ -177,7 +233,8 @@ impl<'a> Contents<'a> {
                         problem(PartProblem::Unexpected(name()))?;
                         continue;
                     };
-                    if sink.file(&path, mode, &mut entry)? != (facts.size_bytes, facts.sha256) {
+                    let sum = sink.file(&path, header, &mut entry)?;
+                    if sum.is_some_and(|sum| sum != (facts.size_bytes, facts.sha256)) {
                         problem(PartProblem::Content(name()))?;
                     }
                 }
@@ -185,6 +242,11 @@ impl<'a> Contents<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The files of the manifest that did not come yet.
+    pub(super) fn expected(&self) -> BTreeMap<PathBuf, FileFacts> {
+        lock(&self.expected).clone()
     }
 
     /// Lengths of the files of the manifest that did not come yet.
@@ -201,12 +263,51 @@ impl<'a> Contents<'a> {
         let expected = lock(&self.expected);
         let path = expected.keys().next()?;
         let problem = PartProblem::Missing(path.display().to_string());
-        let folder = self.repository.layout.backup_folder(&self.backup.id);
         Some(Error::Part {
-            object: format!("{}/{folder}", self.repository.store.url()),
+            object: self.folder_url(),
             problem,
         })
     }
+
+    /// SHA-256 of a file that did not come yet.
+    pub(super) fn sha256(&self, path: &Path) -> Option<[u8; 32]> {
+        lock(&self.expected).get(path).map(|facts| facts.sha256)
+    }
+
+    /// The error of a piece that could not be read.
+    pub(super) fn damaged_part(&self, source: io::Error) -> Error {
+        let key = self.repository.layout.backup_json(&self.backup.id);
+        self.repository.damaged(&key, source).into()
+    }
+
+    /// URL of the backup's folder.
+    pub(super) fn folder_url(&self) -> String {
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        format!("{}/{folder}", self.repository.store.url())
+    }
+}
+
+/// The backup's index, which is that of the parts in its entry.
+///
+/// # Errors
+/// [`Error::NoIndex`] for a backup of an earlier version.
+pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index, Error> {
+    let part = backup.index.as_ref();
+    let part = part.ok_or_else(|| Error::NoIndex(backup.id.clone()))?;
+    let (object, text) = read_whole(repository, backup, part)?;
+    let index = Index::parse(&text).and_then(|index| index.fits(&backup.parts).map(|()| index));
+    index.map_err(|source| Error::Index {
+        object: repository.url(&object.key),
+        source,
+    })
+}
+
+fn owner(header: &tar::Header) -> io::Result<Owner> {
+    let number = |id: u64| u32::try_from(id).unwrap_or(0);
+    Ok(Owner {
+        user: number(header.uid()?),
+        group: number(header.gid()?),
+    })
 }
 
 /// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.
@@ -222,7 +323,21 @@ pub fn check_stored(
     same_digest(repository, &object, &hash, part)
 }
 
-fn object_of(
+/// The content of an object that is no tar file, and has the SHA-256 of `backup.json`.
+pub(super) fn read_whole(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(Object, Vec<u8>), Error> {
+    let mut reader = PartReader::open(repository, backup, part)?;
+    let mut bytes = Vec::new();
+    let content = reader.content.by_ref().take(part.size_bytes);
+    let read = { content }.read_to_end(&mut bytes);
+    read.map_err(|source| reader.damaged(source))?;
+    reader.finish(part).map(|object| (object, bytes))
+}
+
+pub(super) fn object_of(
     repository: &Repository,
     backup: &BackupEntry,
     part: &StoredPart,
@@ -243,6 +358,47 @@ fn same_digest(
         object: repository.url(&object.key),
         problem: PartProblem::Digest,
     })
+}
+
+/// A content that is hashed as it is read, what is skipped too.
+pub(crate) struct Summed<'a> {
+    content: &'a mut dyn Read,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<'a> Summed<'a> {
+    pub(crate) fn new(content: &'a mut dyn Read) -> Self {
+        Self {
+            content,
+            hash: Sha256::new(),
+            size_bytes: 0,
+        }
+    }
+
+    /// Reads what is left.
+    ///
+    /// # Errors
+    /// Those of the content.
+    pub(crate) fn finish(mut self) -> io::Result<Sum> {
+        self.skip(u64::MAX)?;
+        Ok((self.size_bytes, self.hash.finalize().into()))
+    }
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.hash.update(buffer.get(..count).unwrap_or_default());
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+}
+
+impl Skip for Summed<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut self.by_ref().take(count), &mut io::sink()).map(drop)
+    }
 }
 
 /// An object of a backup on its way in.
@@ -273,10 +429,10 @@ impl<'a> PartReader<'a> {
         self.repository.damaged(&self.object.key, source).into()
     }
 
-    /// Reads to the end and checks the whole; returns the object's URL.
-    fn finish(mut self, part: &StoredPart) -> Result<String, Error> {
+    /// Reads to the end and checks the whole.
+    fn finish(mut self, part: &StoredPart) -> Result<Object, Error> {
         io::copy(&mut self.content, &mut io::sink()).map_err(|source| self.damaged(source))?;
         same_digest(self.repository, &self.object, &self.hash, part)?;
-        Ok(self.repository.url(&self.object.key))
+        Ok(self.object)
     }
 }

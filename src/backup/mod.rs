@@ -2,22 +2,35 @@
 //!
 //! ```text
 //! walk ─▶ parts ─▶ pack: read, check pages, hash, tar ─▶ compress ─▶ store     N parts at a time
-//!      then: backup_label, pg_control ─▶ manifest ─▶ WAL is archived ─▶ backup.json
+//!      then: backup_label, pg_control ─▶ index, manifest ─▶ WAL is archived ─▶ backup.json
 //! ```
 //!
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
 //! catalog shows, and a server that leaves backup mode with its session.
 
+pub mod chain;
 pub mod contents;
+pub mod delta_file;
+mod extent;
+mod folder;
+pub mod index;
 pub mod manifest;
+pub mod merge;
+pub mod merged;
+pub mod names;
 mod pack;
+pub mod parent;
+mod part;
 mod parts;
+pub mod pieces;
 pub mod push;
+pub mod relations;
 
 use std::path::PathBuf;
 
 use crate::pipeline;
 use crate::postgres::{self, SegmentName, SystemIdentifier};
+use crate::repository::BackupId;
 use crate::{repository, wal};
 
 /// Why a backup was not taken.
@@ -57,6 +70,39 @@ pub enum Error {
     /// The right cluster, but another server of it (a standby's directory and the primary's connection).
     #[error("the server that answers does not run in {}", .0.display())]
     OtherServer(PathBuf),
+    /// The parent that was asked for, or the only one there is, cannot be one.
+    #[error("backup {id} cannot be the parent of a delta: {reason}")]
+    Parent {
+        /// The parent.
+        id: BackupId,
+        /// Why not.
+        #[source]
+        reason: parent::Unusable,
+    },
+    /// The only source of changed blocks that is allowed does not tell them.
+    #[error(
+        "which blocks changed since backup {parent} cannot be told from {source_name}: {reason}"
+    )]
+    Changes {
+        /// The parent.
+        parent: BackupId,
+        /// The source.
+        source_name: repository::catalog::ChangeSource,
+        /// Why not.
+        reason: String,
+    },
+    /// A backup of a chain cannot be read.
+    #[error(transparent)]
+    Contents(#[from] contents::Error),
+    /// The backup that is to be merged stands alone.
+    #[error("it is a full backup: there is nothing to merge")]
+    NothingToMerge,
+    /// A merge would lay open what was encrypted.
+    #[error("backup {0} is encrypted, and the merged one would not be")]
+    WouldBeOpen(BackupId),
+    /// Another thread failed first.
+    #[error("the work was broken off")]
+    BrokenOff,
     /// Without archived WAL no backup can be restored.
     #[error("the server does not archive its WAL ({0})")]
     NotArchiving(&'static str),

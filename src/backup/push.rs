@@ -6,27 +6,39 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::manifest::{Manifest, WalRange};
-use super::pack::{Owner, PageRules, PartWriter};
+use walhalla_providers::ErrorKind;
+
+use super::Error;
+use super::contents::Owner;
+use super::extent::{Base, Changed, Item};
+use super::folder::{Folder, Packed};
+use super::manifest::WalRange;
+use super::pack::{Packer, PageRules};
+use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
 use super::parts::{self, Part};
-use super::{Error, manifest};
-use crate::pipeline::{Packing, Pipeline, StoredObject};
-use crate::postgres::backup_label::BackupLabel;
+use super::relations::Relations;
+use crate::output;
+use crate::pipeline::Pipeline;
+use crate::postgres::backup_label::{self, BackupLabel};
 use crate::postgres::catalogs::{Catalogs, is_map};
-use crate::postgres::data_directory::{self, Entry, Listing};
+use crate::postgres::data_directory::{self, Listing, Tablespace};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
-use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
+use crate::postgres::{ControlFile, History, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::{CorruptBlock, FORMAT, StoredPart};
-use crate::repository::{BackupEntry, BackupId, BackupKind, Repository, layout};
+use crate::repository::catalog::{ChangeSource, ChangedBlocks, StoredPart};
+use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository};
 use crate::threads::{lock, on_threads};
+use crate::wal::changed::Stretch;
+use crate::wal::pages::Cluster;
+use crate::wal::server_summaries::{self, Known};
 use crate::wal::{self, archiver::Archiver};
 
-/// Corrupt blocks that are kept in the entry; a file that is corrupt throughout has no more to tell.
-const KEPT_CORRUPT_BLOCKS: usize = 1000;
 /// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
 const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
 const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
+/// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
+const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
+const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -37,12 +49,25 @@ pub struct Options {
     pub annotations: BTreeMap<String, String>,
     /// Kept by every retention rule.
     pub permanent: bool,
+    /// Whether it is to be a delta, and to what; a full backup without.
+    pub delta: Option<DeltaOptions>,
     /// How long a missing WAL segment is waited for, from the last one that arrived.
     pub archive_timeout: Duration,
     /// Files that are packed at a time.
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
+}
+
+/// What the user says of a delta.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaOptions {
+    /// The parent's id; without, the newest usable one.
+    pub parent: Option<String>,
+    /// What may tell the changed blocks; without, whatever can.
+    pub source: Option<ChangeSource>,
+    /// How many deltas may stand on a full backup.
+    pub max_chain: usize,
 }
 
 /// Where a backup comes from and goes to.
@@ -59,14 +84,13 @@ pub struct Backup<'a> {
     pub options: Options,
 }
 
-/// What the workers found and made.
-#[derive(Default)]
-struct Packed {
-    manifest: Manifest,
-    corrupt_blocks: Vec<CorruptBlock>,
-    parts: Vec<(usize, StoredPart)>,
-    /// Name of the part with the catalogs that name relations.
-    catalogs: Option<String>,
+/// What of a backup is in the store.
+struct Stored {
+    packed: Packed,
+    index: StoredPart,
+    relations: StoredPart,
+    manifest: StoredPart,
+    tablespaces: Vec<Tablespace>,
 }
 
 impl Backup<'_> {
@@ -77,20 +101,20 @@ impl Backup<'_> {
     pub fn take(&self) -> Result<BackupEntry, Error> {
         let mut server = self.wait(Server::connect(self.pgdata))?;
         let facts = self.check_server(&mut server)?;
-        let id = self
-            .repository
-            .free_backup_id(facts.now, BackupKind::Full)?;
+        let label = self.options.label.clone();
+        let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
+        let start_lsn = self.wait(server.start_backup(&label))?;
+        let parent = self.parent(start_lsn)?;
+        let kind = match parent {
+            Some(_) => BackupKind::Delta,
+            None => BackupKind::Full,
+        };
+        let id = self.repository.free_backup_id(facts.now, kind)?;
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",
             facts.version_text,
             self.pgdata.display()
         );
-        let label = self
-            .options
-            .label
-            .clone()
-            .unwrap_or_else(|| format!("walhalla {id}"));
-        let start_lsn = self.wait(server.start_backup(&label))?;
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
         for path in &listing.left_out {
             tracing::warn!(
@@ -99,26 +123,146 @@ impl Backup<'_> {
             );
         }
         let tablespaces = listing.tablespaces.clone();
-        let mut packed = self.pack(&id, listing, start_lsn)?;
+        let relations = Relations::of(&listing, self.control);
+        let folder = Folder {
+            repository: self.repository,
+            pipeline: self.pipeline,
+            id: &id,
+        };
+        let mut packed = self.pack(folder, listing, &relations, parent.as_ref(), start_lsn)?;
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
-        self.pack_last(&id, &mut packed, &pg_control, &stopped)?;
+        self.pack_last(folder, &mut packed, &pg_control, &stopped, parent.as_ref())?;
+        let index = folder.index(&mut packed)?;
         let range = WalRange {
             timeline: label.timeline,
             start: label.start_lsn,
             end: stopped.stop_lsn,
         };
-        let manifest = self.store_manifest(&id, &packed.manifest, range)?;
+        let relations = folder.relations(&relations)?;
+        let (version, cluster) = (self.control.version, self.control.system_identifier);
+        let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;
         self.archive_histories(range.timeline)?;
         self.wait_for_wal(&mut server, range)?;
         self.wait(async {
             server.close().await;
             Ok::<_, Error>(())
         })?;
-        let entry = self.entry(id, &facts, &stopped, range, packed, manifest, tablespaces)?;
+        let stored = Stored {
+            packed,
+            index,
+            relations,
+            manifest,
+            tablespaces,
+        };
+        let entry = self.entry(id, &facts, &stopped, range, stored, parent)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
+    }
+
+    /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
+    /// delta.
+    fn parent(&self, start: Lsn) -> Result<Option<(Parent, Changed, ChangedBlocks)>, Error> {
+        let Some(delta) = &self.options.delta else {
+            return Ok(None);
+        };
+        // The timeline may be a new one since the control file was read first.
+        let control = ControlFile::read(self.pgdata)?;
+        let history = parent::history(self.repository, self.pgdata, &control)?;
+        let own = parent::Own {
+            control: &control,
+            history: &history,
+            start,
+            max_chain: delta.max_chain,
+        };
+        let parent = match &delta.parent {
+            Some(id) => own.named(self.repository, id)?,
+            None => match own.newest(self.repository, self.known_backups()?)? {
+                Some(Ok(parent)) => parent,
+                Some(Err(reason)) => {
+                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
+                    return Ok(None);
+                }
+                None => {
+                    tracing::warn!(
+                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
+                    );
+                    return Ok(None);
+                }
+            },
+        };
+        let since = parent.entry.start_lsn;
+        let (changed, source, reason) = self.changes(delta, &parent, &history, start)?;
+        if let Some(reason) = &reason {
+            tracing::warn!("{reason}; changed blocks are told by {source}");
+        }
+        tracing::info!(
+            "a delta to backup {}: changed blocks by {source}",
+            parent.entry.id
+        );
+        let told = ChangedBlocks {
+            source,
+            reason,
+            since,
+        };
+        Ok(Some((parent, changed, told)))
+    }
+
+    fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        match self.repository.usable_backups() {
+            Err(repository::Error::Store(error)) if error.kind == ErrorKind::StoreMissing => {
+                Ok(Vec::new())
+            }
+            backups => Ok(backups?),
+        }
+    }
+
+    /// What changed since the parent's start, what tells it, and why nothing better does.
+    fn changes(
+        &self,
+        delta: &DeltaOptions,
+        parent: &Parent,
+        history: &History,
+        start: Lsn,
+    ) -> Result<(Changed, ChangeSource, Option<String>), Error> {
+        let (from, to) = (parent.entry.start_lsn, start);
+        let may = |source| delta.source.is_none_or(|only| only == source);
+        let mut reasons = Vec::new();
+        if may(ChangeSource::Wal) {
+            let stretch = Stretch {
+                repository: self.repository,
+                wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
+                cluster: Cluster::from(self.control),
+                history,
+                from,
+                to,
+                threads: self.options.threads,
+                show: self.options.show,
+            };
+            match stretch.changes()? {
+                Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
+                Err(gap) => reasons.push(gap.to_string()),
+            }
+        }
+        if may(ChangeSource::Server) {
+            match self.server_changes(history, from, to)? {
+                Known::Changes(changes) => {
+                    let reason = reasons.pop();
+                    return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
+                }
+                Known::Nothing(gap) => reasons.push(gap.to_string()),
+            }
+        }
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        match (may(ChangeSource::Pages), reason) {
+            (true, reason) => Ok((Changed::Pages, ChangeSource::Pages, reason)),
+            (false, reason) => Err(Error::Changes {
+                parent: parent.entry.id.clone(),
+                source_name: delta.source.unwrap_or(ChangeSource::Wal),
+                reason: reason.unwrap_or_default(),
+            }),
+        }
     }
 
     fn wait<T, E: Into<Error>>(
@@ -153,110 +297,112 @@ impl Backup<'_> {
         Ok(facts)
     }
 
+    /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
+    fn server_changes(&self, history: &History, from: Lsn, to: Lsn) -> Result<Known, Error> {
+        let begun = Instant::now();
+        loop {
+            let known =
+                server_summaries::changes(self.pgdata, self.control.version, history, from, to)?;
+            match known {
+                Known::Nothing(server_summaries::Gap::Missing { at, .. })
+                    if at > from && begun.elapsed() < SUMMARIZER_TIMEOUT =>
+                {
+                    std::thread::sleep(SUMMARIZER_POLL);
+                }
+                known => return Ok(known),
+            }
+        }
+    }
+
     /// Packs all parts but the last, several at a time. The first error stops every worker.
-    fn pack(&self, id: &BackupId, listing: Listing, begin: Lsn) -> Result<Packed, Error> {
-        let total = listing.files.iter().map(|file| file.size_bytes).sum();
-        let progress = Progress::new(self.options.show, "backing up", total);
+    fn pack(
+        &self,
+        folder: Folder,
+        listing: Listing,
+        relations: &Relations,
+        parent: Option<&(Parent, Changed, ChangedBlocks)>,
+        begin: Lsn,
+    ) -> Result<Packed, Error> {
+        let base = parent.map(|(parent, changed, _)| Base::new(parent, relations, changed));
+        let since = parent.map_or(Lsn::ZERO, |(parent, ..)| parent.entry.start_lsn);
         let directories = listing.directories;
-        let parts = self.parts(listing.files);
+        let parts = self.parts(listing.files, base.as_ref());
+        let total = parts.iter().map(|part| part.size_bytes).sum();
+        let progress = Progress::new(self.options.show, "backing up", total);
         let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
+        let owner = Owner::of(self.pgdata)?;
         let worker = || -> Result<(), Error> {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(Part { files, .. }) = parts.get(index) else {
                     return Ok(());
                 };
-                let mut part = self.part(id, index + 1, begin)?;
+                let part = folder.part(index + 1, owner)?;
+                let mut files_in = Packer::new(part, PageRules::new(self.control, begin), since);
                 if index == 0 {
-                    directories
-                        .iter()
-                        .try_for_each(|directory| part.directory(directory))?;
+                    let mut directories = directories.iter();
+                    directories.try_for_each(|directory| files_in.part.directory(directory))?;
                 }
                 files.iter().try_for_each(|file| {
-                    part.file(self.pgdata, file, &|bytes| progress.add(bytes))
+                    files_in.item(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
-                finish_part(part, index + 1, self.pipeline.packing(), &packed)?;
+                lock(&packed)
+                    .corrupt_blocks
+                    .append(&mut files_in.corrupt_blocks);
+                folder.finish(files_in.part, index + 1, || lock(&packed))?;
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);
         progress.finish();
         outcome?;
-        let mut packed = std::mem::take(&mut *lock(&packed));
-        packed.parts.sort_by_key(|(number, _)| *number);
-        packed.catalogs = packed.parts.last().map(|(_, part)| part.name.clone());
+        let packed = std::mem::take(&mut *lock(&packed));
         Ok(packed)
     }
 
-    /// Divides files among parts; the catalogs that name relations have the last one.
-    fn parts(&self, files: Vec<Entry>) -> Vec<Part> {
+    /// Divides files among parts. The first has the directories, and the catalogs that name relations, always whole.
+    fn parts(&self, files: Vec<data_directory::Entry>, base: Option<&Base>) -> Vec<Part> {
         let mut catalogs = Catalogs::default();
         for file in files.iter().filter(|file| is_map(&file.path)) {
             if let Ok(bytes) = std::fs::read(self.pgdata.join(&file.path)) {
                 catalogs.map(&file.path, &bytes);
             }
         }
-        let gives_names = |file: &Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
+        let gives_names =
+            |file: &data_directory::Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
         let (first, others): (Vec<_>, Vec<_>) = files.into_iter().partition(gives_names);
-        let mut parts = parts::divide(others);
-        parts.push(Part::of(first));
+        let others = others.into_iter().map(|file| match base {
+            Some(base) => base.item(file),
+            None => Item::whole(file),
+        });
+        let mut parts = vec![Part::of(first.into_iter().map(Item::whole).collect())];
+        parts.extend(parts::divide(others.collect()));
         parts
-    }
-
-    fn part(&self, id: &BackupId, number: usize, begin: Lsn) -> Result<PartWriter, Error> {
-        let name = layout::part_name(number, self.pipeline.packing());
-        let object = self.repository.layout.backup_object(id, &name)?;
-        let rules = PageRules::new(self.control, begin);
-        Ok(PartWriter::new(
-            self.pipeline.create(&object.key)?,
-            rules,
-            Owner::of(self.pgdata)?,
-        ))
     }
 
     /// The last part: what must not be in place before everything else is.
     fn pack_last(
         &self,
-        id: &BackupId,
+        folder: Folder,
         packed: &mut Packed,
         pg_control: &[u8],
         stopped: &StoppedBackup,
+        parent: Option<&(Parent, Changed, ChangedBlocks)>,
     ) -> Result<(), Error> {
-        let number = packed.parts.last().map_or(1, |(number, _)| number + 1);
-        let now = stopped.time.as_second();
-        let mut part = self.part(id, number, Lsn::ZERO)?;
-        part.bytes("backup_label", stopped.label.as_bytes(), now, true)?;
+        let label = match parent {
+            Some((Parent { entry, .. }, ..)) => {
+                backup_label::of_delta(&stopped.label, entry.start_lsn, entry.timeline)
+            }
+            None => stopped.label.clone(),
+        };
+        let (number, now) = (packed.next_number(), stopped.time.as_second());
+        let mut part = folder.part(number, Owner::of(self.pgdata)?)?;
+        part.bytes("backup_label", label.as_bytes(), now)?;
         if !stopped.tablespace_map.is_empty() {
-            // Restoring makes the links itself, so the file is for stock tools and not in the manifest.
-            part.bytes(
-                "tablespace_map",
-                stopped.tablespace_map.as_bytes(),
-                now,
-                false,
-            )?;
+            // Restoring makes the links itself.
+            part.unlisted("tablespace_map", stopped.tablespace_map.as_bytes(), now)?;
         }
-        part.bytes(control::PATH, pg_control, now, true)?;
-        let all = Mutex::new(std::mem::take(packed));
-        finish_part(part, number, self.pipeline.packing(), &all)?;
-        *packed = std::mem::take(&mut *lock(&all));
-        Ok(())
-    }
-
-    fn store_manifest(
-        &self,
-        id: &BackupId,
-        manifest: &Manifest,
-        range: WalRange,
-    ) -> Result<StoredPart, Error> {
-        let name = layout::manifest_name(self.pipeline.packing());
-        let object = self.repository.layout.backup_object(id, &name)?;
-        let text = manifest.to_text(self.control.version, self.control.system_identifier, range);
-        let mut writer = self.pipeline.create(&object.key)?;
-        let written = std::io::Write::write_all(&mut writer, text.as_bytes());
-        written.map_err(|source| Error::Read {
-            path: manifest::FILE_NAME.into(),
-            source,
-        })?;
-        Ok(stored_part(name, text.len() as u64, &writer.finish()?))
+        part.bytes(control::PATH, pg_control, now)?;
+        folder.finish(part, number, || packed)
     }
 
     /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
@@ -316,32 +462,41 @@ impl Backup<'_> {
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the entry is the sum of everything the backup came to know"
-    )]
     fn entry(
         &self,
         id: BackupId,
         facts: &Facts,
         stopped: &StoppedBackup,
         range: WalRange,
-        packed: Packed,
-        manifest: StoredPart,
-        tablespaces: Vec<data_directory::Tablespace>,
+        stored: Stored,
+        parent: Option<(Parent, Changed, ChangedBlocks)>,
     ) -> Result<BackupEntry, Error> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
         let history =
             wal::history_beside(self.repository, &wal_folder.join("any"), range.timeline)?;
-        let mut corrupt_blocks = packed.corrupt_blocks;
+        let Stored {
+            mut packed,
+            index,
+            relations,
+            manifest,
+            tablespaces,
+        } = stored;
+        let mut corrupt_blocks = std::mem::take(&mut packed.corrupt_blocks);
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
-        let catalogs = packed.catalogs;
-        let parts: Vec<StoredPart> = packed.parts.into_iter().map(|(_, part)| part).collect();
-        Ok(BackupEntry {
-            format: FORMAT,
+        let parts = packed.parts();
+        let (parent, changed_blocks) = match parent {
+            Some((parent, _, changed)) => (Some(parent.entry.id), Some(changed)),
+            None => (None, None),
+        };
+        let kind = match parent {
+            Some(_) => BackupKind::Delta,
+            None => BackupKind::Full,
+        };
+        let mut entry = BackupEntry {
+            format: kind.format(),
             id,
-            kind: BackupKind::Full,
-            parent: None,
+            kind,
+            parent,
             system_identifier: self.control.system_identifier,
             timeline: range.timeline,
             history: history.ancestors,
@@ -356,53 +511,24 @@ impl Backup<'_> {
             wal_block_size: self.control.wal_block_size_bytes,
             data_checksums: self.control.data_checksums,
             corrupt_blocks,
-            size_bytes: packed
-                .manifest
-                .files
-                .values()
-                .map(|file| file.size_bytes)
-                .sum(),
+            size_bytes: packed.restored_bytes,
             files: packed.manifest.files.len() as u64,
-            stored_bytes: parts.iter().map(|part| part.stored_bytes).sum::<u64>()
-                + manifest.stored_bytes,
+            stored_bytes: 0,
             tablespaces,
             encrypted_to: self.pipeline.recipients().to_vec(),
+            catalogs: parts.first().map(|part| part.name.clone()),
             parts,
-            catalogs,
             manifest,
+            relations: Some(relations),
+            changed_blocks,
+            merged_from: None,
+            index: Some(index),
             permanent: self.options.permanent,
             label: self.options.label.clone(),
             annotations: self.options.annotations.clone(),
             walhalla_version: crate::VERSION.to_owned(),
-        })
-    }
-}
-
-fn finish_part(
-    mut part: PartWriter,
-    number: usize,
-    packing: Packing,
-    packed: &Mutex<Packed>,
-) -> Result<(), Error> {
-    let files = std::mem::take(&mut part.files);
-    let mut corrupt_blocks = std::mem::take(&mut part.corrupt_blocks);
-    let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
-    let stored = part.finish()?;
-    let mut packed = lock(packed);
-    packed.manifest.files.extend(files);
-    packed.corrupt_blocks.append(&mut corrupt_blocks);
-    packed.parts.push((
-        number,
-        stored_part(layout::part_name(number, packing), size_bytes, &stored),
-    ));
-    Ok(())
-}
-
-fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPart {
-    StoredPart {
-        name,
-        size_bytes,
-        stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(stored.sha256),
+        };
+        entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
+        Ok(entry)
     }
 }

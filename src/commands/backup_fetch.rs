@@ -12,17 +12,24 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
     let destination = Destination {
         pgdata: super::absolute(&arguments.pgdata)?,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        existing: super::restore::existing(arguments.delta),
+        only: None,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
-    fetch_backup(&repository, &backup, &destination)?;
+    let chain = repository.chain(&backup)?;
+    let kept_bytes = fetch_backup(&repository, &chain, &destination)?;
     tracing::info!(
         "backup {} is in {}",
         backup.id,
         destination.pgdata.display()
     );
     if context.global.json {
-        output::json(&serde_json::json!({ "backup": backup.id, "pgdata": destination.pgdata }))?;
+        output::json(&serde_json::json!({
+            "backup": backup.id,
+            "pgdata": destination.pgdata,
+            "kept_bytes": kept_bytes,
+        }))?;
     }
     Ok(Outcome::Done)
 }

@@ -11,7 +11,7 @@ use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
 use crate::postgres::{Lsn, SegmentName, SystemIdentifier, Version};
-use crate::repository::{BackupEntry, BackupId, BackupKind};
+use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog};
 use crate::restore::window::{Window, spans, windows};
 use crate::wal::archive::Archive;
 
@@ -33,9 +33,74 @@ pub(super) struct Row<'a> {
     permanent: bool,
     label: Option<&'a str>,
     corrupt_blocks: usize,
+    /// `backup-push` does not look at the other backups.
+    #[serde(flatten)]
+    standing: Option<&'a Standing<'a>>,
     /// What can be reached from it; `backup-show` does not look at the WAL.
     #[serde(flatten)]
     reaches: Option<Reaches>,
+}
+
+/// What a backup stands on, and what stands on it.
+#[derive(Debug, Serialize)]
+pub(super) struct Standing<'a> {
+    /// The full backup first, the backup itself last; `None` when something of it is missing.
+    chain: Option<Vec<&'a BackupId>>,
+    /// What is.
+    chain_problem: Option<String>,
+    /// Its deltas and theirs, oldest first.
+    dependents: Vec<&'a BackupId>,
+}
+
+impl<'a> Standing<'a> {
+    /// The standing of a backup among the others of the catalog.
+    pub(super) fn of(backup: &BackupEntry, catalog: &'a Catalog) -> Self {
+        let ids = |backups: Vec<&'a BackupEntry>| backups.into_iter().map(|it| &it.id).collect();
+        let (chain, chain_problem) = match catalog.chain(&backup.id) {
+            Ok(chain) => (Some(ids(chain)), None),
+            Err(broken) => (None, Some(broken.to_string())),
+        };
+        Self {
+            chain,
+            chain_problem,
+            dependents: ids(catalog.dependents(&backup.id)),
+        }
+    }
+
+    /// Why the backup cannot be restored, if something of its chain is missing.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.chain_problem.as_deref()
+    }
+}
+
+/// A backup of the list.
+struct Listed<'a> {
+    backup: &'a BackupEntry,
+    standing: Standing<'a>,
+    window: Window,
+}
+
+impl<'a> Listed<'a> {
+    fn new(backup: &'a BackupEntry, mut window: Window, catalog: &'a Catalog) -> Self {
+        let standing = Standing::of(backup, catalog);
+        if standing.chain.is_none() {
+            // Nothing is reached from a backup that cannot be restored, whatever WAL there is.
+            (window.to, window.last_segment) = (None, None);
+        }
+        Self {
+            backup,
+            standing,
+            window,
+        }
+    }
+
+    fn row(&self) -> Row<'_> {
+        Row {
+            standing: Some(&self.standing),
+            reaches: Some(Reaches::from(&self.window)),
+            ..Row::from(self.backup)
+        }
+    }
 }
 
 /// What can be reached from a backup.
@@ -65,6 +130,7 @@ impl<'a> From<&'a BackupEntry> for Row<'a> {
             permanent: entry.permanent,
             label: entry.label.as_deref(),
             corrupt_blocks: entry.corrupt_blocks.len(),
+            standing: None,
             reaches: None,
         }
     }
@@ -80,30 +146,39 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
         return none(context);
     };
     let catalog = repository.catalog()?;
-    let (backups, damaged) = (catalog.backups, catalog.damaged);
-    if backups.is_empty() && damaged.is_empty() {
+    if catalog.is_empty() {
         return none(context);
     }
-    let archive = Archive::new(&repository, &backups, context.reading())?;
-    let windows = windows(&archive, &backups)?;
+    let archive = Archive::new(&repository, &catalog.backups, context.reading())?;
+    let windows = windows(&archive, &catalog.backups)?;
+    let backups: Vec<Listed> = catalog
+        .backups
+        .iter()
+        .zip(windows)
+        .map(|(backup, window)| Listed::new(backup, window, &catalog))
+        .collect();
     if context.global.json {
-        let rows = backups.iter().zip(&windows).map(|(backup, window)| Row {
-            reaches: Some(Reaches::from(window)),
-            ..Row::from(backup)
-        });
-        output::json(&rows.collect::<Vec<_>>())?;
+        output::json(&backups.iter().map(Listed::row).collect::<Vec<_>>())?;
     } else {
-        output::line(&table(&backups, &windows).to_string())?;
+        let windows: Vec<Window> = backups.iter().map(|it| it.window.clone()).collect();
+        output::line(&table(&backups).to_string())?;
         print_spans(&spans(&windows))?;
     }
-    for problem in &damaged {
-        tracing::error!("{problem}");
+    Ok(problems(&catalog, &backups))
+}
+
+/// Tells of the backups that cannot be restored.
+fn problems(catalog: &Catalog, backups: &[Listed]) -> Outcome {
+    for damaged in &catalog.damaged {
+        tracing::error!("{}", damaged.error);
     }
-    Ok(if damaged.is_empty() {
+    let broken = backups.iter().filter_map(|it| it.standing.problem());
+    let broken = broken.inspect(|problem| tracing::error!("{problem}"));
+    if catalog.damaged.len() + broken.count() == 0 {
         Outcome::Done
     } else {
         Outcome::ProblemFound
-    })
+    }
 }
 
 fn none(context: &Context) -> Result<Outcome, Error> {
@@ -126,12 +201,13 @@ impl From<&Window> for Reaches {
     }
 }
 
-fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
+fn table(backups: &[Listed]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
         "ID",
         "KIND",
+        "PARENT",
         "TLI",
         "START LSN",
         "STOP LSN",
@@ -140,9 +216,11 @@ fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
         "STORED",
         "PG",
         "REACHES",
+        "PERMANENT",
         "LABEL",
     ]);
-    for (backup, window) in backups.iter().zip(windows) {
+    for listed in backups {
+        let backup = listed.backup;
         let damaged = if backup.corrupt_blocks.is_empty() {
             ""
         } else {
@@ -151,6 +229,10 @@ fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
         table.add_row([
             backup.id.to_string(),
             format!("{:?}", backup.kind).to_lowercase(),
+            backup
+                .parent
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
             backup.timeline.number().to_string(),
             backup.start_lsn.to_string(),
             backup.stop_lsn.to_string(),
@@ -161,7 +243,8 @@ fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
             HumanBytes(backup.size_bytes).to_string(),
             HumanBytes(backup.stored_bytes).to_string(),
             backup.postgres_version.to_string(),
-            reaches(window),
+            reaches(listed),
+            if backup.permanent { "yes" } else { "no" }.to_owned(),
             format!("{}{damaged}", backup.label.as_deref().unwrap_or_default()),
         ]);
     }
@@ -169,8 +252,10 @@ fn table(backups: &[BackupEntry], windows: &[Window]) -> Table {
 }
 
 /// Up to when a backup's WAL goes.
-fn reaches(window: &Window) -> String {
+fn reaches(listed: &Listed) -> String {
+    let window = &listed.window;
     let end = match (window.last_segment, window.to) {
+        _ if listed.standing.chain.is_none() => "nothing, its chain is broken".to_owned(),
         (None, _) => "nothing, its WAL is not whole".to_owned(),
         (Some(_), Some(to)) => to.strftime("%Y-%m-%d %H:%M:%S%:z").to_string(),
         (Some(segment), None) => format!("its end; WAL to {segment}"),

@@ -3,7 +3,7 @@
 use indicatif::HumanBytes;
 
 use super::{Context, Outcome, backup_list, cores};
-use crate::backup::push::{Backup, Options};
+use crate::backup::push::{Backup, DeltaOptions, Options};
 use crate::cli::BackupPush;
 use crate::error::Error;
 use crate::output;
@@ -26,10 +26,13 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             label: arguments.label,
             annotations: arguments.annotations.into_iter().collect(),
             permanent: arguments.permanent,
+            delta: arguments.delta.then(|| DeltaOptions {
+                parent: arguments.parent,
+                source: arguments.changed_blocks.source(),
+                max_chain: context.settings.delta_max_chain,
+            }),
             archive_timeout: context.settings.archive_timeout,
-            threads: cores()
-                .min(context.settings.upload_concurrency)
-                .min(MOST_PARTS),
+            threads: threads(context),
             show: context.show(),
         },
     };
@@ -52,7 +55,14 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
     Ok(Outcome::ProblemFound)
 }
 
-fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
+/// Parts that are packed at a time.
+pub(super) fn threads(context: &Context) -> usize {
+    cores()
+        .min(context.settings.upload_concurrency)
+        .min(MOST_PARTS)
+}
+
+pub(super) fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
     if context.global.json {
         return output::json(&backup_list::Row::from(entry));
     }

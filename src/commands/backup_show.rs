@@ -1,31 +1,66 @@
 //! `walhalla backup-show ID`
 
+use serde::Serialize;
+use serde_json::Value;
+
+use super::backup_list::Standing;
 use super::{Context, Outcome};
 use crate::cli::BackupShow;
 use crate::error::Error;
 use crate::output;
+use crate::repository::BackupEntry;
+
+/// A backup as it is shown.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    backup: &'a BackupEntry,
+    #[serde(flatten)]
+    standing: Standing<'a>,
+}
 
 pub(super) fn run(context: &Context, arguments: &BackupShow) -> Result<Outcome, Error> {
-    let backup = context
-        .repository(&arguments.cluster)?
-        .backup(&arguments.id)?;
+    let repository = context.repository(&arguments.cluster)?;
+    let catalog = repository.catalog()?;
+    let backup = repository.named_backup(&catalog, &arguments.id)?;
+    let shown = Shown {
+        standing: Standing::of(backup, &catalog),
+        backup,
+    };
     if context.global.json {
-        output::json(&backup)?;
-        return Ok(Outcome::Done);
+        output::json(&shown)?;
+    } else {
+        print(&shown)?;
     }
-    let document = serde_json::to_value(&backup).expect("an entry has only text and numbers");
+    Ok(match shown.standing.problem() {
+        None => Outcome::Done,
+        Some(problem) => {
+            tracing::error!("{problem}");
+            Outcome::ProblemFound
+        }
+    })
+}
+
+fn print(shown: &Shown) -> Result<(), Error> {
+    let document = serde_json::to_value(shown).expect("an entry has only text and numbers");
     for (name, value) in document.as_object().into_iter().flatten() {
         let text = match value {
-            serde_json::Value::Null => "none".to_owned(),
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Array(items) if items.is_empty() => "none".to_owned(),
-            serde_json::Value::Array(items) => items
+            Value::Array(items) if items.is_empty() => "none".to_owned(),
+            Value::Array(items) => items
                 .iter()
-                .flat_map(|item| ["\n  ".to_owned(), item.to_string()])
+                .flat_map(|item| ["\n  ".to_owned(), text(item)])
                 .collect(),
-            other => other.to_string(),
+            other => text(other),
         };
         output::line(&format!("{:<20}{text}", name.replace('_', " ")))?;
     }
-    Ok(Outcome::Done)
+    Ok(())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
 }

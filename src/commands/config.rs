@@ -76,6 +76,7 @@ fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
         "download_concurrency" => Some(settings.download_concurrency.to_string()),
         "archive_timeout" => Some(format!("{}s", settings.archive_timeout.as_secs())),
         "retry_timeout" => Some(format!("{}s", settings.retry_timeout.as_secs())),
+        "delta_max_chain" => Some(settings.delta_max_chain.to_string()),
         _ => None,
     };
     let text = if value.origin == Origin::Default {

@@ -2,6 +2,8 @@
 
 mod backup_fetch;
 mod backup_list;
+mod backup_mark;
+mod backup_merge;
 mod backup_push;
 mod backup_show;
 mod check;
@@ -147,8 +149,10 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
+        Command::BackupMark(arguments) => backup_mark::run(context, &arguments),
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
+        Command::BackupMerge(arguments) => backup_merge::run(context, &arguments),
         Command::Plan(arguments) => plan::run(context, &arguments),
         Command::Verify(arguments) => verify::backups(context, &arguments),
         Command::WalVerify(arguments) => verify::archive(context, &arguments),

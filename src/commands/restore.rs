@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use indicatif::HumanBytes;
+
 use super::{Context, Outcome};
 use crate::cli::{Restore, WalMode};
 use crate::error::Error;
 use crate::output;
+use crate::restore::existing::Existing;
+use crate::restore::only::Only;
 use crate::restore::plan::{Plan, plan};
 use crate::restore::recovery::{Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
@@ -28,9 +32,15 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         context.reading(),
     )?;
     plan.warn();
+    let only = arguments.only_databases;
+    let only = (!only.is_empty())
+        .then(|| Only::of(&repository, &plan.backup, &only))
+        .transpose()?;
     let destination = Destination {
         pgdata,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        existing: existing(arguments.delta),
+        only,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
@@ -56,9 +66,19 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         } else {
             Role::Primary
         },
+        has_empty_files: destination.only.is_some(),
     };
-    restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
-    report(context, &plan, &destination)
+    let kept_bytes = restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
+    report(context, &plan, &destination, kept_bytes)
+}
+
+/// What `--delta` says of files that are there.
+pub(super) fn existing(delta: bool) -> Existing {
+    if delta {
+        Existing::Update
+    } else {
+        Existing::Refuse
+    }
 }
 
 /// The store, for a server that asks it itself.
@@ -78,7 +98,12 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
     })
 }
 
-fn report(context: &Context, plan: &Plan, destination: &Destination) -> Result<Outcome, Error> {
+fn report(
+    context: &Context,
+    plan: &Plan,
+    destination: &Destination,
+    kept_bytes: u64,
+) -> Result<Outcome, Error> {
     if context.global.json {
         output::json(&plan.report())?;
         return Ok(Outcome::Done);
@@ -88,6 +113,18 @@ fn report(context: &Context, plan: &Plan, destination: &Destination) -> Result<O
         "{pgdata} is restored from backup {}; it will recover to {}",
         plan.backup.id, plan.target.point
     ))?;
+    if destination.existing == Existing::Update {
+        output::line(&format!(
+            "{} of its files were there already",
+            HumanBytes(kept_bytes)
+        ))?;
+    }
+    if destination.only.is_some() {
+        output::line(
+            "the databases that were not asked for are empty: drop them once the server is up, then \
+             ALTER SYSTEM RESET ignore_invalid_pages, and restart it",
+        )?;
+    }
     output::line(&format!("start it with: pg_ctl -D {pgdata} start"))?;
     Ok(Outcome::Done)
 }

@@ -2,27 +2,20 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Mutex;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use crate::backup::contents::{self, Contents, Failure, Sink};
+use crate::backup::contents::{self, Contents};
+use crate::backup::names;
+use crate::backup::relations;
 use crate::output;
-use crate::postgres::catalogs::{Catalogs, Names, is_map};
+use crate::postgres::catalogs::Names;
+use crate::postgres::relation::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
 use crate::postgres::{History, Lsn, Version};
 use crate::repository::{BackupEntry, BackupId, Repository};
-use crate::threads::lock;
 use crate::wal::record::RelationFiles;
-
-/// Longest catalog file that is read for names.
-const CATALOG_LIMIT_BYTES: u64 = 256 << 20;
-/// `DEFAULTTABLESPACE_OID` and `GLOBALTABLESPACE_OID` (pg_tablespace.dat).
-const DEFAULT_TABLESPACE: u32 = 1663;
-const GLOBAL_TABLESPACE: u32 = 1664;
 
 /// A relation, as far as it is known.
 #[derive(Clone, Debug, Serialize)]
@@ -120,17 +113,16 @@ impl<'a> Relations<'a> {
 impl Known {
     fn read(repository: &Repository, backup: &BackupEntry) -> Result<Self, contents::Error> {
         let contents = Contents::open(repository, backup)?;
+        // A delta's manifest tells how much it holds of a file, not how long the file is.
+        let sizes = match relations::Relations::read(repository, backup)? {
+            Some(relations) => relations.sizes(),
+            None => contents.sizes(),
+        };
         let mut known = Self {
-            sizes: contents.sizes(),
+            sizes,
             ..Self::default()
         };
-        let named = backup.catalogs.as_ref();
-        let part = named.and_then(|named| backup.parts.iter().find(|part| part.name == *named));
-        if let Some(part) = part {
-            let files = Files::default();
-            contents.part(part, &files)?;
-            known.names = files.names(backup);
-        }
+        known.names = names::read(&contents)?;
         Ok(known)
     }
 
@@ -179,52 +171,5 @@ impl Relation {
     /// Whether it is what people call a table.
     pub fn is_table(&self) -> bool {
         matches!(self.kind, Some("table" | "materialized view"))
-    }
-}
-
-/// The catalogs' files.
-#[derive(Default)]
-struct Files(Mutex<Vec<(PathBuf, Vec<u8>)>>);
-
-impl Files {
-    fn names(self, backup: &BackupEntry) -> Names {
-        let files = self.0.into_inner().unwrap_or_default();
-        let mut catalogs = Catalogs::default();
-        for (path, bytes) in files.iter().filter(|(path, _)| is_map(path)) {
-            catalogs.map(path, bytes);
-        }
-        let mut names = Names::default();
-        for (path, bytes) in &files {
-            if let Some(catalog) = catalogs.of(path) {
-                names.read(catalog, bytes, backup.postgres_version);
-            }
-        }
-        names
-    }
-}
-
-impl Sink for Files {
-    type Error = contents::Error;
-
-    fn directory(&self, _: &Path, _: u32) -> Result<(), Self::Error> {
-        Ok(())
-    }
-
-    fn file(
-        &self,
-        path: &Path,
-        _: u32,
-        content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Self::Error>> {
-        let mut bytes = Vec::new();
-        let read = content.take(CATALOG_LIMIT_BYTES).read_to_end(&mut bytes);
-        read.map_err(Failure::Read)?;
-        let facts = (bytes.len() as u64, Sha256::digest(&bytes).into());
-        lock(&self.0).push((path.to_owned(), bytes));
-        Ok(facts)
-    }
-
-    fn problem(&self, error: contents::Error) -> Result<(), Self::Error> {
-        Err(error)
     }
 }

@@ -143,6 +143,17 @@ impl Encoder {
     }
 }
 
+/// The block that became `frame` when it was written, or whatever else is in it, up to a byte more than `content_bytes`.
+pub fn open_frame(codec: Codec, frame: &[u8], content_bytes: usize) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(content_bytes);
+    // One byte more, so that the frame is read to its end, where its checksum is.
+    let limit = content_bytes as u64 + 1;
+    Decoder::new(codec, frame)?
+        .take(limit)
+        .read_to_end(&mut block)?;
+    Ok(block)
+}
+
 fn lz4_encoder() -> FrameEncoder<Vec<u8>> {
     let info = FrameInfo::new()
         .block_mode(BlockMode::Independent)

@@ -26,6 +26,12 @@ const FIRST_LINE: &[u8] = b"age-encryption.org/v1";
 const END_OF_HEADER: &[u8] = b"---";
 /// Longest header that is read; each recipient takes 100 to 1,600 bytes of it.
 pub const HEADER_BYTES: usize = 64 << 10;
+/// What age encrypts at a time (age v1, "Payload").
+pub(super) const CHUNK_BYTES: u64 = 64 << 10;
+/// What it adds to each of these chunks.
+const TAG_BYTES: u64 = 16;
+/// What stands between the header and the chunks.
+pub(super) const NONCE_BYTES: u64 = 16;
 /// Longest file of recipients or identities that is read.
 const KEY_FILE_BYTES: u64 = 1 << 20;
 
@@ -222,6 +228,16 @@ pub fn has_header(object: &[u8]) -> bool {
     lines.next() == Some(FIRST_LINE)
         && lines.any(|line| line.starts_with(END_OF_HEADER))
         && lines.next().is_some_and(|rest| !rest.is_empty())
+}
+
+/// What encryption makes of `packed_bytes`: the whole object but its header.
+pub fn payload_bytes(packed_bytes: u64) -> u64 {
+    NONCE_BYTES + packed_bytes + packed_bytes.div_ceil(CHUNK_BYTES).max(1) * TAG_BYTES
+}
+
+/// Length of so many encrypted chunks.
+pub(super) fn chunks_bytes(chunks: u64) -> u64 {
+    chunks * (CHUNK_BYTES + TAG_BYTES)
 }
 
 enum Parsed {
@@ -447,6 +463,21 @@ impl Identities {
         &self,
         input: R,
     ) -> Result<StreamReader<impl BufRead + use<R>>, OpenError> {
+        self.unseal(|| with_bounded_header(input))
+    }
+
+    /// The same for an input that ends within [`HEADER_BYTES`] until the header was read.
+    pub(super) fn decrypt_bounded<R: BufRead>(
+        &self,
+        input: R,
+    ) -> Result<StreamReader<R>, OpenError> {
+        self.unseal(|| Ok(input))
+    }
+
+    fn unseal<R: BufRead>(
+        &self,
+        input: impl FnOnce() -> io::Result<R>,
+    ) -> Result<StreamReader<R>, OpenError> {
         let locked = |reason| Err(OpenError::Locked(reason));
         let Some(source) = &self.0 else {
             return locked(Locked::NoIdentity);
@@ -456,7 +487,7 @@ impl Identities {
             Ok(identities) => identities.iter().map(|identity| &**identity as _),
             Err(source) => return locked(Locked::Unusable { file, source }),
         };
-        let input = with_bounded_header(input).map_err(OpenError::Unreadable)?;
+        let input = input().map_err(OpenError::Unreadable)?;
         let sealed = Decryptor::new_buffered(input).map_err(|error| {
             OpenError::Unreadable(match error {
                 DecryptError::Io(error) => error,

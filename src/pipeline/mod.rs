@@ -4,6 +4,7 @@
 //! Write ─▶ blocks of 1 MiB ─▶ compress ─▶ in order ─▶ trailer ─▶ encrypt ─▶ hash ─▶ upload     ObjectWriter
 //!          caller's thread     N threads    one task per object
 //! Read  ◀─ decompress ◀─ trailer ◀─ decrypt ◀─ hash ◀─ chunks ◀─ download                      Content
+//! Range ◀─ decompress a frame ◀─ decrypt chunks of age ◀─ bytes from … to …                   Ranged
 //! ```
 //!
 //! Each block becomes a frame of its own, so that blocks are compressed on all cores; frames one
@@ -16,16 +17,18 @@
 mod codec;
 pub mod encryption;
 mod packing;
+mod ranged;
 mod reader;
 pub mod streams;
 mod trailer;
 mod writer;
 
-pub use codec::{Codec, Compression};
+pub use codec::{Codec, Compression, open_frame};
 pub use encryption::{Identities, Locked, OpenError, Recipients};
 pub use packing::{Encryption, Packing};
+pub use ranged::Ranged;
 pub use reader::{Content, ObjectReader, SharedHash, Trailed, unpack};
-pub use writer::{ObjectWriter, Pipeline, StoredObject};
+pub use writer::{Frame, ObjectWriter, Pipeline, StoredObject};
 
 /// Bytes compressed at a time.
 pub const BLOCK_SIZE_BYTES: usize = 1 << 20;

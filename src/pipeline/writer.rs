@@ -40,13 +40,20 @@ pub struct Pipeline {
 struct Job {
     block: Vec<u8>,
     compression: Compression,
-    frame: oneshot::Sender<io::Result<Vec<u8>>>,
+    is_indexed: bool,
+    frame: oneshot::Sender<io::Result<Framed>>,
+}
+
+/// A frame's bytes, and what an index says of it if the object has one.
+struct Framed {
+    bytes: Vec<u8>,
+    frame: Option<Frame>,
 }
 
 /// What the upload of an object is told, in order.
 enum Step {
     /// A block's frame will come here.
-    Frame(oneshot::Receiver<io::Result<Vec<u8>>>),
+    Frame(oneshot::Receiver<io::Result<Framed>>),
     /// The object is whole. Without this word it must not be stored.
     End,
 }
@@ -58,6 +65,7 @@ pub struct ObjectWriter {
     block: Vec<u8>,
     filled: usize,
     content_bytes: u64,
+    is_indexed: bool,
     frames: mpsc::Sender<Step>,
     upload: Option<JoinHandle<Result<StoredObject, Error>>>,
 }
@@ -71,6 +79,27 @@ pub struct StoredObject {
     pub stored_bytes: u64,
     /// SHA-256 of the stored bytes.
     pub sha256: [u8; 32],
+    /// Its frames in order, which are all that is packed in it; none for an object of [`Pipeline::create_whole`].
+    pub frames: Vec<Frame>,
+}
+
+/// A block of an object's content and the frame that it became: what it takes to read the block alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Length of the block, at most [`BLOCK_SIZE_BYTES`]; 0 only for the one frame of an empty object.
+    pub content_bytes: u32,
+    /// Length of the frame before encryption; without compression that of the block.
+    pub packed_bytes: u32,
+    /// [`Frame::digest_of`] the block.
+    pub digest: [u8; 16],
+}
+
+impl Frame {
+    /// The first half of the BLAKE3 hash of `block`.
+    pub fn digest_of(block: &[u8]) -> [u8; 16] {
+        let hash = blake3::hash(block);
+        hash.as_bytes().first_chunk().copied().unwrap_or_default()
+    }
 }
 
 impl Pipeline {
@@ -107,6 +136,15 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline without encryption.
+    #[must_use]
+    pub fn unencrypted(&self) -> Self {
+        Self {
+            recipients: None,
+            ..self.clone()
+        }
+    }
+
     /// The same pipeline, with another time for which failed requests are sent again.
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {
@@ -136,13 +174,15 @@ impl Pipeline {
     }
 
     /// Begins the object `key`, which goes to the store in parts while it is written. It is only
-    /// created if no such object is there when it is finished.
+    /// created if no such object is there when it is finished. What is known of its frames comes with it then.
     ///
     /// # Errors
     /// [`Error::Encrypt`].
     pub fn create(&self, key: &ObjectKey) -> Result<ObjectWriter, Error> {
         let upload = self.store.upload(key.clone(), PutMode::Create);
-        self.begin(key, upload, None, None)
+        let mut writer = self.begin(key, upload, None, None)?;
+        writer.is_indexed = true;
+        Ok(writer)
     }
 
     /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
@@ -192,6 +232,7 @@ impl Pipeline {
             block: self.block(),
             filled: 0,
             content_bytes: 0,
+            is_indexed: false,
             frames,
             upload: Some(self.runtime.spawn(upload)),
             pipeline: self.clone(),
@@ -248,6 +289,11 @@ impl ObjectWriter {
         }
     }
 
+    /// Content bytes written so far.
+    pub fn position(&self) -> u64 {
+        self.content_bytes + self.filled as u64
+    }
+
     /// Takes the first `count` bytes of [`ObjectWriter::room`] as written.
     pub fn fill(&mut self, count: usize) {
         self.filled = (self.filled + count).min(self.block.len());
@@ -280,6 +326,7 @@ impl ObjectWriter {
         let job = Job {
             block,
             compression: self.pipeline.compression,
+            is_indexed: self.is_indexed,
             frame,
         };
         let queued = self.frames.blocking_send(Step::Frame(receiver)).is_ok();
@@ -333,19 +380,30 @@ impl Drop for ObjectWriter {
 fn compress(queue: &Receiver<Job>, used: &Sender<Vec<u8>>) {
     let mut encoder = None;
     for job in queue {
+        let content_bytes = job.block.len();
+        let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
         let result =
             encoder_for(&mut encoder, job.compression).and_then(|encoder| encoder.frame(job.block));
-        let frame = result.map(|(frame, block)| {
+        let framed = result.map(|(bytes, block)| {
             if let Some(mut block) = block {
                 block.resize(BLOCK_SIZE_BYTES, 0);
                 // A full channel only means that the block is freed instead of used again.
                 drop(used.try_send(block));
             }
-            frame
+            let frame = digest.map(|digest| Frame {
+                content_bytes: length(content_bytes),
+                packed_bytes: length(bytes.len()),
+                digest,
+            });
+            Framed { bytes, frame }
         });
         // A receiver that is gone means that its writer failed or was dropped.
-        drop(job.frame.send(frame));
+        drop(job.frame.send(framed));
     }
+}
+
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("no codec makes 4 GiB of a block of 1 MiB")
 }
 
 /// The encoder that was used last, or another one for another compression.
@@ -441,7 +499,7 @@ async fn send(
     object: Arc<str>,
     mut steps: mpsc::Receiver<Step>,
 ) -> Result<StoredObject, Error> {
-    let mut hash = Sha256::new();
+    let (mut hash, mut frames) = (Sha256::new(), Vec::new());
     let broken_off = || Error::BrokenOff {
         object: object.to_string(),
     };
@@ -450,10 +508,10 @@ async fn send(
         source,
     };
     while let Step::Frame(frame) = steps.recv().await.ok_or_else(broken_off)? {
-        let frame = frame.await.map_err(|_| broken_off())?;
-        let bytes = frame
-            .and_then(|frame| wrapping.frame(frame))
-            .map_err(failed)?;
+        let packed = frame.await.map_err(|_| broken_off())?;
+        let Framed { bytes, frame } = packed.map_err(failed)?;
+        frames.extend(frame);
+        let bytes = wrapping.frame(bytes).map_err(failed)?;
         hash.update(&bytes);
         upload.write(Bytes::from(bytes)).await?;
     }
@@ -465,5 +523,6 @@ async fn send(
         content_bytes: 0,
         stored_bytes,
         sha256: hash.finalize().into(),
+        frames,
     })
 }

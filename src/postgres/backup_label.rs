@@ -35,6 +35,25 @@ impl BackupLabel {
     }
 }
 
+/// What begins the lines that only a delta's label has (xlogbackup.c, `build_backup_content`).
+const DELTA_LINES: &str = "INCREMENTAL FROM ";
+
+/// The label of a delta to a backup that starts at `start`, as PostgreSQL 17 writes it. A server from 17 on refuses to
+/// start with it.
+pub fn of_delta(label: &str, start: Lsn, timeline: TimelineId) -> String {
+    let end = if label.ends_with('\n') { "" } else { "\n" };
+    let timeline = timeline.number();
+    format!("{label}{end}{DELTA_LINES}LSN: {start}\n{DELTA_LINES}TLI: {timeline}\n")
+}
+
+/// The label of the backup that a delta and what it stands on make together.
+pub fn of_whole(label: &str) -> String {
+    let lines = label.split_inclusive('\n');
+    lines
+        .filter(|line| !line.starts_with(DELTA_LINES))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +66,8 @@ mod tests {
         assert_eq!(label.start_lsn, Lsn(0x200_0028));
         assert_eq!(label.start_segment.to_string(), "000000010000000000000002");
         assert!(BackupLabel::parse("CHECKPOINT LOCATION: 0/2000060\n").is_err());
+        let delta = of_delta(text, Lsn(0x100_0028), TimelineId::FIRST);
+        assert!(delta.ends_with("INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n"));
+        assert_eq!(of_whole(&delta), text);
     }
 }

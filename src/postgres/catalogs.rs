@@ -108,6 +108,15 @@ pub fn is_map(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == MAP) && path.parent().and_then(database).is_some()
 }
 
+/// The database whose relation map the file at `path` is, in whatever tablespace; 0 for the map of what all share.
+pub fn database_of_map(path: &Path) -> Option<u32> {
+    let (folder, name) = (path.parent()?, path.file_name()?);
+    if name != MAP {
+        return None;
+    }
+    database(folder).or_else(|| folder.file_name()?.to_str()?.parse().ok())
+}
+
 /// The database of a folder of the default tablespace; 0 for what all share.
 fn database(folder: &Path) -> Option<u32> {
     match folder.to_str()? {

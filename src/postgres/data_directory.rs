@@ -9,7 +9,8 @@ use std::fs::{DirEntry, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::{Error, Version, control};
+use super::relation::{digits, parse_name};
+use super::{Error, Fork, RelationFile, Version, control};
 
 /// Directories that are kept empty (basebackup.c, `excludeDirContents`).
 const EMPTIED: [&str; 7] = [
@@ -58,8 +59,8 @@ pub struct Entry {
     pub mode: u32,
     /// Modification time, seconds since 1970.
     pub modified: i64,
-    /// For a file of a relation, which one of its fork's files it is.
-    pub relation_file: Option<u32>,
+    /// For a file of a relation, which one it is.
+    pub relation: Option<RelationFile>,
 }
 
 /// A tablespace and where it is.
@@ -69,14 +70,6 @@ pub struct Tablespace {
     pub oid: u32,
     /// The directory that the link names.
     pub location: PathBuf,
-}
-
-/// A relation file's name taken apart (relpath.h): `16384_fsm.2`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct RelationFileName {
-    relation: u32,
-    is_init_fork: bool,
-    segment: u32,
 }
 
 /// Walks `pgdata` and its tablespaces.
@@ -212,13 +205,13 @@ impl Walk<'_> {
 
 impl Entry {
     fn new(path: PathBuf, metadata: &Metadata) -> Self {
-        let relation_file = segment_of_relation(&path);
+        let relation = RelationFile::of_path(&path);
         Self {
             path,
             size_bytes: metadata.len(),
             mode: metadata.mode() & 0o7777,
             modified: metadata.mtime(),
-            relation_file,
+            relation,
         }
     }
 }
@@ -233,18 +226,18 @@ fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {
             .any(|prefix| name.starts_with(prefix))
         || path == Path::new(control::PATH)
         || (holds_relations(path) && is_temporary_relation(name))
-        || relation_file_name(path)
-            .is_some_and(|file| !file.is_init_fork && unlogged.contains(&file.relation))
+        || RelationFile::of_path(path)
+            .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.files.number))
 }
 
 /// Relations of a folder that have an init fork: only that fork is backed up.
 fn unlogged_relations(entries: &[DirEntry]) -> HashSet<u32> {
     let names = entries
         .iter()
-        .filter_map(|entry| entry.file_name().to_str().and_then(parse_relation_file));
+        .filter_map(|entry| entry.file_name().to_str().and_then(parse_name));
     names
-        .filter(|name| name.is_init_fork)
-        .map(|name| name.relation)
+        .filter(|(_, fork, _)| *fork == Fork::Init)
+        .map(|(number, ..)| number)
         .collect()
 }
 
@@ -257,47 +250,10 @@ fn holds_relations(path: &Path) -> bool {
     )
 }
 
-/// The number, from 0, of the relation's file that `path` names below the data directory; `None` for other files.
-pub fn segment_of_relation(path: &Path) -> Option<u32> {
-    relation_file_name(path).map(|name| name.segment)
-}
-
-fn relation_file_name(path: &Path) -> Option<RelationFileName> {
-    holds_relations(path)
-        .then(|| parse_relation_file(path.file_name()?.to_str()?))
-        .flatten()
-}
-
-/// relfilenumber, then an optional fork, then an optional segment (reinit.c, `parse_filename_for_nontemp_relation`).
-fn parse_relation_file(name: &str) -> Option<RelationFileName> {
-    let (stem, segment) = match name.split_once('.') {
-        Some((stem, segment)) => (stem, digits(segment)?),
-        None => (name, 0),
-    };
-    let (relation, fork) = stem
-        .split_once('_')
-        .map_or((stem, "main"), |(relation, fork)| (relation, fork));
-    let known = matches!(fork, "main" | "fsm" | "vm" | "init");
-    known.then_some(RelationFileName {
-        relation: digits(relation)?,
-        is_init_fork: fork == "init",
-        segment,
-    })
-}
-
 /// `t3_16384` and its forks and segments (fd.c, `looks_like_temp_rel_name`).
 fn is_temporary_relation(name: &str) -> bool {
     let rest = name.strip_prefix('t').and_then(|rest| rest.split_once('_'));
-    rest.is_some_and(|(backend, file)| {
-        digits(backend).is_some() && parse_relation_file(file).is_some()
-    })
-}
-
-fn digits(text: &str) -> Option<u32> {
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
+    rest.is_some_and(|(backend, file)| digits(backend).is_some() && parse_name(file).is_some())
 }
 
 fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
@@ -328,24 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn relation_files_are_told_from_other_files() {
-        let main = parse_relation_file("16384.2").unwrap();
-        assert_eq!(
-            (main.relation, main.is_init_fork, main.segment),
-            (16384, false, 2)
-        );
-        assert!(parse_relation_file("16384_init").unwrap().is_init_fork);
-        for name in [
-            "pg_filenode.map",
-            "PG_VERSION",
-            "16384_xyz",
-            "16384.a",
-            "t3_16384",
-            "",
-            "_fsm",
-        ] {
-            assert_eq!(parse_relation_file(name), None, "{name}");
-        }
+    fn temporary_relations_are_told_by_their_names() {
         assert!(is_temporary_relation("t3_16384.1"));
         assert!(!is_temporary_relation("table_1"));
     }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod data_directory;
 pub mod lsn;
 pub mod page;
+pub mod relation;
 pub mod segment;
 pub mod server;
 pub mod timeline;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub use control::ControlFile;
 pub use lsn::Lsn;
+pub use relation::{Fork, RelationFile, RelationFiles};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
 pub use timeline::{History, TimelineId};
 pub use version::Version;

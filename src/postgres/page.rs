@@ -56,7 +56,7 @@ pub enum PageState {
 ///
 /// Follows basebackup.c, `verify_page_checksum`.
 pub fn judge(page: &[u8], block: u32, begin: Lsn) -> PageState {
-    if field(page, 14) == Some(0) {
+    if is_new(page) {
         return PageState::Sound;
     }
     if lsn(page) >= begin {
@@ -67,6 +67,11 @@ pub fn judge(page: &[u8], block: u32, begin: Lsn) -> PageState {
     } else {
         PageState::Mismatch
     }
+}
+
+/// Whether a page holds nothing yet (bufpage.h, `PageIsNew`: `pd_upper` is 0).
+pub fn is_new(page: &[u8]) -> bool {
+    field(page, 14) == Some(0)
 }
 
 /// `pd_lsn`: the end of the last record that changed the page, high half first.

@@ -166,6 +166,11 @@ impl Version {
         self.0.number >= 1200
     }
 
+    /// Whether there is the setting `ignore_invalid_pages`.
+    pub fn can_ignore_invalid_pages(self) -> bool {
+        self.0.number >= 1300
+    }
+
     /// Whether a backup begins with `pg_backup_start` rather than `pg_start_backup`.
     pub fn has_backup_start(self) -> bool {
         self.0.number >= 1500

@@ -1,6 +1,6 @@
 //! The backups of a cluster. A backup exists once its `backup.json` does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,8 +15,11 @@ use crate::postgres::data_directory::Tablespace;
 use crate::postgres::timeline::Ancestor;
 use crate::postgres::{History, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
-/// The format of `backup.json` that is written; greater ones are refused.
-pub const FORMAT: u32 = 1;
+/// The greatest format of `backup.json` that is read; see [`BackupKind::format`] for what is written.
+pub const FORMAT: u32 = 2;
+
+/// What stands for the id of the newest backup.
+pub const LATEST: &str = "LATEST";
 
 /// A backup's start time and kind: `20261121T043000Z-F`. Ids sort by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +38,7 @@ pub enum BackupKind {
 /// `backup.json`: what there is to know of a backup without reading it. Holds no user data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackupEntry {
-    /// [`FORMAT`] when it was written.
+    /// [`BackupKind::format`] of its kind.
     pub format: u32,
     /// The backup's name.
     pub id: BackupId,
@@ -71,7 +74,7 @@ pub struct BackupEntry {
     pub data_checksums: bool,
     /// Blocks whose checksum was wrong in the data directory.
     pub corrupt_blocks: Vec<CorruptBlock>,
-    /// Length of all files.
+    /// Length of all files as they are restored.
     pub size_bytes: u64,
     /// Number of files.
     pub files: u64,
@@ -89,7 +92,20 @@ pub struct BackupEntry {
     pub catalogs: Option<String>,
     /// The manifest.
     pub manifest: StoredPart,
-    /// Kept by every retention rule.
+    /// Which files of relations it holds, and their lengths; never encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relations: Option<StoredPart>,
+    /// Where in the parts each file is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<StoredPart>,
+    /// What told which blocks changed since the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_blocks: Option<ChangedBlocks>,
+    /// The delta out of whose chain this full backup was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_from: Option<BackupId>,
+    /// Kept by every retention rule. In `backup.json`, what was said when it was taken. In what [`Repository`] returns,
+    /// what counts: the newest mark, and true where a permanent delta stands on it, as far as the deltas were read.
     pub permanent: bool,
     /// The user's label.
     pub label: Option<String>,
@@ -97,6 +113,40 @@ pub struct BackupEntry {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// What wrote it.
     pub walhalla_version: String,
+}
+
+/// Where a delta's changed blocks come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedBlocks {
+    /// What told them.
+    pub source: ChangeSource,
+    /// Why a better source did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where the WAL in question begins: the parent's start.
+    pub since: Lsn,
+}
+
+/// What tells which blocks changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeSource {
+    /// The WAL: summaries in the archive, and segments that have none.
+    Wal,
+    /// The server's own WAL summaries, from PostgreSQL 17 on.
+    Server,
+    /// The LSN of each page: all of the data directory was read.
+    Pages,
+}
+
+impl fmt::Display for ChangeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Wal => "WAL summaries",
+            Self::Server => "the server's WAL summaries",
+            Self::Pages => "page LSNs",
+        })
+    }
 }
 
 /// An object of a backup.
@@ -121,13 +171,31 @@ pub struct CorruptBlock {
     pub block: u32,
 }
 
+/// A backup whose `backup.json` cannot be read.
+#[derive(Debug)]
+pub struct DamagedEntry {
+    /// The backup.
+    pub id: BackupId,
+    /// What is wrong.
+    pub error: Error,
+}
+
+/// What a backup is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On its own.
+    Alone,
+    /// Together with others.
+    InChain,
+}
+
 /// The backups of a cluster.
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// Those that can be read, oldest first.
     pub backups: Vec<BackupEntry>,
-    /// What is wrong with the others.
-    pub damaged: Vec<Error>,
+    /// The others.
+    pub damaged: Vec<DamagedEntry>,
     /// Folders without an entry: of backups that run, failed, or lost it.
     pub unfinished: Vec<BackupId>,
 }
@@ -138,7 +206,8 @@ impl Catalog {
         self.backups.is_empty() && self.damaged.is_empty()
     }
 
-    fn add(
+    /// Takes in how reading a backup's entry ended.
+    pub(super) fn add(
         &mut self,
         id: BackupId,
         found: Result<Option<BackupEntry>, Error>,
@@ -146,10 +215,37 @@ impl Catalog {
         match found {
             Ok(Some(backup)) => self.backups.push(backup),
             Ok(None) => self.unfinished.push(id),
-            Err(damaged @ Error::Damaged { .. }) => self.damaged.push(damaged),
+            Err(error @ Error::Damaged { .. }) => self.damaged.push(DamagedEntry { id, error }),
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// Tells of those that no restore can begin with, and returns the others.
+    fn into_usable(self) -> Vec<BackupEntry> {
+        for damaged in &self.damaged {
+            tracing::warn!("{}; the backup is passed over", damaged.error);
+        }
+        let mut broken = HashSet::new();
+        for backup in &self.backups {
+            if let Err(error) = self.chain(&backup.id) {
+                tracing::warn!("{error}; the backup is passed over");
+                broken.insert(backup.id.clone());
+            }
+        }
+        let mut backups = self.backups;
+        backups.retain(|backup| !broken.contains(&backup.id));
+        backups
+    }
+}
+
+impl BackupKind {
+    /// The format of `backup.json` for this kind: programs that do not know deltas read full backups and refuse deltas.
+    pub fn format(self) -> u32 {
+        match self {
+            Self::Full => 1,
+            Self::Delta => 2,
+        }
     }
 }
 
@@ -161,6 +257,20 @@ impl BackupId {
             BackupKind::Delta => 'D',
         };
         Self(format!("{}-{letter}", time.strftime("%Y%m%dT%H%M%SZ")))
+    }
+
+    /// The id without its kind.
+    fn second(&self) -> &str {
+        self.0.split_once('-').map_or(&self.0, |(second, _)| second)
+    }
+
+    /// The kind that the id tells.
+    pub fn kind(&self) -> BackupKind {
+        if self.0.ends_with('D') {
+            BackupKind::Delta
+        } else {
+            BackupKind::Full
+        }
     }
 }
 
@@ -248,7 +358,30 @@ impl BackupEntry {
         {
             return Err("its WAL positions, sizes or history cannot be right".into());
         }
+        if !entry.is_of_its_kind() {
+            return Err("its id, kind, parent and format do not belong together".into());
+        }
         Ok(entry)
+    }
+
+    /// A full backup stands on its own, a delta on another backup; both are named so.
+    fn is_of_its_kind(&self) -> bool {
+        let is_delta = self.kind == BackupKind::Delta;
+        self.id.kind() == self.kind
+            && self.parent.is_some() == is_delta
+            && self.parent.as_ref() != Some(&self.id)
+            && self.format >= self.kind.format()
+    }
+
+    /// Everything in the backup's folder but the entry itself: the parts in order, then the rest.
+    pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
+        self.parts.iter().chain(self.others())
+    }
+
+    /// Objects of the backup that are no parts.
+    pub fn others(&self) -> impl Iterator<Item = &StoredPart> {
+        let lists = [&self.manifest].into_iter();
+        lists.chain(&self.index).chain(&self.relations)
     }
 
     /// Whether replay from the backup along `history` is possible.
@@ -268,6 +401,13 @@ impl BackupEntry {
 impl Repository {
     /// Every backup, oldest first, and what is wrong with those that cannot be read.
     pub fn catalog(&self) -> Result<Catalog, Error> {
+        let mut catalog = self.entries()?;
+        catalog.settle(&self.marks()?);
+        Ok(catalog)
+    }
+
+    /// The catalog as the `backup.json` objects have it, without marks.
+    pub(super) fn entries(&self) -> Result<Catalog, Error> {
         let mut catalog = Catalog::default();
         let mut ids = self.backup_ids()?;
         ids.sort();
@@ -278,10 +418,11 @@ impl Repository {
         Ok(catalog)
     }
 
-    /// The backups named by `ids`; without any, the newest one, whether its entry can be read or not.
+    /// The backups named by `ids`, and those that they stand on; without any, the newest one, whether its entry can be
+    /// read or not.
     ///
     /// # Errors
-    /// [`Error::NoSuchBackup`].
+    /// [`Error::NoSuchBackup`]. A chain that is broken is none: [`Catalog::chain`] tells.
     pub fn catalog_of(&self, ids: &[String]) -> Result<Catalog, Error> {
         let mut catalog = Catalog::default();
         if ids.is_empty() {
@@ -293,34 +434,44 @@ impl Repository {
             }
         }
         for id in ids {
-            match self.backup(id) {
-                Ok(backup) => catalog.backups.push(backup),
-                Err(damaged @ Error::Damaged { .. }) => catalog.damaged.push(damaged),
-                Err(error) => return Err(error),
+            let parsed = self.backup_id(id)?;
+            if catalog.get(&parsed).is_none() && catalog.damage_of(&parsed).is_none() {
+                let found = self.backup_if_there(&parsed).transpose();
+                let found = found.ok_or_else(|| self.no_such_backup(id))?;
+                catalog.add(parsed, found.map(Some))?;
             }
         }
+        self.add_ancestors(&mut catalog)?;
+        catalog.settle(&self.marks()?);
         Ok(catalog)
     }
 
-    /// The backups that can be read, oldest first; of the others the user hears.
+    /// The backups that a restore can begin with, oldest first: their entries can be read and their chains are whole.
+    /// Of the others the user hears.
     pub fn usable_backups(&self) -> Result<Vec<BackupEntry>, Error> {
-        let catalog = self.catalog()?;
-        for damaged in catalog.damaged {
-            tracing::warn!("{damaged}; the backup is passed over");
-        }
-        Ok(catalog.backups)
+        Ok(self.catalog()?.into_usable())
     }
 
-    /// The first object of a backup that is not in the store with the length that the entry gives.
-    pub fn missing_object(&self, backup: &BackupEntry) -> Result<Option<String>, StoreError> {
+    /// The first object without which a backup cannot be restored that is not in the store with the length that the entry
+    /// gives. A backup that stands alone needs neither its index nor its list of relations.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn missing_object(
+        &self,
+        backup: &BackupEntry,
+        place: Place,
+    ) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
         let found = self.runtime.block_on(self.store.list(&folder, None))?;
         let lengths: HashMap<&str, u64> = found
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
             .collect();
-        let mut parts = backup.parts.iter().chain([&backup.manifest]);
-        let missing = parts.find(|part| {
+        let lists = backup
+            .others()
+            .filter(|list| place == Place::InChain || list.name == backup.manifest.name);
+        let missing = backup.parts.iter().chain(lists).find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });
         Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))
@@ -337,27 +488,64 @@ impl Repository {
             .collect())
     }
 
-    /// The backup named by `id`, or the newest one for `LATEST`.
+    /// The backup named by `id`, or the newest whole one for `LATEST`. An id is looked up by itself: what stands on the
+    /// backup is not read, so that `permanent` does not tell of it.
     ///
     /// # Errors
-    /// [`Error::NoSuchBackup`].
+    /// [`Error::NoSuchBackup`]; [`Error::BrokenChain`] when something is missing that the backup stands on.
     pub fn backup(&self, id: &str) -> Result<BackupEntry, Error> {
-        let missing = || Error::NoSuchBackup {
-            id: id.to_owned(),
-            store: self.store.url().to_owned(),
-        };
-        if id == "LATEST" {
-            return self
-                .usable_backups()?
-                .into_iter()
+        if id == LATEST {
+            let newest = self.usable_backups()?.into_iter();
+            return newest
                 .max_by_key(|backup| backup.stop_time)
-                .ok_or_else(missing);
+                .ok_or_else(|| self.no_such_backup(id));
         }
-        let parsed = id.parse().map_err(|_| missing())?;
-        self.backup_if_there(&parsed)?.ok_or_else(missing)
+        let found = self.backup_if_there(&self.backup_id(id)?)?;
+        let backup = found.ok_or_else(|| self.no_such_backup(id))?;
+        let leaf = self.chain(&backup)?.pop();
+        Ok(leaf.expect("a chain ends in the backup whose chain it is"))
     }
 
-    fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
+    /// The backup of `catalog` that is named by `id`, whole or not, or the newest whole one for `LATEST`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`], or what is wrong with its entry.
+    pub fn named_backup<'a>(
+        &self,
+        catalog: &'a Catalog,
+        id: &str,
+    ) -> Result<&'a BackupEntry, Error> {
+        if id == LATEST {
+            return catalog.latest().ok_or_else(|| self.no_such_backup(id));
+        }
+        let parsed = self.backup_id(id)?;
+        match catalog.get(&parsed) {
+            Some(backup) => Ok(backup),
+            // The catalog keeps the reason; reading once more gives one to hand on.
+            None => Err(self
+                .backup_if_there(&parsed)
+                .err()
+                .unwrap_or_else(|| self.no_such_backup(id))),
+        }
+    }
+
+    /// The id that the user wrote, or that of the newest whole backup for `LATEST`.
+    fn backup_id(&self, id: &str) -> Result<BackupId, Error> {
+        if id == LATEST {
+            return self.backup(id).map(|backup| backup.id);
+        }
+        id.parse().map_err(|_| self.no_such_backup(id))
+    }
+
+    fn no_such_backup(&self, id: &str) -> Error {
+        Error::NoSuchBackup {
+            id: id.to_owned(),
+            store: self.store.url().to_owned(),
+        }
+    }
+
+    /// A backup as its `backup.json` has it; `None` without one.
+    pub(super) fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
         let key = self.layout.backup_json(id);
         let bytes = match self.read_small(&key) {
             Ok(bytes) => bytes,
@@ -379,7 +567,8 @@ impl Repository {
         Ok(Some(entry))
     }
 
-    /// An id for a backup that starts at `time`, under which nothing is stored yet.
+    /// An id for a backup that starts at `time`. No other backup has its second, of whatever kind: a delta that is taken
+    /// right after its parent comes after it in the order of ids.
     pub fn free_backup_id(
         &self,
         time: Timestamp,
@@ -396,7 +585,7 @@ impl Repository {
         });
         let mut ids = seconds.map(|second| BackupId::new(second, kind));
         Ok(ids
-            .find(|id| !taken.contains(id))
+            .find(|id| taken.iter().all(|other| other.second() != id.second()))
             .expect("a store holds fewer backups than there are seconds"))
     }
 
@@ -423,13 +612,45 @@ fn with_checksum(covered: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::chain::tests::{entry, id};
+
+    #[test]
+    fn what_a_backup_is_shows_in_its_id_kind_parent_and_format() {
+        let parse = |entry: &BackupEntry| BackupEntry::parse(entry.to_text().unwrap().as_bytes());
+        let (full, delta) = (entry("1F", None), entry("2D", Some("1F")));
+        parse(&full).unwrap();
+        parse(&delta).unwrap();
+        let changed = |of: &BackupEntry, change: fn(&mut BackupEntry)| {
+            let mut entry = of.clone();
+            change(&mut entry);
+            entry
+        };
+        for wrong in [
+            changed(&full, |it| it.kind = BackupKind::Delta),
+            changed(&full, |it| it.parent = Some(id("2F"))),
+            changed(&full, |it| it.id = id("1D")),
+            changed(&delta, |it| it.kind = BackupKind::Full),
+            changed(&delta, |it| it.parent = None),
+            changed(&delta, |it| it.parent = Some(it.id.clone())),
+            changed(&delta, |it| it.format = 1),
+        ] {
+            let error = parse(&wrong).unwrap_err().to_string();
+            assert!(error.contains("do not belong together"), "{error}");
+        }
+    }
 
     #[test]
     fn backup_ids_read_back_and_others_are_refused() {
         let time: Timestamp = "2026-11-21T04:30:00.5Z".parse().unwrap();
-        let id = BackupId::new(time, BackupKind::Full);
-        assert_eq!(id.to_string(), "20261121T043000Z-F");
-        assert_eq!(id.to_string().parse::<BackupId>().unwrap(), id);
+        for (kind, text) in [
+            (BackupKind::Full, "20261121T043000Z-F"),
+            (BackupKind::Delta, "20261121T043000Z-D"),
+        ] {
+            let id = BackupId::new(time, kind);
+            assert_eq!(id.to_string(), text);
+            assert_eq!(text.parse::<BackupId>().unwrap(), id);
+            assert_eq!(id.kind(), kind);
+        }
         for text in [
             "",
             "LATEST",

@@ -4,12 +4,15 @@
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
+//! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
+//! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
 //! ```
 
 use walhalla_providers::ObjectKey;
 
 use super::BackupId;
+use super::marks::{Mark, Permanence};
 use crate::pipeline::Packing;
 use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 
@@ -121,6 +124,29 @@ impl Layout {
         key(format!("{}backup.json", self.backup_folder(id)))
     }
 
+    /// Prefix of all marks.
+    pub fn marks(&self) -> String {
+        format!("{}/marks/", self.system_identifier)
+    }
+
+    /// A mark of a backup. Keys of one backup sort by number up to 99,999; a greater number has more digits.
+    pub fn mark(&self, id: &BackupId, mark: Mark) -> ObjectKey {
+        let Mark { number, permanence } = mark;
+        key(format!("{}{id}/{number:05}-{permanence}", self.marks()))
+    }
+
+    /// The mark that an object is, and of which backup, if it is one of [`Layout::mark`]'s.
+    pub fn parse_mark(&self, key: &ObjectKey) -> Option<(BackupId, Mark)> {
+        let (id, name) = key.as_str().strip_prefix(&self.marks())?.split_once('/')?;
+        let (number, said) = name.split_once('-')?;
+        let (id, number) = (id.parse().ok()?, number.parse().ok()?);
+        [Permanence::Permanent, Permanence::Impermanent]
+            .map(|permanence| Mark { number, permanence })
+            .into_iter()
+            .find(|mark| mark.permanence.to_string() == said && self.mark(&id, *mark) == *key)
+            .map(|mark| (id, mark))
+    }
+
     /// An object of a backup, by its name in `backup.json`.
     pub fn backup_object(
         &self,
@@ -140,6 +166,16 @@ pub fn manifest_name(packing: Packing) -> String {
     format!("backup_manifest{packing}")
 }
 
+/// The name of a backup's list of relation files below its folder.
+pub fn relations_name(packing: Packing) -> String {
+    format!("relations.json{packing}")
+}
+
+/// The name of a backup's index below its folder.
+pub fn index_name(packing: Packing) -> String {
+    format!("index.json{packing}")
+}
+
 /// The name of a backup's part below its folder.
 pub fn part_name(number: usize, packing: Packing) -> String {
     format!("base/{number:05}.tar{packing}")
@@ -147,4 +183,34 @@ pub fn part_name(number: usize, packing: Packing) -> String {
 
 fn key(text: String) -> ObjectKey {
     ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_told_from_their_keys_and_nothing_else_is_one() {
+        let layout = Layout::new("7710533931497189584".parse().unwrap());
+        let id: BackupId = "20261121T043000Z-F".parse().unwrap();
+        for number in [1, 99_999, 100_000] {
+            for permanence in [Permanence::Permanent, Permanence::Impermanent] {
+                let mark = Mark { number, permanence };
+                let key = layout.mark(&id, mark);
+                assert_eq!(layout.parse_mark(&key), Some((id.clone(), mark)));
+            }
+        }
+        let folder = "7710533931497189584/marks/20261121T043000Z-F";
+        for text in [
+            format!("{folder}/1-permanent"),
+            format!("{folder}/+0001-permanent"),
+            format!("{folder}/00001-forever"),
+            format!("{folder}/00001-permanent/x"),
+            "7710533931497189584/marks/LATEST/00001-permanent".to_owned(),
+            "7710533931497189585/marks/20261121T043000Z-F/00001-permanent".to_owned(),
+            "7710533931497189584/backups/20261121T043000Z-F/backup.json".to_owned(),
+        ] {
+            assert_eq!(layout.parse_mark(&key(text)), None);
+        }
+    }
 }

@@ -3,7 +3,9 @@
 //! [`layout`] is the only place that spells keys. Nothing here overwrites or deletes.
 
 pub mod catalog;
+mod chain;
 pub mod layout;
+pub mod marks;
 mod wal_archive;
 
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use tokio::runtime::Handle;
 use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
-pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog};
+pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog, LATEST};
+pub use chain::{ChainError, ChainProblem};
 pub use layout::Layout;
 pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, WalListing};
 
@@ -82,6 +85,29 @@ pub enum Error {
         /// Where it was looked for.
         store: String,
     },
+    /// A backup that cannot be restored, because of another one that it stands on.
+    #[error("{error}")]
+    BrokenChain {
+        /// Which one, and why.
+        error: ChainError,
+        /// What is wrong with its entry, when it is damaged.
+        #[source]
+        source: Option<Box<Error>>,
+    },
+    /// A permanent delta stands on a backup that shall be impermanent.
+    #[error("backup {backup} stays permanent: {delta}, which stands on it, is permanent")]
+    KeptByDelta {
+        /// The backup.
+        backup: BackupId,
+        /// The newest delta that keeps it.
+        delta: BackupId,
+    },
+    /// Others marked the same backup again and again.
+    #[error("backup {backup} could not be marked: others mark it at the same moment")]
+    MarkedByOthers {
+        /// The backup.
+        backup: BackupId,
+    },
     /// No cluster at all.
     #[error("{store} holds no cluster yet")]
     NoCluster {
@@ -125,6 +151,9 @@ impl Error {
                 matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupted)
             }
             Self::NoSuchBackup { .. }
+            | Self::BrokenChain { .. }
+            | Self::KeptByDelta { .. }
+            | Self::MarkedByOthers { .. }
             | Self::NoCluster { .. }
             | Self::NothingOfCluster { .. }
             | Self::SeveralClusters { .. } => false,
@@ -138,6 +167,9 @@ impl Error {
             Self::TwoContents { second, .. } => Some(second),
             Self::Store(error) => Some(&error.object),
             Self::NoSuchBackup { .. }
+            | Self::BrokenChain { .. }
+            | Self::KeptByDelta { .. }
+            | Self::MarkedByOthers { .. }
             | Self::NoCluster { .. }
             | Self::NothingOfCluster { .. }
             | Self::SeveralClusters { .. } => None,
@@ -305,14 +337,17 @@ impl Repository {
     }
 
     /// The error for an object whose content could not be read to its end.
+    ///
+    /// A store's error or one of this kind inside of `source` is returned as it is.
     pub fn damaged(&self, key: &ObjectKey, source: std::io::Error) -> Error {
-        match source.downcast::<StoreError>() {
-            Ok(store_error) => Error::Store(store_error),
-            Err(source) => Error::Damaged {
-                object: self.url(key),
-                what: "its content cannot be unpacked",
-                source: source.into(),
-            },
-        }
+        let source = match source.downcast::<StoreError>() {
+            Ok(store_error) => return Error::Store(store_error),
+            Err(source) => source,
+        };
+        source.downcast().unwrap_or_else(|source| Error::Damaged {
+            object: self.url(key),
+            what: "its content cannot be unpacked",
+            source: source.into(),
+        })
     }
 }

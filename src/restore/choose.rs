@@ -10,6 +10,7 @@ use super::plan::{Plan, Unreachable};
 use super::reach::{Found, Search};
 use super::target::{self, Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::repository::catalog::Place;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal;
 use crate::wal::archive::{Archive, Route};
@@ -136,7 +137,8 @@ impl<'a> Planner<'a> {
             .iter()
             .filter(|backup| self.may_end_before_target(backup))
             .collect();
-        backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_time));
+        // Of a delta and the full backup that was merged out of its chain, the full one.
+        backups.sort_by(|a, b| (b.stop_time, &b.id).cmp(&(a.stop_time, &a.id)));
         backups
     }
 
@@ -235,9 +237,17 @@ impl<'a> Planner<'a> {
         history: &'a History,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
     ) -> Result<Offer<'a>, Error> {
-        if let Some(object) = self.repository.missing_object(backup)? {
-            let reason = format!("{object}, a part of the backup, is missing or of another length");
-            return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+        let chain = self.repository.chain(backup)?;
+        let place = match chain.as_slice() {
+            [_] => Place::Alone,
+            _ => Place::InChain,
+        };
+        for member in &chain {
+            if let Some(object) = self.repository.missing_object(member, place)? {
+                let reason =
+                    format!("{object}, a part of the backup, is missing or of another length");
+                return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+            }
         }
         let size = backup.wal_segment_size;
         let first = size.segment_of(backup.start_lsn);
@@ -261,7 +271,7 @@ impl<'a> Planner<'a> {
             _ => self.target_segment(&way, named)?,
         };
         Ok(match last {
-            Ok(last) => Offer::Reaches(Box::new(self.planned(way, last)?)),
+            Ok(last) => Offer::Reaches(Box::new(self.planned(way, chain, last)?)),
             Err(falls) => Offer::Falls(falls),
         })
     }
@@ -474,7 +484,7 @@ impl<'a> Planner<'a> {
             .collect()
     }
 
-    fn planned(&self, way: Way, last: SegmentNo) -> Result<Plan, Error> {
+    fn planned(&self, way: Way, chain: Vec<BackupEntry>, last: SegmentNo) -> Result<Plan, Error> {
         let Way {
             backup,
             history,
@@ -487,6 +497,7 @@ impl<'a> Planner<'a> {
         Ok(Plan {
             target: self.target.clone(),
             backup: backup.clone(),
+            chain,
             history: history.clone(),
             segments: segments
                 .map(|needed| (needed.name, needed.archived))

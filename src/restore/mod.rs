@@ -9,9 +9,12 @@
 
 mod branches;
 mod choose;
+pub mod existing;
+pub mod only;
 pub mod plan;
 mod reach;
 pub mod recovery;
+mod refresh;
 pub mod run;
 pub mod stage;
 pub mod target;
@@ -41,6 +44,14 @@ pub enum Error {
     /// A directory that must be empty is not.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),
+    /// A directory that is to be brought up to date is not, for all that can be seen, one of the cluster.
+    #[error("{} is not proven to be a data directory of this cluster: {reason}", path.display())]
+    NotThisCluster {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: existing::Unproven,
+    },
     /// Two places of the restored cluster that would share their files.
     #[error("{} and {} cannot both be places of the restored cluster", .0.display(), .1.display())]
     SharedPlace(PathBuf, PathBuf),
@@ -71,6 +82,14 @@ pub enum Error {
     /// `--tablespace-map` names a tablespace that the backup does not have.
     #[error("the backup has no tablespace {0}")]
     NoSuchTablespace(u32),
+    /// `--only-database` names a database that the backup does not have.
+    #[error("the backup has no database {name:?}")]
+    NoSuchDatabase {
+        /// What was asked for.
+        name: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
     /// A sealed plan that cannot be read.
     #[error("the sealed plan {} cannot be read", path.display())]
     SealedPlan {

@@ -19,6 +19,8 @@ pub struct Plan {
     pub target: Target,
     /// The backup to begin with.
     pub backup: BackupEntry,
+    /// What it takes to restore that: the full backup first, `backup` itself last.
+    pub chain: Vec<BackupEntry>,
     /// The timeline that recovery follows.
     pub history: History,
     /// Every segment that recovery will ask for, in the order of replay.
@@ -109,7 +111,8 @@ impl Plan {
             .iter()
             .map(|(_, archived)| archived.stored_bytes)
             .sum();
-        self.backup.stored_bytes + wal + histories
+        let backups: u64 = self.chain.iter().map(|backup| backup.stored_bytes).sum();
+        backups + wal + histories
     }
 
     /// Room that the staged WAL takes.
@@ -126,7 +129,11 @@ impl Plan {
             reachable: true,
             reason: None,
             nearest: None,
-            backup_chain: vec![self.backup.id.to_string()],
+            backup_chain: self
+                .chain
+                .iter()
+                .map(|backup| backup.id.to_string())
+                .collect(),
             timelines: self.timelines(),
             other_timelines: self.other_timelines.clone(),
             segments: self

@@ -56,6 +56,8 @@ pub struct Settings {
     pub archive_mode: ArchiveMode,
     /// What it becomes.
     pub role: Role,
+    /// Whether databases come up empty, whose pages WAL may ask for.
+    pub has_empty_files: bool,
 }
 
 const SIGNALS: [&str; 3] = ["recovery.signal", "standby.signal", "recovery.conf"];
@@ -92,6 +94,10 @@ impl Settings {
             write(&pgdata.join(signal), b"")?;
         } else {
             write(&pgdata.join("recovery.conf"), recovery.as_bytes())?;
+        }
+        if self.has_empty_files && version.can_ignore_invalid_pages() {
+            // Records without an image of a page want it to be there (xlogutils.c, `XLogCheckInvalidPages`).
+            auto_conf.extend_from_slice(b"ignore_invalid_pages = 'on'\n");
         }
         if self.archive_mode == ArchiveMode::Off {
             auto_conf.extend_from_slice(b"archive_mode = 'off'\n");

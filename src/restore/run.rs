@@ -5,10 +5,13 @@ use std::fs::{DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::existing::{self, Existing};
+use super::only::Only;
 use super::plan::Plan;
 use super::recovery::Settings;
 use super::unpack::{Unpacker, sync_directory};
 use super::{Error, stage};
+use crate::backup::chain::{Access, Chain};
 use crate::progress::{Progress, Show};
 use crate::repository::{BackupEntry, Repository};
 
@@ -22,6 +25,10 @@ pub struct Destination {
     pub pgdata: PathBuf,
     /// New places of tablespaces, by OID.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// What is done with files that are there.
+    pub existing: Existing,
+    /// The databases that are restored; all without.
+    pub only: Option<Only>,
     /// Parts and segments that are fetched at a time.
     pub threads: usize,
     /// How progress is shown.
@@ -35,25 +42,29 @@ struct Owner {
     group: u32,
 }
 
-/// Puts a backup's files in place: a data directory that recovers from its `backup_label`, without any WAL.
+/// Puts the files of the last backup in `chain`, which stands on those before it, in place: a data directory that recovers
+/// from its `backup_label`, without any WAL. Returns how many bytes of it were there already.
 pub fn fetch_backup(
     repository: &Repository,
-    backup: &BackupEntry,
+    chain: &[BackupEntry],
     to: &Destination,
-) -> Result<(), Error> {
-    to.check(backup, 0, None)?;
-    let progress = Progress::new(to.show, "restoring", backup.size_bytes);
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
-    to.prepare(backup)?;
+) -> Result<u64, Error> {
+    let Some(backup) = chain.last() else {
+        return Ok(0);
+    };
+    let files = to.open(repository, chain)?;
+    to.check(backup, &files, 0, None)?;
+    let progress = Progress::new(to.show, "restoring", files.size_bytes());
+    let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
+    to.prepare(backup, &unpacker)?;
     unpacker.unpack(to.threads)?;
-    to.hand_over(backup, None)?;
-    unpacker.finish()?;
-    to.hand_over(backup, None)?;
+    to.finish(backup, None, &unpacker)?;
     progress.finish();
-    Ok(())
+    Ok(unpacker.kept_bytes())
 }
 
-/// Carries out a plan: afterwards the server starts and recovers to the target.
+/// Carries out a plan: afterwards the server starts and recovers to the target. Returns how many bytes of the files were
+/// there already.
 ///
 /// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is.
 pub fn restore(
@@ -62,26 +73,20 @@ pub fn restore(
     to: &Destination,
     stage: Option<&Path>,
     settings: impl FnOnce(Option<PathBuf>) -> Settings,
-) -> Result<(), Error> {
+) -> Result<u64, Error> {
     let backup = &plan.backup;
     let staged_bytes = if stage.is_some() {
         plan.stage_bytes()
     } else {
         0
     };
-    to.check(backup, staged_bytes, stage)?;
-    let wal_bytes: u64 = plan
-        .segments
-        .iter()
-        .map(|(_, file)| file.stored_bytes)
-        .sum();
-    let progress = Progress::new(
-        to.show,
-        "restoring",
-        backup.size_bytes + if stage.is_some() { wal_bytes } else { 0 },
-    );
-    let unpacker = Unpacker::new(repository, backup, &to.pgdata, &progress)?;
-    to.prepare(backup)?;
+    let files = to.open(repository, &plan.chain)?;
+    to.check(backup, &files, staged_bytes, stage)?;
+    let wal = plan.segments.iter().map(|(_, file)| file.stored_bytes);
+    let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
+    let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
+    let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
+    to.prepare(backup, &unpacker)?;
     if let Some(stage) = stage {
         stage::prepare(stage)?;
     }
@@ -91,11 +96,9 @@ pub fn restore(
         Some(stage) => Some(stage::fill(repository, plan, stage, to.threads, &progress)?),
     };
     settings(sealed).write(plan, &to.pgdata)?;
-    to.hand_over(backup, stage)?;
-    unpacker.finish()?;
-    to.hand_over(backup, stage)?;
+    to.finish(backup, stage, &unpacker)?;
     progress.finish();
-    Ok(())
+    Ok(unpacker.kept_bytes())
 }
 
 impl Destination {
@@ -122,10 +125,25 @@ impl Destination {
             .filter_map(|known| Some((known.oid, self.tablespace(backup, known.oid)?)))
     }
 
+    /// The files that go there.
+    fn open<'a>(
+        &self,
+        repository: &'a Repository,
+        chain: &'a [BackupEntry],
+    ) -> Result<Chain<'a>, Error> {
+        let access = match self.existing {
+            Existing::Refuse => Access::Stream,
+            Existing::Update => Access::Random,
+        };
+        let is_wanted = |path: &Path| self.only.as_ref().is_none_or(|only| only.has(path));
+        Ok(Chain::open(repository, chain, access, &is_wanted)?)
+    }
+
     /// Refuses what cannot end well, before anything is written.
     fn check(
         &self,
         backup: &BackupEntry,
+        files: &Chain,
         staged_bytes: u64,
         stage: Option<&Path>,
     ) -> Result<(), Error> {
@@ -138,7 +156,12 @@ impl Destination {
         if let Some(oid) = self.tablespaces.keys().find(|oid| !known(oid)) {
             return Err(Error::NoSuchTablespace(*oid));
         }
-        must_be_empty(&self.pgdata)?;
+        let is_update = self.existing == Existing::Update && !is_empty(&self.pgdata)?;
+        if is_update {
+            existing::prove(&self.pgdata, backup)?;
+        } else {
+            must_be_empty(&self.pgdata)?;
+        }
         let mut places: Vec<&Path> = self
             .tablespace_places(backup)
             .map(|(_, place)| place)
@@ -154,14 +177,20 @@ impl Destination {
         {
             return Err(Error::SharedPlace((*outer).to_owned(), (*inner).to_owned()));
         }
-        for (_, place) in self.tablespace_places(backup) {
-            must_be_empty(&place.join(backup.postgres_version.tablespace_folder()))?;
+        for (oid, place) in self.tablespace_places(backup) {
+            if !is_update || !existing::leads_to(&self.pgdata, oid, place) {
+                must_be_empty(&place.join(backup.postgres_version.tablespace_folder()))?;
+            }
         }
         // How the files divide among tablespaces is not known before they are unpacked.
         let on_one_device = self
             .tablespace_places(backup)
             .all(|(_, place)| device(place) == device(&self.pgdata));
-        let files_bytes = if on_one_device { backup.size_bytes } else { 0 };
+        let files_bytes = if on_one_device && !is_update {
+            files.size_bytes()
+        } else {
+            0
+        };
         let beside = stage.is_some_and(|stage| device(stage) == device(&self.pgdata));
         let staged_beside = if beside { staged_bytes } else { 0 };
         must_have_room(&self.pgdata, files_bytes + staged_beside + SPARE_BYTES)?;
@@ -170,16 +199,28 @@ impl Destination {
         must_have_room(stage, staged_bytes)
     }
 
-    /// Makes the data directory and the tablespaces' places and links.
-    fn prepare(&self, backup: &BackupEntry) -> Result<(), Error> {
+    /// Makes the data directory and the tablespaces' places and links; of one that is there, takes away what is not of the
+    /// backup. It cannot be started from here on.
+    fn prepare(&self, backup: &BackupEntry, files: &Unpacker) -> Result<(), Error> {
         let owner = self.owner()?;
         create_private(&self.pgdata, owner)?;
         std::fs::set_permissions(&self.pgdata, Permissions::from_mode(0o700))
             .map_err(Error::local("set the mode of", &self.pgdata))?;
+        existing::leave_proof(&self.pgdata, backup)?;
+        if self.existing == Existing::Update {
+            existing::disable(&self.pgdata)?;
+            let places = self.tablespace_places(backup);
+            let places = places.map(|(oid, place)| (oid, place.to_owned())).collect();
+            let removed = existing::remove_others(&self.pgdata, backup, &files.paths(), &places)?;
+            tracing::debug!("{removed} files that the backup does not have were removed");
+        }
         let links = self.pgdata.join("pg_tblspc");
         for (oid, place) in self.tablespace_places(backup) {
             create_private(&links, owner)?;
             create_private(place, owner)?;
+            if existing::leads_to(&self.pgdata, oid, place) {
+                continue;
+            }
             let link = links.join(oid.to_string());
             std::os::unix::fs::symlink(place, &link)
                 .map_err(Error::local("create the link", &link))?;
@@ -202,6 +243,19 @@ impl Destination {
         }))
     }
 
+    /// Puts in place what makes the directory one that starts.
+    fn finish(
+        &self,
+        backup: &BackupEntry,
+        stage: Option<&Path>,
+        files: &Unpacker,
+    ) -> Result<(), Error> {
+        self.hand_over(backup, stage)?;
+        files.finish()?;
+        existing::take_proof_away(&self.pgdata)?;
+        self.hand_over(backup, stage)
+    }
+
     fn hand_over(&self, backup: &BackupEntry, stage: Option<&Path>) -> Result<(), Error> {
         let Some(owner) = self.owner()? else {
             return Ok(());
@@ -214,12 +268,19 @@ impl Destination {
     }
 }
 
-fn must_be_empty(path: &Path) -> Result<(), Error> {
+/// Whether a directory has nothing in it, or is not there.
+fn is_empty(path: &Path) -> Result<bool, Error> {
     match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(source) => Err(Error::local("read", path)(source)),
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Error::NotEmpty(path.to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        found => found.map_err(Error::local("read", path)),
+    }
+}
+
+fn must_be_empty(path: &Path) -> Result<(), Error> {
+    if is_empty(path)? {
+        Ok(())
+    } else {
+        Err(Error::NotEmpty(path.to_owned()))
     }
 }
 

@@ -7,24 +7,26 @@
 //!
 //! The last part waits until every other file is durable; of it, `pg_control` comes last.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::backup::contents::{self, Contents, Failure, Sink};
+use super::existing::Existing;
+use super::refresh::{Update, refresh};
+use crate::backup::chain::Chain;
+use crate::backup::contents::{self, Failure, FileHeader, Sink, Sum};
 use crate::backup::manifest;
 use crate::postgres::control;
 use crate::progress::Progress;
-use crate::repository::{BackupEntry, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::fetcher::NewFile;
 
@@ -39,43 +41,115 @@ const PRIVATE: u32 = 0o700;
 
 /// A backup on its way into a data directory.
 pub struct Unpacker<'a> {
-    contents: Contents<'a>,
+    chain: Chain<'a>,
     pgdata: &'a Path,
+    existing: Existing,
     progress: &'a Progress,
     directories: Mutex<BTreeSet<PathBuf>>,
     unsynced: Mutex<Vec<PathBuf>>,
+    kept_bytes: AtomicU64,
 }
 
 impl<'a> Unpacker<'a> {
-    /// Reads the backup's manifest.
+    /// Unpacks what `chain` makes into `pgdata`.
     pub fn new(
-        repository: &'a Repository,
-        backup: &'a BackupEntry,
+        chain: Chain<'a>,
         pgdata: &'a Path,
+        existing: Existing,
         progress: &'a Progress,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            contents: Contents::open(repository, backup)?,
+    ) -> Self {
+        Self {
+            chain,
             pgdata,
+            existing,
             progress,
             directories: Mutex::default(),
             unsynced: Mutex::default(),
+            kept_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// The paths of all files that will be there.
+    pub fn paths(&self) -> HashSet<PathBuf> {
+        self.chain.paths()
+    }
+
+    /// How much of the files was there already.
+    pub fn kept_bytes(&self) -> u64 {
+        self.kept_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Unpacks everything but the leaf's last part, durably.
+    pub fn unpack(&self, threads: usize) -> Result<(), Error> {
+        let files = match self.existing {
+            Existing::Refuse => None,
+            Existing::Update => self.chain.files(),
+        };
+        match files {
+            Some(files) => self.refresh(&files, threads)?,
+            None => self.stream(threads)?,
+        }
+        self.empty_files()?;
+        self.sync_files(threads)
+    }
+
+    /// Part by part.
+    fn stream(&self, threads: usize) -> Result<(), Error> {
+        let tasks = self.chain.tasks();
+        let next = AtomicUsize::new(0);
+        on_threads(threads, self.progress, &|| {
+            while let Some(task) = tasks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.chain.read(*task, self)?;
+            }
+            Ok(())
         })
     }
 
-    /// Unpacks everything but the last part, durably.
-    pub fn unpack(&self, threads: usize) -> Result<(), Error> {
-        let parts = self.contents.backup.parts.split_last();
-        let parts = parts.map(|(_, parts)| parts).unwrap_or_default();
+    /// File by file, each compared with what is there.
+    fn refresh(&self, files: &[&Path], threads: usize) -> Result<(), Error> {
+        if let Some(first) = self.chain.first_task() {
+            self.chain.read(first, self)?;
+        }
         let next = AtomicUsize::new(0);
-        let worker = || -> Result<(), Error> {
-            while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.contents.part(part, self)?;
+        on_threads(threads, self.progress, &|| {
+            while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.refresh_file(path)?;
             }
             Ok(())
+        })
+    }
+
+    fn refresh_file(&self, path: &Path) -> Result<(), Error> {
+        let Some(file) = self.chain.file(path)? else {
+            return Ok(());
         };
-        on_threads(threads, self.progress, &worker)?;
-        self.sync_files(threads)
+        self.create_directories(path.parent().unwrap_or(Path::new("")))?;
+        let (target, header) = (self.pgdata.join(path), file.header);
+        let refreshed = refresh(&target, file, self.progress).map_err(|failure| match failure {
+            Failure::Read(source) => self.chain.unreadable(path, source).into(),
+            Failure::Sink(error) => error,
+        })?;
+        self.kept_bytes
+            .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
+        self.chain.came(path, header, refreshed.sum);
+        lock(&self.unsynced).push(target);
+        Ok(())
+    }
+
+    /// Gives what is not restored its length, and no content.
+    fn empty_files(&self) -> Result<(), Error> {
+        for (path, size_bytes) in self.chain.left_out() {
+            self.create_directories(path.parent().unwrap_or(Path::new("")))?;
+            let target = self.pgdata.join(path);
+            let mut options = OpenOptions::new();
+            let created = options.write(true).create(true).truncate(true).mode(0o600);
+            let emptied = created
+                .open(&target)
+                .and_then(|file| file.set_len(*size_bytes));
+            emptied.map_err(Error::local("create", &target))?;
+            lock(&self.unsynced).push(target);
+        }
+        Ok(())
     }
 
     /// Makes every file durable. All are on their way to the disk by now, so one commit of the file
@@ -94,14 +168,17 @@ impl<'a> Unpacker<'a> {
 
     /// Checks that nothing is missing and puts `pg_control` in place: from here on the server starts.
     pub fn finish(&self) -> Result<(), Error> {
-        let mut manifest = NewFile::create(&self.pgdata.join(manifest::FILE_NAME))?;
-        manifest.write(self.contents.manifest_text.as_bytes())?;
-        manifest.finish()?;
-        if let Some(last) = self.contents.backup.parts.last() {
-            self.contents.part(last, self)?;
+        if let Some(last) = self.chain.last_task() {
+            self.chain.read(last, self)?;
+        }
+        // A manifest of files that are empty would say no more than that they are not the backup's.
+        if self.chain.left_out().is_empty() {
+            let mut manifest = NewFile::create(&self.pgdata.join(manifest::FILE_NAME))?;
+            manifest.write(self.chain.manifest_text().as_bytes())?;
+            manifest.finish()?;
         }
         self.sync_files(1)?;
-        self.contents.missing().map_or(Ok(()), Err)?;
+        self.chain.missing().map_or(Ok(()), Err)?;
         self.open_to_group()?;
         self.sync_directories()?;
         let (held_back, path) = (self.pgdata.join(HELD_BACK), self.pgdata.join(control::PATH));
@@ -149,28 +226,38 @@ impl<'a> Unpacker<'a> {
 impl Sink for Unpacker<'_> {
     type Error = Error;
 
-    fn directory(&self, path: &Path, mode: u32) -> Result<(), Error> {
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
         self.create_directories(path)?;
         let path = self.pgdata.join(path);
-        std::fs::set_permissions(&path, Permissions::from_mode(mode))
+        std::fs::set_permissions(&path, Permissions::from_mode(header.mode))
             .map_err(Error::local("set the mode of", path))
     }
 
     fn file(
         &self,
         path: &Path,
-        mode: u32,
+        header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+    ) -> Result<Option<Sum>, Failure<Error>> {
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
         let target = self.pgdata.join(if path == Path::new(control::PATH) {
             Path::new(HELD_BACK)
         } else {
             path
         });
-        let found = write_file(content, &target, mode, self.progress)?;
+        let found = match self.existing {
+            Existing::Refuse => write_file(content, &target, header.mode, self.progress)?,
+            Existing::Update => {
+                let mut update = Update::open(&target, header.mode)?;
+                update.take(content, self.progress)?;
+                let refreshed = update.finish()?;
+                self.kept_bytes
+                    .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
+                refreshed.sum
+            }
+        };
         lock(&self.unsynced).push(target);
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
@@ -196,7 +283,7 @@ fn write_file(
     path: &Path,
     mode: u32,
     progress: &Progress,
-) -> Result<(u64, [u8; 32]), Failure<Error>> {
+) -> Result<Sum, Failure<Error>> {
     let created = OpenOptions::new()
         .write(true)
         .create(true)

@@ -49,7 +49,7 @@ fn work(
     options: &Options,
     findings: &Findings,
 ) -> Result<(), Error> {
-    damaged_entries(catalog, findings);
+    damaged_entries(repository, catalog, findings);
     if catalog.backups.is_empty() {
         findings.note("there is no backup, so no gap can be told".to_owned());
     }

@@ -1,13 +1,11 @@
 //! Verifying backups: every object, every file in it, every page, and the WAL that makes them consistent.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 
 use super::archive::gaps;
 use super::receipts::Depth;
@@ -15,18 +13,23 @@ use super::segments::{Run, SegmentReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
-use crate::backup::contents::{self, Contents, Failure, Sink, check_stored};
+use crate::backup::contents::{
+    self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored,
+};
+use crate::backup::delta_file::{Header, ReadError, whole_name};
+use crate::backup::relations::Relations;
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::postgres::page::{self, PageState};
 use crate::postgres::{
-    ControlFile, SegmentName, SegmentNo, TimelineId, WalFileName, control, data_directory,
+    ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
 };
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
 use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal::pages::Cluster;
+use jiff::Timestamp;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -47,8 +50,9 @@ fn work(
     options: &Options,
     findings: &Findings,
 ) -> Result<(), Error> {
-    damaged_entries(catalog, findings);
-    let total = catalog.backups.iter().map(|backup| backup.size_bytes).sum();
+    damaged_entries(repository, catalog, findings);
+    let parts = catalog.backups.iter().flat_map(|backup| &backup.parts);
+    let total = parts.map(|part| part.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
     let wal = listings(repository, &catalog.backups, findings)?;
     for backup in &catalog.backups {
@@ -162,8 +166,9 @@ impl Verification<'_> {
 
     /// Objects in the backup's folder that are none of its own.
     fn extra_objects(&self) {
-        let parts = self.backup.parts.iter().chain([&self.backup.manifest]);
-        let known: Vec<&str> = parts
+        let known: Vec<&str> = self
+            .backup
+            .objects()
             .map(|part| part.name.as_str())
             .chain(["backup.json"])
             .collect();
@@ -179,12 +184,7 @@ impl Verification<'_> {
 
     /// The parts that are there with the length they must have; the last one first, as it holds `pg_control`.
     fn parts_there(&self) -> Vec<&StoredPart> {
-        let all = self
-            .backup
-            .parts
-            .iter()
-            .rev()
-            .chain([&self.backup.manifest]);
+        let (parts, others) = (self.backup.parts.iter().rev(), self.backup.others());
         let is_there = |part: &&StoredPart| {
             let what = match self.stored.get(&part.name) {
                 Some((length, _)) if *length == part.stored_bytes => return true,
@@ -198,7 +198,7 @@ impl Verification<'_> {
             self.findings.problem(self.url(part), what);
             false
         };
-        all.filter(is_there).collect()
+        parts.chain(others).filter(is_there).collect()
     }
 
     fn on_each(
@@ -279,11 +279,12 @@ impl Verification<'_> {
     fn contents(&self, contents: &Contents, parts: &[&StoredPart]) -> Result<(), Error> {
         count(&self.findings.objects, 1);
         count(&self.findings.bytes, self.backup.manifest.stored_bytes);
-        let parts: Vec<&StoredPart> = parts
+        let (parts, others): (Vec<&StoredPart>, Vec<_>) = parts
             .iter()
             .copied()
-            .filter(|part| part.name != self.backup.manifest.name)
-            .collect();
+            .partition(|part| self.backup.others().all(|other| other.name != part.name));
+        self.index(&others)?;
+        self.relations(&others)?;
         let found = self.parts(contents, &parts, Reading::WithoutReceipt)?;
         if found == contents.files || self.is_incomplete.load(Ordering::Relaxed) {
             return Ok(());
@@ -296,6 +297,33 @@ impl Verification<'_> {
                 .judge::<()>(&self.folder_url(), Err(missing.into()))?;
         }
         Ok(())
+    }
+
+    /// The index, if it is among `objects`.
+    fn index(&self, objects: &[&StoredPart]) -> Result<(), Error> {
+        let index = self.backup.index.as_ref();
+        let is_there = |index: &&StoredPart| objects.iter().any(|object| object.name == index.name);
+        let Some(index) = index.filter(is_there) else {
+            return Ok(());
+        };
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, index.stored_bytes);
+        let read = contents::read_index(self.repository, self.backup);
+        let read = read.map_err(Error::from);
+        self.findings.judge(&self.url(index), read).map(drop)
+    }
+
+    /// The list of relations, if it is among `objects`.
+    fn relations(&self, objects: &[&StoredPart]) -> Result<(), Error> {
+        let relations = self.backup.relations.as_ref();
+        let is_there = |list: &&StoredPart| objects.iter().any(|object| object.name == list.name);
+        let Some(relations) = relations.filter(is_there) else {
+            return Ok(());
+        };
+        count(&self.findings.objects, 1);
+        count(&self.findings.bytes, relations.stored_bytes);
+        let read = Relations::read(self.repository, self.backup).map_err(Error::from);
+        self.findings.judge(&self.url(relations), read).map(drop)
     }
 
     /// Reads the parts; returns how many files were in them, by the receipts of those that were not read.
@@ -495,20 +523,20 @@ impl Pages<'_> {
         self.verification.findings.problem(self.url.clone(), what);
     }
 
-    /// Checks the pages in `chunk`, which begins at block `first` of `path`; returns how many do not fit.
+    /// Checks the pages in `chunk`, blocks `blocks` of the file at `path`; returns how many do not fit.
     fn pages(
         &self,
         path: &Path,
         control: &ControlFile,
         chunk: &[u8],
-        first: u32,
+        blocks: impl Iterator<Item = u32>,
         in_file: u32,
     ) -> u64 {
         let page_bytes = usize::try_from(control.block_size_bytes)
             .unwrap_or(8192)
             .max(1);
         let mut wrong = 0;
-        for (block, page) in (first..).zip(chunk.chunks_exact(page_bytes)) {
+        for (block, page) in blocks.zip(chunk.chunks_exact(page_bytes)) {
             count(&self.verification.findings.pages, 1);
             let number = in_file.wrapping_add(block);
             let begin = self.verification.backup.start_lsn;
@@ -518,6 +546,21 @@ impl Pages<'_> {
             }
         }
         wrong
+    }
+
+    /// The blocks that a delta's file holds of a relation's file.
+    fn blocks(&self, path: &Path, content: &mut Summed) -> Result<Vec<u32>, Failure<Error>> {
+        let control = self.control;
+        let block_size = control.map_or(8192, |control| control.block_size_bytes);
+        let most = control.map_or(u32::MAX, |control| control.blocks_per_file);
+        match Header::read(content, block_size, most) {
+            Ok(header) => Ok(header.blocks),
+            Err(ReadError::Read(source)) => Err(Failure::Read(source)),
+            Err(ReadError::Malformed(malformed)) => {
+                self.say(format!("the file {} in it: {malformed}", path.display()));
+                Ok(Vec::new())
+            }
+        }
     }
 
     fn wrong_page(&self, path: &Path, block: u32) {
@@ -559,44 +602,54 @@ impl Pages<'_> {
 impl Sink for Pages<'_> {
     type Error = Error;
 
-    fn directory(&self, _: &Path, _: u32) -> Result<(), Error> {
+    fn directory(&self, _: &Path, _: FileHeader) -> Result<(), Error> {
         Ok(())
     }
 
     fn file(
         &self,
         path: &Path,
-        _: u32,
-        mut content: &mut dyn Read,
-    ) -> Result<(u64, [u8; 32]), Failure<Error>> {
+        _: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<Error>> {
         let control = self.control.filter(|control| control.data_checksums);
-        let relation = data_directory::segment_of_relation(path);
+        let mut content = Summed::new(content);
+        let (path, blocks) = match whole_name(path) {
+            Some(whole) => (Cow::from(whole), self.blocks(path, &mut content)?),
+            None => (Cow::from(path), Vec::new()),
+        };
+        let is_delta = matches!(path, Cow::Owned(_));
+        let relation = RelationFile::of_path(&path).map(|file| file.segment);
         let checked = control.zip(relation);
-        let is_control = path == Path::new(control::PATH);
-        let (mut hash, mut size_bytes, mut wrong) = (Sha256::new(), 0, 0);
+        let is_control = *path == *Path::new(control::PATH);
+        let (mut pages, mut wrong) = (0_u32, 0);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let chunk = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
             if chunk.is_empty() {
                 break;
             }
-            hash.update(chunk);
             if let Some((control, segment)) = checked.filter(|_| wrong < TOLD_BLOCKS) {
-                let first = size_bytes / u64::from(control.block_size_bytes.max(1));
                 let in_file = segment.wrapping_mul(control.blocks_per_file);
-                let first = u32::try_from(first).unwrap_or(u32::MAX);
-                wrong += self.pages(path, control, chunk, first, in_file);
+                let first = usize::try_from(pages).unwrap_or(usize::MAX);
+                wrong += if is_delta {
+                    let held = blocks.iter().skip(first).copied();
+                    self.pages(&path, control, chunk, held, in_file)
+                } else {
+                    self.pages(&path, control, chunk, pages.., in_file)
+                };
+                let count = chunk.len() as u64 / u64::from(control.block_size_bytes.max(1));
+                pages = pages.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
             }
-            if is_control && size_bytes == 0 {
+            if is_control && pages == 0 {
                 self.keep_control(chunk);
             }
-            size_bytes += chunk.len() as u64;
             if !self.verification.progress.add(chunk.len() as u64) {
                 return Err(Error::BrokenOff.into());
             }
         }
         self.files.fetch_add(1, Ordering::Relaxed);
-        Ok((size_bytes, hash.finalize().into()))
+        Ok(Some(content.finish().map_err(Failure::Read)?))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {

@@ -248,11 +248,21 @@ impl Findings {
     }
 }
 
-/// Backups whose `backup.json` cannot be read or is not there.
-fn damaged_entries(catalog: &Catalog, findings: &Findings) {
+/// Backups whose `backup.json` cannot be read or is not there, and those that stand on such.
+fn damaged_entries(repository: &Repository, catalog: &Catalog, findings: &Findings) {
     for damaged in &catalog.damaged {
-        if let Some(object) = damaged.object() {
-            findings.problem(object.to_owned(), wrong_with(object, damaged));
+        if let Some(object) = damaged.error.object() {
+            findings.problem(object.to_owned(), wrong_with(object, &damaged.error));
+        }
+    }
+    for backup in &catalog.backups {
+        if let Err(broken) = catalog.chain(&backup.id) {
+            let object = repository.layout.backup_json(&broken.ancestor);
+            let what = format!(
+                "it {}, and backup {} cannot be restored without",
+                broken.problem, backup.id
+            );
+            findings.problem(repository.url(&object), what);
         }
     }
     for id in &catalog.unfinished {
@@ -290,7 +300,12 @@ fn is_problem(error: &Error) -> bool {
         Error::Repository(error)
         | Error::Contents(contents::Error::Repository(error))
         | Error::Wal(wal::Error::Repository(error)) => error.is_of_the_object(),
-        Error::Contents(contents::Error::Part { .. } | contents::Error::Manifest { .. })
+        Error::Contents(
+            contents::Error::Part { .. }
+            | contents::Error::Manifest { .. }
+            | contents::Error::List { .. }
+            | contents::Error::Index { .. },
+        )
         | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
         Error::Wal(
             wal::Error::Postgres(_)
@@ -300,6 +315,7 @@ fn is_problem(error: &Error) -> bool {
             | wal::Error::Content { .. }
             | wal::Error::NotArchived { .. },
         )
+        | Error::Contents(contents::Error::NoIndex(_))
         | Error::Receipts(_)
         | Error::BrokenOff => false,
     }

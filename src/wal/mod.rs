@@ -8,12 +8,15 @@
 
 pub mod archive;
 pub mod archiver;
+pub mod block_table;
+pub mod changed;
 pub mod event;
 pub mod fetcher;
 pub mod pages;
 pub mod reader;
 pub mod record;
 pub mod segment;
+pub mod server_summaries;
 pub mod summary;
 
 use std::path::{Path, PathBuf};

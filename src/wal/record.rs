@@ -5,12 +5,9 @@
 //!   24 bytes                                 skipped by their lengths
 //! ```
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
-
 use super::reader::{KEPT_BYTES, KEPT_DECODED_BYTES, Record, RecordHeader};
 use crate::postgres::Version;
+pub use crate::postgres::relation::{Fork, RelationFiles};
 
 /// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID`, `RM_DBASE_ID` and `RM_HEAP_ID` (rmgrlist.h).
 pub(super) const RM_XLOG: u8 = 0;
@@ -41,35 +38,6 @@ const WILL_INIT: u8 = 0x40;
 const SAME_RELATION: u8 = 0x80;
 /// `BKPIMAGE_HAS_HOLE`
 const HAS_HOLE: u8 = 0x01;
-
-/// A relation's files: tablespace, database and file number (`RelFileLocator`; `RelFileNode` before 16).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RelationFiles {
-    /// OID of the tablespace.
-    pub tablespace: u32,
-    /// OID of the database; 0 for shared relations.
-    pub database: u32,
-    /// The number that names the files.
-    pub number: u32,
-}
-
-/// A relation's fork (relpath.h, `ForkNumber`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Fork {
-    /// The data itself.
-    #[serde(rename = "main")]
-    Main,
-    /// The free space map.
-    #[serde(rename = "fsm")]
-    FreeSpaceMap,
-    /// The visibility map.
-    #[serde(rename = "vm")]
-    VisibilityMap,
-    /// What an unlogged relation begins anew from.
-    #[serde(rename = "init")]
-    Init,
-}
 
 /// A block that a record changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,71 +199,6 @@ impl Headers {
             Ok(headers)
         } else {
             Err(Damage::Lengths)
-        }
-    }
-}
-
-impl Fork {
-    /// Every fork, in the order of its number in records.
-    pub const ALL: [Self; 4] = [
-        Self::Main,
-        Self::FreeSpaceMap,
-        Self::VisibilityMap,
-        Self::Init,
-    ];
-
-    /// By its number in records.
-    pub(super) fn of_number(number: u32) -> Option<Self> {
-        Self::ALL.get(usize::try_from(number).ok()?).copied()
-    }
-
-    /// Its name (relpath.c, `forkNames`).
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Main => "main",
-            Self::FreeSpaceMap => "fsm",
-            Self::VisibilityMap => "vm",
-            Self::Init => "init",
-        }
-    }
-}
-
-impl fmt::Display for Fork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// As `pg_waldump` shows it: tablespace, database and file number, `1663/5/16384`.
-impl fmt::Display for RelationFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.tablespace, self.database, self.number)
-    }
-}
-
-impl From<RelationFiles> for String {
-    fn from(files: RelationFiles) -> Self {
-        files.to_string()
-    }
-}
-
-impl TryFrom<String> for RelationFiles {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let mut numbers = text.split('/').map(str::parse);
-        match (
-            numbers.next(),
-            numbers.next(),
-            numbers.next(),
-            numbers.next(),
-        ) {
-            (Some(Ok(tablespace)), Some(Ok(database)), Some(Ok(number)), None) => Ok(Self {
-                tablespace,
-                database,
-                number,
-            }),
-            _ => Err("these are no relation's files"),
         }
     }
 }

@@ -1,10 +1,14 @@
-//! Reading an archived segment record by record.
+//! Reading a segment record by record, from the archive or from `pg_wal`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 
 use super::pages::{Cluster, Extent, SegmentCheck};
 use super::reader::Record;
 use super::{Error, Mismatch};
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, SegmentName, WalFileName};
+use crate::postgres::{History, Lsn, SegmentName, WalFileName};
 use crate::repository::{ArchivedFile, Repository};
 
 /// Bytes that are read at a time: whole WAL pages of any size.
@@ -62,5 +66,59 @@ pub fn read(
     match check.wrong_length(size_bytes) {
         Some(wrong) => Err(mismatch(wrong)),
         None => Ok(check),
+    }
+}
+
+/// Reads a segment in `pg_wal` up to `until`, or to its end; the server may be writing it. Shows the records that end in
+/// it, those from `until` on perhaps too.
+///
+/// # Errors
+/// [`Error::Local`], and what is wrong with the segment before `until`: also that it ends before.
+pub fn read_local(
+    path: &Path,
+    cluster: Cluster,
+    segment: SegmentName,
+    history: &History,
+    last: Option<SegmentCheck>,
+    until: Option<Lsn>,
+    mut show: impl FnMut(&Record),
+) -> Result<SegmentCheck, Error> {
+    let mismatch = |mismatch| Error::Mismatch {
+        place: path.display().to_string(),
+        file: WalFileName::Segment(segment),
+        mismatch,
+    };
+    let history = history.of(segment.timeline);
+    let mut file = File::open(path).map_err(Error::local("open", path))?;
+    let size_bytes = file
+        .metadata()
+        .map_err(Error::local("look at", path))?
+        .len();
+    let check = match last {
+        Some(last) => last.followed_by(history, segment),
+        None => SegmentCheck::new(cluster, history, segment, size_bytes, Extent::Whole),
+    };
+    let mut check = check.map_err(mismatch)?;
+    let mut page = vec![0; usize::try_from(cluster.page_size_bytes).unwrap_or(8192)];
+    loop {
+        let read = file.read_exact(&mut page);
+        if let Err(error) = read {
+            let is_end = error.kind() == std::io::ErrorKind::UnexpectedEof;
+            return match (is_end, until) {
+                (true, None) => Ok(check),
+                (true, Some(until)) => Err(mismatch(Mismatch::Hole { at: until })),
+                (false, _) => Err(Error::local("read", path)(error)),
+            };
+        }
+        let mut is_reached = false;
+        let checked = check.pages_showing(&page, &mut |record: &Record| {
+            is_reached |= until.is_some_and(|until| record.start >= until);
+            show(record);
+        });
+        // What comes after may be torn, or a recycled segment's.
+        if is_reached {
+            return Ok(check);
+        }
+        checked.map_err(mismatch)?;
     }
 }

@@ -1,5 +1,6 @@
 //! What is stored opens with stock tools, so that losing Walhalla loses nobody their data.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::Command;
 
@@ -83,7 +84,48 @@ fn a_backups_parts_untar_to_a_directory_that_postgres_verifies() {
         area.write("untarred/backup_manifest", unpacked(program, &manifest[0]));
         let mut verify = host().command(host().client_program(17, "pg_verifybackup"));
         run(verify.arg("-n").arg(&dir)).succeeds();
+        assert_index_leads_to_files(&store, suffix, program);
     }
+}
+
+/// What the index says of places and lengths cuts files out of the unpacked parts and frames out of the stored ones.
+fn assert_index_leads_to_files(store: &Store, suffix: &str, program: &[&str]) {
+    let json = |name: &str| -> serde_json::Value {
+        let object = store.objects_named(&format!("{name}{suffix}")).remove(0);
+        serde_json::from_slice(&unpacked(program, &object)).unwrap()
+    };
+    let (index, manifest) = (json("index.json"), json("backup_manifest"));
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let listed = manifest["Files"].as_array().unwrap().iter();
+    let mut listed: HashMap<String, String> = listed
+        .map(|file| (text(&file["Path"]), text(&file["Checksum"])))
+        .collect();
+    let number = |value: &serde_json::Value| usize::try_from(value.as_u64().unwrap()).unwrap();
+    for part in index["parts"].as_array().unwrap() {
+        let name = text(&part["name"]);
+        let object = store.objects_named(name.strip_prefix("base/").unwrap());
+        let tar = unpacked(program, &object[0]);
+        for file in part["files"].as_array().unwrap() {
+            let offset = number(&file["offset"]);
+            let content = &tar[offset..offset + number(&file["size_bytes"])];
+            let checksum = listed.remove(&text(&file["path"]));
+            assert_eq!(checksum, Some(hex::encode(Sha256::digest(content))));
+        }
+        let stored = std::fs::read(&object[0]).unwrap();
+        let (mut tar, mut stored) = (tar.as_slice(), stored.as_slice());
+        for frame in part["frames"].as_array().unwrap() {
+            let (block, rest) = tar.split_at(number(&frame[0]));
+            let (packed, stored_rest) = stored.split_at(number(&frame[1]));
+            let digest = walhalla::pipeline::Frame::digest_of(block);
+            assert_eq!(text(&frame[2]), hex::encode(digest));
+            let alone = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&alone, packed).unwrap();
+            assert!(unpacked(program, alone.path()) == block, "{name}");
+            (tar, stored) = (rest, stored_rest);
+        }
+        assert_eq!((tar.len(), stored.len()), (0, 0), "{name}");
+    }
+    assert!(listed.is_empty(), "in no part: {listed:?}");
 }
 
 /// Runs a line of shell as the unprivileged user.
@@ -215,7 +257,8 @@ fn a_part_of_a_backup_that_stock_tools_packed_is_restored() {
         .assert_same_as(&end, "a part by tar, lz4 and age");
 }
 
-/// Writes a part's new checksum and length into `backup.json`, as whoever replaces one has to.
+/// Writes a part's new checksum and length into `backup.json`, and takes out the index, whose frames are not those of
+/// the new part, as whoever replaces one has to.
 fn enter_part(store: &Store, before: &[u8], after: &[u8]) {
     let path = store.objects_named("backup.json").remove(0);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -226,6 +269,10 @@ fn enter_part(store: &Store, before: &[u8], after: &[u8]) {
     };
     assert!(text.contains(&line(before, &old)), "{text}");
     let text = text.replace(&line(before, &old), &line(after, &new));
+    let (begin, rest) = text.split_once("  \"index\": {").unwrap();
+    let (_, rest) = rest.split_once("},\n").unwrap();
+    let text = format!("{begin}{rest}");
+    std::fs::remove_file(store.objects_named("index.json").remove(0)).unwrap();
     let (covered, _) = text.rsplit_once(",\n  \"checksum\": \"").unwrap();
     let checksum = hex::encode(Sha256::digest(covered));
     let text = format!("{covered},\n  \"checksum\": \"{checksum}\"\n}}\n");

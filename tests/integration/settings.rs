@@ -69,6 +69,24 @@ fn a_variable_wins_over_the_file_and_a_flag_over_both() {
 }
 
 #[test]
+fn the_length_of_a_chain_is_shown_and_what_is_no_number_refused() {
+    let shown = |variable: Option<&str>| {
+        let mut command = walhalla(&["config", "--json"]);
+        let variable = variable.map(|text| ("WALHALLA_DELTA_MAX_CHAIN", text));
+        let rows = run(command.envs(variable)).succeeds().json();
+        let mut rows = rows.as_array().unwrap().iter();
+        let row = rows.find(|row| row["key"] == "delta_max_chain").unwrap();
+        (row["value"].clone(), row["origin"].clone())
+    };
+    assert_eq!(shown(None), ("6".into(), "default".into()));
+    let origin = "WALHALLA_DELTA_MAX_CHAIN";
+    assert_eq!(shown(Some("0")), ("0".into(), origin.into()));
+    run(walhalla(&["config"]).env(origin, "-1"))
+        .exits_with(2)
+        .says(&["delta_max_chain", origin, "-1"]);
+}
+
+#[test]
 fn wrong_usage_and_wrong_settings_exit_with_2() {
     let area = Area::new();
     let broken = area.write("broken.toml", "store = file\n");

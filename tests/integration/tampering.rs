@@ -245,9 +245,11 @@ fn no_flip_is_restored(site: &Site) {
         .iter()
         .map(|segment| segment.as_str().unwrap())
         .collect();
+    // A backup is restored without its index.
     let is_needed = |object: &&PathBuf| {
-        let name = object.file_name().unwrap().to_str().unwrap();
-        object.to_str().unwrap().contains(newest) || segments.contains(&Packing::split(name).0)
+        let name = Packing::split(object.file_name().unwrap().to_str().unwrap()).0;
+        let is_of_backup = object.to_str().unwrap().contains(newest) && name != "index.json";
+        is_of_backup || segments.contains(&name)
     };
     let objects = site.objects();
     let needed: Vec<&PathBuf> = objects.iter().filter(is_needed).collect();

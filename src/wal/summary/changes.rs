@@ -61,6 +61,17 @@ impl Changes {
         self.0.iter()
     }
 
+    /// What became of a fork; `None` when nothing did.
+    pub fn get(&self, relation: RelationFiles, fork: Fork) -> Option<&Changed> {
+        self.0.get(&(relation, fork))
+    }
+
+    /// Whether a database's files in a tablespace, which `database` names with the relation 0, are others than before.
+    pub fn is_replaced(&self, database: RelationFiles) -> bool {
+        let all = self.get(database, Fork::Main);
+        all.is_some_and(|changed| changed.limit == Some(0))
+    }
+
     /// Takes in what `later` changed after this.
     pub fn extend(&mut self, later: Self) {
         for (place, changed) in later.0 {
@@ -190,6 +201,20 @@ impl Collector {
     }
 }
 
+/// Forks that are not kept are left out; what is said of one fork more than once is all taken to be true.
+impl FromIterator<((RelationFiles, Fork), Changed)> for Changes {
+    fn from_iter<I: IntoIterator<Item = ((RelationFiles, Fork), Changed)>>(forks: I) -> Self {
+        let mut changes: BTreeMap<_, Changed> = BTreeMap::new();
+        for (place, changed) in forks.into_iter().filter(|((_, fork), _)| is_kept(*fork)) {
+            let own = changes.entry(place).or_default();
+            own.limit = own.limit.into_iter().chain(changed.limit).min();
+            let blocks = std::mem::take(&mut own.blocks);
+            own.blocks = joined(blocks.into_iter().chain(changed.blocks).collect());
+        }
+        Self(changes)
+    }
+}
+
 impl From<Changes> for Vec<Row> {
     fn from(changes: Changes) -> Self {
         let rows = changes
@@ -280,6 +305,25 @@ mod tests {
             assert_eq!(blocks(&runs(&numbers)), numbers);
         }
         assert_eq!(runs(&[0..3, 9..10]), [0, 3, 6, 1]);
+    }
+
+    #[test]
+    fn forks_that_are_told_are_put_in_order_and_maps_left_out() {
+        let changed = |limit, blocks: &[Range<u32>]| Changed {
+            limit,
+            blocks: blocks.to_vec(),
+        };
+        let told: Changes = [
+            ((RELATION, Fork::Main), changed(None, &[7..9, 2..4])),
+            ((RELATION, Fork::VisibilityMap), changed(Some(0), &[])),
+            ((RELATION, Fork::FreeSpaceMap), changed(Some(0), &[])),
+            ((RELATION, Fork::Main), changed(Some(3), &[4..5, 8..12])),
+        ]
+        .into_iter()
+        .collect();
+        let forks: Vec<_> = told.iter().collect();
+        let expected = changed(Some(3), &[2..5, 7..12]);
+        assert_eq!(forks, [(&(RELATION, Fork::Main), &expected)]);
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! How much of each file goes into a backup.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::parent::Parent;
+use super::relations::{self, Relations};
+use crate::postgres::data_directory::Entry;
+use crate::postgres::{Lsn, RelationFile, RelationFiles};
+use crate::wal::summary::Changes;
+
+/// A file of which more than this is to be stored is stored whole (basebackup_incremental.c, `GetFileBackupMethod`).
+const MOST_PERCENT: u64 = 90;
+
+/// What of a file goes into a backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// All of it.
+    Whole,
+    /// Some blocks of the file, which has `length` of them.
+    Blocks {
+        /// Ascending, in runs that do not touch.
+        runs: Vec<Range<u32>>,
+        /// Length of the file in blocks.
+        length: u32,
+    },
+    /// Blocks that were written since the parent's start, which their pages tell, and `runs` anyway.
+    Newer {
+        /// As above.
+        runs: Vec<Range<u32>>,
+        /// Length of the file in blocks.
+        length: u32,
+    },
+}
+
+/// A file and what of it goes into a backup.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// The file.
+    pub(super) entry: Entry,
+    /// What of it.
+    pub(super) extent: Extent,
+    /// How much is read of it, in bytes.
+    pub(super) read_bytes: u64,
+}
+
+/// What tells which blocks changed.
+#[derive(Debug)]
+pub(super) enum Changed {
+    /// WAL between the parent's start and this backup's.
+    Blocks(Changes),
+    /// Each page's own LSN.
+    Pages,
+}
+
+/// What a delta is a delta to.
+#[derive(Debug)]
+pub(super) struct Base<'a> {
+    parent: &'a Relations,
+    own: &'a Relations,
+    changed: &'a Changed,
+    /// Blocks that were damaged in the parent.
+    damaged: HashMap<PathBuf, Vec<Range<u32>>>,
+}
+
+impl Item {
+    /// The whole of a file.
+    pub(super) fn whole(entry: Entry) -> Self {
+        Self {
+            read_bytes: entry.size_bytes,
+            entry,
+            extent: Extent::Whole,
+        }
+    }
+}
+
+impl<'a> Base<'a> {
+    /// What a backup with the relations `own` has to hold on top of `parent`.
+    pub(super) fn new(parent: &'a Parent, own: &'a Relations, changed: &'a Changed) -> Self {
+        let mut damaged: HashMap<PathBuf, Vec<Range<u32>>> = HashMap::new();
+        for block in &parent.entry.corrupt_blocks {
+            let run = block.block..block.block.saturating_add(1);
+            damaged
+                .entry(PathBuf::from(&block.file))
+                .or_default()
+                .push(run);
+        }
+        Self {
+            parent: &parent.relations,
+            own,
+            changed,
+            damaged,
+        }
+    }
+
+    /// What of `entry` is not as it was in the parent.
+    pub(super) fn item(&self, entry: Entry) -> Item {
+        let block_size = u64::from(self.own.block_size.max(1));
+        let extent = self.extent(&entry).unwrap_or(Extent::Whole);
+        let read_bytes = match &extent {
+            Extent::Whole | Extent::Newer { .. } => entry.size_bytes,
+            Extent::Blocks { runs, .. } => count(runs) * block_size,
+        };
+        Item {
+            entry,
+            extent,
+            read_bytes,
+        }
+    }
+
+    /// `None` when the file goes in whole.
+    fn extent(&self, entry: &Entry) -> Option<Extent> {
+        let file = entry.relation.filter(|file| relations::is_kept(*file))?;
+        let block_size = u64::from(self.own.block_size.max(1));
+        let length = u32::try_from(entry.size_bytes / block_size).ok()?;
+        let is_ordinary = entry.size_bytes.is_multiple_of(block_size)
+            && length > 0
+            && length <= self.own.blocks_per_file;
+        let known = self.parent.blocks(&entry.path).filter(|_| is_ordinary)?;
+        // Blocks that the parent does not have, however they came to be, and those that it has damaged.
+        let mut runs = self.damaged.get(&entry.path).cloned().unwrap_or_default();
+        runs.push(known..length);
+        match self.changed {
+            Changed::Pages => self.newer(&entry.path, runs, length),
+            Changed::Blocks(changes) => self.blocks(changes, file, runs, length),
+        }
+    }
+
+    fn newer(&self, path: &Path, runs: Vec<Range<u32>>, length: u32) -> Option<Extent> {
+        // The files of a database that was copied are as old as their original's: only the folder is new.
+        let (before, now) = (self.parent.made(path), self.own.made(path));
+        (before == now).then(|| Extent::Newer {
+            runs: joined(runs, length),
+            length,
+        })
+    }
+
+    fn blocks(
+        &self,
+        changes: &Changes,
+        file: RelationFile,
+        mut runs: Vec<Range<u32>>,
+        length: u32,
+    ) -> Option<Extent> {
+        if changes.is_replaced(database_of(file.files)) {
+            return None;
+        }
+        let begin = file.segment.checked_mul(self.own.blocks_per_file)?;
+        if let Some(changed) = changes.get(file.files, file.fork) {
+            if let Some(limit) = changed.limit {
+                // What is beyond the shortest length that it had was not there then, whatever it holds.
+                let limit = limit.checked_sub(begin).filter(|limit| *limit > 0)?;
+                runs.push(limit..length);
+            }
+            let own = changed.blocks.iter();
+            let own = own.filter(|run| run.end > begin);
+            runs.extend(own.map(|run| run.start.saturating_sub(begin)..run.end - begin));
+        }
+        let runs = joined(runs, length);
+        is_worth_it(&runs, length).then_some(Extent::Blocks { runs, length })
+    }
+}
+
+/// Whether storing blocks saves enough over storing the whole file.
+pub(super) fn is_worth_it(runs: &[Range<u32>], length: u32) -> bool {
+    count(runs) * 100 <= u64::from(length) * MOST_PERCENT
+}
+
+/// Number of blocks in `runs`.
+pub(super) fn count(runs: &[Range<u32>]) -> u64 {
+    runs.iter().map(|run| u64::from(run.end - run.start)).sum()
+}
+
+/// The runs below `length` in order, those that overlap or touch made one.
+pub(super) fn joined(mut runs: Vec<Range<u32>>, length: u32) -> Vec<Range<u32>> {
+    runs.sort_unstable_by_key(|run| run.start);
+    let mut joined: Vec<Range<u32>> = Vec::with_capacity(runs.len());
+    for run in runs {
+        let run = run.start..run.end.min(length);
+        match joined.last_mut() {
+            _ if run.is_empty() => {}
+            Some(last) if run.start <= last.end => last.end = last.end.max(run.end),
+            _ => joined.push(run),
+        }
+    }
+    joined
+}
+
+/// A database's files in a tablespace, as changes name them.
+fn database_of(files: RelationFiles) -> RelationFiles {
+    RelationFiles { number: 0, ..files }
+}
+
+/// Whether a page need not be stored again: it was written before `since`, and tells so.
+///
+/// A page that was never logged tells nothing: one of zeros may stand where a relation was cut and grew again.
+pub(super) fn is_older(page: &[u8], since: Lsn) -> bool {
+    let lsn = crate::postgres::page::lsn(page);
+    lsn != Lsn::ZERO && lsn < since && !crate::postgres::page::is_new(page)
+}

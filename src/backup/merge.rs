@@ -1,0 +1,209 @@
+//! Making a full backup out of a chain, in the store.
+//!
+//! ```text
+//! chain's parts ─▶ each file of the result ─▶ parts of the new backup     one part at a time and thread, nothing on disk
+//! ```
+//!
+//! The new backup is what a restore of the leaf would put in place: it begins and ends where the leaf does. The chain stays.
+
+use std::io::Read;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::Error;
+use super::chain::{Access, Chain, Task};
+use super::contents::{self, Failure, FileHeader, Owner, Sink, Sum};
+use super::folder::{Folder, Packed};
+use super::manifest::WalRange;
+use super::part::PartWriter;
+use super::relations::Relations;
+use crate::pipeline::Pipeline;
+use crate::postgres::data_directory::Tablespace;
+use crate::progress::{Progress, Show};
+use crate::repository::{BackupEntry, BackupKind, Repository};
+use crate::threads::{lock, on_threads};
+
+/// How a chain is merged.
+pub struct Merge<'a> {
+    /// Where the chain is and the new backup goes.
+    pub repository: &'a Repository,
+    /// Compresses and encrypts the new backup.
+    pub pipeline: &'a Pipeline,
+    /// Parts that are made at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+}
+
+impl Merge<'_> {
+    /// Makes a full backup of what the last of `chain` stands for. After `Ok` it is in the catalog.
+    ///
+    /// # Errors
+    /// [`Error::NothingToMerge`] for a full backup, [`Error::WouldBeOpen`] for an encrypted chain without recipients, and those of reading the chain and writing the backup; the catalog does
+    /// not show one then.
+    pub fn run(&self, chain: &[BackupEntry]) -> Result<BackupEntry, Error> {
+        let leaf = match chain {
+            [] | [_] => return Err(Error::NothingToMerge),
+            [.., leaf] => leaf,
+        };
+        let is_encrypted = |backup: &&BackupEntry| !backup.encrypted_to.is_empty();
+        if self.pipeline.recipients().is_empty()
+            && let Some(encrypted) = chain.iter().find(is_encrypted)
+        {
+            return Err(Error::WouldBeOpen(encrypted.id.clone()));
+        }
+        let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
+        let full = BackupKind::Full;
+        let id = self.repository.free_backup_id(leaf.start_time, full)?;
+        let folder = Folder {
+            repository: self.repository,
+            pipeline: self.pipeline,
+            id: &id,
+        };
+        let mut packed = self.pack(folder, &files)?;
+        pack_last(folder, &files, leaf, &mut packed)?;
+        if let Some(missing) = files.missing() {
+            return Err(missing.into());
+        }
+        let relations = Relations::read(self.repository, leaf)?.unwrap_or_default();
+        let index = folder.index(&mut packed)?;
+        let relations = folder.relations(&relations)?;
+        let range = WalRange {
+            timeline: leaf.timeline,
+            start: leaf.start_lsn,
+            end: leaf.stop_lsn,
+        };
+        let (version, cluster) = (leaf.postgres_version, leaf.system_identifier);
+        let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;
+        let parts = packed.parts();
+        let mut entry = BackupEntry {
+            format: full.format(),
+            id: id.clone(),
+            kind: full,
+            parent: None,
+            size_bytes: packed.restored_bytes,
+            files: packed.manifest.files.len() as u64,
+            encrypted_to: self.pipeline.recipients().to_vec(),
+            catalogs: parts.first().map(|part| part.name.clone()),
+            parts,
+            manifest,
+            relations: Some(relations),
+            index: Some(index),
+            changed_blocks: None,
+            merged_from: Some(leaf.id.clone()),
+            walhalla_version: crate::VERSION.to_owned(),
+            ..leaf.clone()
+        };
+        entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
+        self.repository.commit_backup(&entry)?;
+        Ok(entry)
+    }
+
+    /// Makes all parts but the last, several at a time; the first has the directories and the catalogs, as the leaf's has.
+    fn pack(&self, folder: Folder, files: &Chain) -> Result<Packed, Error> {
+        let progress = Progress::new(self.show, "merging", files.size_bytes());
+        let first = files.first_task();
+        let others = files.tasks().into_iter();
+        let others = others.filter(|task| !first.is_some_and(|first| first.is(task)));
+        let tasks: Vec<Task> = first.into_iter().chain(others).collect();
+        let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
+        let outcome = on_threads(self.threads, &progress, &|| {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(task) = tasks.get(index) else {
+                    return Ok::<(), Error>(());
+                };
+                let part = part(folder, files, *task, index + 1, &progress)?;
+                folder.finish(part, index + 1, || lock(&packed))?;
+            }
+        });
+        progress.finish();
+        outcome?;
+        Ok(std::mem::take(&mut *lock(&packed)))
+    }
+}
+
+/// Makes a part out of one of the chain's.
+fn part(
+    folder: Folder,
+    files: &Chain,
+    task: Task,
+    number: usize,
+    progress: &Progress,
+) -> Result<PartWriter, Error> {
+    let copy = Copy {
+        part: Mutex::new(folder.part(number, Owner::default())?),
+        progress,
+    };
+    files.read(task, &copy)?;
+    let part = copy.part.into_inner();
+    Ok(part.unwrap_or_else(std::sync::PoisonError::into_inner))
+}
+
+/// Makes the last part: the label and `pg_control`.
+fn pack_last(
+    folder: Folder,
+    files: &Chain,
+    leaf: &BackupEntry,
+    packed: &mut Packed,
+) -> Result<(), Error> {
+    let Some(task) = files.last_task() else {
+        return Ok(());
+    };
+    let number = packed.next_number();
+    let silent = Progress::new(Show::Never, "", 0);
+    let mut last = part(folder, files, task, number, &silent)?;
+    let map: String = leaf.tablespaces.iter().map(map_line).collect();
+    if !map.is_empty() {
+        let modified = leaf.stop_time.as_second();
+        last.unlisted("tablespace_map", map.as_bytes(), modified)?;
+    }
+    folder.finish(last, number, || packed)
+}
+
+/// A line of `tablespace_map` (xlog.c, `do_pg_backup_start`).
+fn map_line(tablespace: &Tablespace) -> String {
+    let location = tablespace.location.to_string_lossy();
+    let escaped = location
+        .replace('\\', "\\\\")
+        .replace('\n', "\\\n")
+        .replace('\r', "\\\r");
+    format!("{} {escaped}\n", tablespace.oid)
+}
+
+/// Takes a part's files over.
+struct Copy<'a> {
+    part: Mutex<PartWriter>,
+    progress: &'a Progress,
+}
+
+impl Sink for Copy<'_> {
+    type Error = Error;
+
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
+        let mut part = lock(&self.part);
+        part.owner = header.owner;
+        part.folder(path, header.mode, header.modified)
+    }
+
+    fn file(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<Error>> {
+        let mut part = lock(&self.part);
+        part.owner = header.owner;
+        let sum = part.stream(path, header, content)?;
+        if self.progress.add(header.size_bytes) {
+            Ok(Some(sum))
+        } else {
+            Err(Failure::Sink(Error::BrokenOff))
+        }
+    }
+
+    fn problem(&self, error: contents::Error) -> Result<(), Error> {
+        Err(error.into())
+    }
+}

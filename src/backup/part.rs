@@ -1,0 +1,220 @@
+//! A tar part on its way to the store.
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tar::{Builder, EntryType, Header};
+
+use super::Error;
+use super::contents::{Failure, FileHeader, Owner, Sum};
+use super::index::FilePlace;
+use super::manifest::FileFacts;
+use crate::pipeline::{self, ObjectWriter, StoredObject};
+use crate::postgres::data_directory::Entry;
+
+/// tar's unit (POSIX ustar).
+const TAR_BLOCK_BYTES: u64 = 512;
+
+/// A tar part.
+pub(super) struct PartWriter {
+    tar: Builder<ObjectWriter>,
+    /// Whose what comes next is.
+    pub(super) owner: Owner,
+    /// Each file that was packed.
+    pub(super) files: Vec<(PathBuf, FileFacts)>,
+    /// Where each of them is in the part.
+    pub(super) places: Vec<FilePlace>,
+    /// Length of the files as they will be restored.
+    pub(super) restored_bytes: u64,
+}
+
+impl Owner {
+    /// The owner of `pgdata`.
+    pub(super) fn of(pgdata: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(pgdata).map_err(|source| Error::Read {
+            path: pgdata.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            user: metadata.uid(),
+            group: metadata.gid(),
+        })
+    }
+
+    fn header(self, kind: EntryType, size_bytes: u64, mode: u32, modified: i64) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(size_bytes);
+        header.set_mode(mode);
+        header.set_mtime(u64::try_from(modified).unwrap_or(0));
+        header.set_uid(u64::from(self.user));
+        header.set_gid(u64::from(self.group));
+        header
+    }
+}
+
+impl PartWriter {
+    /// An empty part.
+    pub(super) fn new(object: ObjectWriter, owner: Owner) -> Self {
+        Self {
+            tar: Builder::new(object),
+            owner,
+            files: Vec::new(),
+            places: Vec::new(),
+            restored_bytes: 0,
+        }
+    }
+
+    /// Adds a directory, without its content.
+    pub(super) fn directory(&mut self, entry: &Entry) -> Result<(), Error> {
+        self.folder(&entry.path, entry.mode, entry.modified)
+    }
+
+    /// The same by its path and mode.
+    pub(super) fn folder(&mut self, path: &Path, mode: u32, modified: i64) -> Result<(), Error> {
+        let mut header = self.owner.header(EntryType::Directory, 0, mode, modified);
+        self.tar
+            .append_data(&mut header, path, io::empty())
+            .map_err(|error| failed(path, error))
+    }
+
+    /// Begins a file; its content goes to [`PartWriter::object`], then [`PartWriter::end`].
+    pub(super) fn begin(
+        &mut self,
+        path: &Path,
+        size_bytes: u64,
+        mode: u32,
+        modified: i64,
+    ) -> Result<(), Error> {
+        self.header(path, size_bytes, mode, modified)?;
+        self.places.push(FilePlace {
+            path: path.to_owned(),
+            offset: self.tar.get_ref().position(),
+            size_bytes,
+            mode,
+            modified,
+        });
+        Ok(())
+    }
+
+    fn header(
+        &mut self,
+        path: &Path,
+        size_bytes: u64,
+        mode: u32,
+        modified: i64,
+    ) -> Result<(), Error> {
+        let mut header = self
+            .owner
+            .header(EntryType::Regular, size_bytes, mode, modified);
+        self.tar
+            .append_data(&mut header, path, io::empty())
+            .map_err(|error| failed(path, error))
+    }
+
+    /// Where a file's content goes.
+    pub(super) fn object(&mut self) -> &mut ObjectWriter {
+        self.tar.get_mut()
+    }
+
+    /// Ends a file.
+    pub(super) fn end(&mut self, path: PathBuf, facts: FileFacts) -> Result<(), Error> {
+        self.pad(facts.size_bytes)
+            .map_err(|error| failed(&path, error))?;
+        self.files.push((path, facts));
+        Ok(())
+    }
+
+    /// Adds a file whose content is being read from elsewhere.
+    pub(super) fn stream(
+        &mut self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Sum, Failure<Error>> {
+        self.begin(path, header.size_bytes, header.mode, header.modified)?;
+        let (mut hash, mut left) = (Sha256::new(), header.size_bytes);
+        while left > 0 {
+            let room = self.object().room().map_err(|error| failed(path, error))?;
+            let count = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let room = room.get_mut(..count).unwrap_or_default();
+            let count = content.read(room).map_err(Failure::Read)?;
+            if count == 0 {
+                return Err(Failure::Read(io::ErrorKind::UnexpectedEof.into()));
+            }
+            hash.update(room.get(..count).unwrap_or_default());
+            self.object().fill(count);
+            left -= count as u64;
+        }
+        let sha256 = hash.finalize().into();
+        let facts = FileFacts {
+            size_bytes: header.size_bytes,
+            modified: header.modified,
+            sha256,
+        };
+        self.end(path.to_owned(), facts)?;
+        self.restored_bytes += header.size_bytes;
+        Ok((header.size_bytes, sha256))
+    }
+
+    /// Adds a file from memory.
+    pub(super) fn bytes(&mut self, path: &str, bytes: &[u8], modified: i64) -> Result<(), Error> {
+        let size_bytes = bytes.len() as u64;
+        self.begin(Path::new(path), size_bytes, 0o600, modified)?;
+        self.object().append(bytes)?;
+        let sha256 = Sha256::digest(bytes).into();
+        self.restored_bytes += size_bytes;
+        let facts = FileFacts {
+            size_bytes,
+            modified,
+            sha256,
+        };
+        self.end(path.into(), facts)
+    }
+
+    /// Adds a file for stock tools, which is neither in the manifest nor in the index.
+    pub(super) fn unlisted(
+        &mut self,
+        path: &str,
+        bytes: &[u8],
+        modified: i64,
+    ) -> Result<(), Error> {
+        let size_bytes = bytes.len() as u64;
+        self.header(Path::new(path), size_bytes, 0o600, modified)?;
+        self.object().append(bytes)?;
+        self.pad(size_bytes)
+            .map_err(|error| failed(Path::new(path), error))
+    }
+
+    /// Ends the tar file and waits until it is stored.
+    pub(super) fn finish(self) -> Result<StoredObject, Error> {
+        let object = self
+            .tar
+            .into_inner()
+            .map_err(|error| failed(Path::new("the tar part"), error))?;
+        Ok(object.finish()?)
+    }
+
+    fn pad(&mut self, size_bytes: u64) -> io::Result<()> {
+        let rest = size_bytes.next_multiple_of(TAR_BLOCK_BYTES) - size_bytes;
+        let zeros = [0; 512];
+        let padding = usize::try_from(rest)
+            .ok()
+            .and_then(|rest| zeros.get(..rest))
+            .unwrap_or_default();
+        self.tar.get_mut().write_all(padding)
+    }
+}
+
+/// The pipeline's error, which came through [`io::Write`], or a path that tar cannot hold.
+pub(super) fn failed(path: &Path, error: io::Error) -> Error {
+    match error.downcast::<pipeline::Error>() {
+        Ok(error) => Error::Pipeline(error),
+        Err(source) => Error::Read {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}

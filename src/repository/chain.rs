@@ -1,0 +1,363 @@
+//! Chains: a full backup and the deltas that stand on it.
+//!
+//! ```text
+//! full ◀─ delta ◀─ delta (the leaf)        each names its parent; a restore of the leaf takes all of them
+//!      ◀─ delta
+//! ```
+
+use std::collections::HashSet;
+
+use super::marks::{Marks, Permanence};
+use super::{BackupEntry, BackupId, Catalog, Error, Repository};
+
+/// Why a backup's chain is not whole, and which backup is to blame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct ChainError {
+    /// The backup whose chain it is.
+    pub backup: BackupId,
+    /// The backup on the way to the full one that breaks the chain; may be `backup` itself.
+    pub ancestor: BackupId,
+    /// What is wrong with it.
+    pub problem: ChainProblem,
+}
+
+/// What breaks a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainProblem {
+    /// It is not in the store.
+    #[error("is missing")]
+    Missing,
+    /// Its `backup.json` cannot be read.
+    #[error("is damaged")]
+    Damaged,
+    /// Its parents lead back to it, so that there is no full backup at the end.
+    #[error("stands on itself")]
+    Cycle,
+    /// The delta that names it as its parent cannot have come from it: it is on another branch, or began later.
+    #[error("is of another history")]
+    OtherHistory,
+}
+
+impl ChainError {
+    fn text(&self) -> String {
+        let Self {
+            backup,
+            ancestor,
+            problem,
+        } = self;
+        if backup == ancestor {
+            format!("backup {backup} {problem}")
+        } else {
+            format!("backup {backup} cannot be restored: {ancestor}, on which it stands, {problem}")
+        }
+    }
+}
+
+impl Catalog {
+    /// The backups that it takes to restore `id`, the full one first, `id` itself last.
+    ///
+    /// # Errors
+    /// Names the backup that is not in this catalog, is damaged, or does not belong there.
+    pub fn chain(&self, id: &BackupId) -> Result<Vec<&BackupEntry>, ChainError> {
+        let mut chain = vec![self.member(id, id)?];
+        while let Some(parent) = chain.last().and_then(|child| child.parent.as_ref()) {
+            if chain.iter().any(|member| member.id == *parent) {
+                return Err(broken(id, parent, ChainProblem::Cycle));
+            }
+            chain.push(self.member(id, parent)?);
+        }
+        chain.reverse();
+        let mut steps = chain.iter().zip(chain.iter().skip(1));
+        match steps.find(|(parent, child)| !comes_from(child, parent)) {
+            Some((parent, _)) => Err(broken(id, &parent.id, ChainProblem::OtherHistory)),
+            None => Ok(chain),
+        }
+    }
+
+    /// Backups that cannot be restored without `id`, oldest first: its deltas and theirs.
+    pub fn dependents(&self, id: &BackupId) -> Vec<&BackupEntry> {
+        let mut known = HashSet::from([id]);
+        // A parent comes before its deltas, unless a clock was set back between them.
+        let mut before = 0;
+        while known.len() > before {
+            before = known.len();
+            for backup in &self.backups {
+                if backup.parent.as_ref().is_some_and(|it| known.contains(it)) {
+                    known.insert(&backup.id);
+                }
+            }
+        }
+        let depends = |backup: &&BackupEntry| backup.id != *id && known.contains(&backup.id);
+        self.backups.iter().filter(depends).collect()
+    }
+
+    /// The newest backup whose chain is whole.
+    pub fn latest(&self) -> Option<&BackupEntry> {
+        let is_whole = |backup: &&BackupEntry| self.chain(&backup.id).is_ok();
+        let whole = self.backups.iter().filter(is_whole);
+        whole.max_by_key(|backup| backup.stop_time)
+    }
+
+    /// The backup of this id, if it can be read.
+    pub fn get(&self, id: &BackupId) -> Option<&BackupEntry> {
+        self.backups.iter().find(|backup| backup.id == *id)
+    }
+
+    /// What is wrong with the backup of this id, if its entry cannot be read.
+    pub fn damage_of(&self, id: &BackupId) -> Option<&Error> {
+        let damaged = self.damaged.iter().find(|damaged| damaged.id == *id)?;
+        Some(&damaged.error)
+    }
+
+    fn member(&self, of: &BackupId, id: &BackupId) -> Result<&BackupEntry, ChainError> {
+        self.get(id).ok_or_else(|| {
+            let problem = match self.damage_of(id) {
+                Some(_) => ChainProblem::Damaged,
+                None => ChainProblem::Missing,
+            };
+            broken(of, id, problem)
+        })
+    }
+
+    /// Makes `permanent` what counts: what the newest mark says, else `backup.json`, and true for all that a permanent
+    /// backup stands on.
+    pub(super) fn settle(&mut self, marks: &Marks) {
+        for backup in &mut self.backups {
+            backup.permanent = marks.permanence_of(backup) == Permanence::Permanent;
+        }
+        let permanent = self.backups.iter().filter(|backup| backup.permanent);
+        let mut kept: Vec<BackupId> = permanent.filter_map(|it| it.parent.clone()).collect();
+        while let Some(id) = kept.pop() {
+            let backup = self.backups.iter_mut().find(|backup| backup.id == id);
+            if let Some(backup) = backup.filter(|backup| !backup.permanent) {
+                backup.permanent = true;
+                kept.extend(backup.parent.clone());
+            }
+        }
+    }
+}
+
+impl Repository {
+    /// The backups that it takes to restore `backup`, the full one first, `backup` itself last; only they are read.
+    ///
+    /// # Errors
+    /// [`Error::BrokenChain`].
+    pub fn chain(&self, backup: &BackupEntry) -> Result<Vec<BackupEntry>, Error> {
+        let mut catalog = Catalog {
+            backups: vec![backup.clone()],
+            ..Catalog::default()
+        };
+        self.add_ancestors(&mut catalog)?;
+        catalog.settle(&self.marks()?);
+        let chain = match catalog.chain(&backup.id) {
+            Ok(chain) => chain,
+            Err(error) => return Err(catalog.broken_chain(error)),
+        };
+        let mut chain: Vec<BackupEntry> = chain.into_iter().cloned().collect();
+        for member in &mut chain {
+            // It may be so by a delta that was not read now.
+            member.permanent |= backup.permanent;
+        }
+        Ok(chain)
+    }
+
+    /// Reads what the catalog's backups stand on, as far as it is there.
+    pub(super) fn add_ancestors(&self, catalog: &mut Catalog) -> Result<(), Error> {
+        let parents = catalog.backups.iter();
+        let mut wanted: Vec<BackupId> = parents.filter_map(|it| it.parent.clone()).collect();
+        while let Some(id) = wanted.pop() {
+            if catalog.get(&id).is_some() || catalog.damage_of(&id).is_some() {
+                continue;
+            }
+            let found = self.backup_if_there(&id);
+            if let Ok(Some(ancestor)) = &found {
+                wanted.extend(ancestor.parent.clone());
+            }
+            // What is not there is nobody's failed backup: the chain tells of it.
+            if !matches!(found, Ok(None)) {
+                catalog.add(id, found)?;
+            }
+        }
+        catalog.backups.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(())
+    }
+}
+
+impl Catalog {
+    fn broken_chain(mut self, error: ChainError) -> Error {
+        let at = |damaged: &super::catalog::DamagedEntry| damaged.id == error.ancestor;
+        let damaged = self.damaged.iter().position(at);
+        let source = damaged.map(|at| Box::new(self.damaged.swap_remove(at).error));
+        Error::BrokenChain { error, source }
+    }
+}
+
+fn broken(backup: &BackupId, ancestor: &BackupId, problem: ChainProblem) -> ChainError {
+    ChainError {
+        backup: backup.clone(),
+        ancestor: ancestor.clone(),
+        problem,
+    }
+}
+
+/// Whether a delta can have been taken from what `parent` was. A standby's backup may begin where its parent began.
+fn comes_from(child: &BackupEntry, parent: &BackupEntry) -> bool {
+    parent.start_lsn <= child.start_lsn && parent.leads_to(&child.timeline_history())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::repository::catalog::DamagedEntry;
+
+    /// `2D` is the delta of the second day, `1F` the full backup of the first.
+    pub(in crate::repository) fn id(day: &str) -> BackupId {
+        let (number, kind) = day.split_at(1);
+        format!("2026110{number}T043000Z-{kind}").parse().unwrap()
+    }
+
+    /// A backup of a day, with the parent of another day.
+    pub(in crate::repository) fn entry(day: &str, parent: Option<&str>) -> BackupEntry {
+        let number = day.split_at(1).0;
+        let id = id(day);
+        let part = serde_json::json!({
+            "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "",
+        });
+        serde_json::from_value(serde_json::json!({
+            "format": id.kind().format(), "id": id, "kind": id.kind(), "parent": parent.map(self::id),
+            "system_identifier": "7710533931497189584", "timeline": 1, "history": [],
+            "start_lsn": format!("{number}/28"), "stop_lsn": format!("{number}/100"),
+            "start_time": format!("2026-11-0{number}T04:30:00Z"),
+            "stop_time": format!("2026-11-0{number}T04:31:00Z"),
+            "stop_snapshot": "1:1:", "postgres_version": "17", "server_version": "17.6",
+            "wal_segment_size": 1 << 24, "wal_block_size": 8192, "data_checksums": true, "corrupt_blocks": [],
+            "size_bytes": 1, "files": 1, "stored_bytes": 2, "tablespaces": [], "parts": [part], "manifest": part,
+            "permanent": false, "label": null, "annotations": {}, "walhalla_version": "0",
+        }))
+        .unwrap()
+    }
+
+    /// Backups of these days, each with its parent's.
+    pub(in crate::repository) fn catalog(backups: &[(&str, Option<&str>)]) -> Catalog {
+        let backups = backups.iter().map(|(day, parent)| entry(day, *parent));
+        Catalog {
+            backups: backups.collect(),
+            ..Catalog::default()
+        }
+    }
+
+    /// ```text
+    /// 1F ◀─ 2D ◀─ 3D        5F ◀─ 6D
+    ///          ◀─ 4D
+    /// ```
+    pub(in crate::repository) fn two_chains() -> Catalog {
+        catalog(&[
+            ("1F", None),
+            ("2D", Some("1F")),
+            ("3D", Some("2D")),
+            ("4D", Some("2D")),
+            ("5F", None),
+            ("6D", Some("5F")),
+        ])
+    }
+
+    fn ids(backups: &[&BackupEntry]) -> Vec<BackupId> {
+        backups.iter().map(|backup| backup.id.clone()).collect()
+    }
+
+    fn breaks(catalog: &Catalog, of: &str) -> (BackupId, ChainProblem) {
+        let error = catalog.chain(&id(of)).unwrap_err();
+        assert_eq!(error.backup, id(of));
+        (error.ancestor, error.problem)
+    }
+
+    #[test]
+    fn a_chain_goes_from_the_full_backup_to_the_leaf() {
+        let catalog = two_chains();
+        let chain = |of| ids(&catalog.chain(&id(of)).unwrap());
+        assert_eq!(chain("1F"), [id("1F")]);
+        assert_eq!(chain("4D"), ["1F", "2D", "4D"].map(id));
+        assert_eq!(chain("6D"), ["5F", "6D"].map(id));
+        assert_eq!(catalog.latest().unwrap().id, id("6D"));
+    }
+
+    #[test]
+    fn dependents_are_deltas_and_theirs_whatever_the_order() {
+        let mut catalog = two_chains();
+        let dependents = |catalog: &Catalog, of| ids(&catalog.dependents(&id(of)));
+        assert_eq!(dependents(&catalog, "1F"), ["2D", "3D", "4D"].map(id));
+        assert_eq!(dependents(&catalog, "2D"), ["3D", "4D"].map(id));
+        assert_eq!(dependents(&catalog, "3D"), []);
+        assert_eq!(dependents(&catalog, "5F"), [id("6D")]);
+        // Of a backup that is gone, too.
+        catalog.backups.retain(|backup| backup.id != id("1F"));
+        assert_eq!(dependents(&catalog, "1F"), ["2D", "3D", "4D"].map(id));
+        catalog.backups.reverse();
+        assert_eq!(dependents(&catalog, "1F"), ["4D", "3D", "2D"].map(id));
+    }
+
+    #[test]
+    fn a_broken_chain_names_the_ancestor_and_what_is_wrong() {
+        let mut catalog = two_chains();
+        catalog.backups.retain(|backup| backup.id != id("1F"));
+        assert_eq!(breaks(&catalog, "3D"), (id("1F"), ChainProblem::Missing));
+        assert_eq!(breaks(&catalog, "1F"), (id("1F"), ChainProblem::Missing));
+        catalog.damaged.push(DamagedEntry {
+            id: id("1F"),
+            error: Error::MarkedByOthers { backup: id("1F") },
+        });
+        assert_eq!(breaks(&catalog, "3D"), (id("1F"), ChainProblem::Damaged));
+        let text = catalog.chain(&id("3D")).unwrap_err().to_string();
+        let expected = "backup 20261103T043000Z-D cannot be restored: 20261101T043000Z-F, on which it stands, is damaged";
+        assert_eq!(text, expected);
+        // The other chain is as whole as before.
+        assert_eq!(catalog.latest().unwrap().id, id("6D"));
+        catalog.backups.retain(|backup| backup.id != id("5F"));
+        assert!(catalog.latest().is_none());
+    }
+
+    #[test]
+    fn parents_in_a_circle_are_told_and_end_every_walk() {
+        let mut circle = catalog(&[
+            ("1D", Some("3D")),
+            ("2D", Some("1D")),
+            ("3D", Some("2D")),
+            ("4D", Some("3D")),
+        ]);
+        assert_eq!(breaks(&circle, "2D"), (id("2D"), ChainProblem::Cycle));
+        assert_eq!(breaks(&circle, "4D"), (id("3D"), ChainProblem::Cycle));
+        assert_eq!(
+            ids(&circle.dependents(&id("2D"))),
+            ["1D", "3D", "4D"].map(id)
+        );
+        let marks = std::iter::once((
+            id("4D"),
+            crate::repository::marks::Mark {
+                number: 1,
+                permanence: Permanence::Permanent,
+            },
+        ));
+        circle.settle(&marks.collect());
+        assert!(circle.backups.iter().all(|backup| backup.permanent));
+    }
+
+    #[test]
+    fn a_parent_on_another_branch_or_of_a_later_time_breaks_the_chain() {
+        let other = |id: &str| (self::id(id), ChainProblem::OtherHistory);
+        let backwards = catalog(&[("1D", Some("2F")), ("2F", None)]);
+        assert_eq!(breaks(&backwards, "1D"), other("2F"));
+        // Timeline 2 left timeline 1 before the parent's end, and after it.
+        for (switch, is_whole) in [("1/50", false), ("1/100", true)] {
+            let mut forked = catalog(&[("1F", None), ("2D", Some("1F"))]);
+            let delta = serde_json::json!({ "timeline": 1, "switch_lsn": switch });
+            forked.backups[1].history = vec![serde_json::from_value(delta).unwrap()];
+            forked.backups[1].timeline = "00000002".parse().unwrap();
+            let chain = forked.chain(&id("2D"));
+            assert_eq!(chain.is_ok(), is_whole);
+            if let Err(error) = chain {
+                assert_eq!((error.ancestor, error.problem), other("1F"));
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Bringing a file that is there to what the backup has, by writing only what differs and fetching only what may.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::Error;
+use crate::backup::chain::ChainFile;
+use crate::backup::contents::{Failure, Sum};
+use crate::backup::merged::Skip;
+use crate::pipeline::Frame;
+use crate::pipeline::streams::{self, read_full};
+use crate::progress::Progress;
+
+/// Bytes that are compared at a time.
+const CHUNK_BYTES: usize = 1 << 18;
+
+/// What became of a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refreshed {
+    /// Length and SHA-256.
+    pub(super) sum: Sum,
+    /// How much of it was there.
+    pub(super) kept_bytes: u64,
+}
+
+/// A file that is being brought up to date.
+pub(super) struct Update<'a> {
+    path: &'a Path,
+    file: File,
+    /// Where the next bytes go.
+    at: u64,
+    hash: Sha256,
+    kept_bytes: u64,
+    here: Vec<u8>,
+}
+
+/// Brings the file at `path` to what `from` holds.
+pub(super) fn refresh(
+    path: &Path,
+    mut from: ChainFile,
+    progress: &Progress,
+) -> Result<Refreshed, Failure<Error>> {
+    let mut update = Update::open(path, from.header.mode)?;
+    if let Some(kept) = update.is_same(from.header.size_bytes, from.sha256)? {
+        go_on(progress, from.header.size_bytes)?;
+        return Ok(kept);
+    }
+    for (offset, length, digest) in std::mem::take(&mut from.known) {
+        let before = offset - update.at;
+        update.take(&mut from.content.by_ref().take(before), progress)?;
+        if update.has(length, digest)? {
+            from.content
+                .skip(u64::from(length))
+                .map_err(Failure::Read)?;
+            go_on(progress, u64::from(length))?;
+        } else {
+            let content = &mut from.content.by_ref().take(u64::from(length));
+            update.take(content, progress)?;
+        }
+    }
+    update.take(&mut from.content, progress)?;
+    update.finish()
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn open(path: &'a Path, mode: u32) -> Result<Self, Error> {
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode)
+            .open(path);
+        let file = opened.map_err(Error::local("open", path))?;
+        file.set_permissions(Permissions::from_mode(mode))
+            .map_err(Error::local("set the mode of", path))?;
+        Ok(Self {
+            path,
+            file,
+            at: 0,
+            hash: Sha256::new(),
+            kept_bytes: 0,
+            here: vec![0; CHUNK_BYTES],
+        })
+    }
+
+    /// Whether all of the file is as it must be, where that is known.
+    fn is_same(
+        &mut self,
+        size_bytes: u64,
+        sha256: Option<[u8; 32]>,
+    ) -> Result<Option<Refreshed>, Error> {
+        let metadata = self.file.metadata();
+        let length = metadata.map_err(Error::local("look at", self.path))?.len();
+        let Some(sha256) = sha256.filter(|_| length == size_bytes) else {
+            return Ok(None);
+        };
+        let here = streams::sha256(&mut self.file).map_err(Error::local("read", self.path))?;
+        Ok((here == sha256).then_some(Refreshed {
+            sum: (size_bytes, sha256),
+            kept_bytes: size_bytes,
+        }))
+    }
+
+    /// Whether the next `length` bytes have this digest; they are kept then.
+    fn has(&mut self, length: u32, digest: [u8; 16]) -> Result<bool, Error> {
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        let here = read_at(&self.file, &mut bytes, self.at);
+        let here = here.map_err(Error::local("read", self.path))?;
+        if here.len() != bytes.len() || Frame::digest_of(&bytes) != digest {
+            return Ok(false);
+        }
+        self.hash.update(&bytes);
+        self.at += u64::from(length);
+        self.kept_bytes += u64::from(length);
+        Ok(true)
+    }
+
+    /// Writes what differs of `content`, which goes on from here.
+    pub(super) fn take(
+        &mut self,
+        content: &mut dyn Read,
+        progress: &Progress,
+    ) -> Result<(), Failure<Error>> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut content = content;
+        loop {
+            let bytes = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let here = read_at(&self.file, &mut self.here, self.at);
+            let here = here.map_err(Error::local("read", self.path))?;
+            let same = here.get(..bytes.len()).is_some_and(|here| here == bytes);
+            if same {
+                self.kept_bytes += bytes.len() as u64;
+            } else {
+                let written = self.file.write_all_at(bytes, self.at);
+                written.map_err(Error::local("write", self.path))?;
+            }
+            self.hash.update(bytes);
+            self.at += bytes.len() as u64;
+            go_on(progress, bytes.len() as u64)?;
+        }
+    }
+
+    /// Cuts off what the file has beyond.
+    pub(super) fn finish(self) -> Result<Refreshed, Failure<Error>> {
+        let cut = self.file.set_len(self.at);
+        cut.map_err(Error::local("set the length of", self.path))?;
+        Ok(Refreshed {
+            sum: (self.at, self.hash.finalize().into()),
+            kept_bytes: self.kept_bytes,
+        })
+    }
+}
+
+/// As much of `buffer` as the file has from `at` on.
+fn read_at<'b>(file: &File, buffer: &'b mut [u8], at: u64) -> io::Result<&'b [u8]> {
+    let mut filled = 0;
+    loop {
+        let rest = buffer.get_mut(filled..).unwrap_or_default();
+        match file.read_at(rest, at + filled as u64) {
+            Ok(0) => return Ok(buffer.get(..filled).unwrap_or_default()),
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn go_on(progress: &Progress, bytes: u64) -> Result<(), Error> {
+    if progress.add(bytes) {
+        Ok(())
+    } else {
+        Err(Error::BrokenOff)
+    }
+}
