@@ -34,8 +34,9 @@ test-nightly: setup ## the same ROUNDS times over (ten), for what only happens n
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)
 
-bench: setup ## time and memory against tar | lz4 and lz4, as a Markdown table
+bench: setup ## time and memory against tar | lz4 and lz4, and deltas against pgBackRest's, as Markdown tables
 	@tests/bench.sh $(ARGS)
+	@tests/bench-delta.sh $(DELTA_ARGS)
 
 check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
 	cargo fmt --all --check

@@ -123,7 +123,7 @@ impl Backup<'_> {
             );
         }
         let tablespaces = listing.tablespaces.clone();
-        let relations = Relations::of(&listing, self.control);
+        let mut relations = Relations::of(&listing, self.control);
         let folder = Folder {
             repository: self.repository,
             pipeline: self.pipeline,
@@ -140,6 +140,7 @@ impl Backup<'_> {
             start: label.start_lsn,
             end: stopped.stop_lsn,
         };
+        relations.keep(&packed.manifest);
         let relations = folder.relations(&relations)?;
         let (version, cluster) = (self.control.version, self.control.system_identifier);
         let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;

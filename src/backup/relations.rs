@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::contents;
+use super::delta_file::delta_name;
+use super::manifest::Manifest;
 use crate::postgres::data_directory::Listing;
 use crate::postgres::{ControlFile, Fork, RelationFile};
 use crate::repository::{BackupEntry, Repository};
@@ -49,6 +51,17 @@ impl Relations {
             }
         }
         relations
+    }
+
+    /// Leaves out files that the backup does not hold after all: they vanished before they were read.
+    pub(super) fn keep(&mut self, manifest: &Manifest) {
+        for (folder, files) in &mut self.folders {
+            files.retain(|name, _| {
+                let path = Path::new(folder).join(name);
+                manifest.files.contains_key(&path)
+                    || manifest.files.contains_key(&delta_name(&path))
+            });
+        }
     }
 
     /// As it is stored.

@@ -159,7 +159,7 @@ fn a_stopped_cluster_is_restored_over_and_recovers() {
     chain.cluster.archive_everything();
     // What happens after this is lost, and its WAL is in pg_wal only.
     chain.cluster.sql("create table lost (i int)");
-    chain.cluster.stop();
+    chain.cluster.crash();
     let data = chain.cluster.data.clone();
     let args = [
         "restore",
@@ -170,6 +170,7 @@ fn a_stopped_cluster_is_restored_over_and_recovers() {
     ];
     let restored = chain.walhalla.run(&args).succeeds();
     assert!(restored.stdout.contains("were there already"), "{restored}");
+    restored.says(&["the WAL in", "is removed"]);
     chain.cluster.start();
     chain.cluster.wait_until_promoted();
     chain

@@ -225,7 +225,7 @@ fn without_a_backup_to_stand_on_a_full_one_is_taken_with_a_notice() {
         "a full backup is taken",
     ]);
     let list = walhalla.run(&["backup-list", "--json"]).succeeds().json();
-    let kinds: Vec<&str> = list.as_array().unwrap().iter();
+    let kinds = list.as_array().unwrap().iter();
     let kinds: Vec<&str> = kinds.map(|row| row["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["full", "delta", "delta", "full"]);
     assert_eq!(list[2]["chain"].as_array().unwrap().len(), 3);

@@ -36,7 +36,7 @@ pub fn make_history(cluster: &Cluster, name: &str) -> Moment {
     ));
     let insert = format!(
         "with written as (insert into ledger values ('{name}', repeat('{name} ', 100)) returning 1) \
-         select pg_current_xact_id() from written"
+         select txid_current() from written"
     );
     let xid = cluster.sql(&insert);
     let lsn = cluster.insert_lsn();
