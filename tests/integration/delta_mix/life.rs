@@ -310,15 +310,9 @@ impl Life {
         self.walhalla.run_with(&self.cluster, &all)
     }
 
-    /// Whether the program knows deltas. TO BE REMOVED.
-    fn has_deltas(&self) -> bool {
-        let help = self.walhalla.run(&["backup-push", "--help"]).stdout;
-        help.contains("--delta")
-    }
-
     /// Full now and then; else a delta, mostly of the newest backup.
     fn draw_backup(&mut self) -> Vec<String> {
-        if chance(&mut self.rng, 12) || !self.has_deltas() {
+        if chance(&mut self.rng, 12) {
             return Vec::new();
         }
         let mut args = vec!["--delta".to_owned()];
@@ -379,9 +373,6 @@ impl Life {
 
     /// A backup of the branch that was left is nobody's parent.
     pub fn refuse_parents_left_behind(&self) {
-        if !self.has_deltas() {
-            return;
-        }
         let left = self
             .backups
             .iter()
