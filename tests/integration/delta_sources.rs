@@ -361,6 +361,9 @@ fn compare_sources(version: u32, sources: &[&str]) {
         weights.values().max().unwrap(),
     );
     assert!(*most <= least + least / 10, "{weights:?}");
+    if let Some(server) = weights.get("server") {
+        assert!(server.abs_diff(weights["wal"]) < 20, "{weights:?}");
+    }
     assert!(*most < changed.blocks() * 3 / 4, "{weights:?}");
 }
 

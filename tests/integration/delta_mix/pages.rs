@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::mask::{Kind, PAGE_BYTES, Page};
 use super::sessions::{ask, databases};
@@ -209,12 +209,15 @@ fn bits(path: impl AsRef<Path>) -> Vec<u8> {
     pages.collect::<Vec<_>>().concat()
 }
 
-/// The files of relations in a directory, but for temporary ones.
-fn relation_files(directory: &PathBuf) -> BTreeSet<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+/// The files of relations in a directory, but for temporary ones, and for empty ones: that is how a dropped relation's
+/// file waits for the next checkpoint (md.c, `mdunlinkfork`), and how a backup may find it although the WAL of the drop
+/// is before its start.
+fn relation_files(directory: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
+    let filled = entries.filter(|entry| entry.metadata().unwrap().len() > 0);
+    let names = filled.map(|entry| entry.file_name().into_string().unwrap());
     let is_relation = |name: &String| name.starts_with(|first: char| first.is_ascii_digit());
-    let names = names.filter(is_relation);
     let is_map = |name: &String| name.ends_with("_fsm") || name.ends_with("_vm");
-    names.filter(|name| !is_map(name)).collect()
+    let names = names.filter(|name| is_relation(name) && !is_map(name));
+    names.collect()
 }
