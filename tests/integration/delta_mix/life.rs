@@ -37,6 +37,7 @@ struct Settings {
     summarizes: bool,
 }
 
+#[derive(Clone)]
 pub struct Backup {
     pub id: String,
     pub taken: u32,
@@ -210,8 +211,8 @@ impl Life {
             return;
         };
         self.journal.note(&format!(
-            "back to {} from {backup}, and on from there",
-            moment.name
+            "back to {} from {}, and on from there",
+            moment.name, backup.id
         ));
         let until = self.tick();
         self.left = Some(Left {
@@ -220,8 +221,10 @@ impl Life {
             until,
             end: self.end(),
         });
-        self.restore_to_go_on(&moment, &backup);
+        self.restore_to_go_on(&moment, &backup.id);
         self.model = moment.model;
+        // As its control file tells.
+        self.settings.has_checksums = backup.has_checksums;
     }
 
     fn restore_to_go_on(&mut self, moment: &Moment, backup: &str) {
@@ -240,9 +243,9 @@ impl Life {
     }
 
     /// A backup that was taken before.
-    fn backup_before(&mut self, taken: u32) -> Option<String> {
+    fn backup_before(&mut self, taken: u32) -> Option<Backup> {
         let before = self.backups.iter().filter(|backup| backup.taken < taken);
-        let before: Vec<String> = before.map(|backup| backup.id.clone()).collect();
+        let before: Vec<Backup> = before.cloned().collect();
         one_of(&mut self.rng, &before)
     }
 
@@ -334,11 +337,23 @@ impl Life {
 
     /// The backups that are in this history, and taken with page checksums as they are now.
     fn possible_parents(&self) -> Vec<String> {
-        let fits = |backup: &&Backup| {
-            !self.is_left(backup.taken) && backup.has_checksums == self.settings.has_checksums
-        };
-        let fitting = self.backups.iter().filter(fits);
+        let past = self.past();
+        let fitting = past.filter(|backup| backup.has_checksums == self.settings.has_checksums);
         fitting.map(|backup| backup.id.clone()).collect()
+    }
+
+    /// The backups that are in this history.
+    fn past(&self) -> impl DoubleEndedIterator<Item = &Backup> {
+        let backups = self.backups.iter();
+        backups.filter(|backup| !self.is_left(backup.taken))
+    }
+
+    /// Whether a delta is to come of these options: the newest backup, if none is named, was taken with page checksums as
+    /// they are now.
+    fn expects_delta(&self, args: &[String]) -> bool {
+        let newest = self.past().next_back().unwrap();
+        let fits = newest.has_checksums == self.settings.has_checksums;
+        !args.is_empty() && (fits || args.contains(&"--parent".to_owned()))
     }
 
     /// Whether what was then is on the branch that was left.
@@ -359,8 +374,8 @@ impl Life {
             shown["stored_bytes"],
             messages.replace('\n', " | ")
         ));
-        if args.is_empty() || !self.possible_parents().is_empty() {
-            assert_eq!(is_delta, !args.is_empty(), "whether it is a delta: {shown}");
+        if !self.backups.is_empty() {
+            assert_eq!(is_delta, self.expects_delta(args), "is it a delta: {shown}");
         }
         let taken = self.tick();
         self.backups.push(Backup {
