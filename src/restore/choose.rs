@@ -508,17 +508,16 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The history of the timeline that is followed, and those of all newer ones: the server asks for
-    /// them to find a number for its own next timeline that is not taken.
+    /// The history of the timeline that is followed; those of the timelines on the way to it, on which the server reads
+    /// prepared transactions that are open from WAL of earlier ones (xlogutils.c, `XLogReadDetermineTimeline`); and those
+    /// of all newer ones: the server asks for them to find a number for its own next timeline that is not taken.
     fn history_files(&self, history: &History) -> Result<Vec<(TimelineId, ArchivedFile)>, Error> {
         let mut files = Vec::new();
-        for timeline in self
-            .archive
-            .histories
-            .known
-            .keys()
-            .filter(|timeline| **timeline >= history.timeline)
-        {
+        let known = self.archive.histories.known.keys();
+        let is_asked_for = |timeline: TimelineId| {
+            timeline >= history.timeline || history.switch_from(timeline).is_some()
+        };
+        for timeline in known.filter(|timeline| is_asked_for(**timeline)) {
             if let Some(archived) = self.repository.find_wal(WalFileName::History(*timeline))? {
                 files.push((*timeline, archived));
             }

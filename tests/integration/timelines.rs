@@ -219,6 +219,43 @@ fn what_postgresql_conf_says_of_an_earlier_recovery_does_not_decide_the_restore(
     }
 }
 
+/// Its rows are in the WAL of the first timeline when the server, on the second, writes them to a file of their own.
+#[test]
+fn a_transaction_stays_prepared_over_two_switches() {
+    for version in [13, 18] {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut primary = Cluster::create(&area, "primary", Shape::small(version));
+        primary.configure("max_prepared_transactions = 5");
+        walhalla.archive_from(&mut primary);
+        fill(&primary);
+        walhalla.back_up(&primary);
+        primary
+            .sql("begin; insert into ledger values ('prepared', ''); prepare transaction 'open'");
+        for _ in 0..2 {
+            primary.archive_everything();
+            primary.stop();
+            primary.promote();
+        }
+        let end = make_history(&primary, "end");
+        primary.archive_everything();
+        primary.stop();
+
+        let mut restored = walhalla.restore(&area, version, "restored", &[]);
+        for timeline in [2, 3] {
+            let history = format!("restored.walhalla-wal/{timeline:08X}.history");
+            assert!(area.path(&history).exists(), "{history} is not staged");
+        }
+        restored.start();
+        restored.wait_until_promoted();
+        restored
+            .dump()
+            .assert_same_as(&end.dump, "over two switches");
+        restored.sql("commit prepared 'open'");
+    }
+}
+
 #[test]
 fn restores_cross_a_timeline_switch_or_stay_on_the_old_timeline_on_13() {
     Branched::make(13).check();

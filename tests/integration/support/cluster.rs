@@ -72,10 +72,18 @@ impl Cluster {
         cluster
     }
 
+    /// The same without data checksums.
+    pub fn create_without_checksums(area: &Area, name: &str, shape: Shape) -> Self {
+        let cluster = Self::adopt(area, shape.version, area.path(name));
+        copy_tree(&template_with(shape, Checksums::Off), &cluster.data);
+        cluster.configure(TEST_SETTINGS);
+        cluster
+    }
+
     /// A new cluster with a system identifier of its own.
     pub fn create_unrelated(area: &Area, name: &str, shape: Shape) -> Self {
         let cluster = Self::adopt(area, shape.version, area.path(name));
-        initdb(shape, &cluster.data);
+        initdb(shape, Checksums::On, &cluster.data);
         cluster.configure(TEST_SETTINGS);
         cluster
     }
@@ -210,17 +218,19 @@ impl Cluster {
         self.tcp_port.unwrap_or(5432).to_string()
     }
 
-    /// Whether the server takes connections, by the state that the postmaster writes for `pg_ctl`.
+    /// Whether the server takes connections, or as a standby that is not a hot one waits for the end of recovery.
     fn is_ready(&self) -> bool {
-        let Ok(text) = std::fs::read_to_string(self.data.join("postmaster.pid")) else {
-            return false;
-        };
+        matches!(self.state().as_deref(), Some("ready" | "standby"))
+    }
+
+    /// The state that the postmaster writes for `pg_ctl`.
+    fn state(&self) -> Option<String> {
+        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let own_pid = self.server.as_ref().map(|child| child.id().to_string());
-        lines.first().map(|pid| (*pid).to_owned()) == own_pid
-            && lines
-                .get(7)
-                .is_some_and(|state| matches!(*state, "ready" | "standby"))
+        let is_own = lines.first().map(|pid| (*pid).to_owned()) == own_pid;
+        let state = lines.get(7).filter(|_| is_own);
+        state.map(|state| (*state).to_owned())
     }
 
     fn assert_running(&mut self, when: &str) {
@@ -327,7 +337,16 @@ impl Cluster {
 
     /// Everything in the cluster as `pg_dumpall` writes it.
     pub fn dump(&self) -> Dump {
-        Dump::of(&run(&mut self.client("pg_dumpall")).succeeds().stdout)
+        self.dump_with(&[])
+    }
+
+    /// As `pg_dumpall` writes it with these options.
+    pub fn dump_with(&self, options: &[&str]) -> Dump {
+        Dump::of(
+            &run(self.client("pg_dumpall").args(options))
+                .succeeds()
+                .stdout,
+        )
     }
 
     /// Checks heap and indexes; wants the extension `amcheck` in database postgres. Works on a hot standby too.
@@ -426,6 +445,21 @@ impl Cluster {
         }
     }
 
+    /// Waits until the server takes connections although it is no hot standby, without asking it anything.
+    #[track_caller]
+    pub fn wait_until_ready(&mut self) {
+        let start = Instant::now();
+        while self.state().as_deref() != Some("ready") {
+            self.assert_running("during recovery");
+            assert!(
+                start.elapsed() < RECOVERY_LIMIT,
+                "waited {RECOVERY_LIMIT:?} for recovery to end:\n{}",
+                self.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until no client but the asking one is connected.
     pub fn wait_until_quiet(&self) {
         let sql = "select count(*) from pg_stat_activity where backend_type in ('client backend', 'walsender') \
@@ -480,18 +514,35 @@ impl Drop for Cluster {
     }
 }
 
+/// Whether pages have checksums.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Checksums {
+    On,
+    Off,
+}
+
 /// A cluster of this shape that was made once and never started.
 fn template(shape: Shape) -> PathBuf {
+    template_with(shape, Checksums::On)
+}
+
+fn template_with(shape: Shape, checksums: Checksums) -> PathBuf {
     let Shape {
         version,
         segment_mb,
     } = shape;
-    let path = host().templates.join(format!("{version}-{segment_mb}MB"));
+    let bare = if checksums == Checksums::On {
+        ""
+    } else {
+        "-bare"
+    };
+    let name = format!("{version}-{segment_mb}MB{bare}");
+    let path = host().templates.join(&name);
     if !path.exists() {
         let made = host()
             .templates
-            .join(format!("{version}-{segment_mb}MB.{}", std::process::id()));
-        initdb(shape, &made);
+            .join(format!("{name}.{}", std::process::id()));
+        initdb(shape, checksums, &made);
         // Another test may have been faster: then its template is the one.
         if std::fs::rename(&made, &path).is_err() {
             std::fs::remove_dir_all(&made).unwrap();
@@ -500,19 +551,24 @@ fn template(shape: Shape) -> PathBuf {
     path
 }
 
-fn initdb(shape: Shape, data: &Path) {
+fn initdb(shape: Shape, checksums: Checksums, data: &Path) {
     let mut command = host().command(host().server_program(shape.version, "initdb"));
     command.args([
         "-U",
         "postgres",
         "-A",
         "trust",
-        "-k",
         "-E",
         "UTF8",
         "--locale=C",
         "--no-sync",
     ]);
+    // From 18 on they are on unless they are turned off.
+    if checksums == Checksums::On {
+        command.arg("-k");
+    } else if shape.version >= 18 {
+        command.arg("--no-data-checksums");
+    }
     // 10 has no choice: segments of 16 MiB.
     if shape.version >= 11 {
         command.arg(format!("--wal-segsize={}", shape.segment_mb));
