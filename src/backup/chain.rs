@@ -292,6 +292,11 @@ impl<'a> Chain<'a> {
         }))
     }
 
+    /// The error for a file whose content is not the manifest's.
+    pub fn other_content(&self, path: &Path) -> Error {
+        self.problem(PartProblem::Content(path.display().to_string()))
+    }
+
     /// Why a file could not be read at random.
     pub fn unreadable(&self, path: &Path, source: io::Error) -> Error {
         match source.downcast::<PartProblem>() {

@@ -155,6 +155,12 @@ impl Backup<'_> {
         }
     }
 
+    /// Whether a summary ends at `lsn`, so that the next one may be on its way.
+    fn summaries_end_at(&self, lsn: Lsn) -> Result<bool, Error> {
+        let version = self.control.version;
+        Ok(server_summaries::ends_at(self.pgdata, version, lsn)?)
+    }
+
     /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
     fn server_changes(&self, history: &History, from: Lsn, to: Lsn) -> Result<Known, Error> {
         let begun = Instant::now();
@@ -163,7 +169,8 @@ impl Backup<'_> {
                 server_summaries::changes(self.pgdata, self.control.version, history, from, to)?;
             match known {
                 Known::Nothing(server_summaries::Gap::Missing { at, .. })
-                    if at > from && begun.elapsed() < SUMMARIZER_TIMEOUT =>
+                    if begun.elapsed() < SUMMARIZER_TIMEOUT
+                        && (at > from || self.summaries_end_at(at)?) =>
                 {
                     std::thread::sleep(SUMMARIZER_POLL);
                 }

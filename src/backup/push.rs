@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Error;
 use super::contents::Owner;
 use super::delta::{Delta, DeltaOptions};
-use super::extent::{Base, Item};
+use super::extent::{Base, Item, Since};
 use super::folder::{Folder, Packed};
 use super::manifest::WalRange;
 use super::pack::{Packer, PageRules};
@@ -185,7 +185,10 @@ impl Backup<'_> {
         begin: Lsn,
     ) -> Result<Packed, Error> {
         let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
-        let since = delta.map_or(Lsn::ZERO, |delta| delta.parent.entry.start_lsn);
+        let since = Since {
+            lsn: delta.map_or(Lsn::ZERO, |delta| delta.parent.entry.start_lsn),
+            checksums: self.control.data_checksums,
+        };
         let directories = listing.directories;
         let parts = self.parts(listing.files, base.as_ref());
         let total = parts.iter().map(|part| part.size_bytes).sum();

@@ -561,3 +561,47 @@ fn a_relation_that_grows_past_1_gib_is_cut_and_grows_again_comes_back() {
     }
     site.assert_restores();
 }
+
+/// Without checksums and `wal_log_hints` a page becomes all-visible without a new LSN (visibilitymap.c); its visibility map
+/// must not come back without it, or index-only scans would show rows that were deleted since.
+#[test]
+fn pages_that_only_became_all_visible_are_in_a_delta_by_page_lsns() {
+    let mut site = Site::make(Shape::of(16), "");
+    site.cluster.archive_everything();
+    site.cluster.stop();
+    let mut checksums = host().command(host().server_program(16, "pg_checksums"));
+    run(checksums
+        .args(["--disable", "--no-sync", "-D"])
+        .arg(&site.cluster.data))
+    .succeeds();
+    site.cluster.configure("wal_log_hints = off");
+    site.cluster.start();
+    site.cluster.sql("create extension pg_visibility");
+    site.cluster
+        .sql("create table seen as select generate_series(1, 5000) as i");
+    site.cluster.sql("create index on seen (i)");
+    site.walhalla.back_up(&site.cluster);
+    site.cluster.sql("vacuum seen");
+    let delta = site.delta(&["--changed-blocks", "pages"]);
+    assert_eq!(delta["changed_blocks"]["source"], "pages");
+    // What comes later stands on it.
+    site.delta(&["--changed-blocks", "wal"]);
+    site.cluster.archive_everything();
+    site.cluster.stop();
+    let mut restored = site.walhalla.restore(&site.area, 16, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    let wrong =
+        "select count(*) from pg_visibility('seen') where all_visible and not pd_all_visible";
+    assert_eq!(restored.sql(wrong), "0");
+    restored.sql("delete from seen where i > 2500");
+    let counted = restored.sql(
+        "set enable_seqscan = off; set enable_bitmapscan = off; select count(*) from seen where i > 0",
+    );
+    assert_eq!(counted, "2500");
+    assert_eq!(
+        restored.sql("select count(*) from pg_check_visible('seen')"),
+        "0"
+    );
+    restored.stop();
+}
