@@ -92,6 +92,13 @@ fn a_restore_over_a_directory_writes_what_differs_and_removes_what_is_too_much()
     chain
         .area
         .write("there/pg_wal/000000010000000000000001", "old WAL");
+    // A file that its owner may not write, and one that has another name too.
+    let read_only = there.join("pg_hba.conf");
+    std::fs::write(&read_only, "# other\n").unwrap();
+    std::fs::set_permissions(&read_only, Permissions::from_mode(0o400)).unwrap();
+    let (linked, copy) = (there.join("pg_ident.conf"), chain.area.path("copy"));
+    std::fs::write(&linked, "# changed\n").unwrap();
+    std::fs::hard_link(&linked, &copy).unwrap();
     let again = chain
         .fetch("there", &["--delta", "--json"])
         .succeeds()
