@@ -142,16 +142,14 @@ impl History {
 
     /// The timeline whose WAL holds the byte at `lsn` (timeline.c, `tliOfPointInHistory`).
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        self.ancestors
-            .iter()
+        self.left()
             .find(|left| lsn < left.switch_lsn)
             .map_or(self.timeline, |left| left.timeline)
     }
 
     /// Where `timeline` was left on the way here; `None` for the timeline itself and for strangers.
     pub fn switch_from(&self, timeline: TimelineId) -> Option<Lsn> {
-        self.ancestors
-            .iter()
+        self.left()
             .find(|left| left.timeline == timeline)
             .map(|left| left.switch_lsn)
     }
@@ -164,13 +162,26 @@ impl History {
                 .is_some_and(|switch| end <= switch)
     }
 
+    /// The ancestors, oldest first, with where each was left on the way here.
+    ///
+    /// That is not always what the file tells. A server that recovers along timeline 2 to a point before that one began
+    /// writes `1 0/9000000` and `2 0/4000000` into the history of 3: it never was on 2, and left 1 where 3 begins. Who
+    /// looks for a position from the newest line back finds that (timeline.c, `tliOfPointInHistory`).
+    fn left(&self) -> impl Iterator<Item = Ancestor> {
+        let mut left = self.ancestors.clone();
+        let mut end = Lsn(u64::MAX);
+        for ancestor in left.iter_mut().rev() {
+            end = end.min(ancestor.switch_lsn);
+            ancestor.switch_lsn = end;
+        }
+        left.into_iter()
+    }
+
     /// Each timeline on the way with the positions between which it was written, oldest first; the last has no end.
     pub fn spans(&self) -> impl DoubleEndedIterator<Item = (TimelineId, Lsn, Option<Lsn>)> {
-        let begins =
-            std::iter::once(Lsn::ZERO).chain(self.ancestors.iter().map(|left| left.switch_lsn));
+        let begins = std::iter::once(Lsn::ZERO).chain(self.left().map(|left| left.switch_lsn));
         let ends = self
-            .ancestors
-            .iter()
+            .left()
             .map(|left| (left.timeline, Some(left.switch_lsn)));
         let all: Vec<_> = ends
             .chain(std::iter::once((self.timeline, None)))
@@ -235,6 +246,28 @@ mod tests {
         assert!(!history.contains(timeline(1), Lsn(0x300_0001)));
         assert!(!history.contains(timeline(3), Lsn(1)));
         assert_eq!(history.spans().count(), 3);
+    }
+
+    /// As PostgreSQL writes it that is restored to a point before the switch, along the timeline after the switch.
+    #[test]
+    fn a_timeline_that_was_left_before_it_began_was_never_lived_on() {
+        let text =
+            "1\t0/9000098\tno recovery target specified\n\n2\t0/404AD80\tat restore point \"x\"\n";
+        let history = History::parse(timeline(3), text.as_bytes()).unwrap();
+        assert_eq!(history.timeline_at(Lsn(0x404_AD7F)), timeline(1));
+        assert_eq!(history.timeline_at(Lsn(0x404_AD80)), timeline(3));
+        assert!(history.contains(timeline(1), Lsn(0x404_AD80)));
+        assert!(!history.contains(timeline(1), Lsn(0x500_0000)));
+        assert!(!history.contains(timeline(2), Lsn(0x900_0100)));
+        let size = SegmentSize::new(16 << 20).unwrap();
+        let segments: Vec<_> = history.segments(size).collect();
+        let [first, third] = [
+            (timeline(1), SegmentNo(0), Some(SegmentNo(4))),
+            (timeline(3), SegmentNo(4), None),
+        ];
+        assert_eq!(segments, [first, third]);
+        let own = history.of(timeline(2));
+        assert_eq!(own.timeline_at(Lsn(0x500_0000)), timeline(1));
     }
 
     #[test]
