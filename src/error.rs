@@ -327,7 +327,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "name an empty or new directory, or empty this one yourself, or restore over it with --delta; nothing was written"
         }
         restore::Error::NotThisCluster { .. } => {
-            "stop the server, or name another directory; nothing was written"
+            "stop the server (or remove a postmaster.pid that no server owns), or name another directory; nothing was written"
         }
         restore::Error::SharedPlace(..) => {
             "give each tablespace a directory of its own; nothing was written"

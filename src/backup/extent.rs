@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::parent::Parent;
 use super::relations::{self, Relations};
 use crate::postgres::data_directory::Entry;
-use crate::postgres::{Lsn, RelationFile, RelationFiles};
+use crate::postgres::{Lsn, RelationFile, RelationFiles, page};
 use crate::wal::summary::Changes;
 
 /// A file of which more than this is to be stored is stored whole (basebackup_incremental.c, `GetFileBackupMethod`).
@@ -192,10 +192,22 @@ fn database_of(files: RelationFiles) -> RelationFiles {
     RelationFiles { number: 0, ..files }
 }
 
-/// Whether a page need not be stored again: it was written before `since`, and tells so.
+/// What the LSN of a page is worth.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since {
+    /// The parent's start.
+    pub(super) lsn: Lsn,
+    /// Whether checksums were on at the parent's time, as they are now. Without, a page that became all-visible has the
+    /// LSN that it had, and must not be left behind by its visibility map, which goes in whole.
+    pub(super) checksums: bool,
+}
+
+/// Whether a page need not be stored again: it was written before the parent's start, and tells so.
 ///
 /// A page that was never logged tells nothing: one of zeros may stand where a relation was cut and grew again.
-pub(super) fn is_older(page: &[u8], since: Lsn) -> bool {
-    let lsn = crate::postgres::page::lsn(page);
-    lsn != Lsn::ZERO && lsn < since && !crate::postgres::page::is_new(page)
+pub(super) fn is_older(page: &[u8], since: Since) -> bool {
+    let lsn = page::lsn(page);
+    let tells = lsn != Lsn::ZERO && !page::is_new(page);
+    let tells_all = since.checksums || !page::is_all_visible(page);
+    tells && tells_all && lsn < since.lsn
 }

@@ -10,6 +10,7 @@
 
 pub mod chain;
 pub mod contents;
+pub mod delta;
 pub mod delta_file;
 mod extent;
 mod folder;

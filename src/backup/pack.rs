@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Error;
 use super::delta_file::{Header, delta_name};
-use super::extent::{Extent, Item, count, is_older, is_worth_it, joined};
+use super::extent::{Extent, Item, Since, count, is_older, is_worth_it, joined};
 use super::manifest::FileFacts;
 use super::part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
@@ -44,7 +44,7 @@ pub(super) struct Packer {
     pub(super) part: PartWriter,
     rules: PageRules,
     /// Pages with an older LSN are the parent's.
-    since: Lsn,
+    since: Since,
     /// Blocks whose checksum is wrong.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
 }
@@ -63,7 +63,7 @@ impl PageRules {
 
 impl Packer {
     /// A packer for `part`; of files of which the newer pages are stored, those from `since` on are.
-    pub(super) fn new(part: PartWriter, rules: PageRules, since: Lsn) -> Self {
+    pub(super) fn new(part: PartWriter, rules: PageRules, since: Since) -> Self {
         Self {
             part,
             rules,

@@ -6,39 +6,31 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use walhalla_providers::ErrorKind;
-
 use super::Error;
 use super::contents::Owner;
-use super::extent::{Base, Changed, Item};
+use super::delta::{Delta, DeltaOptions};
+use super::extent::{Base, Item, Since};
 use super::folder::{Folder, Packed};
 use super::manifest::WalRange;
 use super::pack::{Packer, PageRules};
-use super::parent::{self, KEPT_CORRUPT_BLOCKS, Parent};
+use super::parent::KEPT_CORRUPT_BLOCKS;
 use super::parts::{self, Part};
 use super::relations::Relations;
-use crate::output;
 use crate::pipeline::Pipeline;
 use crate::postgres::backup_label::{self, BackupLabel};
 use crate::postgres::catalogs::{Catalogs, is_map};
 use crate::postgres::data_directory::{self, Listing, Tablespace};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
-use crate::postgres::{ControlFile, History, Lsn, TimelineId, WalFileName, control};
+use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::{ChangeSource, ChangedBlocks, StoredPart};
-use crate::repository::{self, BackupEntry, BackupId, BackupKind, Repository};
+use crate::repository::catalog::StoredPart;
+use crate::repository::{BackupEntry, BackupId, BackupKind, Repository};
 use crate::threads::{lock, on_threads};
-use crate::wal::changed::Stretch;
-use crate::wal::pages::Cluster;
-use crate::wal::server_summaries::{self, Known};
 use crate::wal::{self, archiver::Archiver};
 
 /// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
 const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
 const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
-/// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
-const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
-const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -57,17 +49,6 @@ pub struct Options {
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
-}
-
-/// What the user says of a delta.
-#[derive(Clone, Debug, Default)]
-pub struct DeltaOptions {
-    /// The parent's id; without, the newest usable one.
-    pub parent: Option<String>,
-    /// What may tell the changed blocks; without, whatever can.
-    pub source: Option<ChangeSource>,
-    /// How many deltas may stand on a full backup.
-    pub max_chain: usize,
 }
 
 /// Where a backup comes from and goes to.
@@ -104,8 +85,8 @@ impl Backup<'_> {
         let label = self.options.label.clone();
         let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
         let start_lsn = self.wait(server.start_backup(&label))?;
-        let parent = self.parent(start_lsn)?;
-        let kind = match parent {
+        let delta = self.delta(start_lsn)?;
+        let kind = match delta {
             Some(_) => BackupKind::Delta,
             None => BackupKind::Full,
         };
@@ -129,11 +110,11 @@ impl Backup<'_> {
             pipeline: self.pipeline,
             id: &id,
         };
-        let mut packed = self.pack(folder, listing, &relations, parent.as_ref(), start_lsn)?;
+        let mut packed = self.pack(folder, listing, &relations, delta.as_ref(), start_lsn)?;
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
-        self.pack_last(folder, &mut packed, &pg_control, &stopped, parent.as_ref())?;
+        self.pack_last(folder, &mut packed, &pg_control, &stopped, delta.as_ref())?;
         let index = folder.index(&mut packed)?;
         let range = WalRange {
             timeline: label.timeline,
@@ -157,113 +138,9 @@ impl Backup<'_> {
             manifest,
             tablespaces,
         };
-        let entry = self.entry(id, &facts, &stopped, range, stored, parent)?;
+        let entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
-    }
-
-    /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
-    /// delta.
-    fn parent(&self, start: Lsn) -> Result<Option<(Parent, Changed, ChangedBlocks)>, Error> {
-        let Some(delta) = &self.options.delta else {
-            return Ok(None);
-        };
-        // The timeline may be a new one since the control file was read first.
-        let control = ControlFile::read(self.pgdata)?;
-        let history = parent::history(self.repository, self.pgdata, &control)?;
-        let own = parent::Own {
-            control: &control,
-            history: &history,
-            start,
-            max_chain: delta.max_chain,
-        };
-        let parent = match &delta.parent {
-            Some(id) => own.named(self.repository, id)?,
-            None => match own.newest(self.repository, self.known_backups()?)? {
-                Some(Ok(parent)) => parent,
-                Some(Err(reason)) => {
-                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
-                    return Ok(None);
-                }
-                None => {
-                    tracing::warn!(
-                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
-                    );
-                    return Ok(None);
-                }
-            },
-        };
-        let since = parent.entry.start_lsn;
-        let (changed, source, reason) = self.changes(delta, &parent, &history, start)?;
-        if let Some(reason) = &reason {
-            tracing::warn!("{reason}; changed blocks are told by {source}");
-        }
-        tracing::info!(
-            "a delta to backup {}: changed blocks by {source}",
-            parent.entry.id
-        );
-        let told = ChangedBlocks {
-            source,
-            reason,
-            since,
-        };
-        Ok(Some((parent, changed, told)))
-    }
-
-    fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {
-        match self.repository.usable_backups() {
-            Err(repository::Error::Store(error)) if error.kind == ErrorKind::StoreMissing => {
-                Ok(Vec::new())
-            }
-            backups => Ok(backups?),
-        }
-    }
-
-    /// What changed since the parent's start, what tells it, and why nothing better does.
-    fn changes(
-        &self,
-        delta: &DeltaOptions,
-        parent: &Parent,
-        history: &History,
-        start: Lsn,
-    ) -> Result<(Changed, ChangeSource, Option<String>), Error> {
-        let (from, to) = (parent.entry.start_lsn, start);
-        let may = |source| delta.source.is_none_or(|only| only == source);
-        let mut reasons = Vec::new();
-        if may(ChangeSource::Wal) {
-            let stretch = Stretch {
-                repository: self.repository,
-                wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
-                cluster: Cluster::from(self.control),
-                history,
-                from,
-                to,
-                threads: self.options.threads,
-                show: self.options.show,
-            };
-            match stretch.changes()? {
-                Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
-                Err(gap) => reasons.push(gap.to_string()),
-            }
-        }
-        if may(ChangeSource::Server) {
-            match self.server_changes(history, from, to)? {
-                Known::Changes(changes) => {
-                    let reason = reasons.pop();
-                    return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
-                }
-                Known::Nothing(gap) => reasons.push(gap.to_string()),
-            }
-        }
-        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
-        match (may(ChangeSource::Pages), reason) {
-            (true, reason) => Ok((Changed::Pages, ChangeSource::Pages, reason)),
-            (false, reason) => Err(Error::Changes {
-                parent: parent.entry.id.clone(),
-                source_name: delta.source.unwrap_or(ChangeSource::Wal),
-                reason: reason.unwrap_or_default(),
-            }),
-        }
     }
 
     fn wait<T, E: Into<Error>>(
@@ -298,34 +175,20 @@ impl Backup<'_> {
         Ok(facts)
     }
 
-    /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
-    fn server_changes(&self, history: &History, from: Lsn, to: Lsn) -> Result<Known, Error> {
-        let begun = Instant::now();
-        loop {
-            let known =
-                server_summaries::changes(self.pgdata, self.control.version, history, from, to)?;
-            match known {
-                Known::Nothing(server_summaries::Gap::Missing { at, .. })
-                    if at > from && begun.elapsed() < SUMMARIZER_TIMEOUT =>
-                {
-                    std::thread::sleep(SUMMARIZER_POLL);
-                }
-                known => return Ok(known),
-            }
-        }
-    }
-
     /// Packs all parts but the last, several at a time. The first error stops every worker.
     fn pack(
         &self,
         folder: Folder,
         listing: Listing,
         relations: &Relations,
-        parent: Option<&(Parent, Changed, ChangedBlocks)>,
+        delta: Option<&Delta>,
         begin: Lsn,
     ) -> Result<Packed, Error> {
-        let base = parent.map(|(parent, changed, _)| Base::new(parent, relations, changed));
-        let since = parent.map_or(Lsn::ZERO, |(parent, ..)| parent.entry.start_lsn);
+        let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
+        let since = Since {
+            lsn: delta.map_or(Lsn::ZERO, |delta| delta.parent.entry.start_lsn),
+            checksums: self.control.data_checksums,
+        };
         let directories = listing.directories;
         let parts = self.parts(listing.files, base.as_ref());
         let total = parts.iter().map(|part| part.size_bytes).sum();
@@ -387,11 +250,12 @@ impl Backup<'_> {
         packed: &mut Packed,
         pg_control: &[u8],
         stopped: &StoppedBackup,
-        parent: Option<&(Parent, Changed, ChangedBlocks)>,
+        delta: Option<&Delta>,
     ) -> Result<(), Error> {
-        let label = match parent {
-            Some((Parent { entry, .. }, ..)) => {
-                backup_label::of_delta(&stopped.label, entry.start_lsn, entry.timeline)
+        let label = match delta {
+            Some(Delta { parent, .. }) => {
+                let (start, timeline) = (parent.entry.start_lsn, parent.entry.timeline);
+                backup_label::of_delta(&stopped.label, start, timeline)
             }
             None => stopped.label.clone(),
         };
@@ -470,7 +334,7 @@ impl Backup<'_> {
         stopped: &StoppedBackup,
         range: WalRange,
         stored: Stored,
-        parent: Option<(Parent, Changed, ChangedBlocks)>,
+        delta: Option<Delta>,
     ) -> Result<BackupEntry, Error> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
         let history =
@@ -485,8 +349,8 @@ impl Backup<'_> {
         let mut corrupt_blocks = std::mem::take(&mut packed.corrupt_blocks);
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
         let parts = packed.parts();
-        let (parent, changed_blocks) = match parent {
-            Some((parent, _, changed)) => (Some(parent.entry.id), Some(changed)),
+        let (parent, changed_blocks) = match delta {
+            Some(delta) => (Some(delta.parent.entry.id), Some(delta.told)),
             None => (None, None),
         };
         let kind = match parent {

@@ -3,7 +3,8 @@
 use indicatif::HumanBytes;
 
 use super::{Context, Outcome, backup_list, cores};
-use crate::backup::push::{Backup, DeltaOptions, Options};
+use crate::backup::delta::DeltaOptions;
+use crate::backup::push::{Backup, Options};
 use crate::cli::BackupPush;
 use crate::error::Error;
 use crate::output;

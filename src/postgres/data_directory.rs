@@ -23,7 +23,7 @@ const EMPTIED: [&str; 7] = [
     "pg_subtrans",
 ];
 /// Files that are left out by their whole name (basebackup.c, `excludeFiles`).
-const EXCLUDED: [&str; 7] = [
+const EXCLUDED: [&str; 8] = [
     "postgresql.auto.conf.tmp",
     "current_logfiles.tmp",
     "backup_label",
@@ -31,6 +31,8 @@ const EXCLUDED: [&str; 7] = [
     "backup_manifest",
     "postmaster.pid",
     "postmaster.opts",
+    // What a restore that was broken off at its end may leave.
+    "walhalla_restore",
 ];
 /// Names that begin so are left out: relation caches (`RELCACHE_INIT_FILENAME`) and sort files (`PG_TEMP_FILE_PREFIX`).
 const EXCLUDED_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];

@@ -74,6 +74,13 @@ pub fn is_new(page: &[u8]) -> bool {
     field(page, 14) == Some(0)
 }
 
+/// Whether a heap page says that all its rows are visible to all (`PD_ALL_VISIBLE`). Without checksums and
+/// `wal_log_hints` that is set without a new LSN (visibilitymap.c, `visibilitymap_set`).
+pub fn is_all_visible(page: &[u8]) -> bool {
+    const PD_ALL_VISIBLE: u16 = 0x0004;
+    field(page, 10).is_none_or(|flags| flags & PD_ALL_VISIBLE != 0)
+}
+
 /// `pd_lsn`: the end of the last record that changed the page, high half first.
 pub fn lsn(page: &[u8]) -> Lsn {
     let half = |offset| {

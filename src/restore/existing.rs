@@ -7,20 +7,27 @@
 //! From the first step on the directory cannot be started, and says whose it is until it can again, so that a restore that
 //! was broken off is taken up.
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
-use std::io::Write;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{DirBuilder, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
 
 use super::Error;
 use super::unpack::sync_directory;
-use crate::postgres::{ControlFile, SegmentName, SystemIdentifier, control};
-use crate::repository::BackupEntry;
+use crate::postgres::{ControlFile, SegmentName, SystemIdentifier, TimelineId, control};
+use crate::repository::{BackupEntry, Repository, WalListing};
+use crate::wal::pages::{LONG_HEADER_BYTES, PageHeader};
 
 /// Names the cluster whose data directory is being made, until it is whole.
 const PROOF: &str = "walhalla_restore";
 /// Where links to tablespaces are.
 const LINKS: &str = "pg_tblspc";
+/// Folders of WAL that was moved out of the way, after which it is time to look at them.
+const MOST_FOLDERS: u32 = 1000;
 
 /// What a restore does with files that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +51,11 @@ pub enum Unproven {
     #[error("it belongs to the cluster {0}")]
     Other(SystemIdentifier),
     /// A server runs in it.
-    #[error("a server runs in it (process {0})")]
+    #[error("a server runs in it (process {0}, by its postmaster.pid)")]
     Running(i32),
+    /// A server may run in it.
+    #[error("its postmaster.pid cannot be read")]
+    PidFile,
 }
 
 /// Makes sure that a directory with files in it belongs to the cluster of `backup`, and that nobody uses it.
@@ -57,8 +67,8 @@ pub(super) fn prove(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
         path: pgdata.to_owned(),
         reason,
     };
-    if let Some(pid) = running(pgdata) {
-        return Err(refuse(Unproven::Running(pid)));
+    if let Some(reason) = in_use(pgdata) {
+        return Err(refuse(reason));
     }
     let told = ControlFile::read(pgdata)
         .map(|control| control.system_identifier)
@@ -77,14 +87,25 @@ pub(super) fn prove(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
     }
 }
 
-/// The process that a `postmaster.pid` names, if it lives.
-fn running(pgdata: &Path) -> Option<i32> {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
-    let pid: i32 = text.lines().next()?.trim().parse().ok()?;
-    let process = rustix::process::Pid::from_raw(pid)?;
+/// Why a `postmaster.pid` says that the directory is in use, if it does (miscinit.c, `CreateLockFile`). A server in
+/// single-user mode has its number there with a minus.
+fn in_use(pgdata: &Path) -> Option<Unproven> {
+    let text = match std::fs::read_to_string(pgdata.join("postmaster.pid")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(_) => return Some(Unproven::PidFile),
+    };
+    let pid = text
+        .lines()
+        .next()
+        .and_then(|line| line.trim().parse::<i32>().ok());
+    let process = pid.and_then(i32::checked_abs).and_then(Pid::from_raw);
+    let Some(process) = process else {
+        return Some(Unproven::PidFile);
+    };
     match rustix::process::test_kill_process(process) {
         Err(rustix::io::Errno::SRCH) => None,
-        Ok(()) | Err(_) => Some(pid),
+        Ok(()) | Err(_) => Some(Unproven::Running(process.as_raw_nonzero().get())),
     }
 }
 
@@ -105,8 +126,15 @@ pub(super) fn take_proof_away(pgdata: &Path) -> Result<(), Error> {
     sync_directory(pgdata)
 }
 
-/// Makes the directory one that cannot be started, durably.
-pub(super) fn disable(pgdata: &Path) -> Result<(), Error> {
+/// Makes the directory one that cannot be started, durably, and its WAL safe.
+pub(super) fn disable(
+    pgdata: &Path,
+    backup: &BackupEntry,
+    repository: &Repository,
+) -> Result<(), Error> {
+    if pgdata.join(backup.postgres_version.wal_folder()).is_dir() {
+        keep_wal(pgdata, backup, repository)?;
+    }
     let path = pgdata.join(control::PATH);
     remove(&path)?;
     match path.parent().filter(|folder| folder.is_dir()) {
@@ -138,9 +166,6 @@ pub(super) fn remove_others(
     for name in names(pgdata)? {
         let path = PathBuf::from(&name);
         let is_wal = name == backup.postgres_version.wal_folder();
-        if is_wal {
-            warn_of_wal(&pgdata.join(&path))?;
-        }
         if name == LINKS {
             sweep.links(backup, places)?;
         } else if name != PROOF {
@@ -151,20 +176,82 @@ pub(super) fn remove_others(
     Ok(sweep.removed)
 }
 
-/// The server's own WAL may be more than was archived.
-fn warn_of_wal(folder: &Path) -> Result<(), Error> {
-    let names = names(folder)?;
-    let segments = names.iter().filter_map(|name| name.to_str());
-    let newest = segments
-        .filter(|name| name.parse::<SegmentName>().is_ok())
-        .max();
-    if let Some(newest) = newest {
-        tracing::warn!(
-            "the WAL in {} is removed, up to {newest}: what of it was not archived is lost",
-            folder.display()
-        );
+/// Moves the server's own WAL that the archive does not have out of the way, and tells where it is: after a crash it may be
+/// nowhere else.
+fn keep_wal(pgdata: &Path, backup: &BackupEntry, repository: &Repository) -> Result<(), Error> {
+    let folder = pgdata.join(backup.postgres_version.wal_folder());
+    let mut kept = Vec::new();
+    let mut archived: HashMap<TimelineId, WalListing> = HashMap::new();
+    for name in names(&folder)? {
+        let Some(segment) = name
+            .to_str()
+            .and_then(|name| name.parse::<SegmentName>().ok())
+        else {
+            continue;
+        };
+        let listing = match archived.entry(segment.timeline) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(repository.list_wal(segment.timeline, None)?),
+        };
+        let path = folder.join(&name);
+        if !listing.segments.contains_key(&segment) && holds_wal_of(&path, segment, backup) {
+            kept.push(path);
+        }
     }
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let aside = free_folder(&folder, pgdata)?;
+    for path in &kept {
+        let to = aside.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &to).map_err(Error::local("move", path))?;
+    }
+    sync_directory(&aside)?;
+    tracing::warn!(
+        "{} WAL segments that are not in the archive were moved to {}: what was committed last may be in them; if it is not \
+         wanted, remove them",
+        kept.len(),
+        aside.display()
+    );
     Ok(())
+}
+
+/// Whether a segment's file begins with the WAL of its name: one that waits to be used again has another's.
+fn holds_wal_of(path: &Path, segment: SegmentName, backup: &BackupEntry) -> bool {
+    let mut page = [0; LONG_HEADER_BYTES];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut page));
+    let header = read.ok().and_then(|()| PageHeader::read(&page));
+    let size = backup.wal_segment_size;
+    let begin = segment.number(size).map(|number| number.start(size));
+    header.is_some_and(|header| {
+        header.magic == backup.postgres_version.wal_page_magic() && Some(header.address) == begin
+    })
+}
+
+/// A new folder for WAL, on the file system where that is: beside the data directory, or where the WAL folder's link leads.
+fn free_folder(folder: &Path, pgdata: &Path) -> Result<PathBuf, Error> {
+    let beside = if folder.is_symlink() {
+        std::fs::canonicalize(folder).map_err(Error::local("look at", folder))?
+    } else {
+        pgdata.to_owned()
+    };
+    let name = beside
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    for number in 1..MOST_FOLDERS {
+        let aside = beside.with_file_name(format!("{name}.walhalla-old-wal.{number}"));
+        match DirBuilder::new().mode(0o700).create(&aside) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            created => {
+                return created
+                    .map(|()| aside.clone())
+                    .map_err(Error::local("create the directory", aside));
+            }
+        }
+    }
+    Err(Error::NotEmpty(beside))
 }
 
 struct Sweep<'a> {
@@ -184,6 +271,12 @@ impl Sweep<'_> {
                 return Ok(());
             }
             self.removed += 1;
+            if full.is_symlink() {
+                tracing::warn!(
+                    "the link {} is removed; what it leads to stays",
+                    full.display()
+                );
+            }
             return remove(&full);
         }
         for name in names(&full)? {

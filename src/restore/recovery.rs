@@ -226,6 +226,8 @@ fn without_recovery(text: &[u8]) -> Vec<u8> {
             "archive_cleanup_command",
             "recovery_end_command",
             "recovery_min_apply_delay",
+            // Left by a restore of single databases.
+            "ignore_invalid_pages",
         ];
         name.starts_with("recovery_target") || own.contains(&name.as_str())
     };

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -68,6 +68,7 @@ pub(super) fn refresh(
 
 impl<'a> Update<'a> {
     pub(super) fn open(path: &'a Path, mode: u32) -> Result<Self, Error> {
+        own(path)?;
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -157,6 +158,24 @@ impl<'a> Update<'a> {
             kept_bytes: self.kept_bytes,
         })
     }
+}
+
+/// Makes a file that is there one that can be written, and by no other name: a copy of hard links stays what it is.
+fn own(path: &Path) -> Result<(), Error> {
+    let Ok(metadata) = path.metadata() else {
+        return Ok(());
+    };
+    if metadata.nlink() > 1 {
+        let mut copy = path.as_os_str().to_owned();
+        copy.push(".walhalla.tmp");
+        let copied = std::fs::copy(path, &copy).and_then(|_| std::fs::rename(&copy, path));
+        copied.map_err(Error::local("copy", path))?;
+    }
+    if metadata.mode() & 0o600 != 0o600 {
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+            .map_err(Error::local("set the mode of", path))?;
+    }
+    Ok(())
 }
 
 /// As much of `buffer` as the file has from `at` on.

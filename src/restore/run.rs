@@ -56,7 +56,7 @@ pub fn fetch_backup(
     to.check(backup, &files, 0, None)?;
     let progress = Progress::new(to.show, "restoring", files.size_bytes());
     let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
-    to.prepare(backup, &unpacker)?;
+    to.prepare(repository, backup, &unpacker)?;
     unpacker.unpack(to.threads)?;
     to.finish(backup, None, &unpacker)?;
     progress.finish();
@@ -86,7 +86,7 @@ pub fn restore(
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
     let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
-    to.prepare(backup, &unpacker)?;
+    to.prepare(repository, backup, &unpacker)?;
     if let Some(stage) = stage {
         stage::prepare(stage)?;
     }
@@ -201,14 +201,19 @@ impl Destination {
 
     /// Makes the data directory and the tablespaces' places and links; of one that is there, takes away what is not of the
     /// backup. It cannot be started from here on.
-    fn prepare(&self, backup: &BackupEntry, files: &Unpacker) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        repository: &Repository,
+        backup: &BackupEntry,
+        files: &Unpacker,
+    ) -> Result<(), Error> {
         let owner = self.owner()?;
         create_private(&self.pgdata, owner)?;
         std::fs::set_permissions(&self.pgdata, Permissions::from_mode(0o700))
             .map_err(Error::local("set the mode of", &self.pgdata))?;
         existing::leave_proof(&self.pgdata, backup)?;
         if self.existing == Existing::Update {
-            existing::disable(&self.pgdata)?;
+            existing::disable(&self.pgdata, backup, repository)?;
             let places = self.tablespace_places(backup);
             let places = places.map(|(oid, place)| (oid, place.to_owned())).collect();
             let removed = existing::remove_others(&self.pgdata, backup, &files.paths(), &places)?;
@@ -261,8 +266,14 @@ impl Destination {
             return Ok(());
         };
         let places = self.tablespace_places(backup).map(|(_, place)| place);
+        // The WAL may be elsewhere, by a link.
+        let wal = self.pgdata.join(backup.postgres_version.wal_folder());
+        let wal = std::fs::canonicalize(&wal)
+            .ok()
+            .filter(|_| wal.is_symlink());
         let mut all = std::iter::once(self.pgdata.as_path())
             .chain(places)
+            .chain(wal.as_deref())
             .chain(stage);
         all.try_for_each(|place| give(place, owner))
     }

@@ -124,11 +124,14 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         };
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-        let (target, header) = (self.pgdata.join(path), file.header);
+        let (target, header, sha256) = (self.pgdata.join(path), file.header, file.sha256);
         let refreshed = refresh(&target, file, self.progress).map_err(|failure| match failure {
             Failure::Read(source) => self.chain.unreadable(path, source).into(),
             Failure::Sink(error) => error,
         })?;
+        if sha256.is_some_and(|sha256| sha256 != refreshed.sum.1) {
+            return Err(self.chain.other_content(path).into());
+        }
         self.kept_bytes
             .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
         self.chain.came(path, header, refreshed.sum);

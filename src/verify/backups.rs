@@ -283,8 +283,13 @@ impl Verification<'_> {
             .iter()
             .copied()
             .partition(|part| self.backup.others().all(|other| other.name != part.name));
-        self.index(&others)?;
-        self.relations(&others)?;
+        let (repository, backup) = (self.repository, self.backup);
+        self.list(backup.index.as_ref(), &others, || {
+            contents::read_index(repository, backup).map(drop)
+        })?;
+        self.list(backup.relations.as_ref(), &others, || {
+            Relations::read(repository, backup).map(drop)
+        })?;
         let found = self.parts(contents, &parts, Reading::WithoutReceipt)?;
         if found == contents.files || self.is_incomplete.load(Ordering::Relaxed) {
             return Ok(());
@@ -299,31 +304,21 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// The index, if it is among `objects`.
-    fn index(&self, objects: &[&StoredPart]) -> Result<(), Error> {
-        let index = self.backup.index.as_ref();
-        let is_there = |index: &&StoredPart| objects.iter().any(|object| object.name == index.name);
-        let Some(index) = index.filter(is_there) else {
-            return Ok(());
-        };
-        count(&self.findings.objects, 1);
-        count(&self.findings.bytes, index.stored_bytes);
-        let read = contents::read_index(self.repository, self.backup);
-        let read = read.map_err(Error::from);
-        self.findings.judge(&self.url(index), read).map(drop)
-    }
-
-    /// The list of relations, if it is among `objects`.
-    fn relations(&self, objects: &[&StoredPart]) -> Result<(), Error> {
-        let relations = self.backup.relations.as_ref();
+    /// A list of the backup's that is read by `read`, if it is among `objects`.
+    fn list(
+        &self,
+        list: Option<&StoredPart>,
+        objects: &[&StoredPart],
+        read: impl FnOnce() -> Result<(), contents::Error>,
+    ) -> Result<(), Error> {
         let is_there = |list: &&StoredPart| objects.iter().any(|object| object.name == list.name);
-        let Some(relations) = relations.filter(is_there) else {
+        let Some(list) = list.filter(is_there) else {
             return Ok(());
         };
         count(&self.findings.objects, 1);
-        count(&self.findings.bytes, relations.stored_bytes);
-        let read = Relations::read(self.repository, self.backup).map_err(Error::from);
-        self.findings.judge(&self.url(relations), read).map(drop)
+        count(&self.findings.bytes, list.stored_bytes);
+        let read = read().map_err(Error::from);
+        self.findings.judge(&self.url(list), read).map(drop)
     }
 
     /// Reads the parts; returns how many files were in them, by the receipts of those that were not read.

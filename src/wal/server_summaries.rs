@@ -89,6 +89,15 @@ pub fn changes(
     Ok(Known::Changes(changes))
 }
 
+/// Whether there is a summary that ends at `lsn`: the server makes them one after the other.
+///
+/// # Errors
+/// [`Error::Local`] when the folder could not be read.
+pub fn ends_at(pgdata: &Path, version: Version, lsn: Lsn) -> Result<bool, Error> {
+    let folder = pgdata.join(version.wal_folder()).join(FOLDER);
+    Ok(list(&folder)?.iter().any(|file| file.end == lsn))
+}
+
 /// A summary by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct File {

@@ -1,5 +1,7 @@
 //! Restoring chains, over directories that are there, and single databases.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,16 +92,26 @@ fn a_restore_over_a_directory_writes_what_differs_and_removes_what_is_too_much()
     chain
         .area
         .write("there/pg_wal/000000010000000000000001", "old WAL");
+    // A file that its owner may not write, and one that has another name too.
+    let read_only = there.join("pg_hba.conf");
+    std::fs::write(&read_only, "# other\n").unwrap();
+    std::fs::set_permissions(&read_only, Permissions::from_mode(0o400)).unwrap();
+    let (linked, copy) = (there.join("pg_ident.conf"), chain.area.path("copy"));
+    std::fs::write(&linked, "# changed\n").unwrap();
+    std::fs::hard_link(&linked, &copy).unwrap();
     let again = chain
         .fetch("there", &["--delta", "--json"])
         .succeeds()
         .json();
     chain.assert_same("there", "wanted");
+    assert_eq!(std::fs::read(&copy).unwrap(), b"# changed\n");
     let kept = again["kept_bytes"].as_u64().unwrap();
     let replaced = std::fs::metadata(&second).unwrap().len();
-    // One chunk of the comparison around the changed byte, and the file that was cut.
+    let small = ["PG_VERSION", "pg_hba.conf", "pg_ident.conf"];
+    let small = small.map(|name| there.join(name).metadata().unwrap().len());
+    // One chunk of the comparison around the changed byte, and the files that were cut.
     assert!(
-        all - kept <= (256 << 10) + replaced + 3,
+        all - kept <= (256 << 10) + replaced + small.iter().sum::<u64>(),
         "{} bytes were written",
         all - kept
     );
@@ -142,6 +154,18 @@ fn only_a_directory_that_is_proven_to_be_the_clusters_is_restored_over() {
         .exits_with(1)
         .says(&["it belongs to the cluster"]);
     assert_eq!(std::fs::read_dir(&foreign.data).unwrap().count(), before);
+    // A server in single-user mode, and one of which nothing is known.
+    let pid_file = foreign.data.join("postmaster.pid");
+    let own_pid = std::process::id();
+    for (text, wanted) in [
+        (format!("-{own_pid}\n"), "a server runs in it"),
+        (String::new(), "postmaster.pid cannot be read"),
+    ] {
+        std::fs::write(&pid_file, text).unwrap();
+        host().give_to_user(&pid_file);
+        let refused = over(foreign.data.to_str().unwrap()).exits_with(1);
+        refused.says(&[wanted]);
+    }
     // Without --delta nothing that is there is touched at all.
     let plain = ["backup-fetch", other.to_str().unwrap(), "LATEST"];
     chain
@@ -170,7 +194,9 @@ fn a_stopped_cluster_is_restored_over_and_recovers() {
     ];
     let restored = chain.walhalla.run(&args).succeeds();
     assert!(restored.stdout.contains("were there already"), "{restored}");
-    restored.says(&["the WAL in", "is removed"]);
+    restored.says(&["not in the archive were moved to"]);
+    let aside = chain.area.path("primary.walhalla-old-wal.1");
+    assert!(aside.read_dir().unwrap().count() > 0);
     chain.cluster.start();
     chain.cluster.wait_until_promoted();
     chain

@@ -527,3 +527,81 @@ fn oid(place: &Path) -> String {
     let link = std::fs::read_dir(links).unwrap().next().unwrap().unwrap();
     link.file_name().into_string().unwrap()
 }
+
+#[test]
+fn a_relation_that_grows_past_1_gib_is_cut_and_grows_again_comes_back() {
+    let mut site = Site::make(Shape::of(16), "");
+    let cluster = &site.cluster;
+    // One row a page: 131,072 of them fill the relation's first file, with little WAL.
+    cluster.sql("create table long (i int, p text) with (fillfactor = 10)");
+    cluster.sql("alter table long alter p set storage plain");
+    let grow = |from: u32, to: u32| {
+        let rows = format!(
+            "insert into long select g, repeat('x', 600) from generate_series({from}, {to}) g"
+        );
+        site.cluster.sql(&rows);
+    };
+    grow(1, 129_000);
+    site.walhalla.back_up(cluster);
+    grow(129_001, 133_000);
+    let pages: u32 = cluster
+        .sql("select pg_relation_size('long') / 8192")
+        .parse()
+        .unwrap();
+    assert!(pages > 131_072, "the relation has {pages} pages only");
+    let grown = site.delta(&[]);
+    cluster.sql("delete from long where i > 130000");
+    cluster.sql("vacuum long");
+    grow(140_001, 143_000);
+    cluster.sql("update long set p = 'short' where i % 9000 = 0");
+    let cut = site.delta(&[]);
+    for delta in [&grown, &cut] {
+        let stored = delta["stored_bytes"].as_u64().unwrap();
+        assert!(stored < 30 << 20, "a delta of {stored} bytes");
+    }
+    site.assert_restores();
+}
+
+/// Without checksums and `wal_log_hints` a page becomes all-visible without a new LSN (visibilitymap.c); its visibility map
+/// must not come back without it, or index-only scans would show rows that were deleted since.
+#[test]
+fn pages_that_only_became_all_visible_are_in_a_delta_by_page_lsns() {
+    let mut site = Site::make(Shape::of(16), "");
+    site.cluster.archive_everything();
+    site.cluster.stop();
+    let mut checksums = host().command(host().server_program(16, "pg_checksums"));
+    run(checksums
+        .args(["--disable", "--no-sync", "-D"])
+        .arg(&site.cluster.data))
+    .succeeds();
+    site.cluster.configure("wal_log_hints = off");
+    site.cluster.start();
+    site.cluster.sql("create extension pg_visibility");
+    site.cluster
+        .sql("create table seen as select generate_series(1, 5000) as i");
+    site.cluster.sql("create index on seen (i)");
+    site.walhalla.back_up(&site.cluster);
+    site.cluster.sql("vacuum seen");
+    let delta = site.delta(&["--changed-blocks", "pages"]);
+    assert_eq!(delta["changed_blocks"]["source"], "pages");
+    // What comes later stands on it.
+    site.delta(&["--changed-blocks", "wal"]);
+    site.cluster.archive_everything();
+    site.cluster.stop();
+    let mut restored = site.walhalla.restore(&site.area, 16, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    let wrong =
+        "select count(*) from pg_visibility('seen') where all_visible and not pd_all_visible";
+    assert_eq!(restored.sql(wrong), "0");
+    restored.sql("delete from seen where i > 2500");
+    let counted = restored.sql(
+        "set enable_seqscan = off; set enable_bitmapscan = off; select count(*) from seen where i > 0",
+    );
+    assert_eq!(counted, "2500");
+    assert_eq!(
+        restored.sql("select count(*) from pg_check_visible('seen')"),
+        "0"
+    );
+    restored.stop();
+}

@@ -1,0 +1,181 @@
+//! What a delta stands on: its parent, and what changed since.
+//!
+//! ```text
+//! catalog ─▶ parent ─▶ WAL since its start ─▶ changed blocks
+//!                      else the server's own summaries, else each page's LSN
+//! ```
+
+use std::time::{Duration, Instant};
+
+use walhalla_providers::ErrorKind;
+
+use super::Error;
+use super::extent::Changed;
+use super::parent::{self, Parent};
+use super::push::Backup;
+use crate::output;
+use crate::postgres::{ControlFile, History, Lsn};
+use crate::repository::catalog::{ChangeSource, ChangedBlocks};
+use crate::repository::{self, BackupEntry};
+use crate::wal::changed::Stretch;
+use crate::wal::pages::Cluster;
+use crate::wal::server_summaries::{self, Known};
+
+/// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
+const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
+const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
+
+/// What the user says of a delta.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaOptions {
+    /// The parent's id; without, the newest usable one.
+    pub parent: Option<String>,
+    /// What may tell the changed blocks; without, whatever can.
+    pub source: Option<ChangeSource>,
+    /// How many deltas may stand on a full backup.
+    pub max_chain: usize,
+}
+
+/// What a delta stands on.
+pub(super) struct Delta {
+    /// Its parent.
+    pub(super) parent: Parent,
+    /// What changed since the parent's start.
+    pub(super) changed: Changed,
+    /// What tells that.
+    pub(super) told: ChangedBlocks,
+}
+
+impl Backup<'_> {
+    /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
+    /// delta.
+    pub(super) fn delta(&self, start: Lsn) -> Result<Option<Delta>, Error> {
+        let Some(options) = &self.options.delta else {
+            return Ok(None);
+        };
+        // The timeline may be a new one since the control file was read first.
+        let control = ControlFile::read(self.pgdata)?;
+        let history = parent::history(self.repository, self.pgdata, &control)?;
+        let own = parent::Own {
+            control: &control,
+            history: &history,
+            start,
+            max_chain: options.max_chain,
+        };
+        let parent = match &options.parent {
+            Some(id) => own.named(self.repository, id)?,
+            None => match own.newest(self.repository, self.known_backups()?)? {
+                Some(Ok(parent)) => parent,
+                Some(Err(reason)) => {
+                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
+                    return Ok(None);
+                }
+                None => {
+                    tracing::warn!(
+                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
+                    );
+                    return Ok(None);
+                }
+            },
+        };
+        let since = parent.entry.start_lsn;
+        let (changed, source, reason) = self.changes(options, &parent, &history, start)?;
+        if let Some(reason) = &reason {
+            tracing::warn!("{reason}; changed blocks are told by {source}");
+        }
+        tracing::info!(
+            "a delta to backup {}: changed blocks by {source}",
+            parent.entry.id
+        );
+        let told = ChangedBlocks {
+            source,
+            reason,
+            since,
+        };
+        Ok(Some(Delta {
+            parent,
+            changed,
+            told,
+        }))
+    }
+
+    fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        match self.repository.usable_backups() {
+            Err(repository::Error::Store(error)) if error.kind == ErrorKind::StoreMissing => {
+                Ok(Vec::new())
+            }
+            backups => Ok(backups?),
+        }
+    }
+
+    /// What changed since the parent's start, what tells it, and why nothing better does.
+    fn changes(
+        &self,
+        options: &DeltaOptions,
+        parent: &Parent,
+        history: &History,
+        start: Lsn,
+    ) -> Result<(Changed, ChangeSource, Option<String>), Error> {
+        let (from, to) = (parent.entry.start_lsn, start);
+        let may = |source| options.source.is_none_or(|only| only == source);
+        let mut reasons = Vec::new();
+        if may(ChangeSource::Wal) {
+            let stretch = Stretch {
+                repository: self.repository,
+                wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
+                cluster: Cluster::from(self.control),
+                history,
+                from,
+                to,
+                threads: self.options.threads,
+                show: self.options.show,
+            };
+            match stretch.changes()? {
+                Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
+                Err(gap) => reasons.push(gap.to_string()),
+            }
+        }
+        if may(ChangeSource::Server) {
+            match self.server_changes(history, from, to)? {
+                Known::Changes(changes) => {
+                    let reason = reasons.pop();
+                    return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
+                }
+                Known::Nothing(gap) => reasons.push(gap.to_string()),
+            }
+        }
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        match (may(ChangeSource::Pages), reason) {
+            (true, reason) => Ok((Changed::Pages, ChangeSource::Pages, reason)),
+            (false, reason) => Err(Error::Changes {
+                parent: parent.entry.id.clone(),
+                source_name: options.source.unwrap_or(ChangeSource::Wal),
+                reason: reason.unwrap_or_default(),
+            }),
+        }
+    }
+
+    /// Whether a summary ends at `lsn`, so that the next one may be on its way.
+    fn summaries_end_at(&self, lsn: Lsn) -> Result<bool, Error> {
+        let version = self.control.version;
+        Ok(server_summaries::ends_at(self.pgdata, version, lsn)?)
+    }
+
+    /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
+    fn server_changes(&self, history: &History, from: Lsn, to: Lsn) -> Result<Known, Error> {
+        let begun = Instant::now();
+        loop {
+            let known =
+                server_summaries::changes(self.pgdata, self.control.version, history, from, to)?;
+            match known {
+                Known::Nothing(server_summaries::Gap::Missing { at, .. })
+                    if begun.elapsed() < SUMMARIZER_TIMEOUT
+                        && (at > from || self.summaries_end_at(at)?) =>
+                {
+                    std::thread::sleep(SUMMARIZER_POLL);
+                }
+                known => return Ok(known),
+            }
+        }
+    }
+}
