@@ -8,6 +8,8 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 NEXTEST_PROFILE ?= default
 ROUNDS ?= 10
+# Of the randomised test of delta backups, in all, on five versions.
+DELTA_ROUNDS ?= 200
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
@@ -28,8 +30,9 @@ demo: setup ## destroys a table and brings it back; STORE=s3://bucket/prefix for
 test: setup ## unit and integration tests against real PostgreSQL 10 to 18
 	$(NEXTEST) --locked $(ARGS)
 
-test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then
-	$(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
+test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups
+	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 5 - 1) / ($(ROUNDS) * 5)))} \
+	  $(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
 
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)

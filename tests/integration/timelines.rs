@@ -219,6 +219,50 @@ fn what_postgresql_conf_says_of_an_earlier_recovery_does_not_decide_the_restore(
     }
 }
 
+/// ```text
+/// timeline 1 ──backup──●point──────●switch
+///                      │           └─ timeline 2 ──▶
+///                      └─ timeline 3, restored along 2 ──backup──●end
+/// ```
+#[test]
+fn a_server_that_was_restored_to_before_the_switch_goes_on() {
+    for version in [10, 17] {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut primary = Cluster::create(&area, "primary", Shape::of(version));
+        walhalla.archive_from(&mut primary);
+        fill(&primary);
+        walhalla.back_up(&primary);
+        let point = make_history(&primary, "point");
+        primary.archive_everything();
+        primary.stop();
+        primary.promote();
+        make_history(&primary, "elsewhere");
+        primary.archive_everything();
+        primary.stop();
+
+        let target = ["--target-name", "point", "--target-action", "promote"];
+        let mut new = walhalla.restore_archiving(&area, version, "new", &target);
+        new.start();
+        new.wait_until_promoted();
+        new.dump().assert_same_as(&point.dump, "at the point");
+        let end = make_history(&new, "end");
+        let last = new.archive_everything();
+        assert!(last.starts_with("00000003"), "{last}");
+        walhalla.back_up(&new);
+        new.stop();
+
+        for backup in walhalla.backup_ids() {
+            let args = ["--backup", &backup];
+            let mut restored = walhalla.restore(&area, version, &backup, &args);
+            restored.start();
+            restored.wait_until_promoted();
+            restored.dump().assert_same_as(&end.dump, &backup);
+        }
+    }
+}
+
 /// Its rows are in the WAL of the first timeline when the server, on the second, writes them to a file of their own.
 #[test]
 fn a_transaction_stays_prepared_over_two_switches() {

@@ -148,6 +148,8 @@ impl Life {
         let time = self.cluster.sql("select clock_timestamp()");
         self.cluster
             .sql(&format!("select pg_create_restore_point('{name}')"));
+        // Recovery to a time ends at the first commit that is later; much else is replayed until there.
+        self.cluster.sql("select txid_current()");
         self.journal.note(&format!("{name} at {lsn}, {time}"));
         self.moments.push(Moment {
             taken,

@@ -52,6 +52,11 @@ impl Page {
         is_new || self.0[..8] == [0; 8] && is_empty
     }
 
+    /// PD_ALL_VISIBLE
+    pub fn is_all_visible(&self) -> bool {
+        self.u16(10) & 4 != 0
+    }
+
     pub fn lsn(&self) -> u64 {
         u64::from(self.u32(0)) << 32 | u64::from(self.u32(4))
     }
