@@ -155,10 +155,10 @@ impl Backup<'_> {
         }
     }
 
-    /// Whether a summary ends at `lsn`, so that the next one may be on its way.
-    fn summaries_end_at(&self, lsn: Lsn) -> Result<bool, Error> {
+    /// Whether the server may be about to summarize what begins at `lsn`.
+    fn summaries_may_reach(&self, lsn: Lsn) -> Result<bool, Error> {
         let version = self.control.version;
-        Ok(server_summaries::ends_at(self.pgdata, version, lsn)?)
+        Ok(server_summaries::may_reach(self.pgdata, version, lsn)?)
     }
 
     /// What the server's own summaries tell, which it completes some time after the checkpoint with which the backup began.
@@ -170,7 +170,7 @@ impl Backup<'_> {
             match known {
                 Known::Nothing(server_summaries::Gap::Missing { at, .. })
                     if begun.elapsed() < SUMMARIZER_TIMEOUT
-                        && (at > from || self.summaries_end_at(at)?) =>
+                        && (at > from || self.summaries_may_reach(at)?) =>
                 {
                     std::thread::sleep(SUMMARIZER_POLL);
                 }

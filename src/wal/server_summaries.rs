@@ -89,13 +89,15 @@ pub fn changes(
     Ok(Known::Changes(changes))
 }
 
-/// Whether there is a summary that ends at `lsn`: the server makes them one after the other.
+/// Whether the one that begins at `lsn` may be on its way: there are summaries, and all end before. The server makes them
+/// one after the other.
 ///
 /// # Errors
 /// [`Error::Local`] when the folder could not be read.
-pub fn ends_at(pgdata: &Path, version: Version, lsn: Lsn) -> Result<bool, Error> {
+pub fn may_reach(pgdata: &Path, version: Version, lsn: Lsn) -> Result<bool, Error> {
     let folder = pgdata.join(version.wal_folder()).join(FOLDER);
-    Ok(list(&folder)?.iter().any(|file| file.end == lsn))
+    let files = list(&folder)?;
+    Ok(!files.is_empty() && files.iter().all(|file| file.end <= lsn))
 }
 
 /// A summary by its name.
