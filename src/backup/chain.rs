@@ -13,6 +13,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use walhalla_providers::Error as StoreError;
+
 use super::contents::{
     Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed,
 };
@@ -23,7 +25,7 @@ use super::pieces::{PieceReader, Pieces};
 use super::relations::Relations;
 use crate::pipeline::Frame;
 use crate::repository::catalog::StoredPart;
-use crate::repository::{BackupEntry, Repository};
+use crate::repository::{self, BackupEntry, Repository};
 use crate::threads::lock;
 
 /// Where PostgreSQL's label is.
@@ -33,7 +35,7 @@ const LABEL: &str = "backup_label";
 pub struct Chain<'a> {
     /// The full backup first, the leaf last.
     layers: Vec<Layer<'a>>,
-    /// Of the leaf, if it has them.
+    /// Of the leaf; of a backup that is streamed alone they are not read, as it is restored without them.
     relations: Relations,
     /// Files of the leaf that are not wanted, and their lengths.
     left_out: Vec<(PathBuf, u64)>,
@@ -57,7 +59,7 @@ struct Layer<'a> {
     /// Not needed of a backup that stands alone.
     pieces: Option<Pieces<'a>>,
     /// Files of the result whose bottom is here.
-    bottoms: HashMap<PathBuf, u64>,
+    bottoms: HashSet<PathBuf>,
 }
 
 /// A part that has to be read for the result.
@@ -95,13 +97,15 @@ impl<'a> Chain<'a> {
             Ok::<_, Error>(Layer {
                 contents: Contents::open(repository, backup)?,
                 pieces: pieces.transpose()?,
-                bottoms: HashMap::new(),
+                bottoms: HashSet::new(),
             })
         };
         let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
-        let relations = match backups.last() {
-            Some(leaf) => Relations::read(repository, leaf)?,
-            None => None,
+        let relations = match (backups.last(), layers.last()) {
+            (Some(leaf), Some(layer)) if layer.pieces.is_some() => {
+                Relations::read(repository, leaf)?
+            }
+            _ => None,
         };
         let mut chain = Self {
             layers,
@@ -118,41 +122,36 @@ impl<'a> Chain<'a> {
     }
 
     fn find_bottoms(&mut self, is_wanted: &dyn Fn(&Path) -> bool) -> Result<(), Error> {
-        let manifests: Vec<_> = self
-            .layers
-            .iter()
-            .map(|layer| layer.contents.expected())
-            .collect();
-        let Some((leaf, older)) = manifests.split_last() else {
+        let Some((leaf, older)) = self.layers.split_last() else {
             return Ok(());
         };
-        let mut left = HashMap::new();
-        for (name, facts) in leaf {
-            let path = whole_name(name).unwrap_or_else(|| name.clone());
+        let (mut left, mut left_out) = (HashMap::new(), Vec::new());
+        for (name, size_bytes) in leaf.contents.sizes() {
+            let path = whole_name(&name).unwrap_or_else(|| name.clone());
             if !is_wanted(&path) {
-                let blocks = self.relations.blocks(&path).filter(|_| path != *name);
+                let blocks = self.relations.blocks(&path).filter(|_| path != name);
                 let blocks =
                     blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
-                self.left_out
-                    .push((path, blocks.unwrap_or(facts.size_bytes)));
+                left_out.push((path, blocks.unwrap_or(size_bytes)));
                 continue;
             }
-            let (layer, size_bytes) = if path == *name {
-                (older.len(), facts.size_bytes)
+            let layer = if path == name {
+                Some(older.len())
             } else {
-                bottom(older, &path).ok_or_else(|| self.no_bottom(&path))?
+                bottom(older, &path)
             };
-            left.insert(path.clone(), layer);
-            if let Some(layer) = self.layers.get_mut(layer) {
-                layer.bottoms.insert(path, size_bytes);
+            let no_bottom = || self.problem(PartProblem::NoBottom(path.display().to_string()));
+            let layer = layer.ok_or_else(no_bottom)?;
+            left.insert(path, layer);
+        }
+        for (path, layer) in &left {
+            if let Some(layer) = self.layers.get_mut(*layer) {
+                layer.bottoms.insert(path.clone());
             }
         }
+        self.left_out = left_out;
         self.left = Mutex::new(left);
         Ok(())
-    }
-
-    fn no_bottom(&self, path: &Path) -> Error {
-        self.problem(PartProblem::NoBottom(path.display().to_string()))
     }
 
     fn problem(&self, problem: PartProblem) -> Error {
@@ -239,7 +238,7 @@ impl<'a> Chain<'a> {
                 let is_end = std::ptr::eq(layer, leaf)
                     && ends.iter().flatten().any(|end| end.name == part.name);
                 let paths = part.files.iter().map(|file| file.path.as_path());
-                let wanted = paths.filter(|path| layer.bottoms.contains_key(*path));
+                let wanted = paths.filter(|path| layer.bottoms.contains(*path));
                 files.extend(wanted.filter(|_| !is_end));
             }
         }
@@ -297,24 +296,20 @@ impl<'a> Chain<'a> {
         self.problem(PartProblem::Content(path.display().to_string()))
     }
 
-    /// Why a file could not be read at random.
+    /// Why a file could not be read at random: what is wrong with an object, else with the file itself.
     pub fn unreadable(&self, path: &Path, source: io::Error) -> Error {
-        match source.downcast::<PartProblem>() {
-            Ok(problem) => self.problem(problem),
-            Err(source) => {
-                let layer = lock(&self.left).get(path).copied();
-                let layer = layer.and_then(|layer| self.layers.get(layer));
-                match layer.or(self.layers.last()) {
-                    Some(layer) => layer.contents.damaged_part(source),
-                    None => self.problem(PartProblem::NoBottom(path.display().to_string())),
-                }
-            }
+        let source = match source.downcast::<PartProblem>() {
+            Ok(problem) => return self.problem(problem),
+            Err(source) => source,
+        };
+        let source = match source.downcast::<StoreError>() {
+            Ok(error) => return Error::Repository(error.into()),
+            Err(source) => source,
+        };
+        match source.downcast::<repository::Error>() {
+            Ok(error) => Error::Repository(error),
+            Err(_) => self.other_content(path),
         }
-    }
-
-    /// Takes note of what a file read at random was.
-    pub fn came(&self, path: &Path, header: FileHeader, sum: Sum) {
-        self.done(path, header, sum);
     }
 
     /// A file of the result that did not come.
@@ -361,14 +356,17 @@ impl<'a> Chain<'a> {
             let header = Header::read(&mut reader, block_size, blocks_per_file);
             let header = header.map_err(|error| match error {
                 ReadError::Read(source) => source,
-                malformed @ ReadError::Malformed(_) => io::Error::other(malformed),
+                ReadError::Malformed(_) => {
+                    io::Error::other(PartProblem::Content(name.display().to_string()))
+                }
             })?;
             overlays.push((header, reader));
         }
         Ok(overlays)
     }
 
-    fn done(&self, path: &Path, header: FileHeader, sum: Sum) {
+    /// Takes note of what a file of the result was.
+    pub fn came(&self, path: &Path, header: FileHeader, sum: Sum) {
         lock(&self.left).remove(path);
         let (size_bytes, sha256) = sum;
         lock(&self.made).insert(
@@ -425,19 +423,19 @@ impl Layer<'_> {
         let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
         indexed.is_none_or(|indexed| {
             let mut files = indexed.files.iter();
-            files.any(|file| self.bottoms.contains_key(&file.path))
+            files.any(|file| self.bottoms.contains(&file.path))
         })
     }
 }
 
-/// The newest manifest of `older` with the whole file, and its length there; those above must have blocks of it.
-fn bottom(older: &[BTreeMap<PathBuf, FileFacts>], path: &Path) -> Option<(usize, u64)> {
+/// The newest layer of `older` with the whole file; those above must have blocks of it.
+fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
     let name = delta_name(path);
-    for (layer, manifest) in older.iter().enumerate().rev() {
-        if let Some(facts) = manifest.get(path) {
-            return Some((layer, facts.size_bytes));
+    for (number, layer) in older.iter().enumerate().rev() {
+        if layer.contents.sha256(path).is_some() {
+            return Some(number);
         }
-        manifest.get(&name)?;
+        layer.contents.sha256(&name)?;
     }
     None
 }
@@ -468,7 +466,7 @@ impl<S: Sink> Sink for Over<'_, S> {
         header: FileHeader,
         content: &mut dyn Read,
     ) -> Result<Option<Sum>, Failure<S::Error>> {
-        if !self.layer.bottoms.contains_key(path) {
+        if !self.layer.bottoms.contains(path) {
             return Ok(None);
         }
         if self.index + 1 == self.chain.layers.len() {
@@ -478,12 +476,13 @@ impl<S: Sink> Sink for Over<'_, S> {
                 self.sink.file(path, header, content)?
             };
             if let Some(sum) = sum {
-                self.chain.done(path, header, sum);
+                self.chain.came(path, header, sum);
             }
             return Ok(sum);
         }
         let overlays = self.chain.overlays(path, self.index);
-        let overlays = overlays.map_err(Failure::Read)?;
+        let unreadable = |source| Failure::Sink(self.chain.unreadable(path, source).into());
+        let overlays = overlays.map_err(unreadable)?;
         // What it is, the part's SHA-256 tells: hashing it here as well as the result would cost a fifth of the restore.
         let bottom = Streamed(content);
         let block_size = self.chain.relations.block_size;
@@ -493,7 +492,7 @@ impl<S: Sink> Sink for Over<'_, S> {
             ..header
         };
         if let Some(sum) = self.sink.file(path, header, &mut merged)? {
-            self.chain.done(path, header, sum);
+            self.chain.came(path, header, sum);
         }
         Ok(None)
     }
@@ -520,7 +519,7 @@ impl<S: Sink> Over<'_, S> {
             ..header
         };
         if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
-            self.chain.done(path, header, sum);
+            self.chain.came(path, header, sum);
         }
         Ok(Some(own.finish().map_err(Failure::Read)?))
     }

@@ -244,11 +244,6 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
-    /// The files of the manifest that did not come yet.
-    pub(super) fn expected(&self) -> BTreeMap<PathBuf, FileFacts> {
-        lock(&self.expected).clone()
-    }
-
     /// Lengths of the files of the manifest that did not come yet.
     pub fn sizes(&self) -> HashMap<PathBuf, u64> {
         let expected = lock(&self.expected);
@@ -272,12 +267,6 @@ impl<'a> Contents<'a> {
     /// SHA-256 of a file that did not come yet.
     pub(super) fn sha256(&self, path: &Path) -> Option<[u8; 32]> {
         lock(&self.expected).get(path).map(|facts| facts.sha256)
-    }
-
-    /// The error of a piece that could not be read.
-    pub(super) fn damaged_part(&self, source: io::Error) -> Error {
-        let key = self.repository.layout.backup_json(&self.backup.id);
-        self.repository.damaged(&key, source).into()
     }
 
     /// URL of the backup's folder.

@@ -353,10 +353,7 @@ impl Backup<'_> {
             Some(delta) => (Some(delta.parent.entry.id), Some(delta.told)),
             None => (None, None),
         };
-        let kind = match parent {
-            Some(_) => BackupKind::Delta,
-            None => BackupKind::Full,
-        };
+        let kind = id.kind();
         let mut entry = BackupEntry {
             format: kind.format(),
             id,

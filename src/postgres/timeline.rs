@@ -142,9 +142,10 @@ impl History {
 
     /// The timeline whose WAL holds the byte at `lsn` (timeline.c, `tliOfPointInHistory`).
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        self.left()
-            .find(|left| lsn < left.switch_lsn)
-            .map_or(self.timeline, |left| left.timeline)
+        // Of the lines that end after it, from the newest back, the oldest; asked for each page of WAL.
+        let newest_first = self.ancestors.iter().rev();
+        let after = newest_first.take_while(|left| lsn < left.switch_lsn);
+        after.last().map_or(self.timeline, |left| left.timeline)
     }
 
     /// Where `timeline` was left on the way here; `None` for the timeline itself and for strangers.

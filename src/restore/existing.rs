@@ -18,7 +18,9 @@ use rustix::process::Pid;
 
 use super::Error;
 use super::unpack::sync_directory;
-use crate::postgres::{ControlFile, SegmentName, SystemIdentifier, TimelineId, control};
+use crate::postgres::{
+    ControlFile, SegmentName, SystemIdentifier, TimelineId, WalFileName, control,
+};
 use crate::repository::{BackupEntry, Repository, WalListing};
 use crate::wal::pages::{LONG_HEADER_BYTES, PageHeader};
 
@@ -126,21 +128,39 @@ pub(super) fn take_proof_away(pgdata: &Path) -> Result<(), Error> {
     sync_directory(pgdata)
 }
 
-/// Makes the directory one that cannot be started, durably, and its WAL safe.
+/// Makes the directory one that cannot be started, durably; then moves the server's own WAL that the archive does not have out
+/// of the way and tells where it is: after a crash it may be nowhere else. Returns the folder that it is in, if there is any.
+///
+/// In this order: no server ever starts on a directory whose newest WAL was taken away.
 pub(super) fn disable(
     pgdata: &Path,
     backup: &BackupEntry,
     repository: &Repository,
-) -> Result<(), Error> {
-    if pgdata.join(backup.postgres_version.wal_folder()).is_dir() {
-        keep_wal(pgdata, backup, repository)?;
-    }
+) -> Result<Option<PathBuf>, Error> {
+    let folder = pgdata.join(backup.postgres_version.wal_folder());
+    let only_here = only_here(&folder, backup, repository)?;
     let path = pgdata.join(control::PATH);
     remove(&path)?;
-    match path.parent().filter(|folder| folder.is_dir()) {
-        Some(folder) => sync_directory(folder),
-        None => Ok(()),
+    if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
+        sync_directory(folder)?;
     }
+    if only_here.is_empty() {
+        return Ok(None);
+    }
+    let aside = free_folder(&folder, pgdata)?;
+    for path in &only_here {
+        let to = aside.join(path.file_name().unwrap_or_default());
+        std::fs::rename(path, &to).map_err(Error::local("move", path))?;
+    }
+    sync_directory(&aside)?;
+    sync_directory(aside.parent().unwrap_or(pgdata))?;
+    tracing::warn!(
+        "{} WAL files that are not in the archive were moved to {}: what was committed last may be in them; if it is not \
+         wanted, remove them",
+        only_here.len(),
+        aside.display()
+    );
+    Ok(Some(aside))
 }
 
 /// Removes what is in a proven data directory and its tablespaces and not among `kept`, paths below the data directory.
@@ -176,44 +196,38 @@ pub(super) fn remove_others(
     Ok(sweep.removed)
 }
 
-/// Moves the server's own WAL that the archive does not have out of the way, and tells where it is: after a crash it may be
-/// nowhere else.
-fn keep_wal(pgdata: &Path, backup: &BackupEntry, repository: &Repository) -> Result<(), Error> {
-    let folder = pgdata.join(backup.postgres_version.wal_folder());
-    let mut kept = Vec::new();
+/// Segments and histories in the WAL folder that the archive does not have.
+fn only_here(
+    folder: &Path,
+    backup: &BackupEntry,
+    repository: &Repository,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut only_here = Vec::new();
+    if !folder.is_dir() {
+        return Ok(only_here);
+    }
     let mut archived: HashMap<TimelineId, WalListing> = HashMap::new();
-    for name in names(&folder)? {
-        let Some(segment) = name
-            .to_str()
-            .and_then(|name| name.parse::<SegmentName>().ok())
-        else {
-            continue;
-        };
-        let listing = match archived.entry(segment.timeline) {
+    for name in names(folder)? {
+        let file = name.to_str().map(str::parse::<WalFileName>);
+        let Some(Ok(file)) = file else { continue };
+        let listing = match archived.entry(file.timeline()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(repository.list_wal(segment.timeline, None)?),
+            Entry::Vacant(new) => new.insert(repository.list_wal(file.timeline(), None)?),
         };
         let path = folder.join(&name);
-        if !listing.segments.contains_key(&segment) && holds_wal_of(&path, segment, backup) {
-            kept.push(path);
+        let is_only_here = match file {
+            WalFileName::Segment(segment) => {
+                !listing.segments.contains_key(&segment) && holds_wal_of(&path, segment, backup)
+            }
+            WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => {
+                !listing.others.iter().any(|(other, _)| *other == file)
+            }
+        };
+        if is_only_here {
+            only_here.push(path);
         }
     }
-    if kept.is_empty() {
-        return Ok(());
-    }
-    let aside = free_folder(&folder, pgdata)?;
-    for path in &kept {
-        let to = aside.join(path.file_name().unwrap_or_default());
-        std::fs::rename(path, &to).map_err(Error::local("move", path))?;
-    }
-    sync_directory(&aside)?;
-    tracing::warn!(
-        "{} WAL segments that are not in the archive were moved to {}: what was committed last may be in them; if it is not \
-         wanted, remove them",
-        kept.len(),
-        aside.display()
-    );
-    Ok(())
+    Ok(only_here)
 }
 
 /// Whether a segment's file begins with the WAL of its name: one that waits to be used again has another's.

@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn settings_of_an_earlier_recovery_are_taken_out() {
-        let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\nrecovery_prefetch = off\n# restore_command\n";
+        let text = "work_mem = '1GB'\nrestore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\nignore_invalid_pages = 'on'\nrecovery_prefetch = off\n# restore_command\n";
         assert_eq!(
             without_recovery(text.as_bytes()),
             b"work_mem = '1GB'\nrecovery_prefetch = off\n# restore_command\n"

@@ -213,7 +213,10 @@ impl Destination {
             .map_err(Error::local("set the mode of", &self.pgdata))?;
         existing::leave_proof(&self.pgdata, backup)?;
         if self.existing == Existing::Update {
-            existing::disable(&self.pgdata, backup, repository)?;
+            let aside = existing::disable(&self.pgdata, backup, repository)?;
+            if let (Some(aside), Some(owner)) = (aside, owner) {
+                give(&aside, owner)?;
+            }
             let places = self.tablespace_places(backup);
             let places = places.map(|(oid, place)| (oid, place.to_owned())).collect();
             let removed = existing::remove_others(&self.pgdata, backup, &files.paths(), &places)?;

@@ -18,6 +18,21 @@ use crate::wal::reader::Record;
 const BATCH: usize = 16;
 const BATCH_BYTES: u64 = 16 << 20;
 
+/// How many of the next summaries are read at once, of which these are the stored lengths: fewer where they are long.
+pub(super) fn at_once(lengths: impl IntoIterator<Item = u64>) -> usize {
+    let sums = lengths.into_iter().take(BATCH).scan(0_u64, |sum, length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|sum| *sum <= BATCH_BYTES).count().max(1)
+}
+
+/// Length of a stored summary, of whatever form; 0 where there is none.
+pub(super) fn longest(forms: Option<&Vec<ArchivedFile>>) -> u64 {
+    let lengths = forms.into_iter().flatten().map(|form| form.stored_bytes);
+    lengths.max().unwrap_or(0)
+}
+
 /// What is known of timelines.
 #[derive(Clone, Debug)]
 pub struct Histories {
@@ -345,16 +360,12 @@ impl<'a> Archive<'a> {
 
     /// How many of the next segments' summaries are read at once: at most `most`, fewer where they are long.
     fn batch(&self, segments: &[Needed], most: usize) -> Result<usize, Error> {
-        let mut bytes = 0_u64;
-        for (count, needed) in segments.iter().take(most).enumerate() {
+        let mut lengths = Vec::new();
+        for needed in segments.iter().take(most) {
             let listed = self.listed(needed.name.timeline, Some(needed.name))?;
-            let forms = listed.summaries.get(&needed.name).into_iter().flatten();
-            bytes += forms.map(|form| form.stored_bytes).max().unwrap_or(0);
-            if bytes > BATCH_BYTES {
-                return Ok(count.max(1));
-            }
+            lengths.push(longest(listed.summaries.get(&needed.name)));
         }
-        Ok(most.min(segments.len()))
+        Ok(at_once(lengths))
     }
 
     /// The summaries of a few segments, read at once.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
+use super::archive::{at_once, longest};
 use super::event::Event;
 use super::pages::{Cluster, LONG_HEADER_BYTES, SegmentCheck};
 use super::reader::Record;
@@ -21,9 +22,6 @@ use crate::postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
 use crate::progress::{Progress, Show};
 use crate::repository::{self, ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
-
-/// Most summaries that are in memory at a time.
-const BATCH: usize = 16;
 
 /// A stretch of WAL along a history, and where it may be found.
 pub struct Stretch<'a> {
@@ -81,7 +79,11 @@ impl Stretch<'_> {
         let stored = self.stored_summaries(&segments)?;
         let progress = Progress::of_items(self.show, "reading summaries", segments.len() as u64);
         let (mut changes, mut joiner) = (Changes::default(), Joiner::default());
-        for batch in segments.chunks(BATCH) {
+        let mut rest = segments.as_slice();
+        while !rest.is_empty() {
+            let count = at_once(rest.iter().map(|name| longest(stored.get(name))));
+            let (batch, later) = rest.split_at(count);
+            rest = later;
             let summaries = self.batch(batch, &stored)?;
             for (name, summary) in batch.iter().zip(summaries) {
                 let mut summary = match summary {

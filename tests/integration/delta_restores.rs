@@ -374,3 +374,31 @@ fn a_damaged_or_missing_layer_is_found_and_named() {
         .exits_with(1)
         .says(&[&ids[0], "missing"]);
 }
+
+#[test]
+fn a_full_backup_is_restored_without_its_lists_and_no_delta_stands_on_it() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut cluster);
+    fill(&cluster);
+    walhalla.back_up(&cluster);
+    for name in ["index.json", "relations.json"] {
+        std::fs::remove_file(&store.objects_named(name)[0]).unwrap();
+    }
+    let data = cluster.data.to_str().unwrap().to_owned();
+    let taken = walhalla.run_with(&cluster, &["backup-push", &data, "--delta"]);
+    taken
+        .succeeds()
+        .says(&["index.json", "is missing", "a full backup is taken"]);
+    let ids = walhalla.backup_ids();
+    let end = make_history(&cluster, "end");
+    cluster.archive_everything();
+    cluster.stop();
+    let mut restored = walhalla.restore(&area, 17, "restored", &["--backup", &ids[0]]);
+    restored.start();
+    restored.wait_until_promoted();
+    restored.dump().assert_same_as(&end.dump, "without lists");
+    restored.stop();
+}

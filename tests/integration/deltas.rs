@@ -488,6 +488,13 @@ fn a_merged_backup_is_what_its_chain_makes_and_a_delta_may_stand_on_it() {
         .exits_with(1)
         .says(&["full backup", "nothing to merge"]);
     let leaf = walhalla.newest_backup();
+    // Nobody lays open what is encrypted by forgetting a setting.
+    walhalla
+        .without_env(&["WALHALLA_AGE_RECIPIENTS"])
+        .run(&["backup-merge", &leaf])
+        .exits_with(1)
+        .says(&["is encrypted", "age_recipients"]);
+    assert_eq!(walhalla.newest_backup(), leaf);
     let merged = walhalla.run(&["backup-merge", &leaf, "--json"]).succeeds();
     assert_eq!(merged.json()["parent"], serde_json::Value::Null);
     walhalla.run(&["verify", "--all"]).succeeds();
@@ -604,4 +611,50 @@ fn pages_that_only_became_all_visible_are_in_a_delta_by_page_lsns() {
         "0"
     );
     restored.stop();
+}
+
+/// The server completes a summary some time after the checkpoint with which the backup began.
+#[test]
+fn the_servers_summarizer_is_waited_for() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create(&area, "primary", Shape::of(17));
+    cluster.configure("summarize_wal = on");
+    walhalla.archive_from(&mut cluster);
+    fill(&cluster);
+    walhalla.back_up(&cluster);
+    make_history(&cluster, "one");
+    let summarizer =
+        cluster.sql("select pid from pg_stat_activity where backend_type = 'walsummarizer'");
+    let signal = |name: &str| run(host().command("kill").args([name, &summarizer])).succeeds();
+    signal("-STOP");
+    let data = cluster.data.to_str().unwrap().to_owned();
+    let args = [
+        "backup-push",
+        &data,
+        "--delta",
+        "--changed-blocks",
+        "server",
+    ];
+    let mut command = walhalla.command(&args);
+    command.envs(cluster.connection());
+    std::thread::scope(|scope| {
+        let taken = scope.spawn(|| run(&mut command));
+        // The backup has begun, and what it needs is not there, as nobody makes it.
+        eventually("the backup to begin", Duration::from_mins(1), || {
+            let begun = "select count(*) from pg_stat_activity \
+                         where application_name = 'walhalla' and state = 'idle' and query like '%backup_start%'";
+            cluster.sql(begun) == "1"
+        });
+        assert!(!taken.is_finished());
+        signal("-CONT");
+        taken.join().unwrap().succeeds();
+    });
+    let shown = walhalla.run(&["backup-show", "LATEST", "--json"]);
+    assert_eq!(
+        shown.succeeds().json()["changed_blocks"]["source"],
+        "server"
+    );
+    cluster.stop();
 }

@@ -1,0 +1,23 @@
+//! What a delta and a chain are read by: the index, the header of an `INCREMENTAL.*` file, the server's WAL summaries.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use walhalla::backup::delta_file::Header;
+use walhalla::backup::index::Index;
+use walhalla::wal::block_table;
+
+const BLOCK_SIZE: u32 = 8192;
+const BLOCKS_PER_FILE: u32 = 131_072;
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(index) = Index::parse(data) {
+        let again = Index::parse(index.to_text().as_bytes()).expect("what was written is read");
+        assert_eq!(again, index);
+    }
+    if let Ok(header) = Header::read(&mut &*data, BLOCK_SIZE, BLOCKS_PER_FILE) {
+        let bytes = header.to_bytes(BLOCK_SIZE);
+        let again = Header::read(&mut &*bytes, BLOCK_SIZE, BLOCKS_PER_FILE);
+        assert_eq!(again.expect("what was written is read"), header);
+    }
+    let _ = block_table::read(&mut &*data);
+});
