@@ -211,3 +211,170 @@ pub(super) fn is_older(page: &[u8], since: Since) -> bool {
     let tells_all = since.checksums || !page::is_all_visible(page);
     tells && tells_all && lsn < since.lsn
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::postgres::Fork;
+    use crate::wal::summary::Changed as ForkChanged;
+
+    const PER_FILE: u32 = 1000;
+
+    fn relations(blocks: &[(&str, u32)]) -> Relations {
+        let files = blocks
+            .iter()
+            .map(|(name, blocks)| ((*name).to_owned(), *blocks));
+        Relations {
+            block_size: 8192,
+            blocks_per_file: PER_FILE,
+            databases: BTreeMap::from([("base/5".to_owned(), 1)]),
+            folders: BTreeMap::from([("base/5".to_owned(), files.collect())]),
+        }
+    }
+
+    /// What of base/5/`name`, now of `length` blocks, goes into a delta to a parent that had these files.
+    fn extent(parent: &[(&str, u32)], changed: &Changed, name: &str, length: u32) -> Extent {
+        let (parent, own) = (relations(parent), relations(&[]));
+        let base = Base {
+            parent: &parent,
+            own: &own,
+            changed,
+            damaged: HashMap::from([("base/5/7".into(), vec![Range { start: 3, end: 4 }])]),
+        };
+        let path = Path::new("base/5").join(name);
+        base.extent(&Entry {
+            relation: RelationFile::of_path(&path),
+            path,
+            size_bytes: u64::from(length) * 8192,
+            mode: 0o600,
+            modified: 0,
+        })
+        .unwrap_or(Extent::Whole)
+    }
+
+    fn wal(number: u32, limit: Option<u32>, blocks: &[Range<u32>]) -> Changed {
+        let files = RelationFiles {
+            tablespace: 1663,
+            database: 5,
+            number,
+        };
+        let blocks = blocks.to_vec();
+        let changed = ForkChanged { limit, blocks };
+        Changed::Blocks([((files, Fork::Main), changed)].into_iter().collect())
+    }
+
+    fn blocks(runs: &[Range<u32>], length: u32) -> Extent {
+        let runs = runs.to_vec();
+        Extent::Blocks { runs, length }
+    }
+
+    #[test]
+    fn what_wal_names_goes_in_and_what_the_parent_does_not_have() {
+        let changed = wal(9, None, &[2..4, 50..51]);
+        assert_eq!(
+            extent(&[("9", 100)], &changed, "9", 100),
+            blocks(&[2..4, 50..51], 100)
+        );
+        assert_eq!(
+            extent(&[("9", 90)], &changed, "9", 100),
+            blocks(&[2..4, 50..51, 90..100], 100)
+        );
+        assert_eq!(extent(&[("8", 100)], &changed, "8", 100), blocks(&[], 100));
+        assert_eq!(
+            extent(&[], &changed, "9", 100),
+            Extent::Whole,
+            "not in the parent"
+        );
+        // A damaged block of the parent is read again.
+        assert_eq!(
+            extent(&[("7", 100)], &changed, "7", 100),
+            blocks(&[Range { start: 3, end: 4 }], 100)
+        );
+    }
+
+    #[test]
+    fn all_beyond_the_shortest_length_goes_in_whether_wal_names_it_or_not() {
+        let changed = wal(9, Some(60), &[2..3, 70..71]);
+        assert_eq!(
+            extent(&[("9", 100)], &changed, "9", 100),
+            blocks(&[2..3, 60..100], 100)
+        );
+        let emptied = wal(9, Some(0), &[]);
+        assert_eq!(extent(&[("9", 100)], &emptied, "9", 100), Extent::Whole);
+    }
+
+    #[test]
+    fn later_files_of_a_relation_count_from_their_own_beginning() {
+        let parent = [("9", PER_FILE), ("9.1", 500)];
+        let changed = wal(
+            9,
+            Some(PER_FILE + 400),
+            &[Range {
+                start: 998,
+                end: 1003,
+            }],
+        );
+        assert_eq!(
+            extent(&parent, &changed, "9", PER_FILE),
+            blocks(
+                &[Range {
+                    start: 998,
+                    end: 1000
+                }],
+                PER_FILE
+            )
+        );
+        assert_eq!(
+            extent(&parent, &changed, "9.1", 500),
+            blocks(&[0..3, 400..500], 500)
+        );
+        let cut = wal(9, Some(PER_FILE), &[]);
+        assert_eq!(
+            extent(&parent, &cut, "9.1", 500),
+            Extent::Whole,
+            "cut at its beginning"
+        );
+    }
+
+    #[test]
+    fn files_of_a_new_database_and_those_changed_throughout_go_in_whole() {
+        let replaced = wal(0, Some(0), &[]);
+        assert_eq!(extent(&[("9", 100)], &replaced, "9", 100), Extent::Whole);
+        let throughout = wal(9, None, &[Range { start: 0, end: 95 }]);
+        assert_eq!(extent(&[("9", 100)], &throughout, "9", 100), Extent::Whole);
+        let map = wal(9, None, &[]);
+        for name in ["9_vm", "9_fsm", "pg_filenode.map"] {
+            assert_eq!(
+                extent(&[(name, 100)], &map, name, 100),
+                Extent::Whole,
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_a_page_that_tells_that_it_is_older_is_left_out() {
+        let page = |lsn: u32, flags: u8, upper: u8| {
+            let mut page = vec![0; 8192];
+            page[4..8].copy_from_slice(&lsn.to_le_bytes());
+            (page[10], page[14]) = (flags, upper);
+            page
+        };
+        let since = |checksums| Since {
+            lsn: Lsn(100),
+            checksums,
+        };
+        for (page, checksums, older) in [
+            (page(99, 0, 1), false, true),
+            (page(100, 0, 1), false, false),
+            (page(0, 0, 1), true, false),
+            (page(99, 0, 0), true, false),
+            (page(99, 4, 1), true, true),
+            (page(99, 4, 1), false, false),
+        ] {
+            assert_eq!(is_older(&page, since(checksums)), older);
+        }
+    }
+}
