@@ -169,8 +169,8 @@ fn lz4_encoder() -> FrameEncoder<Vec<u8>> {
 pub enum Decoder<R: BufRead> {
     /// LZ4 frames.
     Lz4 {
-        /// Stops at each frame's end; always there between two reads.
-        frames: Option<Box<FrameDecoder<R>>>,
+        /// Stops at each frame's end; `None` once that of the last one was read.
+        frames: Option<Box<FrameDecoder<Input<R>>>>,
         /// How the frame being read begins: magic, flags and block size. Empty before the first one.
         shape: Vec<u8>,
     },
@@ -195,7 +195,7 @@ impl<R: BufRead> Decoder<R> {
         let begun = !shape.is_empty();
         Ok(match codec {
             Codec::Lz4 => Self::Lz4 {
-                frames: Some(Box::new(FrameDecoder::new(input))),
+                frames: Some(Box::new(FrameDecoder::new(Input::new(input)))),
                 shape,
             },
             Codec::Zstd => Self::Zstd {
@@ -228,29 +228,59 @@ fn shape(begin: &[u8]) -> Vec<u8> {
     begin.get(..begin.len().min(6)).unwrap_or_default().to_vec()
 }
 
+/// What LZ4 frames are read from. `lz4_flex` 0.14 takes an input that ends in a frame's header or between its blocks for
+/// the frame's end (`FrameDecoder::read_frame_info`, `read_block`); a frame that is whole is left without asking for more.
+pub struct Input<R> {
+    stored: R,
+    ran_dry: bool,
+}
+
+impl<R> Input<R> {
+    fn new(stored: R) -> Self {
+        Self {
+            stored,
+            ran_dry: false,
+        }
+    }
+}
+
+impl<R: Read> Read for Input<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stored.read(buffer)?;
+        self.ran_dry |= count == 0 && !buffer.is_empty();
+        Ok(count)
+    }
+}
+
 /// Reads across frames. A decoder keeps its buffers for the next frame, which `lz4_flex` 0.14 takes to have blocks of the
 /// same size (`FrameDecoder::read_block`), so a frame of another shape gets a decoder of its own.
 fn read_frames<R: BufRead>(
-    frames: &mut Option<Box<FrameDecoder<R>>>,
+    frames: &mut Option<Box<FrameDecoder<Input<R>>>>,
     last_shape: &mut Vec<u8>,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
-    loop {
-        let decoder = frames.as_mut().ok_or_else(empty)?;
+    while let Some(decoder) = frames {
         let count = decoder.read(buffer)?;
         if count > 0 || buffer.is_empty() {
             return Ok(count);
         }
-        let next_shape = shape(decoder.get_mut().fill_buf()?);
-        if next_shape.is_empty() {
-            return Ok(0);
+        let input = decoder.get_mut();
+        if input.ran_dry {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "its last LZ4 frame is cut",
+            ));
         }
+        let next_shape = shape(input.stored.fill_buf()?);
         if next_shape != *last_shape {
-            *last_shape = next_shape;
             let input = frames.take().map(|decoder| decoder.into_inner());
-            *frames = input.map(|input| Box::new(FrameDecoder::new(input)));
+            if !next_shape.is_empty() {
+                *frames = input.map(|input| Box::new(FrameDecoder::new(input)));
+                *last_shape = next_shape;
+            }
         }
     }
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -301,12 +331,26 @@ mod tests {
     fn a_cut_or_empty_object_is_an_error() {
         for compression in [Compression::Lz4, Compression::Zstd(1)] {
             let stored = frames(compression, &[&vec![7; 100_000]]);
-            for cut in [0, 1, 5, stored.len() / 2, stored.len() - 1] {
+            for cut in 0..stored.len() {
                 assert!(
                     decode(compression.codec(), &stored[..cut]).is_err(),
                     "{compression} cut at {cut}"
                 );
             }
+        }
+    }
+
+    #[test]
+    fn an_lz4_frame_cut_between_its_blocks_is_an_error() {
+        let mut stored = frames(Compression::Lz4, &[b"one frame before"]);
+        let before = stored.len();
+        let info = FrameInfo::new().block_size(BlockSize::Max64KB);
+        let mut encoder = FrameEncoder::with_frame_info(info, &mut stored);
+        encoder.write_all(&vec![7; 300_000]).unwrap();
+        encoder.finish().unwrap();
+        for cut in 0..stored.len() {
+            let read = decode(Codec::Lz4, &stored[..cut]);
+            assert_eq!(read.is_ok(), cut == before, "cut at {cut}");
         }
     }
 

@@ -144,6 +144,7 @@ impl<R: Read> BufRead for Checked<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::{Compression, Decoder, Encoder};
     use super::*;
 
     fn with_trailer(name: &str, content: &[u8]) -> Vec<u8> {
@@ -176,6 +177,34 @@ mod tests {
             let mut damaged = stored.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(read("a", &damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed_but_that_of_the_whole_trailer() {
+        let history = b"1\t0/16000000\tno recovery target specified\n".to_vec();
+        let contents = [Vec::new(), history, vec![0; 100_000]];
+        let packings = [Compression::Lz4, Compression::Zstd(3)];
+        for (compression, content) in packings
+            .iter()
+            .flat_map(|one| contents.iter().map(move |content| (*one, content)))
+        {
+            let (frame, _) = Encoder::new(compression)
+                .unwrap()
+                .frame(content.clone())
+                .unwrap();
+            let stored = with_trailer("a", &frame);
+            for length in 0..stored.len() {
+                let input = Checked::new(stored.split_at(length).0, "a", Arc::default());
+                let read = Decoder::new(compression.codec(), input)
+                    .and_then(|mut content| content.read_to_end(&mut Vec::new()));
+                assert_eq!(
+                    read.is_ok(),
+                    length == frame.len(),
+                    "{compression} cut at {length} of {}",
+                    stored.len()
+                );
+            }
         }
     }
 }
