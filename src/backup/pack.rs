@@ -17,7 +17,7 @@ use super::part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
 use crate::postgres::data_directory::Entry;
 use crate::postgres::page::{self, PageState};
-use crate::postgres::{ControlFile, Lsn};
+use crate::postgres::{ControlFile, Fork, Lsn};
 use crate::repository::catalog::CorruptBlock;
 
 /// How often a page whose checksum does not fit is read again, as a write may be under way.
@@ -88,6 +88,10 @@ impl Packer {
         {
             let entry = &item.entry;
             return self.delta(&path, None, entry, runs, *length, progress);
+        }
+        // Of an unlogged relation the init fork alone is stored, and recovery fails where it finds the main fork too.
+        if is_unlogged_by_now(&path, &item.entry) {
+            return Ok(());
         }
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -262,6 +266,16 @@ fn go_on(path: &Path, progress: &dyn Fn(u64) -> bool, bytes: u64) -> Result<(), 
     .into())
 }
 
+/// Whether the init fork of the file's relation came into being after the folder was listed
+/// (reinit.c, `ResetUnloggedRelationsInDbspaceDir`).
+fn is_unlogged_by_now(path: &Path, entry: &Entry) -> bool {
+    let relation = entry.relation.filter(|file| file.fork != Fork::Init);
+    relation.is_some_and(|file| {
+        let init_fork = format!("{}_{}", file.files.number, Fork::Init.name());
+        path.with_file_name(init_fork).exists()
+    })
+}
+
 fn reading(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Read { path, source }
@@ -348,5 +362,36 @@ impl<'a> FileCheck<'a> {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::RelationFile;
+
+    #[test]
+    fn forks_of_a_relation_whose_init_fork_came_later_are_known() {
+        let pgdata = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(pgdata.path().join("base/5")).unwrap();
+        let is_unlogged = |name: &str| {
+            let entry = Entry {
+                path: Path::new("base/5").join(name),
+                size_bytes: 0,
+                mode: 0o600,
+                modified: 0,
+                relation: RelationFile::of_path(&Path::new("base/5").join(name)),
+            };
+            is_unlogged_by_now(&pgdata.path().join(&entry.path), &entry)
+        };
+        let forks = ["16384", "16384.1", "16384_fsm", "16384_vm"];
+        assert!(!forks.iter().any(|name| is_unlogged(name)));
+        std::fs::write(pgdata.path().join("base/5/16384_init"), "").unwrap();
+        assert!(forks.iter().all(|name| is_unlogged(name)));
+        assert!(
+            !["16384_init", "1638", "PG_VERSION"]
+                .iter()
+                .any(|name| is_unlogged(name))
+        );
     }
 }

@@ -1,6 +1,8 @@
 //! What a backup leaves out, as PostgreSQL's own base backup does (basebackup.c, `excludeDirContents`, `excludeFiles`).
 
-use crate::support::{Area, Cluster, Shape, Store, Walhalla, fill};
+use std::time::Duration;
+
+use crate::support::{Area, Cluster, Shape, Store, Walhalla, eventually, fill};
 
 #[test]
 fn what_a_server_makes_anew_is_not_backed_up() {
@@ -86,6 +88,48 @@ fn an_unlogged_table_comes_back_empty_and_writable() {
     assert_eq!(restored.sql("select count(*) from scratch"), "0");
     restored.sql("insert into scratch values (1)");
     restored.amcheck();
+}
+
+/// docs/troubleshooting.md, "File exists": what it advises is right, and is needed still.
+#[test]
+fn an_unlogged_index_that_was_being_built_is_moved_out_of_the_way() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    primary.sql("create unlogged table scratch as select 1 as id");
+    primary.sql(
+        "create function waits(i int) returns int immutable language plpgsql as $$ begin \
+         while (pg_stat_file('backed_up', true)).size is null loop perform pg_sleep(0.01); end loop; \
+         return i; end $$",
+    );
+    let mut build = primary.client("psql");
+    let mut build = build
+        .args(["-X", "-c", "create index built on scratch (waits(id))"])
+        .spawn()
+        .unwrap();
+    eventually("the index to be built", Duration::from_mins(1), || {
+        primary.sql("select count(*) from pg_stat_activity where wait_event = 'PgSleep'") == "1"
+    });
+    walhalla.back_up(&primary);
+    area.write("primary/backed_up", "");
+    assert!(build.wait().unwrap().success());
+    let index = primary.sql("select pg_relation_filepath('built')");
+    primary.archive_everything();
+    primary.stop();
+
+    let mut restored = walhalla.restore(&area, 17, "restored", &[]);
+    let log = restored.run_to_its_end();
+    let refusal = format!("could not create file \"{index}\": File exists");
+    assert!(log.contains(&refusal), "{log}");
+    assert!(restored.data.join(format!("{index}_init")).exists());
+    std::fs::rename(restored.data.join(&index), area.path("moved")).unwrap();
+    restored.start();
+    restored.wait_until_promoted();
+    area.write("restored/backed_up", "");
+    restored.sql("insert into scratch values (2)");
+    assert_eq!(restored.sql("select id from scratch"), "2");
 }
 
 #[test]
