@@ -148,8 +148,7 @@ impl Life {
         let time = self.cluster.sql("select clock_timestamp()");
         self.cluster
             .sql(&format!("select pg_create_restore_point('{name}')"));
-        // Recovery to a time ends at the first commit that is later; much else is replayed until there.
-        self.cluster.sql("select txid_current()");
+        mark_time(&self.cluster);
         self.journal.note(&format!("{name} at {lsn}, {time}"));
         self.moments.push(Moment {
             taken,
@@ -249,6 +248,7 @@ impl Life {
             .restore_archiving(&self.area, self.version, &name, &args);
         cluster.start();
         cluster.wait_until_promoted();
+        mark_time(&cluster);
         State::of(&cluster).assert_same_as(&moment.state, &moment.name);
         self.cluster = cluster;
     }
@@ -467,6 +467,12 @@ fn create(area: &Area, version: u32, rng: &mut Rng, journal: &mut Journal) -> (C
         summarizes: lines.contains("summarize_wal = on"),
     };
     (cluster, settings)
+}
+
+/// Recovery to a time ends at the first commit that is later; much else is replayed until there (a `DROP DATABASE` that did
+/// not commit, a `PREPARE`), so a moment, and a timeline that begins at one, is followed by a commit.
+fn mark_time(cluster: &Cluster) {
+    cluster.sql("select txid_current()");
 }
 
 /// Whether there is a `pg_checksums` for a cluster: that of 15 does for 13, whose control file has the same version,

@@ -196,7 +196,8 @@ impl Page {
         if number == 0 {
             // The pages last used, which are never in the WAL (spgutils.c, `SpGistUpdateMetaPage`).
             self.0[HEADER + 4..].fill(0);
-        } else if self.lower() > HEADER {
+        } else {
+            // Also of an empty page, in whose hole the item pointers of removed placeholders are left.
             self.mask_hole();
         }
     }
