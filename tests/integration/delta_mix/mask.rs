@@ -52,6 +52,14 @@ impl Page {
         is_new || self.0[..8] == [0; 8] && is_empty
     }
 
+    /// Whether it is a page of a BRIN index's range map that points nowhere.
+    pub fn is_blank_range_map(&self) -> bool {
+        const REVMAP: u16 = 0xF092;
+        let special = self.special();
+        let is_map = special + 8 == PAGE_BYTES && self.u16(special + 6) == REVMAP;
+        is_map && self.0[HEADER..special].iter().all(|byte| *byte == 0)
+    }
+
     /// PD_ALL_VISIBLE
     pub fn is_all_visible(&self) -> bool {
         self.u16(10) & 4 != 0
