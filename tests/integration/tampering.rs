@@ -284,7 +284,7 @@ const SPOILS: [Spoil; 5] = [
     |bytes| [bytes, b"\0"].concat(),
 ];
 
-/// An object without just its trailer is as `lz4` or `zstd` would have made it, and whole (docs/formats.md, "Trailer").
+/// An object without just its trailer is as `lz4` or `zstd` would have made it, and whole (docs/formats.md, "WAL").
 fn cut_anywhere(bytes: &[u8]) -> Vec<u8> {
     const TRAILER_BYTES: usize = 56;
     let mut lengths = std::iter::repeat_with(|| fastrand::usize(1..bytes.len()));
