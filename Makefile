@@ -13,7 +13,7 @@ DELTA_ROUNDS ?= 200
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly fuzz bench check fmt
+.PHONY: help build setup demo test test-nightly campaign fuzz bench check fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -33,6 +33,13 @@ test: setup ## unit and integration tests against real PostgreSQL 10 to 18
 test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups
 	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 5 - 1) / ($(ROUNDS) * 5)))} \
 	  $(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
+
+# Files of its clusters lie in memory where there is room for them: what is measured is not the disk.
+CAMPAIGN_DIR = $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)0" -ge 80 ] && echo /dev/shm || echo /var/tmp)
+campaign: setup ## clusters live through ROUNDS (ten) rounds of faults, with new seeds; SEED=N repeats one, PROGRAM=path tests another build
+	cargo build --workspace --locked --bins --examples
+	WALHALLA_CAMPAIGN_ROUNDS=$(ROUNDS) WALHALLA_CAMPAIGN_SEED=$(SEED) WALHALLA_TEST_DIR=$${WALHALLA_TEST_DIR:-$(CAMPAIGN_DIR)} \
+	  WALHALLA_TEST_PROGRAM=$${PROGRAM:-target/debug/walhalla} cargo test --workspace --locked --test campaign -- --nocapture
 
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)

@@ -16,16 +16,16 @@ pub struct Area {
 impl Area {
     pub fn new() -> Self {
         // A short name: the paths of Unix sockets below it end at 107 bytes.
-        let mut dir = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("wh-")
             .tempdir_in(&host().scratch)
             .unwrap();
         host().give_to_user(dir.path());
+        let mut area = Self { dir };
         if std::env::var_os("WALHALLA_TEST_KEEP").is_some() {
-            dir.disable_cleanup(true);
-            println!("kept: {}", dir.path().display());
+            println!("kept: {}", area.keep().display());
         }
-        Self { dir }
+        area
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -44,6 +44,12 @@ impl Area {
         std::fs::write(&path, content).unwrap();
         host().give_to_user(&path);
         path
+    }
+
+    /// Leaves the directory where it is, for somebody to look into.
+    pub fn keep(&mut self) -> &Path {
+        self.dir.disable_cleanup(true);
+        self.dir.path()
     }
 
     /// Removes a directory and all in it.

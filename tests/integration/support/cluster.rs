@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Area, host, run};
 
 /// What kind of cluster: version and segment size.
@@ -129,10 +131,22 @@ impl Cluster {
 
     /// Starts the server and waits until it takes connections.
     pub fn start(&mut self) {
+        if !self.starts() {
+            panic!(
+                "the server ended before it took connections:\n{}",
+                self.log_tail()
+            );
+        }
+    }
+
+    /// Starts the server and waits until it takes connections, or has ended; returns whether it does.
+    pub fn starts(&mut self) -> bool {
         self.launch();
         let start = Instant::now();
         while !self.is_ready() {
-            self.assert_running("before it took connections");
+            if self.has_ended() {
+                return false;
+            }
             assert!(
                 start.elapsed() < START_LIMIT,
                 "no connections after {START_LIMIT:?}:\n{}",
@@ -140,6 +154,19 @@ impl Cluster {
             );
             std::thread::sleep(Duration::from_millis(10));
         }
+        true
+    }
+
+    /// Whether the server is not running, or no more.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self
+            .server
+            .as_mut()
+            .is_none_or(|server| server.try_wait().unwrap().is_some());
+        if ended {
+            self.server = None;
+        }
+        ended
     }
 
     /// Starts a server that is to refuse; returns what it logged.
@@ -245,22 +272,17 @@ impl Cluster {
     }
 
     pub fn stop(&mut self) {
-        self.stop_by("fast");
+        self.end_by(Signal::INT);
     }
 
     /// Stops the server as a crash would: nothing more is written.
     pub fn crash(&mut self) {
-        self.stop_by("immediate");
+        self.end_by(Signal::QUIT);
     }
 
-    fn stop_by(&mut self, mode: &str) {
-        let pg_ctl = host().server_program(self.version, "pg_ctl");
-        run(host()
-            .command(pg_ctl)
-            .arg("stop")
-            .args(["-w", "-m", mode, "-D"])
-            .arg(&self.data))
-        .succeeds();
+    /// `pg_ctl` sends the same signals (postmaster.c, `process_pm_shutdown_request`), and looks every tenth of a second.
+    fn end_by(&mut self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
         self.server.take().unwrap().wait().unwrap();
     }
 
@@ -284,11 +306,20 @@ impl Cluster {
         self.wait_until_promoted();
     }
 
+    /// The postmaster of a server that runs.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.server.as_ref().unwrap())
+    }
+
     /// Ends the postmaster with SIGKILL and waits until its processes are gone.
     pub fn kill(&mut self) {
-        let mut server = self.server.take().unwrap();
-        server.kill().unwrap();
-        server.wait().unwrap();
+        self.server.as_mut().unwrap().kill().unwrap();
+        self.was_killed();
+    }
+
+    /// Waits until the processes of a killed postmaster are gone.
+    pub fn was_killed(&mut self) {
+        self.server.take().unwrap().wait().unwrap();
         // Its processes notice by themselves; the next start refuses as long as one is left.
         super::eventually("the killed server's processes to end", START_LIMIT, || {
             !self.has_processes()

@@ -130,10 +130,15 @@ impl Walhalla {
         format!("restore_command = '{program} --config {config} wal-fetch %f %p'")
     }
 
+    /// Gives a server what its archive and restore commands want in their environment.
+    pub fn give_env(&self, cluster: &mut Cluster) {
+        cluster.set_env(&self.env);
+    }
+
     /// Makes the cluster archive with this, and starts it.
     pub fn archive_from(&self, cluster: &mut Cluster) {
         cluster.configure(&self.archive_settings());
-        cluster.set_env(&self.env);
+        self.give_env(cluster);
         cluster.start();
     }
 
@@ -141,7 +146,7 @@ impl Walhalla {
     pub fn recover(&self, cluster: &mut Cluster) {
         cluster.configure(&self.restore_settings());
         cluster.configure("archive_mode = off");
-        cluster.set_env(&self.env);
+        self.give_env(cluster);
     }
 
     /// Takes a full backup of a running server; returns its id.

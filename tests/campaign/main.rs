@@ -1,0 +1,283 @@
+//! The campaign: clusters live through whatever can happen, and after each round everything has to be there.
+//!
+//! ```text
+//! seed ─▶ Life ─▶ round: action or fault, clients at work ─▶ Judge: the end, three targets, each backup ─▶ Score
+//!          │ Depot (a directory, a small disk, S3 behind a proxy)      │ plan ═ restore ═ server ═ Model
+//!          └─▶ Journal, shown with the seed when something fails       └ verify, wal-verify, pg_amcheck, pg_checksums
+//! ```
+//!
+//! `make test` plays a minute of it with fixed seeds, `make campaign ROUNDS=N` as many rounds as one likes with new ones.
+//! A failure prints `make campaign SEED=… ROUNDS=…`. The seed fixes what is done, in which order and to what; when a kill
+//! hits, what clients have done by then and how the machine schedules all of it cannot be fixed. So a seed that failed by
+//! a race may have to be played more than once.
+//!
+//! Some faults need root: a file system of one's own that gets full, and root's own commands. As an ordinary user the
+//! campaign says that it does the others in their place.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test may panic, and prints what it found; nothing here is exported"
+)]
+
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "shared with the integration tests, which use all of it"
+)]
+#[path = "../integration/support/mod.rs"]
+mod support;
+
+mod actions;
+mod client;
+mod depot;
+mod faults;
+mod judge;
+mod life;
+mod model;
+mod report;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use fastrand::Rng;
+
+use self::life::Life;
+use self::report::Score;
+use self::support::host;
+
+/// In `make test`.
+const ROUNDS: usize = 6;
+/// Its seeds: one life on PostgreSQL 15 and one on 17.
+const SEEDS: [u64; 2] = [15, 17];
+/// Lives at a time: each mostly waits for one process.
+const THREADS: usize = 2;
+/// After so many lives that failed, the rest would say the same.
+const MOST_FAILURES: usize = 8;
+
+const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
+
+/// What happens in a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    KillServer,
+    KillWalPushes,
+    KillBackupPush,
+    KillRestore,
+    KillReaders,
+    KillWalFetches,
+    Outage,
+    FlakyLine,
+    FullStore,
+    FullTarget,
+    FailOver,
+    SplitBrain,
+    Rewind,
+    GoBack,
+    TwoBackups,
+    Merge,
+    Refresh,
+    RootAndUser,
+}
+
+const DEEDS: [Deed; 18] = [
+    Deed::KillServer,
+    Deed::KillWalPushes,
+    Deed::KillBackupPush,
+    Deed::KillRestore,
+    Deed::KillReaders,
+    Deed::KillWalFetches,
+    Deed::Outage,
+    Deed::FlakyLine,
+    Deed::FullStore,
+    Deed::FullTarget,
+    Deed::FailOver,
+    Deed::SplitBrain,
+    Deed::Rewind,
+    Deed::GoBack,
+    Deed::TwoBackups,
+    Deed::Merge,
+    Deed::Refresh,
+    Deed::RootAndUser,
+];
+
+impl Life {
+    fn act(&mut self, deed: Deed) {
+        match deed {
+            Deed::KillServer => self.kill_server(),
+            Deed::KillWalPushes => self.kill_wal_pushes(),
+            Deed::KillBackupPush => self.kill_backup_push(),
+            Deed::KillRestore => self.kill_restore(),
+            Deed::KillReaders => self.kill_readers(),
+            Deed::KillWalFetches => self.kill_wal_fetches(),
+            Deed::Outage => self.outage(),
+            Deed::FlakyLine => self.flaky_line(),
+            Deed::FullStore => self.full_store(),
+            Deed::FullTarget => self.full_target(),
+            Deed::FailOver => self.fail_over(),
+            Deed::SplitBrain => self.split_brain(),
+            Deed::Rewind => self.rewind(),
+            Deed::GoBack => self.go_back(),
+            Deed::TwoBackups => self.two_backups(),
+            Deed::Merge => self.merge(),
+            Deed::Refresh => self.refresh(),
+            Deed::RootAndUser if host().is_root => self.root_and_user(),
+            Deed::RootAndUser => self.note("not root: nothing that only root can do"),
+        }
+    }
+}
+
+/// What is still to be played.
+struct Campaign {
+    rounds_left: Mutex<usize>,
+    seeds: Mutex<Vec<u64>>,
+    score: Mutex<Score>,
+    failures: Mutex<Vec<String>>,
+}
+
+impl Campaign {
+    fn from_environment() -> Self {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let (rounds, seed) = (
+            number("WALHALLA_CAMPAIGN_ROUNDS"),
+            number("WALHALLA_CAMPAIGN_SEED"),
+        );
+        let seeds = match (rounds, seed) {
+            (_, Some(seed)) => vec![seed],
+            (Some(_), None) => vec![fastrand::u64(..)],
+            // Those of every day are the same ones: what fails there was broken since.
+            (None, None) => SEEDS.into_iter().rev().collect(),
+        };
+        let rounds = rounds.map_or(ROUNDS, |rounds| rounds.try_into().unwrap());
+        Self {
+            rounds_left: Mutex::new(rounds),
+            seeds: Mutex::new(seeds),
+            score: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    /// The next seed; each leads to another when there is none left.
+    fn next_seed(&self) -> u64 {
+        let mut seeds = self.seeds.lock().unwrap();
+        let seed = seeds.pop().unwrap();
+        if seeds.is_empty() {
+            seeds.push(Rng::with_seed(seed).u64(..));
+        }
+        seed
+    }
+
+    /// As many rounds of those that are left as a life wants.
+    fn take_rounds(&self, wanted: usize) -> usize {
+        let mut left = self.rounds_left.lock().unwrap();
+        let taken = wanted.min(*left);
+        *left -= taken;
+        taken
+    }
+
+    /// Plays lives until no round is left.
+    fn play(&self) {
+        loop {
+            let seed = self.next_seed();
+            let mut rng = Rng::with_seed(seed);
+            let version = if SEEDS.contains(&seed) {
+                u32::try_from(seed).unwrap()
+            } else {
+                *rng.choice(&VERSIONS).unwrap()
+            };
+            let wanted = rng.usize(4..8);
+            let rounds = self.take_rounds(if SEEDS.contains(&seed) {
+                ROUNDS / 2
+            } else {
+                wanted
+            });
+            if rounds == 0 || self.failures.lock().unwrap().len() >= MOST_FAILURES {
+                return;
+            }
+            self.live(seed, version, rounds, rng);
+        }
+    }
+
+    fn live(&self, seed: u64, version: u32, rounds: usize, rng: Rng) {
+        let begun = Instant::now();
+        let title = format!("make campaign SEED={seed} ROUNDS={rounds}");
+        let mut played = 0;
+        let lived = catch_unwind(AssertUnwindSafe(|| {
+            live_through(version, &title, rounds, rng, &mut played)
+        }));
+        let seconds = begun.elapsed().as_secs_f32();
+        match lived {
+            Ok(score) => {
+                println!("{title}: {rounds} rounds on {version} passed in {seconds:.0} s");
+                self.score.lock().unwrap().add(&score);
+            }
+            Err(_) => {
+                let failure = format!("{title} # failed in round {} on {version}", played + 1);
+                println!("FAILED: {failure}");
+                self.failures.lock().unwrap().push(failure);
+            }
+        }
+    }
+}
+
+/// One life; its directory stays when it fails.
+fn live_through(version: u32, title: &str, rounds: usize, rng: Rng, played: &mut usize) -> Score {
+    let begun = Instant::now();
+    let mut life = Life::begin(version, title.to_owned(), rng);
+    let mut deeds = DEEDS.to_vec();
+    life.rng.shuffle(&mut deeds);
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        life.score.took("beginnings", begun);
+        for (round, deed) in deeds.iter().cycle().take(rounds).enumerate() {
+            let begun = Instant::now();
+            life.note(&format!("round {}: {deed:?}", round + 1));
+            life.live_on();
+            life.act(*deed);
+            life.score.took("deeds", begun);
+            life.judge();
+            *played += 1;
+        }
+    }));
+    if let Err(panic) = lived {
+        let kept = life.area.keep().display().to_string();
+        life.note(&format!("failed; logs and archive are kept in {kept}"));
+        life.journal.show();
+        std::panic::resume_unwind(panic);
+    }
+    if std::env::var_os("WALHALLA_TEST_JOURNAL").is_some() {
+        life.journal.show();
+    }
+    life.score.commits = life.model.commits.len();
+    std::mem::take(&mut life.score)
+}
+
+#[test]
+fn after_each_round_everything_that_was_acknowledged_is_there() {
+    if !host().is_root {
+        println!(
+            "not root: no file system of one's own gets full, and root's commands are left out"
+        );
+    }
+    let campaign = Campaign::from_environment();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| campaign.play());
+        }
+    });
+    let score = campaign.score.into_inner().unwrap();
+    println!(
+        "the campaign, in {:.0} s:\n{score}",
+        begun.elapsed().as_secs_f32()
+    );
+    let failures = campaign.failures.into_inner().unwrap();
+    assert!(
+        failures.is_empty(),
+        "lives that failed; each line plays one again:\n{}",
+        failures.join("\n")
+    );
+}
