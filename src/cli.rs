@@ -378,7 +378,7 @@ pub struct Plan {
     target_xid: Option<u32>,
     /// Stop at this restore point
     #[arg(long, value_name = "NAME", group = "point")]
-    target_name: Option<String>,
+    target_name: Option<std::ffi::OsString>,
     /// Stop as soon as the backup is consistent
     #[arg(long, group = "point")]
     target_immediate: bool,
@@ -418,7 +418,7 @@ impl Plan {
             Self {
                 target_name: Some(name),
                 ..
-            } => Point::Name(name.clone()),
+            } => Point::Name(name.clone().into()),
             Self {
                 target_immediate: true,
                 ..

@@ -323,6 +323,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
                 }
             });
         }
+        restore::Error::ReplayPlace { tablespace, unfit } => return Some(unfit.hint(tablespace)),
         restore::Error::NotEmpty(_) => {
             "name an empty or new directory, or empty this one yourself, or restore over it with --delta; nothing was written"
         }

@@ -17,9 +17,11 @@ use crate::output;
 use crate::postgres::{ControlFile, History, Lsn};
 use crate::repository::catalog::{ChangeSource, ChangedBlocks};
 use crate::repository::{self, BackupEntry};
-use crate::wal::changed::Stretch;
+use crate::wal::changed::{Gap, Stretch};
 use crate::wal::pages::Cluster;
+use crate::wal::proof::Proof;
 use crate::wal::server_summaries::{self, Known};
+use crate::wal::summary::Proven;
 
 /// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
 const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
@@ -125,13 +127,23 @@ impl Backup<'_> {
                 wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
                 cluster: Cluster::from(self.control),
                 history,
+                parent: Proof::of(&parent.entry),
                 from,
                 to,
                 threads: self.options.threads,
                 show: self.options.show,
+                proven: Proven::default(),
             };
             match stretch.changes()? {
                 Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
+                // Nothing else tells whether the parent is this server's.
+                Err(gap @ Gap::Foreign(_)) => {
+                    return Err(Error::Changes {
+                        parent: parent.entry.id.clone(),
+                        source_name: ChangeSource::Wal,
+                        reason: gap.to_string(),
+                    });
+                }
                 Err(gap) => reasons.push(gap.to_string()),
             }
         }

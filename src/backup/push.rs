@@ -138,7 +138,8 @@ impl Backup<'_> {
             manifest,
             tablespaces,
         };
-        let entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
+        let mut entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
+        (entry.of_standby, entry.checkpoint_lsn) = (label.of_standby, label.checkpoint_lsn);
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }
@@ -364,6 +365,8 @@ impl Backup<'_> {
             history: history.ancestors,
             start_lsn: range.start,
             stop_lsn: range.end,
+            of_standby: None,
+            checkpoint_lsn: None,
             start_time: facts.now,
             stop_time: stopped.time,
             stop_snapshot: stopped.snapshot.clone(),

@@ -15,6 +15,7 @@ use crate::output;
 use crate::postgres::SegmentNo;
 use crate::repository::{BackupEntry, BackupId};
 use crate::restore::target::shell_word;
+use crate::restore::window::usable_end;
 use crate::wal::archive::Archive;
 use crate::wal::event::Outcome as End;
 use crate::wal::record::RelationFiles;
@@ -143,9 +144,7 @@ impl Commands<'_> {
         let end = if let Some(end) = known {
             end
         } else {
-            let first = size.segment_of(backup.start_lsn);
-            let route = self.archive.route(&find.history, size, first)?;
-            let end = route.segments.last().map(|last| last.number);
+            let end = usable_end(self.archive, backup, &find.history)?;
             self.ends.borrow_mut().insert(key, end);
             end
         };

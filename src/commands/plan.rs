@@ -53,6 +53,9 @@ fn print(plan: &Plan) -> Result<(), Error> {
         "             {} to consistency, {} to the target",
         report.segments_to_consistency, report.segments_to_target
     ))?;
+    for tablespace in &report.new_tablespaces {
+        output::line(&format!("replay makes {tablespace}"))?;
+    }
     output::line(&format!(
         "download     {}",
         HumanBytes(report.download_bytes)

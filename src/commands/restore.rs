@@ -1,5 +1,6 @@
 //! `walhalla restore PGDATA`
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
@@ -10,6 +11,7 @@ use crate::error::Error;
 use crate::output;
 use crate::restore::existing::Existing;
 use crate::restore::only::Only;
+use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::{Plan, plan};
 use crate::restore::recovery::{Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
@@ -36,9 +38,15 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let only = (!only.is_empty())
         .then(|| Only::of(&repository, &plan.backup, &only))
         .transpose()?;
+    let map: BTreeMap<_, _> = arguments.tablespaces.map.into_iter().collect();
+    let of_replay = of_replay(&plan, &map);
+    let outside = Outside::check(&plan, &pgdata, &map)?;
+    let tablespaces = map
+        .into_iter()
+        .filter(|(oid, _)| !of_replay.contains_key(oid));
     let destination = Destination {
         pgdata,
-        tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        tablespaces: tablespaces.collect(),
         existing: existing(arguments.delta),
         only,
         threads: context.settings.download_concurrency,
@@ -69,7 +77,8 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         has_empty_files: destination.only.is_some(),
     };
     let kept_bytes = restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
-    report(context, &plan, &destination, kept_bytes)
+    outside.prepare()?;
+    report(context, &plan, &destination, kept_bytes, stage.is_none())
 }
 
 /// What `--delta` says of files that are there.
@@ -103,6 +112,7 @@ fn report(
     plan: &Plan,
     destination: &Destination,
     kept_bytes: u64,
+    is_open_ended: bool,
 ) -> Result<Outcome, Error> {
     if context.global.json {
         output::json(&plan.report())?;
@@ -118,6 +128,15 @@ fn report(
             "{} of its files were there already",
             HumanBytes(kept_bytes)
         ))?;
+    }
+    for tablespace in &plan.new_tablespaces {
+        output::line(&format!("replay makes {tablespace}"))?;
+    }
+    if is_open_ended {
+        output::line(
+            "tablespaces that are created later are made at the original's paths too, which must be empty here and \
+             owned by the server's user",
+        )?;
     }
     if destination.only.is_some() {
         output::line(

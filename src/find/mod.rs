@@ -17,6 +17,7 @@ use crate::wal::archive::{Archive, Needed, Resolved};
 use crate::wal::event::{Event, Outcome};
 use crate::wal::record::{Fork, RelationFiles};
 use crate::wal::summary::{Note, Transaction};
+use crate::wal::text::ServerText;
 
 pub use relations::{Relation, Relations};
 
@@ -71,7 +72,7 @@ pub enum What {
     /// A database was dropped.
     DropDatabase(u32),
     /// A restore point was created.
-    RestorePoint(String),
+    RestorePoint(ServerText),
     /// A transaction ended, with so many bytes of WAL.
     End(Outcome, u64),
 }

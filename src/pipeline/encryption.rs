@@ -235,6 +235,12 @@ pub fn payload_bytes(packed_bytes: u64) -> u64 {
     NONCE_BYTES + packed_bytes + packed_bytes.div_ceil(CHUNK_BYTES).max(1) * TAG_BYTES
 }
 
+/// Length of what is encrypted in so many bytes of chunks.
+pub(super) fn packed_bytes(chunks_bytes: u64) -> u64 {
+    let chunks = chunks_bytes.div_ceil(CHUNK_BYTES + TAG_BYTES);
+    chunks_bytes.saturating_sub(chunks * TAG_BYTES)
+}
+
 /// Length of so many encrypted chunks.
 pub(super) fn chunks_bytes(chunks: u64) -> u64 {
     chunks * (CHUNK_BYTES + TAG_BYTES)

@@ -20,7 +20,7 @@ mod packing;
 mod ranged;
 mod reader;
 pub mod streams;
-mod trailer;
+pub mod trailer;
 mod writer;
 
 pub use codec::{Codec, Compression, open_frame};

@@ -11,7 +11,7 @@ use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
 use super::encryption::{
-    CHUNK_BYTES, HEADER_BYTES, Identities, NONCE_BYTES, OpenError, chunks_bytes,
+    CHUNK_BYTES, HEADER_BYTES, Identities, NONCE_BYTES, OpenError, chunks_bytes, packed_bytes,
 };
 use super::packing::{Encryption, Packing};
 use crate::threads::lock;
@@ -70,6 +70,21 @@ impl Ranged {
             Encryption::None => self.stored(range).map_err(OpenError::Unreadable),
             Encryption::Age => self.decrypted(range),
         }
+    }
+
+    /// The last `count` bytes of what the codec wrote; fewer of a shorter object.
+    ///
+    /// # Errors
+    /// As [`Ranged::packed`].
+    pub fn last(&self, count: u64) -> Result<Bytes, OpenError> {
+        let length = match self.packing.encryption {
+            Encryption::None => self.stored_bytes,
+            Encryption::Age => {
+                let payload_at = self.with_opened(|opened| Ok(opened.payload_at))?;
+                packed_bytes(self.stored_bytes.saturating_sub(payload_at))
+            }
+        };
+        self.packed(&(length.saturating_sub(count)..length))
     }
 
     fn decrypted(&self, range: &Range<u64>) -> Result<Bytes, OpenError> {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use sha2::{Digest, Sha256};
 
 /// Length of the whole frame.
-const TRAILER_BYTES: usize = 56;
+pub const TRAILER_BYTES: usize = 56;
 const MAGIC: [u8; 4] = 0x184D_2A5E_u32.to_le_bytes();
 const LENGTH: [u8; 4] = 48_u32.to_le_bytes();
 const MARK: &[u8; 16] = b"walhalla-sha256\n";
@@ -46,6 +46,12 @@ impl Trailer {
         let digest = self.0.finalize();
         [&MAGIC[..], &LENGTH, MARK, &digest].concat()
     }
+}
+
+/// The checksum in a trailer; `None` when `frame` is none.
+pub fn checksum(frame: &[u8]) -> Option<[u8; 32]> {
+    let begin = [&MAGIC[..], &LENGTH, MARK].concat();
+    frame.strip_prefix(begin.as_slice())?.try_into().ok()
 }
 
 /// A reader that keeps the trailer back and checks it.

@@ -79,6 +79,8 @@ pub struct StoredObject {
     pub stored_bytes: u64,
     /// SHA-256 of the stored bytes.
     pub sha256: [u8; 32],
+    /// The checksum in its trailer, of an object that has one.
+    pub trailer: Option<[u8; 32]>,
     /// Its frames in order, which are all that is packed in it; none for an object of [`Pipeline::create_whole`].
     pub frames: Vec<Frame>,
 }
@@ -438,12 +440,15 @@ impl Wrapping {
         }
     }
 
-    fn end(mut self) -> io::Result<Vec<u8>> {
+    /// The last bytes, and the checksum in the trailer.
+    fn end(mut self) -> io::Result<(Vec<u8>, Option<[u8; 32]>)> {
         let trailer = self.trailer.take().map(Trailer::frame).unwrap_or_default();
-        match self.encryption {
-            None => Ok(trailer),
-            Some(encryption) => encryption.end(&trailer),
-        }
+        let checksum = super::trailer::checksum(&trailer);
+        let end = match self.encryption {
+            None => trailer,
+            Some(encryption) => encryption.end(&trailer)?,
+        };
+        Ok((end, checksum))
     }
 }
 
@@ -515,7 +520,7 @@ async fn send(
         hash.update(&bytes);
         upload.write(Bytes::from(bytes)).await?;
     }
-    let bytes = wrapping.end().map_err(failed)?;
+    let (bytes, trailer) = wrapping.end().map_err(failed)?;
     hash.update(&bytes);
     upload.write(Bytes::from(bytes)).await?;
     let stored_bytes = upload.finish().await?;
@@ -523,6 +528,7 @@ async fn send(
         content_bytes: 0,
         stored_bytes,
         sha256: hash.finalize().into(),
+        trailer,
         frames,
     })
 }

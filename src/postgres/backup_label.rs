@@ -11,6 +11,10 @@ pub struct BackupLabel {
     pub start_segment: SegmentName,
     /// The timeline of the start.
     pub timeline: TimelineId,
+    /// Where the record of the backup's checkpoint is.
+    pub checkpoint_lsn: Option<Lsn>,
+    /// Whether a standby was backed up; before 9.6 nothing told.
+    pub of_standby: Option<bool>,
 }
 
 impl BackupLabel {
@@ -19,16 +23,18 @@ impl BackupLabel {
     /// # Errors
     /// [`Error::Invalid`] when the start is missing.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
         let start = || {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix("START WAL LOCATION: "))?;
+            let line = value("START WAL LOCATION: ")?;
             let (lsn, rest) = line.split_once(" (file ")?;
             let segment: SegmentName = rest.trim_end().strip_suffix(')')?.parse().ok()?;
             Some(Self {
                 start_lsn: lsn.parse().ok()?,
                 start_segment: segment,
                 timeline: segment.timeline,
+                checkpoint_lsn: value("CHECKPOINT LOCATION: ")
+                    .and_then(|lsn| lsn.trim().parse().ok()),
+                of_standby: value("BACKUP FROM: ").map(|from| from.trim() == "standby"),
             })
         };
         start().ok_or_else(|| Error::invalid("backup label", text))
@@ -65,6 +71,10 @@ mod tests {
         let label = BackupLabel::parse(text).unwrap();
         assert_eq!(label.start_lsn, Lsn(0x200_0028));
         assert_eq!(label.start_segment.to_string(), "000000010000000000000002");
+        assert_eq!(label.checkpoint_lsn, Some(Lsn(0x200_0060)));
+        assert_eq!(label.of_standby, None);
+        let of_standby = BackupLabel::parse(&format!("{text}BACKUP FROM: standby\n")).unwrap();
+        assert_eq!(of_standby.of_standby, Some(true));
         assert!(BackupLabel::parse("CHECKPOINT LOCATION: 0/2000060\n").is_err());
         let delta = of_delta(text, Lsn(0x100_0028), TimelineId::FIRST);
         assert!(delta.ends_with("INCREMENTAL FROM LSN: 0/1000028\nINCREMENTAL FROM TLI: 1\n"));

@@ -56,6 +56,12 @@ pub struct BackupEntry {
     pub start_lsn: Lsn,
     /// Replay must come at least here.
     pub stop_lsn: Lsn,
+    /// Whether a standby was backed up; older programs did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_standby: Option<bool>,
+    /// `CHECKPOINT LOCATION` of its label, as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_lsn: Option<Lsn>,
     /// The server's clock before the start.
     pub start_time: Timestamp,
     /// The server's clock after the stop.

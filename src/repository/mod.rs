@@ -23,8 +23,8 @@ pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, WalListing};
 
 use crate::pipeline::encryption::{HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
-    Content, Encryption, Identities, Locked, ObjectReader, OpenError, SharedHash, Trailed, streams,
-    unpack,
+    Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
+    Trailed, streams, trailer, unpack,
 };
 use crate::postgres::SystemIdentifier;
 
@@ -300,6 +300,44 @@ impl Repository {
             Err(error) => return Err(error),
         };
         self.named_sha256(object)?.ok_or(locked)
+    }
+
+    /// Whether the content of an archived file has the SHA-256 `content`. The `trailer` with which it was stored shows it by
+    /// a small request; where it shows nothing, all of the file is read.
+    ///
+    /// # Errors
+    /// As [`Repository::content_sha256`].
+    pub fn has_content(
+        &self,
+        archived: &ArchivedFile,
+        content: [u8; 32],
+        trailer: Option<[u8; 32]>,
+    ) -> Result<bool, Error> {
+        if trailer.is_some() && self.trailer(archived)? == trailer {
+            return Ok(true);
+        }
+        Ok(self.content_sha256(&archived.object)? == content)
+    }
+
+    /// The checksum in a file's trailer; `None` where there is none, or no identity opens it.
+    pub fn trailer(&self, archived: &ArchivedFile) -> Result<Option<[u8; 32]>, Error> {
+        let object = &archived.object;
+        if object.packing.codec == Codec::None || !self.layout.has_trailer(object) {
+            return Ok(None);
+        }
+        let ranged = Ranged::new(
+            self.store.clone(),
+            self.runtime.clone(),
+            self.identities.clone(),
+            object.key.clone(),
+            object.packing,
+            archived.stored_bytes,
+        );
+        match ranged.last(trailer::TRAILER_BYTES as u64) {
+            Ok(end) => Ok(trailer::checksum(&end)),
+            Err(OpenError::Locked(_)) => Ok(None),
+            Err(OpenError::Unreadable(source)) => Err(self.damaged(&object.key, source)),
+        }
     }
 
     /// The SHA-256 that an encrypted object's header names as its content's.

@@ -1,21 +1,25 @@
 //! Choosing backup, timeline and segments.
 
 use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
 
 use jiff::Timestamp;
 
 use super::Error;
 use super::branches;
-use super::plan::{Plan, Unreachable};
+use super::hint::Hint;
+use super::plan::{NewTablespace, Plan, Unreachable};
 use super::reach::{Found, Search};
-use super::target::{self, Point, Target, TargetTimeline};
+use super::target::{Bound, Point, Target, TargetTimeline};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::catalog::Place;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal;
-use crate::wal::archive::{Archive, Route};
-use crate::wal::event::Outcome;
+use crate::wal::archive::{Archive, Examined, Facts, Needed, Route};
+use crate::wal::event::{Event, Outcome};
+use crate::wal::proof::Proof;
 use crate::wal::summary::Transaction;
+use crate::wal::text::ServerText;
 
 /// Everything the choice is made from.
 pub(super) struct Planner<'a> {
@@ -25,8 +29,8 @@ pub(super) struct Planner<'a> {
     backups: &'a [BackupEntry],
     /// Whether the user named the backup.
     is_chosen: bool,
-    /// Whether a target that is not found is looked for on other branches.
-    looks_elsewhere: bool,
+    /// Whether what can be reached instead is told; not of a plan that only answers whether a hint holds.
+    gives_hints: bool,
     search: Option<Search<'a>>,
 }
 
@@ -73,7 +77,7 @@ impl<'a> Planner<'a> {
             target,
             backups,
             is_chosen,
-            looks_elsewhere: true,
+            gives_hints: true,
             search: size.map(|size| Search::new(archive, target, size)),
         }
     }
@@ -122,11 +126,14 @@ impl<'a> Planner<'a> {
             }
         }
         if let Some(plan) = reaching {
-            return Self::only(plan, &named);
+            return self.only(plan, &named);
         }
         let refusal = refusal.map(|falls| self.told(falls)).transpose()?;
         let refusal = refusal.or(left_out);
-        Err(refusal.unwrap_or_else(|| self.no_candidate()).into())
+        match refusal {
+            Some(refusal) => Err(refusal.into()),
+            None => Err(self.no_candidate()?.into()),
+        }
     }
 
     /// Backups in the order in which they are tried: the newest first of those that end before the target for all that
@@ -157,7 +164,7 @@ impl<'a> Planner<'a> {
     }
 
     /// The plan for a name, if only one restore point has it.
-    fn only(plan: Plan, named: &BTreeSet<(Lsn, Timestamp)>) -> Result<Plan, Error> {
+    fn only(&self, plan: Plan, named: &BTreeSet<(Lsn, Timestamp)>) -> Result<Plan, Error> {
         if named.len() < 2 {
             return Ok(plan);
         }
@@ -172,7 +179,7 @@ impl<'a> Planner<'a> {
                 named.len(),
                 places.join(", at ")
             ),
-            nearest: last.map(|lsn| format!("--target-lsn {lsn}")),
+            nearest: self.hint(last.map(|lsn| Hint::of(Point::Lsn(lsn))))?,
         }
         .into())
     }
@@ -188,13 +195,18 @@ impl<'a> Planner<'a> {
             .then(|| branches::left_for(self.archive, history, backup))
             .transpose()?;
         let (own, id) = (history.timeline.number(), &backup.id);
-        Ok(left_for.flatten().map(|other| Unreachable {
+        let Some(other) = left_for.flatten() else {
+            return Ok(None);
+        };
+        let there = Hint::of(self.target.point.clone()).on(history.timeline);
+        let is_reached = self.is_reached(&there)?;
+        Ok(Some(Unreachable {
             reason: format!(
                 "timeline {} went on after timeline {own} had ended, and no backup leads to it; {id} is one of the branch \
                  that was left",
                 other.number()
             ),
-            nearest: Some(format!("--target-timeline {own}")),
+            nearest: is_reached.then(|| format!("--target-timeline {own}")),
         }))
     }
 
@@ -208,7 +220,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn no_candidate(&self) -> Unreachable {
+    fn no_candidate(&self) -> Result<Unreachable, Error> {
         let leads = |backup: &&BackupEntry| {
             let followed = branches::followed(self.archive, backup, self.target.timeline);
             followed.is_ok_and(|history| history.is_some())
@@ -216,19 +228,19 @@ impl<'a> Planner<'a> {
         let backups = self.backups.iter().filter(leads);
         match backups.min_by_key(|backup| backup.stop_lsn) {
             Some(oldest) => self.before(oldest),
-            None => unreachable("no backup leads to this timeline".to_owned()),
+            None => Ok(unreachable("no backup leads to this timeline".to_owned())),
         }
     }
 
     /// The target lies before the end of `backup`.
-    fn before(&self, backup: &BackupEntry) -> Unreachable {
-        Unreachable {
+    fn before(&self, backup: &BackupEntry) -> Result<Unreachable, Error> {
+        Ok(Unreachable {
             reason: format!(
                 "{} is before the end of backup {}, {} ({}), and no older backup leads there",
                 self.target.point, backup.id, backup.stop_lsn, backup.stop_time
             ),
-            nearest: Some(format!("--target-immediate --backup {}", backup.id)),
-        }
+            nearest: self.hint([Hint::end_of(backup)])?,
+        })
     }
 
     fn offer(
@@ -265,14 +277,92 @@ impl<'a> Planner<'a> {
             );
             return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
         }
+        if let Err(broken) = self.is_own(&way)? {
+            return Ok(Offer::Falls(Falls::Broken(broken)));
+        }
         let last = match &self.target.point {
-            Point::Immediate => Ok(way.consistent),
             Point::End => self.end(&way)?.map_err(Falls::Reason),
             _ => self.target_segment(&way, named)?,
         };
-        Ok(match last {
-            Ok(last) => Offer::Reaches(Box::new(self.planned(way, chain, last)?)),
-            Err(falls) => Offer::Falls(falls),
+        let Stop {
+            segment: last,
+            until,
+        } = match last {
+            Ok(stop) => stop,
+            Err(falls) => return Ok(Offer::Falls(falls)),
+        };
+        let examined = self.archive.examine(history, way.to(last))?;
+        match self.break_in(&way, last, &examined) {
+            Some(gap) => Ok(Offer::Falls(Falls::Reason(self.at_break(&way, gap)?))),
+            None => {
+                let planned = self.planned(way, chain, last)?;
+                let planned = Plan {
+                    new_tablespaces: new_tablespaces(backup, &examined.facts, until),
+                    ..planned
+                };
+                Ok(Offer::Reaches(Box::new(planned)))
+            }
+        }
+    }
+
+    /// Whether the archived WAL from the backup's start to its end is of the server that was backed up, and whole.
+    fn is_own(&self, way: &Way) -> Result<Result<(), Unreachable>, Error> {
+        let (backup, mut proof) = (way.backup, Proof::of(way.backup));
+        let examined = self.archive.examine(way.history, way.to(way.consistent))?;
+        if let Some(gap) = self.break_in(way, way.consistent, &examined) {
+            let reason = format!("backup {} is not consistent: {}", backup.id, gap.reason);
+            return Ok(Err(unreachable(reason)));
+        }
+        let notes = examined.facts.iter().flat_map(|facts| &facts.notes);
+        notes.for_each(|note| proof.see(note));
+        if proof.holds() {
+            return Ok(Ok(()));
+        }
+        Ok(Err(unreachable(format!(
+            "the archived WAL from {} to {} is not that of backup {}: no record in it names the backup; another server \
+             archived it under the same names",
+            backup.start_lsn, backup.stop_lsn, backup.id
+        ))))
+    }
+
+    /// Where recovery through the segments up to `last` would end before it comes there.
+    fn break_in(&self, way: &Way, last: SegmentNo, examined: &Examined) -> Option<Break> {
+        let first = way.first();
+        let number = |index: usize| SegmentNo(first.0 + index as u64);
+        let is_end = matches!(self.target.point, Point::End);
+        let cut = examined
+            .facts
+            .iter()
+            .enumerate()
+            .find_map(|(index, facts)| {
+                // What is looked for in the last one was found before it.
+                let lsn = facts.cut.filter(|_| is_end || number(index) < last)?;
+                Some((index, lsn))
+            });
+        let size = way.backup.wal_segment_size;
+        if let Some((index, lsn)) = cut {
+            let name = way.history.segment_name(number(index), size);
+            return Some(Break {
+                usable: index + 1,
+                reason: format!(
+                    "WAL segment {name} was cut: its WAL ends at {lsn}, within the segment and without a switch"
+                ),
+            });
+        }
+        let damage = examined.damage.as_ref()?;
+        Some(Break {
+            usable: examined.facts.len(),
+            reason: crate::output::chain(damage),
+        })
+    }
+
+    /// The target lies behind a break.
+    fn at_break(&self, way: &Way, gap: Break) -> Result<Unreachable, Error> {
+        let mut way = way.clone();
+        way.route.segments.truncate(gap.usable);
+        Ok(Unreachable {
+            reason: gap.reason,
+            nearest: self.before_gap(&way)?,
         })
     }
 
@@ -284,32 +374,77 @@ impl<'a> Planner<'a> {
     }
 
     /// Options that reach the last commit on a way that ends in a gap.
-    fn before_gap(&self, way: &Way) -> Result<String, Error> {
+    fn before_gap(&self, way: &Way) -> Result<Option<String>, Error> {
+        if !self.gives_hints {
+            return Ok(None);
+        }
         for needed in way.route.segments.iter().rev() {
             let mut last = None;
             let one = std::slice::from_ref(needed);
-            self.archive.walk(way.history, one, |_, resolved| {
+            let walked = self.archive.walk(way.history, one, |_, resolved| {
                 let mut ends = resolved.summary.transactions.iter().rev();
                 let is_later = |end: &&Transaction| {
                     end.outcome == Outcome::Committed && end.lsn >= way.backup.stop_lsn
                 };
                 last = ends.find(is_later).map(|end| end.xid);
                 Ok::<_, wal::Error>(false)
-            })?;
+            });
+            match walked {
+                Err(error) if !error.is_damage() => return Err(error.into()),
+                _ => {}
+            }
             if let Some(xid) = last {
-                return Ok(format!("--target-xid {xid}"));
+                let hints = [Hint::of(Point::Xid(xid)), Hint::end_of(way.backup)];
+                return self.hint(hints);
             }
         }
-        Ok(format!("--target-immediate --backup {}", way.backup.id))
+        self.hint([Hint::end_of(way.backup)])
+    }
+
+    /// The first of the hints whose own plan says yes.
+    fn hint(&self, hints: impl IntoIterator<Item = Hint>) -> Result<Option<String>, Error> {
+        for hint in hints {
+            if self.is_reached(&hint)? {
+                return Ok(Some(hint.to_string()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the plan that a hint leads to says yes.
+    fn is_reached(&self, hint: &Hint) -> Result<bool, Error> {
+        if !self.gives_hints {
+            return Ok(false);
+        }
+        let target = hint.target(self.target);
+        let chosen: Vec<BackupEntry> = self
+            .backups
+            .iter()
+            .filter(|backup| hint.backup.as_ref().is_none_or(|id| *id == backup.id))
+            .cloned()
+            .collect();
+        let is_chosen = self.is_chosen || hint.backup.is_some();
+        let planner = Planner {
+            gives_hints: false,
+            ..Planner::new(self.archive, &target, &chosen, is_chosen)
+        };
+        match planner.plan() {
+            Ok(_) => Ok(true),
+            Err(Error::Unreachable(_)) => Ok(false),
+            Err(Error::Wal(error)) if error.is_damage() => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The last segment of the archive.
-    fn end(&self, way: &Way) -> Result<Result<SegmentNo, Unreachable>, Error> {
+    fn end(&self, way: &Way) -> Result<Result<Stop, Unreachable>, Error> {
         let missing = way.missing();
         if way.route.gap {
             return Ok(Err(Unreachable {
-                reason: format!("WAL segment {missing} is missing, and later ones are there"),
-                nearest: Some(self.before_gap(way)?),
+                reason: format!(
+                    "WAL segment {missing} is missing, and it or later ones were there"
+                ),
+                nearest: self.before_gap(way)?,
             }));
         }
         // The archive ends before the timeline that is followed begins.
@@ -318,10 +453,13 @@ impl<'a> Planner<'a> {
         if !way.has(way.backup.wal_segment_size.segment_of(begin)) {
             return Ok(Err(Unreachable {
                 reason: format!("WAL segment {missing} is missing"),
-                nearest: Some(self.before_gap(way)?),
+                nearest: self.before_gap(way)?,
             }));
         }
-        Ok(Ok(SegmentNo(way.next().0 - 1)))
+        Ok(Ok(Stop {
+            segment: SegmentNo(way.next().0 - 1),
+            until: None,
+        }))
     }
 
     /// The segment in which the record ends at which recovery stops.
@@ -329,11 +467,21 @@ impl<'a> Planner<'a> {
         &mut self,
         way: &Way<'a>,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
-    ) -> Result<Result<SegmentNo, Falls<'a>>, Error> {
+    ) -> Result<Result<Stop, Falls<'a>>, Error> {
         let Some(search) = &mut self.search else {
-            return Ok(Err(Falls::Reason(self.no_candidate())));
+            return Ok(Err(Falls::Reason(self.no_candidate()?)));
         };
-        let found = search.find(way.history, &way.route.segments, way.backup.start_lsn)?;
+        let found = match search.find(way.history, &way.route.segments, way.backup) {
+            Err(error) if error.is_damage() => {
+                let all = self.archive.examine(way.history, &way.route.segments)?;
+                let last = SegmentNo(way.next().0 - 1);
+                return match self.break_in(way, last, &all) {
+                    Some(gap) => Ok(Err(Falls::Reason(self.at_break(way, gap)?))),
+                    None => Err(error.into()),
+                };
+            }
+            found => found?,
+        };
         let places = found
             .iter()
             .filter_map(|found| Some((found.hit.start, found.hit.time?)));
@@ -343,31 +491,37 @@ impl<'a> Planner<'a> {
         };
         if first.hit.outcome == Some(Outcome::Aborted) && matches!(self.target.point, Point::Xid(_))
         {
-            return Ok(Err(Falls::RolledBack(self.aborted(way, first))));
+            return Ok(Err(Falls::RolledBack(self.aborted(way, first)?)));
         }
         // PostgreSQL refuses to stop before it is consistent.
         if first.hit.start < way.backup.stop_lsn {
-            return Ok(Err(Falls::Reason(self.before(way.backup))));
+            return Ok(Err(Falls::Reason(self.before(way.backup)?)));
         }
-        Ok(Ok(first.segment.max(way.consistent)))
+        let start = first.hit.start;
+        let until = match (&self.target.point, self.target.bound) {
+            (Point::Immediate, _) | (Point::Lsn(_), Bound::Exclusive) => start,
+            // The first record from there on is replayed too.
+            (Point::Lsn(_), Bound::Inclusive) => Lsn(start.0.saturating_add(NEXT_RECORD_BYTES)),
+            (Point::End | Point::Time(_) | Point::Xid(_) | Point::Name(_), _) => {
+                Lsn(start.0.saturating_add(1))
+            }
+        };
+        Ok(Ok(Stop {
+            segment: first.segment.max(way.consistent),
+            until: Some(until),
+        }))
     }
 
-    fn aborted(&self, way: &Way, found: &Found) -> Unreachable {
+    fn aborted(&self, way: &Way, found: &Found) -> Result<Unreachable, Error> {
         let position = found.hit.start;
-        let is_in_files = |backup: &BackupEntry| position < backup.stop_lsn;
-        let nearest = if self.backups.iter().all(is_in_files) {
-            format!("--target-immediate --backup {}", way.backup.id)
-        } else {
-            format!("--target-lsn {position}")
-        };
         let time = found
             .hit
             .time
             .map_or_else(String::new, |time| format!(" at {time}"));
-        Unreachable {
+        Ok(Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
-            nearest: Some(nearest),
-        }
+            nearest: self.hint([Hint::of(Point::Lsn(position)), Hint::end_of(way.backup)])?,
+        })
     }
 
     fn not_found(&self, way: &Way) -> Result<Unreachable, Error> {
@@ -376,28 +530,34 @@ impl<'a> Planner<'a> {
         let seen = seen.unwrap_or_default();
         let missing = way.missing();
         if let Some(search) = &self.search
-            && self.looks_elsewhere
+            && self.gives_hints
             && let Some(timeline) = search.on_another_branch(way.history)?
         {
             let (own, other) = (way.history.timeline.number(), timeline.number());
-            let there = format!("{} --target-timeline {other}", option(point));
+            let there = Hint::of(point.clone()).on(timeline);
             return Ok(Unreachable {
                 reason: format!("{point} is on timeline {other}, and not on the way to {own}"),
-                nearest: self.is_reached_on(timeline)?.then_some(there),
+                nearest: self.hint([there])?,
             });
         }
         let reason = match point {
-            Point::Xid(_) if let Some(parent) = &seen.parent => return Ok(self.part_of(parent)),
+            Point::Xid(_) if let Some(parent) = &seen.parent => return self.part_of(parent),
+            Point::Immediate => {
+                format!(
+                    "the record after the end of backup {}, at which PostgreSQL stops, is not in the archive, which",
+                    way.backup.id
+                )
+            }
             Point::Name(name) => {
                 let similar = nearest_names(name, &self.usable(&seen.restore_points));
                 if let Some((nearest, _)) = similar.first().filter(|_| !way.route.gap) {
-                    let quoted = target::shell_word(nearest);
+                    let there = Hint::of(Point::Name(nearest.clone()));
                     return Ok(Unreachable {
                         reason: format!(
                             "the archive has no {point}; there are {}",
                             shown(&similar)
                         ),
-                        nearest: Some(format!("--target-name {quoted}")),
+                        nearest: self.hint([there])?,
                     });
                 }
                 format!("{point} is not in the archive, which")
@@ -416,7 +576,15 @@ impl<'a> Planner<'a> {
         if way.route.gap {
             return Ok(Unreachable {
                 reason: format!("{reason} has a gap at WAL segment {missing}"),
-                nearest: Some(self.before_gap(way)?),
+                nearest: self.before_gap(way)?,
+            });
+        }
+        let all = self.archive.examine(way.history, &way.route.segments)?;
+        let last = SegmentNo(way.next().0 - 1);
+        if let Some(gap) = self.break_in(way, last, &all) {
+            return Ok(Unreachable {
+                reason: format!("{reason} has a gap: {}", gap.reason),
+                nearest: self.at_break(way, gap)?.nearest,
             });
         }
         if let Some(lsn) = seen.minimal {
@@ -425,60 +593,50 @@ impl<'a> Planner<'a> {
                     "{point} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing \
                      after that can be replayed"
                 ),
-                nearest: Some(format!("--target-lsn {lsn} --target-exclusive")),
+                nearest: self.hint([Hint::of(Point::Lsn(lsn)).exclusive()])?,
             });
         }
         Ok(Unreachable {
             reason: format!("{reason} ends before WAL segment {missing}{newest}"),
-            nearest: Some("none of the --target options (the end of the archive)".to_owned()),
+            nearest: self.hint([Hint::of(Point::End)])?,
         })
     }
 
-    /// Whether the target can be reached on another timeline.
-    fn is_reached_on(&self, timeline: TimelineId) -> Result<bool, Error> {
-        let target = Target {
-            timeline: TargetTimeline::Id(timeline),
-            ..self.target.clone()
-        };
-        let planner = Planner {
-            looks_elsewhere: false,
-            ..Planner::new(self.archive, &target, self.backups, self.is_chosen)
-        };
-        match planner.plan() {
-            Ok(_) => Ok(true),
-            Err(Error::Unreachable(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// The target is a subtransaction of `parent`.
-    fn part_of(&self, parent: &Transaction) -> Unreachable {
+    fn part_of(&self, parent: &Transaction) -> Result<Unreachable, Error> {
         let (point, xid) = (&self.target.point, parent.xid);
-        match parent.outcome {
-            Outcome::Committed => Unreachable {
-                reason: format!("{point} is a subtransaction of {xid}"),
-                nearest: Some(format!("--target-xid {xid}")),
-            },
-            Outcome::Aborted => Unreachable {
-                reason: format!(
+        let (reason, instead) = match parent.outcome {
+            Outcome::Committed => (
+                format!("{point} is a subtransaction of {xid}"),
+                Point::Xid(xid),
+            ),
+            Outcome::Aborted => (
+                format!(
                     "{point} is a subtransaction of {xid}, which was rolled back at {}",
                     parent.time
                 ),
-                nearest: Some(format!("--target-lsn {}", parent.lsn)),
-            },
-        }
+                Point::Lsn(parent.lsn),
+            ),
+        };
+        Ok(Unreachable {
+            reason,
+            nearest: self.hint([Hint::of(instead)])?,
+        })
     }
 
     /// The restore points that can be targets: their names are there once, and a backup ends before them.
-    fn usable(&self, points: &BTreeSet<(String, Lsn, Timestamp)>) -> Vec<(String, Timestamp)> {
+    fn usable(
+        &self,
+        points: &BTreeSet<(ServerText, Lsn, Timestamp)>,
+    ) -> Vec<(ServerText, Timestamp)> {
         let oldest = self.backups.iter().map(|backup| backup.stop_lsn).min();
-        let mut places: HashMap<&str, usize> = HashMap::new();
+        let mut places: HashMap<&ServerText, usize> = HashMap::new();
         for (name, ..) in points {
             *places.entry(name).or_default() += 1;
         }
         let usable = points
             .iter()
-            .filter(|(name, lsn, _)| Some(*lsn) >= oldest && places.get(name.as_str()) == Some(&1));
+            .filter(|(name, lsn, _)| Some(*lsn) >= oldest && places.get(name) == Some(&1));
         usable
             .map(|(name, _, time)| (name.clone(), *time))
             .collect()
@@ -505,6 +663,7 @@ impl<'a> Planner<'a> {
             segments_to_consistency: count(consistent),
             histories: self.history_files(history)?,
             other_timelines: branches::others(self.archive, history, backup)?,
+            new_tablespaces: Vec::new(),
         })
     }
 
@@ -539,14 +698,76 @@ impl Falls<'_> {
     }
 }
 
+/// Where recovery stops.
+struct Stop {
+    /// The segment in which the record ends at which it stops.
+    segment: SegmentNo,
+    /// Records from here on are not replayed, if that is known.
+    until: Option<Lsn>,
+}
+
+/// Within so many bytes after a position a record begins, but for rare long ones.
+const NEXT_RECORD_BYTES: u64 = 16 << 10;
+
+/// Where recovery would end early.
+struct Break {
+    /// Segments of the route that it goes through.
+    usable: usize,
+    reason: String,
+}
+
+/// The tablespaces that replay makes, at the places where they were made, in order.
+fn new_tablespaces(
+    backup: &BackupEntry,
+    facts: &[Rc<Facts>],
+    until: Option<Lsn>,
+) -> Vec<NewTablespace> {
+    let mut new: Vec<NewTablespace> = Vec::new();
+    let notes = facts.iter().flat_map(|facts| &facts.notes);
+    let is_replayed = |lsn: Lsn| lsn >= backup.start_lsn && until.is_none_or(|until| lsn < until);
+    for note in notes.filter(|note| is_replayed(note.lsn)) {
+        match &note.event {
+            Event::TablespaceCreated {
+                tablespace,
+                location,
+            } => new.push(NewTablespace {
+                oid: *tablespace,
+                location: location.clone(),
+                lsn: note.lsn,
+                is_dropped: false,
+            }),
+            Event::TablespaceDropped { tablespace } => {
+                let mut all = new.iter_mut();
+                if let Some(known) = all.find(|known| known.oid == *tablespace) {
+                    known.is_dropped = true;
+                }
+            }
+            _ => {}
+        }
+    }
+    new
+}
+
 impl Way<'_> {
+    /// Its first segment.
+    fn first(&self) -> SegmentNo {
+        self.backup
+            .wal_segment_size
+            .segment_of(self.backup.start_lsn)
+    }
+
+    /// Its segments up to `last`.
+    fn to(&self, last: SegmentNo) -> &[Needed] {
+        let count = usize::try_from((last.0 + 1).saturating_sub(self.first().0));
+        let segments = self.route.segments.as_slice();
+        segments
+            .get(..count.unwrap_or(usize::MAX))
+            .unwrap_or(segments)
+    }
+
     /// The segment after the last one of the route.
     fn next(&self) -> SegmentNo {
-        let first = self
-            .backup
-            .wal_segment_size
-            .segment_of(self.backup.start_lsn);
-        SegmentNo(first.0 + self.route.segments.len() as u64)
+        SegmentNo(self.first().0 + self.route.segments.len() as u64)
     }
 
     /// Its name, for messages.
@@ -567,28 +788,21 @@ pub(super) fn unreachable(reason: String) -> Unreachable {
     }
 }
 
-/// The option of `restore` that asks for `point`.
-fn option(point: &Point) -> String {
-    match point {
-        Point::End => String::new(),
-        Point::Immediate => "--target-immediate".to_owned(),
-        Point::Time(time) => format!("--target-time {}", target::shell_word(&time.to_string())),
-        Point::Lsn(lsn) => format!("--target-lsn {lsn}"),
-        Point::Xid(xid) => format!("--target-xid {xid}"),
-        Point::Name(name) => format!("--target-name {}", target::shell_word(name)),
-    }
-}
-
 /// The restore points whose names are most like `name`, the most alike first.
-fn nearest_names(name: &str, points: &[(String, Timestamp)]) -> Vec<(String, Timestamp)> {
+fn nearest_names(
+    name: &ServerText,
+    points: &[(ServerText, Timestamp)],
+) -> Vec<(ServerText, Timestamp)> {
     const SHOWN: usize = 3;
     let mut points: Vec<_> = points.to_vec();
-    points.sort_by_key(|(other, _)| strsim::damerau_levenshtein(name, other));
+    let distance =
+        |other: &ServerText| strsim::generic_damerau_levenshtein(name.as_bytes(), other.as_bytes());
+    points.sort_by_key(|(other, _)| distance(other));
     points.truncate(SHOWN);
     points
 }
 
-fn shown(points: &[(String, Timestamp)]) -> String {
+fn shown(points: &[(ServerText, Timestamp)]) -> String {
     let shown = points
         .iter()
         .map(|(name, time)| format!("{name:?} ({time})"));

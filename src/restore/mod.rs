@@ -10,7 +10,9 @@
 mod branches;
 mod choose;
 pub mod existing;
+mod hint;
 pub mod only;
+pub mod outside;
 pub mod plan;
 mod reach;
 pub mod recovery;
@@ -55,6 +57,14 @@ pub enum Error {
     /// Two places of the restored cluster that would share their files.
     #[error("{} and {} cannot both be places of the restored cluster", .0.display(), .1.display())]
     SharedPlace(PathBuf, PathBuf),
+    /// Replay makes a tablespace where it must not, or cannot.
+    #[error("replay makes tablespace {} at {}, and {unfit}", tablespace.oid, tablespace.location)]
+    ReplayPlace {
+        /// The tablespace.
+        tablespace: Box<plan::NewTablespace>,
+        /// Why.
+        unfit: outside::Unfit,
+    },
     /// Not enough room.
     #[error("{} has {available_bytes} bytes free, the restore needs {needed_bytes} there", path.display())]
     NoRoom {

@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::Error;
 use super::choose::Planner;
 use super::target::Target;
-use crate::postgres::{History, SegmentName, TimelineId};
+use crate::postgres::{History, Lsn, SegmentName, TimelineId};
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal::archive::{Archive, Reading};
+use crate::wal::text::ServerText;
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -31,6 +32,21 @@ pub struct Plan {
     pub histories: Vec<(TimelineId, ArchivedFile)>,
     /// Timelines that lead on from the backup too and are not followed.
     pub other_timelines: Vec<u32>,
+    /// Tablespaces that replay makes.
+    pub new_tablespaces: Vec<NewTablespace>,
+}
+
+/// A tablespace that was created after the backup began. Replay makes it at the place where it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NewTablespace {
+    /// Its OID.
+    pub oid: u32,
+    /// The place; empty when it is inside the data directory.
+    pub location: ServerText,
+    /// Where the record of its creation begins.
+    pub lsn: Lsn,
+    /// Whether it is dropped again before the target.
+    pub is_dropped: bool,
 }
 
 /// `plan --json`.
@@ -48,6 +64,8 @@ pub struct Report {
     pub timelines: Vec<u32>,
     /// Timelines that lead on from the backup too and are not followed.
     pub other_timelines: Vec<u32>,
+    /// Tablespaces that replay makes, at the places where they were made.
+    pub new_tablespaces: Vec<NewTablespace>,
     /// Segments to replay, in order.
     pub segments: Vec<String>,
     /// How many of them make the backup consistent.
@@ -79,12 +97,28 @@ pub fn plan(
     chosen: Option<&str>,
     reading: Reading,
 ) -> Result<Plan, Error> {
+    let all = repository.usable_backups()?;
+    let archive = Archive::new(repository, &all, reading)?;
     let backups = match chosen {
         Some(id) => vec![repository.backup(id)?],
-        None => repository.usable_backups()?,
+        None => all,
     };
-    let archive = Archive::new(repository, &backups, reading)?;
     Planner::new(&archive, target, &backups, chosen.is_some()).plan()
+}
+
+impl std::fmt::Display for NewTablespace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "tablespace {}", self.oid)?;
+        if self.location.as_bytes().is_empty() {
+            f.write_str(" in the data directory")?;
+        } else {
+            write!(f, " at {}", self.location)?;
+        }
+        if self.is_dropped {
+            f.write_str(", and drops it again")?;
+        }
+        Ok(())
+    }
 }
 
 impl Plan {
@@ -136,6 +170,7 @@ impl Plan {
                 .collect(),
             timelines: self.timelines(),
             other_timelines: self.other_timelines.clone(),
+            new_tablespaces: self.new_tablespaces.clone(),
             segments: self
                 .segments
                 .iter()
@@ -170,6 +205,7 @@ impl Report {
             backup_chain: Vec::new(),
             timelines: Vec::new(),
             other_timelines: Vec::new(),
+            new_tablespaces: Vec::new(),
             segments: Vec::new(),
             segments_to_consistency: 0,
             segments_to_target: 0,

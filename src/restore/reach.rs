@@ -10,10 +10,12 @@ use jiff::Timestamp;
 
 use super::target::{Bound, Point, Target};
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
+use crate::repository::BackupEntry;
 use crate::wal::Error;
 use crate::wal::archive::{Archive, Needed, Resolved};
 use crate::wal::event::{Event, Outcome};
 use crate::wal::summary::Transaction;
+use crate::wal::text::ServerText;
 
 /// A record at which recovery stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ pub(super) struct Seen {
     /// The last transaction that committed, by position.
     pub(super) newest: Option<Committed>,
     /// Restore points: names, positions, times.
-    pub(super) restore_points: BTreeSet<(String, Lsn, Timestamp)>,
+    pub(super) restore_points: BTreeSet<(ServerText, Lsn, Timestamp)>,
     /// The end of the transaction of which the target is a subtransaction.
     pub(super) parent: Option<Transaction>,
     /// Whether the target wrote something.
@@ -84,12 +86,20 @@ impl<'a> Search<'a> {
         &mut self,
         history: &History,
         segments: &[Needed],
-        start: Lsn,
+        backup: &BackupEntry,
     ) -> Result<Vec<Found>, Error> {
-        if let Point::Lsn(target) = self.point {
-            let found = self.position(history, segments, *target)?;
+        let position = match self.point {
+            Point::Lsn(target) => Some(*target),
+            // At the first record after consistency is reached: it looks for that only there, and after ends of
+            // transactions.
+            Point::Immediate => Some(backup.stop_lsn),
+            _ => None,
+        };
+        if let Some(position) = position {
+            let found = self.position(history, segments, position)?;
             return Ok(found.into_iter().collect());
         }
+        let start = backup.start_lsn;
         let mut found = Vec::new();
         let mut at = 0;
         while let Some(needed) = segments.get(at) {
@@ -206,8 +216,8 @@ impl<'a> Search<'a> {
             }
             Point::Xid(target) => ends.filter(|end| end.xid == *target).map(of_end).collect(),
             Point::Name(target) => {
-                let points = restore_points(resolved).filter(|(_, name, _)| name == target);
-                let hit = |(start, _, time): (Lsn, &str, Timestamp)| Hit {
+                let points = restore_points(resolved).filter(|(_, name, _)| *name == target);
+                let hit = |(start, _, time): (Lsn, &ServerText, Timestamp)| Hit {
                     start,
                     time: Some(time),
                     outcome: None,
@@ -232,7 +242,7 @@ impl<'a> Search<'a> {
         match self.point {
             Point::Name(_) => {
                 let points =
-                    restore_points(resolved).map(|(lsn, name, time)| (name.to_owned(), lsn, time));
+                    restore_points(resolved).map(|(lsn, name, time)| (name.clone(), lsn, time));
                 self.seen.restore_points.extend(points);
             }
             Point::Xid(xid) => {
@@ -283,10 +293,10 @@ fn from(start: Lsn, hits: &[Hit], segment: SegmentNo) -> impl Iterator<Item = Fo
     })
 }
 
-fn restore_points(resolved: &Resolved) -> impl Iterator<Item = (Lsn, &str, Timestamp)> {
+fn restore_points(resolved: &Resolved) -> impl Iterator<Item = (Lsn, &ServerText, Timestamp)> {
     let notes = resolved.summary.notes.iter();
     notes.filter_map(|note| match &note.event {
-        Event::RestorePoint { name, time } => Some((note.lsn, name.as_str(), *time)),
+        Event::RestorePoint { name, time } => Some((note.lsn, name, *time)),
         _ => None,
     })
 }

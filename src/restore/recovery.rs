@@ -3,7 +3,6 @@
 //! From 12 on: `recovery.signal` or `standby.signal`, and settings at the end of
 //! `postgresql.auto.conf`; before 12: `recovery.conf`.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -85,7 +84,7 @@ impl Settings {
         let recovery = self.recovery(plan, version);
         let mut auto_conf = without_recovery(&read_or_empty(&pgdata.join(AUTO_CONF))?);
         if version.has_recovery_signal() {
-            auto_conf.extend_from_slice(recovery.as_bytes());
+            auto_conf.extend_from_slice(&recovery);
             let signal = if self.role == Role::Standby {
                 "standby.signal"
             } else {
@@ -93,7 +92,7 @@ impl Settings {
             };
             write(&pgdata.join(signal), b"")?;
         } else {
-            write(&pgdata.join("recovery.conf"), recovery.as_bytes())?;
+            write(&pgdata.join("recovery.conf"), &recovery)?;
         }
         if self.has_empty_files && version.can_ignore_invalid_pages() {
             // Records without an image of a page want it to be there (xlogutils.c, `XLogCheckInvalidPages`).
@@ -105,11 +104,15 @@ impl Settings {
         write(&pgdata.join(AUTO_CONF), &auto_conf)
     }
 
-    fn recovery(&self, plan: &Plan, version: Version) -> String {
-        let mut text = String::new();
-        let mut set = |name: &str, value: &str| {
-            let _ = writeln!(text, "{name} = {}", quote(value));
+    fn recovery(&self, plan: &Plan, version: Version) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut set_bytes = |name: &str, value: &[u8]| {
+            text.extend_from_slice(name.as_bytes());
+            text.extend_from_slice(b" = ");
+            text.extend_from_slice(&quote(value));
+            text.push(b'\n');
         };
+        let mut set = |name: &str, value: &str| set_bytes(name, value.as_bytes());
         set("restore_command", &self.restore_command());
         if let WalSource::Staged(sealed) = &self.wal {
             let words = [
@@ -147,16 +150,19 @@ impl Settings {
         }
         let point = match &plan.target.point {
             Point::End => return text,
-            Point::Immediate => ("recovery_target", "immediate".to_owned()),
+            Point::Immediate => ("recovery_target", b"immediate".to_vec()),
             Point::Time(time) => (
                 "recovery_target_time",
-                time.strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string(),
+                time.strftime("%Y-%m-%d %H:%M:%S%.6f+00")
+                    .to_string()
+                    .into_bytes(),
             ),
-            Point::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string()),
-            Point::Xid(xid) => ("recovery_target_xid", xid.to_string()),
-            Point::Name(name) => ("recovery_target_name", name.clone()),
+            Point::Lsn(lsn) => ("recovery_target_lsn", lsn.to_string().into_bytes()),
+            Point::Xid(xid) => ("recovery_target_xid", xid.to_string().into_bytes()),
+            Point::Name(name) => ("recovery_target_name", name.as_bytes().to_vec()),
         };
-        set(point.0, &point.1);
+        set_bytes(point.0, &point.1);
+        let mut set = |name: &str, value: &str| set_bytes(name, value.as_bytes());
         let inclusive = if plan.target.bound == Bound::Inclusive {
             "on"
         } else {
@@ -200,14 +206,17 @@ fn command(words: &[&str]) -> String {
 }
 
 /// A value as `postgresql.conf` wants it (guc-file.l, `DeescapeQuotedString`).
-fn quote(value: &str) -> String {
-    format!(
-        "'{}'",
-        value
-            .replace('\\', "\\\\")
-            .replace('\'', "''")
-            .replace('\n', "\\n")
-    )
+fn quote(value: &[u8]) -> Vec<u8> {
+    let escaped = value.iter().flat_map(|byte| match byte {
+        b'\\' => b"\\\\".to_vec(),
+        b'\'' => b"''".to_vec(),
+        b'\n' => b"\\n".to_vec(),
+        _ => vec![*byte],
+    });
+    let mut quoted = vec![b'\''];
+    quoted.extend(escaped);
+    quoted.push(b'\'');
+    quoted
 }
 
 /// The text, in whatever encoding, without the settings of an earlier recovery.
@@ -273,6 +282,6 @@ mod tests {
             command(&["/usr/bin/walhalla", "a b", "it's", "50%"]),
             "/usr/bin/walhalla 'a b' 'it'\\''s' '50%%'"
         );
-        assert_eq!(quote("a'b\\c"), "'a''b\\\\c'");
+        assert_eq!(quote(b"a'b\\c\n\xe9"), b"'a''b\\\\c\\n\xe9'");
     }
 }

@@ -7,6 +7,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::postgres::{Lsn, TimelineId};
+use crate::wal::text::ServerText;
 
 /// Where recovery ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum Point {
     /// The end of this transaction.
     Xid(u32),
     /// A named restore point.
-    Name(String),
+    Name(ServerText),
 }
 
 /// `recovery_target_timeline`
@@ -118,6 +119,21 @@ impl std::str::FromStr for TargetTimeline {
     }
 }
 
+/// A word of any bytes as bash, ksh and zsh take it: where it is no printable text, with escapes.
+pub fn shell_bytes(word: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(word)
+        && !text.chars().any(char::is_control)
+    {
+        return shell_word(text);
+    }
+    let letters = word.iter().map(|byte| match byte {
+        b'\'' | b'\\' => format!("\\{}", char::from(*byte)),
+        b' '..=b'~' => char::from(*byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    });
+    format!("$'{}'", letters.collect::<String>())
+}
+
 /// A word as a shell takes it.
 pub fn shell_word(word: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte);
@@ -172,6 +188,28 @@ fn without_offset(time: DateTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_any_bytes_come_back_from_a_shell() {
+        let words: [&[u8]; 7] = [
+            b"plain",
+            b"it's",
+            b"caf\xe9",
+            b"a\nb",
+            b"\xff\\'",
+            b"\x1b[0m41",
+            "caf\u{e9}".as_bytes(),
+        ];
+        for word in words {
+            let script = format!("printf %s {}", shell_bytes(word));
+            let output = std::process::Command::new("bash")
+                .args(["-c", &script])
+                .output()
+                .unwrap();
+            assert_eq!(output.stdout, word, "{script}");
+        }
+        assert_eq!(shell_bytes(b"caf\xe9"), "$'caf\\xe9'");
+    }
 
     #[test]
     fn times_are_read_as_rfc_3339_and_as_postgresql_writes_them() {

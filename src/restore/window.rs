@@ -12,10 +12,11 @@ use serde::Serialize;
 use super::Error;
 use super::branches::followed;
 use super::target::TargetTimeline;
-use crate::postgres::{History, SegmentName};
+use crate::postgres::{History, SegmentName, SegmentNo};
 use crate::repository::{BackupEntry, BackupId};
 use crate::wal;
 use crate::wal::archive::{Archive, Needed, Route};
+use crate::wal::proof::Proof;
 
 /// What one backup reaches.
 #[derive(Clone, Debug, Serialize)]
@@ -86,6 +87,31 @@ pub fn spans(windows: &[Window]) -> Vec<Span> {
         }
     }
     spans
+}
+
+/// The last segment that recovery from `backup` along `history` comes to; `None` when the archived WAL is not the backup's or
+/// not whole.
+///
+/// # Errors
+/// Those of reading summaries; what is wrong with a segment ends the way.
+pub fn usable_end(
+    archive: &Archive,
+    backup: &BackupEntry,
+    history: &History,
+) -> Result<Option<SegmentNo>, wal::Error> {
+    let (size, mut proof) = (backup.wal_segment_size, Proof::of(backup));
+    let route = archive.route(history, size, size.segment_of(backup.start_lsn))?;
+    let examined = archive.examine(history, &route.segments)?;
+    let mut last = None;
+    for (needed, facts) in route.segments.iter().zip(&examined.facts) {
+        facts.notes.iter().for_each(|note| proof.see(note));
+        last = Some(needed.number);
+        if facts.cut.is_some() {
+            break;
+        }
+    }
+    let consistent = size.segment_before(backup.stop_lsn);
+    Ok(last.filter(|last| proof.holds() && *last >= consistent))
 }
 
 fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {

@@ -1,18 +1,20 @@
 //! Verifying the archive: no gap along any history that a backup needs, and, if deep, every segment's content.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::Read;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::receipts::Depth;
+use super::receipts::{Depth, Receipts};
 use super::segments::{Run, SegmentReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
 use crate::pipeline::{Locked, Packing};
 use crate::postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 use crate::progress::Progress;
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
-use crate::threads::on_threads;
+use crate::threads::{lock, on_threads};
 use crate::wal::pages::{Cluster, LONG_HEADER_BYTES};
+use walhalla_providers::ObjectKey;
 
 /// Segments that a thread reads one after the other; the one before them is read again.
 const RUN_SEGMENTS: usize = 32;
@@ -53,7 +55,10 @@ fn work(
     if catalog.backups.is_empty() {
         findings.note("there is no backup, so no gap can be told".to_owned());
     }
-    let archive = Archive::list(repository, &catalog.backups, findings)?;
+    let mut archive = Archive::list(repository, &catalog.backups, findings)?;
+    if let Some(receipts) = &options.receipts {
+        archive.traces_in(receipts);
+    }
     count(&findings.backups, catalog.backups.len() as u64);
     archive.continuity(findings);
     match reading {
@@ -67,6 +72,28 @@ struct Archive<'a> {
     backups: &'a [BackupEntry],
     histories: BTreeMap<TimelineId, History>,
     listings: BTreeMap<TimelineId, WalListing>,
+    /// Segments of which something tells that they were there, and what.
+    traces: BTreeMap<SegmentName, Trace>,
+    /// Those of them that are missing.
+    lost: Mutex<BTreeSet<SegmentName>>,
+}
+
+/// What is left of a segment, or of what was said of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trace {
+    Summary,
+    BackupHistory,
+    Receipt,
+}
+
+impl std::fmt::Display for Trace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Summary => "its summary is there",
+            Self::BackupHistory => "the history file of a backup that begins in it is there",
+            Self::Receipt => "a receipt says that it was there",
+        })
+    }
 }
 
 impl<'a> Archive<'a> {
@@ -80,6 +107,8 @@ impl<'a> Archive<'a> {
             backups,
             histories: BTreeMap::new(),
             listings: BTreeMap::new(),
+            traces: BTreeMap::new(),
+            lost: Mutex::default(),
         };
         for backup in backups {
             let history = backup.timeline_history();
@@ -96,6 +125,7 @@ impl<'a> Archive<'a> {
             }
             archive.nothing_is_empty(&listing, findings);
             archive.history_of(timeline, &listing, findings)?;
+            archive.traces_of(timeline, &listing)?;
             archive.listings.insert(timeline, listing);
         }
         Ok(archive)
@@ -108,6 +138,52 @@ impl<'a> Archive<'a> {
             let url = self.repository.url(&file.object.key);
             findings.problem(url, "it is empty".to_owned());
         }
+    }
+
+    /// Takes in what tells of segments of a timeline.
+    fn traces_of(&mut self, timeline: TimelineId, listing: &WalListing) -> Result<(), Error> {
+        let summaries = self.repository.list_summaries(timeline, None)?;
+        let of_summaries = summaries.into_keys().map(|name| (name, Trace::Summary));
+        let of_backups = listing.others.iter().filter_map(|(file, _)| match file {
+            WalFileName::BackupHistory(name, _) => Some((*name, Trace::BackupHistory)),
+            WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::History(_) => None,
+        });
+        self.traces.extend(of_backups.chain(of_summaries));
+        Ok(())
+    }
+
+    /// Takes in segments that were read once.
+    fn traces_in(&mut self, receipts: &Receipts) {
+        let prefix = format!("{}/", self.repository.store.url());
+        for url in receipts.urls() {
+            if let Some(name) = self.segment_at(&prefix, &url) {
+                self.traces.entry(name).or_insert(Trace::Receipt);
+            }
+        }
+    }
+
+    /// The segment whose object has this URL, in the store whose objects' URLs begin with `prefix`.
+    fn segment_at(&self, prefix: &str, url: &str) -> Option<SegmentName> {
+        let key = ObjectKey::new(url.strip_prefix(prefix)?).ok()?;
+        match self.repository.layout.parse_wal(&key)?.0 {
+            WalFileName::Segment(name) => Some(name),
+            WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                None
+            }
+        }
+    }
+
+    /// Segments along a history that were there once.
+    fn traces_along(
+        &self,
+        history: &History,
+        size: SegmentSize,
+    ) -> impl Iterator<Item = SegmentNo> {
+        let on_way = move |name: &SegmentName| {
+            let number = name.number(size)?;
+            (history.segment_name(number, size) == *name).then_some(number)
+        };
+        self.traces.keys().filter_map(on_way)
     }
 
     /// Takes in the archived history of a timeline, where it can be read.
@@ -196,9 +272,9 @@ impl<'a> Archive<'a> {
             let stops = backups
                 .iter()
                 .map(|backup| size.segment_before(backup.stop_lsn));
-            let (Some(first), Some(last)) =
-                (starts.min(), stops.chain(present.last().copied()).max())
-            else {
+            let traces = self.traces_along(history, size);
+            let ends = stops.chain(present.last().copied()).chain(traces);
+            let (Some(first), Some(last)) = (starts.min(), ends.max()) else {
                 continue;
             };
             let needed: Vec<SegmentNo> = present.range(first..=last).copied().collect();
@@ -254,8 +330,20 @@ impl<'a> Archive<'a> {
                 history.segment_name(last, size)
             ),
         };
+        let mut trace = String::new();
+        for (name, found) in &self.traces {
+            let number = name
+                .number(size)
+                .filter(|number| (first..=last).contains(number));
+            if number.is_some_and(|number| history.segment_name(number, size) == *name) {
+                lock(&self.lost).insert(*name);
+                if trace.is_empty() {
+                    trace = format!(" ({found})");
+                }
+            }
+        }
         let what = format!(
-            "{range}: replay along timeline {} ends at {} for {}",
+            "{range}{trace}: replay along timeline {} ends at {} for {}",
             history.timeline.number(),
             first.start(size),
             told(&ids)
@@ -311,7 +399,18 @@ impl<'a> Archive<'a> {
         let present = files.map(|file| self.repository.url(&file.object.key));
         let folders = self.repository.layout.wal_folders();
         let folder = format!("{}/{folders}", self.repository.store.url());
-        note_absent(findings, options, &folder, &present.collect());
+        let mut present: HashSet<String> = present.collect();
+        // What tells of a loss is not forgotten.
+        if let Some(receipts) = &options.receipts {
+            let prefix = format!("{}/", self.repository.store.url());
+            let lost = lock(&self.lost);
+            let is_lost = |url: &String| {
+                let name = self.segment_at(&prefix, url);
+                name.is_some_and(|name| lost.contains(&name))
+            };
+            present.extend(receipts.urls().into_iter().filter(is_lost));
+        }
+        note_absent(findings, options, &folder, &present);
     }
 
     /// What a segment's first page says of the cluster, where no backup does.

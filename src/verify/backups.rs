@@ -28,7 +28,12 @@ use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
 use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
+use crate::wal;
+use crate::wal::event::event;
 use crate::wal::pages::Cluster;
+use crate::wal::proof::Proof;
+use crate::wal::reader::Record;
+use crate::wal::summary::Note;
 use jiff::Timestamp;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
@@ -410,7 +415,63 @@ impl Verification<'_> {
                 self.findings.judge(&url, header.map_err(Error::from))?;
             }
         }
-        self.read_wal(&open)
+        let is_whole = present.len() as u64 == last.0 + 1 - first.0 && open.len() == present.len();
+        self.read_wal(&open)?;
+        if is_whole {
+            self.own_wal(&open)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the WAL is that of the server that was backed up: a record in it names the backup.
+    fn own_wal(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<(), Error> {
+        match self.names_backup(segments) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            // Reading it before has said so.
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let Some((_, last)) = segments.last() else {
+            return Ok(());
+        };
+        let id = &self.backup.id;
+        let what = format!(
+            "neither it nor one of the {} segments before it has a record that names backup {id}, which cannot be restored \
+             with them: another server archived them under the same names",
+            segments.len() - 1
+        );
+        self.findings
+            .problem(self.repository.url(&last.object.key), what);
+        Ok(())
+    }
+
+    fn names_backup(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<bool, wal::Error> {
+        let (mut proof, history) = (Proof::of(self.backup), self.backup.timeline_history());
+        let mut last = None;
+        // A record may run from the one before the last into the last.
+        let end = segments.len().saturating_sub(2);
+        for (index, (name, archived)) in segments.iter().enumerate() {
+            if proof.has_begun() && index < end {
+                last = None;
+                continue;
+            }
+            let show = |cluster: &Cluster, record: &Record| {
+                if let Ok(Some(event)) = event(record, cluster.version) {
+                    proof.see(&Note {
+                        lsn: record.start,
+                        xid: record.header.xid,
+                        event,
+                    });
+                }
+            };
+            let (repository, before) = (self.repository, last.take());
+            last = Some(wal::segment::read(
+                repository, *name, archived, &history, before, show,
+            )?);
+        }
+        Ok(proof.holds())
     }
 
     fn missing_wal(&self, (first, last): (SegmentNo, SegmentNo)) {

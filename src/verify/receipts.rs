@@ -162,6 +162,11 @@ impl Receipts {
         known.get(object).filter(is_same).cloned()
     }
 
+    /// The URLs of all objects that have one, however old.
+    pub fn urls(&self) -> Vec<String> {
+        lock(&self.known).keys().cloned().collect()
+    }
+
     /// Forgets objects whose URL begins with `folder` and that are not `present`; returns their URLs.
     pub fn forget_absent(&self, folder: &str, present: &HashSet<String>) -> Vec<String> {
         let mut known = lock(&self.known);

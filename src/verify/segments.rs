@@ -12,6 +12,7 @@ use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
 use crate::threads::lock;
 use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
+use crate::wal::reader::RecordReader;
 use crate::wal::{self, Mismatch};
 
 /// Bytes that are read and checked at a time: whole WAL pages of any size.
@@ -150,7 +151,10 @@ impl SegmentReader<'_> {
             check.pages(chunk).map_err(mismatch)?;
         }
         let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
-        match check.wrong_length(size_bytes) {
+        // What is wrong with it must not be said of the one after it.
+        let cut = check.records().and_then(RecordReader::cut);
+        let cut = cut.map(|at| Mismatch::Cut { at });
+        match check.wrong_length(size_bytes).or(cut) {
             Some(wrong) => Err(mismatch(wrong).into()),
             None => Ok((check, self.ended(object, &watched))),
         }

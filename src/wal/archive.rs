@@ -1,10 +1,11 @@
 //! The archive as recovery goes through it: timelines, the segments along a history, and their summaries.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use super::summary::{Joiner, Rift, Summary, stored};
+use super::event::Event;
+use super::summary::{Joiner, Note, Proven, Rift, Summary, stored};
 use super::{Error, reader};
 use crate::output;
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
@@ -80,6 +81,24 @@ pub struct Resolved {
     pub border: Option<(Lsn, Lsn)>,
 }
 
+/// What a plan asks every segment that it names.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Ends of backups, checkpoints, and tablespaces that were created or dropped.
+    pub notes: Vec<Note>,
+    /// Where its WAL ends although the segment goes on.
+    pub cut: Option<Lsn>,
+}
+
+/// What is known of segments that follow one another, and where no more of them can be used.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Of each segment, in order.
+    pub facts: Vec<Rc<Facts>>,
+    /// Why the one after these cannot be used: it is damaged, or does not go on with what is before it.
+    pub damage: Option<Error>,
+}
+
 /// The archive of a cluster. What was listed once is not listed again.
 pub struct Archive<'a> {
     /// Where it is.
@@ -89,7 +108,11 @@ pub struct Archive<'a> {
     /// How summaries are read.
     pub reading: Reading,
     size: Cell<Option<SegmentSize>>,
+    /// Timelines and ends of backups.
+    stops: Vec<(TimelineId, Lsn)>,
     listings: RefCell<BTreeMap<TimelineId, Listed>>,
+    proven: Proven,
+    facts: RefCell<BTreeMap<SegmentName, Rc<Facts>>>,
 }
 
 /// What was listed of a timeline, from a segment on.
@@ -149,7 +172,13 @@ impl<'a> Archive<'a> {
             histories: Histories::read(repository, backups)?,
             reading,
             size: Cell::new(size),
+            stops: backups
+                .iter()
+                .map(|backup| (backup.timeline, backup.stop_lsn))
+                .collect(),
             listings: RefCell::default(),
+            proven: Proven::default(),
+            facts: RefCell::default(),
         })
     }
 
@@ -217,6 +246,7 @@ impl<'a> Archive<'a> {
         }
         let mut route = Route::default();
         let mut next = first;
+        let traces = self.traces(history, size)?;
         while let Some((name, archived)) = found.remove(&next) {
             route.segments.push(Needed {
                 number: next,
@@ -225,8 +255,36 @@ impl<'a> Archive<'a> {
             });
             next = next.next();
         }
-        route.gap = found.keys().any(|number| *number > next);
+        route.gap =
+            found.keys().any(|number| *number > next) || traces.range(next..).next().is_some();
         Ok(route)
+    }
+
+    /// Segments along `history` that were there once, as their summaries, backup history files and backups say.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn traces(
+        &self,
+        history: &History,
+        size: SegmentSize,
+    ) -> Result<BTreeSet<SegmentNo>, Error> {
+        let mut traces = BTreeSet::new();
+        for (timeline, begin, end) in history.segments(size) {
+            let listed = self.listed(timeline, Some(begin.on(timeline, size)))?;
+            let of_backups = listed.wal.others.iter().filter_map(|(file, _)| match file {
+                WalFileName::BackupHistory(segment, _) => segment.number(size),
+                WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::History(_) => None,
+            });
+            let of_summaries = listed.summaries.keys().filter_map(|name| name.number(size));
+            let stops = self.stops.iter().filter(|(of, _)| *of == timeline);
+            let stops = stops.map(|(_, stop)| size.segment_before(*stop));
+            let all = of_backups.chain(of_summaries).chain(stops);
+            traces.extend(
+                all.filter(|number| *number >= begin && end.is_none_or(|end| *number < end)),
+            );
+        }
+        Ok(traces)
     }
 
     /// Segments of a timeline that follow one another; the first run begins with the segment before the timeline, of which
@@ -345,6 +403,9 @@ impl<'a> Archive<'a> {
             for (needed, summary) in now.iter().zip(self.summaries(history, now)?) {
                 let before = segments.get(..walked).unwrap_or_default();
                 let resolved = self.resolve(history, &mut joiner, before, needed, summary?)?;
+                if walked > 0 || resolved.summary.head.is_none() {
+                    self.keep_facts(needed, &resolved);
+                }
                 walked += 1;
                 progress.add(1);
                 if !visit(needed, resolved)? {
@@ -356,6 +417,48 @@ impl<'a> Archive<'a> {
         }
         progress.finish();
         Ok(())
+    }
+
+    /// What is known of `segments`, which follow one another along `history`.
+    ///
+    /// # Errors
+    /// The repository's; what is wrong with a segment is part of the answer.
+    pub fn examine(&self, history: &History, segments: &[Needed]) -> Result<Examined, Error> {
+        let mut examined = Examined::default();
+        while let Some(needed) = segments.get(examined.facts.len()) {
+            if let Some(known) = self.facts.borrow().get(&needed.name).cloned() {
+                examined.facts.push(known);
+                continue;
+            }
+            // The one before tells what runs into it.
+            let at = examined.facts.len();
+            let begin = at.saturating_sub(1);
+            let mut next = begin;
+            let known = |needed: &Needed| self.facts.borrow().contains_key(&needed.name);
+            let unknown = segments.iter().skip(at).position(known);
+            let end = unknown.map_or(segments.len(), |unknown| at + unknown);
+            let run = segments.get(begin..end).unwrap_or_default();
+            let walked = self.walk(history, run, |_, resolved| {
+                if next >= at {
+                    examined.facts.push(Rc::new(Facts::of(&resolved)));
+                }
+                next += 1;
+                Ok::<_, Error>(true)
+            });
+            match walked {
+                Err(error) if error.is_damage() => {
+                    examined.damage = Some(error);
+                    break;
+                }
+                walked => walked?,
+            }
+        }
+        Ok(examined)
+    }
+
+    fn keep_facts(&self, needed: &Needed, resolved: &Resolved) {
+        let facts = Rc::new(Facts::of(resolved));
+        self.facts.borrow_mut().insert(needed.name, facts);
     }
 
     /// How many of the next segments' summaries are read at once: at most `most`, fewer where they are long.
@@ -380,7 +483,8 @@ impl<'a> Archive<'a> {
             let forms = listed.summaries.get(&needed.name).cloned();
             stored.push((needed, forms.unwrap_or_default()));
         }
-        let (repository, next) = (self.repository, std::sync::Mutex::new(0..stored.len()));
+        let (repository, proven) = (self.repository, &self.proven);
+        let next = std::sync::Mutex::new(0..stored.len());
         let read: Vec<_> = stored.iter().map(|_| std::sync::Mutex::new(None)).collect();
         let silent = Progress::new(Show::Never, "", 0);
         on_threads(self.reading.threads.min(stored.len()), &silent, &|| {
@@ -389,7 +493,7 @@ impl<'a> Archive<'a> {
                 else {
                     break;
                 };
-                *lock(place) = Some(summary(repository, history, needed, forms));
+                *lock(place) = Some(summary(repository, proven, history, needed, forms));
             }
             Ok::<(), Error>(())
         })?;
@@ -485,19 +589,37 @@ impl<'a> Archive<'a> {
     }
 }
 
+impl Facts {
+    fn of(resolved: &Resolved) -> Self {
+        let is_kept = |note: &&Note| {
+            matches!(
+                note.event,
+                Event::BackupEnd { .. }
+                    | Event::Checkpoint(_)
+                    | Event::TablespaceCreated { .. }
+                    | Event::TablespaceDropped { .. }
+            )
+        };
+        let summary = &resolved.summary;
+        Self {
+            notes: summary.notes.iter().filter(is_kept).cloned().collect(),
+            cut: summary.cut,
+        }
+    }
+}
+
 /// A segment's summary: the stored one, or one made from the segment.
 fn summary(
     repository: &Repository,
+    proven: &Proven,
     history: &History,
     needed: &Needed,
     forms: &[ArchivedFile],
 ) -> Result<Summary, Error> {
     for form in forms {
-        match stored::read(repository, needed.name, &form.object) {
+        match proven.read(repository, needed.name, &form.object, &needed.archived) {
             Ok(summary) => return Ok(summary),
-            Err(error) if error.is_of_the_object() => {
-                tracing::warn!("{}; the segment is read instead", output::chain(&error));
-            }
+            Err(error) if error.is_of_the_object() => stored::warn_passed_over(&error),
             Err(error) => return Err(error.into()),
         }
     }

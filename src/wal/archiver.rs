@@ -119,7 +119,11 @@ impl Archiver<'_> {
             let room = writer.room().map_err(writing)?;
             let count = source.read(room)?;
             if count == 0 {
-                return Ok((writer.finish()?, source.summary()));
+                let stored = writer.finish()?;
+                let summary = source
+                    .summary()
+                    .map(|summary| summary.map(|summary| summary.of(&stored)));
+                return Ok((stored, summary));
             }
             writer.fill(count);
         }
@@ -283,6 +287,7 @@ fn segment_check(
         Extent::Partial => WalFileName::Partial(name),
     };
     SegmentCheck::new(cluster, history, name, size_bytes, extent)
+        .map(SegmentCheck::hashing)
         .map_err(|mismatch| mismatch_at(path, file, mismatch))
 }
 

@@ -13,11 +13,13 @@ use std::sync::Mutex;
 use super::archive::{at_once, longest};
 use super::event::Event;
 use super::pages::{Cluster, LONG_HEADER_BYTES, SegmentCheck};
+use super::proof::Proof;
 use super::reader::Record;
 use super::segment;
-use super::summary::{Changes, Joiner, Rift, Summarizer, Summary, stored};
+use super::summary::{Changes, Joiner, Proven, Rift, Summarizer, Summary, stored};
 use super::{Error, record};
 use crate::output;
+use crate::pipeline::streams;
 use crate::postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
 use crate::progress::{Progress, Show};
 use crate::repository::{self, ArchivedFile, Repository};
@@ -33,6 +35,8 @@ pub struct Stretch<'a> {
     pub cluster: Cluster,
     /// The way.
     pub history: &'a History,
+    /// The parent, whose server's WAL it must be.
+    pub parent: Proof,
     /// Start of the first record.
     pub from: Lsn,
     /// Start of the first record that is not part of it.
@@ -41,6 +45,8 @@ pub struct Stretch<'a> {
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
+    /// What was shown of archived segments.
+    pub proven: Proven,
 }
 
 /// Why the WAL does not tell what changed.
@@ -60,6 +66,11 @@ pub enum Gap {
         /// Why.
         reason: String,
     },
+    /// It is not the WAL of the server whose backup the parent is.
+    #[error(
+        "no record in the WAL from {0} on names the parent: it is another server's, or the parent is"
+    )]
+    Foreign(Lsn),
     /// Not every change is in the WAL.
     #[error("the server ran with wal_level = minimal from {0} on")]
     Minimal(Lsn),
@@ -80,6 +91,7 @@ impl Stretch<'_> {
         let progress = Progress::of_items(self.show, "reading summaries", segments.len() as u64);
         let (mut changes, mut joiner) = (Changes::default(), Joiner::default());
         let mut rest = segments.as_slice();
+        let mut proof = self.parent.clone();
         while !rest.is_empty() {
             let count = at_once(rest.iter().map(|name| longest(stored.get(name))));
             let (batch, later) = rest.split_at(count);
@@ -96,12 +108,17 @@ impl Stretch<'_> {
                 if let Some(lsn) = self.minimal(&summary) {
                     return Ok(Err(Gap::Minimal(lsn)));
                 }
+                summary.notes.iter().for_each(|note| proof.see(note));
                 changes.extend(summary.changes);
                 progress.add(1);
             }
         }
         progress.finish();
-        Ok(Ok(changes))
+        Ok(if proof.holds() {
+            Ok(changes)
+        } else {
+            Err(Gap::Foreign(self.from))
+        })
     }
 
     /// The segments with records of the stretch.
@@ -158,12 +175,10 @@ impl Stretch<'_> {
 
     fn summary(&self, name: SegmentName, forms: &[ArchivedFile]) -> Result<Summarized, Error> {
         for form in forms {
-            match stored::read(self.repository, name, &form.object) {
-                Ok(summary) => return Ok(Ok(summary)),
-                Err(repository::Error::Locked { .. }) => {}
-                Err(error) if error.is_of_the_object() => {
-                    tracing::warn!("{}; the segment is read instead", output::chain(&error));
-                }
+            match self.stored(name, form) {
+                Ok(Some(summary)) => return Ok(Ok(summary)),
+                Ok(None) | Err(repository::Error::Locked { .. }) => {}
+                Err(error) if error.is_of_the_object() => stored::warn_passed_over(&error),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -178,6 +193,29 @@ impl Stretch<'_> {
             let summary = summarizer.finish(&check);
             summary.map_err(|(lsn, damage)| not_understood(name, lsn, damage))
         }))
+    }
+
+    /// A stored summary, if it is shown to be that of the server's own segment; where that is gone from `pg_wal`, of the
+    /// archived one.
+    fn stored(
+        &self,
+        name: SegmentName,
+        form: &ArchivedFile,
+    ) -> Result<Option<Summary>, repository::Error> {
+        let repository = self.repository;
+        if let Ok(mut own) = std::fs::File::open(self.wal_folder.join(name.to_string())) {
+            let summary = stored::read(repository, name, &form.object)?;
+            let sha256 = streams::sha256(&mut own).ok();
+            let is_it = sha256.is_some() && sha256 == summary.segment_sha256.map(|sum| sum.0);
+            return Ok(is_it.then_some(summary));
+        }
+        match repository.find_wal(WalFileName::Segment(name))? {
+            Some(archived) => {
+                let read = self.proven.read(repository, name, &form.object, &archived);
+                read.map(Some)
+            }
+            None => Ok(None),
+        }
     }
 
     /// Reads a segment from `pg_wal`, else from the archive, and shows its records to what `begin` makes for each.

@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::reader::Record;
-use super::record::{Damage, Fork, RM_DBASE, RM_SMGR, RM_XACT, RM_XLOG, RelationFiles, Rest};
+use super::record::{
+    Damage, Fork, RM_DBASE, RM_SMGR, RM_TABLESPACE, RM_XACT, RM_XLOG, RelationFiles, Rest,
+};
+pub use super::text::ServerText;
 use crate::postgres::{Lsn, Version};
 
 /// What a record means.
@@ -32,7 +35,7 @@ pub enum Event {
     /// `pg_create_restore_point`.
     RestorePoint {
         /// Its name.
-        name: String,
+        name: ServerText,
         /// When it was created.
         time: Timestamp,
     },
@@ -77,6 +80,18 @@ pub enum Event {
         database: u32,
         /// OIDs of the tablespaces.
         tablespaces: Vec<u32>,
+    },
+    /// A tablespace was created. Replay makes it at the same location again, wherever the cluster is restored.
+    TablespaceCreated {
+        /// Its OID.
+        tablespace: u32,
+        /// Where it is; empty of one inside the data directory (`allow_in_place_tablespaces`).
+        location: ServerText,
+    },
+    /// A tablespace was dropped.
+    TablespaceDropped {
+        /// Its OID.
+        tablespace: u32,
     },
 }
 
@@ -166,6 +181,7 @@ pub fn event(record: &Record, version: Version) -> Result<Option<Event>, Damage>
         RM_XACT => transaction,
         RM_SMGR => storage,
         RM_DBASE => database,
+        RM_TABLESPACE => tablespace,
         _ => return Ok(None),
     };
     read(record, version)
@@ -229,7 +245,7 @@ fn restore_point(mut data: Rest) -> Result<Event, Damage> {
     let time = time(data.i64()?)?;
     let name = data.bytes(NAME_BYTES)?.split(|byte| *byte == 0).next();
     Ok(Event::RestorePoint {
-        name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
+        name: ServerText::new(name.unwrap_or_default()),
         time,
     })
 }
@@ -379,6 +395,27 @@ fn database(record: &Record, version: Version) -> Result<Option<Event>, Damage> 
             database,
             tablespace,
             copy_of: None,
+        }),
+        _ => None,
+    })
+}
+
+/// tablespace.h, `xl_tblspc_create_rec` and `xl_tblspc_drop_rec`
+fn tablespace(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+    let mut data = Rest(record.main_data(version)?);
+    let operation = record.header.operation();
+    Ok(match operation {
+        0x00 => {
+            let tablespace = data.u32()?;
+            let end = data.0.iter().position(|byte| *byte == 0);
+            let location = data.bytes(end.ok_or(Damage::Short)?)?;
+            Some(Event::TablespaceCreated {
+                tablespace,
+                location: ServerText::new(location),
+            })
+        }
+        0x10 => Some(Event::TablespaceDropped {
+            tablespace: data.u32()?,
         }),
         _ => None,
     })

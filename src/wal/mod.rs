@@ -13,11 +13,13 @@ pub mod changed;
 pub mod event;
 pub mod fetcher;
 pub mod pages;
+pub mod proof;
 pub mod reader;
 pub mod record;
 pub mod segment;
 pub mod server_summaries;
 pub mod summary;
+pub mod text;
 
 use std::path::{Path, PathBuf};
 
@@ -171,6 +173,12 @@ pub enum Mismatch {
     #[error("the page at {at} is empty but pages after it are not")]
     Hole {
         /// The page's address.
+        at: Lsn,
+    },
+    /// A segment that was not finished, or lost its end.
+    #[error("its WAL ends at {at}, within the segment and without a switch: what followed is lost")]
+    Cut {
+        /// Where no record begins, or one that does not end.
         at: Lsn,
     },
     /// A damaged record.

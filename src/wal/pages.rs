@@ -1,5 +1,7 @@
 //! WAL page headers (xlog_internal.h, `XLogPageHeaderData` and `XLogLongPageHeaderData`).
 
+use sha2::{Digest, Sha256};
+
 use super::Mismatch;
 use super::reader::{Record, RecordReader};
 use crate::postgres::{
@@ -132,6 +134,8 @@ pub struct SegmentCheck {
     ended: Option<Lsn>,
     /// Checks the records of a whole segment.
     records: Option<RecordReader>,
+    /// The hash of what came by, if that is wanted.
+    hash: Option<Sha256>,
 }
 
 impl SegmentCheck {
@@ -164,7 +168,28 @@ impl SegmentCheck {
             partial: extent == Extent::Partial,
             ended: None,
             records: (extent == Extent::Whole).then(|| RecordReader::new(cluster.segment_size)),
+            hash: None,
         })
+    }
+
+    /// The same, which comes to know the SHA-256 of the segment too.
+    #[must_use]
+    pub fn hashing(self) -> Self {
+        Self {
+            hash: Some(Sha256::new()),
+            ..self
+        }
+    }
+
+    /// SHA-256 of a segment that was read to its end, if [`SegmentCheck::hashing`] asked for it.
+    pub fn sha256(&self) -> Option<[u8; 32]> {
+        let is_over = self
+            .next
+            .0
+            .is_multiple_of(self.cluster.segment_size.bytes())
+            && !self.first;
+        let hash = self.hash.clone().filter(|_| is_over);
+        hash.map(|hash| hash.finalize().into())
     }
 
     /// A check of `name`, the segment after this one on the way of recovery: a record that runs over the border is
@@ -192,6 +217,9 @@ impl SegmentCheck {
         bytes: &[u8],
         show: &mut impl FnMut(&Record),
     ) -> Result<(), Mismatch> {
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
         let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);
         for page in bytes.chunks(size) {
             self.page(page)?;

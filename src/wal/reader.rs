@@ -122,6 +122,8 @@ pub struct RecordReader {
     last: Option<Lsn>,
     head: Head,
     overwrites: bool,
+    /// Where the WAL of the last segment ended before the segment did, and not by a switch.
+    cut: Option<Lsn>,
 }
 
 #[derive(Clone, Debug)]
@@ -160,6 +162,7 @@ impl RecordReader {
             last: None,
             head: Head::default(),
             overwrites: false,
+            cut: None,
         }
     }
 
@@ -171,6 +174,12 @@ impl RecordReader {
     /// Whether the first page says that the record before it was given up.
     pub fn overwrites(&self) -> bool {
         self.overwrites
+    }
+
+    /// Where the WAL of the last segment ended before the segment did, and not by a switch: with the record that begins
+    /// there, or before it.
+    pub fn cut(&self) -> Option<Lsn> {
+        self.cut
     }
 
     /// The record that goes on after the last page.
@@ -205,6 +214,9 @@ impl RecordReader {
         show: &mut impl FnMut(&Record),
     ) -> Result<(), Damage> {
         let begins_segment = address.0.is_multiple_of(self.segment_size.bytes());
+        if begins_segment {
+            self.cut = None;
+        }
         if matches!(self.state, State::SegmentOver | State::Ended) {
             if !begins_segment {
                 return self.after_end(address, page);
@@ -212,6 +224,10 @@ impl RecordReader {
             self.state = State::Lost;
         }
         let Some(header) = PageHeader::read(page).filter(|header| header.magic != 0) else {
+            self.cut = Some(match &self.state {
+                State::Within(begun) => begun.start,
+                _ => address,
+            });
             self.state = State::Ended;
             return self.after_end(address, page);
         };
@@ -314,6 +330,7 @@ impl RecordReader {
         };
         let length = u32::from_le_bytes(*length);
         if length == 0 {
+            self.cut = Some(start);
             self.state = State::Ended;
             let clean = rest.iter().all(|b| *b == 0);
             return if clean {

@@ -9,11 +9,12 @@ use super::reader::{KEPT_BYTES, KEPT_DECODED_BYTES, Record, RecordHeader};
 use crate::postgres::Version;
 pub use crate::postgres::relation::{Fork, RelationFiles};
 
-/// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID`, `RM_DBASE_ID` and `RM_HEAP_ID` (rmgrlist.h).
+/// `RM_XLOG_ID`, `RM_XACT_ID`, `RM_SMGR_ID`, `RM_DBASE_ID`, `RM_TBLSPC_ID` and `RM_HEAP_ID` (rmgrlist.h).
 pub(super) const RM_XLOG: u8 = 0;
 pub(super) const RM_XACT: u8 = 1;
 pub(super) const RM_SMGR: u8 = 2;
 pub(super) const RM_DBASE: u8 = 4;
+pub(super) const RM_TABLESPACE: u8 = 5;
 const RM_HEAP: u8 = 10;
 /// `XLOG_HEAP_OPMASK` and `XLOG_HEAP_DELETE` (heapam_xlog.h).
 const HEAP_OPERATION: u8 = 0x70;
@@ -107,7 +108,7 @@ impl RecordHeader {
     pub(super) fn kept_bytes(&self) -> usize {
         match self.resource_manager {
             RM_XLOG if matches!(self.operation(), FPI | FPI_FOR_HINT) => KEPT_BYTES,
-            RM_XLOG | RM_XACT | RM_SMGR | RM_DBASE => KEPT_DECODED_BYTES,
+            RM_XLOG | RM_XACT | RM_SMGR | RM_DBASE | RM_TABLESPACE => KEPT_DECODED_BYTES,
             _ => KEPT_BYTES,
         }
     }

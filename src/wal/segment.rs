@@ -37,12 +37,13 @@ pub fn read(
     let system_identifier = repository.layout.system_identifier();
     let begin = |last: Option<SegmentCheck>, page: &[u8]| {
         let cluster = Cluster::of_first_page(page, system_identifier).ok_or(Mismatch::Text)?;
-        if let Some(last) = last {
+        let check = if let Some(last) = last {
             last.followed_by(history.clone(), segment)
         } else {
             let size_bytes = cluster.segment_size.bytes();
             SegmentCheck::new(cluster, history.clone(), segment, size_bytes, Extent::Whole)
-        }
+        };
+        check.map(SegmentCheck::hashing)
     };
     let mut content = repository.open(object)?;
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -98,7 +99,7 @@ pub fn read_local(
         Some(last) => last.followed_by(history, segment),
         None => SegmentCheck::new(cluster, history, segment, size_bytes, Extent::Whole),
     };
-    let mut check = check.map_err(mismatch)?;
+    let mut check = check.map_err(mismatch)?.hashing();
     let mut page = vec![0; usize::try_from(cluster.page_size_bytes).unwrap_or(8192)];
     loop {
         let read = file.read_exact(&mut page);

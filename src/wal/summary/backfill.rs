@@ -10,7 +10,7 @@ use crate::output;
 use crate::pipeline::Pipeline;
 use crate::postgres::{History, SegmentName};
 use crate::progress::{Progress, Show};
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{self, ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::Error;
 use crate::wal::archive::Histories;
@@ -18,7 +18,7 @@ use crate::wal::archive::Histories;
 /// Which summaries are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those that are missing.
+    /// Those that are missing, or of an older format.
     Missing,
     /// Those, and in the place of stored ones that cannot be read or do not tell what is in their segment.
     Wrong,
@@ -54,6 +54,7 @@ struct Work {
     name: SegmentName,
     archived: ArchivedFile,
     stored: Vec<ArchivedFile>,
+    scope: Scope,
 }
 
 /// Makes the summaries of archived segments that have none.
@@ -79,14 +80,13 @@ pub fn backfill(
         segments += listing.segments.len() as u64;
         for (name, archived) in listing.segments {
             let stored = summaries.remove(&name).unwrap_or_default();
-            if stored.is_empty() || scope == Scope::Wrong {
-                work.push_back(Work {
-                    history: history.clone(),
-                    name,
-                    archived,
-                    stored,
-                });
-            }
+            work.push_back(Work {
+                history: history.clone(),
+                name,
+                archived,
+                stored,
+                scope,
+            });
         }
     }
     let progress = Progress::of_items(show, "summarizing WAL", work.len() as u64);
@@ -124,8 +124,24 @@ pub fn backfill(
 }
 
 impl Work {
+    /// Whether there is a summary that is not of an older format.
+    fn is_there(&self, repository: &Repository) -> Result<bool, Error> {
+        for form in &self.stored {
+            match stored::read(repository, self.name, &form.object) {
+                Err(error) if stored::is_older(&error) => {}
+                Err(error @ repository::Error::Store(_)) => return Err(error.into()),
+                // What else is wrong with it is for [`Scope::Wrong`].
+                Ok(_) | Err(_) => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     /// Stores the summary; its stored length, unless there is one that is right.
     fn run(&self, repository: &Repository, pipeline: &Pipeline) -> Result<Option<u64>, Error> {
+        if self.scope == Scope::Missing && self.is_there(repository)? {
+            return Ok(None);
+        }
         let summary = stored::make(repository, self.name, &self.archived, &self.history)?;
         for form in &self.stored {
             match stored::read(repository, self.name, &form.object) {
@@ -134,6 +150,7 @@ impl Work {
                     let url = repository.url(&form.object.key);
                     tracing::warn!("{url} is not the segment's; it is made anew");
                 }
+                Err(error) if stored::is_older(&error) => {}
                 Err(error) if error.is_of_the_object() => {
                     tracing::warn!("{}; it is made anew", output::chain(&error));
                 }

@@ -21,8 +21,11 @@ pub struct Joined {
 /// Why summaries do not tell what is between them; the segments do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rift {
-    /// The record at this position does not go on in the next segment as it must.
-    #[error("the record at {0} does not go on in the next segment")]
+    /// The record at this position does not go on in the next segment as it must, or does not follow the last one of the
+    /// segment before.
+    #[error(
+        "the record at {0} does not belong to the WAL of the segment on the other side of its border"
+    )]
     Apart(Lsn),
     /// Too little is kept of the record at this position.
     #[error("too little is kept of the record at {0}")]
@@ -33,6 +36,8 @@ pub enum Rift {
 #[derive(Clone, Debug, Default)]
 pub struct Joiner {
     open: Option<Tail>,
+    /// Start of the last record that ended.
+    last: Option<Lsn>,
 }
 
 impl Joined {
@@ -55,15 +60,40 @@ impl Joiner {
     pub fn next(&mut self, summary: &Summary) -> Result<Option<Joined>, Rift> {
         let open = std::mem::replace(&mut self.open, summary.tail.clone());
         let Some(tail) = open.filter(|_| !summary.overwrites) else {
-            return Ok(None);
+            return self.follows(summary).map(|()| None);
         };
-        let head = summary.head.as_ref().ok_or(Rift::Apart(tail.start))?;
-        match join(tail, head)? {
-            Piece::Whole(joined) => Ok(Some(joined)),
-            Piece::Open(tail) => {
+        let start = tail.start;
+        let head = summary.head.as_ref().ok_or(Rift::Apart(start))?;
+        match join(tail, head) {
+            Ok(Piece::Open(tail)) => {
                 self.open = Some(tail);
                 Ok(None)
             }
+            Ok(Piece::Whole(joined)) => {
+                self.last = Some(start);
+                self.follows(summary).map(|()| Some(joined))
+            }
+            Err(rift) => {
+                self.last = Some(start);
+                self.follows(summary)?;
+                Err(rift)
+            }
+        }
+    }
+
+    /// Whether the first record of the segment points back to the last one before it.
+    fn follows(&mut self, summary: &Summary) -> Result<(), Rift> {
+        let last = match summary.last_record {
+            None => self.last,
+            last => std::mem::replace(&mut self.last, last),
+        };
+        match (last, summary.first_previous, summary.first_record) {
+            (Some(last), Some(previous), Some(first))
+                if last != previous && !summary.overwrites =>
+            {
+                Err(Rift::Apart(first))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -181,12 +211,16 @@ mod tests {
             segment,
             postgres_version: Version::parse("17").unwrap(),
             segment_size: size,
+            segment_sha256: None,
+            segment_trailer: None,
             first_record: None,
+            first_previous: None,
             last_record: None,
             times: None,
             head: reader.head().cloned(),
             overwrites: reader.overwrites(),
             tail: reader.tail().map(shortened),
+            cut: reader.cut(),
             notes: Vec::new(),
             transactions: Vec::new(),
             open: Vec::new(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::changes::Collector;
-use super::{FORMAT, Note, Summary, Transaction};
+use super::{Digest, FORMAT, Note, Summary, Transaction};
 use crate::postgres::{Lsn, SegmentName, Version};
 use crate::wal::event::{Event, event};
 use crate::wal::pages::SegmentCheck;
@@ -18,6 +18,7 @@ const PG_CLASS: u32 = 1259;
 pub struct Summarizer {
     segment: SegmentName,
     first: Option<Lsn>,
+    first_previous: Option<Lsn>,
     last: Option<Lsn>,
     notes: Vec<Note>,
     transactions: Vec<Transaction>,
@@ -36,6 +37,7 @@ impl Summarizer {
         Self {
             segment,
             first: None,
+            first_previous: None,
             last: None,
             notes: Vec::new(),
             transactions: Vec::new(),
@@ -50,6 +52,7 @@ impl Summarizer {
     /// Takes in the next record.
     pub fn record(&mut self, record: &Record, version: Version) {
         self.first = self.first.or(Some(record.start));
+        self.first_previous = self.first_previous.or(Some(record.header.previous));
         self.last = Some(record.start);
         if let Err(damage) = self.take(record, version) {
             self.damage = self.damage.or(Some((record.start, damage)));
@@ -76,12 +79,16 @@ impl Summarizer {
             segment: self.segment,
             postgres_version: cluster.version,
             segment_size: cluster.segment_size,
+            segment_sha256: check.sha256().map(Digest),
+            segment_trailer: None,
             first_record: self.first.or(tail.as_ref().map(|tail| tail.start)),
+            first_previous: self.first_previous,
             last_record: self.last,
             times: times.clone().min().zip(times.max()),
             head: reader.and_then(RecordReader::head).cloned(),
             overwrites: reader.is_some_and(RecordReader::overwrites),
             tail: tail.map(super::border::shortened),
+            cut: reader.and_then(RecordReader::cut),
             notes: self.notes,
             transactions: self.transactions,
             open,

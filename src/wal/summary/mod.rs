@@ -24,14 +24,27 @@ use serde::{Deserialize, Serialize};
 pub use border::{Joined, Joiner, Rift};
 pub use changes::{Changed, Changes};
 pub use make::Summarizer;
+pub use stored::Proven;
 
 use super::event::{Event, Outcome};
 use super::reader::{Head, Tail};
 use super::record::RelationFiles;
 use crate::postgres::{Lsn, SegmentName, SegmentSize, SystemIdentifier, Version};
 
-/// The format that is written; greater ones are not read.
-pub const FORMAT: u32 = 1;
+/// The format that is written; no other one is read. What was written before 2 does not tell of which segment it was made,
+/// nor of tablespaces.
+pub const FORMAT: u32 = 2;
+
+/// A SHA-256, in JSON hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Digest(#[serde(with = "hex::serde")] pub [u8; 32]);
+
+impl std::fmt::Debug for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
 
 /// What a segment's WAL holds. As JSON, times are the server's, and lists of numbers are differences from one to the next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +59,17 @@ pub struct Summary {
     pub postgres_version: Version,
     /// Length of the cluster's segments.
     pub segment_size: SegmentSize,
+    /// SHA-256 of the segment; `None` of one that was still being written, whose summary is never stored.
+    pub segment_sha256: Option<Digest>,
+    /// The checksum in which the segment's object ends, if it does: it shows that the object is that segment's without
+    /// reading all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_trailer: Option<Digest>,
     /// Start of the first record that begins in it.
     pub first_record: Option<Lsn>,
+    /// Where the first record that begins and ends in it says that the one before begins (`xl_prev`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_previous: Option<Lsn>,
     /// Start of the last record that begins and ends in it.
     pub last_record: Option<Lsn>,
     /// First and last of the times at which transactions ended in it.
@@ -58,6 +80,9 @@ pub struct Summary {
     pub overwrites: bool,
     /// What goes on in the next segment.
     pub tail: Option<Tail>,
+    /// Where the WAL ends although the segment goes on, without a switch: what was after it is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Lsn>,
     /// What happened besides ends of transactions, in order.
     pub notes: Vec<Note>,
     /// Transactions that ended, in order.
@@ -112,6 +137,11 @@ pub enum Unusable {
     /// A newer program wrote it.
     #[error("it has format {0}, this program reads up to {FORMAT}")]
     Newer(u32),
+    /// An older program wrote it.
+    #[error(
+        "it has the older format {0}, which does not tell enough; `walhalla wal-summarize` makes it anew"
+    )]
+    Older(u32),
     /// It is another segment's.
     #[error("it is the summary of {0}")]
     Other(SegmentName),
@@ -145,6 +175,9 @@ impl Summary {
         let Format { format } = serde_json::from_slice(json)?;
         if format > FORMAT {
             return Err(Unusable::Newer(format));
+        }
+        if format < FORMAT {
+            return Err(Unusable::Older(format));
         }
         let summary: Self = serde_json::from_slice(json)?;
         if summary.segment != segment {

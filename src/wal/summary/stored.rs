@@ -1,16 +1,20 @@
 //! Summaries in the store: writing them, reading them, and making anew what is missing.
 
+use std::collections::HashMap;
 use std::io::Read;
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 use walhalla_providers::{ErrorKind, ObjectKey};
 
-use super::{Summarizer, Summary};
-use crate::pipeline::{self, Pipeline};
+use super::{Digest as Sum, Summarizer, Summary, Unusable};
+use crate::output;
+use crate::pipeline::{self, Pipeline, StoredObject};
 use crate::postgres::{History, SegmentName};
 use crate::repository::layout::Object;
 use crate::repository::{self, ArchivedFile, Repository};
+use crate::threads::lock;
 use crate::wal::{self, Error};
 
 /// Longest summary that is read; one of 1 GiB of the smallest records is shorter.
@@ -105,6 +109,82 @@ pub fn read(
     })
 }
 
+/// Archived segments of which it was shown what they hold, by their keys.
+#[derive(Debug, Default)]
+pub struct Proven(Mutex<HashMap<ObjectKey, [u8; 32]>>);
+
+impl Proven {
+    /// Reads the summary in `object`, if it is the one of the segment that is archived.
+    ///
+    /// # Errors
+    /// As [`read`]; [`repository::Error::Damaged`] too when it was made from another segment of that name.
+    pub fn read(
+        &self,
+        repository: &Repository,
+        segment: SegmentName,
+        object: &Object,
+        archived: &ArchivedFile,
+    ) -> Result<Summary, repository::Error> {
+        let summary = read(repository, segment, object)?;
+        if self.is_of(repository, &summary, archived)? {
+            return Ok(summary);
+        }
+        Err(repository::Error::Damaged {
+            object: repository.url(&object.key),
+            what: "it is the summary of another segment of that name",
+            source: "its SHA-256 is not that of the archived one".into(),
+        })
+    }
+
+    fn is_of(
+        &self,
+        repository: &Repository,
+        summary: &Summary,
+        archived: &ArchivedFile,
+    ) -> Result<bool, repository::Error> {
+        let Some(Sum(sha256)) = summary.segment_sha256 else {
+            return Ok(false);
+        };
+        let key = &archived.object.key;
+        if lock(&self.0).get(key) == Some(&sha256) {
+            return Ok(true);
+        }
+        let trailer = summary.segment_trailer.map(|sum| sum.0);
+        let is_it = repository.has_content(archived, sha256, trailer)?;
+        if is_it {
+            lock(&self.0).insert(key.clone(), sha256);
+        }
+        Ok(is_it)
+    }
+}
+
+impl Summary {
+    /// The summary of the segment that was just stored.
+    #[must_use]
+    pub fn of(self, stored: &StoredObject) -> Self {
+        Self {
+            segment_trailer: stored.trailer.map(Sum),
+            ..self
+        }
+    }
+}
+
+/// Says why a summary is not used. That summaries are of an older format is said once.
+pub fn warn_passed_over(error: &repository::Error) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if is_older(error) && SAID.swap(true, Ordering::Relaxed) {
+        tracing::debug!("{}; the segment is read instead", output::chain(error));
+    } else {
+        tracing::warn!("{}; the segment is read instead", output::chain(error));
+    }
+}
+
+/// Whether a summary is one that an older program wrote.
+pub fn is_older(error: &repository::Error) -> bool {
+    matches!(error, repository::Error::Damaged { source, .. }
+        if matches!(source.downcast_ref(), Some(Unusable::Older(_))))
+}
+
 /// Makes the summary of an archived segment from the segment itself, which is checked on the way that `history` tells.
 ///
 /// # Errors
@@ -124,11 +204,15 @@ pub fn make(
         None,
         |cluster, record| summarizer.record(record, cluster.version),
     )?;
-    summarizer
+    let summary = summarizer
         .finish(&check)
         .map_err(|(lsn, damage)| Error::Content {
             object: repository.url(&archived.object.key),
             lsn,
             damage,
-        })
+        })?;
+    Ok(Summary {
+        segment_trailer: repository.trailer(archived)?.map(Sum),
+        ..summary
+    })
 }

@@ -138,6 +138,11 @@ fn description(event: &Event, headers: &Headers) -> String {
                 .collect();
             format!("DROP dir {}", folders.join(" "))
         }
+        Event::TablespaceCreated {
+            tablespace,
+            location,
+        } => format!("CREATE {tablespace} \"{location}\""),
+        Event::TablespaceDropped { tablespace } => format!("DROP {tablespace}"),
     }
 }
 

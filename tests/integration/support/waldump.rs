@@ -34,7 +34,7 @@ pub fn compare_with_pg_waldump(
         let is_drop = ours
             .event
             .as_ref()
-            .is_some_and(|it| it.starts_with("DROP "));
+            .is_some_and(|it| it.starts_with("DROP dir "));
         let is_change = ours
             .event
             .as_ref()
@@ -176,6 +176,7 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
         ("Database", "CREATE" | "CREATE_FILE_COPY" | "CREATE_WAL_LOG") => {
             return Some(format!("CREATE {rest}"));
         }
+        ("Tablespace", "CREATE" | "DROP") => rest.to_owned(),
         ("Database", "DROP") if version >= DESCRIBES_DROP => rest.to_owned(),
         _ => return None,
     };

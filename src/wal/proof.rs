@@ -1,0 +1,182 @@
+//! Whether archived WAL is that of a backup's server.
+//!
+//! Copies of a data directory have the same system identifier and timeline, and archive segments of the same names. What
+//! they wrote after they were parted differs. Records that name the backup show whose the WAL is: `XLOG_BACKUP_END`, which a
+//! primary writes at the backup's end, and the checkpoint with which the backup began. As copies that did the same have
+//! their backups at the same positions, the checkpoint must have been made while the backup was, too.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::event::{Checkpoint, Event};
+use super::summary::Note;
+use crate::postgres::Lsn;
+use crate::repository::BackupEntry;
+
+/// How far the server's clock may have been set while the backup was taken.
+const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(5);
+
+/// What is looked for in the WAL from a backup's start to its end, and what of it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    start: Lsn,
+    stop: Lsn,
+    times: (Timestamp, Timestamp),
+    /// Whether a standby was backed up, which writes no WAL; `None` where the entry does not tell.
+    of_standby: Option<bool>,
+    /// Where the checkpoint's record is, if the entry tells.
+    checkpoint: Option<Lsn>,
+    has_end: bool,
+    has_checkpoint: bool,
+    /// Whether the checkpoint was made while the backup was.
+    is_timely: bool,
+}
+
+impl Proof {
+    /// The proof that WAL is that of `backup`, of which nothing was seen yet.
+    pub fn of(backup: &BackupEntry) -> Self {
+        Self {
+            start: backup.start_lsn,
+            stop: backup.stop_lsn,
+            times: (backup.start_time, backup.stop_time),
+            of_standby: backup.of_standby,
+            checkpoint: backup.checkpoint_lsn,
+            has_end: false,
+            has_checkpoint: false,
+            is_timely: false,
+        }
+    }
+
+    /// Takes in what a record of the WAL tells.
+    pub fn see(&mut self, note: &Note) {
+        if !(self.start..self.stop).contains(&note.lsn) {
+            return;
+        }
+        match &note.event {
+            Event::BackupEnd { start } => self.has_end |= *start == self.start,
+            Event::Checkpoint(checkpoint) if checkpoint.redo == self.start => {
+                self.see_checkpoint(note.lsn, *checkpoint);
+            }
+            _ => {}
+        }
+    }
+
+    fn see_checkpoint(&mut self, lsn: Lsn, checkpoint: Checkpoint) {
+        if self.checkpoint.is_some_and(|known| known != lsn) {
+            return;
+        }
+        let (begin, end) = self.times;
+        // Its time has no fraction.
+        let time = checkpoint.timelines.time;
+        let is_late = begin.duration_since(time) <= CLOCK_STEP;
+        self.has_checkpoint = true;
+        self.is_timely |= is_late && time.duration_since(end) <= CLOCK_STEP;
+    }
+
+    /// Whether the backup's checkpoint was seen; what else is looked for is at the backup's end.
+    pub fn has_begun(&self) -> bool {
+        self.has_checkpoint
+    }
+
+    /// Whether what was seen shows that the WAL is the backup's.
+    pub fn holds(&self) -> bool {
+        match self.of_standby {
+            Some(true) => self.has_checkpoint,
+            Some(false) => self.has_end && self.is_timely,
+            // A standby's has no end of its own.
+            None if self.has_end => self.is_timely,
+            None => self.has_checkpoint,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::event::TimelineSwitch;
+
+    const DURING: i64 = 1_000_010;
+
+    fn note(lsn: u64, event: Event) -> Note {
+        Note {
+            lsn: Lsn(lsn),
+            xid: 0,
+            event,
+        }
+    }
+
+    fn end(lsn: u64, start: u64) -> Note {
+        note(lsn, Event::BackupEnd { start: Lsn(start) })
+    }
+
+    fn checkpoint(lsn: u64, redo: u64, seconds: i64) -> Note {
+        let timelines = TimelineSwitch {
+            time: Timestamp::from_second(seconds).unwrap(),
+            timeline: 1,
+            previous: 1,
+        };
+        let checkpoint = Checkpoint {
+            redo: Lsn(redo),
+            timelines,
+            is_shutdown: false,
+            next_xid: 3,
+        };
+        note(lsn, Event::Checkpoint(checkpoint))
+    }
+
+    fn holds(of_standby: Option<bool>, notes: &[Note]) -> bool {
+        let mut proof = Proof {
+            start: Lsn(100),
+            stop: Lsn(900),
+            times: (
+                Timestamp::from_second(1_000_000).unwrap(),
+                Timestamp::from_second(1_000_060).unwrap(),
+            ),
+            of_standby,
+            checkpoint: Some(Lsn(200)),
+            has_end: false,
+            has_checkpoint: false,
+            is_timely: false,
+        };
+        notes.iter().for_each(|note| proof.see(note));
+        proof.holds()
+    }
+
+    #[test]
+    fn a_primarys_wal_ends_the_backup_by_its_own_start() {
+        let begin = checkpoint(200, 100, DURING);
+        let shown = |end: Note| holds(Some(false), &[begin.clone(), end]);
+        assert!(shown(end(850, 100)));
+        assert!(!shown(end(850, 101)), "another backup's end");
+        assert!(!shown(end(900, 100)), "after the end");
+        assert!(!holds(Some(false), &[begin]), "copies may share it");
+    }
+
+    #[test]
+    fn a_copy_that_was_backed_up_at_the_same_positions_did_so_at_another_time() {
+        for (seconds, shown) in [
+            (DURING, true),
+            (1_000_000 - 5, true),
+            (1_000_000 - 6, false),
+            (1_000_065, true),
+            (1_000_066, false),
+        ] {
+            let notes = [checkpoint(200, 100, seconds), end(850, 100)];
+            assert_eq!(holds(Some(false), &notes), shown, "{seconds}");
+            assert_eq!(holds(None, &notes), shown, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_standbys_wal_holds_the_checkpoint_of_its_label() {
+        assert!(holds(Some(true), &[checkpoint(200, 100, 1)]));
+        assert!(
+            !holds(Some(true), &[checkpoint(300, 100, 1)]),
+            "at another place"
+        );
+        assert!(
+            !holds(Some(true), &[checkpoint(200, 99, 1)]),
+            "with another redo"
+        );
+        assert!(holds(None, &[checkpoint(200, 100, 1)]));
+    }
+}
