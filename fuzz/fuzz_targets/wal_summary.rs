@@ -8,7 +8,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(known) = serde_json::from_slice::<Summary>(data) else {
         return;
     };
-    if known.format > FORMAT {
+    if known.format != FORMAT {
         return;
     }
     let json = known.to_json();

@@ -246,7 +246,7 @@ impl<'a> Archive<'a> {
         }
         let mut route = Route::default();
         let mut next = first;
-        let traces = self.traces(history, size)?;
+        let traces = self.traces(history, size, first)?;
         while let Some((name, archived)) = found.remove(&next) {
             route.segments.push(Needed {
                 number: next,
@@ -260,7 +260,7 @@ impl<'a> Archive<'a> {
         Ok(route)
     }
 
-    /// Segments along `history` that were there once, as their summaries, backup history files and backups say.
+    /// Segments along `history` from `first` on that were there once, as their summaries, backup history files and backups say.
     ///
     /// # Errors
     /// The repository's.
@@ -268,10 +268,15 @@ impl<'a> Archive<'a> {
         &self,
         history: &History,
         size: SegmentSize,
+        first: SegmentNo,
     ) -> Result<BTreeSet<SegmentNo>, Error> {
         let mut traces = BTreeSet::new();
         for (timeline, begin, end) in history.segments(size) {
-            let listed = self.listed(timeline, Some(begin.on(timeline, size)))?;
+            let from = begin.max(first);
+            if end.is_some_and(|end| end <= from) {
+                continue;
+            }
+            let listed = self.listed(timeline, Some(from.on(timeline, size)))?;
             let of_backups = listed.wal.others.iter().filter_map(|(file, _)| match file {
                 WalFileName::BackupHistory(segment, _) => segment.number(size),
                 WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::History(_) => None,
@@ -281,7 +286,7 @@ impl<'a> Archive<'a> {
             let stops = stops.map(|(_, stop)| size.segment_before(*stop));
             let all = of_backups.chain(of_summaries).chain(stops);
             traces.extend(
-                all.filter(|number| *number >= begin && end.is_none_or(|end| *number < end)),
+                all.filter(|number| *number >= from && end.is_none_or(|end| *number < end)),
             );
         }
         Ok(traces)
@@ -446,7 +451,8 @@ impl<'a> Archive<'a> {
                 Ok::<_, Error>(true)
             });
             match walked {
-                Err(error) if error.is_damage() => {
+                // Another key's objects are not damaged.
+                Err(error) if error.is_damage() && !error.is_locked() => {
                     examined.damage = Some(error);
                     break;
                 }

@@ -160,6 +160,10 @@ impl Summary {
         let mut early = Summarizer::new(self.segment);
         early.take(record, self.postgres_version)?;
         early.count();
+        // A switch that runs into the segment leaves the rest of it unused.
+        if record.is_switch() {
+            self.cut = None;
+        }
         for (xid, bytes) in early.wal_bytes {
             self.count_earlier(xid, bytes);
         }
