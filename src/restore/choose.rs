@@ -292,17 +292,16 @@ impl<'a> Planner<'a> {
             Err(falls) => return Ok(Offer::Falls(falls)),
         };
         let examined = self.archive.examine(history, way.to(last))?;
-        match self.break_in(&way, last, &examined) {
-            Some(gap) => Ok(Offer::Falls(Falls::Reason(self.at_break(&way, gap)?))),
-            None => {
-                let planned = self.planned(way, chain, last)?;
-                let planned = Plan {
-                    new_tablespaces: new_tablespaces(backup, &examined.facts, until),
-                    ..planned
-                };
-                Ok(Offer::Reaches(Box::new(planned)))
-            }
+        if let Some(gap) = self.break_in(&way, last, &examined) {
+            let gap = self.at_break(&way, gap)?;
+            return Ok(Offer::Falls(Falls::Reason(gap)));
         }
+        let new_tablespaces = new_tablespaces(backup, &examined.facts, until);
+        let planned = self.planned(way, chain, last)?;
+        Ok(Offer::Reaches(Box::new(Plan {
+            new_tablespaces,
+            ..planned
+        })))
     }
 
     /// Whether the archived WAL from the backup's start to its end is of the server that was backed up, and whole.
@@ -314,7 +313,9 @@ impl<'a> Planner<'a> {
             return Ok(Err(unreachable(reason)));
         }
         let notes = examined.facts.iter().flat_map(|facts| &facts.notes);
-        notes.for_each(|note| proof.see(note));
+        for note in notes {
+            proof.see(note);
+        }
         if proof.holds() {
             return Ok(Ok(()));
         }

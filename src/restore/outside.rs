@@ -71,7 +71,7 @@ impl Outside {
         };
         for tablespace in &plan.new_tablespaces {
             let place = PathBuf::from(OsStr::from_bytes(tablespace.location.as_bytes()));
-            if place.as_os_str().is_empty() || outside.restored(plan, &place, map) {
+            if place.as_os_str().is_empty() || is_restored(plan, &place, map) {
                 continue;
             }
             let mapped = map.get(&tablespace.oid).map(PathBuf::as_path);
@@ -87,12 +87,6 @@ impl Outside {
             }
         }
         Ok(outside)
-    }
-
-    /// Whether the restore itself makes a tablespace of the backup in this place: it was created while the backup ran.
-    fn restored(&self, plan: &Plan, place: &Path, map: &BTreeMap<u32, PathBuf>) -> bool {
-        let mut known = plan.backup.tablespaces.iter();
-        known.any(|known| known.location == place && !map.contains_key(&known.oid))
     }
 
     fn mapped(&mut self, place: &Path, to: &Path) -> Result<Option<Unfit>, Error> {
@@ -157,6 +151,12 @@ impl Outside {
         }
         above.map_or(Ok(()), super::unpack::sync_directory)
     }
+}
+
+/// Whether the restore itself makes a tablespace of the backup in this place: it was created while the backup ran.
+fn is_restored(plan: &Plan, place: &Path, map: &BTreeMap<u32, PathBuf>) -> bool {
+    let mut known = plan.backup.tablespaces.iter();
+    known.any(|known| known.location == place && !map.contains_key(&known.oid))
 }
 
 /// Of `map`, the tablespaces that are not the backup's own but that replay makes.

@@ -104,7 +104,9 @@ pub fn usable_end(
     let examined = archive.examine(history, &route.segments)?;
     let mut last = None;
     for (needed, facts) in route.segments.iter().zip(&examined.facts) {
-        facts.notes.iter().for_each(|note| proof.see(note));
+        for note in &facts.notes {
+            proof.see(note);
+        }
         last = Some(needed.number);
         if facts.cut.is_some() {
             break;

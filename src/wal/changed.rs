@@ -108,7 +108,9 @@ impl Stretch<'_> {
                 if let Some(lsn) = self.minimal(&summary) {
                     return Ok(Err(Gap::Minimal(lsn)));
                 }
-                summary.notes.iter().for_each(|note| proof.see(note));
+                for note in &summary.notes {
+                    proof.see(note);
+                }
                 changes.extend(summary.changes);
                 progress.add(1);
             }

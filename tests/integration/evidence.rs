@@ -174,7 +174,7 @@ fn a_segment_that_lost_its_end_is_a_gap_and_is_named_itself() {
             panic!("{:?}", archived.segments);
         };
         // The first of the three is followed by others whose beginning hangs on it.
-        let plain = cut(&archived, first, page);
+        let object = cut(&archived, first, page);
         let plan = archived.plan(&[]).exits_with(4);
         let reason = plan.json()["reason"].as_str().unwrap().to_owned();
         assert!(
@@ -193,7 +193,7 @@ fn a_segment_that_lost_its_end_is_a_gap_and_is_named_itself() {
             .map(|problem| problem["object"].as_str().unwrap())
             .collect();
         assert!(
-            blamed.len() == 1 && blamed[0].ends_with(plain.file_name().unwrap().to_str().unwrap()),
+            blamed.len() == 1 && blamed[0].ends_with(object.file_name().unwrap().to_str().unwrap()),
             "{blamed:?}"
         );
         let restored = archived.area.path("restored");

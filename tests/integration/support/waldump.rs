@@ -160,7 +160,7 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
             let (_, level) = rest.split_once("wal_level=")?;
             level.split(' ').next()?.to_owned()
         }
-        ("XLOG", "RESTORE_POINT") => rest.to_owned(),
+        ("XLOG", "RESTORE_POINT") | ("Tablespace", "CREATE" | "DROP") => rest.to_owned(),
         ("XLOG", "BACKUP_END") => lsn(rest).to_string(),
         ("XLOG", "SWITCH") => return Some("SWITCH".to_owned()),
         ("XLOG", "OVERWRITE_CONTRECORD") => {
@@ -176,7 +176,6 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
         ("Database", "CREATE" | "CREATE_FILE_COPY" | "CREATE_WAL_LOG") => {
             return Some(format!("CREATE {rest}"));
         }
-        ("Tablespace", "CREATE" | "DROP") => rest.to_owned(),
         ("Database", "DROP") if version >= DESCRIBES_DROP => rest.to_owned(),
         _ => return None,
     };
