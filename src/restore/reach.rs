@@ -165,9 +165,9 @@ impl<'a> Search<'a> {
     }
 
     /// The newest timeline that holds the target and on which it does not lie on the way of `history`. A time is on every
-    /// way.
+    /// way, and so is a backup's end.
     pub(super) fn on_another_branch(&self, history: &History) -> Result<Option<TimelineId>, Error> {
-        if matches!(self.point, Point::Time(_)) {
+        if matches!(self.point, Point::Time(_) | Point::Immediate) {
             return Ok(None);
         }
         let others = self.archive.histories.known.values().rev();

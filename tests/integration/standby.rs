@@ -26,6 +26,15 @@ fn follows_the_archive_and_can_be_backed_up(version: u32) {
 
     let from_standby = walhalla.back_up(&standby);
     standby.stop();
+    // PostgreSQL stops at the next record, which may not be archived yet. A plan that says yes is true.
+    let immediate = ["--target-immediate", "--backup", &from_standby];
+    let plan = walhalla.run(&[&["plan"], &immediate[..]].concat());
+    match plan.code {
+        Some(0) => reaches_its_end(&area, &walhalla, version, &immediate, "at once"),
+        _ => _ = plan.exits_with(4).says(&["at which PostgreSQL stops"]),
+    }
+    primary.archive_everything();
+    reaches_its_end(&area, &walhalla, version, &immediate, "later");
     let end = make_history(&primary, "end");
     primary.archive_everything();
     primary.stop();
@@ -38,6 +47,18 @@ fn follows_the_archive_and_can_be_backed_up(version: u32) {
     restored
         .dump()
         .assert_same_as(&end.dump, "from the standby's backup");
+    restored.stop();
+}
+
+fn reaches_its_end(area: &Area, walhalla: &Walhalla, version: u32, target: &[&str], name: &str) {
+    let args = [target, &["--target-action", "promote"]].concat();
+    let mut restored = walhalla.restore(area, version, name, &args);
+    restored.start();
+    restored.wait_until_promoted();
+    assert_eq!(
+        restored.sql("select to_regclass('seen_by_standby') is not null"),
+        "t"
+    );
     restored.stop();
 }
 
