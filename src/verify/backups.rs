@@ -437,10 +437,15 @@ impl Verification<'_> {
             return Ok(());
         };
         let id = &self.backup.id;
+        let none = match segments.len() {
+            1 => "no record in it names".to_owned(),
+            count => format!(
+                "no record in it and the {} segments before it names",
+                count - 1
+            ),
+        };
         let what = format!(
-            "neither it nor one of the {} segments before it has a record that names backup {id}, which cannot be restored \
-             with them: another server archived them under the same names",
-            segments.len() - 1
+            "{none} backup {id}, which cannot be restored with them: another server archived them under the same names"
         );
         self.findings
             .problem(self.repository.url(&last.object.key), what);
