@@ -1,5 +1,6 @@
 //! What happens to a cluster in its life that is nobody's fault: promotions, returns to the past, merges, other users.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
@@ -43,10 +44,7 @@ impl Life {
         let name = self.new_name("server");
         self.note(&format!("standby {name}, {following:?}"));
         let archives_too = following == Following::Stream && self.chance(30);
-        let walhalla = &self.depot.walhalla;
-        let mut standby =
-            walhalla.restore_archiving(&self.area, self.version, &name, &["--standby"]);
-        walhalla.give_env(&mut standby);
+        let mut standby = self.restore_to(&name, &["--standby"]);
         if following == Following::Stream {
             standby.configure(&stream_from(&self.primary));
         }
@@ -67,7 +65,7 @@ impl Life {
             Following::Archive => self.model.timeline(self.timeline).archived,
             Following::Stream => self.look().lsn,
         };
-        let mut client = Client::connect(standby).ok().expect("the standby runs");
+        let mut client = Client::connect(standby).expect("the standby runs");
         eventually("the standby to catch up", PATIENCE, || {
             client.replayed() >= lsn
         });
@@ -107,7 +105,6 @@ impl Life {
     /// Ends a standby's recovery; it is the server that counts then, and the old one is returned.
     pub fn promote(&mut self, mut standby: Cluster) -> Cluster {
         Client::connect(&standby)
-            .ok()
             .expect("the standby runs")
             .ask("select pg_promote()::text");
         standby.wait_until_promoted();
@@ -201,7 +198,12 @@ impl Life {
     }
 
     /// The old primary ends after a split, is made a standby of the new one by `pg_rewind`, and may take over again.
+    ///
+    /// `pg_rewind` lays tablespaces where the source has them, which on one host is no place for the target's.
     pub fn rewind(&mut self) {
+        if self.tablespace.is_some() {
+            return self.split_brain();
+        }
         let (mut old, _) = self.split();
         old.stop();
         let mut client = self.client();
@@ -227,7 +229,7 @@ impl Life {
         old.start();
         self.work(3);
         self.catch_up(&old, Following::Stream);
-        let rows = Client::connect(&old).ok().expect("it runs").rows();
+        let rows = Client::connect(&old).expect("it runs").rows();
         let compared = self.model.compare(&rows, self.timeline, Stop::End);
         self.score.checks += compared.unwrap_or_else(|difference| panic!("rewound: {difference}"));
         if self.chance(50) {
@@ -253,7 +255,7 @@ impl Life {
             stream_from(&self.primary)
         );
         for target in ["name", "time", "xid", "lsn"] {
-            settings += &format!("recovery_target_{target} = ''\n");
+            let _ = writeln!(settings, "recovery_target_{target} = ''");
         }
         settings += "recovery_target_timeline = 'latest'\nrecovery_end_command = ''\n";
         let path = format!("{name}/postgresql.auto.conf");
@@ -278,9 +280,7 @@ impl Life {
         let mut args = goal.args();
         args.extend(["--target-action", "promote"].map(str::to_owned));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let walhalla = &self.depot.walhalla;
-        let mut server = walhalla.restore_archiving(&self.area, self.version, &name, &args);
-        walhalla.give_env(&mut server);
+        let mut server = self.restore_to(&name, &args);
         server.start();
         server.wait_until_promoted();
         self.compare(&goal, &server);
@@ -308,9 +308,9 @@ impl Life {
             });
             children.map(|(shown, child)| Outcome::of(shown, &child.wait_with_output().unwrap()))
         });
-        outcomes
-            .into_iter()
-            .for_each(|outcome| drop(outcome.succeeds()));
+        for outcome in outcomes {
+            outcome.succeeds();
+        }
         assert_eq!(self.list_backups(), 2, "new backups in the list");
         self.score.fault("two backups at once");
     }
@@ -361,29 +361,22 @@ impl Life {
         copy.wait_until_promoted();
         // Life of its own, which goes.
         Client::connect(&copy)
-            .ok()
             .expect("it runs")
             .ask("update tally set n = n + 1000");
         copy.stop();
         self.work(10);
         self.archive();
-        let args = [
-            "restore",
-            copy.data.to_str().unwrap(),
-            "--delta",
-            "--archive-mode",
-            "off",
-        ];
+        let args = ["--delta", "--archive-mode", "off"];
         if self.chance(60) {
             let moment = self.moment_within(Duration::from_millis(300));
-            let mut command = self.depot.walhalla.command(&args);
+            let mut command = self.restore_command(&name, &args);
             match Walhalla::kill_after(&mut command, moment) {
                 Ending::Killed => self.score.fault("kill -9 of restore --delta"),
                 Ending::Finished(outcome) => _ = outcome.succeeds(),
             }
         }
         self.note(&format!("restore --delta over {name}"));
-        self.run(&args);
+        run(&mut self.restore_command(&name, &args)).succeeds();
         copy.start();
         copy.wait_until_promoted();
         let end = Goal::end(self);
@@ -398,12 +391,10 @@ impl Life {
 
     /// A copy that does not archive.
     pub fn copy_at(&self, goal: &Goal, name: &str) -> Cluster {
-        let args = goal.args();
+        let mut args = goal.args();
+        args.extend(["--archive-mode", "off"].map(str::to_owned));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let walhalla = &self.depot.walhalla;
-        let mut copy = walhalla.restore(&self.area, self.version, name, &args);
-        walhalla.give_env(&mut copy);
-        copy
+        self.restore_to(name, &args)
     }
 
     /// Root takes a backup and restores; the server's user goes on with both. On an S3 server only the restore differs.
@@ -423,13 +414,11 @@ impl Life {
         self.note("restore by root");
         let name = self.new_name("roots");
         let data = self.area.make_dir(&name);
-        let args = ["restore", data.to_str().unwrap(), "--archive-mode", "off"];
-        let mut command = self.depot.walhalla.command(&args);
+        let mut command = self.restore_command(&name, &["--archive-mode", "off"]);
         run(as_root(&mut command)).succeeds();
         let owner = std::fs::metadata(data.join("global/pg_control")).unwrap();
         assert_eq!(owner.uid(), host().uid, "the owner of what root restored");
-        let mut copy = Cluster::adopt(&self.area, self.version, data);
-        self.depot.walhalla.give_env(&mut copy);
+        let mut copy = self.server_in(&name);
         copy.start();
         copy.wait_until_promoted();
         let end = Goal::end(self);

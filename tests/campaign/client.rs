@@ -22,12 +22,14 @@ pub struct Client {
 }
 
 /// Why a client does not go on: the server is gone.
+#[derive(Debug)]
 pub struct Gone;
 
 impl From<sqlx::Error> for Gone {
     fn from(error: sqlx::Error) -> Self {
         // An answer of the server is not what a server says that is gone, unless it is about to go.
-        let code = error.as_database_error().and_then(|error| error.code());
+        let code = error.as_database_error();
+        let code = code.and_then(sqlx::error::DatabaseError::code);
         let is_end = code.as_ref().is_none_or(|code| code.starts_with("57P"));
         assert!(is_end, "the server refuses a client: {error}");
         Self
@@ -134,9 +136,9 @@ impl Client {
 
     /// Makes a restore point; returns the moments before and after it.
     pub fn restore_point(&mut self, name: &str) -> (Moment, Moment) {
-        let from = self.look().ok().expect("the server is there");
+        let from = self.look().expect("the server is there");
         self.ask(&format!("select pg_create_restore_point('{name}')::text"));
-        (from, self.look().ok().expect("the server is there"))
+        (from, self.look().expect("the server is there"))
     }
 
     /// Runs SQL on a server that is there; returns the first column of the first row, if there is one.

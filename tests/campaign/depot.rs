@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -268,10 +268,6 @@ impl SmallDisk {
             }
         }
         ballast
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 }
 

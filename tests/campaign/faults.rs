@@ -98,24 +98,22 @@ impl Life {
         self.archive();
         let name = self.new_name("half");
         let data = self.area.path(&name);
-        let args = ["restore", data.to_str().unwrap(), "--archive-mode", "off"];
         let moment = self.moment_within(SPAN);
         self.note(&format!("kill -9 of restore after {moment:?}"));
-        let mut command = self.depot.walhalla.command(&args);
+        let mut command = self.restore_command(&name, &["--archive-mode", "off"]);
         match Walhalla::kill_after(&mut command, moment) {
             Ending::Killed => self.score.fault("kill -9 of restore"),
             Ending::Finished(outcome) => _ = outcome.succeeds(),
         }
         if data.join("global/pg_control").exists() {
-            let mut whole = Cluster::adopt(&self.area, self.version, data);
-            self.depot.walhalla.give_env(&mut whole);
+            let mut whole = self.server_in(&name);
             whole.start();
             whole.wait_until_promoted();
             let end = Goal::end(self);
             self.compare(&end, &whole);
             whole.stop();
         } else if data.join("PG_VERSION").exists() {
-            Cluster::adopt(&self.area, self.version, data).start_and_fail();
+            self.server_in(&name).start_and_fail();
         }
         self.remove(&name);
     }
@@ -148,10 +146,8 @@ impl Life {
         self.archive();
         let name = self.new_name("fetching");
         self.note("kill -9 of wal-fetch in a recovery");
-        let walhalla = &self.depot.walhalla;
-        let args = ["--wal", "on-demand"];
-        let mut server = walhalla.restore(&self.area, self.version, &name, &args);
-        walhalla.give_env(&mut server);
+        let args = ["--wal", "on-demand", "--archive-mode", "off"];
+        let mut server = self.restore_to(&name, &args);
         let seed = self.rng.u64(..);
         let is_over = std::sync::atomic::AtomicBool::new(false);
         let killed = std::thread::scope(|scope| {
@@ -255,25 +251,19 @@ impl Life {
     pub fn full_target(&mut self) {
         self.archive();
         let name = self.new_name("narrow");
-        let data = self.area.make_dir(&name);
-        let args = ["restore", data.to_str().unwrap(), "--archive-mode", "off"];
-        let mut command = self.depot.walhalla.command(&args);
-        let (kind, outcome) = if host().is_root {
-            let disk = SmallDisk::mount(data.clone(), 6);
-            let inner = self.area.make_dir(&format!("{name}/data"));
-            let args = ["restore", inner.to_str().unwrap(), "--archive-mode", "off"];
-            let outcome = self.depot.walhalla.run(&args);
-            assert!(!disk.path().join("data/global/pg_control").exists());
-            ("full data directory: no space left on the device", outcome)
+        let around = self.area.make_dir(&name);
+        let inner = format!("{name}/data");
+        let disk = host().is_root.then(|| SmallDisk::mount(around, 6));
+        let mut command = self.restore_command(&inner, &["--archive-mode", "off"]);
+        let (kind, outcome) = if disk.is_some() {
+            let kind = "full data directory: no space left on the device";
+            (kind, run(&mut command))
         } else {
-            command = with_file_limit(&command);
-            let outcome = run(&mut command);
-            assert!(!data.join("global/pg_control").exists());
-            (
-                "full data directory: a limit on the length of files",
-                outcome,
-            )
+            let kind = "full data directory: a limit on the length of files";
+            (kind, run(&mut with_file_limit(&command)))
         };
+        assert!(!self.area.path(&inner).join("global/pg_control").exists());
+        drop(disk);
         outcome.exits_within(1..=4).says(&["error:"]);
         self.note(kind);
         self.score.fault(kind);

@@ -348,9 +348,7 @@ impl Life {
 
     /// Restores if the plan says so; is refused otherwise.
     fn restore(&mut self, goal: &Goal, name: &str, action: &str, can: bool) -> Option<Cluster> {
-        let data = self.area.path(name);
-        let mut args = vec!["restore".to_owned(), data.to_str().unwrap().to_owned()];
-        args.extend(goal.args());
+        let mut args = goal.args();
         args.extend(["--archive-mode".to_owned(), "off".to_owned()]);
         if self.chance(20) {
             args.extend(["--wal".to_owned(), "on-demand".to_owned()]);
@@ -359,16 +357,15 @@ impl Life {
             args.extend(["--target-action".to_owned(), action.to_owned()]);
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let outcome = self.depot.walhalla.run(&args);
+        let outcome = run(&mut self.restore_command(name, &args));
         if !can {
             outcome.exits_with(4);
+            let data = self.area.path(name);
             assert!(!data.exists(), "a refused restore wrote {}", data.display());
             return None;
         }
         outcome.succeeds();
-        let mut server = Cluster::adopt(&self.area, self.version, data);
-        self.depot.walhalla.give_env(&mut server);
-        Some(server)
+        Some(self.server_in(name))
     }
 
     fn look_into(&mut self, goal: &Goal, mut server: Cluster, action: &str, effort: Effort) {
@@ -400,7 +397,7 @@ impl Life {
 
     /// The rows of a server are those that the model knows of the goal.
     pub fn compare(&mut self, goal: &Goal, server: &Cluster) {
-        let rows = Client::connect(server).ok().expect("it runs").rows();
+        let rows = Client::connect(server).expect("it runs").rows();
         let compared = self.model.compare(&rows, goal.timeline, goal.stop(self));
         match compared {
             Ok(checked) => self.score.checks += checked,

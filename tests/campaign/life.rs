@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use crate::client::{Client, Crowd};
 use crate::depot::{Depot, PATIENCE, archive_settings};
 use crate::model::{Backup, Model, Moment, RestorePoint, Stop};
 use crate::report::{Journal, Score};
-use crate::support::{Area, Cluster, Outcome, Shape, eventually};
+use crate::support::{Area, Cluster, Outcome, Shape, eventually, run};
 
 /// A cluster that lives, and all that is known of it.
 pub struct Life {
@@ -25,6 +26,8 @@ pub struct Life {
     pub model: Model,
     pub journal: Journal,
     pub score: Score,
+    /// The tablespace in which something of the cluster lies, if it has one.
+    pub tablespace: Option<u32>,
     ids: AtomicI64,
     serial: u32,
     pub area: Area,
@@ -61,6 +64,7 @@ impl Life {
             model: Model::default(),
             journal,
             score: Score::default(),
+            tablespace: None,
             ids: AtomicI64::new(1),
             serial: 1,
             area,
@@ -78,8 +82,24 @@ impl Life {
         client.ask("drop database template1");
         client.prepare();
         drop(client);
+        if self.chance(25) {
+            self.make_tablespace();
+        }
         self.work(10);
         self.back_up(&[]);
+    }
+
+    /// Each directory that is restored has a place of its own for it, beside the data directory.
+    fn make_tablespace(&mut self) {
+        let place = self.area.make_dir("server1.space");
+        let place = place.display();
+        let mut client = self.client();
+        client.ask(&format!("create tablespace side location '{place}'"));
+        client.ask("alter table tally set tablespace side");
+        client.ask("create index on ledger (length(body)) tablespace side");
+        let oid = client.ask("select oid::text from pg_tablespace where spcname = 'side'");
+        self.tablespace = Some(oid.unwrap().parse().unwrap());
+        self.note("with a tablespace");
     }
 
     pub fn note(&mut self, text: &str) {
@@ -96,13 +116,11 @@ impl Life {
     }
 
     pub fn client(&self) -> Client {
-        Client::connect(&self.primary)
-            .ok()
-            .expect("the primary runs")
+        Client::connect(&self.primary).expect("the primary runs")
     }
 
     pub fn look(&self) -> Moment {
-        self.client().look().ok().expect("the primary runs")
+        self.client().look().expect("the primary runs")
     }
 
     /// Commits so many rows, one after the other.
@@ -111,21 +129,17 @@ impl Life {
         for _ in 0..commits {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             let commit = client.commit(id, self.timeline);
-            self.model
-                .commits
-                .push(commit.ok().expect("the primary runs"));
+            self.model.commits.push(commit.expect("the primary runs"));
         }
     }
 
     /// The same on a server that no longer counts, on its timeline.
     pub fn work_on(&mut self, cluster: &Cluster, timeline: u32, commits: usize) {
-        let mut client = Client::connect(cluster).ok().expect("the server runs");
+        let mut client = Client::connect(cluster).expect("the server runs");
         for _ in 0..commits {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             let commit = client.commit(id, timeline);
-            self.model
-                .commits
-                .push(commit.ok().expect("the server runs"));
+            self.model.commits.push(commit.expect("the server runs"));
         }
     }
 
@@ -152,7 +166,7 @@ impl Life {
     pub fn settle(&mut self) {
         let mut client = self.client();
         let rows = client.rows();
-        let now = client.look().ok().expect("the primary runs");
+        let now = client.look().expect("the primary runs");
         self.model.settle(self.timeline, &rows, now);
     }
 
@@ -179,11 +193,10 @@ impl Life {
 
     /// Another server's.
     pub fn archive_of(&mut self, cluster: &Cluster, timeline: u32) {
-        let client = Client::connect(cluster).ok();
+        let client = Client::connect(cluster);
         let lsn = client
             .expect("the server runs")
             .look()
-            .ok()
             .expect("it runs")
             .lsn;
         cluster.archive_everything();
@@ -278,6 +291,35 @@ impl Life {
     #[track_caller]
     pub fn run(&self, args: &[&str]) -> Outcome {
         self.depot.walhalla.run(args).succeeds()
+    }
+
+    /// The command that restores into the directory of this name.
+    pub fn restore_command(&self, name: &str, args: &[&str]) -> Command {
+        let data = self.area.path(name);
+        let mut command = self
+            .depot
+            .walhalla
+            .command(&["restore", data.to_str().unwrap()]);
+        command.args(args);
+        if let Some(oid) = self.tablespace {
+            let place = self.area.make_dir(&format!("{name}.space"));
+            command.args(["--tablespace-map", &format!("{oid}={}", place.display())]);
+        }
+        command
+    }
+
+    /// Restores into a directory of this name; does not start it.
+    #[track_caller]
+    pub fn restore_to(&self, name: &str, args: &[&str]) -> Cluster {
+        run(&mut self.restore_command(name, args)).succeeds();
+        self.server_in(name)
+    }
+
+    /// The cluster in the directory of this name.
+    pub fn server_in(&self, name: &str) -> Cluster {
+        let mut server = Cluster::adopt(&self.area, self.version, self.area.path(name));
+        self.depot.walhalla.give_env(&mut server);
+        server
     }
 
     /// Removes a data directory, and what lies beside it under its name.

@@ -210,16 +210,13 @@ impl Campaign {
             live_through(version, &title, rounds, rng, &mut played)
         }));
         let seconds = begun.elapsed().as_secs_f32();
-        match lived {
-            Ok(score) => {
-                println!("{title}: {rounds} rounds on {version} passed in {seconds:.0} s");
-                self.score.lock().unwrap().add(&score);
-            }
-            Err(_) => {
-                let failure = format!("{title} # failed in round {} on {version}", played + 1);
-                println!("FAILED: {failure}");
-                self.failures.lock().unwrap().push(failure);
-            }
+        if let Ok(score) = lived {
+            println!("{title}: {rounds} rounds on {version} passed in {seconds:.0} s");
+            self.score.lock().unwrap().add(&score);
+        } else {
+            let failure = format!("{title} # failed in round {} on {version}", played + 1);
+            println!("FAILED: {failure}");
+            self.failures.lock().unwrap().push(failure);
         }
     }
 }

@@ -131,12 +131,12 @@ impl Cluster {
 
     /// Starts the server and waits until it takes connections.
     pub fn start(&mut self) {
-        if !self.starts() {
-            panic!(
-                "the server ended before it took connections:\n{}",
-                self.log_tail()
-            );
-        }
+        let takes_connections = self.starts();
+        assert!(
+            takes_connections,
+            "the server ended before it took connections:\n{}",
+            self.log_tail()
+        );
     }
 
     /// Starts the server and waits until it takes connections, or has ended; returns whether it does.
