@@ -194,6 +194,18 @@ impl Depot {
         cluster.configure(&archive_settings(&self.walhalla));
     }
 
+    /// Copies the store out of a file system that goes with the life, for somebody to look into.
+    pub fn rescue(&self, area: &Area) {
+        if self.disk.is_some() {
+            let from = self.store.path();
+            let copied = run(Command::new("cp")
+                .arg("-a")
+                .arg(from)
+                .arg(area.path("store")));
+            println!("the store is copied to its directory: {:?}", copied.code);
+        }
+    }
+
     fn replace_setting(&self, from: &str, to: &str) {
         let text = std::fs::read_to_string(&self.settings).unwrap();
         std::fs::write(&self.settings, text.replace(from, to)).unwrap();

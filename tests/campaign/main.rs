@@ -52,8 +52,14 @@ use self::support::host;
 
 /// In `make test`.
 const ROUNDS: usize = 6;
-/// Its seeds: one life on PostgreSQL 15 and one on 17.
-const SEEDS: [u64; 2] = [15, 17];
+/// Its lives, by their seeds, which are PostgreSQL's versions too.
+const EVERY_DAY: [(u64, [Deed; ROUNDS / 2]); 2] = [
+    (15, [Deed::KillServer, Deed::GoBack, Deed::Outage]),
+    (
+        17,
+        [Deed::KillBackupPush, Deed::KillWalFetches, Deed::FullStore],
+    ),
+];
 /// Lives at a time: each mostly waits for one process.
 const THREADS: usize = 2;
 /// After so many lives that failed, the rest would say the same.
@@ -150,7 +156,7 @@ impl Campaign {
             (_, Some(seed)) => vec![seed],
             (Some(_), None) => vec![fastrand::u64(..)],
             // Those of every day are the same ones: what fails there was broken since.
-            (None, None) => SEEDS.into_iter().rev().collect(),
+            (None, None) => EVERY_DAY.map(|(seed, _)| seed).to_vec(),
         };
         let rounds = rounds.map_or(ROUNDS, |rounds| rounds.try_into().unwrap());
         Self {
@@ -184,30 +190,21 @@ impl Campaign {
         loop {
             let seed = self.next_seed();
             let mut rng = Rng::with_seed(seed);
-            let version = if SEEDS.contains(&seed) {
-                u32::try_from(seed).unwrap()
-            } else {
-                *rng.choice(&VERSIONS).unwrap()
-            };
-            let wanted = rng.usize(4..8);
-            let rounds = self.take_rounds(if SEEDS.contains(&seed) {
-                ROUNDS / 2
-            } else {
-                wanted
-            });
+            let (version, deeds) = draw_life(seed, &mut rng);
+            let rounds = self.take_rounds(deeds.len());
             if rounds == 0 || self.failures.lock().unwrap().len() >= MOST_FAILURES {
                 return;
             }
-            self.live(seed, version, rounds, rng);
+            self.live(seed, version, &deeds[..rounds], rng);
         }
     }
 
-    fn live(&self, seed: u64, version: u32, rounds: usize, rng: Rng) {
-        let begun = Instant::now();
+    fn live(&self, seed: u64, version: u32, deeds: &[Deed], rng: Rng) {
+        let (begun, rounds) = (Instant::now(), deeds.len());
         let title = format!("make campaign SEED={seed} ROUNDS={rounds}");
         let mut played = 0;
         let lived = catch_unwind(AssertUnwindSafe(|| {
-            live_through(version, &title, rounds, rng, &mut played)
+            live_through(version, &title, deeds, rng, &mut played)
         }));
         let seconds = begun.elapsed().as_secs_f32();
         if let Ok(score) = lived {
@@ -221,15 +218,25 @@ impl Campaign {
     }
 }
 
+/// The version and the deeds of a life, one for each round.
+fn draw_life(seed: u64, rng: &mut Rng) -> (u32, Vec<Deed>) {
+    if let Some((_, deeds)) = EVERY_DAY.iter().find(|(known, _)| *known == seed) {
+        return (u32::try_from(seed).unwrap(), deeds.to_vec());
+    }
+    let version = *rng.choice(&VERSIONS).unwrap();
+    let mut deeds = DEEDS.to_vec();
+    rng.shuffle(&mut deeds);
+    deeds.truncate(rng.usize(4..8));
+    (version, deeds)
+}
+
 /// One life; its directory stays when it fails.
-fn live_through(version: u32, title: &str, rounds: usize, rng: Rng, played: &mut usize) -> Score {
+fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mut usize) -> Score {
     let begun = Instant::now();
     let mut life = Life::begin(version, title.to_owned(), rng);
-    let mut deeds = DEEDS.to_vec();
-    life.rng.shuffle(&mut deeds);
     let lived = catch_unwind(AssertUnwindSafe(|| {
         life.score.took("beginnings", begun);
-        for (round, deed) in deeds.iter().cycle().take(rounds).enumerate() {
+        for (round, deed) in deeds.iter().enumerate() {
             let begun = Instant::now();
             life.note(&format!("round {}: {deed:?}", round + 1));
             life.live_on();
@@ -240,6 +247,7 @@ fn live_through(version: u32, title: &str, rounds: usize, rng: Rng, played: &mut
         }
     }));
     if let Err(panic) = lived {
+        life.depot.rescue(&life.area);
         let kept = life.area.keep().display().to_string();
         life.note(&format!("failed; logs and archive are kept in {kept}"));
         life.journal.show();
