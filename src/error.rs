@@ -217,7 +217,7 @@ fn postgres_hint(error: &postgres::Error) -> Option<String> {
             "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
                 .to_owned(),
         ),
-        postgres::Error::Server { .. } => {
+        postgres::Error::NoConnection { .. } | postgres::Error::ConnectionTimeout { .. } => {
             Some("PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for psql".to_owned())
         }
         _ => None,

@@ -5,6 +5,7 @@
 
 pub mod backup_label;
 pub mod catalogs;
+pub mod connection;
 pub mod control;
 pub mod data_directory;
 pub mod lsn;
@@ -106,13 +107,37 @@ pub enum Error {
         #[source]
         source: Box<sqlx::Error>,
     },
-    /// The server did not answer in time.
-    #[error("{doing} did not finish within {seconds} s")]
-    ServerTimeout {
-        /// What was asked of the server.
-        doing: &'static str,
+    /// A setting of the connection that cannot be followed.
+    #[error("the connection's setting {name} cannot be followed")]
+    Connection {
+        /// The variable, or libpq's keyword where there is none.
+        name: &'static str,
+        /// What is wrong with it.
+        #[source]
+        problem: connection::Problem,
+    },
+    /// Nobody answered, or not in a way that lets one in.
+    #[error("could not connect to PostgreSQL at {place}")]
+    NoConnection {
+        /// The socket, or host and port.
+        place: String,
+        /// The driver's error.
+        #[source]
+        source: Box<sqlx::Error>,
+    },
+    /// The server did not let one in in time.
+    #[error("connecting to PostgreSQL at {place} did not finish within {seconds} s")]
+    ConnectionTimeout {
+        /// The socket, or host and port.
+        place: String,
         /// The limit.
         seconds: u64,
+    },
+    /// A server of another kind than `PGTARGETSESSIONATTRS` asks for.
+    #[error("the server at {place} is not of the kind that PGTARGETSESSIONATTRS asks for")]
+    UnwantedServer {
+        /// The socket, or host and port.
+        place: String,
     },
 }
 

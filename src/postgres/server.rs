@@ -1,16 +1,15 @@
 //! A connection to a running server: what a base backup asks of it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgRow, PgSslMode};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row};
 
+use super::connection::{self, Attempt, Listens, Surroundings, Wanted};
 use super::{Error, Lsn, SystemIdentifier, Version};
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How far apart a server's start and its `postmaster.pid` may be.
 const START_TOLERANCE_SECONDS: i64 = 120;
 
@@ -64,28 +63,89 @@ pub struct ArchiverState {
 }
 
 impl Server {
-    /// Connects as libpq's `PG*` variables and password file say; where they name no server, to the
-    /// one that runs in `pgdata`.
+    /// Connects as libpq's variables, service and password files say; where they name no server, to the one that runs in
+    /// `pgdata`.
     ///
     /// # Errors
-    /// [`Error::Server`] with the driver's reason.
+    /// [`Error::Connection`] for settings that cannot be followed, [`Error::Server`] with the driver's reason.
     pub async fn connect(pgdata: &Path) -> Result<Self, Error> {
-        let options = options(pgdata)?;
-        let doing = "connecting to PostgreSQL";
-        let connect = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
-        let connection = match connect {
-            Ok(result) => result.map_err(|source| Error::Server {
-                doing,
-                source: Box::new(source),
-            })?,
-            Err(_) => {
-                return Err(Error::ServerTimeout {
-                    doing,
-                    seconds: CONNECT_TIMEOUT.as_secs(),
-                });
-            }
+        let surroundings = Surroundings {
+            variable: &|name| std::env::var_os(name),
+            home: std::env::home_dir(),
+            user: &|| whoami::username().map_err(|_| rustix::process::geteuid().as_raw()),
         };
-        Self::prepare(connection).await
+        let listens = PidFile::read(pgdata).and_then(|pid_file| pid_file.listens(pgdata));
+        let ways = connection::connection(&surroundings, listens.as_ref())?;
+        let passes = match ways.wanted {
+            Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
+            wanted => vec![wanted],
+        };
+        let mut failure = None;
+        for wanted in passes {
+            for attempt in &ways.attempts {
+                match Self::attempt(attempt, ways.timeout, wanted).await {
+                    Ok(server) => return Ok(server),
+                    // What is tried at last without encryption, or with it, tells less than the first try.
+                    Err(_) if attempt.is_second_try => {}
+                    Err(error) => {
+                        tracing::debug!(
+                            "no connection to {}: {}",
+                            attempt.place,
+                            crate::output::chain(&error)
+                        );
+                        failure = Some(error);
+                    }
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Error::invalid("PGHOST", "")))
+    }
+
+    async fn attempt(
+        attempt: &Attempt,
+        timeout: Option<Duration>,
+        wanted: Wanted,
+    ) -> Result<Self, Error> {
+        let connect = attempt.options.connect();
+        let connected = match timeout {
+            Some(limit) => {
+                let timed_out = |_| Error::ConnectionTimeout {
+                    place: attempt.place.clone(),
+                    seconds: limit.as_secs(),
+                };
+                tokio::time::timeout(limit, connect)
+                    .await
+                    .map_err(timed_out)?
+            }
+            None => connect.await,
+        };
+        let connection = connected.map_err(|source| Error::NoConnection {
+            place: attempt.place.clone(),
+            source: Box::new(source),
+        })?;
+        let mut server = Self::prepare(connection).await?;
+        if server.is(wanted).await? {
+            return Ok(server);
+        }
+        server.close().await;
+        Err(Error::UnwantedServer {
+            place: attempt.place.clone(),
+        })
+    }
+
+    /// Whether the session is on a server of the kind that is wanted (fe-connect.c, `CONNECTION_CHECK_TARGET`).
+    async fn is(&mut self, wanted: Wanted) -> Result<bool, Error> {
+        let query = "SELECT pg_catalog.pg_is_in_recovery(), \
+                     pg_catalog.current_setting('transaction_read_only') OPERATOR(pg_catalog.=) 'on'";
+        let row = self.row("asking which kind of server it is", query).await?;
+        let (in_recovery, is_read_only): (bool, bool) = (row.get(0), row.get(1));
+        Ok(match wanted {
+            Wanted::Any | Wanted::PreferStandby => true,
+            Wanted::ReadWrite => !in_recovery && !is_read_only,
+            Wanted::ReadOnly => in_recovery || is_read_only,
+            Wanted::Primary => !in_recovery,
+            Wanted::Standby => in_recovery,
+        })
     }
 
     /// Learns the version and lifts the limits that would end a long, idle session.
@@ -95,14 +155,24 @@ impl Server {
             connection,
             version,
         };
+        // Before anything else: whatever is called by its name is PostgreSQL's own, whoever may create things in the
+        // database. `pg_temp` last, where it hides nothing.
+        let doing = "setting the session's search_path";
+        sqlx::query("SET search_path = pg_catalog, pg_temp")
+            .execute(&mut server.connection)
+            .await
+            .map_err(|source| Error::Server {
+                doing,
+                source: Box::new(source),
+            })?;
         let row = server
             .row(
                 "asking for the server's version",
-                "SELECT current_setting('server_version_num')::int4",
+                "SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4",
             )
             .await?;
         server.version = Version::of_server(u32::try_from(row.get::<i32, _>(0)).unwrap_or(0))?;
-        let lift = "SELECT count(set_config(name, '0', false)) FROM pg_settings \
+        let lift = "SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
                     WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_session_timeout', 'transaction_timeout')";
         server.row("setting the session's limits", lift).await?;
         Ok(server)
@@ -110,11 +180,11 @@ impl Server {
 
     /// The server's facts.
     pub async fn facts(&mut self) -> Result<Facts, Error> {
-        let query = "SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(), \
-                     current_setting('archive_mode'), \
-                     COALESCE((SELECT string_agg(setting, '') FROM pg_settings \
+        let query = "SELECT (SELECT system_identifier::text FROM pg_catalog.pg_control_system()), pg_catalog.pg_is_in_recovery(), \
+                     pg_catalog.current_setting('archive_mode'), \
+                     COALESCE((SELECT pg_catalog.string_agg(setting, '') FROM pg_catalog.pg_settings \
                                WHERE name IN ('archive_command', 'archive_library') AND setting <> '(disabled)'), ''), \
-                     (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::int8, current_setting('server_version')";
+                     (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8, pg_catalog.current_setting('server_version')";
         let row = self.row("asking for the server's state", query).await?;
         Ok(Facts {
             system_identifier: row.get::<String, _>(0).parse()?,
@@ -131,8 +201,7 @@ impl Server {
         let Some(pid_file) = PidFile::read(pgdata) else {
             return Ok(false);
         };
-        let query =
-            "SELECT EXTRACT(epoch FROM pg_postmaster_start_time())::int8, current_setting('port')";
+        let query = "SELECT EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::int8, pg_catalog.current_setting('port')";
         let row = self
             .row("asking for the server's start time", query)
             .await?;
@@ -144,9 +213,9 @@ impl Server {
     /// Begins a non-exclusive backup with an immediate checkpoint; returns where replay would begin.
     pub async fn start_backup(&mut self, label: &str) -> Result<Lsn, Error> {
         let query = if self.version.has_backup_start() {
-            "SELECT pg_backup_start($1, true)::text"
+            "SELECT pg_catalog.pg_backup_start($1, true)::text"
         } else {
-            "SELECT pg_start_backup($1, true, false)::text"
+            "SELECT pg_catalog.pg_start_backup($1, true, false)::text"
         };
         let doing = "starting the backup";
         let row = sqlx::query(query)
@@ -167,19 +236,23 @@ impl Server {
             self.version.has_backup_start(),
             self.version.can_skip_archive_wait(),
         ) {
-            (true, _) => "SELECT lsn::text, labelfile, spcmapfile FROM pg_backup_stop(false)",
-            (false, true) => {
-                "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false, false)"
+            (true, _) => {
+                "SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(false)"
             }
-            (false, false) => "SELECT lsn::text, labelfile, spcmapfile FROM pg_stop_backup(false)",
+            (false, true) => {
+                "SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false, false)"
+            }
+            (false, false) => {
+                "SELECT lsn::text, labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false)"
+            }
         };
         // After the stop it would see transactions end that the backup does not hold.
-        let query = "SELECT txid_current_snapshot()::text";
+        let query = "SELECT pg_catalog.txid_current_snapshot()::text";
         let before = self
             .row("asking for the transactions that run", query)
             .await?;
         let stopped = self.row("stopping the backup", call).await?;
-        let query = "SELECT (EXTRACT(epoch FROM clock_timestamp()) * 1000000)::int8";
+        let query = "SELECT (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8";
         let after = self
             .row("asking for the time of the backup's end", query)
             .await?;
@@ -195,7 +268,7 @@ impl Server {
     /// What the archiver says of itself.
     pub async fn archiver_state(&mut self) -> Result<ArchiverState, Error> {
         let query = "SELECT CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') \
-                     THEN last_failed_wal END, archived_count FROM pg_stat_archiver";
+                     THEN last_failed_wal END, archived_count FROM pg_catalog.pg_stat_archiver";
         let row = self.row("asking for the archiver's state", query).await?;
         Ok(ArchiverState {
             failing: row.get(0),
@@ -223,61 +296,43 @@ struct PidFile {
     started: i64,
     port: String,
     socket_directory: String,
+    address: String,
 }
 
 impl PidFile {
     fn read(pgdata: &Path) -> Option<Self> {
-        let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
+        let text = std::fs::read(pgdata.join("postmaster.pid")).ok()?;
+        let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines().skip(2).map(str::trim);
         Some(Self {
             started: lines.next()?.parse().ok()?,
             port: lines.next()?.to_owned(),
             socket_directory: lines.next()?.to_owned(),
+            address: lines.next().unwrap_or_default().to_owned(),
         })
     }
-}
 
-/// What libpq's variables say, completed by where the server of `pgdata` listens.
-///
-/// Goes by way of a URL, since that is how the driver looks into the password file with all of it.
-fn options(pgdata: &Path) -> Result<PgConnectOptions, Error> {
-    let is_set = |name| std::env::var_os(name).is_some();
-    if let Ok(mode) = std::env::var("PGSSLMODE") {
-        mode.parse::<PgSslMode>()
-            .map_err(|_| Error::invalid("PGSSLMODE", mode))?;
+    /// Where it listens. A socket directory may be meant from the data directory, in which the server runs.
+    fn listens(&self, pgdata: &Path) -> Option<Listens> {
+        let directory = self.socket_directory.as_str();
+        let socket_directory = match directory {
+            "" => None,
+            name if name.starts_with('@') => Some(PathBuf::from(name)),
+            path => Some(std::path::absolute(pgdata.join(path)).ok()?),
+        };
+        let address = match self.address.as_str() {
+            "" => None,
+            // Every address, this host's own among them (pg_ctl.c reads it so).
+            "*" | "0.0.0.0" => Some("localhost".to_owned()),
+            "::" => Some("::1".to_owned()),
+            address => Some(address.to_owned()),
+        };
+        Some(Listens {
+            socket_directory,
+            address,
+            port: self.port.parse().ok()?,
+        })
     }
-    let mut words = Vec::new();
-    if let Some(pid_file) = PidFile::read(pgdata) {
-        if !is_set("PGHOST") && !is_set("PGHOSTADDR") && !pid_file.socket_directory.is_empty() {
-            words.push(("host", pid_file.socket_directory));
-        }
-        if !is_set("PGPORT") {
-            words.push(("port", pid_file.port));
-        }
-    }
-    if !is_set("PGDATABASE") {
-        words.push(("dbname", "postgres".to_owned()));
-    }
-    let words: Vec<String> = words
-        .iter()
-        .map(|(name, value)| format!("{name}={}", encoded(value)))
-        .collect();
-    let url = format!("postgres://?{}", words.join("&"));
-    let doing = "reading the connection's settings";
-    let mut options: PgConnectOptions = url.parse().map_err(|source| Error::Server {
-        doing,
-        source: Box::new(source),
-    })?;
-    if !is_set("PGAPPNAME") {
-        options = options.application_name("walhalla");
-    }
-    Ok(options
-        .statement_cache_capacity(0)
-        .disable_statement_logging())
-}
-
-fn encoded(value: &str) -> String {
-    percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
 fn timestamp(microseconds: i64) -> Result<Timestamp, Error> {

@@ -23,6 +23,7 @@
 mod support;
 
 mod check;
+mod connecting;
 mod damaged_pages;
 mod delta_files;
 mod delta_mix;

@@ -121,6 +121,11 @@ impl Cluster {
         self.env = variables.to_vec();
     }
 
+    /// Makes the server's sockets be in this directory instead, as `unix_socket_directories` names it.
+    pub fn listen_in(&mut self, directory: &str) {
+        self.sockets = directory.into();
+    }
+
     /// Makes the server listen on TCP too, and returns the port.
     pub fn listen_on_tcp(&mut self) -> u16 {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
