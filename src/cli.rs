@@ -35,6 +35,12 @@ pub struct Global {
     /// Store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
+    /// Take settings from the file and the command line, and none from WALHALLA_* variables
+    #[arg(long, global = true, hide = true)]
+    pub no_environment: bool,
+    /// A setting, which wins over the file; may be given more than once
+    #[arg(long = "set", global = true, hide = true, value_name = "KEY=VALUE", value_parser = pair)]
+    pub set: Vec<(String, String)>,
     /// Print one JSON document on standard output
     #[arg(long, global = true)]
     pub json: bool,
@@ -318,12 +324,15 @@ pub struct BackupFetch {
     pub tablespaces: TablespaceMap,
 }
 
-/// `--tablespace-map`
+/// `--tablespace-map` and `--waldir`
 #[derive(Clone, Debug, Args)]
 pub struct TablespaceMap {
     /// Put a tablespace elsewhere; may be given more than once
     #[arg(long = "tablespace-map", value_name = "OID=DIR", value_parser = tablespace)]
     pub map: Vec<(u32, PathBuf)>,
+    /// Put the WAL folder into this directory, with a link to it in the data directory
+    #[arg(long, value_name = "DIR", value_parser = absolute_directory)]
+    pub waldir: Option<PathBuf>,
 }
 
 /// `restore`
@@ -549,9 +558,13 @@ fn pair(text: &str) -> Result<(String, String), String> {
 fn tablespace(text: &str) -> Result<(u32, PathBuf), String> {
     let (oid, directory) = text.split_once('=').ok_or("write it as OID=DIR")?;
     let oid = oid.parse().map_err(|_| format!("{oid:?} is no OID"))?;
-    let directory = PathBuf::from(directory);
+    Ok((oid, absolute_directory(directory)?))
+}
+
+fn absolute_directory(text: &str) -> Result<PathBuf, String> {
+    let directory = PathBuf::from(text);
     if directory.is_absolute() {
-        Ok((oid, directory))
+        Ok(directory)
     } else {
         Err("the directory must be absolute".to_owned())
     }

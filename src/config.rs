@@ -60,6 +60,39 @@ const KEYS: [Key; 26] = [
     key("azure_access_tier", "WALHALLA_AZURE_ACCESS_TIER"),
 ];
 
+/// Those with which a store is read.
+const READ_WITH: [&str; 7] = [
+    "download_concurrency",
+    "retry_timeout",
+    "ca_file",
+    "s3_force_path_style",
+    "s3_requester_pays",
+    "s3_conditional_writes",
+    "s3_checksums",
+];
+
+/// What the command line says of settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags<'a> {
+    /// `--config`
+    pub file: Option<&'a Path>,
+    /// `--store`
+    pub store: Option<&'a str>,
+    /// `--set`
+    pub set: &'a [(String, String)],
+    /// Whether variables count.
+    pub environment: Environment,
+}
+
+/// What is made of WALHALLA_* variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// They win over the file.
+    Read,
+    /// Nothing: who wrote the command line said all that counts.
+    Ignored,
+}
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -160,14 +193,16 @@ pub enum Error {
 }
 
 impl Settings {
-    /// Reads and checks the settings. `file` and `store` are the flags' values.
+    /// Reads and checks the settings.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn load(file: Option<&Path>, store: Option<&str>) -> Result<Self, Error> {
-        let named = file
-            .map(Path::to_owned)
-            .or_else(|| std::env::var_os("WALHALLA_CONFIG").map(PathBuf::from));
+    pub fn load(flags: &Flags) -> Result<Self, Error> {
+        let variable = || match flags.environment {
+            Environment::Read => std::env::var_os("WALHALLA_CONFIG").map(PathBuf::from),
+            Environment::Ignored => None,
+        };
+        let named = flags.file.map(Path::to_owned).or_else(variable);
         let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
         let table = path
             .as_deref()
@@ -176,14 +211,22 @@ impl Settings {
             .unwrap_or_default();
         let mut values: Vec<Value> = KEYS
             .iter()
-            .map(|key| find(key, &table, path.as_deref()))
+            .map(|key| find(key, &table, path.as_deref(), flags.environment))
             .collect();
-        if let (Some(store), Some(value)) = (store, values.first_mut()) {
-            *value = Value {
-                key: "store",
-                text: Some(store.to_owned()),
-                origin: Origin::Flag,
-            };
+        let store = flags.store.map(|store| ("store", store));
+        let set = flags
+            .set
+            .iter()
+            .map(|(key, text)| (key.as_str(), text.as_str()));
+        for (key, text) in set.chain(store) {
+            let value = values.iter_mut().find(|value| value.key == key);
+            let value = value.ok_or_else(|| Error::UnknownKey {
+                path: "--set".into(),
+                nearest: nearest(key),
+                key: key.to_owned(),
+            })?;
+            value.text = Some(text.to_owned());
+            value.origin = Origin::Flag;
         }
         Self::resolve(values, path)
     }
@@ -236,9 +279,16 @@ impl Settings {
         self.store.as_deref().ok_or(Error::NoStore)
     }
 
-    /// The store's URL if it came from a flag or a variable, which a server's `restore_command` does not have.
-    pub fn store_beside_file(&self) -> Option<String> {
-        self.beside_file("store")
+    /// Settings that a server's `restore_command` must be told, as they are not in the file: what makes it read the store as
+    /// this process does. Neither keys nor the files that hold them.
+    pub fn beside_the_file(&self) -> Vec<(String, String)> {
+        let is_told = |value: &&Value| {
+            READ_WITH.contains(&value.key)
+                && matches!(value.origin, Origin::Variable(_) | Origin::Flag)
+        };
+        let told = self.values.iter().filter(is_told);
+        told.filter_map(|value| Some((value.key.to_owned(), value.text.clone()?)))
+            .collect()
     }
 
     /// Whether the identity came from a variable, which a server's `restore_command` does not have.
@@ -408,10 +458,14 @@ fn nearest(unknown: &str) -> &'static str {
     best.map_or("store", |key| key.name)
 }
 
-fn find(key: &Key, table: &BTreeMap<String, toml::Value>, path: Option<&Path>) -> Value {
-    if let Some(text) = std::env::var(key.variable)
-        .ok()
-        .filter(|text| !text.is_empty())
+fn find(
+    key: &Key,
+    table: &BTreeMap<String, toml::Value>,
+    path: Option<&Path>,
+    environment: Environment,
+) -> Value {
+    let variable = std::env::var(key.variable).ok();
+    if let Some(text) = variable.filter(|text| environment == Environment::Read && !text.is_empty())
     {
         return Value {
             key: key.name,

@@ -1,6 +1,7 @@
 //! The one error of all commands: its exit code and its hint.
 
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
 
@@ -8,6 +9,7 @@ use crate::backup::contents;
 use crate::pipeline::Locked;
 use crate::pipeline::encryption::IdentityError;
 use crate::postgres::WalFileName;
+use crate::restore::target::shell_bytes;
 use crate::verify::receipts;
 use crate::{backup, config, pipeline, postgres, repository, restore, verify, wal};
 
@@ -310,6 +312,77 @@ fn verify_hint(error: &verify::Error) -> Option<String> {
     }
 }
 
+/// What helps where a directory cannot be restored into.
+fn place_hint(error: &restore::Error) -> Option<String> {
+    let text = match error {
+        restore::Error::NotEmpty(_, occupant) => return Some(occupant.hint()),
+        restore::Error::Restoring(_) => "wait until it has ended, or end it; nothing was written",
+        restore::Error::InUse(..) => {
+            "name directories that no server uses (--tablespace-map OID=DIR for a tablespace), or stop the server; nothing was written"
+        }
+        restore::Error::UnprovenTablespace { tablespace, place } => {
+            return Some(format!(
+                "where no other data directory uses it, say so: --tablespace-map {}; otherwise name an empty directory in the same way. Nothing was written",
+                map_option(*tablespace, place)
+            ));
+        }
+        restore::Error::WalIsALink(_, target) => {
+            return Some(format!(
+                "where no other data directory uses it, say so: --waldir {}; otherwise name an empty directory in the same way. Nothing was written",
+                shell_bytes(target.as_os_str().as_bytes())
+            ));
+        }
+        restore::Error::NotTheOwners {
+            tablespace, place, ..
+        } => {
+            return Some(format!(
+                "create it and give it to that user, or name it: --tablespace-map {}; nothing was written",
+                map_option(*tablespace, place)
+            ));
+        }
+        restore::Error::OtherOwner { .. } => {
+            "restore as the user to whom it belongs, or give the directory to the right user (chown) first; nothing was written"
+        }
+        restore::Error::ForeignLink(_) => {
+            "name the directory itself, without the link; nothing was written"
+        }
+        restore::Error::LeadsNowhere(_) => {
+            "create what it leads to, or remove the link; nothing was written"
+        }
+        restore::Error::MountInside(_) => {
+            "unmount it for the restore, or restore into a new directory; for WAL on a disk of its own, --waldir names a directory on it. Nothing was written"
+        }
+        restore::Error::NoRight { .. } => {
+            "give the user who restores the right to write there, or restore elsewhere; nothing was written"
+        }
+        restore::Error::NoStage { .. } => {
+            "set `spool_dir` (WALHALLA_SPOOL_DIR) to a directory that is there and can be written to, or let the server fetch its WAL itself (--wal on-demand); nothing was written"
+        }
+        restore::Error::NoRoomAside(_) => "look at them, and remove what is not wanted",
+        restore::Error::StrangePath(_) => {
+            "nothing of it was written; somebody may have changed the backup in the store: `walhalla verify`, or another backup with --backup"
+        }
+        restore::Error::NoInodes { .. } => {
+            "remove files, or restore on another file system; nothing was written"
+        }
+        restore::Error::NotAStage(_) => {
+            "remove it yourself, or set `spool_dir` (WALHALLA_SPOOL_DIR) to another directory; nothing was written"
+        }
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+/// What `--tablespace-map` takes for this place, as a shell takes it.
+fn map_option(tablespace: u32, place: &Path) -> String {
+    let option = [
+        format!("{tablespace}=").as_bytes(),
+        place.as_os_str().as_bytes(),
+    ]
+    .concat();
+    shell_bytes(&option)
+}
+
 fn restore_hint(error: &restore::Error) -> Option<String> {
     let text = match error {
         restore::Error::Repository(error) => return repository_hint(error),
@@ -324,9 +397,6 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             });
         }
         restore::Error::ReplayPlace { tablespace, unfit } => return Some(unfit.hint(tablespace)),
-        restore::Error::NotEmpty(_) => {
-            "name an empty or new directory, or empty this one yourself, or restore over it with --delta; nothing was written"
-        }
         restore::Error::NotThisCluster { .. } => {
             "stop the server (or remove a postmaster.pid that no server owns), or name another directory; nothing was written"
         }
@@ -337,7 +407,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"
         }
         restore::Error::Local { .. } => {
-            "the restore is not finished and the directory will not start; empty it, or go over it with --delta, and try again"
+            "the restore is not finished and the directory will not start; the same command with --delta takes it up"
         }
         restore::Error::Contents(contents::Error::Repository(error)) => {
             return repository_hint(error);
@@ -362,9 +432,9 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             "put `age_identity_file` into the settings file, or stage the WAL (--wal staged)"
         }
         restore::Error::SealedPlan { .. } | restore::Error::Staged(_) => {
-            "restore again into an empty directory"
+            "restore again, into a new directory or with --delta over this one"
         }
-        restore::Error::BrokenOff => return None,
+        _ => return place_hint(error),
     };
     Some(text.to_owned())
 }

@@ -1,6 +1,10 @@
 //! What users see: results on standard output, messages on standard error.
+//!
+//! Names, labels and error texts come from stores and servers that others can write to. Everything that is printed goes
+//! through here, and characters that a terminal would obey are shown as escapes.
 
-use std::io::Write;
+use std::borrow::Cow;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -24,8 +28,9 @@ pub fn start_log(global: &Global) {
         // It warns at each read of an object in parts that S3 keeps no checksum of the whole.
         .with_target("aws_sdk_s3", level.min(LevelFilter::ERROR));
     let registry = tracing_subscriber::registry().with(filter);
+    let format = global.log_format;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || LogLines(format))
         .with_target(false)
         .log_internal_errors(false);
     match global.log_format {
@@ -39,11 +44,21 @@ pub fn start_log(global: &Global) {
 /// Prints a result as one JSON document.
 pub fn json(value: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_string_pretty(value).expect("results are text, numbers and lists");
-    line(&text)
+    print(&in_json(&text))
 }
 
-/// Prints a line of a result. A reader that has seen enough is no error.
+/// Prints a line of a result; a line break in it is shown as an escape.
 pub fn line(text: &str) -> Result<(), Error> {
+    print(&in_a_line(text))
+}
+
+/// Prints lines of a result, whose line breaks are meant. What of it may come from elsewhere went through [`in_a_line`].
+pub fn block(text: &str) -> Result<(), Error> {
+    print(&printable(text, |letter| letter == '\n'))
+}
+
+/// A reader that has seen enough is no error.
+fn print(text: &str) -> Result<(), Error> {
     let mut output = std::io::stdout().lock();
     match writeln!(output, "{text}").and_then(|()| output.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::System {
@@ -52,6 +67,90 @@ pub fn line(text: &str) -> Result<(), Error> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Text that stays in its line and that no terminal obeys: `\u{1b}` stands for an escape character.
+pub fn in_a_line(text: &str) -> Cow<'_, str> {
+    printable(text, |_| false)
+}
+
+fn printable(text: &str, is_meant: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let is_shown = |letter: char| is_meant(letter) || !is_obeyed(letter);
+    if text.chars().all(is_shown) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|letter| {
+        if is_shown(letter) {
+            letter.to_string()
+        } else {
+            letter.escape_unicode().to_string()
+        }
+    });
+    Cow::Owned(shown.collect())
+}
+
+/// JSON as a terminal may show it, too: its own escapes leave out the second block of control characters.
+fn in_json(text: &str) -> Cow<'_, str> {
+    if !text.contains(|letter| letter != '\n' && is_obeyed(letter)) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|letter| {
+        if letter != '\n' && is_obeyed(letter) {
+            format!("\\u{:04x}", u32::from(letter))
+        } else {
+            letter.to_string()
+        }
+    });
+    Cow::Owned(shown.collect())
+}
+
+/// Whether a character does something else than stand there: control characters, and those that turn the direction of
+/// what follows or end a line.
+fn is_obeyed(letter: char) -> bool {
+    letter.is_control()
+        || matches!(
+            letter,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+/// Standard error for log lines, of which each comes in one piece.
+#[derive(Clone, Copy)]
+struct LogLines(LogFormat);
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let shown = match self.0 {
+            LogFormat::Json => in_json(text).into_owned(),
+            LogFormat::Text => colored(text),
+        };
+        writeln!(io::stderr().lock(), "{shown}")?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A log line with the colors that its author gave it.
+fn colored(text: &str) -> String {
+    let mut pieces = text.split("\u{1b}[");
+    let mut shown = in_a_line(pieces.next().unwrap_or_default()).into_owned();
+    for piece in pieces {
+        let length = piece
+            .bytes()
+            .take_while(|byte| byte.is_ascii_digit() || *byte == b';')
+            .count();
+        let is_color = piece
+            .get(length..)
+            .is_some_and(|rest| rest.starts_with('m'));
+        shown.push_str(if is_color { "\u{1b}[" } else { "\\u{1b}[" });
+        shown.push_str(&in_a_line(piece));
+    }
+    shown
 }
 
 /// An error with its causes, in a line.
@@ -80,7 +179,7 @@ pub fn error(error: &Error, format: LogFormat) {
         let document = serde_json::json!({
             "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": error.hint(),
         });
-        message(&document.to_string());
+        message(&in_json(&document.to_string()));
         return;
     }
     message(&format!("error: {error}"));
@@ -96,12 +195,42 @@ pub fn error(error: &Error, format: LogFormat) {
     }
 }
 
-/// Prints a line to standard error. A log that cannot be written must not change how the command ends.
+/// Prints a line to standard error; further lines of it are indented. A log that cannot be written must not change how the
+/// command ends.
 pub fn message(text: &str) {
+    let text = printable(text, |letter| letter == '\n').replace('\n', "\n    ");
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// An exit code of [`crate::error`].
 pub fn exit(code: u8) -> ExitCode {
     ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown_as_an_escape() {
+        let hostile = "a\u{1b}]0;x\u{7}\r\n\u{9b}31m\u{202e}\u{2028}é\u{1f418}";
+        let shown = in_a_line(hostile);
+        assert_eq!(
+            shown,
+            "a\\u{1b}]0;x\\u{7}\\u{d}\\u{a}\\u{9b}31m\\u{202e}\\u{2028}é\u{1f418}"
+        );
+        assert_eq!(in_a_line("plain, café"), "plain, café");
+        let json = in_json(&serde_json::to_string(&hostile).unwrap()).into_owned();
+        assert!(!json.contains(is_obeyed), "{json}");
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), hostile);
+    }
+
+    #[test]
+    fn a_log_line_keeps_its_colors_and_nothing_else() {
+        let line = "\u{1b}[33m WARN\u{1b}[0m x\u{1b}[2Jy\u{1b}]0;z\u{7}\nhint: forged";
+        assert_eq!(
+            colored(line),
+            "\u{1b}[33m WARN\u{1b}[0m x\\u{1b}[2Jy\\u{1b}]0;z\\u{7}\\u{a}hint: forged"
+        );
+    }
 }

@@ -182,6 +182,24 @@ impl<'a> Chain<'a> {
         lock(&self.left).keys().cloned().collect()
     }
 
+    /// The length of every file of the result, as far as the lists tell; without those that are not wanted.
+    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
+        let Some(leaf) = self.layers.last() else {
+            return HashMap::new();
+        };
+        let left = lock(&self.left);
+        let sizes = leaf.contents.sizes().into_iter().map(|(name, size_bytes)| {
+            let Some(path) = whole_name(&name) else {
+                return (name, size_bytes);
+            };
+            let blocks = self.relations.blocks(&path);
+            let whole =
+                blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
+            (path, whole.unwrap_or(size_bytes))
+        });
+        sizes.filter(|(path, _)| left.contains_key(path)).collect()
+    }
+
     /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
     pub fn tasks(&self) -> Vec<Task<'_>> {
         let mut tasks = Vec::new();

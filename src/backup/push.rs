@@ -23,7 +23,7 @@ use crate::postgres::data_directory::{self, Listing, Tablespace};
 use crate::postgres::server::{Facts, Server, StoppedBackup};
 use crate::postgres::{ControlFile, Lsn, TimelineId, WalFileName, control};
 use crate::progress::{Progress, Show};
-use crate::repository::catalog::StoredPart;
+use crate::repository::catalog::{LeftOut, StoredPart};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::{self, archiver::Archiver};
@@ -72,6 +72,7 @@ struct Stored {
     relations: StoredPart,
     manifest: StoredPart,
     tablespaces: Vec<Tablespace>,
+    left_out: Vec<LeftOut>,
 }
 
 impl Backup<'_> {
@@ -97,10 +98,14 @@ impl Backup<'_> {
             self.pgdata.display()
         );
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
-        for path in &listing.left_out {
+        let left_out: Vec<LeftOut> = listing
+            .left_out
+            .iter()
+            .map(|path| self.left_out(path))
+            .collect();
+        for left_out in &left_out {
             tracing::warn!(
-                "{} is neither file nor directory and is left out, as PostgreSQL does",
-                path.display()
+                "{left_out}: it is neither file nor directory and is left out, as PostgreSQL does"
             );
         }
         let tablespaces = listing.tablespaces.clone();
@@ -137,11 +142,20 @@ impl Backup<'_> {
             relations,
             manifest,
             tablespaces,
+            left_out,
         };
         let mut entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
         (entry.of_standby, entry.checkpoint_lsn) = (label.of_standby, label.checkpoint_lsn);
         self.repository.commit_backup(&entry)?;
         Ok(entry)
+    }
+
+    fn left_out(&self, path: &Path) -> LeftOut {
+        let target = std::fs::read_link(self.pgdata.join(path)).ok();
+        LeftOut {
+            path: path.to_string_lossy().into_owned(),
+            link_to: target.map(|target| target.to_string_lossy().into_owned()),
+        }
     }
 
     fn wait<T, E: Into<Error>>(
@@ -346,6 +360,7 @@ impl Backup<'_> {
             relations,
             manifest,
             tablespaces,
+            left_out,
         } = stored;
         let mut corrupt_blocks = std::mem::take(&mut packed.corrupt_blocks);
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
@@ -380,6 +395,7 @@ impl Backup<'_> {
             files: packed.manifest.files.len() as u64,
             stored_bytes: 0,
             tablespaces,
+            left_out,
             encrypted_to: self.pipeline.recipients().to_vec(),
             catalogs: parts.first().map(|part| part.name.clone()),
             parts,

@@ -12,6 +12,8 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
     let destination = Destination {
         pgdata: super::absolute(&arguments.pgdata)?,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),
+        wal: arguments.tablespaces.waldir,
+        spool: super::spool(context)?,
         existing: super::restore::existing(arguments.delta),
         only: None,
         threads: context.settings.download_concurrency,
@@ -24,6 +26,11 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         backup.id,
         destination.pgdata.display()
     );
+    for left_out in &backup.left_out {
+        tracing::warn!(
+            "not in the backup: {left_out}; put what the server needs of that in place before you start it"
+        );
+    }
     if context.global.json {
         output::json(&serde_json::json!({
             "backup": backup.id,

@@ -161,7 +161,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
         output::json(&backups.iter().map(Listed::row).collect::<Vec<_>>())?;
     } else {
         let windows: Vec<Window> = backups.iter().map(|it| it.window.clone()).collect();
-        output::line(&table(&backups).to_string())?;
+        output::block(&table(&backups).to_string())?;
         print_spans(&spans(&windows))?;
     }
     Ok(problems(&catalog, &backups))
@@ -245,7 +245,10 @@ fn table(backups: &[Listed]) -> Table {
             backup.postgres_version.to_string(),
             reaches(listed),
             if backup.permanent { "yes" } else { "no" }.to_owned(),
-            format!("{}{damaged}", backup.label.as_deref().unwrap_or_default()),
+            format!(
+                "{}{damaged}",
+                output::in_a_line(backup.label.as_deref().unwrap_or_default())
+            ),
         ]);
     }
     table

@@ -42,7 +42,14 @@ pub(super) fn run(context: &Context, arguments: &BackupShow) -> Result<Outcome, 
 }
 
 fn print(shown: &Shown) -> Result<(), Error> {
-    let document = serde_json::to_value(shown).expect("an entry has only text and numbers");
+    let mut document = serde_json::to_value(shown).expect("an entry has only text and numbers");
+    if let Some(fields) = document
+        .as_object_mut()
+        .filter(|_| !shown.backup.left_out.is_empty())
+    {
+        let words = shown.backup.left_out.iter().map(ToString::to_string);
+        fields.insert("left_out".to_owned(), words.collect());
+    }
     for (name, value) in document.as_object().into_iter().flatten() {
         let text = match value {
             Value::Array(items) if items.is_empty() => "none".to_owned(),
@@ -52,15 +59,16 @@ fn print(shown: &Shown) -> Result<(), Error> {
                 .collect(),
             other => text(other),
         };
-        output::line(&format!("{:<20}{text}", name.replace('_', " ")))?;
+        output::block(&format!("{:<20}{text}", name.replace('_', " ")))?;
     }
     Ok(())
 }
 
 fn text(value: &Value) -> String {
-    match value {
+    let text = match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
-    }
+    };
+    output::in_a_line(&text).into_owned()
 }

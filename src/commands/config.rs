@@ -63,9 +63,10 @@ pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
         .load_style(presets::NOTHING)
         .set_header(["SETTING", "VALUE", "FROM"]);
     for (key, value, origin) in rows {
-        table.add_row([key, value.unwrap_or_else(|| "-".to_owned()), origin]);
+        let value = value.unwrap_or_else(|| "-".to_owned());
+        table.add_row([key, output::in_a_line(&value).into_owned(), origin]);
     }
-    output::line(&table.to_string())?;
+    output::block(&table.to_string())?;
     Ok(Outcome::Done)
 }
 

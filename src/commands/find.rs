@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output;
 use crate::postgres::SegmentNo;
 use crate::repository::{BackupEntry, BackupId};
-use crate::restore::target::shell_word;
+use crate::restore::target::shell_bytes;
 use crate::restore::window::usable_end;
 use crate::wal::archive::Archive;
 use crate::wal::event::Outcome as End;
@@ -84,22 +85,22 @@ impl From<&cli::Find> for Query {
 
 /// What a restore command begins with, so that it runs as it is printed.
 fn front(context: &Context, arguments: &cli::Find) -> String {
-    let program = std::env::args()
-        .next()
-        .unwrap_or_else(|| "walhalla".to_owned());
-    let mut words = vec![program];
-    let path = |path: &Path| path.to_string_lossy().into_owned();
+    let program = std::env::args_os().next();
+    let mut words: Vec<OsString> = vec![program.unwrap_or_else(|| "walhalla".into())];
     if let Some(config) = &context.global.config {
-        words.extend(["--config".to_owned(), path(config)]);
+        words.extend(["--config".into(), config.into()]);
     }
     if let Some(store) = &context.global.store {
-        words.extend(["--store".to_owned(), store.clone()]);
+        words.extend(["--store".into(), store.into()]);
     }
-    words.extend(["restore".to_owned(), path(&arguments.into)]);
+    words.extend(["restore".into(), arguments.into.clone().into()]);
     if let Some(cluster) = arguments.cluster.system_identifier {
-        words.extend(["--system-identifier".to_owned(), cluster.to_string()]);
+        words.extend(["--system-identifier".into(), cluster.to_string().into()]);
     }
-    let quoted: Vec<String> = words.iter().map(|word| shell_word(word)).collect();
+    let quoted: Vec<String> = words
+        .iter()
+        .map(|word| shell_bytes(word.as_bytes()))
+        .collect();
     quoted.join(" ")
 }
 

@@ -41,7 +41,7 @@ pub(super) fn run(global: &Global, arguments: &Keygen) -> Result<Outcome, Error>
         None if global.json => {
             output::json(&json!({ "recipient": recipient, "identity": identity.expose_secret() }))?;
         }
-        None => output::line(identity.expose_secret().trim_end())?,
+        None => output::block(identity.expose_secret().trim_end())?,
     }
     Ok(Outcome::Done)
 }
@@ -55,7 +55,7 @@ fn show_recipients(global: &Global, path: &Path) -> Result<(), Error> {
     if global.json {
         output::json(&json!({ "recipients": recipients }))
     } else {
-        output::line(&recipients.join("\n"))
+        output::block(&recipients.join("\n"))
     }
 }
 

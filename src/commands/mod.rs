@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use walhalla_providers::transfer::{self, Options, RetryPolicy, Store};
 
 use crate::cli::{Cli, Cluster, Command, Global, LogFormat};
-use crate::config::Settings;
+use crate::config::{Environment, Flags, Settings};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::output;
 use crate::pipeline::Pipeline;
@@ -122,7 +122,16 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         }
         _ => {}
     }
-    let settings = Settings::load(global.config.as_deref(), global.store.as_deref())?;
+    let settings = Settings::load(&Flags {
+        file: global.config.as_deref(),
+        store: global.store.as_deref(),
+        set: &global.set,
+        environment: if global.no_environment {
+            Environment::Ignored
+        } else {
+            Environment::Read
+        },
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -257,6 +266,12 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
         doing: "find the working directory",
         source,
     })
+}
+
+/// The setting `spool_dir`, as an absolute path.
+fn spool(context: &Context) -> Result<Option<PathBuf>, Error> {
+    let spool = context.settings.spool_dir.as_deref();
+    spool.map(absolute).transpose()
 }
 
 /// Cores of this machine.

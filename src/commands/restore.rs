@@ -1,6 +1,7 @@
 //! `walhalla restore PGDATA`
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
@@ -9,12 +10,14 @@ use super::{Context, Outcome};
 use crate::cli::{Restore, WalMode};
 use crate::error::Error;
 use crate::output;
+use crate::postgres::conf;
 use crate::restore::existing::Existing;
 use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::{Plan, plan};
-use crate::restore::recovery::{Role, Settings, WalSource};
+use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
+use crate::restore::target::shell_bytes;
 use crate::restore::{self, stage};
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
@@ -44,20 +47,17 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let tablespaces = map
         .into_iter()
         .filter(|(oid, _)| !of_replay.contains_key(oid));
+    let spool = super::spool(context)?;
     let destination = Destination {
         pgdata,
         tablespaces: tablespaces.collect(),
+        wal: arguments.tablespaces.waldir,
+        spool: spool.clone(),
         existing: existing(arguments.delta),
         only,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
-    let spool = context
-        .settings
-        .spool_dir
-        .as_deref()
-        .map(super::absolute)
-        .transpose()?;
     let stage = match on_demand {
         None => Some(stage::directory(&destination.pgdata, spool.as_deref())),
         Some(_) => None,
@@ -78,7 +78,14 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     };
     let kept_bytes = restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
     outside.prepare()?;
-    report(context, &plan, &destination, kept_bytes, stage.is_none())
+    report(
+        context,
+        &plan,
+        &destination,
+        arguments.archive_mode,
+        kept_bytes,
+        stage.is_none(),
+    )
 }
 
 /// What `--delta` says of files that are there.
@@ -100,21 +107,68 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
     if context.settings.identity_beside_file() {
         return Err(restore::Error::IdentityBesideFile.into());
     }
-    let config = super::absolute(file)?;
-    Ok(WalSource::OnDemand {
-        config,
-        store: context.settings.store_beside_file(),
-    })
+    let store = context.settings.store()?.to_owned();
+    Ok(WalSource::OnDemand(Box::new(OnDemand {
+        config: super::absolute(file)?,
+        set: context.settings.beside_the_file(),
+        variables: variables(&store),
+        store,
+    })))
+}
+
+/// The variables that say which store a URL means; those that hold secrets are left to the server's own environment.
+fn variables(store: &str) -> Vec<(&'static str, Option<String>)> {
+    let scheme = store.split_once("://").map_or("", |(scheme, _)| scheme);
+    let (pinned, where_set): (&[&str], &[&str]) = match scheme {
+        "s3" => (
+            &[
+                "AWS_ENDPOINT_URL_S3",
+                "AWS_ENDPOINT_URL",
+                "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+                "AWS_REGION",
+                "AWS_DEFAULT_REGION",
+            ],
+            &["AWS_PROFILE"],
+        ),
+        "gs" => (&["STORAGE_EMULATOR_HOST"], &[]),
+        "az" => (
+            &["AZURE_STORAGE_ACCOUNT", "AZURE_STORAGE_SERVICE_ENDPOINT"],
+            &[],
+        ),
+        _ => (&[], &[]),
+    };
+    let value = |name: &'static str| {
+        let value = std::env::var(name).ok();
+        (name, value.filter(|value| !value.is_empty()))
+    };
+    let mut variables: Vec<_> = pinned.iter().map(|name| value(name)).collect();
+    variables.extend(
+        where_set
+            .iter()
+            .map(|name| value(name))
+            .filter(|(_, value)| value.is_some()),
+    );
+    if scheme == "az" && value("AZURE_STORAGE_CONNECTION_STRING").1.is_none() {
+        variables.push(("AZURE_STORAGE_CONNECTION_STRING", None));
+    }
+    // A URL may hold a password.
+    variables.retain(|(_, value)| value.as_ref().is_none_or(|value| !value.contains('@')));
+    variables
 }
 
 fn report(
     context: &Context,
     plan: &Plan,
     destination: &Destination,
+    archive_mode: ArchiveMode,
     kept_bytes: u64,
     is_open_ended: bool,
 ) -> Result<Outcome, Error> {
+    let notes = notes(plan, destination, archive_mode);
     if context.global.json {
+        for note in &notes {
+            tracing::info!("{note}");
+        }
         output::json(&plan.report())?;
         return Ok(Outcome::Done);
     }
@@ -144,14 +198,61 @@ fn report(
              ALTER SYSTEM RESET ignore_invalid_pages, and restart it",
         )?;
     }
-    output::line(&format!("start it with: pg_ctl -D {pgdata} start"))?;
+    notes.iter().try_for_each(|note| output::line(note))?;
+    let path = shell_bytes(destination.pgdata.as_os_str().as_bytes());
+    output::line(&format!("start it with: pg_ctl -D {path} start"))?;
     Ok(Outcome::Done)
+}
+
+/// What one must know before the server is started.
+fn notes(plan: &Plan, destination: &Destination, archive_mode: ArchiveMode) -> Vec<String> {
+    let left_out = plan.backup.left_out.iter();
+    let mut notes: Vec<String> = left_out
+        .map(|left_out| format!("not in the backup: {left_out}"))
+        .collect();
+    if !notes.is_empty() {
+        notes.push("put what the server needs of that in place before you start it".to_owned());
+    }
+    if archive_mode == ArchiveMode::Preserve {
+        notes.push(archiving(&destination.pgdata));
+    }
+    notes
+}
+
+/// What the settings in the data directory say of archiving: a copy that archives as the original does may be in its way.
+fn archiving(pgdata: &Path) -> String {
+    let mut text = Vec::new();
+    for name in ["postgresql.conf", "postgresql.auto.conf"] {
+        text.extend(std::fs::read(pgdata.join(name)).unwrap_or_default());
+        text.push(b'\n');
+    }
+    let value = |name| {
+        let value = conf::last(&text, name).filter(|value| !value.is_empty());
+        value.map(|value| String::from_utf8_lossy(&value).into_owned())
+    };
+    let mode = value("archive_mode").unwrap_or_else(|| "off".to_owned());
+    if conf::boolean(mode.as_bytes()) == Some(false) {
+        return "by the settings in the data directory it will not archive its WAL".to_owned();
+    }
+    let how = match (value("archive_command"), value("archive_library")) {
+        (Some(command), _) => format!("archive_command = {command}"),
+        (None, Some(library)) => format!("archive_library = {library}"),
+        (None, None) => "neither archive_command nor archive_library is set there".to_owned(),
+    };
+    format!(
+        "it will archive its own WAL once it is open for writing (archive_mode = {mode}; {how}); --archive-mode off for a copy \
+         that is not to"
+    )
 }
 
 /// `recovery_end_command`: the staged WAL has been replayed.
 pub(super) fn end(plan: &Path) -> Result<Outcome, Error> {
     if let Some(stage) = plan.parent().filter(|_| plan.exists()) {
-        stage::clear(stage)?;
+        match stage::clear(stage) {
+            // What is in it by now is not this recovery's.
+            Err(restore::Error::Restoring(_)) => {}
+            cleared => cleared?,
+        }
     }
     Ok(Outcome::Done)
 }

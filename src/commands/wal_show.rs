@@ -70,7 +70,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     if context.global.json {
         output::json(&report)?;
     } else {
-        output::line(&table(&report.timelines).to_string())?;
+        output::block(&table(&report.timelines).to_string())?;
         print_gaps(&report.timelines)?;
         print_spans(&report.reachable)?;
     }

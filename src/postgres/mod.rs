@@ -5,6 +5,7 @@
 
 pub mod backup_label;
 pub mod catalogs;
+pub mod conf;
 pub mod connection;
 pub mod control;
 pub mod data_directory;

@@ -88,6 +88,9 @@ pub struct BackupEntry {
     pub stored_bytes: u64,
     /// Tablespaces outside the data directory.
     pub tablespaces: Vec<Tablespace>,
+    /// What of the data directory is not in the backup because it is neither a file nor a directory: links, most of all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
     /// To whom the objects are encrypted; to nobody when empty.
     #[serde(default)]
     pub encrypted_to: Vec<String>,
@@ -119,6 +122,25 @@ pub struct BackupEntry {
     pub annotations: std::collections::BTreeMap<String, String>,
     /// What wrote it.
     pub walhalla_version: String,
+}
+
+/// What a backup leaves out, as PostgreSQL's own do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// Its path below the data directory.
+    pub path: String,
+    /// Where it led, if it was a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_to: Option<String>,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.link_to {
+            Some(target) => write!(f, "{}, which was a link to {target}", self.path),
+            None => f.write_str(&self.path),
+        }
+    }
 }
 
 /// Where a delta's changed blocks come from.

@@ -8,28 +8,30 @@
 //! was broken off is taken up.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{DirBuilder, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
 use super::Error;
-use super::unpack::sync_directory;
+use super::folder::{Folder, Kind};
+use super::places::{LINKS, Places};
+use crate::pipeline::streams;
 use crate::postgres::{
     ControlFile, SegmentName, SystemIdentifier, TimelineId, WalFileName, control,
 };
 use crate::repository::{BackupEntry, Repository, WalListing};
 use crate::wal::pages::{LONG_HEADER_BYTES, PageHeader};
 
-/// Names the cluster whose data directory is being made, until it is whole.
+/// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
 const PROOF: &str = "walhalla_restore";
-/// Where links to tablespaces are.
-const LINKS: &str = "pg_tblspc";
 /// Folders of WAL that was moved out of the way, after which it is time to look at them.
 const MOST_FOLDERS: u32 = 1000;
+/// WAL files that are named one by one when they are moved out of the way.
+const MOST_NAMED: usize = 20;
 
 /// What a restore does with files that are there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,13 +77,7 @@ pub(super) fn prove(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
     let told = ControlFile::read(pgdata)
         .map(|control| control.system_identifier)
         .ok()
-        .or_else(|| {
-            std::fs::read_to_string(pgdata.join(PROOF))
-                .ok()?
-                .trim()
-                .parse()
-                .ok()
-        });
+        .or_else(|| broken_off(pgdata));
     match told {
         Some(own) if own == backup.system_identifier => Ok(()),
         Some(other) => Err(refuse(Unproven::Other(other))),
@@ -89,9 +85,15 @@ pub(super) fn prove(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
     }
 }
 
+/// The cluster of a restore that was broken off in `pgdata`.
+pub(super) fn broken_off(pgdata: &Path) -> Option<SystemIdentifier> {
+    let text = std::fs::read_to_string(pgdata.join(PROOF)).ok()?;
+    text.lines().next()?.trim().parse().ok()
+}
+
 /// Why a `postmaster.pid` says that the directory is in use, if it does (miscinit.c, `CreateLockFile`). A server in
 /// single-user mode has its number there with a minus.
-fn in_use(pgdata: &Path) -> Option<Unproven> {
+pub(super) fn in_use(pgdata: &Path) -> Option<Unproven> {
     let text = match std::fs::read_to_string(pgdata.join("postmaster.pid")) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
@@ -111,224 +113,330 @@ fn in_use(pgdata: &Path) -> Option<Unproven> {
     }
 }
 
-/// Says whose the directory will be, durably.
-pub(super) fn leave_proof(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
-    let path = pgdata.join(PROOF);
-    let written = File::create(&path).and_then(|mut file| {
-        writeln!(file, "{}", backup.system_identifier)?;
-        file.sync_all()
-    });
-    written.map_err(Error::local("write", &path))?;
-    sync_directory(pgdata)
+/// Whether a path is that of a file that a restore keeps for itself.
+pub(super) fn is_own_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == PROOF)
+}
+
+/// Says whose the directory and the tablespaces' folders will be, durably.
+pub(super) fn leave_proof(places: &Places, backup: &BackupEntry) -> Result<(), Error> {
+    let text = format!("{}\n", backup.system_identifier);
+    places.data.write(PROOF.as_ref(), text.as_bytes(), 0o600)?;
+    let of_tablespace = proof_of_tablespace(&places.data, backup)?;
+    for (_, _, folder) in places.tablespaces() {
+        folder.write(PROOF.as_ref(), &of_tablespace, 0o600)?;
+    }
+    Ok(())
+}
+
+/// What stands in the folder of a tablespace whose files are being restored. It names the data directory by its path and
+/// its number in the file system: a copy of that directory, whose links lead to the same place, has others.
+fn proof_of_tablespace(data: &Folder, backup: &BackupEntry) -> Result<Vec<u8>, Error> {
+    let path = std::fs::canonicalize(data.path()).map_err(Error::local("look at", data.path()))?;
+    let number = data.stat()?.st_ino;
+    let mut text = format!("{}\n{number}\n", backup.system_identifier).into_bytes();
+    text.extend_from_slice(path.as_os_str().as_bytes());
+    text.push(b'\n');
+    Ok(text)
+}
+
+/// Whether a restore of `data` was broken off that had made this folder of a tablespace, and nobody else has used it since.
+pub(super) fn is_proven_tablespace(
+    folder: &Folder,
+    data: &Folder,
+    backup: &BackupEntry,
+) -> Result<bool, Error> {
+    let found = folder.read(PROOF.as_ref())?;
+    Ok(found.is_some_and(|found| proof_of_tablespace(data, backup).is_ok_and(|own| own == found)))
+}
+
+/// Takes the word of the tablespaces back, durably: what is in their folders is for PostgreSQL alone.
+pub(super) fn take_tablespaces_proof_away(places: &Places) -> Result<(), Error> {
+    for (_, _, folder) in places.tablespaces() {
+        folder.remove(PROOF.as_ref())?;
+        folder.sync("".as_ref())?;
+    }
+    Ok(())
 }
 
 /// Takes the word back: the directory is whole.
-pub(super) fn take_proof_away(pgdata: &Path) -> Result<(), Error> {
-    remove(&pgdata.join(PROOF))?;
-    sync_directory(pgdata)
+pub(super) fn take_proof_away(places: &Places) -> Result<(), Error> {
+    places.data.remove(PROOF.as_ref())?;
+    places.data.sync("".as_ref())
 }
 
-/// Makes the directory one that cannot be started, durably; then moves the server's own WAL that the archive does not have out
-/// of the way and tells where it is: after a crash it may be nowhere else. Returns the folder that it is in, if there is any.
-///
-/// In this order: no server ever starts on a directory whose newest WAL was taken away.
-pub(super) fn disable(
-    pgdata: &Path,
-    backup: &BackupEntry,
-    repository: &Repository,
-) -> Result<Option<PathBuf>, Error> {
-    let folder = pgdata.join(backup.postgres_version.wal_folder());
-    let only_here = only_here(&folder, backup, repository)?;
-    let path = pgdata.join(control::PATH);
-    remove(&path)?;
-    if let Some(folder) = path.parent().filter(|folder| folder.is_dir()) {
-        sync_directory(folder)?;
+/// Makes the directory one that cannot be started, durably.
+pub(super) fn disable(data: &Folder) -> Result<(), Error> {
+    let path = Path::new(control::PATH);
+    data.remove(path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if data.kind(folder)? == Some(Kind::Directory) {
+        data.sync(folder)?;
     }
-    if only_here.is_empty() {
+    Ok(())
+}
+
+/// Where WAL that is moved out of the way goes.
+pub(super) struct Aside {
+    /// The folder in which a new one is made.
+    pub(super) within: PathBuf,
+    /// Its name begins so.
+    pub(super) name: String,
+}
+
+/// Moves WAL files of `wal` into a new folder, and names them: they may be nowhere else.
+///
+/// After [`disable`]: no server ever starts on a directory whose newest WAL was taken away.
+pub(super) fn move_aside(
+    wal: &Folder,
+    names: &[PathBuf],
+    aside: &Aside,
+) -> Result<Option<PathBuf>, Error> {
+    if names.is_empty() {
         return Ok(None);
     }
-    let aside = free_folder(&folder, pgdata)?;
-    for path in &only_here {
-        let to = aside.join(path.file_name().unwrap_or_default());
-        std::fs::rename(path, &to).map_err(Error::local("move", path))?;
+    let folder = free_folder(wal, aside)?;
+    for name in names {
+        move_file(wal, name, &folder)?;
     }
-    sync_directory(&aside)?;
-    sync_directory(aside.parent().unwrap_or(pgdata))?;
+    folder.sync("".as_ref())?;
+    let mut shown: Vec<String> = names
+        .iter()
+        .map(|name| name.display().to_string())
+        .collect();
+    let more = shown.len().saturating_sub(MOST_NAMED);
+    shown.truncate(MOST_NAMED);
+    if more > 0 {
+        shown.push(format!("and {more} more"));
+    }
     tracing::warn!(
-        "{} WAL files that are not in the archive were moved to {}: what was committed last may be in them; if it is not \
-         wanted, remove them",
-        only_here.len(),
-        aside.display()
+        "{} WAL files that are not in the archive were moved to {} ({}): what was committed last may be in them; if it is \
+         not wanted, remove them",
+        names.len(),
+        folder.path().display(),
+        shown.join(", ")
     );
-    Ok(Some(aside))
+    Ok(Some(folder.path().to_owned()))
+}
+
+/// Renames a file into another folder, or copies it there, durably, where that is another file system.
+fn move_file(from: &Folder, name: &Path, to: &Folder) -> Result<(), Error> {
+    match from.rename_to(name, to, name) {
+        Err(Error::Local { source, .. }) if source.kind() == io::ErrorKind::CrossesDevices => {}
+        renamed => return renamed,
+    }
+    let Some(mut content) = from.open_file(name)? else {
+        return Ok(());
+    };
+    let mut copy = to.create(name, 0o600)?;
+    let copied = io::copy(&mut content, &mut copy).and_then(|_| copy.sync_all());
+    copied.map_err(Error::local("copy", from.path().join(name)))?;
+    from.remove(name)
+}
+
+/// A new folder for WAL.
+fn free_folder(wal: &Folder, aside: &Aside) -> Result<Folder, Error> {
+    let within = Folder::open(&aside.within, wal.owner())?;
+    for number in 1..MOST_FOLDERS {
+        let name = PathBuf::from(format!("{}.walhalla-old-wal.{number}", aside.name));
+        if within.kind(&name)?.is_none() {
+            return within.make_inside(&name);
+        }
+    }
+    Err(Error::NoRoomAside(aside.within.join(&aside.name)))
 }
 
 /// Removes what is in a proven data directory and its tablespaces and not among `kept`, paths below the data directory.
 ///
-/// Links to the tablespaces that `places` names stay where they lead there; of a tablespace's place only the folder of
-/// this version is looked at. A link for the WAL folder stays, and the WAL does not.
-pub(super) fn remove_others(
-    pgdata: &Path,
-    backup: &BackupEntry,
-    kept: &HashSet<PathBuf>,
-    places: &BTreeMap<u32, PathBuf>,
-) -> Result<u64, Error> {
+/// Of a tablespace's place only the folder of this version is looked at. No link is followed: what a link leads to is gone
+/// over only where it is one of the `places`.
+pub(super) fn remove_others(places: &Places, kept: &HashSet<PathBuf>) -> Result<u64, Error> {
     let mut folders: HashSet<&Path> = HashSet::new();
     for path in kept {
         folders.extend(path.ancestors().skip(1));
     }
     let mut sweep = Sweep {
-        pgdata,
         kept,
         folders,
         removed: 0,
     };
-    for name in names(pgdata)? {
+    for name in places.data.names("".as_ref())? {
         let path = PathBuf::from(&name);
-        let is_wal = name == backup.postgres_version.wal_folder();
+        let is_wal_link = places.wal().is_some()
+            && name == places.wal_folder()
+            && places.data.kind(&path)? == Some(Kind::Link);
         if name == LINKS {
-            sweep.links(backup, places)?;
-        } else if name != PROOF {
-            let is_link = pgdata.join(&path).is_symlink();
-            sweep.entry(&path, is_wal && is_link)?;
+            sweep.links(places)?;
+        } else if name != PROOF && !is_wal_link {
+            sweep.entry(&places.data, &path, &path)?;
         }
+    }
+    if let Some((_, folder)) = places.wal() {
+        sweep.children(folder, "".as_ref(), Path::new(places.wal_folder()))?;
+    }
+    for (oid, _, folder) in places.tablespaces() {
+        let path = Path::new(LINKS).join(oid.to_string());
+        sweep.children(folder, "".as_ref(), &path.join(places.version_folder()))?;
     }
     Ok(sweep.removed)
 }
 
-/// Segments and histories in the WAL folder that the archive does not have.
-fn only_here(
-    folder: &Path,
+/// WAL files in the WAL folder that exist nowhere else, as far as can be told: the server has not archived them, or the
+/// archive does not have them, or has others under their names.
+pub(super) fn only_here(
+    wal: &Folder,
     backup: &BackupEntry,
     repository: &Repository,
 ) -> Result<Vec<PathBuf>, Error> {
     let mut only_here = Vec::new();
-    if !folder.is_dir() {
-        return Ok(only_here);
-    }
     let mut archived: HashMap<TimelineId, WalListing> = HashMap::new();
-    for name in names(folder)? {
+    for name in wal.names("".as_ref())? {
+        let path = PathBuf::from(&name);
         let file = name.to_str().map(str::parse::<WalFileName>);
         let Some(Ok(file)) = file else { continue };
+        if wal.kind(&path)? != Some(Kind::File) {
+            continue;
+        }
+        let waits = {
+            let mut ready = name.clone();
+            ready.push(".ready");
+            wal.kind(&Path::new("archive_status").join(ready))?
+                .is_some()
+        };
         let listing = match archived.entry(file.timeline()) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => new.insert(repository.list_wal(file.timeline(), None)?),
         };
-        let path = folder.join(&name);
-        let is_only_here = match file {
-            WalFileName::Segment(segment) => {
-                !listing.segments.contains_key(&segment) && holds_wal_of(&path, segment, backup)
-            }
+        let is_meant = match file {
+            // A file that waits to be used again has the name of a segment to come, and an old one's content.
+            WalFileName::Segment(segment) => holds_wal_of(wal, &path, segment, backup)?,
             WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => {
-                !listing.others.iter().any(|(other, _)| *other == file)
+                true
             }
         };
-        if is_only_here {
+        if is_meant && (waits || !is_archived(wal, &path, file, listing, repository)?) {
             only_here.push(path);
         }
     }
     Ok(only_here)
 }
 
-/// Whether a segment's file begins with the WAL of its name: one that waits to be used again has another's.
-fn holds_wal_of(path: &Path, segment: SegmentName, backup: &BackupEntry) -> bool {
-    let mut page = [0; LONG_HEADER_BYTES];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut page));
-    let header = read.ok().and_then(|()| PageHeader::read(&page));
-    let size = backup.wal_segment_size;
-    let begin = segment.number(size).map(|number| number.start(size));
-    header.is_some_and(|header| {
-        header.magic == backup.postgres_version.wal_page_magic() && Some(header.address) == begin
-    })
-}
-
-/// A new folder for WAL, on the file system where that is: beside the data directory, or where the WAL folder's link leads.
-fn free_folder(folder: &Path, pgdata: &Path) -> Result<PathBuf, Error> {
-    let beside = if folder.is_symlink() {
-        std::fs::canonicalize(folder).map_err(Error::local("look at", folder))?
-    } else {
-        pgdata.to_owned()
+/// Whether the archive has this very file.
+fn is_archived(
+    wal: &Folder,
+    path: &Path,
+    file: WalFileName,
+    listing: &WalListing,
+    repository: &Repository,
+) -> Result<bool, Error> {
+    let is_listed = match file {
+        WalFileName::Segment(segment) => listing.segments.contains_key(&segment),
+        _ => listing.others.iter().any(|(other, _)| *other == file),
     };
-    let name = beside
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    for number in 1..MOST_FOLDERS {
-        let aside = beside.with_file_name(format!("{name}.walhalla-old-wal.{number}"));
-        match DirBuilder::new().mode(0o700).create(&aside) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            created => {
-                return created
-                    .map(|()| aside.clone())
-                    .map_err(Error::local("create the directory", aside));
-            }
+    let found = if is_listed {
+        repository.find_wal(file)?
+    } else {
+        None
+    };
+    let (Some(archived), Some(mut here)) = (found, wal.open_file(path)?) else {
+        return Ok(false);
+    };
+    let own = streams::sha256(&mut here).map_err(Error::local("read", wal.path().join(path)))?;
+    match repository.content_sha256(&archived.object) {
+        Ok(sha256) => Ok(sha256 == own),
+        Err(error) => {
+            tracing::debug!(
+                "{} cannot be compared with the archive's: {error}",
+                path.display()
+            );
+            Ok(false)
         }
     }
-    Err(Error::NotEmpty(beside))
+}
+
+/// Whether a segment's file begins with the WAL of its name.
+fn holds_wal_of(
+    wal: &Folder,
+    path: &Path,
+    segment: SegmentName,
+    backup: &BackupEntry,
+) -> Result<bool, Error> {
+    let mut page = [0; LONG_HEADER_BYTES];
+    let read = |mut file: File| file.read_exact(&mut page);
+    let is_read = wal
+        .open_file(path)?
+        .map(read)
+        .is_some_and(|read| read.is_ok());
+    let header = PageHeader::read(&page).filter(|_| is_read);
+    let size = backup.wal_segment_size;
+    let begin = segment.number(size).map(|number| number.start(size));
+    Ok(header.is_some_and(|header| {
+        header.magic == backup.postgres_version.wal_page_magic() && Some(header.address) == begin
+    }))
 }
 
 struct Sweep<'a> {
-    pgdata: &'a Path,
     kept: &'a HashSet<PathBuf>,
     folders: HashSet<&'a Path>,
     removed: u64,
 }
 
 impl Sweep<'_> {
-    /// Clears a file or a folder; a link is followed only when the folder that it leads to is the data directory's own.
-    fn entry(&mut self, path: &Path, is_own_link: bool) -> Result<(), Error> {
-        let full = self.pgdata.join(path);
-        let is_folder = full.is_dir() && (is_own_link || !full.is_symlink());
-        if !is_folder {
-            if self.kept.contains(path) && !full.is_symlink() {
-                return Ok(());
+    /// Clears what is at `path` of `folder`, which the backup calls `name`.
+    fn entry(&mut self, folder: &Folder, path: &Path, name: &Path) -> Result<(), Error> {
+        match folder.kind(path)? {
+            Some(Kind::Directory) => {
+                self.children(folder, path, name)?;
+                if self.folders.contains(name) {
+                    return Ok(());
+                }
+                return folder.remove_directory(path);
             }
-            self.removed += 1;
-            if full.is_symlink() {
-                tracing::warn!(
-                    "the link {} is removed; what it leads to stays",
-                    full.display()
-                );
-            }
-            return remove(&full);
+            Some(Kind::File) if self.kept.contains(name) => return Ok(()),
+            Some(Kind::Link) => tracing::warn!(
+                "the link {} is removed; what it leads to stays",
+                folder.path().join(path).display()
+            ),
+            Some(Kind::File | Kind::Other) | None => {}
         }
-        for name in names(&full)? {
-            self.entry(&path.join(name), false)?;
-        }
-        if self.folders.contains(path) || is_own_link {
-            return Ok(());
-        }
-        std::fs::remove_dir(&full).map_err(Error::local("remove", full))
+        self.removed += 1;
+        folder.remove(path)
     }
 
-    fn links(
-        &mut self,
-        backup: &BackupEntry,
-        places: &BTreeMap<u32, PathBuf>,
-    ) -> Result<(), Error> {
-        let links = Path::new(LINKS);
-        for name in names(&self.pgdata.join(links))? {
-            let path = links.join(&name);
-            let full = self.pgdata.join(&path);
-            let place = name.to_str().and_then(|oid| places.get(&oid.parse().ok()?));
-            let target = std::fs::read_link(&full).ok();
-            let folder = path.join(backup.postgres_version.tablespace_folder());
-            match target {
-                None => self.entry(&path, false)?,
-                Some(target) if Some(&target) == place => {
-                    if self.pgdata.join(&folder).is_dir() {
-                        self.entry(&folder, true)?;
-                    }
-                }
-                Some(target) => {
-                    tracing::warn!(
-                        "{} is not a place of the restored cluster; its files are left there",
-                        target.display()
-                    );
-                    remove(&full)?;
-                }
+    fn children(&mut self, folder: &Folder, path: &Path, name: &Path) -> Result<(), Error> {
+        // One that its owner may not write to would keep what is in it.
+        folder.make_directory(path)?;
+        for child in folder.names(path)? {
+            if !(path.as_os_str().is_empty() && child == PROOF) {
+                self.entry(folder, &path.join(&child), &name.join(&child))?;
             }
+        }
+        Ok(())
+    }
+
+    fn links(&mut self, places: &Places) -> Result<(), Error> {
+        let links = Path::new(LINKS);
+        if places.data.kind(links)? != Some(Kind::Directory) {
+            return self.entry(&places.data, links, links);
+        }
+        for name in places.data.names(links)? {
+            let path = links.join(&name);
+            let Some(target) = places.data.read_link(&path)? else {
+                self.entry(&places.data, &path, &path)?;
+                continue;
+            };
+            let oid = name.to_str().and_then(|oid| oid.parse::<u32>().ok());
+            if places
+                .tablespaces()
+                .any(|(own, place, _)| Some(own) == oid && place == target)
+            {
+                continue;
+            }
+            tracing::warn!(
+                "{} is not a place of the restored cluster; its files are left there",
+                target.display()
+            );
+            places.data.remove(&path)?;
         }
         Ok(())
     }
@@ -338,17 +446,4 @@ impl Sweep<'_> {
 pub(super) fn leads_to(pgdata: &Path, oid: u32, place: &Path) -> bool {
     let link = pgdata.join(LINKS).join(oid.to_string());
     std::fs::read_link(link).is_ok_and(|target| target == place)
-}
-
-fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
-    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let entries = entries.map_err(Error::local("read", folder))?;
-    Ok(entries.iter().map(std::fs::DirEntry::file_name).collect())
-}
-
-fn remove(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(Error::local("remove", path)),
-    }
 }

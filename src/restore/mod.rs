@@ -10,14 +10,18 @@
 mod branches;
 mod choose;
 pub mod existing;
+mod folder;
 mod hint;
+pub mod occupant;
 pub mod only;
 pub mod outside;
+mod places;
 pub mod plan;
 mod reach;
 pub mod recovery;
 mod refresh;
 pub mod run;
+mod site;
 pub mod stage;
 pub mod target;
 pub mod unpack;
@@ -25,6 +29,7 @@ pub mod window;
 
 use std::path::PathBuf;
 
+use self::occupant::{Occupant, RunningServer};
 use crate::backup::contents;
 use crate::{postgres, repository, wal};
 
@@ -44,8 +49,91 @@ pub enum Error {
     #[error("the recovery target cannot be reached: {}", .0.reason)]
     Unreachable(plan::Unreachable),
     /// A directory that must be empty is not.
-    #[error("{} is not empty", .0.display())]
-    NotEmpty(PathBuf),
+    #[error("{} is not empty: {}", .0.display(), .1)]
+    NotEmpty(PathBuf, Box<Occupant>),
+    /// Another restore is at work in a directory.
+    #[error("another restore is at work in {}", .0.display())]
+    Restoring(PathBuf),
+    /// A running server uses a directory.
+    #[error("{} is used by the server in {} (process {})", .0.display(), .1.data.display(), .1.process)]
+    InUse(PathBuf, RunningServer),
+    /// A tablespace's place has files, and nothing but a link shows that they are those of the directory that is restored.
+    #[error("tablespace {tablespace} has files in {}, and a link to them does not show that they belong to this data directory: a copy of it has the same link", place.display())]
+    UnprovenTablespace {
+        /// The tablespace.
+        tablespace: u32,
+        /// Its place.
+        place: PathBuf,
+    },
+    /// The WAL folder is a link, and nothing else shows that what it leads to belongs to the directory that is restored.
+    #[error("{} is a link to {}, and a link does not show that the WAL there belongs to this data directory: a copy of it has the same link", .0.display(), .1.display())]
+    WalIsALink(PathBuf, PathBuf),
+    /// A place that only the backup names, and that the server's user could not write to.
+    #[error("the backup puts tablespace {tablespace} into {}, which does not belong to the user that will own the restored cluster (number {user})", place.display())]
+    NotTheOwners {
+        /// The tablespace.
+        tablespace: u32,
+        /// Its place.
+        place: PathBuf,
+        /// The user.
+        user: u32,
+    },
+    /// A directory of somebody else.
+    #[error("{} belongs to user number {user}, and must belong to user number {wanted}", path.display())]
+    OtherOwner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+        /// Whose it must be.
+        wanted: u32,
+    },
+    /// A link in a path that root was given would lead root to where the link's owner may not write.
+    #[error("a link in the path {} belongs to another user than what it leads to", .0.display())]
+    ForeignLink(PathBuf),
+    /// A link whose target is missing.
+    #[error("{} is a link that leads nowhere", .0.display())]
+    LeadsNowhere(PathBuf),
+    /// Something is mounted inside of a directory that is to be restored over.
+    #[error("{} is mounted there, inside of what is to be restored over", .0.display())]
+    MountInside(PathBuf),
+    /// Nothing can be created there.
+    #[error("nothing can be created in {}", path.display())]
+    NoRight {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The directory for the staged WAL cannot be made.
+    #[error("the WAL cannot be staged in {}", path.display())]
+    NoStage {
+        /// The stage.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Too many folders of WAL that was moved out of the way.
+    #[error("{}.walhalla-old-wal.1 and on: too many of these folders are there already", .0.display())]
+    NoRoomAside(PathBuf),
+    /// A backup names a file that lies in no place of the restored cluster.
+    #[error("the backup holds {}, which does not belong into a data directory", .0.display())]
+    StrangePath(PathBuf),
+    /// Not enough files can be created.
+    #[error("{} has room for {available} more files, the restore needs {needed} there", path.display())]
+    NoInodes {
+        /// On this file system.
+        path: PathBuf,
+        /// What there is.
+        available: u64,
+        /// What it takes.
+        needed: u64,
+    },
+    /// A directory for staged WAL that holds something else.
+    #[error("{} holds something else than staged WAL", .0.display())]
+    NotAStage(PathBuf),
     /// A directory that is to be brought up to date is not, for all that can be seen, one of the cluster.
     #[error("{} is not proven to be a data directory of this cluster: {reason}", path.display())]
     NotThisCluster {

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs::DirBuilder;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use super::folder::{Folder, Owner, existing};
 use super::plan::{NewTablespace, Plan};
 
 /// What is in a tablespace's place that nobody minds.
@@ -23,7 +23,7 @@ const OF_FILE_SYSTEM: &str = "lost+found";
 pub struct Outside {
     links: Vec<Link>,
     /// Whom what is made belongs to, when root restores.
-    owner: Option<(u32, u32)>,
+    owner: Option<Owner>,
 }
 
 /// A place that becomes a link.
@@ -67,7 +67,9 @@ impl Outside {
         let owner = owner_of(pgdata)?;
         let mut outside = Self {
             links: Vec::new(),
-            owner: owner.filter(|_| rustix::process::geteuid().is_root()),
+            owner: owner
+                .filter(|_| rustix::process::geteuid().is_root())
+                .map(|(user, group)| Owner { user, group }),
         };
         for tablespace in &plan.new_tablespaces {
             let place = PathBuf::from(OsStr::from_bytes(tablespace.location.as_bytes()));
@@ -95,6 +97,9 @@ impl Outside {
         }
         match place.symlink_metadata() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if !self.may_make(place)? {
+                    return Ok(Some(Unfit::NotOwned));
+                }
                 self.links.push(Link {
                     place: place.to_owned(),
                     to: to.to_owned(),
@@ -123,33 +128,25 @@ impl Outside {
     /// [`Error::Local`].
     pub fn prepare(&self) -> Result<(), Error> {
         for Link { place, to } in &self.links {
-            self.create(to)?;
-            if place.symlink_metadata().is_ok() {
+            Folder::make(to, self.owner)?;
+            let (Some(above), Some(name)) = (place.parent(), place.file_name()) else {
                 continue;
-            }
-            if let Some(above) = place.parent() {
-                self.create(above)?;
-                symlink(to, place).map_err(Error::local("create the link", place))?;
-                super::unpack::sync_directory(above)?;
+            };
+            let above = Folder::make(above, self.owner)?;
+            if above.kind(name.as_ref())?.is_none() {
+                above.link(to, name.as_ref())?;
             }
         }
         Ok(())
     }
 
-    /// Makes a directory and what is missing above it.
-    fn create(&self, path: &Path) -> Result<(), Error> {
-        if path.is_dir() {
-            return Ok(());
-        }
-        let above = path.parent();
-        above.map_or(Ok(()), |above| self.create(above))?;
-        let created = DirBuilder::new().mode(0o700).create(path);
-        created.map_err(Error::local("create the directory", path))?;
-        if let Some((user, group)) = self.owner {
-            lchown(path, Some(user), Some(group))
-                .map_err(Error::local("change the owner of", path))?;
-        }
-        above.map_or(Ok(()), super::unpack::sync_directory)
+    /// Whether the server's user could make `place`, which only the archive names: root makes nothing that they could not.
+    fn may_make(&self, place: &Path) -> Result<bool, Error> {
+        let Some(owner) = self.owner else {
+            return Ok(true);
+        };
+        let there = Folder::open(&existing(place), None)?;
+        Ok(place.is_absolute() && there.stat()?.st_uid == owner.user)
     }
 }
 

@@ -3,26 +3,36 @@
 //! From 12 on: `recovery.signal` or `standby.signal`, and settings at the end of
 //! `postgresql.auto.conf`; before 12: `recovery.conf`.
 
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use super::folder::Folder;
 use super::plan::Plan;
-use super::target::{Bound, Point, shell_word};
+use super::target::{Bound, Point};
 use crate::postgres::Version;
-use crate::wal::fetcher::NewFile;
 
 /// Where the server's WAL comes from while it recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalSource {
     /// The stage; the sealed plan's path.
     Staged(PathBuf),
-    /// The store, asked for each file; the settings file's path, and the store if it is not in the file.
-    OnDemand {
-        /// Absolute path of the settings file.
-        config: PathBuf,
-        /// Store URL.
-        store: Option<String>,
-    },
+    /// The store that the restore was planned with, asked for each file.
+    OnDemand(Box<OnDemand>),
+}
+
+/// What makes a server ask the store that a restore was planned with, whatever its own environment says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Absolute path of the settings file.
+    pub config: PathBuf,
+    /// Store URL.
+    pub store: String,
+    /// Settings that are not in the file.
+    pub set: Vec<(String, String)>,
+    /// Variables of the store's own ecosystem that say which store the URL means, and their values; none is unset.
+    pub variables: Vec<(&'static str, Option<String>)>,
 }
 
 /// Whether the restored server archives its WAL.
@@ -59,6 +69,8 @@ pub struct Settings {
     pub has_empty_files: bool,
 }
 
+/// The program that sets and unsets variables for another.
+const ENV: &str = "/usr/bin/env";
 const SIGNALS: [&str; 3] = ["recovery.signal", "standby.signal", "recovery.conf"];
 const AUTO_CONF: &str = "postgresql.auto.conf";
 const TARGETS: [&str; 5] = [
@@ -70,19 +82,17 @@ const TARGETS: [&str; 5] = [
 ];
 
 impl Settings {
-    /// Writes the settings into `pgdata`, durably; settings of an earlier recovery are taken out.
-    pub fn write(&self, plan: &Plan, pgdata: &Path) -> Result<(), Error> {
+    /// Writes the settings into the data directory, durably, as files of this mode; settings of an earlier recovery are taken
+    /// out.
+    pub(super) fn write(&self, plan: &Plan, data: &Folder, mode: u32) -> Result<(), Error> {
         for signal in SIGNALS {
-            match std::fs::remove_file(pgdata.join(signal)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::local("remove", pgdata.join(signal))(error));
-                }
-                _ => {}
-            }
+            data.remove(signal.as_ref())?;
         }
+        let write = |name: &str, text: &[u8]| data.write(name.as_ref(), text, mode);
         let version = plan.backup.postgres_version;
         let recovery = self.recovery(plan, version);
-        let mut auto_conf = without_recovery(&read_or_empty(&pgdata.join(AUTO_CONF))?);
+        let earlier = data.read(AUTO_CONF.as_ref())?.unwrap_or_default();
+        let mut auto_conf = without_recovery(&earlier);
         if version.has_recovery_signal() {
             auto_conf.extend_from_slice(&recovery);
             let signal = if self.role == Role::Standby {
@@ -90,9 +100,9 @@ impl Settings {
             } else {
                 "recovery.signal"
             };
-            write(&pgdata.join(signal), b"")?;
+            write(signal, b"")?;
         } else {
-            write(&pgdata.join("recovery.conf"), &recovery)?;
+            write("recovery.conf", &recovery)?;
         }
         if self.has_empty_files && version.can_ignore_invalid_pages() {
             // Records without an image of a page want it to be there (xlogutils.c, `XLogCheckInvalidPages`).
@@ -101,7 +111,7 @@ impl Settings {
         if self.archive_mode == ArchiveMode::Off {
             auto_conf.extend_from_slice(b"archive_mode = 'off'\n");
         }
-        write(&pgdata.join(AUTO_CONF), &auto_conf)
+        write(AUTO_CONF, &auto_conf)
     }
 
     fn recovery(&self, plan: &Plan, version: Version) -> Vec<u8> {
@@ -112,16 +122,16 @@ impl Settings {
             text.extend_from_slice(&quote(value));
             text.push(b'\n');
         };
-        let mut set = |name: &str, value: &str| set_bytes(name, value.as_bytes());
-        set("restore_command", &self.restore_command());
+        set_bytes("restore_command", &self.restore_command());
         if let WalSource::Staged(sealed) = &self.wal {
             let words = [
-                &*self.program.to_string_lossy(),
-                "restore-end",
-                &sealed.to_string_lossy(),
+                self.program.as_os_str(),
+                "restore-end".as_ref(),
+                sealed.as_os_str(),
             ];
-            set("recovery_end_command", &command(&words));
+            set_bytes("recovery_end_command", &command(&words));
         }
+        let mut set = |name: &str, value: &str| set_bytes(name, value.as_bytes());
         if version.has_recovery_signal() {
             // What postgresql.conf may still say of an earlier recovery. The one target that is wanted
             // comes after these: PostgreSQL takes them in order and refuses a second one (xlogrecovery.c,
@@ -173,36 +183,74 @@ impl Settings {
         text
     }
 
-    fn restore_command(&self) -> String {
-        let program = self.program.to_string_lossy();
-        let front = match &self.wal {
-            WalSource::Staged(sealed) => {
-                command(&[&program, "wal-fetch", "--plan", &sealed.to_string_lossy()])
-            }
-            WalSource::OnDemand {
-                config,
-                store: None,
-            } => command(&[&program, "--config", &config.to_string_lossy(), "wal-fetch"]),
-            WalSource::OnDemand {
-                config,
-                store: Some(store),
-            } => command(&[
-                &program,
-                "--config",
-                &config.to_string_lossy(),
-                "--store",
-                store,
-                "wal-fetch",
-            ]),
+    fn restore_command(&self) -> Vec<u8> {
+        let words: Vec<OsString> = match &self.wal {
+            WalSource::Staged(sealed) => vec![
+                self.program.clone().into(),
+                "wal-fetch".into(),
+                "--plan".into(),
+                sealed.into(),
+            ],
+            WalSource::OnDemand(on_demand) => on_demand.words(&self.program),
         };
-        format!("{front} \"%f\" \"%p\"")
+        let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
+        let mut command = command(&words);
+        command.extend_from_slice(b" \"%f\" \"%p\"");
+        command
+    }
+}
+
+impl OnDemand {
+    fn words(&self, program: &Path) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        if !self.variables.is_empty() {
+            words.push(ENV.into());
+            for (name, _) in self.variables.iter().filter(|(_, value)| value.is_none()) {
+                words.extend(["-u".into(), (*name).into()]);
+            }
+            for (name, value) in &self.variables {
+                words.extend(value.iter().map(|value| format!("{name}={value}").into()));
+            }
+        }
+        words.push(program.into());
+        words.push("--no-environment".into());
+        words.extend(["--config".into(), self.config.clone().into()]);
+        words.extend(["--store".into(), self.store.clone().into()]);
+        for (key, value) in &self.set {
+            words.extend(["--set".into(), format!("{key}={value}").into()]);
+        }
+        words.push("wal-fetch".into());
+        words
     }
 }
 
 /// A shell command whose `%` PostgreSQL leaves alone.
-fn command(words: &[&str]) -> String {
-    let quoted = words.iter().map(|word| shell_word(word));
-    quoted.collect::<Vec<_>>().join(" ").replace('%', "%%")
+fn command(words: &[&OsStr]) -> Vec<u8> {
+    let quoted: Vec<Vec<u8>> = words
+        .iter()
+        .map(|word| quoted_for_sh(word.as_bytes()))
+        .collect();
+    let doubled = quoted.join(&b' ').into_iter().flat_map(|byte| match byte {
+        b'%' => vec![byte, byte],
+        _ => vec![byte],
+    });
+    doubled.collect()
+}
+
+/// A word of any bytes as every shell takes it.
+fn quoted_for_sh(word: &[u8]) -> Vec<u8> {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(byte);
+    if !word.is_empty() && word.iter().all(is_plain) {
+        return word.to_vec();
+    }
+    let inside = word.iter().flat_map(|byte| match byte {
+        b'\'' => b"'\\''".to_vec(),
+        _ => vec![*byte],
+    });
+    let mut quoted = vec![b'\''];
+    quoted.extend(inside);
+    quoted.push(b'\'');
+    quoted
 }
 
 /// A value as `postgresql.conf` wants it (guc-file.l, `DeescapeQuotedString`).
@@ -250,19 +298,6 @@ fn without_recovery(text: &[u8]) -> Vec<u8> {
     kept
 }
 
-fn read_or_empty(path: &Path) -> Result<Vec<u8>, Error> {
-    match std::fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        result => result.map_err(Error::local("read", path)),
-    }
-}
-
-fn write(path: &Path, text: &[u8]) -> Result<(), Error> {
-    let mut file = NewFile::create(path)?;
-    file.write(text)?;
-    Ok(file.finish()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,10 +313,17 @@ mod tests {
 
     #[test]
     fn commands_survive_the_shell_and_postgresql() {
+        let words = ["/usr/bin/walhalla", "a b", "it's", "50%"].map(OsStr::new);
         assert_eq!(
-            command(&["/usr/bin/walhalla", "a b", "it's", "50%"]),
-            "/usr/bin/walhalla 'a b' 'it'\\''s' '50%%'"
+            command(&words),
+            b"/usr/bin/walhalla 'a b' 'it'\\''s' '50%%'"
         );
         assert_eq!(quote(b"a'b\\c\n\xe9"), b"'a''b\\\\c\\n\xe9'");
+        let any: Vec<u8> = (1..=255).collect();
+        let quoted = quote(&command(&[OsStr::from_bytes(&any)]));
+        let text = [b"restore_command = ".as_slice(), &quoted, b"\n"].concat();
+        let read = crate::postgres::conf::last(&text, "restore_command").unwrap();
+        let read = String::from_utf8_lossy(&read).into_owned();
+        assert!(read.contains("%%") && !read.contains("\0"), "{read}");
     }
 }

@@ -1,9 +1,9 @@
 //! Bringing a file that is there to what the backup has, by writing only what differs and fetching only what may.
 
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 
@@ -28,8 +28,8 @@ pub(super) struct Refreshed {
 }
 
 /// A file that is being brought up to date.
-pub(super) struct Update<'a> {
-    path: &'a Path,
+pub(super) struct Update {
+    path: PathBuf,
     file: File,
     /// Where the next bytes go.
     at: u64,
@@ -38,13 +38,12 @@ pub(super) struct Update<'a> {
     here: Vec<u8>,
 }
 
-/// Brings the file at `path` to what `from` holds.
+/// Brings a file to what `from` holds.
 pub(super) fn refresh(
-    path: &Path,
+    mut update: Update,
     mut from: ChainFile,
     progress: &Progress,
 ) -> Result<Refreshed, Failure<Error>> {
-    let mut update = Update::open(path, from.header.mode)?;
     if let Some(kept) = update.is_same(from.header.size_bytes, from.sha256)? {
         go_on(progress, from.header.size_bytes)?;
         return Ok(kept);
@@ -66,27 +65,17 @@ pub(super) fn refresh(
     update.finish()
 }
 
-impl<'a> Update<'a> {
-    pub(super) fn open(path: &'a Path, mode: u32) -> Result<Self, Error> {
-        own(path)?;
-        let opened = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode)
-            .open(path);
-        let file = opened.map_err(Error::local("open", path))?;
-        file.set_permissions(Permissions::from_mode(mode))
-            .map_err(Error::local("set the mode of", path))?;
-        Ok(Self {
+impl Update {
+    /// Of an open file; `path` is for messages.
+    pub(super) fn of(file: File, path: PathBuf) -> Self {
+        Self {
             path,
             file,
             at: 0,
             hash: Sha256::new(),
             kept_bytes: 0,
             here: vec![0; CHUNK_BYTES],
-        })
+        }
     }
 
     /// Whether all of the file is as it must be, where that is known.
@@ -96,11 +85,11 @@ impl<'a> Update<'a> {
         sha256: Option<[u8; 32]>,
     ) -> Result<Option<Refreshed>, Error> {
         let metadata = self.file.metadata();
-        let length = metadata.map_err(Error::local("look at", self.path))?.len();
+        let length = metadata.map_err(Error::local("look at", &self.path))?.len();
         let Some(sha256) = sha256.filter(|_| length == size_bytes) else {
             return Ok(None);
         };
-        let here = streams::sha256(&mut self.file).map_err(Error::local("read", self.path))?;
+        let here = streams::sha256(&mut self.file).map_err(Error::local("read", &self.path))?;
         Ok((here == sha256).then_some(Refreshed {
             sum: (size_bytes, sha256),
             kept_bytes: size_bytes,
@@ -111,7 +100,7 @@ impl<'a> Update<'a> {
     fn has(&mut self, length: u32, digest: [u8; 16]) -> Result<bool, Error> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let here = read_at(&self.file, &mut bytes, self.at);
-        let here = here.map_err(Error::local("read", self.path))?;
+        let here = here.map_err(Error::local("read", &self.path))?;
         if here.len() != bytes.len() || Frame::digest_of(&bytes) != digest {
             return Ok(false);
         }
@@ -135,13 +124,13 @@ impl<'a> Update<'a> {
                 return Ok(());
             }
             let here = read_at(&self.file, &mut self.here, self.at);
-            let here = here.map_err(Error::local("read", self.path))?;
+            let here = here.map_err(Error::local("read", &self.path))?;
             let same = here.get(..bytes.len()).is_some_and(|here| here == bytes);
             if same {
                 self.kept_bytes += bytes.len() as u64;
             } else {
                 let written = self.file.write_all_at(bytes, self.at);
-                written.map_err(Error::local("write", self.path))?;
+                written.map_err(Error::local("write", &self.path))?;
             }
             self.hash.update(bytes);
             self.at += bytes.len() as u64;
@@ -152,30 +141,12 @@ impl<'a> Update<'a> {
     /// Cuts off what the file has beyond.
     pub(super) fn finish(self) -> Result<Refreshed, Failure<Error>> {
         let cut = self.file.set_len(self.at);
-        cut.map_err(Error::local("set the length of", self.path))?;
+        cut.map_err(Error::local("set the length of", &self.path))?;
         Ok(Refreshed {
             sum: (self.at, self.hash.finalize().into()),
             kept_bytes: self.kept_bytes,
         })
     }
-}
-
-/// Makes a file that is there one that can be written, and by no other name: a copy of hard links stays what it is.
-fn own(path: &Path) -> Result<(), Error> {
-    let Ok(metadata) = path.metadata() else {
-        return Ok(());
-    };
-    if metadata.nlink() > 1 {
-        let mut copy = path.as_os_str().to_owned();
-        copy.push(".walhalla.tmp");
-        let copied = std::fs::copy(path, &copy).and_then(|_| std::fs::rename(&copy, path));
-        copied.map_err(Error::local("copy", path))?;
-    }
-    if metadata.mode() & 0o600 != 0o600 {
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))
-            .map_err(Error::local("set the mode of", path))?;
-    }
-    Ok(())
 }
 
 /// As much of `buffer` as the file has from `at` on.

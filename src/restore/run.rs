@@ -1,15 +1,15 @@
 //! The course of a restore.
 
-use std::collections::BTreeMap;
-use std::fs::{DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::existing::{self, Existing};
+use super::existing::{self, Aside, Existing};
 use super::only::Only;
+use super::places::{Naming, Place, Places, Role};
 use super::plan::Plan;
 use super::recovery::Settings;
-use super::unpack::{Unpacker, sync_directory};
+use super::site::{self, Need, Site};
+use super::unpack::Unpacker;
 use super::{Error, stage};
 use crate::backup::chain::{Access, Chain};
 use crate::progress::{Progress, Show};
@@ -17,14 +17,20 @@ use crate::repository::{BackupEntry, Repository};
 
 /// Room that a restore leaves for PostgreSQL's own WAL and temporary files.
 const SPARE_BYTES: u64 = 64 << 20;
+/// Files that a restore and a starting server make besides those of the backup.
+const SPARE_FILES: u64 = 100;
 
 /// Where a backup goes, and how.
 #[derive(Clone, Debug)]
 pub struct Destination {
     /// The data directory to make.
     pub pgdata: PathBuf,
-    /// New places of tablespaces, by OID.
+    /// Places of tablespaces that the user named, by OID.
     pub tablespaces: BTreeMap<u32, PathBuf>,
+    /// Where the WAL folder is to be, if not in the data directory.
+    pub wal: Option<PathBuf>,
+    /// Where WAL is staged, and moved out of the way, instead of beside the data directory.
+    pub spool: Option<PathBuf>,
     /// What is done with files that are there.
     pub existing: Existing,
     /// The databases that are restored; all without.
@@ -33,13 +39,6 @@ pub struct Destination {
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
-}
-
-/// Whom everything is given to when root restores: PostgreSQL does not run as root.
-#[derive(Clone, Copy)]
-struct Owner {
-    user: u32,
-    group: u32,
 }
 
 /// Puts the files of the last backup in `chain`, which stands on those before it, in place: a data directory that recovers
@@ -53,12 +52,12 @@ pub fn fetch_backup(
         return Ok(0);
     };
     let files = to.open(repository, chain)?;
-    to.check(backup, &files, 0, None)?;
+    let ready = to.check(repository, backup, &files, None)?;
     let progress = Progress::new(to.show, "restoring", files.size_bytes());
-    let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
-    to.prepare(repository, backup, &unpacker)?;
+    let places = to.prepare(backup, ready, &files)?;
+    let unpacker = Unpacker::new(files, &places, to.existing, &progress);
     unpacker.unpack(to.threads)?;
-    to.finish(backup, None, &unpacker)?;
+    finish(&places, &unpacker)?;
     progress.finish();
     Ok(unpacker.kept_bytes())
 }
@@ -75,54 +74,72 @@ pub fn restore(
     settings: impl FnOnce(Option<PathBuf>) -> Settings,
 ) -> Result<u64, Error> {
     let backup = &plan.backup;
-    let staged_bytes = if stage.is_some() {
-        plan.stage_bytes()
-    } else {
-        0
-    };
     let files = to.open(repository, &plan.chain)?;
-    to.check(backup, &files, staged_bytes, stage)?;
+    let staged = stage.map(|path| Need {
+        path: path.to_owned(),
+        bytes: plan.stage_bytes(),
+        files: (plan.segments.len() + plan.histories.len()) as u64 + 1,
+    });
+    let ready = to.check(repository, backup, &files, staged)?;
     let wal = plan.segments.iter().map(|(_, file)| file.stored_bytes);
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
-    let unpacker = Unpacker::new(files, &to.pgdata, to.existing, &progress);
-    to.prepare(repository, backup, &unpacker)?;
-    if let Some(stage) = stage {
-        stage::prepare(stage)?;
-    }
+    let places = to.prepare(backup, ready, &files)?;
+    let stage = stage.map(|stage| stage::Stage::prepare(stage, places.data.owner()));
+    let stage = stage.transpose()?;
+    let unpacker = Unpacker::new(files, &places, to.existing, &progress);
     unpacker.unpack(to.threads)?;
-    let sealed = match stage {
-        None => None,
-        Some(stage) => Some(stage::fill(repository, plan, stage, to.threads, &progress)?),
-    };
-    settings(sealed).write(plan, &to.pgdata)?;
-    to.finish(backup, stage, &unpacker)?;
+    let sealed = stage
+        .as_ref()
+        .map(|stage| stage.fill(repository, plan, to.threads, &progress));
+    settings(sealed.transpose()?).write(plan, &places.data, unpacker.file_mode()?)?;
+    finish(&places, &unpacker)?;
     progress.finish();
     Ok(unpacker.kept_bytes())
 }
 
-impl Destination {
-    fn tablespace<'a>(&'a self, backup: &'a BackupEntry, oid: u32) -> Option<&'a Path> {
-        let original = || {
-            backup
-                .tablespaces
-                .iter()
-                .find(|tablespace| tablespace.oid == oid)
-        };
-        self.tablespaces
-            .get(&oid)
-            .map(PathBuf::as_path)
-            .or_else(|| original().map(|found| found.location.as_path()))
-    }
+/// What the check found, and has locked.
+struct Ready {
+    site: Site,
+    only_here: Vec<PathBuf>,
+}
 
-    fn tablespace_places<'a>(
-        &'a self,
-        backup: &'a BackupEntry,
-    ) -> impl Iterator<Item = (u32, &'a Path)> {
-        backup
-            .tablespaces
-            .iter()
-            .filter_map(|known| Some((known.oid, self.tablespace(backup, known.oid)?)))
+impl Destination {
+    /// Every directory that is to hold files of the cluster: the data directory last.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchTablespace`], and [`Error::SharedPlace`] for a tablespace that is in the backup twice.
+    fn places(&self, backup: &BackupEntry) -> Result<Vec<Place>, Error> {
+        let mut known: HashMap<u32, &Path> = HashMap::new();
+        for tablespace in &backup.tablespaces {
+            if let Some(other) = known.insert(tablespace.oid, &tablespace.location) {
+                let shared = (other.to_owned(), tablespace.location.clone());
+                return Err(Error::SharedPlace(shared.0, shared.1));
+            }
+        }
+        if let Some(oid) = self.tablespaces.keys().find(|oid| !known.contains_key(oid)) {
+            return Err(Error::NoSuchTablespace(*oid));
+        }
+        let mut places: Vec<Place> = known
+            .into_iter()
+            .map(|(oid, original)| match self.tablespaces.get(&oid) {
+                Some(named) => (Role::Tablespace(oid), named.clone(), Naming::ByUser),
+                None => (Role::Tablespace(oid), original.to_owned(), Naming::ByBackup),
+            })
+            .chain(
+                self.wal
+                    .clone()
+                    .map(|path| (Role::Wal, path, Naming::ByUser)),
+            )
+            .map(|(role, path, naming)| Place { role, path, naming })
+            .collect();
+        places.sort_by(|a, b| a.path.cmp(&b.path));
+        places.push(Place {
+            role: Role::Data,
+            path: self.pgdata.clone(),
+            naming: Naming::ByUser,
+        });
+        Ok(places)
     }
 
     /// The files that go there.
@@ -142,219 +159,106 @@ impl Destination {
     /// Refuses what cannot end well, before anything is written.
     fn check(
         &self,
+        repository: &Repository,
         backup: &BackupEntry,
         files: &Chain,
-        staged_bytes: u64,
-        stage: Option<&Path>,
-    ) -> Result<(), Error> {
-        let known = |oid: &u32| {
-            backup
-                .tablespaces
-                .iter()
-                .any(|tablespace| tablespace.oid == *oid)
+        staged: Option<Need>,
+    ) -> Result<Ready, Error> {
+        let places = self.places(backup)?;
+        let stage = staged.as_ref().map(|staged| staged.path.clone());
+        let site = Site::look(&places, backup, self.existing)?;
+        site::check_paths(files, backup)?;
+        site.must_not_share(stage.as_deref())?;
+        site.check_contents(backup)?;
+        site.check_rights()?;
+        let only_here = match site.wal_that_is_there()? {
+            Some(wal) => existing::only_here(&wal, backup, repository)?,
+            None => Vec::new(),
         };
-        if let Some(oid) = self.tablespaces.keys().find(|oid| !known(oid)) {
-            return Err(Error::NoSuchTablespace(*oid));
+        if !only_here.is_empty() {
+            site::must_be_writable(&self.aside().within)?;
         }
-        let is_update = self.existing == Existing::Update && !is_empty(&self.pgdata)?;
-        if is_update {
-            existing::prove(&self.pgdata, backup)?;
+        let needs = if site.is_update() {
+            // How much there will be in the end is known; how much on the way is not.
+            vec![Need {
+                path: self.pgdata.clone(),
+                bytes: SPARE_BYTES,
+                files: SPARE_FILES,
+            }]
         } else {
-            must_be_empty(&self.pgdata)?;
-        }
-        let mut places: Vec<&Path> = self
-            .tablespace_places(backup)
-            .map(|(_, place)| place)
-            .collect();
-        places.push(&self.pgdata);
-        places.extend(stage);
-        places.sort_unstable();
-        // Sorted, a directory comes right before what is inside it.
-        if let Some((outer, inner)) = places
-            .iter()
-            .zip(places.iter().skip(1))
-            .find(|(a, b)| b.starts_with(a))
-        {
-            return Err(Error::SharedPlace((*outer).to_owned(), (*inner).to_owned()));
-        }
-        for (oid, place) in self.tablespace_places(backup) {
-            if !is_update || !existing::leads_to(&self.pgdata, oid, place) {
-                must_be_empty(&place.join(backup.postgres_version.tablespace_folder()))?;
-            }
-        }
-        // How the files divide among tablespaces is not known before they are unpacked.
-        let on_one_device = self
-            .tablespace_places(backup)
-            .all(|(_, place)| device(place) == device(&self.pgdata));
-        let files_bytes = if on_one_device && !is_update {
-            files.size_bytes()
-        } else {
-            0
+            self.needs(&places, files)
         };
-        let beside = stage.is_some_and(|stage| device(stage) == device(&self.pgdata));
-        let staged_beside = if beside { staged_bytes } else { 0 };
-        must_have_room(&self.pgdata, files_bytes + staged_beside + SPARE_BYTES)?;
-        let Some(stage) = stage else { return Ok(()) };
-        stage::must_be_free(stage)?;
-        must_have_room(stage, staged_bytes)
+        site::must_have_room(needs.into_iter().chain(staged))?;
+        if let Some(stage) = stage {
+            stage::must_be_free(&stage, self.spool.as_deref(), site.owner())?;
+        }
+        Ok(Ready { site, only_here })
+    }
+
+    /// What the files take, in each place.
+    fn needs(&self, places: &[Place], files: &Chain) -> Vec<Need> {
+        let mut of_place: BTreeMap<Option<u32>, (u64, u64)> = BTreeMap::new();
+        for (path, size_bytes) in files.sizes() {
+            let of = of_place
+                .entry(super::places::tablespace_of(&path))
+                .or_default();
+            *of = (of.0 + size_bytes, of.1 + 1);
+        }
+        let in_places = places.iter().filter_map(|place| match place.role {
+            Role::Tablespace(oid) => of_place
+                .remove(&Some(oid))
+                .map(|needed| (place.path.clone(), needed)),
+            Role::Data | Role::Wal => None,
+        });
+        let mut needs: Vec<_> = in_places.collect();
+        let rest = of_place.into_values();
+        let rest = rest.fold((SPARE_BYTES, SPARE_FILES), |sum, of| {
+            (sum.0 + of.0, sum.1 + of.1)
+        });
+        needs.push((self.pgdata.clone(), rest));
+        let need = |(path, (bytes, files))| Need { path, bytes, files };
+        needs.into_iter().map(need).collect()
+    }
+
+    /// Where WAL that is nowhere else is moved to: on the file system of the WAL, if it has a directory of its own.
+    fn aside(&self) -> Aside {
+        let from = self.wal.as_ref().unwrap_or(&self.pgdata);
+        let from = site::real_path(from);
+        let name = from.file_name().unwrap_or_default();
+        let beside = from.parent().unwrap_or(Path::new("/")).to_owned();
+        Aside {
+            within: self.spool.clone().unwrap_or(beside),
+            name: name.to_string_lossy().into_owned(),
+        }
     }
 
     /// Makes the data directory and the tablespaces' places and links; of one that is there, takes away what is not of the
     /// backup. It cannot be started from here on.
-    fn prepare(
-        &self,
-        repository: &Repository,
-        backup: &BackupEntry,
-        files: &Unpacker,
-    ) -> Result<(), Error> {
-        let owner = self.owner()?;
-        create_private(&self.pgdata, owner)?;
-        std::fs::set_permissions(&self.pgdata, Permissions::from_mode(0o700))
-            .map_err(Error::local("set the mode of", &self.pgdata))?;
-        existing::leave_proof(&self.pgdata, backup)?;
+    fn prepare(&self, backup: &BackupEntry, ready: Ready, files: &Chain) -> Result<Places, Error> {
+        let Ready { site, only_here } = ready;
+        site.name_what_is_swept();
+        let aside = self.aside();
+        let places = site.make(backup)?;
+        places.data.set_directory_mode("".as_ref(), 0o700)?;
+        existing::leave_proof(&places, backup)?;
         if self.existing == Existing::Update {
-            let aside = existing::disable(&self.pgdata, backup, repository)?;
-            if let (Some(aside), Some(owner)) = (aside, owner) {
-                give(&aside, owner)?;
+            existing::disable(&places.data)?;
+            let inside = places.data.inside(places.wal_folder().as_ref())?;
+            let elsewhere = places.wal().map(|(_, wal)| wal.again()).transpose()?;
+            let wal = inside.or(elsewhere);
+            if let Some(wal) = wal {
+                existing::move_aside(&wal, &only_here, &aside)?;
             }
-            let places = self.tablespace_places(backup);
-            let places = places.map(|(oid, place)| (oid, place.to_owned())).collect();
-            let removed = existing::remove_others(&self.pgdata, backup, &files.paths(), &places)?;
+            let removed = existing::remove_others(&places, &files.paths())?;
             tracing::debug!("{removed} files that the backup does not have were removed");
         }
-        let links = self.pgdata.join("pg_tblspc");
-        for (oid, place) in self.tablespace_places(backup) {
-            create_private(&links, owner)?;
-            create_private(place, owner)?;
-            if existing::leads_to(&self.pgdata, oid, place) {
-                continue;
-            }
-            let link = links.join(oid.to_string());
-            std::os::unix::fs::symlink(place, &link)
-                .map_err(Error::local("create the link", &link))?;
-            sync_directory(&links)?;
-        }
-        Ok(())
-    }
-
-    /// Run by root: the owner of the data directory, or of what it will be made in.
-    fn owner(&self) -> Result<Option<Owner>, Error> {
-        let Some(existing) =
-            existing(&self.pgdata).filter(|_| rustix::process::geteuid().is_root())
-        else {
-            return Ok(None);
-        };
-        let metadata = std::fs::metadata(existing).map_err(Error::local("look at", existing))?;
-        Ok(Some(Owner {
-            user: metadata.uid(),
-            group: metadata.gid(),
-        }))
-    }
-
-    /// Puts in place what makes the directory one that starts.
-    fn finish(
-        &self,
-        backup: &BackupEntry,
-        stage: Option<&Path>,
-        files: &Unpacker,
-    ) -> Result<(), Error> {
-        self.hand_over(backup, stage)?;
-        files.finish()?;
-        existing::take_proof_away(&self.pgdata)?;
-        self.hand_over(backup, stage)
-    }
-
-    fn hand_over(&self, backup: &BackupEntry, stage: Option<&Path>) -> Result<(), Error> {
-        let Some(owner) = self.owner()? else {
-            return Ok(());
-        };
-        let places = self.tablespace_places(backup).map(|(_, place)| place);
-        // The WAL may be elsewhere, by a link.
-        let wal = self.pgdata.join(backup.postgres_version.wal_folder());
-        let wal = std::fs::canonicalize(&wal)
-            .ok()
-            .filter(|_| wal.is_symlink());
-        let mut all = std::iter::once(self.pgdata.as_path())
-            .chain(places)
-            .chain(wal.as_deref())
-            .chain(stage);
-        all.try_for_each(|place| give(place, owner))
+        places.link()?;
+        Ok(places)
     }
 }
 
-/// Whether a directory has nothing in it, or is not there.
-fn is_empty(path: &Path) -> Result<bool, Error> {
-    match std::fs::read_dir(path).map(|mut entries| entries.next().is_none()) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        found => found.map_err(Error::local("read", path)),
-    }
-}
-
-fn must_be_empty(path: &Path) -> Result<(), Error> {
-    if is_empty(path)? {
-        Ok(())
-    } else {
-        Err(Error::NotEmpty(path.to_owned()))
-    }
-}
-
-fn must_have_room(path: &Path, needed_bytes: u64) -> Result<(), Error> {
-    let Some(existing) = existing(path) else {
-        return Ok(());
-    };
-    let stat = rustix::fs::statvfs(existing)
-        .map_err(|errno| Error::local("look at", existing)(errno.into()))?;
-    let available_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if available_bytes >= needed_bytes {
-        return Ok(());
-    }
-    Err(Error::NoRoom {
-        path: existing.to_owned(),
-        available_bytes,
-        needed_bytes,
-    })
-}
-
-fn existing(path: &Path) -> Option<&Path> {
-    path.ancestors()
-        .map(|above| {
-            if above.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                above
-            }
-        })
-        .find(|above| above.exists())
-}
-
-fn device(path: &Path) -> Option<u64> {
-    existing(path)
-        .and_then(|path| path.metadata().ok())
-        .map(|metadata| metadata.dev())
-}
-
-/// Makes a directory and what is missing above it.
-fn create_private(path: &Path, owner: Option<Owner>) -> Result<(), Error> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(above) = path.parent() {
-        create_private(above, owner)?;
-    }
-    let created = DirBuilder::new().mode(0o700).create(path);
-    created.map_err(Error::local("create the directory", path))?;
-    owner.map_or(Ok(()), |owner| give(path, owner))
-}
-
-/// Changes the owner of a directory and all in it, without following links.
-fn give(path: &Path, owner: Owner) -> Result<(), Error> {
-    let given = std::os::unix::fs::lchown(path, Some(owner.user), Some(owner.group));
-    given.map_err(Error::local("change the owner of", path))?;
-    if path.is_symlink() || !path.is_dir() {
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(path).map_err(Error::local("read", path))? {
-        give(&entry.map_err(Error::local("read", path))?.path(), owner)?;
-    }
-    Ok(())
+/// Puts in place what makes the directory one that starts.
+fn finish(places: &Places, files: &Unpacker) -> Result<(), Error> {
+    files.finish()?;
+    existing::take_proof_away(places)
 }

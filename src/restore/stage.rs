@@ -5,18 +5,20 @@
 //! it alone; what the plan does not name is absent.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
-use std::io::Read;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
+use super::folder::{Folder, Owner, existing, is_temporary};
 use super::plan::Plan;
 use crate::pipeline::streams;
 use crate::postgres::{SegmentName, WalFileName};
@@ -52,64 +54,136 @@ pub fn directory(pgdata: &Path, spool: Option<&Path>) -> PathBuf {
     spool.join(format!("{name}-{digest:.12}.walhalla-wal"))
 }
 
-/// Makes the stage's directory, empty.
-///
-/// # Errors
-/// [`Error::NotEmpty`] when something in it is not a stage's.
-pub fn prepare(stage: &Path) -> Result<(), Error> {
-    if stage.exists() {
-        clear(stage)?;
-    }
-    let created = DirBuilder::new().mode(0o700).create(stage);
-    created.map_err(Error::local("create the directory", stage))?;
-    // Beside the data directory or not: a plan that recovery cannot find stops it.
-    stage.parent().map_or(Ok(()), super::unpack::sync_directory)
+/// A stage's directory, empty and locked: no other restore stages there meanwhile.
+#[derive(Debug)]
+pub(super) struct Stage {
+    path: PathBuf,
+    folder: Folder,
+    owner: Option<Owner>,
 }
 
-/// Refuses a directory that holds anything but what an earlier restore staged.
-///
-/// # Errors
-/// [`Error::NotEmpty`].
-pub fn must_be_free(stage: &Path) -> Result<(), Error> {
-    if stage.exists() {
-        staged_files(stage).map(drop)
-    } else {
-        Ok(())
+impl Stage {
+    /// Makes the directory, or empties the one that is there. Until it is full it is closed to everybody but the user who
+    /// restores: PostgreSQL's user, whose directory is above it, replaces nothing in it by a link.
+    ///
+    /// # Errors
+    /// [`Error::NotAStage`] when something in it is not a stage's; [`Error::Restoring`].
+    pub(super) fn prepare(path: &Path, owner: Option<Owner>) -> Result<Self, Error> {
+        let own = owner.map(|_| Owner {
+            user: rustix::process::geteuid().as_raw(),
+            group: rustix::process::getegid().as_raw(),
+        });
+        let above = path.parent().unwrap_or(Path::new("/"));
+        let name = Path::new(path.file_name().unwrap_or_default());
+        let folder = Folder::make(above, own)?.make_inside(name)?;
+        folder.lock()?;
+        if let Some(own) = own {
+            folder.take_for(own)?;
+        }
+        empty(&folder)?;
+        Ok(Self {
+            path: path.to_owned(),
+            folder,
+            owner,
+        })
+    }
+
+    /// Downloads the plan's WAL, several files at a time, and seals the plan; returns the sealed plan's path.
+    pub(super) fn fill(
+        &self,
+        repository: &Repository,
+        plan: &Plan,
+        threads: usize,
+        progress: &Progress,
+    ) -> Result<PathBuf, Error> {
+        let stage = self.folder.own_path();
+        let files = fetch(repository, plan, &stage, threads, progress)?;
+        seal(
+            &stage,
+            &SealedPlan {
+                backup: plan.backup.id.to_string(),
+                target: plan.target.point.to_string(),
+                files,
+            },
+        )?;
+        if let Some(owner) = self.owner {
+            for name in self.folder.names("".as_ref())? {
+                self.folder.give_file_to(name.as_ref(), owner)?;
+            }
+            self.folder.take_for(owner)?;
+        }
+        Ok(self.path.join(PLAN))
     }
 }
 
-/// Removes a stage; a directory that holds anything else is left as it is.
+/// Refuses a stage that cannot be made, that another restore fills, or that holds anything but what an earlier restore
+/// staged.
+///
+/// # Errors
+/// [`Error::NoStage`], [`Error::Restoring`] and [`Error::NotAStage`].
+pub(super) fn must_be_free(
+    stage: &Path,
+    spool: Option<&Path>,
+    owner: Option<Owner>,
+) -> Result<(), Error> {
+    let no_stage = |source: io::Error| Error::NoStage {
+        path: stage.to_owned(),
+        source,
+    };
+    if let Some(spool) = spool {
+        // It may be a file system that is not mounted.
+        std::fs::metadata(spool).map_err(no_stage)?;
+    }
+    let there = existing(stage);
+    let rights = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::access(&there, rights).map_err(|errno| no_stage(errno.into()))?;
+    if stage.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    if stage.is_symlink() {
+        return Err(Error::NotAStage(stage.to_owned()));
+    }
+    let folder = Folder::open(stage, owner)?;
+    folder.lock()?;
+    staged_files(&folder).map(drop)
+}
+
+/// Removes a stage; a directory that holds anything else, or that a restore is filling, is left as it is.
 pub fn clear(stage: &Path) -> Result<(), Error> {
-    for path in staged_files(stage)? {
-        std::fs::remove_file(&path).map_err(Error::local("remove", &path))?;
-    }
+    let folder = Folder::open(stage, None)?;
+    folder.lock()?;
+    empty(&folder)?;
     std::fs::remove_dir(stage).map_err(Error::local("remove", stage))
 }
 
-fn staged_files(stage: &Path) -> Result<Vec<PathBuf>, Error> {
-    let listing = std::fs::read_dir(stage).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let entries = listing.map_err(Error::local("read", stage))?;
-    let is_ours = |name: &str| {
-        let name = name.strip_suffix(".walhalla.tmp").unwrap_or(name);
-        name == PLAN || name.parse::<WalFileName>().is_ok()
-    };
-    if !entries
-        .iter()
-        .all(|entry| entry.file_name().to_str().is_some_and(is_ours))
-    {
-        return Err(Error::NotEmpty(stage.to_owned()));
+fn empty(folder: &Folder) -> Result<(), Error> {
+    for name in staged_files(folder)? {
+        folder.remove(name.as_ref())?;
     }
-    Ok(entries.iter().map(std::fs::DirEntry::path).collect())
+    Ok(())
 }
 
-/// Downloads the plan's WAL into `stage`, several files at a time, and seals the plan; returns the sealed plan's path.
-pub fn fill(
+fn staged_files(folder: &Folder) -> Result<Vec<OsString>, Error> {
+    let names = folder.names("".as_ref())?;
+    let is_ours = |name: &OsString| {
+        let text = name.to_string_lossy();
+        is_temporary(name) || text == PLAN || text.parse::<WalFileName>().is_ok()
+    };
+    if names.iter().all(is_ours) {
+        Ok(names)
+    } else {
+        Err(Error::NotAStage(folder.path().to_owned()))
+    }
+}
+
+/// Downloads the plan's WAL into `stage`; returns the SHA-256 of each file.
+fn fetch(
     repository: &Repository,
     plan: &Plan,
     stage: &Path,
     threads: usize,
     progress: &Progress,
-) -> Result<PathBuf, Error> {
+) -> Result<BTreeMap<String, String>, Error> {
     let fetcher = Fetcher {
         repository,
         cluster: Some(cluster(plan)),
@@ -145,15 +219,7 @@ pub fn fill(
     for border in (run_length..plan.segments.len()).step_by(run_length) {
         check_border(repository, plan, stage, border)?;
     }
-    let files = std::mem::take(&mut *lock(&sealed));
-    seal(
-        stage,
-        &SealedPlan {
-            backup: plan.backup.id.to_string(),
-            target: plan.target.point.to_string(),
-            files,
-        },
-    )
+    Ok(std::mem::take(&mut *lock(&sealed)))
 }
 
 fn cluster(plan: &Plan) -> Cluster {
@@ -231,13 +297,12 @@ fn digest(path: &Path) -> Result<String, Error> {
     Ok(hex::encode(digest))
 }
 
-fn seal(stage: &Path, plan: &SealedPlan) -> Result<PathBuf, Error> {
+fn seal(stage: &Path, plan: &SealedPlan) -> Result<(), Error> {
     let path = stage.join(PLAN);
     let json = serde_json::to_vec_pretty(plan).expect("a sealed plan is text");
     let mut file = NewFile::create(&path)?;
     file.write(&json)?;
-    file.finish()?;
-    Ok(path)
+    Ok(file.finish()?)
 }
 
 /// Answers the server's request for `name` from the sealed plan at `plan_path`: puts the file at `path`.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
+use crate::output;
 use crate::postgres::{Lsn, TimelineId};
 use crate::wal::text::ServerText;
 
@@ -122,7 +123,7 @@ impl std::str::FromStr for TargetTimeline {
 /// A word of any bytes as bash, ksh and zsh take it: where it is no printable text, with escapes.
 pub fn shell_bytes(word: &[u8]) -> String {
     if let Ok(text) = std::str::from_utf8(word)
-        && !text.chars().any(char::is_control)
+        && output::in_a_line(text) == text
     {
         return shell_word(text);
     }
@@ -191,22 +192,22 @@ mod tests {
 
     #[test]
     fn words_of_any_bytes_come_back_from_a_shell() {
-        let words: [&[u8]; 7] = [
+        let words: [&[u8]; 8] = [
             b"plain",
-            b"it's",
+            b"it's $HOME",
             b"caf\xe9",
             b"a\nb",
             b"\xff\\'",
             b"\x1b[0m41",
             "caf\u{e9}".as_bytes(),
+            "\u{202e}evil".as_bytes(),
         ];
         for word in words {
-            let script = format!("printf %s {}", shell_bytes(word));
-            let output = std::process::Command::new("bash")
-                .args(["-c", &script])
-                .output()
-                .unwrap();
-            assert_eq!(output.stdout, word, "{script}");
+            let quoted = shell_bytes(word);
+            assert_eq!(output::in_a_line(&quoted), quoted);
+            let mut shell = std::process::Command::new("bash");
+            let output = shell.args(["-c", &format!("printf %s {quoted}")]).output();
+            assert_eq!(output.unwrap().stdout, word, "{quoted}");
         }
         assert_eq!(shell_bytes(b"caf\xe9"), "$'caf\\xe9'");
     }

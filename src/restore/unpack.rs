@@ -2,16 +2,15 @@
 //!
 //! ```text
 //! parts ─▶ write and hash each file       N parts at a time
-//! all parts ─▶ fsync every file, every directory
+//! all parts ─▶ fsync every file ─▶ modes of directories, fsync each
 //! ```
 //!
 //! The last part waits until every other file is durable; of it, `pg_control` comes last.
 
-use std::collections::{BTreeSet, HashSet};
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,7 +19,8 @@ use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::existing::Existing;
+use super::existing::{self, Existing};
+use super::places::Places;
 use super::refresh::{Update, refresh};
 use crate::backup::chain::Chain;
 use crate::backup::contents::{self, Failure, FileHeader, Sink, Sum};
@@ -28,7 +28,6 @@ use crate::backup::manifest;
 use crate::postgres::control;
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
-use crate::wal::fetcher::NewFile;
 
 /// Bytes that are hashed and written at a time.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -36,42 +35,38 @@ const CHUNK_BYTES: usize = 1 << 18;
 const FLUSH_BYTES: u64 = 8 << 20;
 /// Where `pg_control` is until everything else is in place.
 const HELD_BACK: &str = "global/pg_control.walhalla.tmp";
-/// Permissions of directories until a part says otherwise.
-const PRIVATE: u32 = 0o700;
+/// Written when the backup ended, so that no file of the server's says which mode it has.
+const WITHOUT_MODE: [&str; 2] = ["backup_label", control::PATH];
 
 /// A backup on its way into a data directory.
 pub struct Unpacker<'a> {
     chain: Chain<'a>,
-    pgdata: &'a Path,
+    places: &'a Places,
     existing: Existing,
     progress: &'a Progress,
-    directories: Mutex<BTreeSet<PathBuf>>,
+    /// With the mode of each, as far as a part told it.
+    directories: Mutex<BTreeMap<PathBuf, Option<u32>>>,
     unsynced: Mutex<Vec<PathBuf>>,
     kept_bytes: AtomicU64,
 }
 
 impl<'a> Unpacker<'a> {
-    /// Unpacks what `chain` makes into `pgdata`.
-    pub fn new(
+    /// Unpacks what `chain` makes into `places`.
+    pub(super) fn new(
         chain: Chain<'a>,
-        pgdata: &'a Path,
+        places: &'a Places,
         existing: Existing,
         progress: &'a Progress,
     ) -> Self {
         Self {
             chain,
-            pgdata,
+            places,
             existing,
             progress,
             directories: Mutex::default(),
             unsynced: Mutex::default(),
             kept_bytes: AtomicU64::new(0),
         }
-    }
-
-    /// The paths of all files that will be there.
-    pub fn paths(&self) -> HashSet<PathBuf> {
-        self.chain.paths()
     }
 
     /// How much of the files was there already.
@@ -124,8 +119,9 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         };
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-        let (target, header, sha256) = (self.pgdata.join(path), file.header, file.sha256);
-        let refreshed = refresh(&target, file, self.progress).map_err(|failure| match failure {
+        let (header, sha256) = (file.header, file.sha256);
+        let update = self.update(path, header.mode)?;
+        let refreshed = refresh(update, file, self.progress).map_err(|failure| match failure {
             Failure::Read(source) => self.chain.unreadable(path, source).into(),
             Failure::Sink(error) => error,
         })?;
@@ -135,22 +131,23 @@ impl<'a> Unpacker<'a> {
         self.kept_bytes
             .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
         self.chain.came(path, header, refreshed.sum);
-        lock(&self.unsynced).push(target);
+        lock(&self.unsynced).push(path.to_owned());
         Ok(())
+    }
+
+    fn update(&self, path: &Path, mode: u32) -> Result<Update, Error> {
+        let file = self.places.open_or_create(path, mode)?;
+        Ok(Update::of(file, self.places.data.path().join(path)))
     }
 
     /// Gives what is not restored its length, and no content.
     fn empty_files(&self) -> Result<(), Error> {
         for (path, size_bytes) in self.chain.left_out() {
             self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-            let target = self.pgdata.join(path);
-            let mut options = OpenOptions::new();
-            let created = options.write(true).create(true).truncate(true).mode(0o600);
-            let emptied = created
-                .open(&target)
-                .and_then(|file| file.set_len(*size_bytes));
-            emptied.map_err(Error::local("create", &target))?;
-            lock(&self.unsynced).push(target);
+            let file = self.places.open_or_create(path, self.file_mode()?)?;
+            let emptied = file.set_len(0).and_then(|()| file.set_len(*size_bytes));
+            emptied.map_err(Error::local("create", self.places.data.path().join(path)))?;
+            lock(&self.unsynced).push(path.clone());
         }
         Ok(())
     }
@@ -162,8 +159,11 @@ impl<'a> Unpacker<'a> {
         let next = AtomicUsize::new(0);
         on_threads(threads, self.progress, &|| {
             while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let synced = File::open(path).and_then(|file| file.sync_all());
-                synced.map_err(Error::local("fsync", path))?;
+                if path == Path::new(HELD_BACK) {
+                    self.places.data.sync_file(path)?;
+                } else {
+                    self.places.sync_file(path)?;
+                }
             }
             Ok(())
         })
@@ -174,55 +174,69 @@ impl<'a> Unpacker<'a> {
         if let Some(last) = self.chain.last_task() {
             self.chain.read(last, self)?;
         }
+        let data = &self.places.data;
         // A manifest of files that are empty would say no more than that they are not the backup's.
         if self.chain.left_out().is_empty() {
-            let mut manifest = NewFile::create(&self.pgdata.join(manifest::FILE_NAME))?;
-            manifest.write(self.chain.manifest_text().as_bytes())?;
-            manifest.finish()?;
+            let text = self.chain.manifest_text();
+            data.write(
+                manifest::FILE_NAME.as_ref(),
+                text.as_bytes(),
+                self.file_mode()?,
+            )?;
         }
         self.sync_files(1)?;
         self.chain.missing().map_or(Ok(()), Err)?;
-        self.open_to_group()?;
-        self.sync_directories()?;
-        let (held_back, path) = (self.pgdata.join(HELD_BACK), self.pgdata.join(control::PATH));
-        std::fs::rename(&held_back, &path).map_err(Error::local("rename", &held_back))?;
-        sync_directory(path.parent().unwrap_or(self.pgdata))
+        self.finish_directories()?;
+        existing::take_tablespaces_proof_away(self.places)?;
+        let path = Path::new(control::PATH);
+        data.rename(HELD_BACK.as_ref(), path)?;
+        data.sync(path.parent().unwrap_or(Path::new("")))
     }
 
     fn create_directories(&self, path: &Path) -> Result<(), Error> {
         let mut known = lock(&self.directories);
-        if !known.contains(path) {
-            let full = self.pgdata.join(path);
-            let created = DirBuilder::new()
-                .recursive(true)
-                .mode(PRIVATE)
-                .create(&full);
-            created.map_err(Error::local("create the directory", full))?;
-            known.extend(path.ancestors().map(Path::to_owned));
+        if !known.contains_key(path) {
+            self.places.make_directory(path)?;
+            for path in path.ancestors() {
+                // What is between the data directory and a tablespace's files is a link.
+                if !known.contains_key(path) && self.places.locate(path).is_ok() {
+                    known.insert(path.to_owned(), None);
+                }
+            }
         }
         Ok(())
     }
 
-    /// A cluster that its group may read (`initdb --allow-group-access`) has the same mode on its directory.
-    fn open_to_group(&self) -> Result<(), Error> {
-        let path = self.pgdata.join("PG_VERSION");
-        let metadata = path.metadata().map_err(Error::local("look at", &path))?;
-        let mode = if metadata.permissions().mode() & 0o040 == 0 {
-            0o700
-        } else {
-            0o750
-        };
-        std::fs::set_permissions(self.pgdata, Permissions::from_mode(mode))
-            .map_err(Error::local("set the mode of", self.pgdata))
+    /// Whether the cluster's group may read it (`initdb --allow-group-access`).
+    fn is_open_to_group(&self) -> Result<bool, Error> {
+        let mode = self.places.data.mode("PG_VERSION".as_ref())?;
+        Ok(mode.is_some_and(|mode| mode & 0o040 != 0))
     }
 
-    fn sync_directories(&self) -> Result<(), Error> {
-        let directories = lock(&self.directories);
-        directories
-            .iter()
-            .try_for_each(|directory| sync_directory(&self.pgdata.join(directory)))?;
-        sync_directory(self.pgdata)?;
-        self.pgdata.parent().map_or(Ok(()), sync_directory)
+    /// The mode that PostgreSQL gives to files of this cluster.
+    pub fn file_mode(&self) -> Result<u32, Error> {
+        Ok(if self.is_open_to_group()? {
+            0o640
+        } else {
+            0o600
+        })
+    }
+
+    /// Gives directories their modes, those that are deepest first: one may forbid its owner to write. Then makes them
+    /// durable.
+    fn finish_directories(&self) -> Result<(), Error> {
+        let usual = if self.is_open_to_group()? {
+            0o750
+        } else {
+            0o700
+        };
+        let directories = std::mem::take(&mut *lock(&self.directories));
+        for (path, mode) in directories.iter().rev() {
+            if !path.as_os_str().is_empty() {
+                self.places.finish_directory(path, mode.unwrap_or(usual))?;
+            }
+        }
+        self.places.finish_outer_directories(usual)
     }
 }
 
@@ -231,9 +245,8 @@ impl Sink for Unpacker<'_> {
 
     fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
         self.create_directories(path)?;
-        let path = self.pgdata.join(path);
-        std::fs::set_permissions(&path, Permissions::from_mode(header.mode))
-            .map_err(Error::local("set the mode of", path))
+        lock(&self.directories).insert(path.to_owned(), Some(header.mode));
+        Ok(())
     }
 
     fn file(
@@ -243,15 +256,26 @@ impl Sink for Unpacker<'_> {
         content: &mut dyn Read,
     ) -> Result<Option<Sum>, Failure<Error>> {
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-        let target = self.pgdata.join(if path == Path::new(control::PATH) {
-            Path::new(HELD_BACK)
-        } else {
-            path
-        });
+        let mode = match path.to_str() {
+            Some(name) if WITHOUT_MODE.contains(&name) => self.file_mode()?,
+            _ => header.mode,
+        };
+        let full = self.places.data.path().join(path);
+        if path == Path::new(control::PATH) {
+            let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
+            lock(&self.unsynced).push(HELD_BACK.into());
+            return write_file(content, held_back, &full, self.progress).map(Some);
+        }
+        if path == Path::new(HELD_BACK) {
+            return Err(Error::StrangePath(path.to_owned()).into());
+        }
         let found = match self.existing {
-            Existing::Refuse => write_file(content, &target, header.mode, self.progress)?,
+            Existing::Refuse => {
+                let file = self.places.create(path, mode)?;
+                write_file(content, file, &full, self.progress)?
+            }
             Existing::Update => {
-                let mut update = Update::open(&target, header.mode)?;
+                let mut update = self.update(path, mode)?;
                 update.take(content, self.progress)?;
                 let refreshed = update.finish()?;
                 self.kept_bytes
@@ -259,7 +283,7 @@ impl Sink for Unpacker<'_> {
                 refreshed.sum
             }
         };
-        lock(&self.unsynced).push(target);
+        lock(&self.unsynced).push(path.to_owned());
         Ok(Some(found))
     }
 
@@ -268,32 +292,13 @@ impl Sink for Unpacker<'_> {
     }
 }
 
-/// Makes a directory's entries durable.
-pub(super) fn sync_directory(path: &Path) -> Result<(), Error> {
-    let path = if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    };
-    File::open(path)
-        .and_then(|directory| directory.sync_all())
-        .map_err(Error::local("fsync", path))
-}
-
 /// Writes an entry's content; returns its length and SHA-256. It is durable only after [`Unpacker::sync_files`].
 fn write_file(
     content: &mut dyn Read,
+    mut file: File,
     path: &Path,
-    mode: u32,
     progress: &Progress,
 ) -> Result<Sum, Failure<Error>> {
-    let created = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path);
-    let mut file = created.map_err(Error::local("create", path))?;
     let (mut hash, mut size_bytes, mut flushed) = (Sha256::new(), 0, 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {

@@ -18,8 +18,9 @@ use crate::repository::{self, ArchivedFile, Repository};
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
 
-/// Permissions of new files: PostgreSQL's own, as WAL and settings are not for everyone to read.
-const PRIVATE: u32 = 0o600;
+/// Permissions of new files: PostgreSQL's own, as WAL is not for everyone to read. A server whose group may not read it,
+/// either, has an umask that takes that right away (file_perm.c, `pg_mode_mask`).
+const PRIVATE: u32 = 0o640;
 
 /// Where files come from and what they must look like.
 #[derive(Clone, Debug)]

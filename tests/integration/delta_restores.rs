@@ -172,7 +172,7 @@ fn only_a_directory_that_is_proven_to_be_the_clusters_is_restored_over() {
         .walhalla
         .run(&plain)
         .exits_with(1)
-        .says(&["is not empty", "--delta"]);
+        .says(&["is not empty", "nothing in it tells whose it is"]);
     chain.cluster.stop();
 }
 

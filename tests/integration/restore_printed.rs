@@ -1,0 +1,345 @@
+//! What a restore leaves in settings and says on a terminal.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::support::{Area, Cluster, Shape, Store, Walhalla, host, run};
+
+/// A cluster of these settings with a backup, archived to the end and stopped.
+struct BackedUp {
+    area: Area,
+    store: Store,
+    walhalla: Walhalla,
+    cluster: Cluster,
+}
+
+const VERSION: u32 = 17;
+
+impl BackedUp {
+    fn make(prepare: impl FnOnce(&Cluster)) -> Self {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut cluster = Cluster::create(&area, "primary", Shape::small(VERSION));
+        prepare(&cluster);
+        walhalla.archive_from(&mut cluster);
+        cluster.sql("create table t as select 1 as i");
+        walhalla.back_up(&cluster);
+        cluster.archive_everything();
+        Self {
+            area,
+            store,
+            walhalla,
+            cluster,
+        }
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    path.metadata().unwrap().permissions().mode() & 0o7777
+}
+
+#[test]
+fn the_servers_environment_does_not_change_the_store_it_recovers_from() {
+    let mut made = BackedUp::make(|_| {});
+    let stale = made.area.path("stale");
+    run(host()
+        .command("cp")
+        .arg("-a")
+        .arg(made.store.path())
+        .arg(&stale))
+    .succeeds();
+    let other = made.area.write(
+        "other.toml",
+        format!("store = \"file://{}\"\n", stale.display()),
+    );
+    for row in 2..5 {
+        made.cluster.sql(&format!("insert into t values ({row})"));
+        made.cluster.archive_everything();
+    }
+    made.cluster.stop();
+    let mut restored =
+        made.walhalla
+            .restore(&made.area, VERSION, "restored", &["--wal", "on-demand"]);
+    let hostile = [
+        ("WALHALLA_STORE", format!("file://{}", stale.display())),
+        ("WALHALLA_CONFIG", other.display().to_string()),
+        ("WALHALLA_RETRY_TIMEOUT", "nonsense".to_owned()),
+        ("WALHALLA_CA_FILE", "/nowhere".to_owned()),
+        ("WALHALLA_AGE_IDENTITY_FILE", "/nowhere".to_owned()),
+        ("PGDATA", "/nowhere".to_owned()),
+    ];
+    restored.set_env(&hostile.map(|(name, value)| (name.to_owned(), value)));
+    restored.start();
+    restored.wait_until_promoted();
+    assert_eq!(restored.sql("select count(*) from t"), "4");
+    restored.stop();
+}
+
+#[test]
+fn what_was_set_by_variables_and_flags_is_told_to_the_server_without_secrets() {
+    let mut made = BackedUp::make(|_| {});
+    made.cluster.stop();
+    let url = made.store.url();
+    let config = made.area.write("empty.toml", "");
+    let there = made.area.path("restored");
+    let mut command = host().command(&host().program);
+    command
+        .arg("--config")
+        .arg(&config)
+        .args(["restore", there.to_str().unwrap(), "--standby"]);
+    command
+        .env("WALHALLA_STORE", &url)
+        .env("WALHALLA_RETRY_TIMEOUT", "77s");
+    command.env("AWS_SECRET_ACCESS_KEY", "verysecret");
+    run(&mut command).succeeds();
+    let text = std::fs::read_to_string(there.join("postgresql.auto.conf")).unwrap();
+    assert!(
+        text.contains(&url) && text.contains("retry_timeout=77s"),
+        "{text}"
+    );
+    assert!(
+        text.contains("--no-environment") && !text.contains("verysecret"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_copy_is_told_that_it_will_archive_and_where_to() {
+    let mut made = BackedUp::make(|_| {});
+    made.cluster.stop();
+    let there = made.area.path("restored");
+    let restored = made
+        .walhalla
+        .run(&["restore", there.to_str().unwrap()])
+        .succeeds();
+    let config = made.area.path("walhalla.toml");
+    for wanted in [
+        "it will archive",
+        config.to_str().unwrap(),
+        "wal-push",
+        "--archive-mode off",
+    ] {
+        assert!(restored.stdout.contains(wanted), "{restored}");
+    }
+    let off = made.area.path("off");
+    let restored = made
+        .walhalla
+        .run(&["restore", off.to_str().unwrap(), "--archive-mode", "off"])
+        .succeeds();
+    assert!(!restored.stdout.contains("it will archive"), "{restored}");
+}
+
+#[test]
+fn what_is_printed_can_be_pasted_and_the_settings_work_whatever_is_in_the_path() {
+    let mut made = BackedUp::make(|_| {});
+    made.cluster.stop();
+    for name in [
+        "my $data",
+        "it's 100%f",
+        "a\nb \"c\" \\d",
+        "tab\tand\u{1b}[31m",
+    ] {
+        let there = made.area.path(name);
+        let args = [
+            "restore",
+            there.to_str().unwrap(),
+            "--archive-mode",
+            "off",
+            "--target-action",
+            "promote",
+        ];
+        let restored = made.walhalla.run(&args).succeeds();
+        let line = restored
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("start it with: pg_ctl -D "));
+        let word = line.unwrap().strip_suffix(" start").unwrap();
+        let echo = run(host()
+            .command("bash")
+            .args(["-c", &format!("printf %s {word}")]))
+        .succeeds();
+        assert_eq!(echo.stdout, there.to_str().unwrap(), "{word}");
+        assert!(!restored.stdout.contains('\u{1b}'), "{restored}");
+        if !name.contains('\n') {
+            let mut server = Cluster::adopt(&made.area, VERSION, there.clone());
+            server.start();
+            server.wait_until_promoted();
+            assert_eq!(server.sql("select count(*) from t"), "1");
+            server.stop();
+        }
+    }
+}
+
+#[test]
+fn links_that_were_left_out_are_named_when_they_are_missed() {
+    let mut made = BackedUp::make(|cluster| {
+        let beside = cluster.data.parent().unwrap().join("conf");
+        std::fs::create_dir(&beside).unwrap();
+        host().give_to_user(&beside);
+        for name in ["pg_hba.conf", "postgresql.conf"] {
+            std::fs::rename(cluster.data.join(name), beside.join(name)).unwrap();
+            std::os::unix::fs::symlink(Path::new("../conf").join(name), cluster.data.join(name))
+                .unwrap();
+        }
+    });
+    made.cluster.stop();
+    let there = made.area.path("restored");
+    let restored = made
+        .walhalla
+        .run(&["restore", there.to_str().unwrap(), "--archive-mode", "off"])
+        .succeeds();
+    let shown = made.walhalla.run(&["backup-show", "LATEST"]).succeeds();
+    for text in [&restored.stdout, &shown.stdout] {
+        for name in ["pg_hba.conf", "postgresql.conf"] {
+            assert!(
+                text.contains(&format!("{name}, which was a link to ../conf/{name}")),
+                "{text}"
+            );
+        }
+    }
+    let json = made
+        .walhalla
+        .run(&["backup-show", "LATEST", "--json"])
+        .succeeds()
+        .json();
+    assert_eq!(json["left_out"][0]["path"], "pg_hba.conf");
+    assert_eq!(json["left_out"][0]["link_to"], "../conf/pg_hba.conf");
+}
+
+#[test]
+fn a_cluster_that_its_group_may_read_is_one_again_under_any_umask() {
+    let mut made = BackedUp::make(|cluster| {
+        run(host()
+            .command("chmod")
+            .args(["-R", "g+rX"])
+            .arg(&cluster.data))
+        .succeeds();
+    });
+    made.cluster.sql("create table filler as select 1");
+    made.cluster.stop();
+    for mask in ["022", "077"] {
+        for delta in [false, true] {
+            let there = made.area.path(&format!("r{mask}"));
+            let mut args = vec!["restore", there.to_str().unwrap(), "--archive-mode", "off"];
+            if delta {
+                args.push("--delta");
+            }
+            let command = made.walhalla.command(&args);
+            let mut shell = host().command("sh");
+            shell.args(["-c", &format!("umask {mask}; exec \"$@\""), "sh"]);
+            run(shell.arg(command.get_program()).args(command.get_args())).succeeds();
+            let mut closed = host().command("find");
+            closed
+                .arg(&there)
+                .args(["!", "-type", "l", "(", "-type", "d", "!", "-perm", "-050"]);
+            closed.args(["-o", "-type", "f", "!", "-perm", "-040", ")"]);
+            assert_eq!(run(&mut closed).succeeds().stdout, "", "umask {mask}");
+        }
+    }
+    let mut restored = Cluster::adopt(&made.area, VERSION, made.area.path("r077"));
+    restored.start();
+    restored.wait_until_promoted();
+    assert_eq!(restored.sql("show data_directory_mode"), "0750");
+    restored.stop();
+}
+
+#[test]
+fn a_directory_that_its_owner_may_not_write_to_comes_back_so() {
+    let mut made = BackedUp::make(|cluster| {
+        let certs = cluster.data.join("certs");
+        std::fs::create_dir_all(certs.join("deeper")).unwrap();
+        for file in ["server.key", "deeper/ca.key"] {
+            std::fs::write(certs.join(file), "key").unwrap();
+            host().give_to_user(&certs.join(file));
+            set_mode(&certs.join(file), 0o400);
+        }
+        for folder in ["deeper", ""] {
+            host().give_to_user(&certs.join(folder));
+            set_mode(&certs.join(folder), 0o500);
+        }
+    });
+    made.cluster.stop();
+    let there = made.area.path("restored");
+    for delta in [false, true, true] {
+        let mut args = vec!["restore", there.to_str().unwrap(), "--archive-mode", "off"];
+        if delta {
+            args.push("--delta");
+            // What is to go lies in one of these directories.
+            set_mode(&there.join("certs/deeper"), 0o700);
+            std::fs::write(there.join("certs/deeper/junk"), "").unwrap();
+            set_mode(&there.join("certs/deeper"), 0o500);
+        }
+        made.walhalla.run(&args).succeeds();
+        for (name, wanted) in [
+            ("", 0o500),
+            ("deeper", 0o500),
+            ("server.key", 0o400),
+            ("deeper/ca.key", 0o400),
+        ] {
+            assert_eq!(mode(&there.join("certs").join(name)), wanted, "{name}");
+        }
+        assert!(!there.join("certs/deeper/junk").exists());
+    }
+    for name in ["primary", "restored"] {
+        let certs = made.area.path(name).join("certs");
+        run(host().command("chmod").args(["-R", "u+w"]).arg(certs)).succeeds();
+    }
+}
+
+#[test]
+fn what_a_terminal_would_obey_is_never_printed() {
+    let mut made = BackedUp::make(|_| {});
+    let label = "x\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}\r\nhint: forged";
+    let data = made.cluster.data.to_str().unwrap().to_owned();
+    let args = [
+        "backup-push",
+        &data,
+        "--label",
+        label,
+        "--annotation",
+        &format!("k={label}"),
+    ];
+    made.walhalla.run_with(&made.cluster, &args).succeeds();
+    made.cluster.archive_everything();
+    made.cluster.stop();
+    let is_obeyed = |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
+    let there = made.area.path("restored");
+    for args in [
+        vec!["backup-list"],
+        vec!["backup-list", "--json"],
+        vec!["backup-show", "LATEST"],
+        vec!["backup-show", "LATEST", "--json"],
+        vec![
+            "restore",
+            there.to_str().unwrap(),
+            "--target-name",
+            "no\u{1b}[2J\u{9b}",
+        ],
+        vec![
+            "--log-format",
+            "json",
+            "restore",
+            there.to_str().unwrap(),
+            "--target-name",
+            "no\u{1b}[2J\u{9b}",
+        ],
+        vec!["plan", "--json", "--target-name", "no\u{1b}[2J\u{9b}"],
+    ] {
+        let outcome = made.walhalla.run(&args);
+        let text = format!("{}{}", outcome.stdout, outcome.stderr);
+        assert!(!text.contains(is_obeyed), "{args:?}: {text:?}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("hint: forged")),
+            "{text}"
+        );
+        assert!(
+            text.contains("u{1b}") || text.contains("u001b") || text.contains("u{9b}"),
+            "{text}"
+        );
+    }
+}
