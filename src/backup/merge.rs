@@ -55,7 +55,7 @@ impl Merge<'_> {
         }
         let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
         let full = BackupKind::Full;
-        let id = self.repository.free_backup_id(leaf.start_time, full)?;
+        let id = self.repository.claim_backup_id(leaf.start_time, full)?;
         let folder = Folder {
             repository: self.repository,
             pipeline: self.pipeline,

@@ -91,7 +91,7 @@ impl Backup<'_> {
             Some(_) => BackupKind::Delta,
             None => BackupKind::Full,
         };
-        let id = self.repository.free_backup_id(facts.now, kind)?;
+        let id = self.repository.claim_backup_id(facts.now, kind)?;
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",
             facts.version_text,

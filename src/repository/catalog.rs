@@ -288,7 +288,7 @@ impl BackupId {
     }
 
     /// The id without its kind.
-    fn second(&self) -> &str {
+    pub(super) fn second(&self) -> &str {
         self.0.split_once('-').map_or(&self.0, |(second, _)| second)
     }
 
@@ -595,9 +595,10 @@ impl Repository {
         Ok(Some(entry))
     }
 
-    /// An id for a backup that starts at `time`. No other backup has its second, of whatever kind: a delta that is taken
-    /// right after its parent comes after it in the order of ids.
-    pub fn free_backup_id(
+    /// Takes an id for a backup that starts at `time`: no other backup gets it, also none that begins at the same moment.
+    /// No other backup has its second, of whatever kind: a delta that is taken right after its parent comes after it in the
+    /// order of ids.
+    pub fn claim_backup_id(
         &self,
         time: Timestamp,
         kind: BackupKind,
@@ -607,14 +608,25 @@ impl Repository {
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
             found => found?,
         };
-        let seconds = (0..).filter_map(|later| {
+        let is_taken = |id: &BackupId| taken.iter().any(|other| other.second() == id.second());
+        let seconds = (0..).map_while(|later| {
             time.checked_add(jiff::SignedDuration::from_secs(later))
                 .ok()
         });
-        let mut ids = seconds.map(|second| BackupId::new(second, kind));
-        Ok(ids
-            .find(|id| taken.iter().all(|other| other.second() != id.second()))
-            .expect("a store holds fewer backups than there are seconds"))
+        let ids = seconds.map(|second| BackupId::new(second, kind));
+        for id in ids.filter(|id| !is_taken(id)) {
+            let content = serde_json::json!({ "backup": &id, "pid": std::process::id() });
+            let claim = self.layout.claim(&id);
+            let put = self
+                .store
+                .put(&claim, content.to_string().into(), PutMode::Create);
+            match self.runtime.block_on(put) {
+                Ok(_) => return Ok(id),
+                Err(error) if error.kind == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("a store holds fewer backups than there are seconds")
     }
 
     /// Makes the backup exist.

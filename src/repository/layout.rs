@@ -6,6 +6,7 @@
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
+//! <system identifier>/claims/<second>                   that a backup's id is taken
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
 //! ```
 
@@ -122,6 +123,11 @@ impl Layout {
     /// A backup's entry, its commit point.
     pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
         key(format!("{}backup.json", self.backup_folder(id)))
+    }
+
+    /// Says that a backup has begun in the second of this id: created once, so that two never share an id.
+    pub fn claim(&self, id: &BackupId) -> ObjectKey {
+        key(format!("{}/claims/{}", self.system_identifier, id.second()))
     }
 
     /// Prefix of all marks.

@@ -55,6 +55,7 @@ mod tablespaces;
 mod tampering;
 mod targets;
 mod timelines;
+mod two_backups;
 mod verify;
 mod wal_corpus;
 mod wal_fetch_answers;
