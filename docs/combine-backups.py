@@ -7,6 +7,7 @@ FOLDER = re.compile(r"global|base/\d+|pg_tblspc/\d+/[^/]+/\d+")
 DELTA = re.compile(r"INCREMENTAL\.(\d+(_init)?(\.\d+)?)")
 *layers, output = sys.argv[1:]
 leaf = layers[-1]
+IS_DELTA = len(layers) > 1  # in a full backup alone, INCREMENTAL.* is a name like any other
 
 def delta(path):
     """The length up to which older blocks count, and where this file's own blocks are."""
@@ -53,7 +54,7 @@ for path, _, names in os.walk(leaf):
     shutil.copymode(path, os.path.join(output, folder))
     for name in names:
         changed, file = DELTA.fullmatch(name), os.path.normpath(os.path.join(folder, name))
-        if changed and FOLDER.fullmatch(folder):
+        if IS_DELTA and changed and FOLDER.fullmatch(folder):
             combine(folder, changed[1])
         elif file not in ("global/pg_control", "backup_label", "backup_manifest", "tablespace_map"):
             shutil.copy2(os.path.join(leaf, file), os.path.join(output, file))

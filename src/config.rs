@@ -212,7 +212,7 @@ impl Settings {
         let mut values: Vec<Value> = KEYS
             .iter()
             .map(|key| find(key, &table, path.as_deref(), flags.environment))
-            .collect();
+            .collect::<Result<_, _>>()?;
         let store = flags.store.map(|store| ("store", store));
         let set = flags
             .set
@@ -463,18 +463,26 @@ fn find(
     table: &BTreeMap<String, toml::Value>,
     path: Option<&Path>,
     environment: Environment,
-) -> Value {
-    let variable = std::env::var(key.variable).ok();
+) -> Result<Value, Error> {
+    let variable = std::env::var_os(key.variable);
     if let Some(text) = variable.filter(|text| environment == Environment::Read && !text.is_empty())
     {
-        return Value {
-            key: key.name,
-            text: Some(text),
-            origin: Origin::Variable(key.variable),
+        let origin = Origin::Variable(key.variable);
+        return match text.into_string() {
+            Ok(text) => Ok(Value {
+                key: key.name,
+                text: Some(text),
+                origin,
+            }),
+            Err(bytes) => Err(Error::InvalidValue {
+                key: key.name,
+                origin,
+                problem: format!("{bytes:?} is not UTF-8"),
+            }),
         };
     }
     let in_file = table.get(key.name).map(text_of);
-    match (in_file, path) {
+    Ok(match (in_file, path) {
         (Some(text), Some(path)) => Value {
             key: key.name,
             text: Some(text),
@@ -485,7 +493,7 @@ fn find(
             text: None,
             origin: Origin::Default,
         },
-    }
+    })
 }
 
 /// A list becomes lines, one for each item.

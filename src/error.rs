@@ -181,6 +181,9 @@ fn repository_hint(error: &repository::Error) -> Option<String> {
             "first: walhalla backup-mark {delta} --impermanent"
         )),
         repository::Error::MarkedByOthers { .. } => Some("try again".to_owned()),
+        repository::Error::Denied(_) => Some(
+            "give it back to the user whose store it is (chown), and run every command as that user".to_owned(),
+        ),
         repository::Error::Damaged { .. } => {
             Some("the object cannot be used; restore from another backup, or bring the object back from a copy of the store".to_owned())
         }
@@ -217,6 +220,10 @@ fn postgres_hint(error: &postgres::Error) -> Option<String> {
     match error {
         postgres::Error::NotADataDirectory { .. } => Some(
             "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
+                .to_owned(),
+        ),
+        postgres::Error::NotUtf8 { .. } => Some(
+            "it has to be written down as text; give it, or what it lies in, another name"
                 .to_owned(),
         ),
         postgres::Error::NoConnection { .. } | postgres::Error::ConnectionTimeout { .. } => {

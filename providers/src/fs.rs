@@ -10,6 +10,7 @@
 //! "Not there" is said only while the root directory exists: an archive whose file system is not
 //! mounted is not an empty archive. Reads therefore never create the root; the first write does.
 
+mod denied;
 mod listing;
 mod publish;
 
@@ -28,13 +29,15 @@ use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
     Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
+use denied::Denied;
 use publish::{Directories, TempFile};
 
 const PART_SIZE_BYTES: usize = 8 << 20;
 const CHUNK_BYTES: u64 = 1 << 20;
 const PAGE_KEYS: usize = 10_000;
 
-/// Objects as files below one directory, created with mode 0600 in directories of mode 0700.
+/// Objects as files below one directory, created with mode 0600 in directories of mode 0700. What root creates belongs to
+/// the owner of the directory that it is in, so that it does not lock out the user whose store it is.
 ///
 /// A key and a longer key below it (`a` and `a/b`) cannot both be stored: one is a file, the other
 /// needs a directory of that name. The second put is [`ErrorKind::Invalid`].
@@ -377,8 +380,19 @@ impl Inner {
         if error.kind() == io::ErrorKind::NotFound {
             return self.missing(operation, key, error);
         }
-        self.new_error(operation, key, kind_of(&error))
-            .with_source(error)
+        self.failed(operation, key, error)
+    }
+
+    /// A failure that is no absence.
+    fn failed(&self, operation: Operation, key: &ObjectKey, error: io::Error) -> Error {
+        let failed = self.new_error(operation, key, kind_of(&error));
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return failed.with_source(error);
+        }
+        match Denied::at(&self.path(key), error) {
+            Ok(denied) => failed.with_source(denied),
+            Err(error) => failed.with_source(error),
+        }
     }
 
     fn store_error(&self, operation: Operation, error: io::Error) -> Error {
@@ -388,9 +402,7 @@ impl Inner {
     /// A failed read: an absence counts as proven only while the root is there.
     fn missing(&self, operation: Operation, key: &ObjectKey, error: io::Error) -> Error {
         if !is_absence(&error) {
-            return self
-                .new_error(operation, key, kind_of(&error))
-                .with_source(error);
+            return self.failed(operation, key, error);
         }
         match self.root_exists(operation) {
             Ok(()) => self

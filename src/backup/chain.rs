@@ -25,7 +25,7 @@ use super::pieces::{PieceReader, Pieces};
 use super::relations::Relations;
 use crate::pipeline::Frame;
 use crate::repository::catalog::StoredPart;
-use crate::repository::{self, BackupEntry, Repository};
+use crate::repository::{self, BackupEntry, BackupKind, Repository};
 use crate::threads::lock;
 
 /// Where PostgreSQL's label is.
@@ -127,7 +127,11 @@ impl<'a> Chain<'a> {
         };
         let (mut left, mut left_out) = (HashMap::new(), Vec::new());
         for (name, size_bytes) in leaf.contents.sizes() {
-            let path = whole_name(&name).unwrap_or_else(|| name.clone());
+            let changed = match leaf.contents.backup.kind {
+                BackupKind::Delta => whole_name(&name),
+                BackupKind::Full => None,
+            };
+            let path = changed.unwrap_or_else(|| name.clone());
             if !is_wanted(&path) {
                 let blocks = self.relations.blocks(&path).filter(|_| path != name);
                 let blocks =

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use walhalla_providers::ErrorKind;
 
 use super::Error;
+use super::delta_file::is_taken_for_delta;
 use super::extent::Changed;
-use super::parent::{self, Parent};
+use super::parent::{self, Parent, Unusable};
 use super::push::Backup;
 use crate::output;
+use crate::postgres::data_directory::Listing;
 use crate::postgres::{ControlFile, History, Lsn};
 use crate::repository::catalog::{ChangeSource, ChangedBlocks};
 use crate::repository::{self, BackupEntry};
@@ -51,7 +53,7 @@ pub(super) struct Delta {
 impl Backup<'_> {
     /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
     /// delta.
-    pub(super) fn delta(&self, start: Lsn) -> Result<Option<Delta>, Error> {
+    pub(super) fn delta(&self, start: Lsn, listing: &Listing) -> Result<Option<Delta>, Error> {
         let Some(options) = &self.options.delta else {
             return Ok(None);
         };
@@ -64,9 +66,20 @@ impl Backup<'_> {
             start,
             max_chain: options.max_chain,
         };
-        let parent = match &options.parent {
-            Some(id) => own.named(self.repository, id)?,
-            None => match own.newest(self.repository, self.known_backups()?)? {
+        let mut paths = listing.files.iter().map(|file| &file.path);
+        let stray = paths.find(|path| is_taken_for_delta(path));
+        let stray = stray.map(|path| Unusable::Named(path.clone()));
+        let parent = match (&options.parent, stray) {
+            (Some(id), None) => own.named(self.repository, id)?,
+            (Some(id), Some(reason)) => {
+                let id = self.repository.backup(id)?.id;
+                return Err(Error::Parent { id, reason });
+            }
+            (None, Some(reason)) => {
+                tracing::warn!("{reason}; a full backup is taken");
+                return Ok(None);
+            }
+            (None, None) => match own.newest(self.repository, self.known_backups()?)? {
                 Some(Ok(parent)) => parent,
                 Some(Err(reason)) => {
                     tracing::warn!("{}; a full backup is taken", output::chain(&reason));

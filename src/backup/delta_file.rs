@@ -153,15 +153,26 @@ pub fn delta_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The relation's file whose changed blocks `path` holds, the inverse of [`delta_name`]; `None` for a file that is whole.
+/// The relation's file whose changed blocks `path`, a file of a delta, holds, the inverse of [`delta_name`]; `None` for a
+/// file that is whole, as all are in a full backup, whatever their names.
 ///
-/// A file that merely has such a name, as anyone can give it, is whole, unless the rest of the name is that of a
-/// relation's file, and it is in a database's folder or in `global` (pg_combinebackup.c, `process_directory_recursively`,
-/// which asks for the folder only).
+/// A delta has such a name for nothing else: [`is_taken_for_delta`].
 pub fn whole_name(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?;
     let whole = path.with_file_name(name.strip_prefix(PREFIX)?);
     RelationFile::of_path(&whole).map(|_| whole)
+}
+
+/// Whether `pg_combinebackup` would take a file of a delta for the changed blocks of another (pg_combinebackup.c,
+/// `process_directory_recursively`: by the folder and the beginning of the name). No server gives a file such a name; a
+/// data directory that holds one goes into full backups only.
+pub fn is_taken_for_delta(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let depth = folder.components().count();
+    let in_relations = folder == Path::new("global")
+        || depth > 1 && (folder.starts_with("base") || folder.starts_with("pg_tblspc"));
+    in_relations && name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
 }
 
 fn fixed(input: &mut dyn Read) -> Result<[u32; 3], ReadError> {
@@ -307,6 +318,23 @@ mod tests {
             "base/5/INCREMENTAL.INCREMENTAL.16384",
         ] {
             assert_eq!(whole_name(Path::new(name)), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_would_be_taken_for_changed_blocks_are_known_by_their_folder() {
+        for (name, is_taken) in [
+            ("global/INCREMENTAL.1262", true),
+            ("global/INCREMENTAL.config", true),
+            ("base/5/INCREMENTAL.", true),
+            ("base/5/x/INCREMENTAL.16384", true),
+            ("pg_tblspc/16400/PG_17_202406281/5/INCREMENTAL.x", true),
+            ("base/INCREMENTAL.5", false),
+            ("INCREMENTAL.16384", false),
+            ("pg_xact/INCREMENTAL.0000", false),
+            ("base/5/16384", false),
+        ] {
+            assert_eq!(is_taken_for_delta(Path::new(name)), is_taken, "{name}");
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Error;
 use super::contents::Owner;
 use super::index::{Index, PartIndex};
 use super::manifest::{Manifest, WalRange};
+use super::newest::Newest;
 use super::part::PartWriter;
 use super::relations::Relations;
 use crate::pipeline::{Pipeline, StoredObject};
@@ -27,8 +28,10 @@ pub(super) struct Folder<'a> {
 pub(super) struct Packed {
     /// The files of all parts.
     pub(super) manifest: Manifest,
-    /// Blocks whose checksum is wrong.
+    /// Blocks that are damaged.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
+    /// The pages that were changed last.
+    pub(super) newest: Newest,
     /// Length of the files as they will be restored.
     pub(super) restored_bytes: u64,
     parts: Vec<(usize, StoredPart)>,

@@ -19,6 +19,7 @@ pub mod manifest;
 pub mod merge;
 pub mod merged;
 pub mod names;
+mod newest;
 mod pack;
 pub mod parent;
 mod part;

@@ -13,20 +13,21 @@ use super::Error;
 use super::delta_file::{Header, delta_name};
 use super::extent::{Extent, Item, Since, count, is_older, is_worth_it, joined};
 use super::manifest::FileFacts;
+use super::newest::Newest;
 use super::part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
 use crate::postgres::data_directory::Entry;
-use crate::postgres::page::{self, PageState};
+use crate::postgres::page::{Judge, PageState};
 use crate::postgres::{ControlFile, Fork, Lsn};
 use crate::repository::catalog::CorruptBlock;
 
-/// How often a page whose checksum does not fit is read again, as a write may be under way.
+/// How often a page that does not look whole is read again, as a write may be under way.
 const REREADS: u32 = 5;
 /// Pause before each of those.
 const REREAD_PAUSE: Duration = Duration::from_millis(10);
 /// Pages that are read at a time when their LSNs are looked at.
 const SCANNED_PAGES: usize = 64;
-/// Mismatches in one file after which pages are read again without a pause.
+/// Such pages in one file after which pages are read again without a pause.
 const PATIENCE: usize = 16;
 
 /// What the checks need to know of the cluster and the backup.
@@ -34,8 +35,7 @@ const PATIENCE: usize = 16;
 pub(super) struct PageRules {
     block_size_bytes: usize,
     blocks_per_file: u32,
-    checksums: bool,
-    begin: Lsn,
+    judge: Judge,
 }
 
 /// Packs files of a data directory into a part.
@@ -45,8 +45,10 @@ pub(super) struct Packer {
     rules: PageRules,
     /// Pages with an older LSN are the parent's.
     since: Since,
-    /// Blocks whose checksum is wrong.
+    /// Blocks that are damaged.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
+    /// The pages that were changed last, which may turn out to be damaged.
+    pub(super) newest: Newest,
 }
 
 impl PageRules {
@@ -55,8 +57,10 @@ impl PageRules {
         Self {
             block_size_bytes: usize::try_from(control.block_size_bytes).unwrap_or(8192),
             blocks_per_file: control.blocks_per_file,
-            checksums: control.data_checksums,
-            begin,
+            judge: Judge {
+                begin,
+                checksums: control.data_checksums,
+            },
         }
     }
 }
@@ -69,6 +73,7 @@ impl Packer {
             rules,
             since,
             corrupt_blocks: Vec::new(),
+            newest: Newest::default(),
         }
     }
 
@@ -136,8 +141,8 @@ impl Packer {
             modified: metadata.mtime(),
             sha256: content.hash.finalize().into(),
         };
-        self.corrupt_blocks
-            .append(&mut content.check.corrupt_blocks);
+        let check = content.check;
+        self.checked(check.corrupt_blocks, check.newest);
         self.part.end(entry.path.clone(), facts)?;
         self.part.restored_bytes += size_bytes;
         Ok(())
@@ -173,8 +178,8 @@ impl Packer {
                 content.range(self.part.object(), bytes)?;
             }
             hash = content.hash;
-            self.corrupt_blocks
-                .append(&mut content.check.corrupt_blocks);
+            let check = content.check;
+            self.checked(check.corrupt_blocks, check.newest);
         }
         let facts = FileFacts {
             size_bytes,
@@ -184,6 +189,12 @@ impl Packer {
         self.part.end(name, facts)?;
         self.part.restored_bytes += u64::from(length) * block_size;
         Ok(())
+    }
+
+    /// Takes in what was found in a file.
+    fn checked(&mut self, mut corrupt_blocks: Vec<CorruptBlock>, newest: Newest) {
+        self.corrupt_blocks.append(&mut corrupt_blocks);
+        self.newest.append(newest);
     }
 
     /// Blocks of a file that its pages do not show to be older than the parent's start.
@@ -301,19 +312,24 @@ struct FileCheck<'a> {
     entry: &'a Entry,
     rules: PageRules,
     first_block: Option<u32>,
+    /// Pages that did not look whole however often they were read.
+    doubtful: usize,
     corrupt_blocks: Vec<CorruptBlock>,
+    newest: Newest,
 }
 
 impl<'a> FileCheck<'a> {
     fn new(file: &'a File, entry: &'a Entry, rules: PageRules) -> Self {
-        let checked = entry.relation.filter(|_| rules.checksums);
-        let first_block = checked.map(|file| file.segment.wrapping_mul(rules.blocks_per_file));
+        let relation = entry.relation;
+        let first_block = relation.map(|file| file.segment.wrapping_mul(rules.blocks_per_file));
         Self {
             file,
             entry,
             rules,
             first_block,
+            doubtful: 0,
             corrupt_blocks: Vec::new(),
+            newest: Newest::default(),
         }
     }
 
@@ -339,11 +355,12 @@ impl<'a> FileCheck<'a> {
 
     fn page(&mut self, page: &mut [u8], block: u32, first_block: u32) -> io::Result<()> {
         let number = first_block.wrapping_add(block);
+        let mut state = self.rules.judge.state(page, number);
         for _ in 0..REREADS {
-            if page::judge(page, number, self.rules.begin) != PageState::Mismatch {
-                return Ok(());
+            if is_whole(state) {
+                break;
             }
-            if self.corrupt_blocks.len() < PATIENCE {
+            if self.doubtful < PATIENCE {
                 std::thread::sleep(REREAD_PAUSE);
             }
             match self
@@ -354,14 +371,26 @@ impl<'a> FileCheck<'a> {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 result => result?,
             }
+            state = self.rules.judge.state(page, number);
         }
-        if page::judge(page, number, self.rules.begin) == PageState::Mismatch {
-            self.corrupt_blocks.push(CorruptBlock {
+        self.doubtful += usize::from(!is_whole(state));
+        match state {
+            PageState::Sound => {}
+            PageState::Changed { lsn, .. } => self.newest.note(lsn, &self.entry.path, block),
+            PageState::Damaged => self.corrupt_blocks.push(CorruptBlock {
                 file: self.entry.path.display().to_string(),
                 block,
-            });
+            }),
         }
         Ok(())
+    }
+}
+
+/// Whether reading a page again would tell nothing new.
+fn is_whole(state: PageState) -> bool {
+    match state {
+        PageState::Sound | PageState::Changed { fits: true, .. } => true,
+        PageState::Changed { fits: false, .. } | PageState::Damaged => false,
     }
 }
 

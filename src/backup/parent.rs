@@ -1,6 +1,6 @@
 //! Choosing the backup that a delta stands on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::contents;
@@ -74,6 +74,9 @@ pub enum Unusable {
         /// How many there may be.
         most: usize,
     },
+    /// A file of the data directory has a name that changed blocks have in a delta.
+    #[error("the name of {} is one that changed blocks have in a delta", .0.display())]
+    Named(PathBuf),
     /// It holds more corrupt blocks than are known by number.
     #[error("it holds too many corrupt blocks")]
     Corrupt,

@@ -81,12 +81,14 @@ impl Backup<'_> {
     /// # Errors
     /// Whatever stopped it; the catalog does not show it then, and the server has left backup mode.
     pub fn take(&self) -> Result<BackupEntry, Error> {
+        data_directory::check_tablespaces(self.pgdata)?;
         let mut server = self.wait(Server::connect(self.pgdata))?;
         let facts = self.check_server(&mut server)?;
         let label = self.options.label.clone();
         let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
         let start_lsn = self.wait(server.start_backup(&label))?;
-        let delta = self.delta(start_lsn)?;
+        let listing = data_directory::walk(self.pgdata, self.control.version)?;
+        let delta = self.delta(start_lsn, &listing)?;
         let kind = match delta {
             Some(_) => BackupKind::Delta,
             None => BackupKind::Full,
@@ -97,7 +99,6 @@ impl Backup<'_> {
             facts.version_text,
             self.pgdata.display()
         );
-        let listing = data_directory::walk(self.pgdata, self.control.version)?;
         let left_out: Vec<LeftOut> = listing
             .left_out
             .iter()
@@ -119,6 +120,10 @@ impl Backup<'_> {
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
+        // What was on disk before had its WAL on disk, or replayed, before.
+        let wal_end = self.wait(server.wal_end())?.max(stopped.stop_lsn);
+        let mut from_the_future = packed.newest.beyond(wal_end);
+        packed.corrupt_blocks.append(&mut from_the_future);
         self.pack_last(folder, &mut packed, &pg_control, &stopped, delta.as_ref())?;
         let index = folder.index(&mut packed)?;
         let range = WalRange {
@@ -126,7 +131,7 @@ impl Backup<'_> {
             start: label.start_lsn,
             end: stopped.stop_lsn,
         };
-        relations.keep(&packed.manifest);
+        relations.keep(&packed.manifest, kind);
         let relations = folder.relations(&relations)?;
         let (version, cluster) = (self.control.version, self.control.system_identifier);
         let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;
@@ -225,9 +230,11 @@ impl Backup<'_> {
                 files.iter().try_for_each(|file| {
                     files_in.item(self.pgdata, file, &|bytes| progress.add(bytes))
                 })?;
-                lock(&packed)
-                    .corrupt_blocks
-                    .append(&mut files_in.corrupt_blocks);
+                {
+                    let mut packed = lock(&packed);
+                    packed.corrupt_blocks.append(&mut files_in.corrupt_blocks);
+                    packed.newest.append(std::mem::take(&mut files_in.newest));
+                }
                 folder.finish(files_in.part, index + 1, || lock(&packed))?;
             }
         };

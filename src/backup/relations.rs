@@ -13,7 +13,7 @@ use super::delta_file::delta_name;
 use super::manifest::Manifest;
 use crate::postgres::data_directory::Listing;
 use crate::postgres::{ControlFile, Fork, RelationFile};
-use crate::repository::{BackupEntry, Repository};
+use crate::repository::{BackupEntry, BackupKind, Repository};
 
 /// The files of relations, main and init forks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +54,12 @@ impl Relations {
     }
 
     /// Leaves out files that the backup does not hold after all: they vanished before they were read.
-    pub(super) fn keep(&mut self, manifest: &Manifest) {
+    pub(super) fn keep(&mut self, manifest: &Manifest, kind: BackupKind) {
         for (folder, files) in &mut self.folders {
             files.retain(|name, _| {
                 let path = Path::new(folder).join(name);
                 manifest.files.contains_key(&path)
-                    || manifest.files.contains_key(&delta_name(&path))
+                    || kind == BackupKind::Delta && manifest.files.contains_key(&delta_name(&path))
             });
         }
     }

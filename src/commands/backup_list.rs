@@ -170,7 +170,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
 /// Tells of the backups that cannot be restored.
 fn problems(catalog: &Catalog, backups: &[Listed]) -> Outcome {
     for damaged in &catalog.damaged {
-        tracing::error!("{}", damaged.error);
+        tracing::error!("{}", output::chain(&damaged.error));
     }
     let broken = backups.iter().filter_map(|it| it.standing.problem());
     let broken = broken.inspect(|problem| tracing::error!("{problem}"));

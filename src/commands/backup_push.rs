@@ -43,11 +43,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
         return Ok(Outcome::Done);
     }
     for corrupt in &entry.corrupt_blocks {
-        tracing::error!(
-            "the checksum of block {} of {} is wrong",
-            corrupt.block,
-            corrupt.file
-        );
+        tracing::error!("block {} of {} is damaged", corrupt.block, corrupt.file);
     }
     tracing::error!(
         "backup {} is kept and holds these blocks as they are: find the cause before it is the only backup",

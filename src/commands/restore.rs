@@ -11,6 +11,7 @@ use crate::cli::{Restore, WalMode};
 use crate::error::Error;
 use crate::output;
 use crate::postgres::conf;
+use crate::postgres::data_directory::check_utf8;
 use crate::restore::existing::Existing;
 use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
@@ -22,6 +23,8 @@ use crate::restore::{self, stage};
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let pgdata = super::absolute(&arguments.pgdata)?;
+    // Recovery's settings name what is beside it.
+    check_utf8("the data directory", &pgdata)?;
     let repository = context.repository(&arguments.plan.cluster)?;
     let on_demand = (arguments.standby || arguments.wal == WalMode::OnDemand)
         .then(|| on_demand(context))
@@ -30,6 +33,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         doing: "find this program's path",
         source,
     })?;
+    check_utf8("this program", &program)?;
     let plan = plan(
         &repository,
         &arguments.plan.target(),
@@ -107,9 +111,11 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
     if context.settings.identity_beside_file() {
         return Err(restore::Error::IdentityBesideFile.into());
     }
+    let config = super::absolute(file)?;
+    check_utf8("the settings file", &config)?;
     let store = context.settings.store()?.to_owned();
     Ok(WalSource::OnDemand(Box::new(OnDemand {
-        config: super::absolute(file)?,
+        config,
         set: context.settings.beside_the_file(),
         variables: variables(&store),
         store,

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::{DirEntry, Metadata};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,33 @@ pub fn walk(pgdata: &Path, version: Version) -> Result<Listing, Error> {
     Ok(walk.listing)
 }
 
+/// Refuses tablespaces whose place has no spelling in `backup.json`, as [`walk`] does.
+///
+/// # Errors
+/// [`Error::NotUtf8`], and [`Error::Read`] for a folder `pg_tblspc` that cannot be read.
+pub fn check_tablespaces(pgdata: &Path) -> Result<(), Error> {
+    for entry in sorted_entries(&pgdata.join("pg_tblspc"))? {
+        if let Ok(location) = std::fs::read_link(entry.path()) {
+            check_utf8("a tablespace", &location)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a path that must be written down as text and cannot be.
+///
+/// # Errors
+/// [`Error::NotUtf8`].
+pub fn check_utf8(what: &'static str, path: &Path) -> Result<(), Error> {
+    match path.to_str() {
+        Some(_) => Ok(()),
+        None => Err(Error::NotUtf8 {
+            what,
+            path: path.to_owned(),
+        }),
+    }
+}
+
 struct Walk<'a> {
     pgdata: &'a Path,
     version: Version,
@@ -151,6 +179,7 @@ impl Walk<'_> {
     fn tablespace(&mut self, oid: u32, path: &Path, entry: &DirEntry) -> Result<(), Error> {
         let location =
             std::fs::read_link(entry.path()).map_err(|source| Error::read(entry.path(), source))?;
+        check_utf8("a tablespace", &location)?;
         // Not a directory of the backup: `tar` would put one in the place of a link that was made for it.
         self.listing.tablespaces.push(Tablespace { oid, location });
         let path = path.join(self.version.tablespace_folder());
@@ -219,13 +248,14 @@ impl Entry {
 }
 
 fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {
+    let begins = |prefix: &&str| name.as_encoded_bytes().starts_with(prefix.as_bytes());
+    if EXCLUDED_PREFIXES.iter().any(begins) {
+        return true;
+    }
     let Some(name) = name.to_str() else {
         return false;
     };
     EXCLUDED.contains(&name)
-        || EXCLUDED_PREFIXES
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
         || path == Path::new(control::PATH)
         || (holds_relations(path) && is_temporary_relation(name))
         || RelationFile::of_path(path)
@@ -245,10 +275,10 @@ fn unlogged_relations(entries: &[DirEntry]) -> HashSet<u32> {
 
 /// Whether the file's folder is one of a database's (`base/OID`, `pg_tblspc/OID/PG_…/OID`) or `global`.
 fn holds_relations(path: &Path) -> bool {
-    let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+    let parts: Vec<&[u8]> = path.iter().map(OsStrExt::as_bytes).collect();
     matches!(
         parts.as_slice(),
-        ["global", _] | ["base", _, _] | ["pg_tblspc", _, _, _, _]
+        [b"global", _] | [b"base", _, _] | [b"pg_tblspc", _, _, _, _]
     )
 }
 

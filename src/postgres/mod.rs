@@ -72,6 +72,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A path that has no spelling where it must be written down.
+    #[error("the path of {what} is not UTF-8: {path:?}")]
+    NotUtf8 {
+        /// Whose it is.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// Text that is not what it should be.
     #[error("invalid {what}: {text:?}")]
     Invalid {

@@ -44,29 +44,58 @@ const BASE_OFFSETS: [u32; SUMS] = [
 /// What a data page's header and checksum say of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageState {
-    /// The checksum fits, or the page is new (`PageIsNew`: `pd_upper` is 0).
+    /// The page was last changed before the backup began, and nothing in it is wrong.
     Sound,
-    /// Changed since `begin`, so WAL replay will restore it whatever it holds now.
-    ChangedSince,
-    /// The checksum does not fit: torn by a write under way, or damaged.
-    Mismatch,
+    /// The page was changed since the backup began, so WAL replay restores it whatever it holds now.
+    Changed {
+        /// The page's LSN. One that lies beyond the backup's end shows that the page is damaged after all.
+        lsn: Lsn,
+        /// Whether the checksum fits, too; one that does not may come of a write that was under way.
+        fits: bool,
+    },
+    /// Torn by a write that is under way, or damaged.
+    Damaged,
 }
 
-/// Judges `page`, block `block` of its relation fork, as read during a backup that began at `begin`.
-///
-/// Follows basebackup.c, `verify_page_checksum`.
-pub fn judge(page: &[u8], block: u32, begin: Lsn) -> PageState {
-    if is_new(page) {
-        return PageState::Sound;
+/// What a page's LSN and checksum are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge {
+    /// Where the backup began.
+    pub begin: Lsn,
+    /// Whether the cluster's pages have checksums.
+    pub checksums: bool,
+}
+
+impl Judge {
+    /// Judges `page`, block `block` of its relation fork.
+    ///
+    /// A page without content is all zeros (bufpage.c, `PageIsVerified`). That the checksum does not matter on a page that
+    /// was changed since the backup began follows basebackup.c, `verify_page_checksum`.
+    pub fn state(self, page: &[u8], block: u32) -> PageState {
+        if is_new(page) {
+            return match page.iter().all(|byte| *byte == 0) {
+                true => PageState::Sound,
+                false => PageState::Damaged,
+            };
+        }
+        let fits = !self.checksums || field(page, 8) == Some(checksum(page, block));
+        let lsn = lsn(page);
+        if lsn >= self.begin {
+            PageState::Changed { lsn, fits }
+        } else if fits && has_header(page) {
+            PageState::Sound
+        } else {
+            PageState::Damaged
+        }
     }
-    if lsn(page) >= begin {
-        return PageState::ChangedSince;
-    }
-    if field(page, 8) == Some(checksum(page, block)) {
-        PageState::Sound
-    } else {
-        PageState::Mismatch
-    }
+}
+
+/// Whether the header's fields can be a page's (bufpage.c, `PageIsVerified`).
+fn has_header(page: &[u8]) -> bool {
+    /// `PD_VALID_FLAG_BITS`.
+    const FLAGS: u16 = 0x0007;
+    let [flags, lower, upper, special] = [10, 12, 14, 16].map(|at| field(page, at).unwrap_or(0));
+    flags & !FLAGS == 0 && lower <= upper && upper <= special && usize::from(special) <= page.len()
 }
 
 /// Whether a page holds nothing yet (bufpage.h, `PageIsNew`: `pd_upper` is 0).

@@ -265,6 +265,15 @@ impl Server {
         })
     }
 
+    /// Where the server's WAL ends, or what a standby has of it: no page on its disk is newer.
+    pub async fn wal_end(&mut self) -> Result<Lsn, Error> {
+        let query = "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() \
+                     THEN COALESCE(GREATEST(pg_catalog.pg_last_wal_replay_lsn(), pg_catalog.pg_last_wal_receive_lsn()), '0/0') \
+                     ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text";
+        let row = self.row("asking for the end of WAL", query).await?;
+        row.get::<String, _>(0).parse()
+    }
+
     /// What the archiver says of itself.
     pub async fn archiver_state(&mut self) -> Result<ArchiverState, Error> {
         let query = "SELECT CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') \

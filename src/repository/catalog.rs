@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::{Error, Repository};
+use crate::output;
 use crate::postgres::control::page_size;
 use crate::postgres::data_directory::Tablespace;
 use crate::postgres::timeline::Ancestor;
@@ -76,9 +77,9 @@ pub struct BackupEntry {
     pub wal_segment_size: SegmentSize,
     /// Length of a WAL page.
     pub wal_block_size: u32,
-    /// Whether data pages carry checksums, which then were checked.
+    /// Whether data pages carry checksums.
     pub data_checksums: bool,
-    /// Blocks whose checksum was wrong in the data directory.
+    /// Blocks that were damaged in the data directory.
     pub corrupt_blocks: Vec<CorruptBlock>,
     /// Length of all files as they are restored.
     pub size_bytes: u64,
@@ -190,7 +191,7 @@ pub struct StoredPart {
     pub sha256: String,
 }
 
-/// A block whose checksum does not fit its content.
+/// A block whose page is damaged: its checksum, its header or its LSN cannot be right.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorruptBlock {
     /// The file below the data directory.
@@ -243,7 +244,9 @@ impl Catalog {
         match found {
             Ok(Some(backup)) => self.backups.push(backup),
             Ok(None) => self.unfinished.push(id),
-            Err(error @ Error::Damaged { .. }) => self.damaged.push(DamagedEntry { id, error }),
+            Err(error @ (Error::Damaged { .. } | Error::Denied(_))) => {
+                self.damaged.push(DamagedEntry { id, error })
+            }
             Err(error) => return Err(error),
         }
         Ok(())
@@ -252,7 +255,8 @@ impl Catalog {
     /// Tells of those that no restore can begin with, and returns the others.
     fn into_usable(self) -> Vec<BackupEntry> {
         for damaged in &self.damaged {
-            tracing::warn!("{}; the backup is passed over", damaged.error);
+            let reason = output::chain(&damaged.error);
+            tracing::warn!("{reason}; the backup is passed over");
         }
         let mut broken = HashSet::new();
         for backup in &self.backups {
@@ -578,6 +582,10 @@ impl Repository {
         let bytes = match self.read_small(&key) {
             Ok(bytes) => bytes,
             Err(error) if error.is_not_found() => return Ok(None),
+            // One file of a directory; a bucket denies all that the credentials ask for.
+            Err(error) if self.is_denied_alone(&error) => {
+                return Err(Error::Denied(error));
+            }
             Err(error) => return Err(error.into()),
         };
         let damaged = |source: Box<dyn std::error::Error + Send + Sync>| Error::Damaged {
@@ -593,6 +601,10 @@ impl Repository {
             ));
         }
         Ok(Some(entry))
+    }
+
+    fn is_denied_alone(&self, error: &StoreError) -> bool {
+        error.kind == ErrorKind::PermissionDenied && self.store.url().starts_with("file:")
     }
 
     /// Takes an id for a backup that starts at `time`: no other backup gets it, also none that begins at the same moment.

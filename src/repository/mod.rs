@@ -57,6 +57,9 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A file of a directory store that this user may not read.
+    #[error(transparent)]
+    Denied(StoreError),
     /// An object's content is not what it must be.
     #[error("{object} is damaged: {what}")]
     Damaged {
@@ -144,7 +147,7 @@ impl Error {
     /// Whether it tells of the object rather than of the way to it.
     pub fn is_of_the_object(&self) -> bool {
         match self {
-            Self::Damaged { .. } | Self::TwoContents { .. } => true,
+            Self::Damaged { .. } | Self::TwoContents { .. } | Self::Denied(_) => true,
             // A flipped bit in an age header makes it another recipient's.
             Self::Locked { reason, .. } => matches!(reason, Locked::OtherRecipients(_)),
             Self::Store(error) => {
@@ -165,7 +168,7 @@ impl Error {
         match self {
             Self::Damaged { object, .. } | Self::Locked { object, .. } => Some(object),
             Self::TwoContents { second, .. } => Some(second),
-            Self::Store(error) => Some(&error.object),
+            Self::Store(error) | Self::Denied(error) => Some(&error.object),
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }

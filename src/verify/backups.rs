@@ -20,13 +20,13 @@ use crate::backup::delta_file::{Header, ReadError, whole_name};
 use crate::backup::relations::Relations;
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::postgres::page::{self, PageState};
+use crate::postgres::page::{Judge, PageState};
 use crate::postgres::{
     ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
 };
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
-use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
+use crate::repository::{ArchivedFile, BackupEntry, BackupKind, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal;
 use crate::wal::event::event;
@@ -38,7 +38,7 @@ use jiff::Timestamp;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
-/// Blocks of one file whose wrong checksums are told one by one.
+/// Damaged blocks of one file that are told one by one.
 const TOLD_BLOCKS: u64 = 16;
 
 /// Verifies the backups of `catalog`.
@@ -584,7 +584,7 @@ impl Pages<'_> {
         self.verification.findings.problem(self.url.clone(), what);
     }
 
-    /// Checks the pages in `chunk`, blocks `blocks` of the file at `path`; returns how many do not fit.
+    /// Checks the pages in `chunk`, blocks `blocks` of the file at `path`; returns how many are damaged.
     fn pages(
         &self,
         path: &Path,
@@ -600,13 +600,30 @@ impl Pages<'_> {
         for (block, page) in blocks.zip(chunk.chunks_exact(page_bytes)) {
             count(&self.verification.findings.pages, 1);
             let number = in_file.wrapping_add(block);
-            let begin = self.verification.backup.start_lsn;
-            if page::judge(page, number, begin) == PageState::Mismatch {
+            if let Some(what) = self.damage(control, page, number) {
                 wrong += 1;
-                self.wrong_page(path, block);
+                self.wrong_page(path, block, &what);
             }
         }
         wrong
+    }
+
+    /// What is wrong with a page, block `number` of its relation fork.
+    fn damage(&self, control: &ControlFile, page: &[u8], number: u32) -> Option<String> {
+        let backup = self.verification.backup;
+        let judge = Judge {
+            begin: backup.start_lsn,
+            checksums: control.data_checksums,
+        };
+        match judge.state(page, number) {
+            PageState::Sound => None,
+            PageState::Changed { lsn, .. } if lsn > backup.stop_lsn => Some(format!(
+                "has the LSN {lsn}, and the backup's WAL ends at {}",
+                backup.stop_lsn
+            )),
+            PageState::Changed { .. } => None,
+            PageState::Damaged => Some("has a wrong checksum or header".to_owned()),
+        }
     }
 
     /// The blocks that a delta's file holds of a relation's file.
@@ -624,7 +641,7 @@ impl Pages<'_> {
         }
     }
 
-    fn wrong_page(&self, path: &Path, block: u32) {
+    fn wrong_page(&self, path: &Path, block: u32, what: &str) {
         let name = path.display().to_string();
         let known = &self.verification.backup.corrupt_blocks;
         let was_known = known
@@ -636,7 +653,7 @@ impl Pages<'_> {
             ""
         };
         self.say(format!(
-            "the checksum of block {block} of the file {name} in it is wrong{since}"
+            "block {block} of the file {name} in it is damaged{since}: it {what}"
         ));
     }
 
@@ -673,9 +690,13 @@ impl Sink for Pages<'_> {
         _: FileHeader,
         content: &mut dyn Read,
     ) -> Result<Option<Sum>, Failure<Error>> {
-        let control = self.control.filter(|control| control.data_checksums);
+        let control = self.control;
         let mut content = Summed::new(content);
-        let (path, blocks) = match whole_name(path) {
+        let changed = match self.verification.backup.kind {
+            BackupKind::Delta => whole_name(path),
+            BackupKind::Full => None,
+        };
+        let (path, blocks) = match changed {
             Some(whole) => (Cow::from(whole), self.blocks(path, &mut content)?),
             None => (Cow::from(path), Vec::new()),
         };

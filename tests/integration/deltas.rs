@@ -658,3 +658,85 @@ fn the_servers_summarizer_is_waited_for() {
     );
     cluster.stop();
 }
+
+/// Files with the names of changed blocks in folders of relations.
+fn files_named_as_changed_blocks_are_files_like_others(version: u32) {
+    let site = Site::make(Shape::of(version), "");
+    let database = site
+        .cluster
+        .sql("select oid from pg_database where datname = 'postgres'");
+    let names = ["1259", "16384.1", "config"].map(|rest| format!("INCREMENTAL.{rest}"));
+    let folders = [format!("base/{database}"), "global".to_owned()];
+    let strays: Vec<String> = folders
+        .iter()
+        .flat_map(|folder| names.iter().map(move |name| format!("{folder}/{name}")))
+        .collect();
+    let write = |path: &String| {
+        let file = site.cluster.data.join(path);
+        std::fs::write(&file, format!("what {path} holds")).unwrap();
+        host().give_to_user(&file);
+    };
+    strays.iter().for_each(write);
+
+    let parent = site.walhalla.newest_backup();
+    let data = site.cluster.data.to_str().unwrap();
+    let push = |args: &[&str]| {
+        let all = [&["backup-push", data, "--delta"], args].concat();
+        site.walhalla.run_with(&site.cluster, &all)
+    };
+    let named = "one that changed blocks have in a delta";
+    push(&["--parent", &parent]).exits_with(1).says(&[named]);
+    push(&[])
+        .succeeds()
+        .says(&[named, "a full backup is taken"]);
+    let full = site.walhalla.newest_backup();
+    assert_eq!(site.show(&full)["kind"], "full");
+    site.walhalla.run(&["verify"]).succeeds();
+    let fetched = site.area.path("fetched");
+    let fetch = ["backup-fetch", &full, fetched.to_str().unwrap()];
+    site.walhalla.run(&fetch).succeeds();
+    let restored = site
+        .walhalla
+        .restore(&site.area, site.version, "restored", &[]);
+    let unpacked = unpack_by_stock_tools(&site).pop().unwrap();
+    let combined = site.area.path("combined");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/combine-backups.py");
+    let script = site
+        .area
+        .write("combine.py", std::fs::read(script).unwrap());
+    let mut combine = host().command("python3");
+    run(combine.arg(script).arg(unpacked).arg(&combined)).succeeds();
+    for folder in [&fetched, &restored.data, &combined] {
+        for path in &strays {
+            let content = std::fs::read_to_string(folder.join(path)).unwrap();
+            assert_eq!(content, format!("what {path} holds"));
+        }
+    }
+
+    // A delta stands on it when they are gone, and the chain does not have them.
+    for path in &strays {
+        std::fs::remove_file(site.cluster.data.join(path)).unwrap();
+    }
+    assert_eq!(site.delta(&[])["parent"], *full);
+    let delta = site.walhalla.newest_backup();
+    site.walhalla.run(&["backup-merge", &delta]).succeeds();
+    site.walhalla.run(&["verify", "--all"]).succeeds();
+    let again = site
+        .walhalla
+        .restore(&site.area, site.version, "again", &[]);
+    assert!(!strays.iter().any(|path| again.data.join(path).exists()));
+    std::fs::remove_dir_all(&again.data).unwrap();
+    std::fs::remove_dir_all(&restored.data).unwrap();
+    let mut site = site;
+    site.assert_restores();
+}
+
+#[test]
+fn files_named_as_changed_blocks_are_files_like_others_on_15() {
+    files_named_as_changed_blocks_are_files_like_others(15);
+}
+
+#[test]
+fn files_named_as_changed_blocks_are_files_like_others_on_17() {
+    files_named_as_changed_blocks_are_files_like_others(17);
+}

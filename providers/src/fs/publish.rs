@@ -1,11 +1,11 @@
 //! How a file appears: complete, durable, and over nothing that exists.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with};
 
 use crate::PutMode;
 
@@ -56,7 +56,7 @@ impl Directories {
     /// A directory that is found has been made durable by whoever created it, or is so with the
     /// object's own directory fsync: ext4, XFS and Btrfs write new ancestors with it.
     fn create(&self, directory: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+        match make_directory(directory) {
             Ok(()) => directory.parent().map_or(Ok(()), sync_directory),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound && directory != self.root => {
@@ -69,7 +69,7 @@ impl Directories {
 
     /// Leaves a directory that was pruned meanwhile to the caller's next round.
     fn create_below_existing(&self, directory: &Path) -> io::Result<()> {
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(directory) {
+        match make_directory(directory) {
             Ok(()) => sync_directory(directory.parent().unwrap_or(&self.root)),
             Err(error) if is_race(error.kind()) => Ok(()),
             Err(error) => Err(error),
@@ -91,17 +91,17 @@ impl Directories {
 
 impl TempFile {
     fn create(directory: &Path) -> io::Result<Self> {
-        let path = directory.join(format!(".{:032x}{TEMP_SUFFIX}", fastrand::u128(..)));
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(&path)?;
-        Ok(Self {
-            path,
+        let name = format!(".{:032x}{TEMP_SUFFIX}", fastrand::u128(..));
+        let folder = open_directory(directory)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = File::from(openat(&folder, &*name, flags, Mode::from(FILE_MODE))?);
+        let temp = Self {
+            path: directory.join(name),
             file,
             remove_on_drop: true,
-        })
+        };
+        hand_over(&temp.file, &folder, FILE_MODE)?;
+        Ok(temp)
     }
 
     /// The temporary file at `path`, left in place unless it is published.
@@ -195,6 +195,45 @@ pub(super) fn is_temp_name(name: &str) -> bool {
     name.strip_prefix('.')
         .and_then(|rest| rest.strip_suffix(TEMP_SUFFIX))
         .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Creates a directory that belongs to whom its parent belongs, for all that root may be who creates it.
+fn make_directory(path: &Path) -> io::Result<()> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    };
+    let parent = open_directory(parent)?;
+    mkdirat(&parent, name, Mode::from(DIRECTORY_MODE))?;
+    // Whoever may write in the parent may have put something else there meanwhile.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = match openat(&parent, name, flags, Mode::empty()) {
+        Ok(made) => File::from(made),
+        // Pruned by a delete just then.
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    hand_over(&made, &parent, DIRECTORY_MODE)?;
+    made.sync_all()
+}
+
+fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+/// Gives what root just created to the owner of the directory that it is in, and back to its owner what a umask took.
+///
+/// The owner of that very directory, wherever a link on the way may have led: who can put a link into the store gains
+/// nothing that is not in a directory of their own.
+fn hand_over(made: &File, folder: &File, mode: u32) -> io::Result<()> {
+    let (own, above) = (made.metadata()?, folder.metadata()?);
+    if own.mode() & mode != mode {
+        made.set_permissions(Permissions::from_mode(mode))?;
+    }
+    if own.uid() == 0 && above.uid() != 0 {
+        fchown(made, Some(above.uid()), Some(above.gid()))?;
+    }
+    Ok(())
 }
 
 fn is_race(kind: io::ErrorKind) -> bool {
