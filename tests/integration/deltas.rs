@@ -693,7 +693,7 @@ fn files_named_as_changed_blocks_are_files_like_others(version: u32) {
     assert_eq!(site.show(&full)["kind"], "full");
     site.walhalla.run(&["verify"]).succeeds();
     let fetched = site.area.path("fetched");
-    let fetch = ["backup-fetch", &full, fetched.to_str().unwrap()];
+    let fetch = ["backup-fetch", fetched.to_str().unwrap(), &full];
     site.walhalla.run(&fetch).succeeds();
     let restored = site
         .walhalla

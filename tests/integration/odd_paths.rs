@@ -77,7 +77,7 @@ fn names_of_any_bytes_come_back(version: u32) {
     let delta = walhalla.newest_backup();
     walhalla.run(&["verify", "--all"]).succeeds();
     let fetched = area.path("fetched");
-    let fetch = ["backup-fetch", &delta, fetched.to_str().unwrap()];
+    let fetch = ["backup-fetch", fetched.to_str().unwrap(), &delta];
     walhalla.run(&fetch).succeeds();
     holds(&fetched, names, "delta");
     let again = walhalla.run(&["restore", "--delta", restored.data.to_str().unwrap()]);

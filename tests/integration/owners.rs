@@ -130,7 +130,7 @@ fn a_backup_whose_entry_may_not_be_read_is_passed_over_by_name_of_its_owner() {
         let plan = walhalla.run(&["plan", "--json"]).succeeds();
         names(&plan);
         assert!(plan.stderr.contains("passed over"), "{plan}");
-        assert_eq!(plan.json()["backup"], *older);
+        assert_eq!(plan.json()["backup_chain"][0], *older);
         let named = walhalla.run(&["plan", "--backup", &newer]).exits_with(1);
         named.says(&["permission denied", "belongs to", "hint:"]);
         walhalla.run(&["verify", "--all"]).exits_with(3);

@@ -257,7 +257,9 @@ impl Cluster {
 
     /// The state that the postmaster writes for `pg_ctl`.
     fn state(&self) -> Option<String> {
-        let text = std::fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        // The data directory's path in it may be any bytes.
+        let bytes = std::fs::read(self.data.join("postmaster.pid")).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         let own_pid = self.server.as_ref().map(|child| child.id().to_string());
         let is_own = lines.first().map(|pid| (*pid).to_owned()) == own_pid;
