@@ -477,7 +477,10 @@ fn find(
             Err(bytes) => Err(Error::InvalidValue {
                 key: key.name,
                 origin,
-                problem: format!("{bytes:?} is not UTF-8"),
+                problem: format!(
+                    "\"{}\" is not UTF-8",
+                    bytes.as_encoded_bytes().escape_ascii()
+                ),
             }),
         };
     }

@@ -73,9 +73,11 @@ impl Judge {
     /// was changed since the backup began follows basebackup.c, `verify_page_checksum`.
     pub fn state(self, page: &[u8], block: u32) -> PageState {
         if is_new(page) {
-            return match page.iter().all(|byte| *byte == 0) {
-                true => PageState::Sound,
-                false => PageState::Damaged,
+            let is_empty = page.iter().all(|byte| *byte == 0);
+            return if is_empty {
+                PageState::Sound
+            } else {
+                PageState::Damaged
             };
         }
         let fits = !self.checksums || field(page, 8) == Some(checksum(page, block));

@@ -245,7 +245,7 @@ impl Catalog {
             Ok(Some(backup)) => self.backups.push(backup),
             Ok(None) => self.unfinished.push(id),
             Err(error @ (Error::Damaged { .. } | Error::Denied(_))) => {
-                self.damaged.push(DamagedEntry { id, error })
+                self.damaged.push(DamagedEntry { id, error });
             }
             Err(error) => return Err(error),
         }

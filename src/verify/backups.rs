@@ -616,12 +616,11 @@ impl Pages<'_> {
             checksums: control.data_checksums,
         };
         match judge.state(page, number) {
-            PageState::Sound => None,
             PageState::Changed { lsn, .. } if lsn > backup.stop_lsn => Some(format!(
                 "has the LSN {lsn}, and the backup's WAL ends at {}",
                 backup.stop_lsn
             )),
-            PageState::Changed { .. } => None,
+            PageState::Sound | PageState::Changed { .. } => None,
             PageState::Damaged => Some("has a wrong checksum or header".to_owned()),
         }
     }

@@ -133,7 +133,7 @@ fn what_must_be_written_as_text_is_refused_before_anything_happens() {
     // A variable that is no text is not as if it were not set.
     let mut config = walhalla.command(&["config"]);
     config.env("WALHALLA_SPOOL_DIR", odd(b"/sp\xfeol"));
-    run(&mut config).exits_with(2).says(&["sp\\xFEol"]);
+    run(&mut config).exits_with(2).says(&["sp\\xfeol"]);
 
     // A tablespace's place goes into backup.json.
     let place = area.make_dir("place");

@@ -225,10 +225,10 @@ fn open_directory(path: &Path) -> io::Result<File> {
 ///
 /// The owner of that very directory, wherever a link on the way may have led: who can put a link into the store gains
 /// nothing that is not in a directory of their own.
-fn hand_over(made: &File, folder: &File, mode: u32) -> io::Result<()> {
+fn hand_over(made: &File, folder: &File, rights: u32) -> io::Result<()> {
     let (own, above) = (made.metadata()?, folder.metadata()?);
-    if own.mode() & mode != mode {
-        made.set_permissions(Permissions::from_mode(mode))?;
+    if own.mode() & rights != rights {
+        made.set_permissions(Permissions::from_mode(rights))?;
     }
     if own.uid() == 0 && above.uid() != 0 {
         fchown(made, Some(above.uid()), Some(above.gid()))?;
