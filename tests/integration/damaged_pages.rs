@@ -70,9 +70,10 @@ fn pages_that_no_server_writes_are_damaged(version: u32, checksums: bool) {
     let store = Store::directory(&area);
     let walhalla = Walhalla::new(&area, &store);
     let shape = Shape::of(version);
-    let mut primary = match checksums {
-        true => Cluster::create(&area, "primary", shape),
-        false => Cluster::create_without_checksums(&area, "primary", shape),
+    let mut primary = if checksums {
+        Cluster::create(&area, "primary", shape)
+    } else {
+        Cluster::create_without_checksums(&area, "primary", shape)
     };
     walhalla.archive_from(&mut primary);
     primary.sql("create table victim as select g as id, repeat('x', 200) as body from generate_series(1, 1000) g");

@@ -684,11 +684,11 @@ fn files_named_as_changed_blocks_are_files_like_others(version: u32) {
         let all = [&["backup-push", data, "--delta"], args].concat();
         site.walhalla.run_with(&site.cluster, &all)
     };
-    let named = "one that changed blocks have in a delta";
-    push(&["--parent", &parent]).exits_with(1).says(&[named]);
+    let reason = "one that changed blocks have in a delta";
+    push(&["--parent", &parent]).exits_with(1).says(&[reason]);
     push(&[])
         .succeeds()
-        .says(&[named, "a full backup is taken"]);
+        .says(&[reason, "a full backup is taken"]);
     let full = site.walhalla.newest_backup();
     assert_eq!(site.show(&full)["kind"], "full");
     site.walhalla.run(&["verify"]).succeeds();

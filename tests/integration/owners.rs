@@ -116,23 +116,23 @@ fn a_backup_whose_entry_may_not_be_read_is_passed_over_by_name_of_its_owner() {
         let folder = store.path().join(primary.system_identifier());
         let denied = folder.join("backups").join(&newer).join(denied);
         let mode = std::fs::metadata(&denied).unwrap().permissions();
-        std::fs::set_permissions(&denied, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&denied, PermissionsExt::from_mode(0o000)).unwrap();
         let owner = format!("user id {}", host().uid);
         let reason = [&*newer, "permission denied", "belongs to", "(mode 0000)"];
-        let names = |outcome: &Outcome| {
+        let tells = |outcome: &Outcome| {
             for part in reason {
                 assert!(outcome.stderr.contains(part), "{part}: {outcome}");
             }
             let times = outcome.stderr.matches(&owner).count();
             assert!(times >= 2, "owner and user: {outcome}");
         };
-        names(&walhalla.run(&["backup-list"]).exits_with(3));
+        tells(&walhalla.run(&["backup-list"]).exits_with(3));
         let plan = walhalla.run(&["plan", "--json"]).succeeds();
-        names(&plan);
+        tells(&plan);
         assert!(plan.stderr.contains("passed over"), "{plan}");
         assert_eq!(plan.json()["backup_chain"][0], *older);
-        let named = walhalla.run(&["plan", "--backup", &newer]).exits_with(1);
-        named.says(&["permission denied", "belongs to", "hint:"]);
+        let asked = walhalla.run(&["plan", "--backup", &newer]).exits_with(1);
+        asked.says(&["permission denied", "belongs to", "hint:"]);
         walhalla.run(&["verify", "--all"]).exits_with(3);
         let pushed = walhalla.run_with(&primary, &["backup-push", data, "--delta"]);
         pushed.succeeds().says(&["passed over"]);
