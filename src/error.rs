@@ -259,12 +259,26 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
              store of its own"
                 .to_owned(),
         ),
+        wal::Error::OtherSegmentSize { .. } => Some(
+            "pg_resetwal --wal-segsize names WAL files anew, and their names meet those of before: give the cluster a store, \
+             or a prefix in it, of its own from now on, and take a full backup there"
+                .to_owned(),
+        ),
+        wal::Error::Hole { .. } => Some(
+            "bring it back from a copy of the store or from the server's pg_wal, or recover to a target before it; \
+             `walhalla wal-show` lists the gaps"
+                .to_owned(),
+        ),
+        wal::Error::Mismatch { mismatch: wal::Mismatch::Cut { .. }, .. } => Some(
+            "it was cut, perhaps by a lost write: take a base backup of the server, and look at its disk; PostgreSQL tries again"
+                .to_owned(),
+        ),
         wal::Error::Mismatch { .. } => Some(
             "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones".to_owned(),
         ),
         wal::Error::Records { .. } => Some("restore to a point before it, or bring the object back from a copy of the store".to_owned()),
         wal::Error::Content { .. } => Some("a newer Walhalla may; please report it".to_owned()),
-        wal::Error::Local { .. } | wal::Error::NotArchived { .. } => None,
+        wal::Error::Local { .. } | wal::Error::NotArchived { .. } | wal::Error::Superseded(_) => None,
     }
 }
 

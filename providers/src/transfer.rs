@@ -31,8 +31,8 @@ pub use open::{
     shown,
 };
 pub use reader::Reader;
-use retry::Retries;
-pub use retry::RetryPolicy;
+pub use retry::{Patience, RetryPolicy};
+use retry::{Retries, Told};
 pub use upload::Upload;
 
 /// Most keys that [`Store::list`] holds in memory, at some 200 bytes each.
@@ -66,6 +66,8 @@ struct Inner {
     options: Options,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
+    patience: Option<Patience>,
+    told: Told,
 }
 
 impl Store {
@@ -81,6 +83,28 @@ impl Store {
                 options,
                 uploads,
                 downloads,
+                patience: None,
+                told: Told::default(),
+            }),
+        }
+    }
+
+    /// The same store, whose requests together may go on failing only as long as `patience` lasts.
+    #[must_use]
+    pub fn patient(&self, patience: &Patience) -> Self {
+        self.with(self.inner.options.clone(), Some(patience.clone()))
+    }
+
+    fn with(&self, options: Options, patience: Option<Patience>) -> Self {
+        let inner = &*self.inner;
+        Self {
+            inner: Arc::new(Inner {
+                store: Arc::clone(&inner.store),
+                options,
+                uploads: Arc::clone(&inner.uploads),
+                downloads: Arc::clone(&inner.downloads),
+                patience,
+                told: Arc::clone(&inner.told),
             }),
         }
     }
@@ -88,30 +112,22 @@ impl Store {
     /// The same store, with another time for which failed requests are sent again.
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {
-        let Inner {
-            store,
-            options,
-            uploads,
-            downloads,
-        } = &*self.inner;
+        let options = self.inner.options.clone();
         let retry = RetryPolicy {
             deadline,
             ..options.retry
         };
-        Self {
-            inner: Arc::new(Inner {
-                store: Arc::clone(store),
-                options: Options { retry, ..*options },
-                uploads: Arc::clone(uploads),
-                downloads: Arc::clone(downloads),
-            }),
-        }
+        self.with(Options { retry, ..options }, self.inner.patience.clone())
     }
 
     /// The same store with permits of its own, for those who read one object while they hold a permit for another.
     #[must_use]
     pub fn with_own_permits(&self) -> Self {
-        Self::new(Arc::clone(&self.inner.store), self.inner.options.clone())
+        let own = Self::new(Arc::clone(&self.inner.store), self.inner.options.clone());
+        match &self.inner.patience {
+            Some(patience) => own.patient(patience),
+            None => own,
+        }
     }
 
     /// The store's URL, without secrets and without a trailing slash.
@@ -264,6 +280,43 @@ impl Store {
         Ok(objects)
     }
 
+    /// What `wanted` makes of the first object that it takes, of those whose keys begin with `prefix` and are greater than
+    /// `start_after`; no page is asked for after that.
+    pub async fn find<T>(
+        &self,
+        prefix: &str,
+        start_after: &str,
+        mut wanted: impl FnMut(&ObjectInfo) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let mut request = ListRequest {
+            prefix: prefix.to_owned(),
+            start_after: Some(start_after.to_owned()),
+            fold: false,
+            page: None,
+        };
+        let mut empty_pages = 0;
+        loop {
+            let page = self.page(&request).await?;
+            if let Some(found) = page.objects.iter().find_map(&mut wanted) {
+                return Ok(Some(found));
+            }
+            if page.next.is_none() {
+                return Ok(None);
+            }
+            empty_pages = if page.objects.is_empty() {
+                empty_pages + 1
+            } else {
+                0
+            };
+            if page.next == request.page || empty_pages > MAX_EMPTY_PAGES {
+                return Err(self
+                    .list_error(ErrorKind::Other)
+                    .with_source(EndlessListing));
+            }
+            request.page = page.next;
+        }
+    }
+
     /// The names of the folders directly below `prefix` (which ends in `/` or is empty), each
     /// without the prefix and without a trailing slash, in byte order of the names with it.
     pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
@@ -401,6 +454,8 @@ impl Store {
         Retries::new(
             self.inner.options.retry.clone(),
             self.inner.store.limits().times_out,
+            self.inner.patience.clone(),
+            Arc::clone(&self.inner.told),
         )
     }
 }

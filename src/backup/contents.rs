@@ -312,12 +312,24 @@ pub fn check_stored(
     same_digest(repository, &object, &hash, part)
 }
 
+/// Longest manifest, index or list of relations that is read into memory: that of some ten million files.
+const LIST_LIMIT_BYTES: u64 = 2 << 30;
+
 /// The content of an object that is no tar file, and has the SHA-256 of `backup.json`.
 pub(super) fn read_whole(
     repository: &Repository,
     backup: &BackupEntry,
     part: &StoredPart,
 ) -> Result<(Object, Vec<u8>), Error> {
+    if part.size_bytes > LIST_LIMIT_BYTES {
+        let object = object_of(repository, backup, part)?;
+        return Err(repository::Error::Damaged {
+            object: repository.url(&object.key),
+            what: "backup.json gives it a length that no such object has",
+            source: format!("more than {LIST_LIMIT_BYTES} bytes").into(),
+        }
+        .into());
+    }
     let mut reader = PartReader::open(repository, backup, part)?;
     let mut bytes = Vec::new();
     let content = reader.content.by_ref().take(part.size_bytes);

@@ -300,6 +300,7 @@ impl Backup<'_> {
             repository: self.repository,
             pipeline: self.pipeline,
             control: self.control,
+            in_recovery: false,
         };
         let history = wal::history_beside(self.repository, &folder.join("any"), timeline)?;
         for (timeline, ..) in history.spans() {

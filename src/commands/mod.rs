@@ -13,6 +13,7 @@ mod keygen;
 mod plan;
 mod restore;
 mod verify;
+mod waiting_server;
 mod wal_fetch;
 mod wal_push;
 mod wal_show;
@@ -239,6 +240,21 @@ impl Context {
     ) -> Result<Repository, Error> {
         Ok(Repository::new(
             self.store()?,
+            self.runtime.handle().clone(),
+            self.settings.identities.clone(),
+            control.system_identifier,
+        ))
+    }
+
+    /// The same for a command that the cluster's server waits for.
+    fn hasty_repository_of(
+        &self,
+        control: &crate::postgres::ControlFile,
+        times: &waiting_server::Times,
+    ) -> Result<Repository, Error> {
+        let store = self.store_within(times.request)?.patient(&times.patience);
+        Ok(Repository::new(
+            store,
             self.runtime.handle().clone(),
             self.settings.identities.clone(),
             control.system_identifier,

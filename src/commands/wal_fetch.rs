@@ -1,15 +1,18 @@
 //! `walhalla wal-fetch NAME PATH`
 
 use std::path::Path;
+use std::time::Duration;
 
+use super::waiting_server::{PATIENCE, times};
 use super::{Context, Outcome};
 use crate::cli::WalFetch;
 use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
+use crate::postgres::conf::Configuration;
 use crate::postgres::{ControlFile, WalFileName, control};
 use crate::restore::stage;
+use crate::wal::fetcher::{Fetcher, NewFile};
 use crate::wal::pages::Cluster;
-use crate::wal::{self, fetcher::Fetcher};
 
 /// What the server that asks is doing, which decides what it makes of an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,13 +27,19 @@ pub(super) enum RecoveryMode {
 
 pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Error> {
     let file: WalFileName = arguments.name.parse()?;
+    // Before anything that can take long: whoever comes later takes the place over.
+    let target = NewFile::create(&arguments.path)?;
     let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
-    let control = pgdata.and_then(|pgdata| ControlFile::read(&pgdata));
+    let mode = recovery_mode(arguments);
+    let control = pgdata.and_then(|pgdata| Ok((ControlFile::read(&pgdata)?, pgdata)));
     let (repository, cluster) = match (arguments.cluster.system_identifier, control) {
-        (None, Ok(control)) => (
-            context.repository_of(&control)?,
-            Some(Cluster::from(&control)),
-        ),
+        (None, Ok((control, pgdata))) => {
+            let most = patience(mode, context.settings.retry_timeout);
+            (
+                context.hasty_repository_of(&control, &times(&pgdata, most))?,
+                Some(Cluster::from(&control)),
+            )
+        }
         // Without a data directory, the store's only cluster is meant.
         (None, Err(crate::postgres::Error::NotADataDirectory { .. }))
             if arguments.pgdata.is_none() =>
@@ -40,23 +49,25 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
         (None, Err(error)) => return Err(error.into()),
         (Some(_), _) => (context.repository(&arguments.cluster)?, None),
     };
-    let fetched = Fetcher {
+    Fetcher {
         repository: &repository,
         cluster,
+        ends_recovery: mode == RecoveryMode::Archive,
     }
-    .fetch(file, &arguments.path);
-    if let Err(wal::Error::NotArchived { .. }) = fetched
-        && recovery_mode(arguments) == RecoveryMode::Archive
-    {
-        // Of an absent file recovery makes the end of the archive, and of a store with nothing in
-        // it, perhaps one that is not mounted, the end of the cluster.
-        repository.must_be_known()?;
-    }
-    fetched?;
+    .fetch(file, target)?;
     if context.global.json {
         output::json(&serde_json::json!({ "file": arguments.name, "path": arguments.path }))?;
     }
     Ok(Outcome::Done)
+}
+
+/// How long requests may go on failing. A standby tries again by itself, and may be promoted meanwhile; in archive recovery
+/// a failure stops the server.
+fn patience(mode: RecoveryMode, retry_timeout: Duration) -> Duration {
+    match mode {
+        RecoveryMode::Standby => retry_timeout.min(PATIENCE),
+        RecoveryMode::Archive | RecoveryMode::None => retry_timeout,
+    }
 }
 
 /// Answers from a sealed plan: no settings, no store.
@@ -73,14 +84,9 @@ pub(super) fn recovery_mode(arguments: &WalFetch) -> RecoveryMode {
     pgdata.map_or(RecoveryMode::None, |pgdata| mode_of(&pgdata))
 }
 
-fn mode_of(pgdata: &Path) -> RecoveryMode {
-    let recovery_conf = std::fs::read_to_string(pgdata.join("recovery.conf"));
-    let standby_mode = |text: &String| {
-        let mut lines = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("standby_mode"));
-        lines.any(|value| value.contains("on") || value.contains("true"))
-    };
+pub(super) fn mode_of(pgdata: &Path) -> RecoveryMode {
+    let recovery_conf = Configuration::read(&pgdata.join("recovery.conf"));
+    let standby_mode = |conf: &Configuration| conf.is_on("standby_mode") == Some(true);
     if pgdata.join("standby.signal").exists() || recovery_conf.as_ref().is_ok_and(standby_mode) {
         RecoveryMode::Standby
     } else if pgdata.join("recovery.signal").exists() || recovery_conf.is_ok() {

@@ -1,5 +1,7 @@
 //! `walhalla wal-push PATH`
 
+use super::waiting_server::{PATIENCE, times};
+use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
 use crate::cli::WalPush;
 use crate::error::Error;
@@ -16,12 +18,14 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let file: WalFileName = name.parse()?;
     let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = ControlFile::read(&pgdata)?;
-    let repository = context.repository_of(&control)?;
+    let most = context.settings.retry_timeout.min(PATIENCE);
+    let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
     let pipeline = context.pipeline(&repository)?;
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
         control: &control,
+        in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
     };
     let pushed = archiver.push(path, file)?;
     match &pushed {

@@ -9,7 +9,8 @@ use super::{Context, Outcome};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, WalFileName};
+use crate::repository::ArchivedFile;
 use crate::restore::window::{self, Span, Window, spans};
 use crate::wal;
 use crate::wal::archive::{Archive, Needed};
@@ -35,6 +36,7 @@ struct Branch {
     stored_bytes: u64,
     gaps: Vec<Gap>,
     without_summary: u64,
+    partial_segments: Vec<String>,
     first_commit_time: Option<Timestamp>,
     last_commit_time: Option<Timestamp>,
 }
@@ -72,6 +74,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     } else {
         output::block(&table(&report.timelines).to_string())?;
         print_gaps(&report.timelines)?;
+        print_partial_segments(&report.timelines)?;
         print_spans(&report.reachable)?;
     }
     Ok(Outcome::Done)
@@ -103,9 +106,22 @@ fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
             _ => Vec::new(),
         },
         without_summary: archive.without_summary(history.timeline)?,
+        partial_segments: partial_segments(&listing.others),
         first_commit_time: first.map(|(first, _)| first),
         last_commit_time: last.map(|(_, last)| last),
     })
+}
+
+/// The names of unfinished segments, in order.
+fn partial_segments(others: &[(WalFileName, ArchivedFile)]) -> Vec<String> {
+    let partial = others.iter().filter_map(|(file, _)| match file {
+        WalFileName::Partial(name, number) => Some((*name, *number, file.to_string())),
+        WalFileName::Segment(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+    });
+    let mut partial: Vec<_> = partial.collect();
+    partial.sort();
+    partial.dedup();
+    partial.into_iter().map(|(.., shown)| shown).collect()
 }
 
 /// The segments of a timeline; none where nothing tells how long they are.
@@ -220,6 +236,18 @@ fn print_gaps(timelines: &[Branch]) -> Result<(), Error> {
             output::line(&format!(
                 "{} segments of timeline {} have no summary; `walhalla wal-summarize` makes them",
                 row.without_summary, row.timeline
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn print_partial_segments(timelines: &[Branch]) -> Result<(), Error> {
+    for row in timelines {
+        for name in &row.partial_segments {
+            output::line(&format!(
+                "unfinished end of timeline {}: {name}",
+                row.timeline
             ))?;
         }
     }

@@ -1,8 +1,8 @@
 //! age encryption (<https://age-encryption.org/v1>): to whom new objects are encrypted, and what opens them.
 //!
-//! Objects can be told apart without being opened: the header of each whole object (a WAL file) has one
-//! stanza more than recipients, `-> walhalla-sha256 HEX`, the SHA-256 of the content. It wraps no key,
-//! so every age program passes it over.
+//! A host knows its own objects without opening them: the header of each whole object (a WAL file) has one
+//! stanza more than recipients, `-> walhalla-keyed-blake3 HEX`, a digest of the content under a key that only the cluster's
+//! servers have. It wraps no key of age's, so every age program passes it over.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -19,8 +19,10 @@ use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, IdentityFile, NoCallbacks};
 use age_core::format::{FileKey, Stanza};
 
-/// Tag of the stanza that names the content's SHA-256.
-const DIGEST_TAG: &str = "walhalla-sha256";
+/// Tag of the stanza with the content's digest.
+const KEYED_TAG: &str = "walhalla-keyed-blake3";
+/// Tag of the stanza that named the content's SHA-256, which confirms guesses; it is read and not written any more.
+const SHA256_TAG: &str = "walhalla-sha256";
 const FIRST_LINE: &[u8] = b"age-encryption.org/v1";
 /// The line that ends a header begins so.
 const END_OF_HEADER: &[u8] = b"---";
@@ -130,7 +132,7 @@ impl Recipients {
         &self.texts
     }
 
-    /// Writes a header to `output` and encrypts what is written afterwards. `content` is the SHA-256 that the header
+    /// Writes a header to `output` and encrypts what is written afterwards. `content` is the keyed digest that the header
     /// tells to all who can read the object.
     ///
     /// # Errors
@@ -176,7 +178,7 @@ impl age::Recipient for NamingContent<'_> {
     ) -> Result<(Vec<Stanza>, HashSet<String>), EncryptError> {
         let (mut stanzas, labels) = self.recipient.wrap_file_key(file_key)?;
         stanzas.push(Stanza {
-            tag: DIGEST_TAG.to_owned(),
+            tag: KEYED_TAG.to_owned(),
             args: vec![hex::encode(self.content)],
             body: Vec::new(),
         });
@@ -206,18 +208,31 @@ impl age::Recipient for OfPlugin {
     }
 }
 
-/// The content's SHA-256 that the header at the beginning of `object` names; `None` where it names none.
+/// What an object's header tells of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentDigest {
+    /// Its SHA-256, as earlier versions told it.
+    Sha256([u8; 32]),
+    /// Its BLAKE3 hash under a key of the cluster's.
+    Keyed([u8; 32]),
+}
+
+/// The digest of its content that the header at the beginning of `object` names; `None` where it names none.
 ///
 /// Who has no identity cannot know whether it is true: it serves to recognise one's own earlier push.
-pub fn named_digest(object: &[u8]) -> Option<[u8; 32]> {
+pub fn named_digest(object: &[u8]) -> Option<ContentDigest> {
     let mut lines = object.split(|byte| *byte == b'\n');
     lines.next().filter(|line| *line == FIRST_LINE)?;
     let header = lines.take_while(|line| !line.starts_with(END_OF_HEADER));
     let mut digests = header.filter_map(|line| {
         let mut words = std::str::from_utf8(line).ok()?.split(' ');
-        let is_ours = words.next() == Some("->") && words.next() == Some(DIGEST_TAG);
-        let digest = words.next().filter(|_| is_ours)?;
-        hex::decode(digest).ok()?.try_into().ok()
+        words.next().filter(|word| *word == "->")?;
+        let kind = match words.next()? {
+            KEYED_TAG => ContentDigest::Keyed,
+            SHA256_TAG => ContentDigest::Sha256,
+            _ => return None,
+        };
+        hex::decode(words.next()?).ok()?.try_into().ok().map(kind)
     });
     digests.next()
 }
@@ -696,7 +711,7 @@ mod tests {
         // One chunk that is full, and none.
         for content in [vec![1; 64 << 10], b"content".to_vec(), Vec::new()] {
             let object = encrypt(&recipients, &content);
-            assert_eq!(named_digest(&object), Some([7; 32]));
+            assert_eq!(named_digest(&object), Some(ContentDigest::Keyed([7; 32])));
             assert_eq!(decrypt(&identities, &object), Some(content));
             let header = object.len().min(500);
             for bit in (0..header * 8).chain(object.len() * 8 - 64..object.len() * 8) {
@@ -713,6 +728,16 @@ mod tests {
             }
             assert_eq!(decrypt(&identities, &[&object[..], b"\0"].concat()), None);
         }
+    }
+
+    #[test]
+    fn the_digest_that_earlier_versions_wrote_is_still_read() {
+        let digest = hex::encode([9; 32]);
+        let header = format!(
+            "age-encryption.org/v1\n-> X25519 x\nbody\n-> walhalla-sha256 {digest}\n\n--- mac\n"
+        );
+        let read = named_digest(header.as_bytes());
+        assert_eq!(read, Some(ContentDigest::Sha256([9; 32])));
     }
 
     #[test]

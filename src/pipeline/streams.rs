@@ -30,3 +30,13 @@ pub fn read_full<'a>(input: &mut impl Read, buffer: &'a mut [u8]) -> Result<&'a 
     }
     Ok(buffer.get(..filled).unwrap_or_default())
 }
+
+/// BLAKE3 hash under `key` of all that `input` still holds.
+///
+/// # Errors
+/// The input's.
+pub fn keyed_digest(input: &mut impl Read, key: &[u8; 32]) -> Result<[u8; 32]> {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update_reader(input)?;
+    Ok(*hasher.finalize().as_bytes())
+}

@@ -188,7 +188,7 @@ impl Pipeline {
     }
 
     /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
-    /// are held in memory. It ends in a trailer for `name`; an encrypted one's header tells `content_sha256` to all.
+    /// are held in memory. It ends in a trailer for `name`; an encrypted one's header tells `content_digest` to all, which is a keyed one.
     ///
     /// # Errors
     /// [`Error::Encrypt`].
@@ -196,7 +196,7 @@ impl Pipeline {
         &self,
         key: &ObjectKey,
         name: &str,
-        content_sha256: Option<[u8; 32]>,
+        content_digest: Option<[u8; 32]>,
     ) -> Result<ObjectWriter, Error> {
         let upload = self.store.upload(key.clone(), PutMode::Create);
         let has_frames = self.compression.codec() != Codec::None;
@@ -205,7 +205,7 @@ impl Pipeline {
             key,
             upload.whole_up_to(WHOLE_BYTES),
             trailer,
-            content_sha256,
+            content_digest,
         )
     }
 
@@ -214,11 +214,11 @@ impl Pipeline {
         key: &ObjectKey,
         upload: Upload,
         trailer: Option<Trailer>,
-        content_sha256: Option<[u8; 32]>,
+        content_digest: Option<[u8; 32]>,
     ) -> Result<ObjectWriter, Error> {
         let object: Arc<str> = self.store.object_url(key).into();
         let recipients = self.recipients.as_deref();
-        let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_sha256));
+        let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_digest));
         let encryption = encryption.transpose().map_err(|source| Error::Encrypt {
             object: object.to_string(),
             source: Box::new(source),
@@ -464,10 +464,10 @@ struct Taken(Arc<Mutex<Vec<u8>>>);
 impl Encrypting {
     fn new(
         recipients: &Recipients,
-        content_sha256: Option<[u8; 32]>,
+        content_digest: Option<[u8; 32]>,
     ) -> Result<Self, age::EncryptError> {
         let taken = Taken::default();
-        let writer = recipients.encrypt(content_sha256, taken.clone())?;
+        let writer = recipients.encrypt(content_digest, taken.clone())?;
         Ok(Self { writer, taken })
     }
 

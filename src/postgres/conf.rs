@@ -1,14 +1,99 @@
-//! Settings files, read as PostgreSQL reads them (guc-file.l).
+//! Configuration files, read as PostgreSQL reads them (guc-file.l).
+//!
+//! `NAME [=] VALUE`, one a line; the last line of a name wins. Names are compared without case. A value is a word or
+//! stands between single quotes, in which `''` and backslashes are read as PostgreSQL does. `#` begins a comment.
 
-/// The settings of a file in their order: names in lower case, values without their quotes. A line that PostgreSQL would
-/// refuse is passed over.
+use std::ffi::OsStr;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How deep files may include each other (guc-file.l, `CONF_FILE_MAX_DEPTH`).
+const MAX_DEPTH: u32 = 10;
+/// Longest file that is read.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// The settings of a file and of those that it includes, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    settings: Vec<(String, Vec<u8>)>,
+}
+
+impl Configuration {
+    /// Reads a file and what it includes. Lines that PostgreSQL would refuse are passed over.
+    ///
+    /// # Errors
+    /// The system's for the file itself; what is included may be missing.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let mut configuration = Self::default();
+        configuration.add(path, 0)?;
+        Ok(configuration)
+    }
+
+    /// The value of a setting, if the files have it: that of the last line.
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        let mut newest = self.settings.iter().rev();
+        let found = newest.find(|(known, _)| known == name);
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    /// Whether a setting is switched on; `None` where the files do not have it, or not as true or false.
+    pub fn is_on(&self, name: &str) -> Option<bool> {
+        self.get(name).and_then(boolean)
+    }
+
+    fn add(&mut self, path: &Path, depth: u32) -> io::Result<()> {
+        let mut text = Vec::new();
+        std::fs::File::open(path)?
+            .take(MAX_BYTES)
+            .read_to_end(&mut text)?;
+        for (name, value) in settings(&text) {
+            // A relative path is told from the file that has it.
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let included = folder.join(OsStr::from_bytes(&value));
+            match name.as_str() {
+                "include" | "include_if_exists" => self.include(&[included], depth),
+                "include_dir" => self.include(&files_in(&included), depth),
+                _ => self.settings.push((name, value)),
+            }
+        }
+        Ok(())
+    }
+
+    fn include(&mut self, paths: &[PathBuf], depth: u32) {
+        if depth >= MAX_DEPTH {
+            return;
+        }
+        for path in paths {
+            if let Err(error) = self.add(path, depth + 1) {
+                tracing::debug!("could not read {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// The files that `include_dir` reads, in its order (conffiles.c, `GetConfFilesInDir`).
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_read = |name: &str| name.strip_suffix(".conf").is_some() && !name.starts_with('.');
+    let mut paths: Vec<PathBuf> = entries
+        .filter(|entry| entry.file_name().to_str().is_some_and(is_read))
+        .map(|entry| entry.path())
+        .filter(|path| !path.is_dir())
+        .collect();
+    paths.sort();
+    paths
+}
+
+/// The settings of a text in their order: names in lower case, values without their quotes. A line that PostgreSQL would
+/// refuse is passed over; files that it includes are settings of their own names here.
 pub fn settings(text: &[u8]) -> Vec<(String, Vec<u8>)> {
     text.split(|byte| *byte == b'\n')
         .filter_map(setting)
         .collect()
 }
 
-/// The value that counts in a file: the last one.
+/// The value that counts in a text: the last one.
 pub fn last(text: &[u8], name: &str) -> Option<Vec<u8>> {
     let settings = settings(text).into_iter().rev();
     { settings }.find_map(|(own, value)| (own == name).then_some(value))
@@ -29,28 +114,43 @@ pub fn boolean(value: &[u8]) -> Option<bool> {
 }
 
 fn setting(line: &[u8]) -> Option<(String, Vec<u8>)> {
-    let line = line.trim_ascii();
-    let is_letter =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"_.$".contains(byte) || *byte > 0x7f;
-    let length = line.iter().take_while(|byte| is_letter(byte)).count();
+    let line = after_space(line);
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.$".contains(byte) || *byte > 0x7f;
+    let length = line.iter().take_while(|byte| is_name(byte)).count();
     let (name, rest) = line.split_at_checked(length)?;
-    let rest = rest.trim_ascii_start();
-    let rest = rest.strip_prefix(b"=").unwrap_or(rest).trim_ascii_start();
-    if name.is_empty() {
+    if name
+        .first()
+        .is_none_or(|first| first.is_ascii_digit() || b".$".contains(first))
+    {
         return None;
     }
-    let (value, rest) = if let Some(quoted) = rest.strip_prefix(b"'") {
-        unquoted(quoted)?
-    } else {
-        let is_value = |byte: &u8| !byte.is_ascii_whitespace() && !b"#='".contains(byte);
-        let length = rest.iter().take_while(|byte| is_value(byte)).count();
-        let (value, rest) = rest.split_at_checked(length)?;
-        (value.to_vec(), rest)
+    let rest = after_space(rest);
+    let rest = after_space(rest.strip_prefix(b"=").unwrap_or(rest));
+    let (value, rest) = match rest.strip_prefix(b"'") {
+        Some(quoted) => unquoted(quoted)?,
+        None => word(rest)?,
     };
-    let rest = rest.trim_ascii_start();
+    let rest = after_space(rest);
     let is_whole = rest.is_empty() || rest.starts_with(b"#");
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     is_whole.then_some((name, value))
+}
+
+fn after_space(text: &[u8]) -> &[u8] {
+    let count = text
+        .iter()
+        .take_while(|byte| b" \t\r".contains(byte))
+        .count();
+    text.get(count..).unwrap_or_default()
+}
+
+/// A number or a word (guc-file.l, `UNQUOTED_STRING`), and what follows it.
+fn word(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let is_part =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"-+._:/".contains(byte) || *byte > 0x7f;
+    let length = text.iter().take_while(|byte| is_part(byte)).count();
+    let (word, rest) = text.split_at_checked(length)?;
+    (!word.is_empty()).then(|| (word.to_vec(), rest))
 }
 
 /// A value up to its closing quote, and what follows (guc-file.l, `DeescapeQuotedString`).
@@ -111,7 +211,7 @@ mod tests {
         assert_eq!(value("archive_mode").unwrap(), "on");
         assert_eq!(value("archive_command").unwrap(), "it's %p\nA");
         assert_eq!(value("port").unwrap(), "2");
-        assert_eq!(value("empty").unwrap(), "");
+        assert_eq!(value("empty"), None);
         assert_eq!(value("broken"), None);
     }
 
@@ -130,5 +230,68 @@ mod tests {
         ] {
             assert_eq!(boolean(text.as_bytes()), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn lines_are_read_as_postgresql_reads_them() {
+        for (line, value) in [
+            ("a = 'x'", Some("x")),
+            ("a 'x'", Some("x")),
+            ("a'x'", Some("x")),
+            ("a=x", Some("x")),
+            ("\t A \t=\t x\t# 'y'", Some("x")),
+            ("a = 'it''s'", Some("it's")),
+            ("a = 'it\\'s'", Some("it's")),
+            (r"a = '\101\n\\\z'", Some("A\n\\z")),
+            ("a = '# no comment' # one", Some("# no comment")),
+            ("a = -1.5e3", Some("-1.5e3")),
+            ("a = 16MB", Some("16MB")),
+            ("a = ''", Some("")),
+            ("a = '\u{fc}'", Some("\u{fc}")),
+            ("# a = x", None),
+            ("a = 'x", None),
+            ("a = x y", None),
+            ("a =", None),
+            ("a", None),
+            ("1a = x", None),
+            ("a == x", None),
+            ("aa = x", None),
+        ] {
+            assert_eq!(
+                last(line.as_bytes(), "a"),
+                value.map(|value: &str| value.as_bytes().to_vec()),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_last_line_of_a_name_wins() {
+        let text = "a = 'one'\nA = 'two'\nb = 'three'\n# a = 'four'\na = broken line\n";
+        assert_eq!(last(text.as_bytes(), "a").unwrap(), b"two");
+    }
+
+    #[test]
+    fn included_files_are_read_in_their_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("d")).unwrap();
+        std::fs::write(path("d/1.conf"), "b = from_dir\nc = from_dir\n").unwrap();
+        std::fs::write(path("d/2.conf"), "c = from_second\n").unwrap();
+        std::fs::write(path("d/.hidden.conf"), "c = hidden\n").unwrap();
+        std::fs::write(path("d/3.txt"), "c = text\n").unwrap();
+        std::fs::write(path("more"), "a = from_more\n").unwrap();
+        let text =
+            "a = before\nINCLUDE = 'more'\ninclude_if_exists 'absent'\nb = mine\ninclude_dir 'd'\n";
+        std::fs::write(path("main"), text).unwrap();
+        let read = Configuration::read(&path("main")).unwrap();
+        assert_eq!(read.get("a").unwrap(), b"from_more");
+        assert_eq!(read.get("b").unwrap(), b"from_dir");
+        assert_eq!(read.get("c").unwrap(), b"from_second");
+        assert!(Configuration::read(&path("absent")).is_err());
+        // One that includes itself ends.
+        std::fs::write(path("loop"), "a = once\ninclude 'loop'\n").unwrap();
+        let read = Configuration::read(&path("loop")).unwrap();
+        assert_eq!(read.get("a").unwrap(), b"once");
     }
 }

@@ -32,6 +32,33 @@ pub struct ControlFile {
     pub segment_size: SegmentSize,
     /// Whether data pages carry checksums.
     pub data_checksums: bool,
+    /// What the servers of the cluster know and nobody else.
+    pub secret: Option<ClusterSecret>,
+}
+
+/// `mock_authentication_nonce`: random bytes that initdb makes, and that every copy of the cluster has. They are in no
+/// object of a store that could be read without its identity.
+#[derive(Clone)]
+pub struct ClusterSecret([u8; 32]);
+
+impl ClusterSecret {
+    /// A key for one purpose, from which neither the secret nor a key for another one can be told.
+    pub fn key(&self, purpose: &str, system_identifier: SystemIdentifier) -> [u8; 32] {
+        let material = [&self.0[..], &system_identifier.0.to_le_bytes()].concat();
+        blake3::derive_key(purpose, &material)
+    }
+
+    /// The secret for tests.
+    #[cfg(test)]
+    pub fn of(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for ClusterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClusterSecret(…)")
+    }
 }
 
 /// What is wrong with a control file.
@@ -108,6 +135,7 @@ impl ControlFile {
             segment_size: SegmentSize::new(u64::from(u32_at(layout.block_size + 12)?))
                 .ok_or(Damage::Field("WAL segment size"))?,
             data_checksums: u32_at(layout.block_size + 36)? != 0,
+            secret: secret(bytes, version.secret_offset()),
         })
     }
 }
@@ -137,6 +165,12 @@ pub fn find_data_directory(given: Option<&Path>, wal_path: &Path) -> Result<Path
     found.ok_or_else(|| Error::NotADataDirectory {
         path: std::env::current_dir().unwrap_or_default(),
     })
+}
+
+/// `None` before 10, and of zeros, which pg_resetwal makes when it has to guess.
+fn secret(bytes: &[u8], offset: Option<usize>) -> Option<ClusterSecret> {
+    let secret = *bytes.get(offset?..)?.first_chunk::<32>()?;
+    (secret != [0; 32]).then_some(ClusterSecret(secret))
 }
 
 fn check_data_directory(path: PathBuf) -> Result<PathBuf, Error> {

@@ -11,6 +11,7 @@ pub mod control;
 pub mod data_directory;
 pub mod lsn;
 pub mod page;
+pub mod postmaster;
 pub mod relation;
 pub mod segment;
 pub mod server;

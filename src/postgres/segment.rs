@@ -31,13 +31,17 @@ pub struct SegmentName {
 pub enum WalFileName {
     /// A whole segment.
     Segment(SegmentName),
-    /// The last, unfinished segment of a timeline that was left by a promotion.
-    Partial(SegmentName),
+    /// The last, unfinished segment of a timeline that was left. PostgreSQL knows one (number 1, `.partial`); the archive
+    /// keeps what further servers had of it too (`.partial.2` and on).
+    Partial(SegmentName, u32),
     /// A timeline's history.
     History(TimelineId),
     /// A backup history file, named by its start segment and the start's offset in it.
     BackupHistory(SegmentName, u32),
 }
+
+/// Most unfinished forms of one segment that the archive keeps.
+pub const MOST_PARTIALS: u32 = 99;
 
 impl SegmentSize {
     /// PostgreSQL's default, 16 MiB.
@@ -159,7 +163,7 @@ impl WalFileName {
     /// The timeline the file belongs to.
     pub fn timeline(self) -> TimelineId {
         match self {
-            Self::Segment(name) | Self::Partial(name) | Self::BackupHistory(name, _) => {
+            Self::Segment(name) | Self::Partial(name, _) | Self::BackupHistory(name, _) => {
                 name.timeline
             }
             Self::History(timeline) => timeline,
@@ -171,7 +175,8 @@ impl fmt::Display for WalFileName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Segment(name) => write!(f, "{name}"),
-            Self::Partial(name) => write!(f, "{name}.partial"),
+            Self::Partial(name, 1) => write!(f, "{name}.partial"),
+            Self::Partial(name, number) => write!(f, "{name}.partial.{number}"),
             Self::History(timeline) => write!(f, "{timeline}.history"),
             Self::BackupHistory(name, offset) => write!(f, "{name}.{offset:08X}.backup"),
         }
@@ -190,12 +195,21 @@ impl FromStr for WalFileName {
         };
         let name = match rest {
             "" if text.len() == 24 => stem.parse().ok().map(Self::Segment),
-            "partial" => stem.parse().ok().map(Self::Partial),
+            "partial" => stem.parse().ok().map(|name| Self::Partial(name, 1)),
             "history" => history(),
-            _ => backup(),
+            _ => further_partial(stem, rest).or_else(backup),
         };
         name.ok_or_else(|| Error::invalid("WAL file name", text))
     }
+}
+
+/// `NAME.partial.N`, N from 2 to [`MOST_PARTIALS`] without leading zeros.
+fn further_partial(stem: &str, rest: &str) -> Option<WalFileName> {
+    let digits = rest.strip_prefix("partial.")?;
+    let number: u32 = digits.parse().ok()?;
+    let is_ours = (2..=MOST_PARTIALS).contains(&number) && number.to_string() == digits;
+    let name = stem.parse().ok().filter(|_| is_ours)?;
+    Some(WalFileName::Partial(name, number))
 }
 
 /// Eight upper-case hexadecimal digits, as PostgreSQL writes them.
@@ -216,6 +230,8 @@ mod tests {
             "00000001000000000000002A",
             "00000003000000160000B374",
             "00000001000000000000002A.partial",
+            "00000001000000000000002A.partial.2",
+            "00000001000000000000002A.partial.99",
             "00000002.history",
             "00000001000000000000002A.00000028.backup",
         ] {
@@ -232,6 +248,9 @@ mod tests {
             "00000000000000000000002A",
             "00000001000000000000002A.",
             "00000001000000000000002A.lz4",
+            "00000001000000000000002A.partial.1",
+            "00000001000000000000002A.partial.02",
+            "00000001000000000000002A.partial.100",
             "0000002.history",
             "00000001000000000000002A.28.backup",
             "../00000001000000000000002A",

@@ -232,6 +232,17 @@ impl Version {
         if self.0.number >= 1500 { 0x1C } else { 0x02 }
     }
 
+    /// Where `pg_control` has `mock_authentication_nonce`, from 10 on: after `data_checksum_version`, from 18 on after
+    /// `default_char_signedness`.
+    pub(super) fn secret_offset(self) -> Option<usize> {
+        let after = match self.0.number {
+            ..1000 => return None,
+            1000..1800 => 40,
+            1800.. => 41,
+        };
+        Some(self.0.control.block_size + after)
+    }
+
     pub(super) fn control_layout(self) -> ControlLayout {
         self.0.control
     }

@@ -19,9 +19,9 @@ use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog, LATEST};
 pub use chain::{ChainError, ChainProblem};
 pub use layout::Layout;
-pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, WalListing};
+pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
 
-use crate::pipeline::encryption::{HEADER_BYTES, has_header, named_digest};
+use crate::pipeline::encryption::{ContentDigest, HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
     Trailed, streams, trailer, unpack,
@@ -183,6 +183,9 @@ impl Error {
 /// Longest object that is read into memory whole: a `backup.json` or a small WAL file.
 const SMALL_OBJECT_BYTES: u64 = 64 << 20;
 
+/// Longest content of a WAL file or a summary: that of the longest segment.
+pub const WHOLE_OBJECT_LIMIT_BYTES: u64 = 1 << 30;
+
 impl Repository {
     /// The cluster `system_identifier` in `store`.
     pub fn new(
@@ -289,27 +292,38 @@ impl Repository {
         })
     }
 
-    /// SHA-256 of an object's content; where no identity opens it, the one that its header names.
+    /// SHA-256 of an object's content; where no identity opens it, the digest that its header names.
     ///
     /// # Errors
-    /// [`Error::Locked`] where the header names none.
-    pub fn content_sha256(&self, object: &layout::Object) -> Result<[u8; 32], Error> {
+    /// [`Error::Locked`] where the header names none; [`Error::Damaged`] for more than [`WHOLE_OBJECT_LIMIT_BYTES`].
+    pub fn content_digest(&self, object: &layout::Object) -> Result<ContentDigest, Error> {
         let locked = match self.open(object) {
-            Ok(mut content) => {
-                return streams::sha256(&mut content)
-                    .map_err(|source| self.damaged(&object.key, source));
-            }
+            Ok(content) => return self.sha256_of(object, content).map(ContentDigest::Sha256),
             Err(locked @ Error::Locked { .. }) => locked,
             Err(error) => return Err(error),
         };
-        self.named_sha256(object)?.ok_or(locked)
+        self.named_digest(object)?.ok_or(locked)
+    }
+
+    /// SHA-256 of an object's content; where no identity opens it, the one that an earlier version named in its header.
+    ///
+    /// # Errors
+    /// As [`Repository::content_digest`].
+    pub fn content_sha256(&self, object: &layout::Object) -> Result<[u8; 32], Error> {
+        match self.content_digest(object)? {
+            ContentDigest::Sha256(sha256) => Ok(sha256),
+            ContentDigest::Keyed(_) => Err(Error::Locked {
+                object: self.url(&object.key),
+                reason: Locked::NoIdentity,
+            }),
+        }
     }
 
     /// Whether the content of an archived file has the SHA-256 `content`. The `trailer` with which it was stored shows it by
     /// a small request; where it shows nothing, all of the file is read.
     ///
     /// # Errors
-    /// As [`Repository::content_sha256`].
+    /// As [`Repository::content_digest`].
     pub fn has_content(
         &self,
         archived: &ArchivedFile,
@@ -343,8 +357,22 @@ impl Repository {
         }
     }
 
-    /// The SHA-256 that an encrypted object's header names as its content's.
-    pub fn named_sha256(&self, object: &layout::Object) -> Result<Option<[u8; 32]>, Error> {
+    fn sha256_of(&self, object: &layout::Object, content: Content) -> Result<[u8; 32], Error> {
+        let mut bounded = std::io::Read::take(content, WHOLE_OBJECT_LIMIT_BYTES + 1);
+        let sha256 = streams::sha256(&mut bounded);
+        let sha256 = sha256.map_err(|source| self.damaged(&object.key, source))?;
+        if bounded.limit() > 0 {
+            return Ok(sha256);
+        }
+        Err(Error::Damaged {
+            object: self.url(&object.key),
+            what: "it is longer than such a file can be",
+            source: format!("more than {WHOLE_OBJECT_LIMIT_BYTES} bytes").into(),
+        })
+    }
+
+    /// The digest that an encrypted object's header names of its content.
+    pub fn named_digest(&self, object: &layout::Object) -> Result<Option<ContentDigest>, Error> {
         match object.packing.encryption {
             Encryption::None => Ok(None),
             Encryption::Age => Ok(named_digest(&self.begin(object)?)),

@@ -1,6 +1,7 @@
 //! The archived WAL: finding a file in whatever form it was stored, and listing timelines.
 
 use std::collections::BTreeMap;
+use std::mem::discriminant;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -36,7 +37,69 @@ pub struct WalListing {
     pub doubles: Vec<Error>,
 }
 
+/// What the archive holds after a segment of a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaterWal {
+    /// A later segment of the timeline.
+    Segment(SegmentName),
+    /// Nothing of the timeline, but something of higher ones.
+    Timelines,
+    /// Nothing but what is before.
+    Nothing,
+    /// Nothing, not even the segment before: perhaps nothing of the cluster at all.
+    NothingKnown,
+}
+
 impl Repository {
+    /// What is archived after `name`, by one listing that begins at `before`, the segment before it, and ends
+    /// with the first answer.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn later_wal(
+        &self,
+        name: SegmentName,
+        before: SegmentName,
+    ) -> Result<LaterWal, StoreError> {
+        let start_after = format!("{}{before}", self.layout.wal_folder(name.timeline));
+        let mut is_known = false;
+        let folders = self.layout.wal_folders();
+        let found = self.store.find(&folders, &start_after, |info| {
+            is_known = true;
+            match self.layout.parse_wal(&info.key)? {
+                (WalFileName::Segment(later), _) if later.timeline == name.timeline => {
+                    (later > name).then_some(LaterWal::Segment(later))
+                }
+                (file, _) => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
+            }
+        });
+        let found = self.runtime.block_on(found)?;
+        Ok(match found {
+            Some(later) => later,
+            None if is_known => LaterWal::Nothing,
+            None => LaterWal::NothingKnown,
+        })
+    }
+
+    /// The content of a history or backup history file.
+    ///
+    /// # Errors
+    /// The repository's; [`Error::Damaged`] for one of more than [`HISTORY_LIMIT_BYTES`].
+    pub fn read_text(&self, object: &Object) -> Result<Vec<u8>, Error> {
+        let mut text = Vec::new();
+        let mut limited = std::io::Read::take(self.open(object)?, HISTORY_LIMIT_BYTES + 1);
+        std::io::Read::read_to_end(&mut limited, &mut text)
+            .map_err(|source| self.damaged(&object.key, source))?;
+        if text.len() as u64 > HISTORY_LIMIT_BYTES {
+            return Err(Error::Damaged {
+                object: self.url(&object.key),
+                what: "it is longer than such a file can be",
+                source: format!("more than {HISTORY_LIMIT_BYTES} bytes").into(),
+            });
+        }
+        Ok(text)
+    }
+
     /// Finds a WAL file in any form; all forms are asked for at once.
     ///
     /// `None` is proof of absence: the store answered so for every form.
@@ -160,10 +223,14 @@ impl Repository {
             return Ok(());
         };
         match (
-            self.content_sha256(&other.object),
-            self.content_sha256(&archived.object),
+            self.content_digest(&other.object),
+            self.content_digest(&archived.object),
         ) {
             (Ok(first), Ok(second)) if first == second => {}
+            (Ok(first), Ok(second)) if discriminant(&first) != discriminant(&second) => {
+                let [first, second] = [other, &archived].map(|form| self.url(&form.object.key));
+                tracing::warn!("{first} and {second} cannot be compared without the identity");
+            }
             (Ok(_), Ok(_)) => listing.doubles.push(Error::TwoContents {
                 first: self.url(&other.object.key),
                 second: self.url(&archived.object.key),
@@ -202,11 +269,7 @@ impl Repository {
         let Some(archived) = self.find_wal(file)? else {
             return Ok(None);
         };
-        let mut text = Vec::new();
-        let reader = self.open(&archived.object)?;
-        let mut limited = std::io::Read::take(reader, HISTORY_LIMIT_BYTES);
-        std::io::Read::read_to_end(&mut limited, &mut text)
-            .map_err(|source| self.damaged(&archived.object.key, source))?;
+        let text = self.read_text(&archived.object)?;
         Ok(Some((archived.object.key, text)))
     }
 

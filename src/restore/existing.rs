@@ -310,7 +310,7 @@ pub(super) fn only_here(
         let is_meant = match file {
             // A file that waits to be used again has the name of a segment to come, and an old one's content.
             WalFileName::Segment(segment) => holds_wal_of(wal, &path, segment, backup)?,
-            WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => {
+            WalFileName::History(_) | WalFileName::Partial(..) | WalFileName::BackupHistory(..) => {
                 true
             }
         };

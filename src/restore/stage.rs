@@ -187,6 +187,7 @@ fn fetch(
     let fetcher = Fetcher {
         repository,
         cluster: Some(cluster(plan)),
+        ends_recovery: false,
     };
     let sealed = Mutex::new(BTreeMap::new());
     let put = |file: WalFileName, archived: &ArchivedFile, last| -> Result<_, Error> {

@@ -146,7 +146,7 @@ impl<'a> Archive<'a> {
         let of_summaries = summaries.into_keys().map(|name| (name, Trace::Summary));
         let of_backups = listing.others.iter().filter_map(|(file, _)| match file {
             WalFileName::BackupHistory(name, _) => Some((*name, Trace::BackupHistory)),
-            WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::History(_) => None,
+            WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => None,
         });
         self.traces.extend(of_backups.chain(of_summaries));
         Ok(())
@@ -167,7 +167,7 @@ impl<'a> Archive<'a> {
         let key = ObjectKey::new(url.strip_prefix(prefix)?).ok()?;
         match self.repository.layout.parse_wal(&key)?.0 {
             WalFileName::Segment(name) => Some(name),
-            WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+            WalFileName::Partial(..) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
                 None
             }
         }

@@ -312,6 +312,9 @@ fn is_problem(error: &Error) -> bool {
             | wal::Error::Pipeline(_)
             | wal::Error::Local { .. }
             | wal::Error::OtherContent { .. }
+            | wal::Error::OtherSegmentSize { .. }
+            | wal::Error::Hole { .. }
+            | wal::Error::Superseded(_)
             | wal::Error::Content { .. }
             | wal::Error::NotArchived { .. },
         )

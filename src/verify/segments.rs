@@ -12,7 +12,6 @@ use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
 use crate::threads::lock;
 use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
-use crate::wal::reader::RecordReader;
 use crate::wal::{self, Mismatch};
 
 /// Bytes that are read and checked at a time: whole WAL pages of any size.
@@ -124,7 +123,7 @@ impl SegmentReader<'_> {
             place: self.repository.url(&object.key),
             file: match extent {
                 Extent::Whole => WalFileName::Segment(name),
-                Extent::Partial => WalFileName::Partial(name),
+                Extent::Partial => WalFileName::Partial(name, 1),
             },
             mismatch,
         };
@@ -152,8 +151,7 @@ impl SegmentReader<'_> {
         }
         let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
         // What is wrong with it must not be said of the one after it.
-        let cut = check.records().and_then(RecordReader::cut);
-        let cut = cut.map(|at| Mismatch::Cut { at });
+        let cut = check.unfinished().filter(|_| extent == Extent::Whole);
         match check.wrong_length(size_bytes).or(cut) {
             Some(wrong) => Err(mismatch(wrong).into()),
             None => Ok((check, self.ended(object, &watched))),
@@ -185,7 +183,7 @@ impl SegmentReader<'_> {
             WalFileName::Segment(name) => self
                 .segment(name, Extent::Whole, archived, history, None)
                 .map(|(_, sha256)| ((), sha256)),
-            WalFileName::Partial(name) => self
+            WalFileName::Partial(name, _) => self
                 .segment(name, Extent::Partial, archived, history, None)
                 .map(|(_, sha256)| ((), sha256)),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => {

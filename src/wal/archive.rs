@@ -279,7 +279,9 @@ impl<'a> Archive<'a> {
             let listed = self.listed(timeline, Some(from.on(timeline, size)))?;
             let of_backups = listed.wal.others.iter().filter_map(|(file, _)| match file {
                 WalFileName::BackupHistory(segment, _) => segment.number(size),
-                WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::History(_) => None,
+                WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => {
+                    None
+                }
             });
             let of_summaries = listed.summaries.keys().filter_map(|name| name.number(size));
             let stops = self.stops.iter().filter(|(of, _)| *of == timeline);

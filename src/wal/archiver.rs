@@ -12,12 +12,17 @@ use super::reader::Record;
 use super::summary::{Summarizer, Summary, stored};
 use super::{Error, Mismatch, record};
 use crate::output;
-use crate::pipeline::{self, Encryption, Pipeline, StoredObject, streams};
-use crate::postgres::{ControlFile, Lsn, SegmentName, WalFileName};
-use crate::repository::{Repository, layout::Object};
+use crate::pipeline::encryption::ContentDigest;
+use crate::pipeline::{self, Content, Encryption, Pipeline, StoredObject, streams};
+use crate::postgres::segment::MOST_PARTIALS;
+use crate::postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
+use crate::repository::{self, Repository, layout::Object};
 
 /// How long a summary's upload is tried: it can be made later, and the server waits for the push.
 const SUMMARY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What keys for digests are derived for (BLAKE3's context).
+const DIGEST_PURPOSE: &str = "walhalla 2026-11-28 digests of WAL files in age headers";
 
 /// A segment's summary, or the record for whose sake there is none.
 type Summarized = Result<Summary, (Lsn, record::Damage)>;
@@ -39,15 +44,48 @@ pub struct Archiver<'a> {
     pub pipeline: &'a Pipeline,
     /// The cluster it must belong to.
     pub control: &'a ControlFile,
+    /// Whether the server is in recovery: it then receives WAL and writes none.
+    pub in_recovery: bool,
+}
+
+/// How far a segment's file holds WAL.
+struct Survey {
+    /// After the last whole record, or the segment's end.
+    valid_until: Lsn,
+    /// Where no page of this segment follows any more.
+    stopped_at: Option<Lsn>,
+    /// Length of what is valid.
+    valid_bytes: u64,
+    /// Whether the segment is finished.
+    is_whole: bool,
 }
 
 impl Archiver<'_> {
-    /// Stores `path` as `file`. After `Ok` it is in the archive, durably.
+    /// Stores `path` as `file`. After `Ok` what is valid in it is in the archive, durably.
+    ///
+    /// A segment under its full name is only stored when it is whole. The unfinished last one of a timeline that was left
+    /// is stored as a partial one, see [`Archiver::was_left`].
     ///
     /// # Errors
     /// [`Error::Mismatch`] for a file that does not belong under its name; [`Error::OtherContent`]
     /// when the archive holds another. Nothing is stored then.
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
+        let segment = match file {
+            WalFileName::Partial(name, _) => return self.push_partial(path, name),
+            WalFileName::Segment(name) => name,
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                return self.push_named(path, file);
+            }
+        };
+        match self.push_named(path, file) {
+            Err(refusal @ (Error::Mismatch { .. } | Error::OtherContent { .. })) => {
+                self.push_unfinished(path, segment, refusal)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn push_named(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
         if self.is_archived(path, file, None)? {
@@ -55,7 +93,7 @@ impl Archiver<'_> {
             return Ok(Pushed::AlreadyThere);
         }
         let pipeline = match file {
-            WalFileName::Segment(_) | WalFileName::Partial(_) => self.pipeline.clone(),
+            WalFileName::Segment(_) | WalFileName::Partial(..) => self.pipeline.clone(),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => self.pipeline.framed(),
         };
         let object = self.repository.layout.wal(file, pipeline.packing());
@@ -76,6 +114,136 @@ impl Archiver<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Stores an unfinished segment under the first name that is free or holds all that is valid in it: several servers may
+    /// have had it, one longer than the other.
+    fn push_partial(&self, path: &Path, name: SegmentName) -> Result<Pushed, Error> {
+        for number in 1..=MOST_PARTIALS {
+            match self.push_named(path, WalFileName::Partial(name, number)) {
+                // Without the identity it cannot be compared, and is kept beside the other.
+                Err(
+                    Error::OtherContent { .. }
+                    | Error::Repository(repository::Error::Locked { .. }),
+                ) if number < MOST_PARTIALS => {}
+                outcome => {
+                    if number > 1 && outcome.is_ok() {
+                        let file = WalFileName::Partial(name, number);
+                        tracing::info!(
+                            "other servers archived less of the unfinished {name}: it is kept as {file}"
+                        );
+                    }
+                    return outcome;
+                }
+            }
+        }
+        Err(mismatch_at(
+            path,
+            WalFileName::Partial(name, MOST_PARTIALS),
+            Mismatch::Text,
+        ))
+    }
+
+    /// A segment that was refused under its full name: the unfinished last one of a timeline that was left is safe when all
+    /// that is valid in it is archived, under whatever name.
+    fn push_unfinished(
+        &self,
+        path: &Path,
+        name: SegmentName,
+        refusal: Error,
+    ) -> Result<Pushed, Error> {
+        let Ok(survey) = self.survey(path, name) else {
+            return Err(refusal);
+        };
+        if survey.is_whole || !self.was_left(path, name, &survey)? {
+            return Err(refusal);
+        }
+        if self.is_contained(path, name, &survey)? {
+            return Ok(Pushed::AlreadyThere);
+        }
+        let pushed = self.push_partial(path, name)?;
+        tracing::info!(
+            "{name} is unfinished, its WAL ends at {}; its timeline was left there, and it is archived as a partial segment",
+            survey.valid_until
+        );
+        Ok(pushed)
+    }
+
+    /// Whether all that is valid in a segment's file is archived under its full name.
+    fn is_contained(&self, path: &Path, name: SegmentName, survey: &Survey) -> Result<bool, Error> {
+        let file = WalFileName::Segment(name);
+        for form in self.repository.wal_forms(file) {
+            let object = form?.object;
+            let mut content = match self.repository.open(&object) {
+                Err(repository::Error::Locked { .. }) => continue,
+                content => content?,
+            };
+            if self.begins_alike(path, file, &object, &mut content, survey.valid_bytes)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a segment that is not whole is the last one of a timeline that was left: by the server itself, which
+    /// is on a later one that left it in this segment or before, or never was on it; or, for a server in recovery, by the one that it follows, at exactly
+    /// the place where the segment's WAL ends. Anything else is a segment that was cut.
+    fn was_left(&self, path: &Path, name: SegmentName, survey: &Survey) -> Result<bool, Error> {
+        let size = self.control.segment_size;
+        let Some(number) = name.number(size) else {
+            return Ok(false);
+        };
+        let own = self.control.timeline;
+        if own > name.timeline {
+            let history = super::history_beside(self.repository, path, own)?;
+            let left = history.switch_from(name.timeline);
+            return Ok(!history.ancestors.is_empty()
+                && left.is_none_or(|left| left < number.next().start(size)));
+        }
+        if !self.in_recovery {
+            return Ok(false);
+        }
+        let is_left_here = |history: &History| {
+            let mut left = history.ancestors.iter();
+            left.any(|left| {
+                let at = left.switch_lsn;
+                left.timeline == name.timeline
+                    && (at == survey.valid_until || Some(at) == survey.stopped_at)
+            })
+        };
+        if super::histories_beside(path)?.iter().any(is_left_here) {
+            return Ok(true);
+        }
+        for timeline in self.repository.timelines()? {
+            if timeline > name.timeline
+                && let Some(history) = self.repository.history(timeline)?
+                && is_left_here(&history)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// How far a segment's file holds WAL.
+    fn survey(&self, path: &Path, name: SegmentName) -> Result<Survey, Error> {
+        let mut source = Source::open(path, WalFileName::Partial(name, 1), self)?;
+        let mut buffer = vec![0; pipeline::BLOCK_SIZE_BYTES];
+        while source.read(&mut buffer)? > 0 {}
+        let check = source
+            .check
+            .ok_or_else(|| mismatch_at(path, WalFileName::Segment(name), Mismatch::Text))?;
+        let size = self.control.segment_size;
+        let begin = name
+            .number(size)
+            .map_or(Lsn::ZERO, |number| number.start(size));
+        let valid_until = check.valid_until();
+        Ok(Survey {
+            valid_until,
+            stopped_at: check.stopped_at(),
+            valid_bytes: valid_until.0.saturating_sub(begin.0),
+            is_whole: check.unfinished().is_none(),
+        })
     }
 
     /// Stores the summary of a segment that was archived before, unless there is one: the push may have ended between the
@@ -110,15 +278,16 @@ impl Archiver<'_> {
     ) -> Result<(StoredObject, Option<Summarized>), Error> {
         let mut source = Source::open(path, file, self)?;
         // The header comes first, so the content is read once before.
-        let content_sha256 = match object.packing.encryption {
-            Encryption::None => None,
-            Encryption::Age => Some(sha256(path)?),
+        let digest = match (object.packing.encryption, self.key()) {
+            (Encryption::Age, Some(key)) => Some(keyed_digest(path, &key)?),
+            (Encryption::None, _) | (Encryption::Age, None) => None,
         };
-        let mut writer = pipeline.create_whole(&object.key, object.name(), content_sha256)?;
+        let mut writer = pipeline.create_whole(&object.key, object.name(), digest)?;
         loop {
             let room = writer.room().map_err(writing)?;
             let count = source.read(room)?;
             if count == 0 {
+                source.must_be_finished()?;
                 let stored = writer.finish()?;
                 let summary = source
                     .summary()
@@ -127,6 +296,12 @@ impl Archiver<'_> {
             }
             writer.fill(count);
         }
+    }
+
+    /// The key of the digests by which the cluster's servers know what they pushed without reading it.
+    fn key(&self) -> Option<[u8; 32]> {
+        let secret = self.control.secret.as_ref()?;
+        Some(secret.key(DIGEST_PURPOSE, self.control.system_identifier))
     }
 
     /// The repository, for what is not waited for long.
@@ -143,10 +318,12 @@ impl Archiver<'_> {
         let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
         let reason = match summary {
             Err((lsn, damage)) => format!("the record at {lsn} cannot be understood: {damage}"),
-            Ok(summary) => match stored::write(&self.hasty(), &pipeline, &summary) {
-                Ok(_) => return,
-                Err(error) => output::chain(&error),
-            },
+            Ok(summary) => {
+                match stored::write(&self.hasty(), &pipeline, &summary, self.key().as_ref()) {
+                    Ok(_) => return,
+                    Err(error) => output::chain(&error),
+                }
+            }
         };
         tracing::warn!(
             "{file} is archived, its summary is not: {reason}; `walhalla wal-summarize` makes up for it"
@@ -179,26 +356,116 @@ impl Archiver<'_> {
         Ok(is_there)
     }
 
+    /// That the archive holds all that is valid in a file. What stands behind a segment's last record is nobody's WAL:
+    /// zeros on one server, and what was recycled on another.
     fn same_content(
         &self,
         path: &Path,
         file: WalFileName,
         archived: &Object,
     ) -> Result<Pushed, Error> {
-        if sha256(path)? == self.repository.content_sha256(archived)? {
-            Ok(Pushed::AlreadyThere)
-        } else {
-            Err(Error::OtherContent {
+        let is_same = match self.repository.open(archived) {
+            Ok(mut content) => match file {
+                WalFileName::Segment(name) | WalFileName::Partial(name, _) => {
+                    let is_partial = matches!(file, WalFileName::Partial(..));
+                    let survey = self.survey(path, name).ok();
+                    // Of a segment that was refused as cut nothing is known; its timeline may have been left, though.
+                    let survey = survey.filter(|survey| is_partial || survey.is_whole);
+                    let whole_bytes = self.control.segment_size.bytes();
+                    let valid_bytes = survey.map_or(whole_bytes, |survey| survey.valid_bytes);
+                    self.begins_alike(path, file, archived, &mut content, valid_bytes)?
+                }
+                WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                    let known = streams::sha256(&mut content);
+                    let known =
+                        known.map_err(|source| self.repository.damaged(&archived.key, source))?;
+                    sha256(path)? == known
+                }
+            },
+            Err(locked @ repository::Error::Locked { .. }) => {
+                match (self.repository.named_digest(archived)?, self.key()) {
+                    (Some(ContentDigest::Keyed(known)), Some(key)) => {
+                        known == keyed_digest(path, &key)?
+                    }
+                    (Some(ContentDigest::Sha256(known)), _) => known == sha256(path)?,
+                    (Some(ContentDigest::Keyed(_)), None) | (None, _) => return Err(locked.into()),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if is_same {
+            return Ok(Pushed::AlreadyThere);
+        }
+        Err(Error::OtherContent {
+            file,
+            object: self.repository.url(&archived.key),
+        })
+    }
+
+    /// Whether the first `valid_bytes` of a segment's file and of what is archived are the same.
+    ///
+    /// # Errors
+    /// [`Error::OtherSegmentSize`] where the archived one has another length.
+    fn begins_alike(
+        &self,
+        path: &Path,
+        file: WalFileName,
+        archived: &Object,
+        content: &mut Content,
+        valid_bytes: u64,
+    ) -> Result<bool, Error> {
+        let mut own = File::open(path).map_err(Error::local("open", path))?;
+        let (mut ours, mut theirs) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+        let mut left = valid_bytes;
+        let mut is_begin = true;
+        while left > 0 {
+            let ours =
+                streams::read_full(&mut own, &mut ours).map_err(Error::local("read", path))?;
+            let theirs = streams::read_full(content, &mut theirs)
+                .map_err(|source| self.repository.damaged(&archived.key, source))?;
+            if std::mem::take(&mut is_begin) {
+                self.must_have_the_size(file, archived, theirs)?;
+            }
+            let now = ours.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            if now == 0 || ours.get(..now) != theirs.get(..now) {
+                return Ok(false);
+            }
+            left -= now as u64;
+        }
+        Ok(true)
+    }
+
+    /// That an archived segment was made by a cluster with segments of this length.
+    fn must_have_the_size(
+        &self,
+        file: WalFileName,
+        archived: &Object,
+        begin: &[u8],
+    ) -> Result<(), Error> {
+        let own = Cluster::from(self.control);
+        match Cluster::of_first_page(begin, own.system_identifier) {
+            Some(other) if other.segment_size != own.segment_size => Err(Error::OtherSegmentSize {
                 file,
                 object: self.repository.url(&archived.key),
-            })
+                archived: other.segment_size,
+                now: own.segment_size,
+            }),
+            _ => Ok(()),
         }
     }
 }
 
+/// Bytes that are compared at a time.
+const COMPARED_BYTES: usize = 1 << 18;
+
 fn sha256(path: &Path) -> Result<[u8; 32], Error> {
     let mut file = File::open(path).map_err(Error::local("open", path))?;
     streams::sha256(&mut file).map_err(Error::local("read", path))
+}
+
+fn keyed_digest(path: &Path, key: &[u8; 32]) -> Result<[u8; 32], Error> {
+    let mut file = File::open(path).map_err(Error::local("open", path))?;
+    streams::keyed_digest(&mut file, key).map_err(Error::local("read", path))
 }
 
 /// A WAL file, checked while it is read.
@@ -222,7 +489,7 @@ impl<'a> Source<'a> {
             |name, extent| segment_check(path, name, size_bytes, extent, archiver).map(Some);
         let check = match name {
             WalFileName::Segment(segment_name) => segment(segment_name, Extent::Whole)?,
-            WalFileName::Partial(segment_name) => segment(segment_name, Extent::Partial)?,
+            WalFileName::Partial(segment_name, _) => segment(segment_name, Extent::Partial)?,
             WalFileName::History(_) | WalFileName::BackupHistory(..) => {
                 check_text(path, name)?;
                 None
@@ -240,6 +507,16 @@ impl<'a> Source<'a> {
             summarizer,
             left_bytes: size_bytes,
         })
+    }
+
+    /// Refuses a whole segment's file that was read to its end and has none.
+    fn must_be_finished(&self) -> Result<(), Error> {
+        let is_segment = matches!(self.name, WalFileName::Segment(_));
+        let unfinished = self.check.as_ref().and_then(SegmentCheck::unfinished);
+        match unfinished.filter(|_| is_segment) {
+            Some(mismatch) => Err(mismatch_at(self.path, self.name, mismatch)),
+            None => Ok(()),
+        }
     }
 
     /// The summary of a whole segment that was read to its end.
@@ -284,7 +561,7 @@ fn segment_check(
     let history = super::history_beside(archiver.repository, path, name.timeline)?;
     let file = match extent {
         Extent::Whole => WalFileName::Segment(name),
-        Extent::Partial => WalFileName::Partial(name),
+        Extent::Partial => WalFileName::Partial(name, 1),
     };
     SegmentCheck::new(cluster, history, name, size_bytes, extent)
         .map(SegmentCheck::hashing)

@@ -1,8 +1,8 @@
 //! Fetching a WAL file from the archive.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind as ErrorKindIo, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,8 @@ use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch, history_beside};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, SegmentName, WalFileName};
-use crate::repository::{self, ArchivedFile, Repository};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
+use crate::repository::{self, ArchivedFile, LaterWal, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -30,6 +30,8 @@ pub struct Fetcher<'a> {
     /// The cluster whose control file says what a segment must look like; without one, the
     /// segment's own first page does.
     pub cluster: Option<Cluster>,
+    /// Whether the server takes an absent or unfinished segment for the end of the archive, and promotes there.
+    pub ends_recovery: bool,
 }
 
 impl Fetcher<'_> {
@@ -37,16 +39,15 @@ impl Fetcher<'_> {
     ///
     /// # Errors
     /// [`Error::NotArchived`] only when the store proved that the file is in none of its forms there.
-    pub fn fetch(&self, file: WalFileName, path: &Path) -> Result<(), Error> {
-        let archived = self.repository.find_wal(file)?;
-        let archived = archived.ok_or_else(|| Error::NotArchived {
-            file,
-            archive: self
-                .repository
-                .url(&self.repository.layout.wal(file, Packing::NONE).key),
-        })?;
+    /// [`Error::Hole`] where that is not the end of the archive.
+    pub fn fetch(&self, file: WalFileName, mut target: NewFile) -> Result<(), Error> {
+        let path = target.path.clone();
+        let path = path.as_path();
+        let Some(archived) = self.repository.find_wal(file)? else {
+            return Err(self.absent(file, path)?);
+        };
         let history = match file {
-            WalFileName::Segment(name) | WalFileName::Partial(name) => {
+            WalFileName::Segment(name) | WalFileName::Partial(name, _) => {
                 history_beside(self.repository, path, name.timeline)?
             }
             WalFileName::History(timeline)
@@ -54,8 +55,86 @@ impl Fetcher<'_> {
                 History::root(timeline)
             }
         };
-        self.fetch_archived(file, &archived, &history, None, path)
-            .map(drop)
+        self.fetch_twice(file, &archived, &history, None, &mut target)?;
+        target.finish()
+    }
+
+    /// What to say of a file that is in no form in the archive.
+    fn absent(&self, file: WalFileName, path: &Path) -> Result<Error, Error> {
+        let object = self.repository.layout.wal(file, Packing::NONE);
+        let archive = self.repository.url(&object.key);
+        if !self.ends_recovery {
+            return Ok(Error::NotArchived { file, archive });
+        }
+        let later = match file {
+            WalFileName::Segment(name) => self.what_is_later(name, path)?,
+            WalFileName::Partial(..) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                // Of an absent file recovery makes the end of the archive, and of a store with nothing in
+                // it, perhaps one that is not mounted, the end of the cluster.
+                self.repository.must_be_known()?;
+                None
+            }
+        };
+        Ok(match later {
+            Some(later) => Error::Hole {
+                file,
+                archive,
+                later,
+            },
+            None => Error::NotArchived { file, archive },
+        })
+    }
+
+    /// What shows that the archive does not end with the segment before `name`, if anything does: a later segment of its
+    /// timeline, or a timeline that left it later.
+    ///
+    /// A segment from before its timeline began is no hole: a server asks for each segment on the newest timeline first.
+    fn what_is_later(&self, name: SegmentName, path: &Path) -> Result<Option<String>, Error> {
+        let Some(size) = self.cluster.map(|cluster| cluster.segment_size) else {
+            self.repository.must_be_known()?;
+            return Ok(None);
+        };
+        let Some(number) = name.number(size) else {
+            return Ok(None);
+        };
+        let before = SegmentNo(number.0.saturating_sub(1)).on(name.timeline, size);
+        let later = self.repository.later_wal(name, before)?;
+        if later == LaterWal::NothingKnown {
+            self.repository.must_be_known()?;
+        }
+        match later {
+            LaterWal::Segment(segment) => {
+                let history = history_beside(self.repository, path, name.timeline)?;
+                let begins_later = history
+                    .spans()
+                    .next_back()
+                    .is_some_and(|(_, begin, _)| number < size.segment_of(begin));
+                Ok((!begins_later).then(|| format!("{segment} is there")))
+            }
+            LaterWal::Timelines => self.left_later(name, number.next().start(size)),
+            LaterWal::Nothing | LaterWal::NothingKnown => Ok(None),
+        }
+    }
+
+    /// A timeline that left that of `name` at or after `end`, and so shows that the segment was filled.
+    fn left_later(&self, name: SegmentName, end: Lsn) -> Result<Option<String>, Error> {
+        for timeline in self.repository.timelines()? {
+            if timeline <= name.timeline {
+                continue;
+            }
+            let Some(history) = self.repository.history(timeline)? else {
+                continue;
+            };
+            let mut left = history.ancestors.iter();
+            let left = left.find(|left| left.timeline == name.timeline && left.switch_lsn >= end);
+            if let Some(left) = left {
+                return Ok(Some(format!(
+                    "timeline {timeline} left {} later, at {}",
+                    name.timeline, left.switch_lsn
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// As [`Fetcher::fetch`], for a file that was found and whose timeline's history is known. A segment is checked as
@@ -71,10 +150,25 @@ impl Fetcher<'_> {
         last: Option<SegmentCheck>,
         path: &Path,
     ) -> Result<Option<SegmentCheck>, Error> {
-        match self.fetch_once(file, archived, history, last.clone(), path) {
+        let mut target = NewFile::create(path)?;
+        let check = self.fetch_twice(file, archived, history, last, &mut target)?;
+        target.finish()?;
+        Ok(check)
+    }
+
+    fn fetch_twice(
+        &self,
+        file: WalFileName,
+        archived: &ArchivedFile,
+        history: &History,
+        last: Option<SegmentCheck>,
+        target: &mut NewFile,
+    ) -> Result<Option<SegmentCheck>, Error> {
+        match self.fetch_once(file, archived, history, last.clone(), target) {
             Err(error) if is_damage(&error) => {
                 tracing::warn!("{error}; it is fetched once more");
-                self.fetch_once(file, archived, history, last, path)
+                target.restart()?;
+                self.fetch_once(file, archived, history, last, target)
             }
             outcome => outcome,
         }
@@ -86,11 +180,13 @@ impl Fetcher<'_> {
         archived: &ArchivedFile,
         history: &History,
         mut last: Option<SegmentCheck>,
-        path: &Path,
+        target: &mut NewFile,
     ) -> Result<Option<SegmentCheck>, Error> {
+        if let WalFileName::History(_) | WalFileName::BackupHistory(..) = file {
+            return self.fetch_text(file, archived, target).map(|()| None);
+        }
         let object = self.repository.url(&archived.object.key);
         let mut reader = self.repository.open(&archived.object)?;
-        let mut target = NewFile::create(path)?;
         let mut check = None;
         let mut size_bytes = 0;
         let mut buffer = vec![0; CHUNK_BYTES];
@@ -117,22 +213,64 @@ impl Fetcher<'_> {
             }
             size_bytes += chunk.len() as u64;
             if let Some(check) = &mut check {
+                // Before disk is spent on what a few bytes in the store may expand to.
+                if size_bytes > check.cluster().segment_size.bytes() {
+                    let too_long = check.wrong_length(size_bytes).unwrap_or(Mismatch::Text);
+                    return Err(mismatch(too_long));
+                }
                 check.pages(chunk).map_err(mismatch)?;
             }
             target.write(chunk)?;
         }
-        let wrong_length = check
-            .as_ref()
-            .and_then(|check| check.wrong_length(size_bytes));
-        if let Some(mismatch) = wrong_length {
-            return Err(Error::Mismatch {
+        let Some(check) = check else {
+            return Ok(None);
+        };
+        let wrong = match check.wrong_length(size_bytes) {
+            None => self.ends_too_early(file, &check, &target.path)?,
+            wrong => wrong,
+        };
+        match wrong {
+            Some(mismatch) => Err(Error::Mismatch {
                 place: object,
                 file,
                 mismatch,
+            }),
+            None => Ok(Some(check)),
+        }
+    }
+
+    /// What is wrong with an archived segment that is not whole although the archive goes on after it: recovery would end
+    /// in it.
+    fn ends_too_early(
+        &self,
+        file: WalFileName,
+        check: &SegmentCheck,
+        path: &Path,
+    ) -> Result<Option<Mismatch>, Error> {
+        let unfinished = check.unfinished().filter(|_| self.ends_recovery);
+        let (Some(unfinished), WalFileName::Segment(name)) = (unfinished, file) else {
+            return Ok(None);
+        };
+        let later = self.what_is_later(name, path)?;
+        Ok(later.map(|_| unfinished))
+    }
+
+    /// Reads a history or backup history file, which is handed over only when it reads as one.
+    fn fetch_text(
+        &self,
+        file: WalFileName,
+        archived: &ArchivedFile,
+        target: &mut NewFile,
+    ) -> Result<(), Error> {
+        let text = self.repository.read_text(&archived.object)?;
+        if !super::reads_as(file, &text) {
+            return Err(Error::Mismatch {
+                place: self.repository.url(&archived.object.key),
+                file,
+                mismatch: Mismatch::Text,
             });
         }
-        target.finish()?;
-        Ok(check)
+        target.write(&text)
     }
 
     fn check(
@@ -143,7 +281,7 @@ impl Fetcher<'_> {
     ) -> Result<Option<SegmentCheck>, Mismatch> {
         let (name, extent) = match file {
             WalFileName::Segment(name) => (name, Extent::Whole),
-            WalFileName::Partial(name) => (name, Extent::Partial),
+            WalFileName::Partial(name, _) => (name, Extent::Partial),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => return Ok(None),
         };
         let own = || Cluster::of_first_page(begin, self.repository.layout.system_identifier());
@@ -169,6 +307,10 @@ fn is_damage(error: &Error) -> bool {
 }
 
 /// A file that appears under its name whole and durable, or not at all.
+///
+/// Of two processes that make the same file the newer one wins: it takes away the other's temporary file, so that one
+/// which was left behind cannot put its own in the place of what was acknowledged since.
+#[derive(Debug)]
 pub struct NewFile {
     file: File,
     path: PathBuf,
@@ -176,25 +318,61 @@ pub struct NewFile {
     finished: bool,
 }
 
+/// What temporary files end in; before it stand the file's name and 16 hexadecimal digits.
+const TEMPORARY: &str = ".walhalla.tmp";
+
+/// The name of the file that a temporary one of a [`NewFile`] was to become.
+pub fn of_temporary(name: &str) -> Option<&str> {
+    let stem = name.strip_suffix(TEMPORARY)?;
+    let (target, random) = stem.rsplit_once('.').unwrap_or((stem, ""));
+    let is_random = random.len() == 16 && random.bytes().all(|byte| byte.is_ascii_hexdigit());
+    // Without the digits, as earlier versions named them.
+    Some(if is_random { target } else { stem })
+}
+
 impl NewFile {
-    /// Begins a file that will be at `path`; what a killed process left of an earlier try is overwritten.
+    /// Begins a file that will be at `path`, and takes away what other processes began there.
     pub fn create(path: &Path) -> Result<Self, Error> {
         let mut name: OsString = path.file_name().unwrap_or_default().to_owned();
-        name.push(".walhalla.tmp");
+        name.push(format!(".{:016x}{TEMPORARY}", fastrand::u64(..)));
         let temporary = path.with_file_name(name);
         let file = OpenOptions::new()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .mode(PRIVATE)
             .open(&temporary);
         let file = file.map_err(Error::local("create", &temporary))?;
-        Ok(Self {
+        let new = Self {
             file,
             path: path.to_owned(),
             temporary,
             finished: false,
-        })
+        };
+        new.take_over()?;
+        Ok(new)
+    }
+
+    fn take_over(&self) -> Result<(), Error> {
+        let folder = folder_of(&self.path);
+        let entries = std::fs::read_dir(folder).map_err(Error::local("read", folder))?;
+        for entry in entries {
+            let name = entry.map_err(Error::local("read", folder))?.file_name();
+            let target = name.to_str().and_then(of_temporary);
+            let is_others = Some(&*name) != self.temporary.file_name();
+            if is_others
+                && target.is_some()
+                && target == self.path.file_name().and_then(OsStr::to_str)
+            {
+                let other = self.path.with_file_name(&name);
+                match std::fs::remove_file(&other) {
+                    Err(error) if error.kind() != ErrorKindIo::NotFound => {
+                        return Err(Error::local("remove", other)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Adds bytes.
@@ -211,22 +389,35 @@ impl NewFile {
             .map_err(Error::local("write", &self.temporary))
     }
 
+    /// Begins anew.
+    fn restart(&mut self) -> Result<(), Error> {
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(Error::local("empty", &self.temporary))
+    }
+
     /// Puts the file in place, durably.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`] when another process began the same file since.
     pub fn finish(mut self) -> Result<(), Error> {
         self.file
             .sync_all()
             .map_err(Error::local("fsync", &self.temporary))?;
-        std::fs::rename(&self.temporary, &self.path)
-            .map_err(Error::local("rename", &self.temporary))?;
+        std::fs::rename(&self.temporary, &self.path).map_err(|error| match error.kind() {
+            ErrorKindIo::NotFound => Error::Superseded(self.path.clone()),
+            _ => Error::local("rename", &self.temporary)(error),
+        })?;
         self.finished = true;
-        let folder = self
-            .path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let folder = folder_of(&self.path);
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(Error::local("fsync", folder))
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    let folder = path.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 impl Drop for NewFile {
@@ -235,5 +426,63 @@ impl Drop for NewFile {
             // Best effort: the error that led here is the one to report.
             drop(std::fs::remove_file(&self.temporary));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_process_that_was_left_behind_never_changes_what_a_newer_one_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("RECOVERYXLOG");
+        let mut old = NewFile::create(&path).unwrap();
+        old.write(b"old").unwrap();
+        let mut new = NewFile::create(&path).unwrap();
+        new.write(b"new").unwrap();
+        new.finish().unwrap();
+        old.write(b"er").unwrap();
+        assert!(matches!(old.finish(), Err(Error::Superseded(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(dir.path()), ["RECOVERYXLOG"]);
+    }
+
+    #[test]
+    fn temporary_files_of_the_dead_go_and_those_of_other_files_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for left in [
+            "a.walhalla.tmp",
+            "a.0123456789abcdef.walhalla.tmp",
+            "b.0123456789abcdef.walhalla.tmp",
+        ] {
+            std::fs::write(dir.path().join(left), "left").unwrap();
+        }
+        NewFile::create(&dir.path().join("a"))
+            .unwrap()
+            .finish()
+            .unwrap();
+        assert_eq!(names(dir.path()), ["a", "b.0123456789abcdef.walhalla.tmp"]);
+    }
+
+    #[test]
+    fn no_link_is_followed_for_a_temporary_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        std::os::unix::fs::symlink(&elsewhere, dir.path().join("a.walhalla.tmp")).unwrap();
+        NewFile::create(&dir.path().join("a"))
+            .unwrap()
+            .finish()
+            .unwrap();
+        assert!(!elsewhere.exists());
     }
 }

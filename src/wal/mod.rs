@@ -69,6 +69,35 @@ pub enum Error {
         /// The object in the archive.
         object: String,
     },
+    /// The archive holds a segment of this name from before the cluster's segments got another length.
+    #[error(
+        "WAL segment {file} has {} bytes, the archived one of this name has {}: the cluster's segment size was changed\n  in {object}",
+        now.bytes(),
+        archived.bytes()
+    )]
+    OtherSegmentSize {
+        /// The file.
+        file: WalFileName,
+        /// The object in the archive.
+        object: String,
+        /// Length of segments before.
+        archived: SegmentSize,
+        /// Length of segments now.
+        now: SegmentSize,
+    },
+    /// Absent, and the archive does not end there.
+    #[error("{file} is missing in the archive {archive}, which does not end there: {later}")]
+    Hole {
+        /// The file.
+        file: WalFileName,
+        /// The archive.
+        archive: String,
+        /// What shows that there is more.
+        later: String,
+    },
+    /// A newer process fetches the same file to the same place.
+    #[error("another wal-fetch to {} was started since, and this one gives way", .0.display())]
+    Superseded(PathBuf),
     /// A segment's records are damaged.
     #[error("{object} is damaged: {damage}")]
     Records {
@@ -212,6 +241,29 @@ pub fn history_beside(
     }
 }
 
+/// The histories that stand in the folder of `path`; what does not read as one is passed over.
+///
+/// # Errors
+/// [`Error::Local`].
+pub fn histories_beside(path: &Path) -> Result<Vec<History>, Error> {
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let mut histories = Vec::new();
+    for entry in entries.map_err(Error::local("read", folder))? {
+        let name = entry.file_name();
+        let file = name.to_str().and_then(|name| name.parse().ok());
+        let Some(WalFileName::History(timeline)) = file else {
+            continue;
+        };
+        let text = std::fs::read(entry.path()).map_err(Error::local("read", entry.path()))?;
+        histories.extend(History::parse(timeline, &text).ok());
+    }
+    Ok(histories)
+}
+
 /// Whether `text` is what a history or backup history file of this name holds.
 pub fn reads_as(name: WalFileName, text: &[u8]) -> bool {
     match name {
@@ -222,13 +274,13 @@ pub fn reads_as(name: WalFileName, text: &[u8]) -> bool {
             BackupLabel::parse(&String::from_utf8_lossy(text))
                 .is_ok_and(|label| label.start_segment == segment)
         }
-        WalFileName::Segment(_) | WalFileName::Partial(_) => true,
+        WalFileName::Segment(_) | WalFileName::Partial(..) => true,
     }
 }
 
 fn kind(file: WalFileName) -> &'static str {
     match file {
-        WalFileName::Segment(_) | WalFileName::Partial(_) => "segment",
+        WalFileName::Segment(_) | WalFileName::Partial(..) => "segment",
         WalFileName::History(_) | WalFileName::BackupHistory(..) => "file",
     }
 }
@@ -243,6 +295,9 @@ impl Error {
             | Self::Pipeline(_)
             | Self::Local { .. }
             | Self::OtherContent { .. }
+            | Self::OtherSegmentSize { .. }
+            | Self::Hole { .. }
+            | Self::Superseded(_)
             | Self::NotArchived { .. } => false,
         }
     }

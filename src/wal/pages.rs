@@ -121,9 +121,9 @@ impl PageHeader {
 /// Checks a segment's pages and the CRC of each record in them one after the other as they come by.
 ///
 /// Each page must have the version's magic, its own address, and the timeline that the history
-/// gives for that address. After a segment switch the rest of a segment is zeros (10 writes bare
-/// headers instead). A partial segment may end anywhere: after its first page that does not fit,
-/// what is left of a recycled segment is not looked at.
+/// gives for that address. After a segment switch PostgreSQL reads nothing more, and what stands there
+/// is not looked at: zeros (10 writes bare headers), or after a crash what was recycled. A partial segment
+/// may end anywhere: behind its last record what is left of a recycled segment is not looked at.
 #[derive(Clone, Debug)]
 pub struct SegmentCheck {
     cluster: Cluster,
@@ -132,8 +132,10 @@ pub struct SegmentCheck {
     first: bool,
     partial: bool,
     ended: Option<Lsn>,
-    /// Checks the records of a whole segment.
-    records: Option<RecordReader>,
+    begin: Lsn,
+    /// The segment's end.
+    end: Lsn,
+    records: RecordReader,
     /// The hash of what came by, if that is wanted.
     hash: Option<Sha256>,
 }
@@ -167,7 +169,9 @@ impl SegmentCheck {
             first: true,
             partial: extent == Extent::Partial,
             ended: None,
-            records: (extent == Extent::Whole).then(|| RecordReader::new(cluster.segment_size)),
+            begin: next,
+            end: Lsn(next.0.saturating_add(size_bytes)),
+            records: RecordReader::new(cluster.segment_size),
             hash: None,
         })
     }
@@ -201,7 +205,7 @@ impl SegmentCheck {
         let size_bytes = self.cluster.segment_size.bytes();
         let next = Self::new(self.cluster, history, name, size_bytes, Extent::Whole)?;
         Ok(Self {
-            records: self.records.or(next.records),
+            records: self.records,
             ..next
         })
     }
@@ -211,7 +215,7 @@ impl SegmentCheck {
         self.pages_showing(bytes, &mut |_| {})
     }
 
-    /// The same, showing each record that ends in them (of a whole segment).
+    /// The same, showing each record that ends in them.
     pub fn pages_showing(
         &mut self,
         bytes: &[u8],
@@ -222,11 +226,20 @@ impl SegmentCheck {
         }
         let size = usize::try_from(self.cluster.page_size_bytes).unwrap_or(usize::MAX);
         for page in bytes.chunks(size) {
-            self.page(page)?;
-            if let Some(records) = &mut self.records {
-                records
-                    .page(self.next, page, show)
-                    .map_err(Mismatch::Record)?;
+            // What expands without end stops here, and not after it was read.
+            if self.next >= self.end {
+                let longer = self
+                    .cluster
+                    .segment_size
+                    .bytes()
+                    .saturating_add(page.len() as u64);
+                return Err(Mismatch::Length {
+                    actual: longer,
+                    expected: self.cluster.segment_size,
+                });
+            }
+            if self.first || !self.records.is_over() {
+                self.page_and_records(page, show)?;
             }
             self.first = false;
             self.next = Lsn(self
@@ -237,14 +250,57 @@ impl SegmentCheck {
         Ok(())
     }
 
+    fn page_and_records(
+        &mut self,
+        page: &[u8],
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), Mismatch> {
+        self.page(page)?;
+        if self.partial && self.ended.is_some() {
+            return Ok(());
+        }
+        match self.records.page(self.next, page, show) {
+            Err(_) if self.partial => {
+                self.ended = Some(self.next);
+                Ok(())
+            }
+            read => read.map_err(Mismatch::Record),
+        }
+    }
+
+    /// What is missing of a segment that was read to its last byte: PostgreSQL finishes one with a switch or fills it,
+    /// and a record that does not fit goes on in the next one.
+    pub fn unfinished(&self) -> Option<Mismatch> {
+        let is_whole = self.ended.is_none() && !self.records.has_ended();
+        (!is_whole).then(|| Mismatch::Cut {
+            at: self.valid_until(),
+        })
+    }
+
+    /// Where the WAL of a segment ends that was read to its last byte: after its last whole record, or at the segment's end
+    /// where that is filled.
+    pub fn valid_until(&self) -> Lsn {
+        if self.ended.is_some() || self.records.has_ended() || self.records.is_over() {
+            self.records.valid_until().max(self.begin)
+        } else {
+            self.next
+        }
+    }
+
+    /// Where no page of this segment follows any more, if that is before its end: also a place at which a server goes on
+    /// that gives up a record which was cut (`XLOG_OVERWRITE_CONTRECORD`).
+    pub fn stopped_at(&self) -> Option<Lsn> {
+        self.ended
+    }
+
     /// What every segment has in common with this one.
     pub fn cluster(&self) -> Cluster {
         self.cluster
     }
 
-    /// What read the records of a whole segment.
-    pub fn records(&self) -> Option<&RecordReader> {
-        self.records.as_ref()
+    /// What read the records.
+    pub fn records(&self) -> &RecordReader {
+        &self.records
     }
 
     /// How a length that was not known before is wrong, if it is.
@@ -480,6 +536,46 @@ mod tests {
             check(&bytes, NAME, root(), Extent::Whole),
             Err(Mismatch::Hole { .. })
         ));
+    }
+
+    #[test]
+    fn a_segment_that_does_not_end_is_refused_at_its_end() {
+        let bytes = [segment(|_| 1), vec![0; PAGE]].concat();
+        for extent in [Extent::Whole, Extent::Partial] {
+            let name = NAME.parse().unwrap();
+            let mut check = SegmentCheck::new(cluster(), root(), name, 1 << 20, extent).unwrap();
+            assert!(matches!(check.pages(&bytes), Err(Mismatch::Length { .. })));
+        }
+    }
+
+    #[test]
+    fn a_segment_is_unfinished_that_ends_in_zeros() {
+        let bytes = segment(|_| 1);
+        let name = NAME.parse().unwrap();
+        let mut check = SegmentCheck::new(cluster(), root(), name, 1 << 20, Extent::Whole).unwrap();
+        check.pages(&bytes).unwrap();
+        let at = Lsn(3 << 20);
+        assert_eq!(check.unfinished(), Some(Mismatch::Cut { at }));
+        assert_eq!(check.valid_until(), at);
+    }
+
+    /// A switch of 24 bytes that begins in the segment before: what is here of it is its last bytes.
+    #[test]
+    fn a_switch_that_runs_into_a_segment_ends_it() {
+        for left in [8_usize, 16] {
+            for (info, is_whole) in [(0x40, true), (0x50, false)] {
+                let mut bytes = segment(|_| 1);
+                bytes[2] |= 1;
+                bytes[16] = u8::try_from(left).unwrap();
+                bytes[40 + left - 8] = info;
+                bytes[PAGE..].fill(0);
+                let name = NAME.parse().unwrap();
+                let mut check =
+                    SegmentCheck::new(cluster(), root(), name, 1 << 20, Extent::Whole).unwrap();
+                check.pages(&bytes).unwrap();
+                assert_eq!(check.unfinished().is_none(), is_whole, "{left} {info}");
+            }
+        }
     }
 
     #[test]

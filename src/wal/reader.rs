@@ -23,6 +23,10 @@ pub const KEPT_HEAD_BYTES: usize = 16 << 10;
 pub const HEADER_BYTES: usize = 24;
 /// `XLogRecordMaxSize` (xlogrecord.h) of 16 and later, rounded up; longer ones are damage.
 const MAX_RECORD_BYTES: u32 = 1 << 30;
+/// Less than this may be left of a record that is a header and nothing else.
+const HEADER_BYTES_LEFT: u32 = 24;
+/// `XLOG_SWITCH` (pg_control.h), of the resource manager 0.
+const SWITCH: u8 = 0x40;
 /// `XLP_FIRST_IS_CONTRECORD`
 const FIRST_IS_CONTRECORD: u16 = 0x0001;
 /// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: the record before was given up where the WAL ended in a crash.
@@ -124,6 +128,8 @@ pub struct RecordReader {
     overwrites: bool,
     /// Where the WAL of the last segment ended before the segment did, and not by a switch.
     cut: Option<Lsn>,
+    /// Position after the last record that ended, where the next one begins.
+    valid_until: Lsn,
 }
 
 #[derive(Clone, Debug)]
@@ -163,7 +169,23 @@ impl RecordReader {
             head: Head::default(),
             overwrites: false,
             cut: None,
+            valid_until: Lsn::ZERO,
         }
+    }
+
+    /// Whether PostgreSQL reads nothing more of this segment: it was left by a switch.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::SegmentOver)
+    }
+
+    /// Whether the WAL ended before the segment did.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended | State::Lost)
+    }
+
+    /// Position after the last record that ended, where the next one begins; 0 before the first one ended.
+    pub fn valid_until(&self) -> Lsn {
+        self.valid_until
     }
 
     /// What the first page went on with.
@@ -314,6 +336,7 @@ impl RecordReader {
         head.size_bytes += u32::try_from(taken.len()).unwrap_or(u32::MAX);
         if head.size_bytes == head.left_bytes {
             head.end = Some(cursor.lsn());
+            self.valid_until = aligned(cursor.lsn());
             self.state = State::Between;
         }
     }
@@ -330,8 +353,12 @@ impl RecordReader {
         };
         let length = u32::from_le_bytes(*length);
         if length == 0 {
-            self.cut = Some(start);
-            self.state = State::Ended;
+            if self.head_was_a_switch(start) {
+                self.state = State::SegmentOver;
+            } else {
+                self.cut = Some(start);
+                self.state = State::Ended;
+            }
             let clean = rest.iter().all(|b| *b == 0);
             return if clean {
                 Ok(())
@@ -391,6 +418,18 @@ impl RecordReader {
         )
     }
 
+    /// Whether what ended at `at` and began in the segment before can only have been a segment switch: its last bytes
+    /// are those of one, and nothing follows. (A switch has 24 bytes, of which 8 or 16 may be left at a border.)
+    fn head_was_a_switch(&self, at: Lsn) -> bool {
+        let head = &self.head;
+        let last = head.bytes.last_chunk::<8>().filter(|_| self.last.is_none());
+        head.left_bytes < HEADER_BYTES_LEFT
+            && head.end.map(aligned) == Some(at)
+            && last.is_some_and(|[info, resource_manager, ..]| {
+                *resource_manager == 0 && info & 0xF0 == SWITCH
+            })
+    }
+
     fn end(
         &mut self,
         start: Lsn,
@@ -405,6 +444,7 @@ impl RecordReader {
             return Err(Damage::Previous(start));
         }
         self.last = Some(start);
+        self.valid_until = aligned(end);
         let record = Record {
             start,
             end,
@@ -417,6 +457,11 @@ impl RecordReader {
         show(&record);
         Ok(())
     }
+}
+
+/// Where a record begins that follows one which ends at `end` (`MAXALIGN`).
+fn aligned(end: Lsn) -> Lsn {
+    Lsn(end.0.saturating_add(7) & !7)
 }
 
 /// Appends as much of `bytes` as fits into `limit`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::{
     Area, Cluster, Dump, Key, Moment, Outcome, Segments, Shape, Store, Walhalla, fill, host,
-    make_history, run, with_a_byte_changed,
+    make_history, run, with_a_byte_changed, with_a_record_changed,
 };
 
 /// A text that nobody but the owner of the identity may read.
@@ -240,7 +240,7 @@ impl Pushing {
     #[track_caller]
     fn refuses_other_content(&self, walhalla: &Walhalla, name: &str) {
         let original = self.segments.original(name);
-        self.segments.put(name, &with_a_byte_changed(&original));
+        self.segments.put(name, &with_a_record_changed(&original));
         self.segments
             .push(walhalla, name)
             .exits_with(1)

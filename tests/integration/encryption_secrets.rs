@@ -244,3 +244,38 @@ fn a_missing_file_of_recipients_keeps_nobody_from_reading() {
     walhalla.run(&["backup-list"]).succeeds();
     walhalla.run(&["config"]).exits_with(2);
 }
+
+/// The SHA-256 of a history that has few forms, or of a segment that is nearly empty, would confirm every guess.
+#[test]
+fn the_header_of_an_encrypted_wal_file_tells_nobody_what_it_holds() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let segments = Segments::make(&area, 1);
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store).encrypting_to(&[&key.recipient]);
+    let history = b"1\t0/3000148\tno recovery target specified\n";
+    segments.put("00000002.history", history);
+    let segment = segments.names[0].as_str();
+    segments.put(&format!("{segment}.partial"), &segments.original(segment));
+    for name in ["00000002.history", segment, &format!("{segment}.partial")] {
+        segments.push(&walhalla, name).succeeds();
+        // Known again without the identity, as it is under a key that only the cluster's servers have.
+        segments.push(&walhalla, name).succeeds();
+        let object = std::fs::read(store.object_of(name)).unwrap();
+        let header = String::from_utf8_lossy(&object[..object.len().min(600)]).into_owned();
+        let content = std::fs::read(segments.data.join("pg_wal").join(name)).unwrap();
+        let sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&content));
+        let blake3 = blake3::hash(&content).to_hex();
+        assert!(header.contains("-> walhalla-keyed-blake3 "), "{header}");
+        assert!(
+            !header.contains(&sha256) && !header.contains(blake3.as_str()),
+            "{header}"
+        );
+    }
+    let other = b"1\t0/3000150\tno recovery target specified\n";
+    segments.put("00000002.history", other);
+    segments
+        .push(&walhalla, "00000002.history")
+        .exits_with(1)
+        .says(&["already archived with other content"]);
+}

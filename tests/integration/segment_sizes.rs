@@ -1,6 +1,10 @@
 //! Segments of every size are ordinary.
 
-use crate::support::{Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, fill, make_history};
+use std::time::Duration;
+
+use crate::support::{
+    Area, Cluster, PgbenchLoad, Shape, Store, Walhalla, eventually, fill, host, make_history, run,
+};
 
 #[test]
 fn segments_of_1_mib_are_archived_and_restored_on_13() {
@@ -79,4 +83,38 @@ fn archive_and_restore(shape: Shape) {
         .dump()
         .assert_same_as(&end.dump, "the end of the archive");
     at_end.amcheck();
+}
+
+#[test]
+fn a_cluster_whose_segment_size_was_changed_is_told_so() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create(&area, "server", Shape::of(17));
+    cluster.configure("min_wal_size = 160MB");
+    walhalla.archive_from(&mut cluster);
+    fill(&cluster);
+    for _ in 0..12 {
+        cluster.sql("create table if not exists t as select 1 as a; insert into t values (1)");
+        cluster.archive_everything();
+    }
+    cluster.stop();
+    let resetwal = host().server_program(17, "pg_resetwal");
+    run(host()
+        .command(resetwal)
+        .args(["--wal-segsize=64", "-D"])
+        .arg(&cluster.data))
+    .succeeds();
+    cluster.start();
+    cluster.switch_segment();
+    eventually("the segment to be refused", Duration::from_secs(30), || {
+        cluster.sql("select failed_count > 0 from pg_stat_archiver") == "t"
+    });
+    cluster.crash();
+    let log = cluster.log_text();
+    assert!(
+        log.contains("the cluster's segment size was changed"),
+        "{log}"
+    );
+    assert!(!log.contains("two servers are archiving"), "{log}");
 }

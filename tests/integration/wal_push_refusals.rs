@@ -2,7 +2,7 @@
 
 use crate::support::{
     Area, Cluster, Segments, Shape, Store, Walhalla, eventually, fill, give_rights_back,
-    make_read_only, run, with_a_byte_changed,
+    make_read_only, run, with_a_byte_changed, with_a_record_changed,
 };
 
 /// Two segments to push, and where to.
@@ -90,9 +90,10 @@ fn wal_push_refuses_other_content_for_the_same_segment() {
     let archive = Archive::make();
     let name = &archive.segments.names[0];
     archive.segments.push(&archive.walhalla, name).succeeds();
-    archive
-        .segments
-        .put(name, &with_a_byte_changed(&archive.segments.original(name)));
+    archive.segments.put(
+        name,
+        &with_a_record_changed(&archive.segments.original(name)),
+    );
     archive
         .segments
         .push(&archive.walhalla, name)
@@ -244,16 +245,14 @@ fn wal_push_takes_history_and_backup_files_in_any_encoding() {
 }
 
 #[test]
-fn wal_push_takes_history_backup_and_partial_files_and_guards_them_too() {
+fn wal_push_takes_history_and_backup_files_and_guards_them_too() {
     let archive = Archive::make();
     let segment = &archive.segments.names[0];
-    let segment_bytes = archive.segments.original(segment);
     let history = b"1\t0/3000148\tno recovery target specified\n".to_vec();
     let label = b"START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_vec();
     let files = [
         ("00000002.history".to_owned(), history),
         (format!("{segment}.00000028.backup"), label),
-        (format!("{segment}.partial"), segment_bytes),
     ];
     for (name, content) in &files {
         archive.segments.put(name, content);
@@ -275,10 +274,6 @@ fn wal_push_takes_history_backup_and_partial_files_and_guards_them_too() {
         let (_, fetched) = archive.segments.fetch(&archive.walhalla, name);
         assert!(fetched.as_ref() == Some(content), "{name} was replaced");
     }
-    // A partial segment is not the segment.
-    archive
-        .segments
-        .assert_not_archived(&archive.walhalla, segment);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! When a failed request is sent again, and when not any more.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{Error, ErrorKind, Operation, Result};
 
@@ -49,9 +51,95 @@ const FEWEST_ATTEMPTS: u32 = 3;
 /// does not turn again; one that turned in this host's memory does.
 const MOST_DAMAGED_SENDS: u32 = 3;
 
+/// How often a request that goes on failing is told at most.
+const TELLING_INTERVAL: Duration = Duration::from_mins(1);
+
+/// How long all requests of a store together may go on failing; it can be cut short while they run.
+///
+/// Time counts from the first attempt that failed to the next one that was answered, whichever request that is of.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    budget: Arc<Mutex<Budget>>,
+    until: Arc<watch::Sender<Option<Instant>>>,
+}
+
+#[derive(Debug)]
+struct Budget {
+    left: Duration,
+    failing_since: Option<Instant>,
+}
+
+impl Patience {
+    /// `most` in all.
+    pub fn new(most: Duration) -> Self {
+        Self {
+            budget: Arc::new(Mutex::new(Budget {
+                left: most,
+                failing_since: None,
+            })),
+            until: Arc::new(watch::Sender::new(None)),
+        }
+    }
+
+    /// Ends every request in `time` from now at the latest, also one that is being answered.
+    pub fn end_within(&self, time: Duration) {
+        let end = Instant::now() + time;
+        self.until.send_modify(|until| {
+            *until = Some(until.map_or(end, |until| until.min(end)));
+        });
+    }
+
+    fn remaining(&self) -> Duration {
+        let budget = self.budget();
+        let failing = budget.failing_since.map(|since| since.elapsed());
+        let left = budget.left.saturating_sub(failing.unwrap_or_default());
+        let until = *self.until.borrow();
+        until.map_or(left, |until| {
+            left.min(until.saturating_duration_since(Instant::now()))
+        })
+    }
+
+    fn failed(&self, started: Instant) {
+        let since = &mut self.budget().failing_since;
+        *since = Some(since.map_or(started, |since| since.min(started)));
+    }
+
+    fn answered(&self) {
+        let mut budget = self.budget();
+        if let Some(since) = budget.failing_since.take() {
+            budget.left = budget.left.saturating_sub(since.elapsed());
+        }
+    }
+
+    fn budget(&self) -> MutexGuard<'_, Budget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when the time is over that [`Patience::end_within`] gave.
+    async fn ended(&self) {
+        let mut receiver = self.until.subscribe();
+        loop {
+            let until = *receiver.borrow_and_update();
+            let changed = receiver.changed();
+            match until {
+                None => drop(changed.await),
+                Some(until) => tokio::select! {
+                    () = sleep_until(until) => return,
+                    _ = changed => {}
+                },
+            }
+        }
+    }
+}
+
+/// When a failing request was told last.
+pub(super) type Told = Arc<Mutex<Option<Instant>>>;
+
 /// The attempts at one request.
 #[derive(Debug)]
 pub(super) struct Retries {
+    patience: Option<Patience>,
+    told: Told,
     policy: RetryPolicy,
     times_out: bool,
     /// What an attempt may take on top for the body that it sends.
@@ -94,8 +182,15 @@ impl Pace {
 
 impl Retries {
     /// `times_out` as in [`Limits`](crate::Limits): otherwise an attempt may take until the deadline.
-    pub(super) fn new(policy: RetryPolicy, times_out: bool) -> Self {
+    pub(super) fn new(
+        policy: RetryPolicy,
+        times_out: bool,
+        patience: Option<Patience>,
+        told: Told,
+    ) -> Self {
         Self {
+            patience,
+            told,
             policy,
             times_out,
             sending: Duration::ZERO,
@@ -155,10 +250,27 @@ impl Retries {
         } else {
             remaining
         };
-        timeout(limit, request).await.unwrap_or_else(|_| {
+        let started = Instant::now();
+        let timed = timeout(limit, request);
+        let answer = match &self.patience {
+            None => timed.await.ok(),
+            Some(patience) => tokio::select! {
+                answer = timed => answer.ok(),
+                () = patience.ended() => None,
+            },
+        };
+        let outcome = answer.unwrap_or_else(|| {
+            let limit = limit.min(started.elapsed());
             Err(Error::new(operation, object(), ErrorKind::TimedOut)
                 .with_source(NoAnswer { limit }))
-        })
+        });
+        if let Some(patience) = &self.patience {
+            match &outcome {
+                Err(error) if error.is_retryable() => patience.failed(started),
+                _ => patience.answered(),
+            }
+        }
+        outcome
     }
 
     /// Waits until the next attempt.
@@ -176,7 +288,13 @@ impl Retries {
             return Err(Error::new(error.operation, error.object.clone(), kind).with_source(error));
         }
         self.tell(&error, delay);
-        sleep(delay).await;
+        match &self.patience {
+            None => sleep(delay).await,
+            Some(patience) => tokio::select! {
+                () = sleep(delay) => {}
+                () = patience.ended() => {}
+            },
+        }
         Ok(())
     }
 
@@ -189,7 +307,9 @@ impl Retries {
     /// What is left of the deadline.
     pub(super) fn remaining(&self) -> Duration {
         let spent = self.spent.saturating_add(self.started.elapsed());
-        self.policy.deadline.saturating_sub(spent)
+        let own = self.policy.deadline.saturating_sub(spent);
+        let patience = self.patience.as_ref().map(Patience::remaining);
+        patience.map_or(own, |patience| own.min(patience))
     }
 
     fn may_pass(&mut self, error: &Error) -> bool {
@@ -214,14 +334,23 @@ impl Retries {
         }
     }
 
-    /// The first failures are everyday; those that last are worth a look.
+    /// The first failures are everyday; those that last are worth a look, once a minute for all requests.
     fn tell(&self, error: &Error, delay: Duration) {
         let cause = error.source.as_ref().map(tracing::field::display);
         let attempt = self.attempts;
-        if attempt <= 3 {
+        if attempt <= 3 || !self.may_tell() {
             tracing::debug!(%error, cause, attempt, ?delay, "the request failed and is sent again");
         } else {
             tracing::warn!(%error, cause, attempt, ?delay, "the request still fails and is sent again");
         }
+    }
+
+    fn may_tell(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|told| told.elapsed() >= TELLING_INTERVAL);
+        if may {
+            *told = Some(Instant::now());
+        }
+        may
     }
 }

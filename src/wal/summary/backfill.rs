@@ -163,7 +163,7 @@ impl Work {
             .map(|form| form.object.key.clone())
             .collect();
         stored::remove(repository, &keys)?;
-        match stored::write(repository, pipeline, &summary)? {
+        match stored::write(repository, pipeline, &summary, None)? {
             Stored::Now(bytes) => Ok(Some(bytes)),
             Stored::Before => Ok(None),
         }

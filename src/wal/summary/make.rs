@@ -7,7 +7,7 @@ use super::{Digest, FORMAT, Note, Summary, Transaction};
 use crate::postgres::{Lsn, SegmentName, Version};
 use crate::wal::event::{Event, event};
 use crate::wal::pages::SegmentCheck;
-use crate::wal::reader::{Record, RecordReader};
+use crate::wal::reader::Record;
 use crate::wal::record::Damage;
 
 /// `RelationRelationId`, which names its files until it is rewritten.
@@ -70,7 +70,7 @@ impl Summarizer {
         self.count();
         let times = self.transactions.iter().map(|end| end.time);
         let (cluster, reader) = (check.cluster(), check.records());
-        let tail = reader.and_then(RecordReader::tail);
+        let tail = reader.tail();
         let mut open: Vec<(u32, u64)> = self.wal_bytes.into_iter().collect();
         open.sort_unstable();
         Ok(Summary {
@@ -85,10 +85,10 @@ impl Summarizer {
             first_previous: self.first_previous,
             last_record: self.last,
             times: times.clone().min().zip(times.max()),
-            head: reader.and_then(RecordReader::head).cloned(),
-            overwrites: reader.is_some_and(RecordReader::overwrites),
+            head: reader.head().cloned(),
+            overwrites: reader.overwrites(),
             tail: tail.map(super::border::shortened),
-            cut: reader.and_then(RecordReader::cut),
+            cut: reader.cut(),
             notes: self.notes,
             transactions: self.transactions,
             open,

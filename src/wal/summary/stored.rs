@@ -10,6 +10,7 @@ use walhalla_providers::{ErrorKind, ObjectKey};
 
 use super::{Digest as Sum, Summarizer, Summary, Unusable};
 use crate::output;
+use crate::pipeline::encryption::ContentDigest;
 use crate::pipeline::{self, Pipeline, StoredObject};
 use crate::postgres::{History, SegmentName};
 use crate::repository::layout::Object;
@@ -29,7 +30,7 @@ pub enum Stored {
     Before,
 }
 
-/// Stores a summary beside its segment. One of other content is replaced: it was another segment's of that name, which
+/// Stores a summary beside its segment; the header of an encrypted one tells its digest under `key` if there is one. One of other content is replaced: it was another segment's of that name, which
 /// is gone from the archive.
 ///
 /// # Errors
@@ -38,24 +39,26 @@ pub fn write(
     repository: &Repository,
     pipeline: &Pipeline,
     summary: &Summary,
+    key: Option<&[u8; 32]>,
 ) -> Result<Stored, Error> {
     let pipeline = pipeline.framed();
     let object = repository
         .layout
         .summary(summary.segment, pipeline.packing());
     let json = summary.to_json();
-    match create(&pipeline, &object, &json) {
+    match create(&pipeline, &object, &json, key) {
         Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => {}
         created => return Ok(Stored::Now(created?)),
     }
-    let sha256: [u8; 32] = Sha256::digest(&json).into();
-    match repository.content_sha256(&object) {
-        Ok(known) if known == sha256 => return Ok(Stored::Before),
+    let sha256 = ContentDigest::Sha256(Sha256::digest(&json).into());
+    let keyed = key.map(|key| ContentDigest::Keyed(keyed_digest(&json, key)));
+    match repository.content_digest(&object) {
+        Ok(known) if known == sha256 || Some(known) == keyed => return Ok(Stored::Before),
         Err(error) if !error.is_of_the_object() => return Err(error.into()),
         Ok(_) | Err(_) => {}
     }
     remove(repository, std::slice::from_ref(&object.key))?;
-    Ok(Stored::Now(create(&pipeline, &object, &json)?))
+    Ok(Stored::Now(create(&pipeline, &object, &json, key)?))
 }
 
 /// Takes summaries away, which are derived; nothing else in a store is ever taken away to make room.
@@ -70,12 +73,21 @@ pub(super) fn remove(repository: &Repository, keys: &[ObjectKey]) -> Result<(), 
     }
 }
 
-/// Creates the object; its stored length. Its header tells the SHA-256 to hosts that cannot read it.
-fn create(pipeline: &Pipeline, object: &Object, json: &[u8]) -> Result<u64, pipeline::Error> {
-    let sha256 = Sha256::digest(json).into();
-    let mut writer = pipeline.create_whole(&object.key, object.name(), Some(sha256))?;
+/// Creates the object; its stored length. Its header tells a keyed digest, by which the host knows it without reading it.
+fn create(
+    pipeline: &Pipeline,
+    object: &Object,
+    json: &[u8],
+    key: Option<&[u8; 32]>,
+) -> Result<u64, pipeline::Error> {
+    let digest = key.map(|key| keyed_digest(json, key));
+    let mut writer = pipeline.create_whole(&object.key, object.name(), digest)?;
     writer.append(json)?;
     Ok(writer.finish()?.stored_bytes)
+}
+
+fn keyed_digest(json: &[u8], key: &[u8; 32]) -> [u8; 32] {
+    *blake3::keyed_hash(key, json).as_bytes()
 }
 
 /// Reads the stored summary of `segment`.

@@ -22,6 +22,7 @@ pub use keys::{Key, PLUGIN, with_plugin, write_private};
 pub use program::{Outcome, run};
 pub use segments::{
     Segments, give_rights_back, make_read_only, make_unreadable, with_a_byte_changed,
+    with_a_record_changed,
 };
 pub use store::{Store, s3_env};
 pub use waiting::{eventually, random_moment_within, seed_chance};

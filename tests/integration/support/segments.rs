@@ -139,6 +139,14 @@ pub fn with_a_byte_changed(content: &[u8]) -> Vec<u8> {
     changed
 }
 
+/// The same segment with a byte of its first record changed: what stands behind a switch is nobody's WAL.
+pub fn with_a_record_changed(segment: &[u8]) -> Vec<u8> {
+    let mut changed = segment.to_vec();
+    let at = changed[64..].iter().position(|byte| *byte != 0).unwrap();
+    changed[64 + at] ^= 0x40;
+    changed
+}
+
 /// Takes the right to write from a directory and from all below it.
 pub fn make_read_only(dir: &Path) {
     super::run(host().command("chmod").args(["-R", "u=rX"]).arg(dir)).succeeds();

@@ -1,0 +1,34 @@
+//! What the postmaster tells of itself in `postmaster.pid`.
+
+use std::path::Path;
+
+/// The line with the server's state, from 10 on (pidfile.h, `LOCK_FILE_LINE_PM_STATUS`).
+const STATUS_LINE: usize = 8;
+
+/// Whether the server in `pgdata` is shutting down and waits for its archiver, among others.
+pub fn is_stopping(pgdata: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(pgdata.join("postmaster.pid")) else {
+        return false;
+    };
+    let status = text.lines().nth(STATUS_LINE - 1);
+    status.is_some_and(|status| status.trim() == "stopping")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_status_line_tells_that_the_server_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!is_stopping(dir.path()));
+        for (text, stops) in [
+            ("7\n/d\n1\n5432\n/tmp\n\n 1 2\nstopping\n", true),
+            ("7\n/d\n1\n5432\n/tmp\n\n 1 2\nready   \n", false),
+            ("7\nstopping\n1\n5432\nstopping\n\n 1 2\n", false),
+        ] {
+            std::fs::write(dir.path().join("postmaster.pid"), text).unwrap();
+            assert_eq!(is_stopping(dir.path()), stops, "{text}");
+        }
+    }
+}
