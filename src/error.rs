@@ -295,6 +295,9 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
         backup::Error::NotArchiving(_) => {
             Some("set archive_mode = on and archive_command = 'walhalla wal-push %p'; a change of archive_mode needs a restart".to_owned())
         }
+        backup::Error::ArchiverFails { .. } => Some("the server's log has the reason; the archiver tries again every minute, and a backup can begin once it gets through".to_owned()),
+        backup::Error::PageAfterEnd { .. } => Some("PostgreSQL would open such a copy too early; take the backup again after the standby's next restartpoint, or from the primary".to_owned()),
+        backup::Error::TimelineSwitch { .. } => Some("take the backup again: it will begin on the new timeline".to_owned()),
         backup::Error::WalMissing { failing, .. } => Some(match failing {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),

@@ -20,6 +20,7 @@ pub mod merge;
 pub mod merged;
 pub mod names;
 mod newest;
+mod own_directory;
 mod pack;
 pub mod parent;
 mod part;
@@ -108,6 +109,36 @@ pub enum Error {
     /// Without archived WAL no backup can be restored.
     #[error("the server does not archive its WAL ({0})")]
     NotArchiving(&'static str),
+    /// What the archiver does not get through now, the backup would wait for in vain.
+    #[error("the server's archiver fails on {file}, since {since}")]
+    ArchiverFails {
+        /// The file.
+        file: String,
+        /// When it failed last, by the server's clock.
+        since: String,
+    },
+    /// A standby wrote a page that its control file does not know of.
+    #[error("block {block} of {} was changed at {page}, after {end}, at which the standby's control file calls the backup consistent", path.display())]
+    PageAfterEnd {
+        /// The file.
+        path: PathBuf,
+        /// The block in it.
+        block: u32,
+        /// The page's LSN.
+        page: postgres::Lsn,
+        /// The backup's end.
+        end: postgres::Lsn,
+    },
+    /// The standby went over to another timeline while it was copied.
+    #[error(
+        "the standby followed its primary from timeline {begin} to timeline {end} during the backup"
+    )]
+    TimelineSwitch {
+        /// The timeline of the backup's start.
+        begin: u32,
+        /// The timeline at its end.
+        end: u32,
+    },
     /// The WAL that the backup needs did not come into the archive.
     #[error("WAL segment {segment} did not arrive in the archive within {seconds} s")]
     WalMissing {

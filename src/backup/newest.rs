@@ -34,6 +34,15 @@ impl Newest {
         }
     }
 
+    /// The newest page after `end` that is not newer than `wal_end`.
+    pub(super) fn between(&self, end: Lsn, wal_end: Lsn) -> Option<(Lsn, &Path, u32)> {
+        let pages = self.0.iter().map(|Reverse(page)| page);
+        let newest = pages
+            .filter(|(lsn, ..)| *lsn > end && *lsn <= wal_end)
+            .max()?;
+        Some((newest.0, &newest.1, newest.2))
+    }
+
     /// The blocks whose pages are newer than `end`, where the server's WAL ends.
     pub(super) fn beyond(&self, end: Lsn) -> Vec<CorruptBlock> {
         let pages = self.0.iter().filter(|Reverse((lsn, ..))| *lsn > end);
@@ -50,6 +59,25 @@ impl Newest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_after_the_end_is_told_from_one_that_no_wal_can_explain() {
+        let path = Path::new("base/5/16384");
+        let mut newest = Newest::default();
+        for (block, lsn) in [(0, 100), (1, 101), (2, 150), (3, 200), (4, 201)] {
+            newest.note(Lsn(lsn), path, block);
+        }
+        assert_eq!(
+            newest.between(Lsn(100), Lsn(200)),
+            Some((Lsn(200), path, 3))
+        );
+        assert_eq!(
+            newest.between(Lsn(100), Lsn(149)),
+            Some((Lsn(101), path, 1))
+        );
+        assert_eq!(newest.between(Lsn(201), Lsn(300)), None);
+        assert_eq!(newest.between(Lsn(200), Lsn(200)), None);
+    }
 
     #[test]
     fn the_newest_pages_are_kept_whatever_their_order_and_judged_by_the_end_of_wal() {

@@ -12,6 +12,8 @@ use super::delta::{Delta, DeltaOptions};
 use super::extent::{Base, Item, Since};
 use super::folder::{Folder, Packed};
 use super::manifest::WalRange;
+use super::newest::Newest;
+use super::own_directory;
 use super::pack::{Packer, PageRules};
 use super::parent::KEPT_CORRUPT_BLOCKS;
 use super::parts::{self, Part};
@@ -31,6 +33,8 @@ use crate::wal::{self, archiver::Archiver};
 /// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
 const FIRST_ARCHIVE_POLL: Duration = Duration::from_millis(10);
 const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
+/// How long a failing archiver is given to succeed before a backup begins: it tries a file three times, a second apart.
+const ARCHIVER_RECOVERS: Duration = Duration::from_secs(5);
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +91,7 @@ impl Backup<'_> {
         let label = self.options.label.clone();
         let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
         let start_lsn = self.wait(server.start_backup(&label))?;
+        self.check_directory(&mut server, start_lsn)?;
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
         let delta = self.delta(start_lsn, &listing)?;
         let kind = match delta {
@@ -120,8 +125,11 @@ impl Backup<'_> {
         let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
+        let last = self.check_directory(&mut server, label.start_lsn)?;
+        check_end(&label, &last)?;
         // What was on disk before had its WAL on disk, or replayed, before.
         let wal_end = self.wait(server.wal_end())?.max(stopped.stop_lsn);
+        check_pages(&label, &packed.newest, stopped.stop_lsn, wal_end)?;
         let mut from_the_future = packed.newest.beyond(wal_end);
         packed.corrupt_blocks.append(&mut from_the_future);
         self.pack_last(folder, &mut packed, &pg_control, &stopped, delta.as_ref())?;
@@ -192,7 +200,34 @@ impl Backup<'_> {
         if facts.archiver.trim().is_empty() {
             return Err(Error::NotArchiving("archive_command is empty"));
         }
+        self.check_archiver(server)?;
         Ok(facts)
+    }
+
+    /// Sees that the archiver does not fail. A file that it is no longer to archive was settled otherwise.
+    fn check_archiver(&self, server: &mut Server) -> Result<(), Error> {
+        let folder = self.pgdata.join(self.control.version.wal_folder());
+        let began = Instant::now();
+        loop {
+            let state = self.wait(server.archiver_state())?;
+            let Some(file) = state.failing else {
+                return Ok(());
+            };
+            let mark = folder.join("archive_status").join(format!("{file}.ready"));
+            if !mark.exists() {
+                return Ok(());
+            }
+            if began.elapsed() > ARCHIVER_RECOVERS {
+                let since = state.failed_at.unwrap_or_default();
+                return Err(Error::ArchiverFails { file, since });
+            }
+            std::thread::sleep(LAST_ARCHIVE_POLL);
+        }
+    }
+
+    /// Sees that the directory is the server's.
+    fn check_directory(&self, server: &mut Server, begin: Lsn) -> Result<ControlFile, Error> {
+        own_directory::check(self.pgdata, begin, || self.wait(server.own_control()))
     }
 
     /// Packs all parts but the last, several at a time. The first error stops every worker.
@@ -419,5 +454,27 @@ impl Backup<'_> {
         };
         entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
         Ok(entry)
+    }
+}
+
+/// A standby's data ends on the timeline of its control file; its backup has one timeline only.
+fn check_end(label: &BackupLabel, last: &ControlFile) -> Result<(), Error> {
+    let (begin, end) = (label.timeline.number(), last.min_recovery_timeline);
+    if label.of_standby == Some(true) && end != begin {
+        return Err(Error::TimelineSwitch { begin, end });
+    }
+    Ok(())
+}
+
+/// A standby's backup is consistent at the end that its control file names; PostgreSQL may have written pages that are newer.
+fn check_pages(label: &BackupLabel, newest: &Newest, end: Lsn, wal_end: Lsn) -> Result<(), Error> {
+    match newest.between(end, wal_end) {
+        Some((page, path, block)) if label.of_standby == Some(true) => Err(Error::PageAfterEnd {
+            path: path.to_owned(),
+            block,
+            page,
+            end,
+        }),
+        _ => Ok(()),
     }
 }

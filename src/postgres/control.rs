@@ -16,12 +16,20 @@ pub struct ControlFile {
     pub system_identifier: SystemIdentifier,
     /// The cluster's version.
     pub version: Version,
+    /// What the server was doing when it last wrote the file (`DBState`).
+    pub state: u32,
+    /// When the file was last written, in seconds since 1970.
+    pub written: u64,
+    /// Where the record of the latest checkpoint is.
+    pub checkpoint_lsn: Lsn,
     /// Redo position of the latest checkpoint.
     pub checkpoint_redo: Lsn,
     /// Timeline of the latest checkpoint.
     pub timeline: TimelineId,
     /// How far a standby must replay to be consistent.
     pub min_recovery_point: Lsn,
+    /// The timeline of that position; 0 where there is none.
+    pub min_recovery_timeline: u32,
     /// Length of a data page.
     pub block_size_bytes: u32,
     /// Pages in one file of a relation (`RELSEG_SIZE`).
@@ -123,10 +131,14 @@ impl ControlFile {
         Ok(Self {
             system_identifier: SystemIdentifier(u64_at(0)?),
             version,
+            state: u32_at(16)?,
+            written: u64_at(24)?,
+            checkpoint_lsn: Lsn(u64_at(32)?),
             checkpoint_redo: Lsn(u64_at(layout.checkpoint)?),
             timeline: TimelineId::new(u32_at(layout.checkpoint + 8)?)
                 .ok_or(Damage::Field("timeline"))?,
             min_recovery_point: Lsn(u64_at(layout.min_recovery_point)?),
+            min_recovery_timeline: u32_at(layout.min_recovery_point + 8)?,
             block_size_bytes: page_size(u32_at(layout.block_size)?)
                 .ok_or(Damage::Field("block size"))?,
             blocks_per_file: u32_at(layout.block_size + 4)?,

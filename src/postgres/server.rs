@@ -53,11 +53,28 @@ pub struct StoppedBackup {
     pub snapshot: String,
 }
 
+/// What the server reads in its own control file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnControl {
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// Where the record of the latest checkpoint is.
+    pub checkpoint: Lsn,
+    /// Its redo position.
+    pub redo: Lsn,
+    /// How far a standby must replay to be consistent.
+    pub min_recovery_point: Lsn,
+    /// When the file was last written, in seconds since 1970.
+    pub written: i64,
+}
+
 /// The archiver's own account (`pg_stat_archiver`).
 #[derive(Clone, Debug)]
 pub struct ArchiverState {
     /// The last file it failed on, if it failed since it last succeeded.
     pub failing: Option<String>,
+    /// When it last failed, by the server's clock.
+    pub failed_at: Option<String>,
     /// Files it archived since the statistics were reset.
     pub archived: i64,
 }
@@ -274,14 +291,33 @@ impl Server {
         row.get::<String, _>(0).parse()
     }
 
+    /// What the server reads in its own control file at this moment.
+    pub async fn own_control(&mut self) -> Result<OwnControl, Error> {
+        let query = "SELECT pg_catalog.pg_is_in_recovery(), checkpoint_lsn::pg_catalog.text, redo_lsn::pg_catalog.text, \
+                     min_recovery_end_lsn::pg_catalog.text, \
+                     pg_catalog.date_part('epoch', pg_control_last_modified)::pg_catalog.int8 \
+                     FROM pg_catalog.pg_control_checkpoint(), pg_catalog.pg_control_recovery(), \
+                     pg_catalog.pg_control_system()";
+        let row = self.row("asking for the control file", query).await?;
+        Ok(OwnControl {
+            in_recovery: row.get(0),
+            checkpoint: row.get::<String, _>(1).parse()?,
+            redo: row.get::<String, _>(2).parse()?,
+            min_recovery_point: row.get::<String, _>(3).parse()?,
+            written: row.get(4),
+        })
+    }
+
     /// What the archiver says of itself.
     pub async fn archiver_state(&mut self) -> Result<ArchiverState, Error> {
         let query = "SELECT CASE WHEN last_failed_time > COALESCE(last_archived_time, '-infinity') \
-                     THEN last_failed_wal END, archived_count FROM pg_catalog.pg_stat_archiver";
+                     THEN last_failed_wal END, archived_count, \
+                     last_failed_time::pg_catalog.text FROM pg_catalog.pg_stat_archiver";
         let row = self.row("asking for the archiver's state", query).await?;
         Ok(ArchiverState {
             failing: row.get(0),
             archived: row.get(1),
+            failed_at: row.get(2),
         })
     }
 

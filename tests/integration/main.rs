@@ -41,6 +41,7 @@ mod left_out_files;
 mod marks;
 mod odd_paths;
 mod open_formats;
+mod own_directories;
 mod owners;
 mod planning;
 mod reachable;
