@@ -298,6 +298,7 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
         backup::Error::ArchiverFails { .. } => Some("the server's log has the reason; the archiver tries again every minute, and a backup can begin once it gets through".to_owned()),
         backup::Error::PageAfterEnd { .. } => Some("PostgreSQL would open such a copy too early; take the backup again after the standby's next restartpoint, or from the primary".to_owned()),
         backup::Error::TimelineSwitch { .. } => Some("take the backup again: it will begin on the new timeline".to_owned()),
+        backup::Error::NotOwnWal { .. } => Some("two servers with the same identity archive to this store, or the server's clock was set while the backup was taken: see that this is the only server that archives here, and take the backup again".to_owned()),
         backup::Error::WalMissing { failing, .. } => Some(match failing {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
             None => "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait".to_owned(),

@@ -21,6 +21,7 @@ pub mod merged;
 pub mod names;
 mod newest;
 mod own_directory;
+mod own_wal;
 mod pack;
 pub mod parent;
 mod part;
@@ -32,7 +33,7 @@ pub mod relations;
 use std::path::PathBuf;
 
 use crate::pipeline;
-use crate::postgres::{self, SegmentName, SystemIdentifier};
+use crate::postgres::{self, Lsn, SegmentName, SystemIdentifier};
 use crate::repository::BackupId;
 use crate::{repository, wal};
 
@@ -138,6 +139,16 @@ pub enum Error {
         begin: u32,
         /// The timeline at its end.
         end: u32,
+    },
+    /// What is archived under the names of the backup's WAL is another server's.
+    #[error(
+        "the archived WAL from {start} to {stop} is not that of this server: no record in it names the backup"
+    )]
+    NotOwnWal {
+        /// Where the backup's WAL begins.
+        start: Lsn,
+        /// Where it ends.
+        stop: Lsn,
     },
     /// The WAL that the backup needs did not come into the archive.
     #[error("WAL segment {segment} did not arrive in the archive within {seconds} s")]

@@ -14,6 +14,7 @@ use super::folder::{Folder, Packed};
 use super::manifest::WalRange;
 use super::newest::Newest;
 use super::own_directory;
+use super::own_wal;
 use super::pack::{Packer, PageRules};
 use super::parent::KEPT_CORRUPT_BLOCKS;
 use super::parts::{self, Part};
@@ -159,6 +160,8 @@ impl Backup<'_> {
         };
         let mut entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
         (entry.of_standby, entry.checkpoint_lsn) = (label.of_standby, label.checkpoint_lsn);
+        let wal_folder = self.pgdata.join(version.wal_folder());
+        own_wal::check(&self.archiver(), &wal_folder, &entry)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }
@@ -327,16 +330,20 @@ impl Backup<'_> {
         folder.finish(part, number, || packed)
     }
 
-    /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
-    /// begun on this timeline does not have and recovery asks for.
-    fn archive_histories(&self, timeline: TimelineId) -> Result<(), Error> {
-        let folder = self.pgdata.join(self.control.version.wal_folder());
-        let archiver = Archiver {
+    fn archiver(&self) -> Archiver<'_> {
+        Archiver {
             repository: self.repository,
             pipeline: self.pipeline,
             control: self.control,
             in_recovery: false,
-        };
+        }
+    }
+
+    /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
+    /// begun on this timeline does not have and recovery asks for.
+    fn archive_histories(&self, timeline: TimelineId) -> Result<(), Error> {
+        let folder = self.pgdata.join(self.control.version.wal_folder());
+        let archiver = self.archiver();
         let history = wal::history_beside(self.repository, &folder.join("any"), timeline)?;
         for (timeline, ..) in history.spans() {
             let file = WalFileName::History(timeline);

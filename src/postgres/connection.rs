@@ -595,9 +595,8 @@ fn pairs(options: &str) -> Result<Vec<(String, String)>, Error> {
     let mut pairs = Vec::new();
     while let Some(word) = words.next() {
         let pair = match (word.strip_prefix("--"), word.strip_prefix("-c")) {
-            (Some(pair), _) => pair.to_owned(),
             (None, Some("")) => words.next().unwrap_or_default(),
-            (None, Some(pair)) => pair.to_owned(),
+            (Some(pair), _) | (None, Some(pair)) => pair.to_owned(),
             (None, None) => String::new(),
         };
         let Some((name, setting)) = pair.split_once('=') else {

@@ -633,7 +633,7 @@ impl Repository {
                 .store
                 .put(&claim, content.to_string().into(), PutMode::Create);
             match self.runtime.block_on(put) {
-                Ok(_) => return Ok(id),
+                Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }

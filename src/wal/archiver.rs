@@ -334,7 +334,7 @@ impl Archiver<'_> {
     ///
     /// # Errors
     /// [`Error::OtherContent`] when one of the forms has other content.
-    fn is_archived(
+    pub fn is_archived(
         &self,
         path: &Path,
         file: WalFileName,

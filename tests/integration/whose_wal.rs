@@ -284,3 +284,43 @@ fn rewrite_summary(store: &Store, segment: &str, change: impl Fn(&str) -> String
     std::fs::write(path, [frames, trailer].concat()).unwrap();
     host().give_to_user(path);
 }
+
+/// Two copies archive into one store, and the first one's segments have the names: a backup of the second one, whose
+/// archiver pretends to succeed, is not taken.
+fn a_backup_is_refused_behind_anothers_segments(version: u32) {
+    let area = Area::new();
+    let walhalla = Walhalla::new(&area, &Store::directory(&area));
+    let mut one = Cluster::create(&area, "one", Shape::small(version));
+    one.start();
+    one.sql("create table t (who text)");
+    one.stop();
+    let copy = area.path("other");
+    copy_tree(&one.data, &copy);
+    let mut other = Cluster::adopt(&area, version, copy);
+    walhalla.archive_from(&mut one);
+    one.sql("insert into t select 'one' from generate_series(1, 100)");
+    walhalla.back_up(&one);
+    for _ in 0..4 {
+        one.sql("insert into t values ('one, later')");
+        one.archive_everything();
+    }
+    other.configure("archive_mode = on\narchive_command = 'true'");
+    other.start();
+    other.sql("insert into t select 'the other' from generate_series(1, 100)");
+    let data = other.data.to_str().unwrap().to_owned();
+    walhalla
+        .run_with(&other, &["backup-push", &data])
+        .exits_with(1)
+        .says(&["is already archived with other content", "two servers"]);
+    assert_eq!(walhalla.backup_ids().len(), 1);
+}
+
+#[test]
+fn a_backup_is_refused_behind_the_segments_of_a_copy_on_13() {
+    a_backup_is_refused_behind_anothers_segments(13);
+}
+
+#[test]
+fn a_backup_is_refused_behind_the_segments_of_a_copy_on_17() {
+    a_backup_is_refused_behind_anothers_segments(17);
+}

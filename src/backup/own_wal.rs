@@ -1,0 +1,136 @@
+//! Whether the archived WAL of a backup is that of the server that was backed up.
+//!
+//! Another server of the same identity may have archived segments of the same names first. So what is archived is compared
+//! with what is in `pg_wal` while it is there, and a record in it must name the backup ([`Proof`]).
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::Error;
+use crate::pipeline::Packing;
+use crate::postgres::{SegmentName, WalFileName};
+use crate::repository::{self, BackupEntry};
+use crate::wal::archiver::Archiver;
+use crate::wal::event::event;
+use crate::wal::pages::{Cluster, SegmentCheck};
+use crate::wal::proof::Proof;
+use crate::wal::reader::Record;
+use crate::wal::summary::Note;
+use crate::wal::{self, segment};
+
+/// How many segments from the start and up to the end are compared. The server archives in order, so the last ones speak
+/// for those before; `pg_wal` keeps few.
+const COMPARED: usize = 32;
+
+/// Refuses WAL of another server under the names of the backup's segments, which are in the archive.
+///
+/// # Errors
+/// [`Error::Wal`] where an archived segment differs from the server's own, [`Error::NotOwnWal`] where no record names the
+/// backup.
+pub(super) fn check(
+    archiver: &Archiver,
+    wal_folder: &Path,
+    backup: &BackupEntry,
+) -> Result<(), Error> {
+    let size = backup.wal_segment_size;
+    let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
+    let names: Vec<SegmentName> = numbers
+        .map(|number| crate::postgres::SegmentNo(number).on(backup.timeline, size))
+        .collect();
+    let of_standby = backup.of_standby == Some(true);
+    // A standby's own file may end where the stream is.
+    if !of_standby {
+        let first_of_the_last = names.len().saturating_sub(COMPARED);
+        for (index, name) in names.iter().enumerate() {
+            if index < COMPARED || index >= first_of_the_last {
+                compare(archiver, &wal_folder.join(name.to_string()), *name)?;
+            }
+        }
+    }
+    match names_backup(archiver, wal_folder, backup, &names) {
+        Ok(false) => Err(Error::NotOwnWal {
+            start: backup.start_lsn,
+            stop: backup.stop_lsn,
+        }),
+        // What is not in `pg_wal` any more and cannot be read here: the comparison has to suffice.
+        Ok(true) | Err(wal::Error::Repository(repository::Error::Locked { .. })) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Compares an archived segment with the server's own, if that is still there.
+fn compare(archiver: &Archiver, path: &Path, name: SegmentName) -> Result<(), Error> {
+    let Some(before) = inode(path) else {
+        return Ok(());
+    };
+    let compared = archiver.is_archived(path, WalFileName::Segment(name), None);
+    // The server may have given the file to a later segment meanwhile.
+    if inode(path) == Some(before) {
+        compared?;
+    }
+    Ok(())
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    std::fs::metadata(path).ok().map(|metadata| metadata.ino())
+}
+
+/// Whether records from the backup's start to its end name it. Segments in the middle are not read.
+fn names_backup(
+    archiver: &Archiver,
+    wal_folder: &Path,
+    backup: &BackupEntry,
+    names: &[SegmentName],
+) -> Result<bool, wal::Error> {
+    let mut proof = Proof::of(backup);
+    let mut last: Option<SegmentCheck> = None;
+    // A record may run from the one before the last into the last.
+    let end = names.len().saturating_sub(2);
+    for (index, name) in names.iter().enumerate() {
+        if proof.has_begun() && index < end {
+            last = None;
+            continue;
+        }
+        let path = wal_folder.join(name.to_string());
+        last = Some(read(
+            archiver,
+            &path,
+            *name,
+            backup,
+            last.take(),
+            &mut proof,
+        )?);
+    }
+    Ok(proof.holds())
+}
+
+/// Reads a segment from `pg_wal` or, where it is not there any more or is a standby's, from the archive.
+fn read(
+    archiver: &Archiver,
+    path: &Path,
+    name: SegmentName,
+    backup: &BackupEntry,
+    last: Option<SegmentCheck>,
+    proof: &mut Proof,
+) -> Result<SegmentCheck, wal::Error> {
+    let history = backup.timeline_history();
+    let version = backup.postgres_version;
+    let mut see = |record: &Record| {
+        if let Ok(Some(event)) = event(record, version) {
+            let (lsn, xid) = (record.start, record.header.xid);
+            proof.see(&Note { lsn, xid, event });
+        }
+    };
+    if backup.of_standby != Some(true) && path.exists() {
+        let cluster = Cluster::from(archiver.control);
+        return segment::read_local(path, cluster, name, &history, last, None, see);
+    }
+    let file = WalFileName::Segment(name);
+    let repository = archiver.repository;
+    let Some(found) = repository.find_wal(file)? else {
+        let archive = repository.url(&repository.layout.wal(file, Packing::NONE).key);
+        return Err(wal::Error::NotArchived { file, archive });
+    };
+    let show = |_: &Cluster, record: &Record| see(record);
+    segment::read(repository, name, &found, &history, last, show)
+}
