@@ -218,8 +218,7 @@ impl Life {
         self.archive();
         let kind = self.depot.fill(&self.primary);
         self.note(kind);
-        self.work(6);
-        self.fail_to_archive();
+        // Before the archive command fails, behind which no backup would begin.
         let mut push = self.depot.walhalla.command(&self.push_args(&[]));
         push.envs(self.primary.connection());
         let outcome = run(&mut self.depot.limited(&push));
@@ -227,6 +226,8 @@ impl Life {
         if self.depot.tells_that_it_is_full() {
             outcome.says(&["no space left", "hint:"]);
         }
+        self.work(6);
+        self.fail_to_archive();
         self.depot.heal(&self.primary);
         assert_eq!(self.list_backups(), 0, "backups that a full store took");
         self.score.fault(kind);

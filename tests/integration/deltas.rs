@@ -643,8 +643,9 @@ fn the_servers_summarizer_is_waited_for() {
         let taken = scope.spawn(|| run(&mut command));
         // The backup has begun, and what it needs is not there, as nobody makes it.
         eventually("the backup to begin", Duration::from_mins(1), || {
+            // After the start the session looks at the server's control file.
             let begun = "select count(*) from pg_stat_activity \
-                         where application_name = 'walhalla' and state = 'idle' and query like '%backup_start%'";
+                         where application_name = 'walhalla' and state = 'idle' and query like '%pg_control_checkpoint%'";
             cluster.sql(begun) == "1"
         });
         assert!(!taken.is_finished());
