@@ -64,7 +64,7 @@ impl Archiver<'_> {
     /// Stores `path` as `file`. After `Ok` what is valid in it is in the archive, durably.
     ///
     /// A segment under its full name is only stored when it is whole. The unfinished last one of a timeline that was left
-    /// is stored as a partial one, see [`Archiver::was_left`].
+    /// is stored as a partial one.
     ///
     /// # Errors
     /// [`Error::Mismatch`] for a file that does not belong under its name; [`Error::OtherContent`]
