@@ -97,8 +97,7 @@ fn an_encrypted_cluster_comes_back_with_the_identity_and_shows_nothing_without()
         let is_encrypted = object.extension().is_some_and(|suffix| suffix == "age");
         // File numbers and lengths, which a delta's host has to read.
         let is_open = ["backup.json", "relations.json.lz4"]
-            .contains(&object.file_name().unwrap().to_str().unwrap())
-            || object.parent().unwrap().ends_with("claims");
+            .contains(&object.file_name().unwrap().to_str().unwrap());
         assert!(
             is_encrypted || is_open,
             "{} is not encrypted",
