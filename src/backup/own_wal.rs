@@ -25,8 +25,8 @@ const COMPARED: usize = 32;
 /// Refuses WAL of another server under the names of the backup's segments, which are in the archive.
 ///
 /// # Errors
-/// [`Error::Wal`] where an archived segment differs from the server's own, [`Error::NotOwnWal`] where no record names the
-/// backup.
+/// [`Error::Wal`] where an archived segment differs from the server's own, or where a primary's last one could neither be
+/// compared nor read; [`Error::NotOwnWal`] where no record names the backup.
 pub(super) fn check(
     archiver: &Archiver,
     wal_folder: &Path,
@@ -38,12 +38,13 @@ pub(super) fn check(
         .map(|number| crate::postgres::SegmentNo(number).on(backup.timeline, size))
         .collect();
     let of_standby = backup.of_standby == Some(true);
+    let mut is_last_compared = false;
     // A standby's own file may end where the stream is.
     if !of_standby {
         let first_of_the_last = names.len().saturating_sub(COMPARED);
         for (index, name) in names.iter().enumerate() {
             if index < COMPARED || index >= first_of_the_last {
-                compare(archiver, &wal_folder.join(name.to_string()), *name)?;
+                is_last_compared = compare(archiver, &wal_folder.join(name.to_string()), *name)?;
             }
         }
     }
@@ -52,23 +53,31 @@ pub(super) fn check(
             start: backup.start_lsn,
             stop: backup.stop_lsn,
         }),
-        // What is not in `pg_wal` any more and cannot be read here: the comparison has to suffice.
-        Ok(true) | Err(wal::Error::Repository(repository::Error::Locked { .. })) => Ok(()),
+        Ok(true) => Ok(()),
+        // Without the identity, the comparison of the last segment speaks for those that have left `pg_wal`.
+        Err(wal::Error::Repository(repository::Error::Locked { .. })) if is_last_compared => Ok(()),
+        Err(wal::Error::Repository(repository::Error::Locked { .. })) if of_standby => {
+            tracing::warn!(
+                "without an identity it cannot be seen here whether the archived WAL is that of this standby's primary: \
+                 run `walhalla verify` where the identity is"
+            );
+            Ok(())
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-/// Compares an archived segment with the server's own, if that is still there.
-fn compare(archiver: &Archiver, path: &Path, name: SegmentName) -> Result<(), Error> {
+/// Compares an archived segment with the server's own, if that is still there; returns whether it was.
+fn compare(archiver: &Archiver, path: &Path, name: SegmentName) -> Result<bool, Error> {
     let Some(before) = inode(path) else {
-        return Ok(());
+        return Ok(false);
     };
     let compared = archiver.is_archived(path, WalFileName::Segment(name), None);
     // The server may have given the file to a later segment meanwhile.
-    if inode(path) == Some(before) {
-        compared?;
+    if inode(path) != Some(before) {
+        return Ok(false);
     }
-    Ok(())
+    Ok(compared?)
 }
 
 fn inode(path: &Path) -> Option<u64> {

@@ -80,8 +80,15 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         },
         has_empty_files: destination.only.is_some(),
     };
-    let kept_bytes = restore(&repository, &plan, &destination, stage.as_deref(), settings)?;
-    outside.prepare()?;
+    let stage_path = stage.as_deref();
+    let kept_bytes = restore(
+        &repository,
+        &plan,
+        &destination,
+        stage_path,
+        &outside,
+        settings,
+    )?;
     report(
         context,
         &plan,

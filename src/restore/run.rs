@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::existing::{self, Aside, Existing};
 use super::only::Only;
+use super::outside::Outside;
 use super::places::{Naming, Place, Places, Role};
 use super::plan::Plan;
 use super::recovery::Settings;
@@ -65,12 +66,14 @@ pub fn fetch_backup(
 /// Carries out a plan: afterwards the server starts and recovers to the target. Returns how many bytes of the files were
 /// there already.
 ///
-/// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is.
+/// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is; `outside` are the
+/// places of tablespaces that replay will make.
 pub fn restore(
     repository: &Repository,
     plan: &Plan,
     to: &Destination,
     stage: Option<&Path>,
+    outside: &Outside,
     settings: impl FnOnce(Option<PathBuf>) -> Settings,
 ) -> Result<u64, Error> {
     let backup = &plan.backup;
@@ -92,6 +95,7 @@ pub fn restore(
     let sealed = stage
         .as_ref()
         .map(|stage| stage.fill(repository, plan, to.threads, &progress));
+    outside.prepare()?;
     settings(sealed.transpose()?).write(plan, &places.data, unpacker.file_mode()?)?;
     finish(&places, &unpacker)?;
     progress.finish();
