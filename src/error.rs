@@ -295,9 +295,9 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
         backup::Error::NotArchiving(_) => {
             Some("set archive_mode = on and archive_command = 'walhalla wal-push %p'; a change of archive_mode needs a restart".to_owned())
         }
-        backup::Error::ArchiverFails { .. } => Some("the server's log has the reason; the archiver tries again every minute, and a backup can begin once it gets through".to_owned()),
+        backup::Error::ArchiverFails { .. } => Some("the server's log has the reason; once it is mended the archiver gets through within a minute (at once after `SELECT pg_reload_conf()`, from PostgreSQL 14 on), and a backup can begin".to_owned()),
         backup::Error::PageAfterEnd { .. } => Some("PostgreSQL would open such a copy too early; take the backup again after the standby's next restartpoint, or from the primary".to_owned()),
-        backup::Error::TimelineSwitch { .. } => Some("take the backup again: it will begin on the new timeline".to_owned()),
+        backup::Error::TimelineSwitch { .. } => Some("run CHECKPOINT on the primary and, some seconds later, on the standby; then take the backup again: it begins on the new timeline".to_owned()),
         backup::Error::NotOwnWal { .. } => Some("two servers with the same identity archive to this store, or the server's clock was set while the backup was taken: see that this is the only server that archives here, and take the backup again".to_owned()),
         backup::Error::WalMissing { failing, .. } => Some(match failing {
             Some(file) => format!("the server's archiver fails on {file}; the server's log has walhalla's message"),
@@ -348,6 +348,15 @@ fn place_hint(error: &restore::Error) -> Option<String> {
         restore::Error::UnprovenTablespace { tablespace, place } => {
             return Some(format!(
                 "where no other data directory uses it, say so: --tablespace-map {}; otherwise name an empty directory in the same way. Nothing was written",
+                map_option(*tablespace, place)
+            ));
+        }
+        restore::Error::StandbysTablespace {
+            tablespace, place, ..
+        } => {
+            return Some(format!(
+                "say where each tablespace is to be, with --tablespace-map OID=DIR; for the same place as on the standby: \
+                 --tablespace-map {}. Nothing was written",
                 map_option(*tablespace, place)
             ));
         }

@@ -111,12 +111,12 @@ pub enum Error {
     #[error("the server does not archive its WAL ({0})")]
     NotArchiving(&'static str),
     /// What the archiver does not get through now, the backup would wait for in vain.
-    #[error("the server's archiver fails on {file}, since {since}")]
+    #[error("the server's archiver fails on {file}, and last tried it at {tried}")]
     ArchiverFails {
         /// The file.
         file: String,
         /// When it failed last, by the server's clock.
-        since: String,
+        tried: String,
     },
     /// A standby wrote a page that its control file does not know of.
     #[error("block {block} of {} was changed at {page}, after {end}, at which the standby's control file calls the backup consistent", path.display())]
@@ -130,9 +130,9 @@ pub enum Error {
         /// The backup's end.
         end: postgres::Lsn,
     },
-    /// The standby went over to another timeline while it was copied.
+    /// The standby went over to another timeline after its last restartpoint, at which the backup begins.
     #[error(
-        "the standby followed its primary from timeline {begin} to timeline {end} during the backup"
+        "the standby went over from timeline {begin} to timeline {end} after the checkpoint at which the backup begins"
     )]
     TimelineSwitch {
         /// The timeline of the backup's start.

@@ -39,13 +39,11 @@ pub(super) fn check(
         .collect();
     let of_standby = backup.of_standby == Some(true);
     let mut is_last_compared = false;
-    // A standby's own file may end where the stream is.
-    if !of_standby {
-        let first_of_the_last = names.len().saturating_sub(COMPARED);
-        for (index, name) in names.iter().enumerate() {
-            if index < COMPARED || index >= first_of_the_last {
-                is_last_compared = compare(archiver, &wal_folder.join(name.to_string()), *name)?;
-            }
+    let first_of_the_last = names.len().saturating_sub(COMPARED);
+    for (index, name) in names.iter().enumerate() {
+        if index < COMPARED || index >= first_of_the_last {
+            let path = wal_folder.join(name.to_string());
+            is_last_compared = compare(archiver, &path, *name, backup)?;
         }
     }
     match names_backup(archiver, wal_folder, backup, &names) {
@@ -67,17 +65,33 @@ pub(super) fn check(
     }
 }
 
-/// Compares an archived segment with the server's own, if that is still there; returns whether it was.
-fn compare(archiver: &Archiver, path: &Path, name: SegmentName) -> Result<bool, Error> {
+/// Compares an archived segment with the server's own, if that is still there; returns whether it was. Of a standby's, which
+/// may end where the stream is, what it had replayed at the backup's end is compared.
+fn compare(
+    archiver: &Archiver,
+    path: &Path,
+    name: SegmentName,
+    backup: &BackupEntry,
+) -> Result<bool, Error> {
     let Some(before) = inode(path) else {
         return Ok(false);
     };
-    let compared = archiver.is_archived(path, WalFileName::Segment(name), None);
+    let size = backup.wal_segment_size;
+    let begin = name.number(size).map(|number| number.start(size));
+    let known_bytes = backup.stop_lsn.0 - begin.unwrap_or(backup.stop_lsn).0;
+    let compared = if backup.of_standby == Some(true) && known_bytes < size.bytes() {
+        archiver.has_begin(path, name, known_bytes)
+    } else {
+        archiver.is_archived(path, WalFileName::Segment(name), None)
+    };
     // The server may have given the file to a later segment meanwhile.
     if inode(path) != Some(before) {
         return Ok(false);
     }
-    Ok(compared?)
+    match compared {
+        Err(wal::Error::Repository(repository::Error::Locked { .. })) => Ok(false),
+        compared => Ok(compared?),
+    }
 }
 
 fn inode(path: &Path) -> Option<u64> {

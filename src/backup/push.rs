@@ -37,6 +37,9 @@ const LAST_ARCHIVE_POLL: Duration = Duration::from_secs(1);
 /// How long a failing archiver is given to succeed before a backup begins: it tries a file three times, a second apart.
 const ARCHIVER_RECOVERS: Duration = Duration::from_secs(5);
 
+/// How often a backup that waits says that the archiver fails.
+const TOLD_AGAIN: Duration = Duration::from_mins(1);
+
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -92,7 +95,11 @@ impl Backup<'_> {
         let label = self.options.label.clone();
         let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
         let start_lsn = self.wait(server.start_backup(&label))?;
-        self.check_directory(&mut server, start_lsn)?;
+        let first = self.check_directory(&mut server, start_lsn)?;
+        if facts.in_recovery {
+            // What would fail after the copy is told before.
+            must_be_on(first.timeline, &first)?;
+        }
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
         let delta = self.delta(start_lsn, &listing)?;
         let kind = match delta {
@@ -127,7 +134,9 @@ impl Backup<'_> {
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
         let last = self.check_directory(&mut server, label.start_lsn)?;
-        check_end(&label, &last)?;
+        if label.of_standby == Some(true) {
+            must_be_on(label.timeline, &last)?;
+        }
         // What was on disk before had its WAL on disk, or replayed, before.
         let wal_end = self.wait(server.wal_end())?.max(stopped.stop_lsn);
         check_pages(&label, &packed.newest, stopped.stop_lsn, wal_end)?;
@@ -221,8 +230,8 @@ impl Backup<'_> {
                 return Ok(());
             }
             if began.elapsed() > ARCHIVER_RECOVERS {
-                let since = state.failed_at.unwrap_or_default();
-                return Err(Error::ArchiverFails { file, since });
+                let tried = state.failed_at.unwrap_or_default();
+                return Err(Error::ArchiverFails { file, tried });
             }
             std::thread::sleep(LAST_ARCHIVE_POLL);
         }
@@ -361,6 +370,7 @@ impl Backup<'_> {
         let (first, last) = (size.segment_of(range.start), size.segment_before(range.end));
         // A long backlog is no standstill: whatever the archiver archives counts.
         let (mut arrived, mut archived) = (Instant::now(), 0);
+        let mut told = None;
         for number in first.0..=last.0 {
             let segment = crate::postgres::SegmentNo(number).on(range.timeline, size);
             let mut pause = FIRST_ARCHIVE_POLL;
@@ -375,6 +385,20 @@ impl Backup<'_> {
                 let state = self.wait(server.archiver_state())?;
                 if state.archived != archived {
                     (archived, arrived) = (state.archived, Instant::now());
+                }
+                let is_told = told.is_some_and(|told: Instant| told.elapsed() < TOLD_AGAIN);
+                if let Some(file) = state.failing.as_ref().filter(|_| !is_told) {
+                    told = Some(Instant::now());
+                    let limit = self
+                        .options
+                        .archive_timeout
+                        .saturating_sub(arrived.elapsed());
+                    tracing::warn!(
+                        "the server's archiver fails on {file}, and last tried it at {}; the server's log has the reason. \
+                         The backup is copied, and waits for its WAL for {} s more",
+                        state.failed_at.as_deref().unwrap_or_default(),
+                        limit.as_secs()
+                    );
                 }
                 if arrived.elapsed() > self.options.archive_timeout {
                     let seconds = self.options.archive_timeout.as_secs();
@@ -434,6 +458,7 @@ impl Backup<'_> {
             checkpoint_lsn: None,
             start_time: facts.now,
             stop_time: stopped.time,
+            replayed_time: stopped.replayed_time,
             stop_snapshot: stopped.snapshot.clone(),
             postgres_version: self.control.version,
             server_version: facts.version_text.clone(),
@@ -465,9 +490,9 @@ impl Backup<'_> {
 }
 
 /// A standby's data ends on the timeline of its control file; its backup has one timeline only.
-fn check_end(label: &BackupLabel, last: &ControlFile) -> Result<(), Error> {
-    let (begin, end) = (label.timeline.number(), last.min_recovery_timeline);
-    if label.of_standby == Some(true) && end != begin {
+fn must_be_on(begin: TimelineId, standby: &ControlFile) -> Result<(), Error> {
+    let (begin, end) = (begin.number(), standby.min_recovery_timeline);
+    if end != begin {
         return Err(Error::TimelineSwitch { begin, end });
     }
     Ok(())

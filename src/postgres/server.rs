@@ -1,5 +1,6 @@
 //! A connection to a running server: what a base backup asks of it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Row};
 
 use super::connection::{self, Attempt, Listens, Surroundings, Wanted};
-use super::{Error, Lsn, SystemIdentifier, Version};
+use super::{ControlFile, Error, Lsn, SystemIdentifier, Version};
 
 /// How far apart a server's start and its `postmaster.pid` may be.
 const START_TOLERANCE_SECONDS: i64 = 120;
@@ -51,6 +52,9 @@ pub struct StoppedBackup {
     pub time: Timestamp,
     /// `txid_current_snapshot()` just before the stop.
     pub snapshot: String,
+    /// Of a standby: when the last transaction that it has replayed ended, by the clock of the server that ran it. Where it
+    /// has replayed none since its start, no later than its checkpoint was made.
+    pub replayed_time: Option<Timestamp>,
 }
 
 /// What the server reads in its own control file.
@@ -213,18 +217,21 @@ impl Server {
         })
     }
 
-    /// Whether the server runs in `pgdata`: its start time and port are those in `postmaster.pid` (pidfile.h).
+    /// Whether the server runs in `pgdata`: its start time and port are those in `postmaster.pid` (pidfile.h), and its
+    /// process, if it is one of this host, does not work in another directory.
     pub async fn runs_in(&mut self, pgdata: &Path) -> Result<bool, Error> {
         let Some(pid_file) = PidFile::read(pgdata) else {
             return Ok(false);
         };
-        let query = "SELECT EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::int8, pg_catalog.current_setting('port')";
+        let query = "SELECT EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time())::int8, pg_catalog.current_setting('port'), \
+                     pg_catalog.pg_backend_pid()";
         let row = self
             .row("asking for the server's start time", query)
             .await?;
         let apart = row.get::<i64, _>(0).abs_diff(pid_file.started);
         Ok(apart <= START_TOLERANCE_SECONDS.unsigned_abs()
-            && row.get::<String, _>(1) == pid_file.port)
+            && row.get::<String, _>(1) == pid_file.port
+            && !works_elsewhere(row.get(2), pgdata))
     }
 
     /// Begins a non-exclusive backup with an immediate checkpoint; returns where replay would begin.
@@ -269,16 +276,23 @@ impl Server {
             .row("asking for the transactions that run", query)
             .await?;
         let stopped = self.row("stopping the backup", call).await?;
-        let query = "SELECT (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8";
+        // A checkpoint's time has no fraction, and is taken before its redo position.
+        let query = "SELECT (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8, \
+                     CASE WHEN pg_catalog.pg_is_in_recovery() THEN (EXTRACT(epoch FROM COALESCE( \
+                     pg_catalog.pg_last_xact_replay_timestamp(), \
+                     (SELECT checkpoint_time FROM pg_catalog.pg_control_checkpoint()) + '1 second'::pg_catalog.interval \
+                     )) * 1000000)::int8 END";
         let after = self
             .row("asking for the time of the backup's end", query)
             .await?;
+        let replayed: Option<i64> = after.get(1);
         Ok(StoppedBackup {
             stop_lsn: stopped.get::<String, _>(0).parse()?,
             label: stopped.get(1),
             tablespace_map: stopped.get(2),
             time: timestamp(after.get(0))?,
             snapshot: before.get(0),
+            replayed_time: replayed.map(timestamp).transpose()?,
         })
     }
 
@@ -334,6 +348,19 @@ impl Server {
         // The server forgets the session either way.
         drop(self.connection.close().await);
     }
+}
+
+/// Whether the process `pid` is seen on this host to work in another data directory of the same cluster than `pgdata`: a
+/// server's processes work in its own (miscinit.c, `ChangeToDataDir`). A number that is another process here shows nothing.
+fn works_elsewhere(pid: i32, pgdata: &Path) -> bool {
+    let place = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let cluster = |path: &Path| Some(ControlFile::read(path).ok()?.system_identifier);
+    let works_in = PathBuf::from(format!("/proc/{pid}/cwd"));
+    let is_another = place(&works_in).is_some_and(|there| Some(there) != place(pgdata));
+    is_another && cluster(&works_in).is_some_and(|there| Some(there) == cluster(pgdata))
 }
 
 /// What is read of `postmaster.pid` (miscinit.c, `CreateLockFile`).

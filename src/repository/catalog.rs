@@ -67,6 +67,10 @@ pub struct BackupEntry {
     pub start_time: Timestamp,
     /// The server's clock after the stop.
     pub stop_time: Timestamp,
+    /// Of a standby's backup: when the last transaction in it ended, by the clock of the server that ran it. A standby's own
+    /// clock tells nothing of that. See [`BackupEntry::data_end`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_time: Option<Timestamp>,
     /// `txid_current_snapshot()` just before the stop: what it sees of transactions is in the backup.
     pub stop_snapshot: String,
     /// Major version.
@@ -358,6 +362,11 @@ const CHECKSUM: &str = ",\n  \"checksum\": \"";
 const END: &str = "\"\n}\n";
 
 impl BackupEntry {
+    /// When what the backup holds ends: no transaction in it ended later. Times of targets are compared with this.
+    pub fn data_end(&self) -> Timestamp {
+        self.replayed_time.unwrap_or(self.stop_time)
+    }
+
     /// The text of `backup.json`, ending in its own checksum.
     ///
     /// # Errors

@@ -214,7 +214,7 @@ impl<'a> Planner<'a> {
         match &self.target.point {
             Point::End | Point::Immediate | Point::Name(_) => true,
             // What was committed between an earlier time and the backup's end is in its files, whatever PostgreSQL stops at.
-            Point::Time(time) => backup.stop_time <= *time,
+            Point::Time(time) => backup.data_end() <= *time,
             Point::Lsn(lsn) => backup.stop_lsn <= *lsn,
             Point::Xid(xid) => ends_after(&backup.stop_snapshot, *xid),
         }
@@ -237,7 +237,10 @@ impl<'a> Planner<'a> {
         Ok(Unreachable {
             reason: format!(
                 "{} is before the end of backup {}, {} ({}), and no older backup leads there",
-                self.target.point, backup.id, backup.stop_lsn, backup.stop_time
+                self.target.point,
+                backup.id,
+                backup.stop_lsn,
+                backup.data_end()
             ),
             nearest: self.hint([Hint::end_of(backup)])?,
         })

@@ -31,6 +31,7 @@ use std::path::PathBuf;
 
 use self::occupant::{Occupant, RunningServer};
 use crate::backup::contents;
+use crate::repository::BackupId;
 use crate::{postgres, repository, wal};
 
 /// Why a restore was refused or failed.
@@ -63,6 +64,16 @@ pub enum Error {
         /// The tablespace.
         tablespace: u32,
         /// Its place.
+        place: PathBuf,
+    },
+    /// A standby has its tablespaces where it was told to, not where its primary has them.
+    #[error("backup {backup} was taken of a standby, and {} is where that standby has tablespace {tablespace}; its primary may have it elsewhere", place.display())]
+    StandbysTablespace {
+        /// The backup.
+        backup: BackupId,
+        /// The first tablespace that no place was named for.
+        tablespace: u32,
+        /// Where the standby has it.
         place: PathBuf,
     },
     /// The WAL folder is a link, and nothing else shows that what it leads to belongs to the directory that is restored.

@@ -190,8 +190,17 @@ impl Site {
         data: &Spot,
         backup: &BackupEntry,
     ) -> Result<(), Error> {
+        let is_linked =
+            self.is_update && existing::leads_to(&data.place.path, oid, &spot.place.path);
         if spot.place.naming == Naming::ByBackup {
             self.must_be_the_owners(spot, oid)?;
+            if backup.of_standby == Some(true) && !is_linked {
+                return Err(Error::StandbysTablespace {
+                    backup: backup.id.clone(),
+                    tablespace: oid,
+                    place: spot.place.path.clone(),
+                });
+            }
         }
         if spot.is_empty()? {
             return Ok(());
@@ -202,8 +211,6 @@ impl Site {
             }
             _ => false,
         };
-        let is_linked =
-            self.is_update && existing::leads_to(&data.place.path, oid, &spot.place.path);
         match (is_proven, is_linked, spot.place.naming) {
             (true, ..) | (false, true, Naming::ByUser) => Ok(()),
             (false, true, Naming::ByBackup) => Err(Error::UnprovenTablespace {

@@ -137,7 +137,7 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
     Ok(Window {
         backup: backup.id.clone(),
         timeline: history.timeline.number(),
-        from: backup.stop_time,
+        from: backup.data_end(),
         to: if is_whole {
             ends.of(history, &route)?
         } else {

@@ -158,7 +158,7 @@ impl Archiver<'_> {
         if survey.is_whole || !self.was_left(path, name, &survey)? {
             return Err(refusal);
         }
-        if self.is_contained(path, name, &survey)? {
+        if self.has_form_with(path, name, survey.valid_bytes)? {
             return Ok(Pushed::AlreadyThere);
         }
         let pushed = self.push_partial(path, name)?;
@@ -169,20 +169,40 @@ impl Archiver<'_> {
         Ok(pushed)
     }
 
-    /// Whether all that is valid in a segment's file is archived under its full name.
-    fn is_contained(&self, path: &Path, name: SegmentName, survey: &Survey) -> Result<bool, Error> {
+    /// Whether the first `bytes` of a segment's file are archived under its full name, in one form at least.
+    fn has_form_with(&self, path: &Path, name: SegmentName, bytes: u64) -> Result<bool, Error> {
+        match self.has_begin(path, name, bytes) {
+            Err(Error::OtherContent { .. }) => Ok(false),
+            has_begin => has_begin,
+        }
+    }
+
+    /// Whether the archived segment begins with the first `bytes` of a file; `false` where nothing is archived that can be
+    /// read here.
+    ///
+    /// # Errors
+    /// [`Error::OtherContent`] where what is archived begins otherwise.
+    pub fn has_begin(&self, path: &Path, name: SegmentName, bytes: u64) -> Result<bool, Error> {
         let file = WalFileName::Segment(name);
+        let mut other = None;
         for form in self.repository.wal_forms(file) {
             let object = form?.object;
             let mut content = match self.repository.open(&object) {
                 Err(repository::Error::Locked { .. }) => continue,
                 content => content?,
             };
-            if self.begins_alike(path, file, &object, &mut content, survey.valid_bytes)? {
+            if self.begins_alike(path, file, &object, &mut content, bytes)? {
                 return Ok(true);
             }
+            other = Some(object);
         }
-        Ok(false)
+        match other {
+            Some(object) => Err(Error::OtherContent {
+                file,
+                object: self.repository.url(&object.key),
+            }),
+            None => Ok(false),
+        }
     }
 
     /// Whether a segment that is not whole is the last one of a timeline that was left: by the server itself, which

@@ -46,7 +46,8 @@ impl Life {
         let archives_too = following == Following::Stream && self.chance(30);
         let mut standby = self.restore_to(&name, &["--standby"]);
         if following == Following::Stream {
-            standby.configure(&stream_from(&self.primary));
+            // Over what an earlier life as a rewound server left there.
+            self.set_last(&name, &self.primary.standby_settings());
         }
         if archives_too {
             self.journal.note("  with archive_mode = always");
@@ -212,16 +213,15 @@ impl Life {
         drop(client);
         self.work(5);
         self.note("pg_rewind of the old primary");
-        let source: Vec<String> = self
-            .primary
-            .connection()
-            .into_iter()
-            .map(|(key, value)| format!("{}={value}", connection_word(&key)))
-            .collect();
         let program = host().server_program(self.version, "pg_rewind");
         run(host()
             .command(program)
-            .args(["--no-sync", "--source-server", &source.join(" "), "-D"])
+            .args([
+                "--no-sync",
+                "--source-server",
+                &self.primary.conninfo(),
+                "-D",
+            ])
             .arg(&old.data))
         .succeeds();
         self.score.fault("pg_rewind of an old primary");
@@ -252,15 +252,20 @@ impl Life {
         let mut settings = format!(
             "{}\n{}\n",
             walhalla.restore_settings(),
-            stream_from(&self.primary)
+            self.primary.standby_settings()
         );
         for target in ["name", "time", "xid", "lsn"] {
             let _ = writeln!(settings, "recovery_target_{target} = ''");
         }
         settings += "recovery_target_timeline = 'latest'\nrecovery_end_command = ''\n";
+        self.set_last(&name, &settings);
+    }
+
+    /// Adds settings to those that override all others.
+    fn set_last(&self, name: &str, settings: &str) {
         let path = format!("{name}/postgresql.auto.conf");
         let known = std::fs::read_to_string(self.area.path(&path)).unwrap();
-        self.area.write(&path, known + &settings);
+        self.area.write(&path, format!("{known}{settings}\n"));
     }
 
     /// Goes on from an earlier moment, restored from the archive; what came after it is left behind.
@@ -432,24 +437,4 @@ impl Life {
 
 fn as_root(command: &mut std::process::Command) -> &mut std::process::Command {
     command.uid(0).gid(0)
-}
-
-fn stream_from(primary: &Cluster) -> String {
-    let words: Vec<String> = primary
-        .connection()
-        .into_iter()
-        .filter(|(key, _)| key != "PGDATABASE")
-        .map(|(key, value)| format!("{}={value}", connection_word(&key)))
-        .collect();
-    format!("primary_conninfo = '{}'", words.join(" "))
-}
-
-/// libpq's word for one of its variables.
-fn connection_word(variable: &str) -> String {
-    let word = variable.trim_start_matches("PG").to_lowercase();
-    if word == "database" {
-        "dbname".to_owned()
-    } else {
-        word
-    }
 }

@@ -51,13 +51,21 @@ use self::report::Score;
 use self::support::host;
 
 /// In `make test`.
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 8;
 /// Its lives, by their seeds, which are PostgreSQL's versions too.
 const EVERY_DAY: [(u64, [Deed; ROUNDS / 2]); 2] = [
-    (15, [Deed::KillServer, Deed::GoBack, Deed::Outage]),
+    (
+        15,
+        [Deed::KillServer, Deed::FailOver, Deed::GoBack, Deed::Outage],
+    ),
     (
         17,
-        [Deed::KillBackupPush, Deed::KillWalFetches, Deed::FullStore],
+        [
+            Deed::KillBackupPush,
+            Deed::FailOver,
+            Deed::KillWalFetches,
+            Deed::FullStore,
+        ],
     ),
 ];
 /// Lives at a time: each mostly waits for one process.

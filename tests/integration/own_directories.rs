@@ -89,12 +89,55 @@ fn a_failing_archiver_is_told_before_the_backup_begins() {
     eventually("the archiver fails", Duration::from_mins(1), failing);
     back_up(&area, &walhalla, &primary, "primary")
         .exits_with(1)
-        .says(&["the server's archiver fails on", "since"]);
+        .says(&["the server's archiver fails on", "last tried it at"]);
     assert!(walhalla.backup_ids().is_empty());
 
     // A failure that was followed by success is none.
     primary.configure(&walhalla.archive_settings());
     primary.archive_everything();
     walhalla.back_up(&primary);
+    primary.stop();
+}
+
+/// An idle standby writes nothing by which a copy of its directory could be told from it; its processes tell.
+#[test]
+fn a_copy_of_an_idle_standby_is_not_its_directory() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = primary(&area, &walhalla, 17);
+    walhalla.back_up(&primary);
+    primary.archive_everything();
+    primary.stop();
+    let mut standby = walhalla.restore(&area, 17, "standby", &["--standby"]);
+    standby.start();
+    eventually("the standby answers", Duration::from_mins(1), || {
+        standby.sql("select pg_is_in_recovery()") == "t"
+    });
+    standby.sql("checkpoint");
+    copy_tree(&standby.data, &area.path("copy"));
+    back_up(&area, &walhalla, &standby, "copy")
+        .exits_with(1)
+        .says(&[OTHER]);
+    assert_eq!(walhalla.backup_ids().len(), 1);
+    standby.stop();
+}
+
+#[test]
+fn an_archiver_that_fails_while_the_backup_waits_is_told_at_once() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::with_settings(&area, &store, "archive_timeout = \"8s\"\n");
+    let mut primary = primary(&area, &walhalla, 17);
+    // It has nothing to fail on yet.
+    primary.configure("archive_command = 'false'");
+    back_up(&area, &walhalla, &primary, "primary")
+        .exits_with(1)
+        .says(&[
+            "the server's archiver fails on",
+            "waits for its WAL for",
+            "did not arrive in the archive within 8 s",
+        ]);
+    assert!(walhalla.backup_ids().is_empty());
     primary.stop();
 }

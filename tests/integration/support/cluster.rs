@@ -358,6 +358,17 @@ impl Cluster {
         pairs.map(|(key, value)| (key.to_owned(), value)).to_vec()
     }
 
+    /// A connection string for this server.
+    pub fn conninfo(&self) -> String {
+        let (host, port) = (self.sockets.display(), self.port());
+        format!("host={host} port={port} user=postgres dbname=postgres")
+    }
+
+    /// The line with which a standby streams from this server.
+    pub fn standby_settings(&self) -> String {
+        format!("primary_conninfo = '{}'", self.conninfo())
+    }
+
     /// Runs SQL; returns the rows without decoration.
     #[track_caller]
     pub fn sql(&self, sql: &str) -> String {
