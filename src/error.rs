@@ -222,6 +222,13 @@ fn postgres_hint(error: &postgres::Error) -> Option<String> {
             "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
                 .to_owned(),
         ),
+        postgres::Error::LinkedData { .. } => Some(
+            "stop the server, move the data to where the link is, and start it; to have a table on another disk, use a tablespace"
+                .to_owned(),
+        ),
+        postgres::Error::NoTablespace { .. } => Some(
+            "see whether its file system is mounted".to_owned(),
+        ),
         postgres::Error::NotUtf8 { .. } => Some(
             "it has to be written down as text; give it, or what it lies in, another name"
                 .to_owned(),
@@ -296,6 +303,7 @@ fn backup_hint(error: &backup::Error) -> Option<String> {
             Some("set archive_mode = on and archive_command = 'walhalla wal-push %p'; a change of archive_mode needs a restart".to_owned())
         }
         backup::Error::ArchiverFails { .. } => Some("the server's log has the reason; once it is mended the archiver gets through within a minute (at once after `SELECT pg_reload_conf()`, from PostgreSQL 14 on), and a backup can begin".to_owned()),
+        backup::Error::MovedDatabase(_) => Some("take the backup again".to_owned()),
         backup::Error::PageAfterEnd { .. } => Some("PostgreSQL would open such a copy too early; take the backup again after the standby's next restartpoint, or from the primary".to_owned()),
         backup::Error::TimelineSwitch { .. } => Some("run CHECKPOINT on the primary and, some seconds later, on the standby; then take the backup again: it begins on the new timeline".to_owned()),
         backup::Error::NotOwnWal { .. } => Some("two servers with the same identity archive to this store, or the server's clock was set while the backup was taken: see that this is the only server that archives here, and take the backup again".to_owned()),

@@ -16,6 +16,7 @@ mod publish;
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{Stream, stream};
+use rustix::fs::OFlags;
 use url::Url;
 
 use crate::{
@@ -211,6 +213,15 @@ impl ObjectStore for FsStore {
         .await
     }
 
+    async fn settle(&self, key: &ObjectKey) -> Result<()> {
+        let key = key.clone();
+        self.blocking(Operation::Put, move |inner| {
+            publish::sync_parent(&inner.path(&key))
+                .map_err(|error| inner.missing(Operation::Put, &key, error))
+        })
+        .await
+    }
+
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let request = request.clone();
         self.blocking(Operation::List, move |inner| {
@@ -302,8 +313,12 @@ impl Inner {
     }
 
     fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let mut file =
-            File::open(self.path(key)).map_err(|error| self.missing(Operation::Get, key, error))?;
+        // A pipe in the place of an object would be waited for without end.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(self.path(key));
+        let mut file = opened.map_err(|error| self.missing(Operation::Get, key, error))?;
         let fail = |error| self.error(Operation::Get, key, error);
         let metadata = file.metadata().map_err(fail)?;
         let size = self.object(Operation::Get, key, &metadata)?.size_bytes;
@@ -326,8 +341,12 @@ impl Inner {
         key: &ObjectKey,
         metadata: &Metadata,
     ) -> Result<ObjectInfo> {
-        if !metadata.is_file() {
+        if metadata.is_dir() {
             return Err(self.new_error(operation, key, ErrorKind::NotFound));
+        }
+        if !metadata.is_file() {
+            let error = self.new_error(operation, key, ErrorKind::Invalid);
+            return Err(error.with_source(NotAFile));
         }
         listing::object_info(key.clone(), metadata)
             .map_err(|error| self.error(operation, key, error))
@@ -404,6 +423,10 @@ impl Inner {
         if !is_absence(&error) {
             return self.failed(operation, key, error);
         }
+        if let Some(link) = self.dangling(&self.path(key)) {
+            let error = self.new_error(operation, key, ErrorKind::Other);
+            return error.with_source(DanglingLink(link));
+        }
         match self.root_exists(operation) {
             Ok(()) => self
                 .new_error(operation, key, ErrorKind::NotFound)
@@ -413,6 +436,18 @@ impl Inner {
                 ..missing
             },
         }
+    }
+
+    /// A link on the way to `path` that leads nowhere: what it leads to may be on a disk that is away, so that nothing is
+    /// known of what is there.
+    fn dangling(&self, path: &Path) -> Option<PathBuf> {
+        let below = path.strip_prefix(self.directories.root()).ok()?;
+        let mut way = self.directories.root().to_owned();
+        below.iter().find_map(|part| {
+            way.push(part);
+            let is_link = fs::symlink_metadata(&way).is_ok_and(|it| it.is_symlink());
+            (is_link && fs::metadata(&way).is_err()).then(|| way.clone())
+        })
     }
 
     fn root_exists(&self, operation: Operation) -> Result<()> {
@@ -426,6 +461,16 @@ impl Inner {
         }
     }
 }
+
+/// Something else has the name of an object.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not a regular file")]
+struct NotAFile;
+
+/// Nothing is known of what a link would lead to.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is a link that leads nowhere: see whether the disk that it leads to is mounted", .0.display())]
+struct DanglingLink(PathBuf);
 
 /// The path of a store is not absolute.
 #[derive(Debug, thiserror::Error)]

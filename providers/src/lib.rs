@@ -228,6 +228,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Deletes `keys`, at most [`MAX_DELETE_KEYS`]; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>>;
 
+    /// Makes sure that an object that is there stays there: its writer may have died just before it did so. What a server
+    /// answered for is durable; a directory is not before it was synced.
+    async fn settle(&self, _key: &ObjectKey) -> Result<()> {
+        Ok(())
+    }
+
     /// What the server was found not to do although it is relied on, each in a sentence with a hint; asked
     /// by `walhalla check`. Beyond what every request shows, most stores have nothing to find out.
     async fn shortcomings(&self) -> Result<Vec<String>> {

@@ -266,6 +266,11 @@ impl Store {
         }
     }
 
+    /// Makes sure that an object that was found is durable, whoever wrote it.
+    pub async fn settle(&self, key: &ObjectKey) -> Result<()> {
+        self.inner.store.settle(key).await
+    }
+
     /// All objects whose keys begin with `prefix` and are greater than `start_after`, in byte order; at most [`MAX_LISTED_KEYS`].
     pub async fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<Vec<ObjectInfo>> {
         let request = ListRequest {

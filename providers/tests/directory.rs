@@ -311,3 +311,50 @@ async fn credentials_in_a_url_are_refused_and_not_shown() {
         assert!(!shown.contains("hid") && !shown.contains("AKIA"), "{shown}");
     }
 }
+
+#[tokio::test]
+async fn what_is_no_file_is_neither_waited_for_nor_absent() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store_in(root.path());
+    put(&store, "folder/object").await;
+    let pipe = root.path().join("folder/pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    for error in [
+        store.head(&key("folder/pipe")).await.unwrap_err(),
+        store.get(&key("folder/pipe"), 10).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    }
+    let error = store.head(&key("folder")).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+}
+
+#[tokio::test]
+async fn what_lies_behind_a_link_to_a_disk_that_is_away_is_not_proven_absent() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store_in(root.path());
+    put(&store, "wal/1/object").await;
+    let (folder, disk) = (root.path().join("wal/1"), root.path().join("disk"));
+    fs::rename(&folder, &disk).unwrap();
+    std::os::unix::fs::symlink(&disk, &folder).unwrap();
+    store.head(&key("wal/1/object")).await.unwrap();
+    let absent = store.head(&key("wal/1/other")).await.unwrap_err();
+    assert!(absent.is_not_found(), "{absent}");
+    fs::rename(&disk, root.path().join("away")).unwrap();
+    for name in ["wal/1/object", "wal/1/other"] {
+        let error = store.head(&key(name)).await.unwrap_err();
+        assert!(!error.is_not_found(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_is_there_can_be_settled() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store_in(root.path());
+    put(&store, "folder/object").await;
+    store.settle(&key("folder/object")).await.unwrap();
+    fs::remove_dir_all(root.path().join("folder")).unwrap();
+    let gone = store.settle(&key("folder/object")).await.unwrap_err();
+    assert!(gone.is_not_found(), "{gone}");
+}

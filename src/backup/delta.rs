@@ -12,6 +12,7 @@ use walhalla_providers::ErrorKind;
 use super::Error;
 use super::delta_file::is_taken_for_delta;
 use super::extent::Changed;
+use super::own_history;
 use super::parent::{self, Parent, Unusable};
 use super::push::Backup;
 use crate::output;
@@ -49,6 +50,9 @@ pub(super) struct Delta {
     /// What tells that.
     pub(super) told: ChangedBlocks,
 }
+
+/// What changed, what tells it, and why nothing better does.
+type Told = (Changed, ChangeSource, Option<String>);
 
 impl Backup<'_> {
     /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
@@ -94,7 +98,17 @@ impl Backup<'_> {
             },
         };
         let since = parent.entry.start_lsn;
-        let (changed, source, reason) = self.changes(options, &parent, &history, start)?;
+        let Some((changed, source, reason)) = self.changes(options, &parent, &history, start)?
+        else {
+            let (id, reason) = (parent.entry.id, Unusable::NotShown);
+            if options.parent.is_some() {
+                return Err(Error::Parent { id, reason });
+            }
+            tracing::warn!(
+                "backup {id} cannot be the parent of a delta: {reason}; a full backup is taken"
+            );
+            return Ok(None);
+        };
         if let Some(reason) = &reason {
             tracing::warn!("{reason}; changed blocks are told by {source}");
         }
@@ -123,21 +137,25 @@ impl Backup<'_> {
         }
     }
 
-    /// What changed since the parent's start, what tells it, and why nothing better does.
+    /// What changed since the parent's start, what tells it, and why nothing better does; `None` where nothing shows that
+    /// the parent is in this server's past. A server that was put back to an older state (a snapshot of its disk, say) has
+    /// the timeline and the positions of the one that it was before, and another past.
     fn changes(
         &self,
         options: &DeltaOptions,
         parent: &Parent,
         history: &History,
         start: Lsn,
-    ) -> Result<(Changed, ChangeSource, Option<String>), Error> {
+    ) -> Result<Option<Told>, Error> {
         let (from, to) = (parent.entry.start_lsn, start);
         let may = |source| options.source.is_none_or(|only| only == source);
         let mut reasons = Vec::new();
-        if may(ChangeSource::Wal) {
+        let wal_folder = self.pgdata.join(self.control.version.wal_folder());
+        let is_in_history_file = own_history::names(&wal_folder, &parent.entry);
+        if may(ChangeSource::Wal) || !is_in_history_file {
             let stretch = Stretch {
                 repository: self.repository,
-                wal_folder: &self.pgdata.join(self.control.version.wal_folder()),
+                wal_folder: &wal_folder,
                 cluster: Cluster::from(self.control),
                 history,
                 parent: Proof::of(&parent.entry),
@@ -148,7 +166,10 @@ impl Backup<'_> {
                 proven: Proven::default(),
             };
             match stretch.changes()? {
-                Ok(changes) => return Ok((Changed::Blocks(changes), ChangeSource::Wal, None)),
+                Ok(changes) if may(ChangeSource::Wal) => {
+                    return Ok(Some((Changed::Blocks(changes), ChangeSource::Wal, None)));
+                }
+                Ok(_) => {}
                 // Nothing else tells whether the parent is this server's.
                 Err(gap @ Gap::Foreign(_)) => {
                     return Err(Error::Changes {
@@ -157,21 +178,29 @@ impl Backup<'_> {
                         reason: gap.to_string(),
                     });
                 }
-                Err(gap) => reasons.push(gap.to_string()),
+                Err(gap) if is_in_history_file => reasons.push(gap.to_string()),
+                Err(gap) => {
+                    tracing::warn!("{gap}");
+                    return Ok(None);
+                }
             }
         }
         if may(ChangeSource::Server) {
             match self.server_changes(history, from, to)? {
                 Known::Changes(changes) => {
                     let reason = reasons.pop();
-                    return Ok((Changed::Blocks(changes), ChangeSource::Server, reason));
+                    return Ok(Some((
+                        Changed::Blocks(changes),
+                        ChangeSource::Server,
+                        reason,
+                    )));
                 }
                 Known::Nothing(gap) => reasons.push(gap.to_string()),
             }
         }
         let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         match (may(ChangeSource::Pages), reason) {
-            (true, reason) => Ok((Changed::Pages, ChangeSource::Pages, reason)),
+            (true, reason) => Ok(Some((Changed::Pages, ChangeSource::Pages, reason))),
             (false, reason) => Err(Error::Changes {
                 parent: parent.entry.id.clone(),
                 source_name: options.source.unwrap_or(ChangeSource::Wal),

@@ -197,8 +197,8 @@ fn database_of(files: RelationFiles) -> RelationFiles {
 pub(super) struct Since {
     /// The parent's start.
     pub(super) lsn: Lsn,
-    /// Whether checksums were on at the parent's time, as they are now. Without, a page that became all-visible has the
-    /// LSN that it had, and must not be left behind by its visibility map, which goes in whole.
+    /// Whether checksums were on from the parent's start until now. Without, a page that became all-visible has the LSN that
+    /// it had, and must not be left behind by its visibility map, which goes in whole.
     pub(super) checksums: bool,
 }
 

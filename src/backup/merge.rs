@@ -82,6 +82,7 @@ impl Merge<'_> {
             id: id.clone(),
             kind: full,
             parent: None,
+            parent_manifest: None,
             size_bytes: packed.restored_bytes,
             files: packed.manifest.files.len() as u64,
             encrypted_to: self.pipeline.recipients().to_vec(),

@@ -18,9 +18,11 @@ pub mod index;
 pub mod manifest;
 pub mod merge;
 pub mod merged;
+mod moved_databases;
 pub mod names;
 mod newest;
 mod own_directory;
+mod own_history;
 mod own_wal;
 mod pack;
 pub mod parent;
@@ -130,6 +132,11 @@ pub enum Error {
         /// The backup's end.
         end: postgres::Lsn,
     },
+    /// A database's files may not be in the backup although replay copies them.
+    #[error(
+        "database {0} was copied and removed while the backup ran (ALTER DATABASE … SET TABLESPACE, or DROP DATABASE of a template), so that replay could not copy it again"
+    )]
+    MovedDatabase(u32),
     /// The standby went over to another timeline after its last restartpoint, at which the backup begins.
     #[error(
         "the standby went over from timeline {begin} to timeline {end} after the checkpoint at which the backup begins"

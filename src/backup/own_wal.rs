@@ -6,12 +6,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use jiff::Timestamp;
+
 use super::Error;
 use crate::pipeline::Packing;
-use crate::postgres::{SegmentName, WalFileName};
+use crate::postgres::{Lsn, SegmentName, WalFileName};
 use crate::repository::{self, BackupEntry};
 use crate::wal::archiver::Archiver;
-use crate::wal::event::event;
+use crate::wal::event::{Event, event};
 use crate::wal::pages::{Cluster, SegmentCheck};
 use crate::wal::proof::Proof;
 use crate::wal::reader::Record;
@@ -22,7 +24,8 @@ use crate::wal::{self, segment};
 /// for those before; `pg_wal` keeps few.
 const COMPARED: usize = 32;
 
-/// Refuses WAL of another server under the names of the backup's segments, which are in the archive.
+/// Refuses WAL of another server under the names of the backup's segments, which are in the archive. Returns where the last
+/// transaction in a standby's backup ended, and when, as far as that can be read here.
 ///
 /// # Errors
 /// [`Error::Wal`] where an archived segment differs from the server's own, or where a primary's last one could neither be
@@ -31,7 +34,7 @@ pub(super) fn check(
     archiver: &Archiver,
     wal_folder: &Path,
     backup: &BackupEntry,
-) -> Result<(), Error> {
+) -> Result<Option<(Lsn, Timestamp)>, Error> {
     let size = backup.wal_segment_size;
     let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
     let names: Vec<SegmentName> = numbers
@@ -47,19 +50,21 @@ pub(super) fn check(
         }
     }
     match names_backup(archiver, wal_folder, backup, &names) {
-        Ok(false) => Err(Error::NotOwnWal {
+        Ok((false, _)) => Err(Error::NotOwnWal {
             start: backup.start_lsn,
             stop: backup.stop_lsn,
         }),
-        Ok(true) => Ok(()),
+        Ok((true, last)) => Ok(last.filter(|_| of_standby)),
         // Without the identity, the comparison of the last segment speaks for those that have left `pg_wal`.
-        Err(wal::Error::Repository(repository::Error::Locked { .. })) if is_last_compared => Ok(()),
+        Err(wal::Error::Repository(repository::Error::Locked { .. })) if is_last_compared => {
+            Ok(None)
+        }
         Err(wal::Error::Repository(repository::Error::Locked { .. })) if of_standby => {
             tracing::warn!(
                 "without an identity it cannot be seen here whether the archived WAL is that of this standby's primary: \
                  run `walhalla verify` where the identity is"
             );
-            Ok(())
+            Ok(None)
         }
         Err(error) => Err(error.into()),
     }
@@ -98,33 +103,36 @@ fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether records from the backup's start to its end name it. Segments in the middle are not read.
+/// Whether records from the backup's start to its end name it, and the last transaction that ended before its end. Segments
+/// in the middle are not read.
 fn names_backup(
     archiver: &Archiver,
     wal_folder: &Path,
     backup: &BackupEntry,
     names: &[SegmentName],
-) -> Result<bool, wal::Error> {
+) -> Result<(bool, Option<(Lsn, Timestamp)>), wal::Error> {
     let mut proof = Proof::of(backup);
-    let mut last: Option<SegmentCheck> = None;
+    let (mut last, mut transaction): (Option<SegmentCheck>, _) = (None, None);
     // A record may run from the one before the last into the last.
     let end = names.len().saturating_sub(2);
     for (index, name) in names.iter().enumerate() {
         if proof.has_begun() && index < end {
-            last = None;
+            // The last one may be in what is not read.
+            (last, transaction) = (None, None);
             continue;
         }
         let path = wal_folder.join(name.to_string());
-        last = Some(read(
-            archiver,
-            &path,
-            *name,
-            backup,
-            last.take(),
-            &mut proof,
-        )?);
+        let see = |note: &Note| {
+            proof.see(note);
+            if let Event::TransactionEnd(end) = &note.event
+                && note.lsn < backup.stop_lsn
+            {
+                transaction = Some((note.lsn, end.time));
+            }
+        };
+        last = Some(read(archiver, &path, *name, backup, last.take(), see)?);
     }
-    Ok(proof.holds())
+    Ok((proof.holds(), transaction))
 }
 
 /// Reads a segment from `pg_wal` or, where it is not there any more or is a standby's, from the archive.
@@ -134,14 +142,14 @@ fn read(
     name: SegmentName,
     backup: &BackupEntry,
     last: Option<SegmentCheck>,
-    proof: &mut Proof,
+    mut show: impl FnMut(&Note),
 ) -> Result<SegmentCheck, wal::Error> {
     let history = backup.timeline_history();
     let version = backup.postgres_version;
     let mut see = |record: &Record| {
         if let Ok(Some(event)) = event(record, version) {
             let (lsn, xid) = (record.start, record.header.xid);
-            proof.see(&Note { lsn, xid, event });
+            show(&Note { lsn, xid, event });
         }
     };
     if backup.of_standby != Some(true) && path.exists() {

@@ -77,6 +77,11 @@ pub enum Unusable {
     /// A file of the data directory has a name that changed blocks have in a delta.
     #[error("the name of {} is one that changed blocks have in a delta", .0.display())]
     Named(PathBuf),
+    /// Neither the WAL since then nor `pg_wal` tells of it.
+    #[error(
+        "nothing shows that it is in this server's past: pg_wal has no backup history file of it, and the WAL since then cannot be read to its end"
+    )]
+    NotShown,
     /// It holds more corrupt blocks than are known by number.
     #[error("it holds too many corrupt blocks")]
     Corrupt,

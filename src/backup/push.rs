@@ -12,8 +12,10 @@ use super::delta::{Delta, DeltaOptions};
 use super::extent::{Base, Item, Since};
 use super::folder::{Folder, Packed};
 use super::manifest::WalRange;
+use super::moved_databases::databases;
 use super::newest::Newest;
 use super::own_directory;
+use super::own_history;
 use super::own_wal;
 use super::pack::{Packer, PageRules};
 use super::parent::KEPT_CORRUPT_BLOCKS;
@@ -92,8 +94,7 @@ impl Backup<'_> {
         data_directory::check_tablespaces(self.pgdata)?;
         let mut server = self.wait(Server::connect(self.pgdata))?;
         let facts = self.check_server(&mut server)?;
-        let label = self.options.label.clone();
-        let label = label.unwrap_or_else(|| format!("walhalla {}", facts.now));
+        let label = own_history::label(self.options.label.as_deref(), facts.now);
         let start_lsn = self.wait(server.start_backup(&label))?;
         let first = self.check_directory(&mut server, start_lsn)?;
         if facts.in_recovery {
@@ -123,14 +124,22 @@ impl Backup<'_> {
             );
         }
         let tablespaces = listing.tablespaces.clone();
+        let databases = databases(&listing.directories);
         let mut relations = Relations::of(&listing, self.control);
         let folder = Folder {
             repository: self.repository,
             pipeline: self.pipeline,
             id: &id,
         };
-        let mut packed = self.pack(folder, listing, &relations, delta.as_ref(), start_lsn)?;
-        let (_, pg_control) = ControlFile::read_bytes(self.pgdata)?;
+        let mut packed = self.pack(
+            folder,
+            listing,
+            &relations,
+            delta.as_ref(),
+            &facts,
+            start_lsn,
+        )?;
+        let (packed_control, pg_control) = ControlFile::read_bytes(self.pgdata)?;
         let stopped = self.wait(server.stop_backup())?;
         let label = BackupLabel::parse(&stopped.label)?;
         let last = self.check_directory(&mut server, label.start_lsn)?;
@@ -139,7 +148,7 @@ impl Backup<'_> {
         }
         // What was on disk before had its WAL on disk, or replayed, before.
         let wal_end = self.wait(server.wal_end())?.max(stopped.stop_lsn);
-        check_pages(&label, &packed.newest, stopped.stop_lsn, wal_end)?;
+        check_pages(&label, &packed.newest, &packed_control, wal_end)?;
         let mut from_the_future = packed.newest.beyond(wal_end);
         packed.corrupt_blocks.append(&mut from_the_future);
         self.pack_last(folder, &mut packed, &pg_control, &stopped, delta.as_ref())?;
@@ -170,7 +179,10 @@ impl Backup<'_> {
         let mut entry = self.entry(id, &facts, &stopped, range, stored, delta)?;
         (entry.of_standby, entry.checkpoint_lsn) = (label.of_standby, label.checkpoint_lsn);
         let wal_folder = self.pgdata.join(version.wal_folder());
-        own_wal::check(&self.archiver(), &wal_folder, &entry)?;
+        if let Some((lsn, time)) = own_wal::check(&self.archiver(), &wal_folder, &entry)? {
+            (entry.replayed_lsn, entry.replayed_time) = (Some(lsn), Some(time));
+        }
+        self.check_databases(&databases, &entry)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }
@@ -249,12 +261,15 @@ impl Backup<'_> {
         listing: Listing,
         relations: &Relations,
         delta: Option<&Delta>,
+        facts: &Facts,
         begin: Lsn,
     ) -> Result<Packed, Error> {
         let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
         let since = Since {
             lsn: delta.map_or(Lsn::ZERO, |delta| delta.parent.entry.start_lsn),
-            checksums: self.control.data_checksums,
+            // `pg_checksums` switches them off and on again only while no server runs.
+            checksums: self.control.data_checksums
+                && delta.is_none_or(|delta| facts.started < delta.parent.entry.start_time),
         };
         let directories = listing.directories;
         let parts = self.parts(listing.files, base.as_ref());
@@ -439,9 +454,12 @@ impl Backup<'_> {
         let mut corrupt_blocks = std::mem::take(&mut packed.corrupt_blocks);
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
         let parts = packed.parts();
-        let (parent, changed_blocks) = match delta {
-            Some(delta) => (Some(delta.parent.entry.id), Some(delta.told)),
-            None => (None, None),
+        let (parent, parent_manifest, changed_blocks) = match delta {
+            Some(Delta { parent, told, .. }) => {
+                let BackupEntry { id, manifest, .. } = parent.entry;
+                (Some(id), Some(manifest.sha256), Some(told))
+            }
+            None => (None, None, None),
         };
         let kind = id.kind();
         let mut entry = BackupEntry {
@@ -449,6 +467,7 @@ impl Backup<'_> {
             id,
             kind,
             parent,
+            parent_manifest,
             system_identifier: self.control.system_identifier,
             timeline: range.timeline,
             history: history.ancestors,
@@ -459,9 +478,11 @@ impl Backup<'_> {
             start_time: facts.now,
             stop_time: stopped.time,
             replayed_time: stopped.replayed_time,
+            replayed_lsn: None,
             stop_snapshot: stopped.snapshot.clone(),
             postgres_version: self.control.version,
             server_version: facts.version_text.clone(),
+            limits: Some(self.control.limits),
             wal_segment_size: self.control.segment_size,
             wal_block_size: self.control.wal_block_size_bytes,
             data_checksums: self.control.data_checksums,
@@ -498,8 +519,15 @@ fn must_be_on(begin: TimelineId, standby: &ControlFile) -> Result<(), Error> {
     Ok(())
 }
 
-/// A standby's backup is consistent at the end that its control file names; PostgreSQL may have written pages that are newer.
-fn check_pages(label: &BackupLabel, newest: &Newest, end: Lsn, wal_end: Lsn) -> Result<(), Error> {
+/// A standby's backup is consistent at the end that the control file in it names; PostgreSQL may have written pages that are
+/// newer.
+fn check_pages(
+    label: &BackupLabel,
+    newest: &Newest,
+    control: &ControlFile,
+    wal_end: Lsn,
+) -> Result<(), Error> {
+    let end = control.min_recovery_point;
     match newest.between(end, wal_end) {
         Some((page, path, block)) if label.of_standby == Some(true) => Err(Error::PageAfterEnd {
             path: path.to_owned(),

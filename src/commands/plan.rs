@@ -56,6 +56,12 @@ fn print(plan: &Plan) -> Result<(), Error> {
     for tablespace in &report.new_tablespaces {
         output::line(&format!("replay makes {tablespace}"))?;
     }
+    if let Some(needed) = report.needed_settings {
+        let named = needed
+            .named()
+            .map(|(name, value)| format!("{name} {value}"));
+        output::line(&format!("replay needs {}", named.join(", ")))?;
+    }
     output::line(&format!(
         "download     {}",
         HumanBytes(report.download_bytes)

@@ -88,10 +88,8 @@ fn print(report: &Report) -> Result<(), Error> {
         "stored bytes read"
     ))?;
     for problem in &report.problems {
-        output::line(&format!(
-            "PROBLEM  {}\n         {}",
-            problem.object, problem.what
-        ))?;
+        output::line(&format!("PROBLEM  {}", problem.object))?;
+        output::line(&format!("         {}", problem.what))?;
     }
     for note in &report.notes {
         output::line(&format!("NOTE     {note}"))?;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Error, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+use super::{Error, Limits, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
 /// Where the control file stands below the data directory.
 pub const PATH: &str = "global/pg_control";
@@ -30,6 +30,8 @@ pub struct ControlFile {
     pub min_recovery_point: Lsn,
     /// The timeline of that position; 0 where there is none.
     pub min_recovery_timeline: u32,
+    /// What recovery must not be below.
+    pub limits: Limits,
     /// Length of a data page.
     pub block_size_bytes: u32,
     /// Pages in one file of a relation (`RELSEG_SIZE`).
@@ -124,6 +126,12 @@ impl ControlFile {
         let version = Version::of_control(control, catalog)
             .ok_or(Damage::UnknownVersion { control, catalog })?;
         let layout = version.control_layout();
+        // After `wal_level` and `wal_log_hints`, which follow the positions of a backup (pg_control.h).
+        let mut at = layout.min_recovery_point + 40;
+        let limits = Limits::read(version, || {
+            at += 4;
+            u32_at(at)
+        })?;
         let content = bytes.get(..layout.crc).ok_or(Damage::Short)?;
         if crc32c::crc32c(content) != u32_at(layout.crc)? {
             return Err(Damage::Crc);
@@ -139,6 +147,7 @@ impl ControlFile {
                 .ok_or(Damage::Field("timeline"))?,
             min_recovery_point: Lsn(u64_at(layout.min_recovery_point)?),
             min_recovery_timeline: u32_at(layout.min_recovery_point + 8)?,
+            limits,
             block_size_bytes: page_size(u32_at(layout.block_size)?)
                 .ok_or(Damage::Field("block size"))?,
             blocks_per_file: u32_at(layout.block_size + 4)?,

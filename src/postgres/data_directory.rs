@@ -9,6 +9,7 @@ use std::fs::{DirEntry, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::relation::{digits, parse_name};
 use super::{Error, Fork, RelationFile, Version, control};
@@ -35,6 +36,21 @@ const EXCLUDED: [&str; 8] = [
     // What a restore that was broken off at its end may leave.
     "walhalla_restore",
 ];
+/// What of the data directory holds data, and not settings or logs.
+const DATA: [&str; 9] = [
+    "PG_VERSION",
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_logical",
+    "pg_multixact",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_xact",
+];
+/// A tablespace that is being dropped is looked at so often, with so long a pause.
+const DROP_LOOKS: u32 = 20;
+const DROP_PAUSE: Duration = Duration::from_millis(50);
 /// Names that begin so are left out: relation caches (`RELCACHE_INIT_FILENAME`) and sort files (`PG_TEMP_FILE_PREFIX`).
 const EXCLUDED_PREFIXES: [&str; 2] = ["pg_internal.init", "pgsql_tmp"];
 
@@ -182,17 +198,46 @@ impl Walk<'_> {
         check_utf8("a tablespace", &location)?;
         // Not a directory of the backup: `tar` would put one in the place of a link that was made for it.
         self.listing.tablespaces.push(Tablespace { oid, location });
+        if !self.tablespace_files(path)? {
+            self.must_be_dropped(oid, path, entry)?;
+        }
+        Ok(())
+    }
+
+    /// The files of the tablespace at `path`; `false` where there are none.
+    fn tablespace_files(&mut self, path: &Path) -> Result<bool, Error> {
         let path = path.join(self.version.tablespace_folder());
-        match std::fs::metadata(self.pgdata.join(&path)) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(Error::read(self.pgdata.join(path), source)),
-            Ok(metadata) => {
-                self.listing
-                    .directories
-                    .push(Entry::new(path.clone(), &metadata));
-                self.children(&path)
+        let found = std::fs::metadata(self.pgdata.join(&path));
+        let found = found.map_err(|source| Error::read(self.pgdata.join(&path), source));
+        let Some(metadata) = vanished_is_none(found)? else {
+            return Ok(false);
+        };
+        let folder = Entry::new(path.clone(), &metadata);
+        self.listing.directories.push(folder);
+        self.children(&path)?;
+        Ok(true)
+    }
+
+    /// `DROP TABLESPACE` removes a tablespace's folder just before its link (tablespace.c,
+    /// `destroy_tablespace_directories`). Where the link stays, the files are gone, or their file system is not mounted.
+    fn must_be_dropped(&mut self, oid: u32, path: &Path, entry: &DirEntry) -> Result<(), Error> {
+        let link = entry.path();
+        for _ in 0..DROP_LOOKS {
+            std::thread::sleep(DROP_PAUSE);
+            if std::fs::symlink_metadata(&link).is_err() {
+                self.listing.tablespaces.retain(|known| known.oid != oid);
+                return Ok(());
+            }
+            if self.tablespace_files(path)? {
+                return Ok(());
             }
         }
+        let location = std::fs::read_link(&link).unwrap_or_default();
+        Err(Error::NoTablespace {
+            oid,
+            link,
+            location,
+        })
     }
 
     fn children(&mut self, folder: &Path) -> Result<(), Error> {
@@ -227,6 +272,10 @@ impl Walk<'_> {
         }
         if kind.is_file() {
             self.listing.files.push(Entry::new(path, &metadata));
+        } else if kind.is_symlink() && is_data(&path) {
+            let (path, target) = (entry.path(), std::fs::read_link(entry.path()));
+            let target = target.unwrap_or_default();
+            return Err(Error::LinkedData { path, target });
         } else if !kind.is_socket() {
             self.listing.left_out.push(path);
         }
@@ -260,6 +309,12 @@ fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {
         || (holds_relations(path) && is_temporary_relation(name))
         || RelationFile::of_path(path)
             .is_some_and(|file| file.fork != Fork::Init && unlogged.contains(&file.files.number))
+}
+
+/// Whether a path is one of the cluster's data, without which a server starts and answers wrongly, or not at all.
+fn is_data(path: &Path) -> bool {
+    let first = path.iter().next().and_then(|name| name.to_str());
+    first.is_some_and(|first| DATA.contains(&first))
 }
 
 /// Relations of a folder that have an init fork: only that fork is backed up.

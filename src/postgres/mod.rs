@@ -9,6 +9,7 @@ pub mod conf;
 pub mod connection;
 pub mod control;
 pub mod data_directory;
+pub mod limits;
 pub mod lsn;
 pub mod page;
 pub mod postmaster;
@@ -21,6 +22,7 @@ pub mod version;
 use std::path::PathBuf;
 
 pub use control::ControlFile;
+pub use limits::Limits;
 pub use lsn::Lsn;
 pub use relation::{Fork, RelationFile, RelationFiles};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
@@ -72,6 +74,25 @@ pub enum Error {
         /// The system's reason.
         #[source]
         source: std::io::Error,
+    },
+    /// A link where the cluster's own data belongs. Base backups leave links out, and the restored server would go on
+    /// without the data.
+    #[error("{} is a link, to {}: what is there is the cluster's own data, and no base backup has what a link leads to", path.display(), target.display())]
+    LinkedData {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// A tablespace whose files are not there.
+    #[error("tablespace {oid} has no files in {}, to which {} leads", location.display(), link.display())]
+    NoTablespace {
+        /// The tablespace.
+        oid: u32,
+        /// Its link.
+        link: PathBuf,
+        /// Where that leads.
+        location: PathBuf,
     },
     /// A path that has no spelling where it must be written down.
     #[error("the path of {what} is not UTF-8: {path:?}")]

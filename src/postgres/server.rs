@@ -35,6 +35,8 @@ pub struct Facts {
     pub archiver: String,
     /// The server's clock.
     pub now: Timestamp,
+    /// When its postmaster started.
+    pub started: Timestamp,
     /// `server_version`, in full.
     pub version_text: String,
 }
@@ -205,7 +207,8 @@ impl Server {
                      pg_catalog.current_setting('archive_mode'), \
                      COALESCE((SELECT pg_catalog.string_agg(setting, '') FROM pg_catalog.pg_settings \
                                WHERE name IN ('archive_command', 'archive_library') AND setting <> '(disabled)'), ''), \
-                     (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8, pg_catalog.current_setting('server_version')";
+                     (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::int8, pg_catalog.current_setting('server_version'), \
+                     (EXTRACT(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8";
         let row = self.row("asking for the server's state", query).await?;
         Ok(Facts {
             system_identifier: row.get::<String, _>(0).parse()?,
@@ -214,6 +217,7 @@ impl Server {
             archiver: row.get(3),
             now: timestamp(row.get(4))?,
             version_text: row.get(5),
+            started: timestamp(row.get(6))?,
         })
     }
 

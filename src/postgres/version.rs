@@ -198,7 +198,12 @@ impl Version {
 
     /// Where `xl_parameter_change` (xlog_internal.h) has `wal_level`: 12 added `max_wal_senders` before it.
     pub fn wal_level_offset(self) -> usize {
-        if self.0.number >= 1200 { 20 } else { 16 }
+        if self.limits_wal_senders() { 20 } else { 16 }
+    }
+
+    /// Whether recovery looks at `max_wal_senders`.
+    pub fn limits_wal_senders(self) -> bool {
+        self.0.number >= 1200
     }
 
     /// Whether catalogs have their OIDs in a column, not in the header of each row.

@@ -14,7 +14,7 @@ use crate::output;
 use crate::postgres::control::page_size;
 use crate::postgres::data_directory::Tablespace;
 use crate::postgres::timeline::Ancestor;
-use crate::postgres::{History, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+use crate::postgres::{History, Limits, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
 /// The greatest format of `backup.json` that is read; see [`BackupKind::format`] for what is written.
 pub const FORMAT: u32 = 2;
@@ -47,6 +47,10 @@ pub struct BackupEntry {
     pub kind: BackupKind,
     /// The backup that a delta is based on.
     pub parent: Option<BackupId>,
+    /// SHA-256 of that backup's manifest as it is stored: an id is a name, and may be another backup's; older programs did
+    /// not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_manifest: Option<String>,
     /// The cluster.
     pub system_identifier: SystemIdentifier,
     /// Timeline of the start.
@@ -71,12 +75,19 @@ pub struct BackupEntry {
     /// clock tells nothing of that. See [`BackupEntry::data_end`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replayed_time: Option<Timestamp>,
+    /// Where the record of that transaction's end begins, if it is in the WAL between start and stop: what shows that WAL is
+    /// the backup's to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replayed_lsn: Option<Lsn>,
     /// `txid_current_snapshot()` just before the stop: what it sees of transactions is in the backup.
     pub stop_snapshot: String,
     /// Major version.
     pub postgres_version: Version,
     /// `server_version`.
     pub server_version: String,
+    /// What the server that restores it must not be below; older programs did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Length of a WAL segment.
     pub wal_segment_size: SegmentSize,
     /// Length of a WAL page.

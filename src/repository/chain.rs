@@ -203,7 +203,12 @@ fn broken(backup: &BackupId, ancestor: &BackupId, problem: ChainProblem) -> Chai
 
 /// Whether a delta can have been taken from what `parent` was. A standby's backup may begin where its parent began.
 fn comes_from(child: &BackupEntry, parent: &BackupEntry) -> bool {
-    parent.start_lsn <= child.start_lsn && parent.leads_to(&child.timeline_history())
+    let since = child.changed_blocks.as_ref().map(|told| told.since);
+    let manifest = child.parent_manifest.as_ref();
+    since.is_none_or(|since| since == parent.start_lsn)
+        && manifest.is_none_or(|known| *known == parent.manifest.sha256)
+        && parent.start_lsn <= child.start_lsn
+        && parent.leads_to(&child.timeline_history())
 }
 
 #[cfg(test)]
@@ -358,6 +363,28 @@ pub(super) mod tests {
             if let Err(error) = chain {
                 assert_eq!((error.ancestor, error.problem), other("1F"));
             }
+        }
+    }
+
+    #[test]
+    fn another_backup_of_the_parents_id_breaks_the_chain() {
+        let own = || catalog(&[("1F", None), ("2D", Some("1F"))]);
+        let told = |since: &str| serde_json::json!({ "source": "wal", "since": since });
+        let start = own().backups[0].start_lsn.to_string();
+        for (since, manifest, is_whole) in [
+            (start.as_str(), "", true),
+            (start.as_str(), "another's", false),
+            ("7/70", "", false),
+        ] {
+            let mut catalog = own();
+            let delta = &mut catalog.backups[1];
+            delta.changed_blocks = Some(serde_json::from_value(told(since)).unwrap());
+            delta.parent_manifest = Some(manifest.to_owned());
+            assert_eq!(
+                catalog.chain(&id("2D")).is_ok(),
+                is_whole,
+                "{since} {manifest}"
+            );
         }
     }
 }

@@ -110,6 +110,27 @@ impl Repository {
         self.wal_forms(file).next().transpose()
     }
 
+    /// As [`Repository::find_wal`]; where a segment is there in two forms they are compared, and a damaged one is passed over.
+    ///
+    /// # Errors
+    /// The store's; [`Error::TwoContents`].
+    pub fn find_one_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, Error> {
+        let WalFileName::Segment(name) = file else {
+            return Ok(self.find_wal(file)?);
+        };
+        let mut listing = WalListing::default();
+        for form in self.wal_forms(file) {
+            self.add(&mut listing, None, file, form?)?;
+        }
+        for double in listing.doubles {
+            match double {
+                Error::TwoContents { .. } => return Err(double),
+                damaged => tracing::warn!("{damaged}; its other form is used"),
+            }
+        }
+        Ok(listing.segments.remove(&name))
+    }
+
     /// Every form in which a WAL file is stored; all are asked for at once.
     ///
     /// # Errors
@@ -133,6 +154,19 @@ impl Repository {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store
+    /// is away.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has_lost_all_wal(&self, timeline: TimelineId) -> Result<bool, Error> {
+        if !self.list_wal(timeline, None)?.segments.is_empty() {
+            return Ok(false);
+        }
+        let backups = self.catalog()?.backups;
+        Ok(backups.iter().any(|backup| backup.timeline == timeline))
     }
 
     /// The timelines that have a folder in the archive, ascending.

@@ -11,14 +11,14 @@ use super::hint::Hint;
 use super::plan::{NewTablespace, Plan, Unreachable};
 use super::reach::{Found, Search};
 use super::target::{Bound, Point, Target, TargetTimeline};
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
+use crate::postgres::{History, Limits, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::catalog::Place;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal;
 use crate::wal::archive::{Archive, Examined, Facts, Needed, Route};
 use crate::wal::event::{Event, Outcome};
 use crate::wal::proof::Proof;
-use crate::wal::summary::Transaction;
+use crate::wal::summary::{Note, Transaction};
 use crate::wal::text::ServerText;
 
 /// Everything the choice is made from.
@@ -295,14 +295,15 @@ impl<'a> Planner<'a> {
             Err(falls) => return Ok(Offer::Falls(falls)),
         };
         let examined = self.archive.examine(history, way.to(last))?;
-        if let Some(gap) = self.break_in(&way, last, &examined) {
+        if let Some(gap) = self.break_in(&way, last, until, &examined) {
             let gap = self.at_break(&way, gap)?;
             return Ok(Offer::Falls(Falls::Reason(gap)));
         }
-        let new_tablespaces = new_tablespaces(backup, &examined.facts, until);
+        let replayed = || replayed(backup, &examined.facts, until);
         let planned = self.planned(way, chain, last)?;
         Ok(Offer::Reaches(Box::new(Plan {
-            new_tablespaces,
+            new_tablespaces: new_tablespaces(replayed()),
+            limits: limits(replayed()),
             ..planned
         })))
     }
@@ -311,14 +312,14 @@ impl<'a> Planner<'a> {
     fn is_own(&self, way: &Way) -> Result<Result<(), Unreachable>, Error> {
         let (backup, mut proof) = (way.backup, Proof::of(way.backup));
         let examined = self.archive.examine(way.history, way.to(way.consistent))?;
-        if let Some(gap) = self.break_in(way, way.consistent, &examined) {
+        if let Some(gap) = self.break_in(way, way.consistent, Some(backup.stop_lsn), &examined) {
             let reason = format!("backup {} is not consistent: {}", backup.id, gap.reason);
             return Ok(Err(unreachable(reason)));
         }
-        let notes = examined.facts.iter().flat_map(|facts| &facts.notes);
-        for note in notes {
-            proof.see(note);
-        }
+        examined
+            .facts
+            .iter()
+            .for_each(|facts| facts.show(&mut proof));
         if proof.holds() {
             return Ok(Ok(()));
         }
@@ -329,8 +330,23 @@ impl<'a> Planner<'a> {
         ))))
     }
 
-    /// Where recovery through the segments up to `last` would end before it comes there.
-    fn break_in(&self, way: &Way, last: SegmentNo, examined: &Examined) -> Option<Break> {
+    /// Where recovery through the segments up to `last`, and there to `until`, would end before it comes there.
+    fn break_in(
+        &self,
+        way: &Way,
+        last: SegmentNo,
+        until: Option<Lsn>,
+        examined: &Examined,
+    ) -> Option<Break> {
+        let minimal = minimal(way.backup, &examined.facts, until);
+        let gap = self.gap_in(way, last, examined);
+        match (minimal, gap) {
+            (Some(minimal), Some(gap)) if gap.usable < minimal.usable => Some(gap),
+            (minimal, gap) => minimal.or(gap),
+        }
+    }
+
+    fn gap_in(&self, way: &Way, last: SegmentNo, examined: &Examined) -> Option<Break> {
         let first = way.first();
         let number = |index: usize| SegmentNo(first.0 + index as u64);
         let is_end = matches!(self.target.point, Point::End);
@@ -479,7 +495,7 @@ impl<'a> Planner<'a> {
             Err(error) if error.is_damage() => {
                 let all = self.archive.examine(way.history, &way.route.segments)?;
                 let last = SegmentNo(way.next().0 - 1);
-                return match self.break_in(way, last, &all) {
+                return match self.break_in(way, last, None, &all) {
                     Some(gap) => Ok(Err(Falls::Reason(self.at_break(way, gap)?))),
                     None => Err(error.into()),
                 };
@@ -585,7 +601,7 @@ impl<'a> Planner<'a> {
         }
         let all = self.archive.examine(way.history, &way.route.segments)?;
         let last = SegmentNo(way.next().0 - 1);
-        if let Some(gap) = self.break_in(way, last, &all) {
+        if let Some(gap) = self.break_in(way, last, None, &all) {
             return Ok(Unreachable {
                 reason: format!("{reason} has a gap: {}", gap.reason),
                 nearest: self.at_break(way, gap)?.nearest,
@@ -668,6 +684,7 @@ impl<'a> Planner<'a> {
             histories: self.history_files(history)?,
             other_timelines: branches::others(self.archive, history, backup)?,
             new_tablespaces: Vec::new(),
+            limits: None,
         })
     }
 
@@ -720,16 +737,52 @@ struct Break {
     reason: String,
 }
 
-/// The tablespaces that replay makes, at the places where they were made, in order.
-fn new_tablespaces(
-    backup: &BackupEntry,
-    facts: &[Rc<Facts>],
+/// Whether recovery from the backup to `until` replays what is at `lsn`.
+fn is_replayed(backup: &BackupEntry, until: Option<Lsn>, lsn: Lsn) -> bool {
+    lsn >= backup.start_lsn && until.is_none_or(|until| lsn < until)
+}
+
+/// What recovery from the backup to `until` meets, in order.
+fn replayed<'f>(
+    backup: &'f BackupEntry,
+    facts: &'f [Rc<Facts>],
     until: Option<Lsn>,
-) -> Vec<NewTablespace> {
-    let mut new: Vec<NewTablespace> = Vec::new();
+) -> impl Iterator<Item = &'f Note> {
     let notes = facts.iter().flat_map(|facts| &facts.notes);
-    let is_replayed = |lsn: Lsn| lsn >= backup.start_lsn && until.is_none_or(|until| lsn < until);
-    for note in notes.filter(|note| is_replayed(note.lsn)) {
+    notes.filter(move |note| is_replayed(backup, until, note.lsn))
+}
+
+/// Where replay ends because changes are not in the WAL.
+fn minimal(backup: &BackupEntry, facts: &[Rc<Facts>], until: Option<Lsn>) -> Option<Break> {
+    facts.iter().enumerate().find_map(|(index, facts)| {
+        let is_minimal = |note: &&Note| {
+            matches!(note.event, Event::ParameterChange { wal_level: 0, .. })
+                && is_replayed(backup, until, note.lsn)
+        };
+        let lsn = facts.notes.iter().find(is_minimal)?.lsn;
+        Some(Break {
+            usable: index + 1,
+            reason: format!(
+                "the server ran with wal_level = minimal from {lsn} on: changes are missing in the WAL after that, and \
+                 PostgreSQL does not replay it"
+            ),
+        })
+    })
+}
+
+/// What the server that replays must not be below: the greatest of what the WAL tells.
+fn limits<'n>(notes: impl Iterator<Item = &'n Note>) -> Option<Limits> {
+    let limits = notes.filter_map(|note| match note.event {
+        Event::ParameterChange { limits, .. } => Some(limits),
+        _ => None,
+    });
+    limits.reduce(Limits::max)
+}
+
+/// The tablespaces that replay makes, at the places where they were made, in order.
+fn new_tablespaces<'n>(notes: impl Iterator<Item = &'n Note>) -> Vec<NewTablespace> {
+    let mut new: Vec<NewTablespace> = Vec::new();
+    for note in notes {
         match &note.event {
             Event::TablespaceCreated {
                 tablespace,

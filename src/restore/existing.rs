@@ -9,7 +9,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -314,7 +313,7 @@ pub(super) fn only_here(
                 true
             }
         };
-        if is_meant && (waits || !is_archived(wal, &path, file, listing, repository)?) {
+        if waits || is_meant && !is_archived(wal, &path, file, listing, repository)? {
             only_here.push(path);
         }
     }
@@ -354,21 +353,23 @@ fn is_archived(
     }
 }
 
-/// Whether a segment's file begins with the WAL of its name.
+/// Whether a segment's file may hold the WAL of its name: it begins so, or is of a cluster with other segments.
 fn holds_wal_of(
     wal: &Folder,
     path: &Path,
     segment: SegmentName,
     backup: &BackupEntry,
 ) -> Result<bool, Error> {
-    let mut page = [0; LONG_HEADER_BYTES];
-    let read = |mut file: File| file.read_exact(&mut page);
-    let is_read = wal
-        .open_file(path)?
-        .map(read)
-        .is_some_and(|read| read.is_ok());
-    let header = PageHeader::read(&page).filter(|_| is_read);
+    let Some(mut file) = wal.open_file(path)? else {
+        return Ok(false);
+    };
     let size = backup.wal_segment_size;
+    if file.metadata().is_ok_and(|it| it.len() != size.bytes()) {
+        return Ok(true);
+    }
+    let mut page = [0; LONG_HEADER_BYTES];
+    let is_read = file.read_exact(&mut page).is_ok();
+    let header = PageHeader::read(&page).filter(|_| is_read);
     let begin = segment.number(size).map(|number| number.start(size));
     Ok(header.is_some_and(|header| {
         header.magic == backup.postgres_version.wal_page_magic() && Some(header.address) == begin

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Error;
 use super::choose::Planner;
 use super::target::Target;
-use crate::postgres::{History, Lsn, SegmentName, TimelineId};
+use crate::postgres::{History, Limits, Lsn, SegmentName, TimelineId};
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal::archive::{Archive, Reading};
 use crate::wal::text::ServerText;
@@ -34,6 +34,8 @@ pub struct Plan {
     pub other_timelines: Vec<u32>,
     /// Tablespaces that replay makes.
     pub new_tablespaces: Vec<NewTablespace>,
+    /// What the server that replays must not be below, where the WAL tells of other settings than the backup's.
+    pub limits: Option<Limits>,
 }
 
 /// A tablespace that was created after the backup began. Replay makes it at the place where it was made.
@@ -66,6 +68,9 @@ pub struct Report {
     pub other_timelines: Vec<u32>,
     /// Tablespaces that replay makes, at the places where they were made.
     pub new_tablespaces: Vec<NewTablespace>,
+    /// Settings that replay needs at least, where the server was started with others after the backup began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needed_settings: Option<Limits>,
     /// Segments to replay, in order.
     pub segments: Vec<String>,
     /// How many of them make the backup consistent.
@@ -171,6 +176,7 @@ impl Plan {
             timelines: self.timelines(),
             other_timelines: self.other_timelines.clone(),
             new_tablespaces: self.new_tablespaces.clone(),
+            needed_settings: self.limits,
             segments: self
                 .segments
                 .iter()
@@ -206,6 +212,7 @@ impl Report {
             timelines: Vec::new(),
             other_timelines: Vec::new(),
             new_tablespaces: Vec::new(),
+            needed_settings: None,
             segments: Vec::new(),
             segments_to_consistency: 0,
             segments_to_target: 0,

@@ -304,7 +304,8 @@ fn restore_points(resolved: &Resolved) -> impl Iterator<Item = (Lsn, &ServerText
 /// Where the server came up with `wal_level = minimal`.
 fn minimal(resolved: &Resolved) -> Option<Lsn> {
     let mut notes = resolved.summary.notes.iter();
-    let change = notes.find(|note| note.event == Event::ParameterChange { wal_level: 0 });
+    let change =
+        notes.find(|note| matches!(note.event, Event::ParameterChange { wal_level: 0, .. }));
     change.map(|note| note.lsn)
 }
 

@@ -11,7 +11,8 @@ use super::Error;
 use super::folder::Folder;
 use super::plan::Plan;
 use super::target::{Bound, Point};
-use crate::postgres::Version;
+use crate::postgres::conf::Configuration;
+use crate::postgres::{Limits, Version};
 
 /// Where the server's WAL comes from while it recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,10 @@ impl Settings {
         }
         if self.archive_mode == ArchiveMode::Off {
             auto_conf.extend_from_slice(b"archive_mode = 'off'\n");
+        }
+        for (name, value) in raised(data.path(), plan) {
+            tracing::info!("{name} is set to {value}: replay needs it");
+            auto_conf.extend_from_slice(format!("{name} = {value}\n").as_bytes());
         }
         write(AUTO_CONF, &auto_conf)
     }
@@ -222,6 +227,25 @@ impl OnDemand {
         words.push("wal-fetch".into());
         words
     }
+}
+
+/// Settings that are lower in the restored directory than replay needs them, and what it needs.
+fn raised(data: &Path, plan: &Plan) -> Vec<(&'static str, u32)> {
+    let of_backup = plan.backup.limits.unwrap_or_default();
+    let needed = of_backup.max(plan.limits.unwrap_or_default());
+    let mut files = Configuration::read(&data.join("postgresql.conf")).unwrap_or_default();
+    files.extend(Configuration::read(&data.join(AUTO_CONF)).unwrap_or_default());
+    let is_low = |(name, needed): (&'static str, u32), default: u32| {
+        let configured = files.get(name).map(|value| std::str::from_utf8(value));
+        let configured = configured.map_or(Some(default), |value| value.ok()?.trim().parse().ok());
+        // What is not a plain number PostgreSQL reads in its own way.
+        (configured.is_some_and(|configured| configured < needed)).then_some((name, needed))
+    };
+    let defaults = Limits::DEFAULT.named().map(|(_, value)| value);
+    let needed = needed.named().into_iter().zip(defaults);
+    needed
+        .filter_map(|(named, default)| is_low(named, default))
+        .collect()
 }
 
 /// A shell command whose `%` PostgreSQL leaves alone.

@@ -104,9 +104,7 @@ pub fn usable_end(
     let examined = archive.examine(history, &route.segments)?;
     let mut last = None;
     for (needed, facts) in route.segments.iter().zip(&examined.facts) {
-        for note in &facts.notes {
-            proof.see(note);
-        }
+        facts.show(&mut proof);
         last = Some(needed.number);
         if facts.cut.is_some() {
             break;

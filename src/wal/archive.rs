@@ -4,7 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use jiff::Timestamp;
+
 use super::event::Event;
+use super::proof::Proof;
 use super::summary::{Joiner, Note, Proven, Rift, Summary, stored};
 use super::{Error, reader};
 use crate::output;
@@ -84,10 +87,22 @@ pub struct Resolved {
 /// What a plan asks every segment that it names.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// Ends of backups, checkpoints, and tablespaces that were created or dropped.
+    /// Ends of backups, checkpoints, other settings, and tablespaces that were created or dropped.
     pub notes: Vec<Note>,
+    /// Ends of transactions by which standbys' backups are known.
+    pub ends: Vec<(Lsn, Timestamp)>,
     /// Where its WAL ends although the segment goes on.
     pub cut: Option<Lsn>,
+}
+
+impl Facts {
+    /// Shows a proof what it may look for.
+    pub fn show(&self, proof: &mut Proof) {
+        self.notes.iter().for_each(|note| proof.see(note));
+        for (lsn, time) in &self.ends {
+            proof.see_transaction(*lsn, *time);
+        }
+    }
 }
 
 /// What is known of segments that follow one another, and where no more of them can be used.
@@ -110,6 +125,8 @@ pub struct Archive<'a> {
     size: Cell<Option<SegmentSize>>,
     /// Timelines and ends of backups.
     stops: Vec<(TimelineId, Lsn)>,
+    /// Where the last transactions of standbys' backups ended.
+    ends: BTreeSet<Lsn>,
     listings: RefCell<BTreeMap<TimelineId, Listed>>,
     proven: Proven,
     facts: RefCell<BTreeMap<SegmentName, Rc<Facts>>>,
@@ -175,6 +192,10 @@ impl<'a> Archive<'a> {
             stops: backups
                 .iter()
                 .map(|backup| (backup.timeline, backup.stop_lsn))
+                .collect(),
+            ends: backups
+                .iter()
+                .filter_map(|backup| backup.replayed_lsn)
                 .collect(),
             listings: RefCell::default(),
             proven: Proven::default(),
@@ -447,7 +468,7 @@ impl<'a> Archive<'a> {
             let run = segments.get(begin..end).unwrap_or_default();
             let walked = self.walk(history, run, |_, resolved| {
                 if next >= at {
-                    examined.facts.push(Rc::new(Facts::of(&resolved)));
+                    examined.facts.push(Rc::new(self.facts_of(&resolved)));
                 }
                 next += 1;
                 Ok::<_, Error>(true)
@@ -465,8 +486,17 @@ impl<'a> Archive<'a> {
     }
 
     fn keep_facts(&self, needed: &Needed, resolved: &Resolved) {
-        let facts = Rc::new(Facts::of(resolved));
+        let facts = Rc::new(self.facts_of(resolved));
         self.facts.borrow_mut().insert(needed.name, facts);
+    }
+
+    fn facts_of(&self, resolved: &Resolved) -> Facts {
+        let ends = resolved.summary.transactions.iter();
+        let ends = ends.filter(|end| self.ends.contains(&end.lsn));
+        Facts {
+            ends: ends.map(|end| (end.lsn, end.time)).collect(),
+            ..Facts::of(resolved)
+        }
     }
 
     /// How many of the next segments' summaries are read at once: at most `most`, fewer where they are long.
@@ -604,6 +634,7 @@ impl Facts {
                 note.event,
                 Event::BackupEnd { .. }
                     | Event::Checkpoint(_)
+                    | Event::ParameterChange { .. }
                     | Event::TablespaceCreated { .. }
                     | Event::TablespaceDropped { .. }
             )
@@ -611,6 +642,7 @@ impl Facts {
         let summary = &resolved.summary;
         Self {
             notes: summary.notes.iter().filter(is_kept).cloned().collect(),
+            ends: Vec::new(),
             cut: summary.cut,
         }
     }

@@ -101,7 +101,10 @@ impl Archiver<'_> {
             Ok((stored, summary)) => {
                 // Two servers with different settings create different objects, and neither create notices the other.
                 // Of the two, one at least sees both now, and both do when they try again.
-                self.is_archived(path, file, Some(&object))?;
+                if let Err(error) = self.is_archived(path, file, Some(&object)) {
+                    self.take_back(&error, &object);
+                    return Err(error);
+                }
                 self.keep(summary, file);
                 Ok(Pushed::Stored(stored))
             }
@@ -113,6 +116,25 @@ impl Archiver<'_> {
                 Ok(pushed)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Removes what was just created beside another server's, which may be acknowledged: whoever asks for the file would get
+    /// the one or the other.
+    fn take_back(&self, error: &Error, created: &Object) {
+        if !matches!(error, Error::OtherContent { .. }) {
+            return;
+        }
+        let delete = self
+            .repository
+            .store
+            .delete(std::slice::from_ref(&created.key));
+        match self.repository.runtime.block_on(delete) {
+            Ok(refused) if refused.is_empty() => {}
+            _ => tracing::warn!(
+                "{} was stored beside it and could not be removed: remove it",
+                self.repository.url(&created.key)
+            ),
         }
     }
 
@@ -192,6 +214,7 @@ impl Archiver<'_> {
                 content => content?,
             };
             if self.begins_alike(path, file, &object, &mut content, bytes)? {
+                self.settle(&object)?;
                 return Ok(true);
             }
             other = Some(object);
@@ -414,12 +437,19 @@ impl Archiver<'_> {
             Err(error) => return Err(error.into()),
         };
         if is_same {
+            self.settle(archived)?;
             return Ok(Pushed::AlreadyThere);
         }
         Err(Error::OtherContent {
             file,
             object: self.repository.url(&archived.key),
         })
+    }
+
+    /// Whoever is told that a file is archived removes it: another push may have died just before what it stored was durable.
+    fn settle(&self, archived: &Object) -> Result<(), Error> {
+        let settled = self.repository.store.settle(&archived.key);
+        Ok(self.repository.runtime.block_on(settled)?)
     }
 
     /// Whether the first `valid_bytes` of a segment's file and of what is archived are the same.

@@ -111,6 +111,9 @@ impl Stretch<'_> {
                 for note in &summary.notes {
                     proof.see(note);
                 }
+                for end in &summary.transactions {
+                    proof.see_transaction(end.lsn, end.time);
+                }
                 changes.extend(summary.changes);
                 progress.add(1);
             }
@@ -322,7 +325,7 @@ impl Stretch<'_> {
             .iter()
             .filter(|note| (self.from..self.to).contains(&note.lsn));
         let mut minimal =
-            within.filter(|note| matches!(note.event, Event::ParameterChange { wal_level: 0 }));
+            within.filter(|note| matches!(note.event, Event::ParameterChange { wal_level: 0, .. }));
         minimal.next().map(|note| note.lsn)
     }
 }

@@ -11,7 +11,7 @@ use super::record::{
     Damage, Fork, RM_DBASE, RM_SMGR, RM_TABLESPACE, RM_XACT, RM_XLOG, RelationFiles, Rest,
 };
 pub use super::text::ServerText;
-use crate::postgres::{Lsn, Version};
+use crate::postgres::{Limits, Lsn, Version};
 
 /// What a record means.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub enum Event {
     ParameterChange {
         /// `wal_level`; at 0, `minimal`, not all changes are in the WAL that follows.
         wal_level: u32,
+        /// What a server that replays the WAL that follows must not be below.
+        limits: Limits,
     },
     /// The rest of the segment is unused.
     Switch,
@@ -199,9 +201,10 @@ fn xlog(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
         },
         0x60 => {
             let mut data = data()?;
-            data.bytes(version.wal_level_offset())?;
+            let limits = Limits::read(version, || data.u32())?;
             Event::ParameterChange {
                 wal_level: data.u32()?,
+                limits,
             }
         }
         0x70 => restore_point(data()?)?,

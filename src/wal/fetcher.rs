@@ -12,7 +12,7 @@ use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch, history_beside};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
+use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::{self, ArchivedFile, LaterWal, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
@@ -43,7 +43,7 @@ impl Fetcher<'_> {
     pub fn fetch(&self, file: WalFileName, mut target: NewFile) -> Result<(), Error> {
         let path = target.path.clone();
         let path = path.as_path();
-        let Some(archived) = self.repository.find_wal(file)? else {
+        let Some(archived) = self.repository.find_one_wal(file)? else {
             return Err(self.absent(file, path)?);
         };
         let history = match file {
@@ -68,7 +68,11 @@ impl Fetcher<'_> {
         }
         let later = match file {
             WalFileName::Segment(name) => self.what_is_later(name, path)?,
-            WalFileName::Partial(..) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+            WalFileName::History(timeline) => {
+                self.repository.must_be_known()?;
+                self.what_is_of(timeline)?
+            }
+            WalFileName::Partial(..) | WalFileName::BackupHistory(..) => {
                 // Of an absent file recovery makes the end of the archive, and of a store with nothing in
                 // it, perhaps one that is not mounted, the end of the cluster.
                 self.repository.must_be_known()?;
@@ -101,6 +105,12 @@ impl Fetcher<'_> {
         let later = self.repository.later_wal(name, before)?;
         if later == LaterWal::NothingKnown {
             self.repository.must_be_known()?;
+            if self.repository.has_lost_all_wal(name.timeline)? {
+                let timeline = name.timeline.number();
+                return Ok(Some(format!(
+                    "there are backups of timeline {timeline}, and none of its WAL: see whether all of the store is there"
+                )));
+            }
         }
         match later {
             LaterWal::Segment(segment) => {
@@ -116,6 +126,26 @@ impl Fetcher<'_> {
         }
     }
 
+    /// What shows that there is a timeline whose history is not archived: recovery would take it for one that nobody began,
+    /// end before it, and give its number to another.
+    fn what_is_of(&self, timeline: TimelineId) -> Result<Option<String>, Error> {
+        let timelines = self.repository.timelines()?;
+        if timelines.contains(&timeline) {
+            return Ok(Some(format!(
+                "WAL of timeline {} is there",
+                timeline.number()
+            )));
+        }
+        for later in timelines.into_iter().filter(|later| *later > timeline) {
+            let history = self.repository.history(later)?;
+            let mut ancestors = history.iter().flat_map(|history| &history.ancestors);
+            if ancestors.any(|ancestor| ancestor.timeline == timeline) {
+                return Ok(Some(format!("timeline {} comes from it", later.number())));
+            }
+        }
+        Ok(None)
+    }
+
     /// A timeline that left that of `name` at or after `end`, and so shows that the segment was filled.
     fn left_later(&self, name: SegmentName, end: Lsn) -> Result<Option<String>, Error> {
         for timeline in self.repository.timelines()? {
@@ -123,7 +153,10 @@ impl Fetcher<'_> {
                 continue;
             }
             let Some(history) = self.repository.history(timeline)? else {
-                continue;
+                return Ok(Some(format!(
+                    "WAL of timeline {} is there, and no history that tells where it began",
+                    timeline.number()
+                )));
             };
             let mut left = history.ancestors.iter();
             let left = left.find(|left| left.timeline == name.timeline && left.switch_lsn >= end);

@@ -3,7 +3,8 @@
 //! Copies of a data directory have the same system identifier and timeline, and archive segments of the same names. What
 //! they wrote after they were parted differs. Records that name the backup show whose the WAL is: `XLOG_BACKUP_END`, which a
 //! primary writes at the backup's end, and the checkpoint with which the backup began. As copies that did the same have
-//! their backups at the same positions, the checkpoint must have been made while the backup was, too.
+//! their backups at the same positions, the checkpoint must have been made while the backup was, too. A standby writes no WAL
+//! and begins with an older checkpoint: of its backup the last transaction before the end is known, by position and time.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -26,6 +27,8 @@ pub struct Proof {
     of_standby: Option<bool>,
     /// Where the checkpoint's record is, if the entry tells.
     checkpoint: Option<Lsn>,
+    /// Where the last transaction of a standby's backup ended, and when, if the entry tells and it was not seen yet.
+    transaction: Option<(Lsn, Timestamp)>,
     has_end: bool,
     has_checkpoint: bool,
     /// Whether the checkpoint was made while the backup was.
@@ -41,6 +44,7 @@ impl Proof {
             times: (backup.start_time, backup.stop_time),
             of_standby: backup.of_standby,
             checkpoint: backup.checkpoint_lsn,
+            transaction: backup.replayed_lsn.zip(backup.replayed_time),
             has_end: false,
             has_checkpoint: false,
             is_timely: false,
@@ -54,10 +58,18 @@ impl Proof {
         }
         match &note.event {
             Event::BackupEnd { start } => self.has_end |= *start == self.start,
+            Event::TransactionEnd(end) => self.see_transaction(note.lsn, end.time),
             Event::Checkpoint(checkpoint) if checkpoint.redo == self.start => {
                 self.see_checkpoint(note.lsn, *checkpoint);
             }
             _ => {}
+        }
+    }
+
+    /// Takes in the end of a transaction.
+    pub fn see_transaction(&mut self, lsn: Lsn, time: Timestamp) {
+        if self.transaction == Some((lsn, time)) {
+            self.transaction = None;
         }
     }
 
@@ -84,7 +96,7 @@ impl Proof {
             Some(false) => self.has_end && self.is_timely,
             // A standby's has no end of its own.
             None if self.has_end => self.is_timely,
-            Some(true) | None => self.has_checkpoint,
+            Some(true) | None => self.has_checkpoint && self.transaction.is_none(),
         }
     }
 }
@@ -136,6 +148,7 @@ mod tests {
             has_end: false,
             has_checkpoint: false,
             is_timely: false,
+            transaction: None,
         };
         for note in notes {
             proof.see(note);
@@ -180,5 +193,32 @@ mod tests {
             "with another redo"
         );
         assert!(holds(None, &[checkpoint(200, 100, 1)]));
+    }
+
+    #[test]
+    fn a_standbys_wal_holds_the_last_transaction_of_its_backup() {
+        let time = |seconds| Timestamp::from_second(seconds).unwrap();
+        let known = Proof {
+            start: Lsn(100),
+            stop: Lsn(900),
+            times: (time(1_000_000), time(1_000_060)),
+            of_standby: Some(true),
+            checkpoint: Some(Lsn(200)),
+            transaction: Some((Lsn(700), time(1_000_030))),
+            has_end: false,
+            has_checkpoint: false,
+            is_timely: false,
+        };
+        for (lsn, seconds, shown) in [
+            (700, 1_000_030, true),
+            (700, 1_000_031, false),
+            (701, 1_000_030, false),
+        ] {
+            let mut proof = known.clone();
+            proof.see(&checkpoint(200, 100, 1));
+            assert!(!proof.holds());
+            proof.see_transaction(Lsn(lsn), time(seconds));
+            assert_eq!(proof.holds(), shown);
+        }
     }
 }

@@ -395,11 +395,13 @@ fn a_standbys_delta_stands_on_the_primarys_backup() {
     standby.start();
     make_history(&site.cluster, "one");
     site.cluster.sql("checkpoint");
+    let checkpointed = site.cluster.insert_lsn();
     site.cluster.archive_everything();
+    let query = format!("select pg_last_wal_replay_lsn() >= '{checkpointed}'");
     eventually(
         "the standby replays what was archived",
         Duration::from_mins(1),
-        || standby.sql("select to_regclass('at_one') is not null") == "t",
+        || standby.sql(&query) == "t",
     );
     let data = standby.data.to_str().unwrap();
     let args = ["backup-push", data, "--delta"];

@@ -162,3 +162,36 @@ fn a_cluster_whose_pg_wal_is_a_link_is_archived_and_restored() {
         .dump()
         .assert_same_as(&dump, "from a linked pg_wal");
 }
+
+/// A table that was moved to another disk by hand: no base backup holds it, and the restored server would begin it anew.
+#[test]
+fn a_link_in_the_place_of_data_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    primary.sql("create table t as select 1 as i");
+    let table = primary.sql("select pg_relation_filepath('t')");
+    let elsewhere = area.path("elsewhere");
+    for place in [table.as_str(), "pg_xact", "base/5"] {
+        primary.stop();
+        let path = primary.data.join(place);
+        std::fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        primary.start();
+        assert_eq!(primary.sql("select count(*) from t"), "1");
+        let data = primary.data.to_str().unwrap();
+        walhalla
+            .run_with(&primary, &["backup-push", data])
+            .exits_with(1)
+            .says(&[path.to_str().unwrap(), "is a link", "hint:"]);
+        primary.stop();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::rename(&elsewhere, &path).unwrap();
+        primary.start();
+    }
+    assert!(walhalla.backup_ids().is_empty());
+    walhalla.back_up(&primary);
+    primary.stop();
+}

@@ -22,6 +22,7 @@
 
 mod support;
 
+mod changed_settings;
 mod check;
 mod connecting;
 mod damaged_pages;
@@ -41,6 +42,7 @@ mod left_out_files;
 mod marks;
 mod odd_paths;
 mod open_formats;
+mod other_pasts;
 mod own_directories;
 mod owners;
 mod planning;

@@ -413,7 +413,14 @@ fn wal_that_is_nowhere_else_is_moved_aside_and_named() {
     let _ = std::fs::remove_file(status("done"));
     std::fs::write(status("ready"), "").unwrap();
     host().give_to_user(&status("ready"));
-    let ready = std::fs::read(wal(&names[1])).unwrap();
+    // Not even where its first sector cannot be read.
+    let mut ready = std::fs::read(wal(&names[1])).unwrap();
+    ready[..512].fill(0);
+    std::fs::write(wal(&names[1]), &ready).unwrap();
+    // Of a cluster whose segments had another size.
+    let odd = "0000000100000000000000AA";
+    std::fs::write(wal(odd), vec![1; ready.len() * 2]).unwrap();
+    host().give_to_user(&wal(odd));
     std::fs::write(wal("00000007.history"), "1\t0/5000000\tmade up\n").unwrap();
     host().give_to_user(&wal("00000007.history"));
     let restored = spaced.over(&data, &[]).succeeds();
@@ -427,6 +434,7 @@ fn wal_that_is_nowhere_else_is_moved_aside_and_named() {
     assert_eq!(std::fs::read(aside.join(&names[0])).unwrap(), other);
     assert_eq!(std::fs::read(aside.join(&names[1])).unwrap(), ready);
     assert!(aside.join("00000007.history").exists());
+    assert!(aside.join(odd).exists());
     assert!(
         !aside.join(&names[2]).exists(),
         "it is in the archive as it is here"

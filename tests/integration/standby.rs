@@ -356,3 +356,65 @@ fn a_standbys_page_that_its_control_file_does_not_know_of_is_told() {
     standby.stop();
     primary.stop();
 }
+
+/// A copy that parted from the primary after the checkpoint at which the standby's backup begins has that checkpoint, too.
+#[test]
+fn a_standbys_backup_is_known_by_its_last_transaction() {
+    let Pair {
+        walhalla,
+        mut primary,
+        mut standby,
+        area,
+    } = Pair::streaming(17);
+    primary.archive_everything();
+    eventually("the standby streams", Duration::from_mins(1), || {
+        primary.sql("select count(*) from pg_stat_replication") == "1"
+    });
+    primary.stop();
+    copy_tree(&primary.data, &area.path("other"));
+    let elsewhere = Area::new();
+    let other_store = Store::directory(&elsewhere);
+    let mut other = Cluster::adopt(&area, 17, area.path("other"));
+    Walhalla::on_host(&area, "elsewhere", &other_store, "").archive_from(&mut other);
+    other.sql("insert into t select 'other' from generate_series(1, 100)");
+    other.archive_everything();
+    other.stop();
+    primary.start();
+    primary.sql("insert into t select 'own' from generate_series(1, 100)");
+    eventually("the standby replays", Duration::from_mins(1), || {
+        standby.sql("select count(*) from t where who = 'own'") == "100"
+    });
+    standby.sql("checkpoint");
+    let backup = std::thread::scope(|scope| {
+        let taken = scope.spawn(|| walhalla.back_up(&standby));
+        while !taken.is_finished() {
+            primary.sql("insert into t values ('later')");
+            primary.switch_segment();
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        taken.join().unwrap()
+    });
+    primary.archive_everything();
+    standby.stop();
+    primary.stop();
+    let immediate = ["--target-immediate", "--backup", &backup];
+    let plan = [&["plan"], &immediate[..]].concat();
+    walhalla.run(&plan).succeeds();
+    walhalla.run(&["verify", &backup]).succeeds();
+
+    let cluster = primary.data.parent().unwrap().join("store");
+    let cluster = std::fs::read_dir(cluster).unwrap().next().unwrap().unwrap();
+    let others = other_store.path().join(cluster.file_name());
+    for folder in ["wal/00000001", "summary/00000001"] {
+        for object in std::fs::read_dir(others.join(folder)).unwrap() {
+            let object = object.unwrap();
+            let place = cluster.path().join(folder).join(object.file_name());
+            std::fs::copy(object.path(), place).unwrap();
+        }
+    }
+    walhalla
+        .run(&plan)
+        .exits_with(4)
+        .says(&["is not that of backup"]);
+    walhalla.run(&["verify", &backup]).exits_with(3);
+}

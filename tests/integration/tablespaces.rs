@@ -128,3 +128,35 @@ fn a_restore_refuses_to_write_into_a_tablespace_that_is_in_use() {
         || primary.sql("select count(*) from far") == "6000",
     );
 }
+
+#[test]
+fn a_tablespace_whose_file_system_is_not_mounted_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    walhalla.archive_from(&mut primary);
+    let location = area.make_dir("space");
+    primary.sql(&format!(
+        "create tablespace far location '{}'",
+        location.display()
+    ));
+    primary.sql("create table t tablespace far as select 1 as i");
+    primary.sql("checkpoint");
+    let mounted = std::fs::read_dir(&location)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    std::fs::rename(&mounted, area.path("unmounted")).unwrap();
+    let data = primary.data.to_str().unwrap();
+    walhalla
+        .run_with(&primary, &["backup-push", data])
+        .exits_with(1)
+        .says(&["has no files in", "mounted"]);
+    assert!(walhalla.backup_ids().is_empty());
+    std::fs::rename(area.path("unmounted"), &mounted).unwrap();
+    walhalla.back_up(&primary);
+    primary.stop();
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::{
-    Area, Cluster, Segments, Shape, Store, Walhalla, fill, give_rights_back, make_history,
+    Area, Cluster, Segments, Shape, Store, Walhalla, fill, give_rights_back, host, make_history,
     make_unreadable, s3_env, with_a_byte_changed,
 };
 
@@ -218,4 +218,78 @@ fn replace(object: &Path, content: &[u8]) {
     std::fs::remove_file(object).unwrap();
     std::fs::write(object, content).unwrap();
     crate::support::host().give_to_user(object);
+}
+
+/// Recovery would end on the timeline before, and give this one's number to another.
+#[test]
+fn a_history_that_is_gone_is_not_the_end_of_timelines() {
+    let archive = Archive::make();
+    let object = archive.store.object_of(archive.name());
+    let second = object.parent().unwrap().with_file_name("00000002");
+    std::fs::create_dir(&second).unwrap();
+    let name = archive.name().replacen("00000001", "00000002", 1);
+    let file = object.file_name().unwrap().to_str().unwrap();
+    std::fs::copy(
+        &object,
+        second.join(file.replacen("00000001", "00000002", 1)),
+    )
+    .unwrap();
+    host().give_to_user(&second);
+    let next = "0000000100000000000000FE";
+    for (asked, later) in [
+        ("00000002.history", "WAL of timeline 2 is there"),
+        (next, "no history that tells where it began"),
+    ] {
+        archive.segments.signal("recovery.signal");
+        let (outcome, fetched) = archive.segments.fetch(&archive.walhalla, asked);
+        outcome.exits_with(200).says(&[asked, later]);
+        assert!(fetched.is_none());
+        archive.segments.signal("standby.signal");
+        archive
+            .segments
+            .assert_not_archived(&archive.walhalla, asked);
+    }
+    assert!(archive.store.objects_named(&name).len() == 1);
+    archive.segments.signal("recovery.signal");
+    archive
+        .segments
+        .assert_not_archived(&archive.walhalla, "00000003.history");
+}
+
+/// A part of the store is away: what is asked for is not proven absent.
+#[test]
+fn a_timeline_without_any_of_its_wal_is_not_at_its_end() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create(&area, "primary", Shape::small(17));
+    walhalla.archive_from(&mut cluster);
+    walhalla.back_up(&cluster);
+    let first = cluster.archive_everything();
+    cluster.stop();
+    let folder = store.object_of(&first).parent().unwrap().to_owned();
+    let away = area.path("away");
+    std::fs::rename(&folder, &away).unwrap();
+    host()
+        .give_to_user(&area.make_dir(folder.strip_prefix(area.root()).unwrap().to_str().unwrap()));
+    let fetch = |signal: &str| {
+        let path = cluster.data.join(signal);
+        std::fs::write(&path, "").unwrap();
+        host().give_to_user(&path);
+        let outcome = walhalla.run_in(&cluster.data, &["wal-fetch", &first, "pg_wal/RECOVERYXLOG"]);
+        std::fs::remove_file(path).unwrap();
+        outcome
+    };
+    fetch("recovery.signal")
+        .exits_with(200)
+        .says(&["none of its WAL", "see whether all of the store is there"]);
+    fetch("standby.signal").exits_with(74);
+    std::fs::remove_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(area.path("elsewhere"), &folder).unwrap();
+    fetch("recovery.signal")
+        .exits_with(200)
+        .says(&["leads nowhere"]);
+    fetch("standby.signal")
+        .exits_with(1)
+        .says(&["leads nowhere"]);
 }

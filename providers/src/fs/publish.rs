@@ -248,7 +248,8 @@ fn refuses_links(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error())
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
+/// Makes the names in the file's directory durable.
+pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_directory)
 }
 

@@ -106,9 +106,18 @@ fn description(event: &Event, headers: &Headers) -> String {
             switch.previous,
             time(switch.time)
         ),
-        Event::ParameterChange { wal_level } => {
+        Event::ParameterChange { wal_level, limits } => {
             let names = ["minimal", "replica", "logical"];
-            format!("PARAMETER_CHANGE {}", names[*wal_level as usize])
+            format!(
+                "PARAMETER_CHANGE max_connections={} max_worker_processes={} max_wal_senders={} max_prepared_xacts={} \
+                 max_locks_per_xact={} wal_level={}",
+                limits.max_connections,
+                limits.max_worker_processes,
+                limits.max_wal_senders,
+                limits.max_prepared_transactions,
+                limits.max_locks_per_transaction,
+                names[*wal_level as usize]
+            )
         }
         Event::RestorePoint { name, .. } => format!("RESTORE_POINT {name}"),
         Event::BackupEnd { start } => format!("BACKUP_END {start}"),

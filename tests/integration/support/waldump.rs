@@ -157,8 +157,7 @@ fn description(resource_manager: &str, text: &str, version: u32) -> Option<Strin
         // From 18 on followed by the wal_level.
         ("XLOG", "END_OF_RECOVERY") => rest.splitn(4, "; ").take(3).collect::<Vec<_>>().join("; "),
         ("XLOG", "PARAMETER_CHANGE") if version >= DESCRIBES_SETTINGS => {
-            let (_, level) = rest.split_once("wal_level=")?;
-            level.split(' ').next()?.to_owned()
+            rest.split(" wal_log_hints=").next()?.to_owned()
         }
         ("XLOG", "RESTORE_POINT") | ("Tablespace", "CREATE" | "DROP") => rest.to_owned(),
         ("XLOG", "BACKUP_END") => lsn(rest).to_string(),
