@@ -439,9 +439,7 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
             });
         }
         restore::Error::ReplayPlace { tablespace, unfit } => return Some(unfit.hint(tablespace)),
-        restore::Error::NotThisCluster { .. } => {
-            "stop the server (or remove a postmaster.pid that no server owns), or name another directory; nothing was written"
-        }
+        restore::Error::NotThisCluster { path, reason } => return Some(reason.hint(path)),
         restore::Error::SharedPlace(..) => {
             "give each tablespace a directory of its own; nothing was written"
         }

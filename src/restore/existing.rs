@@ -18,6 +18,7 @@ use rustix::process::Pid;
 use super::Error;
 use super::folder::{Folder, Kind};
 use super::places::{LINKS, Places};
+use super::target::shell_bytes;
 use crate::pipeline::streams;
 use crate::postgres::{
     ControlFile, SegmentName, SystemIdentifier, TimelineId, WalFileName, control,
@@ -27,6 +28,8 @@ use crate::wal::pages::{LONG_HEADER_BYTES, PageHeader};
 
 /// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
 const PROOF: &str = "walhalla_restore";
+/// What a server leaves in its data directory for as long as it runs (miscinit.c, `CreateDataDirLockFile`).
+const PID_FILE: &str = "postmaster.pid";
 /// Folders of WAL that was moved out of the way, after which it is time to look at them.
 const MOST_FOLDERS: u32 = 1000;
 /// WAL files that are named one by one when they are moved out of the way.
@@ -56,9 +59,35 @@ pub enum Unproven {
     /// A server runs in it.
     #[error("a server runs in it (process {0}, by its postmaster.pid)")]
     Running(i32),
+    /// A server may run in it, where this process cannot see it.
+    #[error(
+        "its postmaster.pid names process {0}, which is not seen from here: a server in another container or on another host \
+         looks like this, and so does one that crashed"
+    )]
+    NotSeen(i32),
     /// A server may run in it.
-    #[error("its postmaster.pid cannot be read")]
+    #[error("its postmaster.pid cannot be read, or names no process: a server may be starting")]
     PidFile,
+}
+
+impl Unproven {
+    /// What can be done about it for the directory `pgdata`.
+    pub fn hint(&self, pgdata: &Path) -> String {
+        let pid_file = pgdata.join(PID_FILE);
+        let pid_file = shell_bytes(pid_file.as_os_str().as_bytes());
+        let text = match self {
+            Self::Nothing | Self::Other(_) => "name another directory".to_owned(),
+            Self::Running(process) => format!(
+                "stop the server; if process {process} is no PostgreSQL, and no server in another container or on another \
+                 host has this directory, remove what one that crashed left there (rm {pid_file}) and restore again"
+            ),
+            Self::NotSeen(_) | Self::PidFile => format!(
+                "if a server runs there, in whatever container or on whatever host has this directory, stop it; only if none \
+                 does, remove what one that crashed left there (rm {pid_file}) and restore again"
+            ),
+        };
+        format!("{text}; nothing was written")
+    }
 }
 
 /// Makes sure that a directory with files in it belongs to the cluster of `backup`, and that nobody uses it.
@@ -90,10 +119,13 @@ pub(super) fn broken_off(pgdata: &Path) -> Option<SystemIdentifier> {
     text.lines().next()?.trim().parse().ok()
 }
 
-/// Why a `postmaster.pid` says that the directory is in use, if it does (miscinit.c, `CreateLockFile`). A server in
+/// Why a `postmaster.pid` says that the directory is in use, if there is one (miscinit.c, `CreateLockFile`). A server in
 /// single-user mode has its number there with a minus.
+///
+/// A number that no process here has shows nothing: the server may run in another container or on another host. Nor does a
+/// `pg_control` that says "shut down": a server that starts has not changed it yet, and one that stops still archives.
 pub(super) fn in_use(pgdata: &Path) -> Option<Unproven> {
-    let text = match std::fs::read_to_string(pgdata.join("postmaster.pid")) {
+    let text = match std::fs::read_to_string(pgdata.join(PID_FILE)) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(_) => return Some(Unproven::PidFile),
@@ -106,10 +138,11 @@ pub(super) fn in_use(pgdata: &Path) -> Option<Unproven> {
     let Some(process) = process else {
         return Some(Unproven::PidFile);
     };
-    match rustix::process::test_kill_process(process) {
-        Err(rustix::io::Errno::SRCH) => None,
-        Ok(()) | Err(_) => Some(Unproven::Running(process.as_raw_nonzero().get())),
-    }
+    let number = process.as_raw_nonzero().get();
+    Some(match rustix::process::test_kill_process(process) {
+        Err(rustix::io::Errno::SRCH) => Unproven::NotSeen(number),
+        Ok(()) | Err(_) => Unproven::Running(number),
+    })
 }
 
 /// Whether a path is that of a file that a restore keeps for itself.

@@ -19,6 +19,8 @@ pub struct Occupant {
     pub tablespace_folders: Vec<String>,
     /// The server that runs with it.
     pub server: Option<RunningServer>,
+    /// A `postmaster.pid` in it that names no process seen from here, and why that shows nothing.
+    pub pid_file: Option<existing::Unproven>,
     /// The tablespace whose place it was to be.
     pub tablespace: Option<u32>,
 }
@@ -44,18 +46,21 @@ impl Occupant {
         if control.is_some() {
             tablespace_folders.clear();
         }
-        let server = running_in(path).or_else(|| match existing::in_use(path) {
-            Some(existing::Unproven::Running(process)) => Some(RunningServer {
-                process,
-                data: path.to_owned(),
-            }),
-            _ => None,
+        let (process, pid_file) = match existing::in_use(path) {
+            Some(existing::Unproven::Running(process)) => (Some(process), None),
+            in_use => (None, in_use),
+        };
+        let by_pid_file = process.map(|process| RunningServer {
+            process,
+            data: path.to_owned(),
         });
+        let server = running_in(path).or(by_pid_file);
         Self {
             cluster: control.map(|control| (control.system_identifier, control.version)),
             unfinished: existing::broken_off(path),
             tablespace_folders,
             server,
+            pid_file,
             tablespace,
         }
     }
@@ -101,14 +106,15 @@ impl fmt::Display for Occupant {
             )?,
             (None, None) => f.write_str("nothing in it tells whose it is")?,
         }
-        match &self.server {
-            Some(server) => write!(
+        match (&self.server, &self.pid_file) {
+            (Some(server), _) => write!(
                 f,
                 ", and the server in {} uses it (process {})",
                 server.data.display(),
                 server.process
             ),
-            None => f.write_str(", and no server of this host is seen to use it"),
+            (None, Some(reason)) => write!(f, ", and {reason}"),
+            (None, None) => f.write_str(", and no server of this host is seen to use it"),
         }
     }
 }

@@ -241,6 +241,10 @@ impl Destination {
     fn prepare(&self, backup: &BackupEntry, ready: Ready, files: &Chain) -> Result<Places, Error> {
         let Ready { site, only_here } = ready;
         site.name_what_is_swept();
+        if site.is_update() {
+            // Comparing the WAL took a while, and a server that was started since is seen by its postmaster.pid.
+            existing::prove(&self.pgdata, backup)?;
+        }
         let aside = self.aside();
         let places = site.make(backup)?;
         places.data.set_directory_mode("".as_ref(), 0o700)?;

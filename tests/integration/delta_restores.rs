@@ -402,3 +402,90 @@ fn a_full_backup_is_restored_without_its_lists_and_no_delta_stands_on_it() {
     restored.dump().assert_same_as(&end.dump, "without lists");
     restored.stop();
 }
+
+#[test]
+fn a_running_server_is_not_restored_over_from_another_pid_namespace() {
+    let mut chain = Chain::make(17);
+    let data = chain.cluster.data.to_str().unwrap().to_owned();
+    let over = ["restore", &data, "--delta", "--archive-mode", "off"];
+    let program = chain.walhalla.command(&over);
+    let mut elsewhere = std::process::Command::new("unshare");
+    elsewhere.args(["--pid", "--fork", "--mount-proc"]);
+    if !host().is_root {
+        elsewhere.arg("-r");
+    }
+    elsewhere
+        .arg(program.get_program())
+        .args(program.get_args());
+    let pid_file = chain.cluster.data.join("postmaster.pid");
+    run(&mut elsewhere).exits_with(1).says(&[
+        "postmaster.pid names process",
+        "another container",
+        &format!("rm {}", pid_file.display()),
+        "nothing was written",
+    ]);
+    // It is as it was: the server goes on, and starts again.
+    chain.cluster.sql("create table after_all as select 1 as i");
+    chain.cluster.sql("checkpoint");
+    chain.cluster.stop();
+    chain.cluster.start();
+    assert_eq!(chain.cluster.sql("select count(*) from after_all"), "1");
+    chain.cluster.stop();
+}
+
+#[test]
+fn a_crashed_cluster_is_restored_over_once_its_pid_file_is_removed() {
+    let mut chain = Chain::make(16);
+    let end = make_history(&chain.cluster, "end");
+    chain.cluster.archive_everything();
+    let data = chain.cluster.data.clone();
+    let pid_file = data.join("postmaster.pid");
+    let left = std::fs::read(&pid_file).unwrap();
+    chain.cluster.kill();
+    std::fs::write(&pid_file, &left).unwrap();
+    host().give_to_user(&pid_file);
+    let text = data.to_str().unwrap();
+    let over = ["restore", text, "--delta", "--archive-mode", "off"];
+    let fetch = ["backup-fetch", text, "LATEST", "--delta"];
+    let plain = ["restore", text, "--archive-mode", "off"];
+    for args in [&over[..], &fetch[..], &plain[..]] {
+        let refused = chain.walhalla.run(args).exits_with(1);
+        refused.says(&["is not seen from here", "nothing was written"]);
+        assert!(data.join("global/pg_control").exists());
+    }
+    let refused = chain.walhalla.run(&over).exits_with(1);
+    let hint = refused
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("hint:"));
+    let (_, command) = hint.unwrap().split_once('(').unwrap();
+    let command = command.split_once(')').unwrap().0;
+    run(host().command("sh").args(["-c", command])).succeeds();
+    chain.walhalla.run(&over).succeeds();
+    chain.cluster.start();
+    chain.cluster.wait_until_promoted();
+    chain
+        .cluster
+        .dump()
+        .assert_same_as(&end.dump, "after a crash");
+    chain.cluster.stop();
+}
+
+#[test]
+fn a_pid_file_beside_a_clean_pg_control_is_believed() {
+    // A server that starts has not changed pg_control yet, and one that stops still archives when it has.
+    let mut chain = Chain::make(15);
+    chain.cluster.stop();
+    // A number that no process has: beyond pid_max.
+    let pid_file = chain.cluster.data.join("postmaster.pid");
+    std::fs::write(&pid_file, "2000000000\n").unwrap();
+    host().give_to_user(&pid_file);
+    let data = chain.cluster.data.to_str().unwrap();
+    let over = ["restore", data, "--delta", "--archive-mode", "off"];
+    chain
+        .walhalla
+        .run(&over)
+        .exits_with(1)
+        .says(&["names process 2000000000", "postmaster.pid"]);
+    assert!(chain.cluster.data.join("global/pg_control").exists());
+}
