@@ -173,6 +173,9 @@ pub enum Command {
     RestoreEnd {
         /// The sealed plan
         plan: PathBuf,
+        /// Its SHA-256
+        #[arg(long, value_name = "SHA256")]
+        seal: String,
     },
 }
 
@@ -194,8 +197,11 @@ pub struct WalFetch {
     /// Where to put it, as PostgreSQL gives it for %p
     pub path: PathBuf,
     /// Answer from a restore's sealed plan
-    #[arg(long, value_name = "FILE", hide = true)]
+    #[arg(long, value_name = "FILE", hide = true, requires = "seal")]
     pub plan: Option<PathBuf>,
+    /// The sealed plan's SHA-256
+    #[arg(long, value_name = "SHA256", hide = true, requires = "plan")]
+    pub seal: Option<String>,
     /// Data directory [default: where the file goes, the working directory, or PGDATA]
     #[arg(long, value_name = "DIR")]
     pub pgdata: Option<PathBuf>,

@@ -401,6 +401,9 @@ fn place_hint(error: &restore::Error) -> Option<String> {
             "set `spool_dir` (WALHALLA_SPOOL_DIR) to a directory that is there and can be written to, or let the server fetch its WAL itself (--wal on-demand); nothing was written"
         }
         restore::Error::NoRoomAside(_) => "look at them, and remove what is not wanted",
+        restore::Error::NoRoomForStage(_) => {
+            "remove the stages whose data directories are gone, or that have recovered; nothing was written"
+        }
         restore::Error::StrangePath(_) => {
             "nothing of it was written; somebody may have changed the backup in the store: `walhalla verify`, or another backup with --backup"
         }
@@ -471,7 +474,10 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
         restore::Error::IdentityBesideFile => {
             "put `age_identity_file` into the settings file, or stage the WAL (--wal staged)"
         }
-        restore::Error::SealedPlan { .. } | restore::Error::Staged(_) => {
+        restore::Error::SealedPlan { .. }
+        | restore::Error::NoSealedPlan { .. }
+        | restore::Error::OtherSeal(_)
+        | restore::Error::Staged(_) => {
             "restore again, into a new directory or with --delta over this one"
         }
         _ => return place_hint(error),

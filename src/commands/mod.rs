@@ -35,6 +35,7 @@ use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
+use crate::restore::stage::Seal;
 use crate::wal::archive::Reading;
 
 /// How a command ended that did not fail.
@@ -117,7 +118,9 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             return Ok(Outcome::Done);
         }
         Command::Keygen(arguments) => return keygen::run(&global, &arguments),
-        Command::RestoreEnd { plan } => return restore::end(&plan),
+        Command::RestoreEnd { plan, seal } => {
+            return restore::end(&Seal { plan, sha256: seal });
+        }
         Command::WalFetch(arguments) if arguments.plan.is_some() => {
             return wal_fetch::from_plan(&arguments);
         }

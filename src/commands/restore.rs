@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use indicatif::HumanBytes;
 
@@ -12,14 +12,15 @@ use crate::error::Error;
 use crate::output;
 use crate::postgres::conf;
 use crate::postgres::data_directory::check_utf8;
+use crate::restore;
 use crate::restore::existing::Existing;
 use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::{Plan, plan};
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
+use crate::restore::stage::{self, Seal};
 use crate::restore::target::shell_bytes;
-use crate::restore::{self, stage};
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let pgdata = super::absolute(&arguments.pgdata)?;
@@ -66,12 +67,12 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         None => Some(stage::directory(&destination.pgdata, spool.as_deref())),
         Some(_) => None,
     };
-    let settings = |sealed: Option<PathBuf>| Settings {
+    let settings = |sealed: Option<Seal>| Settings {
         program,
         wal: sealed
             .map(WalSource::Staged)
             .or(on_demand)
-            .unwrap_or(WalSource::Staged(PathBuf::new())),
+            .unwrap_or(WalSource::Staged(Seal::default())),
         archive_mode: arguments.archive_mode,
         role: if arguments.standby {
             Role::Standby
@@ -259,13 +260,16 @@ fn archiving(pgdata: &Path) -> String {
 }
 
 /// `recovery_end_command`: the staged WAL has been replayed.
-pub(super) fn end(plan: &Path) -> Result<Outcome, Error> {
-    if let Some(stage) = plan.parent().filter(|_| plan.exists()) {
-        match stage::clear(stage) {
-            // What is in it by now is not this recovery's.
-            Err(restore::Error::Restoring(_)) => {}
-            cleared => cleared?,
+pub(super) fn end(seal: &Seal) -> Result<Outcome, Error> {
+    if !seal.plan.exists() {
+        return Ok(Outcome::Done);
+    }
+    match stage::clear(seal) {
+        // What is in it by now is not this recovery's.
+        Err(error @ (restore::Error::Restoring(_) | restore::Error::OtherSeal(_))) => {
+            tracing::info!("the stage is left as it is: {error}");
         }
+        cleared => cleared?,
     }
     Ok(Outcome::Done)
 }

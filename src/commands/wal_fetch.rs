@@ -10,7 +10,7 @@ use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
 use crate::postgres::conf::Configuration;
 use crate::postgres::{ControlFile, WalFileName, control};
-use crate::restore::stage;
+use crate::restore::stage::{self, Seal};
 use crate::wal::fetcher::{Fetcher, NewFile};
 use crate::wal::pages::Cluster;
 
@@ -72,8 +72,12 @@ fn patience(mode: RecoveryMode, retry_timeout: Duration) -> Duration {
 
 /// Answers from a sealed plan: no settings, no store.
 pub(super) fn from_plan(arguments: &WalFetch) -> Result<Outcome, Error> {
-    if let Some(plan) = &arguments.plan {
-        stage::serve(plan, &arguments.name, &arguments.path)?;
+    if let (Some(plan), Some(seal)) = (&arguments.plan, &arguments.seal) {
+        let seal = Seal {
+            plan: plan.clone(),
+            sha256: seal.clone(),
+        };
+        stage::serve(&seal, &arguments.name, &arguments.path)?;
     }
     Ok(Outcome::Done)
 }

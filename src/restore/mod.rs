@@ -129,6 +129,9 @@ pub enum Error {
     /// Too many folders of WAL that was moved out of the way.
     #[error("{}.walhalla-old-wal.1 and on: too many of these folders are there already", .0.display())]
     NoRoomAside(PathBuf),
+    /// Too many stages that data directories recover from.
+    #[error("{} and those numbered after it hold WAL that other data directories are to recover from", .0.display())]
+    NoRoomForStage(PathBuf),
     /// A backup names a file that lies in no place of the restored cluster.
     #[error("the backup holds {}, which does not belong into a data directory", .0.display())]
     StrangePath(PathBuf),
@@ -208,6 +211,18 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    /// There is no sealed plan any more.
+    #[error("the sealed plan {} that this directory recovers from cannot be read", path.display())]
+    NoSealedPlan {
+        /// The plan.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The stage was made anew.
+    #[error("{} is not the plan that this directory was restored with: another restore has the stage now, or somebody changed the plan", .0.display())]
+    OtherSeal(PathBuf),
     /// A staged file is not what was staged.
     #[error("the staged file {} is not what the restore put there", .0.display())]
     Staged(PathBuf),

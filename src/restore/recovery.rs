@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::folder::Folder;
 use super::plan::Plan;
+use super::stage::Seal;
 use super::target::{Bound, Point};
 use crate::postgres::conf::Configuration;
 use crate::postgres::{Limits, Version};
@@ -17,8 +18,8 @@ use crate::postgres::{Limits, Version};
 /// Where the server's WAL comes from while it recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WalSource {
-    /// The stage; the sealed plan's path.
-    Staged(PathBuf),
+    /// The stage; its sealed plan.
+    Staged(Seal),
     /// The store that the restore was planned with, asked for each file.
     OnDemand(Box<OnDemand>),
 }
@@ -132,7 +133,9 @@ impl Settings {
             let words = [
                 self.program.as_os_str(),
                 "restore-end".as_ref(),
-                sealed.as_os_str(),
+                "--seal".as_ref(),
+                sealed.sha256.as_ref(),
+                sealed.plan.as_os_str(),
             ];
             set_bytes("recovery_end_command", &command(&words));
         }
@@ -194,7 +197,9 @@ impl Settings {
                 self.program.clone().into(),
                 "wal-fetch".into(),
                 "--plan".into(),
-                sealed.into(),
+                sealed.plan.clone().into(),
+                "--seal".into(),
+                sealed.sha256.clone().into(),
             ],
             WalSource::OnDemand(on_demand) => on_demand.words(&self.program),
         };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::Error;
 use super::existing::{self, Aside, Existing};
 use super::only::Only;
 use super::outside::Outside;
@@ -10,8 +11,8 @@ use super::places::{Naming, Place, Places, Role};
 use super::plan::Plan;
 use super::recovery::Settings;
 use super::site::{self, Need, Site};
+use super::stage::{self, Seal};
 use super::unpack::Unpacker;
-use super::{Error, stage};
 use crate::backup::chain::{Access, Chain};
 use crate::progress::{Progress, Show};
 use crate::repository::{BackupEntry, Repository};
@@ -66,20 +67,22 @@ pub fn fetch_backup(
 /// Carries out a plan: afterwards the server starts and recovers to the target. Returns how many bytes of the files were
 /// there already.
 ///
-/// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is; `outside` are the
-/// places of tablespaces that replay will make.
+/// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is and no other
+/// directory's WAL is there; `outside` are the places of tablespaces that replay will make.
 pub fn restore(
     repository: &Repository,
     plan: &Plan,
     to: &Destination,
     stage: Option<&Path>,
     outside: &Outside,
-    settings: impl FnOnce(Option<PathBuf>) -> Settings,
+    settings: impl FnOnce(Option<Seal>) -> Settings,
 ) -> Result<u64, Error> {
     let backup = &plan.backup;
     let files = to.open(repository, &plan.chain)?;
-    let staged = stage.map(|path| Need {
-        path: path.to_owned(),
+    let stage = stage.map(|wanted| stage::choose(wanted, &to.pgdata, backup));
+    let stage = stage.transpose()?;
+    let staged = stage.as_ref().map(|stage| Need {
+        path: stage.path.clone(),
         bytes: plan.stage_bytes(),
         files: (plan.segments.len() + plan.histories.len()) as u64 + 1,
     });
@@ -88,13 +91,13 @@ pub fn restore(
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
     let places = to.prepare(backup, ready, &files)?;
-    let stage = stage.map(|stage| stage::Stage::prepare(stage, places.data.owner()));
+    let stage = stage.map(|choice| stage::Stage::prepare(&choice, places.data.owner()));
     let stage = stage.transpose()?;
     let unpacker = Unpacker::new(files, &places, to.existing, &progress);
     unpacker.unpack(to.threads)?;
     let sealed = stage
         .as_ref()
-        .map(|stage| stage.fill(repository, plan, to.threads, &progress));
+        .map(|stage| stage.fill(repository, plan, &to.pgdata, to.threads, &progress));
     outside.prepare()?;
     settings(sealed.transpose()?).write(plan, &places.data, unpacker.file_mode()?)?;
     finish(&places, &unpacker)?;

@@ -3,11 +3,14 @@
 //! The stage is a directory beside the data directory that holds every WAL file of the plan as
 //! PostgreSQL wants it, and `plan.json`, written last. The server's `restore_command` is answered from
 //! it alone; what the plan does not name is absent.
+//!
+//! A stage belongs to one restore: the plan holds a random id, and the commands name the plan's SHA-256, the seal. A server
+//! whose stage was made anew for another restore hears an error, never that a file is absent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,12 +21,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use super::folder::{Folder, Owner, existing, is_temporary};
+use super::existing::broken_off;
+use super::folder::{Folder, Kind, Owner, existing, is_temporary};
 use super::plan::Plan;
 use crate::pipeline::streams;
 use crate::postgres::{SegmentName, WalFileName};
 use crate::progress::Progress;
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::fetcher::{Fetcher, NewFile};
 use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
@@ -32,15 +36,36 @@ use crate::wal::{self, Mismatch};
 /// The plan's name in the stage.
 const PLAN: &str = "plan.json";
 
+/// Stages for data directories of one path that are looked at.
+const MOST_STAGES: u32 = 100;
+/// What says that a data directory is to recover, and what tells it how.
+const SIGNALS: [&str; 2] = ["recovery.signal", "recovery.conf"];
+const SETTINGS: [&str; 2] = ["postgresql.auto.conf", "recovery.conf"];
+
 /// What the server's `restore_command` is answered from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SealedPlan {
+    /// Random: no two restores have the same plan.
+    pub id: String,
+    /// The cluster.
+    pub system_identifier: String,
+    /// The data directory that was restored, where it was then.
+    pub pgdata: PathBuf,
     /// The backup that was restored.
     pub backup: String,
     /// The target, in words.
     pub target: String,
     /// Each staged file and its SHA-256.
     pub files: BTreeMap<String, String>,
+}
+
+/// A plan that was sealed, as the server's commands name it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seal {
+    /// The plan's path.
+    pub plan: PathBuf,
+    /// Its SHA-256.
+    pub sha256: String,
 }
 
 /// Where the WAL of `pgdata`, an absolute path, is staged: beside it, or in `spool` under a name that
@@ -52,6 +77,113 @@ pub fn directory(pgdata: &Path, spool: Option<&Path>) -> PathBuf {
     };
     let digest = hex::encode(Sha256::digest(pgdata.as_os_str().as_bytes()));
     spool.join(format!("{name}-{digest:.12}.walhalla-wal"))
+}
+
+/// A stage that a restore may take.
+#[derive(Clone, Debug)]
+pub(super) struct Choice {
+    pub(super) path: PathBuf,
+    /// The plan in it that was sealed for a directory which is not seen any more.
+    replaced: Option<SealedPlan>,
+}
+
+/// The stage for a restore of `backup` into `pgdata`: `wanted`, or the one of the next number, as long as a stage holds WAL
+/// that another data directory recovers from.
+///
+/// # Errors
+/// [`Error::NoRoomForStage`] when all of them do.
+pub(super) fn choose(wanted: &Path, pgdata: &Path, backup: &BackupEntry) -> Result<Choice, Error> {
+    for number in 1..=MOST_STAGES {
+        let path = numbered(wanted, number);
+        let Some((plan, seal)) = sealed_in(&path) else {
+            return Ok(Choice {
+                path,
+                replaced: None,
+            });
+        };
+        let user = user_of(&plan, &seal, pgdata);
+        let is_other_cluster = plan.system_identifier != backup.system_identifier.to_string();
+        if user.is_none() && !is_other_cluster {
+            let is_own = recovers_from(pgdata, &seal) || broken_off(pgdata).is_some();
+            return Ok(Choice {
+                path,
+                replaced: (!is_own).then_some(plan),
+            });
+        }
+        let user = user.unwrap_or_else(|| plan.pgdata.clone());
+        tracing::warn!(
+            "{} holds the WAL that {} is to recover from (backup {} to {}), and stays as it is; remove it if that directory \
+             is gone",
+            path.display(),
+            user.display(),
+            plan.backup,
+            plan.target
+        );
+    }
+    Err(Error::NoRoomForStage(wanted.to_owned()))
+}
+
+fn numbered(wanted: &Path, number: u32) -> PathBuf {
+    if number == 1 {
+        return wanted.to_owned();
+    }
+    let mut name = wanted.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    name.into()
+}
+
+/// The plan that is sealed in a stage, and its seal.
+fn sealed_in(stage: &Path) -> Option<(SealedPlan, String)> {
+    if stage.is_symlink() {
+        return None;
+    }
+    let mut json = Vec::new();
+    let mut file = Folder::open(stage, None)
+        .ok()?
+        .open_file(PLAN.as_ref())
+        .ok()??;
+    file.read_to_end(&mut json).ok()?;
+    let plan = serde_json::from_slice(&json).ok()?;
+    Some((plan, seal_of(&json)))
+}
+
+fn seal_of(json: &[u8]) -> String {
+    hex::encode(Sha256::digest(json))
+}
+
+/// The data directory, but `own`, that is to recover from the plan of this seal: where the plan's was, or what lies beside
+/// it or beside `own`, as it may have another name by now.
+fn user_of(plan: &SealedPlan, seal: &str, own: &Path) -> Option<PathBuf> {
+    let mut places: BTreeSet<PathBuf> = BTreeSet::from([plan.pgdata.clone()]);
+    for above in [&plan.pgdata, own]
+        .into_iter()
+        .filter_map(|path| path.parent())
+    {
+        let entries = std::fs::read_dir(above).into_iter().flatten().flatten();
+        places.extend(entries.map(|entry| entry.path()));
+    }
+    let own = std::fs::canonicalize(own).ok();
+    let is_other = |place: &PathBuf| own.is_none() || std::fs::canonicalize(place).ok() != own;
+    places
+        .into_iter()
+        .find(|place| is_other(place) && recovers_from(place, seal))
+}
+
+/// Whether a data directory's settings for its recovery name this seal.
+fn recovers_from(pgdata: &Path, seal: &str) -> bool {
+    let Ok(folder) = Folder::open(pgdata, None) else {
+        return false;
+    };
+    let has = |name: &&str| folder.kind(name.as_ref()).ok().flatten() == Some(Kind::File);
+    let names_seal = |name: &&str| {
+        let text = folder
+            .read(name.as_ref())
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        text.windows(seal.len()).any(|word| word == seal.as_bytes())
+    };
+    SIGNALS.iter().any(has) && SETTINGS.iter().any(names_seal)
 }
 
 /// A stage's directory, empty and locked: no other restore stages there meanwhile.
@@ -68,7 +200,8 @@ impl Stage {
     ///
     /// # Errors
     /// [`Error::NotAStage`] when something in it is not a stage's; [`Error::Restoring`].
-    pub(super) fn prepare(path: &Path, owner: Option<Owner>) -> Result<Self, Error> {
+    pub(super) fn prepare(choice: &Choice, owner: Option<Owner>) -> Result<Self, Error> {
+        let Choice { path, replaced } = choice;
         let own = owner.map(|_| Owner {
             user: rustix::process::geteuid().as_raw(),
             group: rustix::process::getegid().as_raw(),
@@ -80,6 +213,16 @@ impl Stage {
         if let Some(own) = own {
             folder.take_for(own)?;
         }
+        if let Some(plan) = replaced {
+            tracing::warn!(
+                "{} held the WAL of an earlier restore, of backup {} into {} to {}, which no data directory seen here recovers \
+                 from; it is replaced. A directory of that restore that was moved elsewhere will not start: restore it again",
+                path.display(),
+                plan.backup,
+                plan.pgdata.display(),
+                plan.target
+            );
+        }
         empty(&folder)?;
         Ok(Self {
             path: path.to_owned(),
@@ -88,19 +231,23 @@ impl Stage {
         })
     }
 
-    /// Downloads the plan's WAL, several files at a time, and seals the plan; returns the sealed plan's path.
+    /// Downloads the plan's WAL for `pgdata`, several files at a time, and seals the plan.
     pub(super) fn fill(
         &self,
         repository: &Repository,
         plan: &Plan,
+        pgdata: &Path,
         threads: usize,
         progress: &Progress,
-    ) -> Result<PathBuf, Error> {
+    ) -> Result<Seal, Error> {
         let stage = self.folder.own_path();
         let files = fetch(repository, plan, &stage, threads, progress)?;
-        seal(
+        let sha256 = seal(
             &stage,
             &SealedPlan {
+                id: format!("{:032x}", fastrand::u128(..)),
+                system_identifier: plan.backup.system_identifier.to_string(),
+                pgdata: pgdata.to_owned(),
                 backup: plan.backup.id.to_string(),
                 target: plan.target.point.to_string(),
                 files,
@@ -112,7 +259,10 @@ impl Stage {
             }
             self.folder.take_for(owner)?;
         }
-        Ok(self.path.join(PLAN))
+        Ok(Seal {
+            plan: self.path.join(PLAN),
+            sha256,
+        })
     }
 }
 
@@ -148,15 +298,23 @@ pub(super) fn must_be_free(
     staged_files(&folder).map(drop)
 }
 
-/// Removes a stage; a directory that holds anything else, or that a restore is filling, is left as it is.
-pub fn clear(stage: &Path) -> Result<(), Error> {
+/// Removes the stage of the plan that was sealed so; a directory that holds anything else, or that a restore is filling, is
+/// left as it is.
+///
+/// # Errors
+/// [`Error::OtherSeal`] where another restore has it by now.
+pub fn clear(seal: &Seal) -> Result<(), Error> {
+    let stage = seal.plan.parent().unwrap_or(Path::new("/"));
     let folder = Folder::open(stage, None)?;
     folder.lock()?;
+    read_sealed(seal)?;
     empty(&folder)?;
     std::fs::remove_dir(stage).map_err(Error::local("remove", stage))
 }
 
 fn empty(folder: &Folder) -> Result<(), Error> {
+    // Before what it names: a stage that is half empty is not sealed.
+    folder.remove(PLAN.as_ref())?;
     for name in staged_files(folder)? {
         folder.remove(name.as_ref())?;
     }
@@ -298,25 +456,39 @@ fn digest(path: &Path) -> Result<String, Error> {
     Ok(hex::encode(digest))
 }
 
-fn seal(stage: &Path, plan: &SealedPlan) -> Result<(), Error> {
+fn seal(stage: &Path, plan: &SealedPlan) -> Result<String, Error> {
     let path = stage.join(PLAN);
     let json = serde_json::to_vec_pretty(plan).expect("a sealed plan is text");
     let mut file = NewFile::create(&path)?;
     file.write(&json)?;
-    Ok(file.finish()?)
+    file.finish()?;
+    Ok(seal_of(&json))
 }
 
-/// Answers the server's request for `name` from the sealed plan at `plan_path`: puts the file at `path`.
-///
-/// # Errors
-/// [`wal::Error::NotArchived`] for what the plan does not name; [`Error::Staged`] when a staged file
-/// is not what was staged.
-pub fn serve(plan_path: &Path, name: &str, path: &Path) -> Result<(), Error> {
-    let json = std::fs::read(plan_path).map_err(Error::local("read", plan_path))?;
-    let plan: SealedPlan = serde_json::from_slice(&json).map_err(|source| Error::SealedPlan {
-        path: plan_path.to_owned(),
+/// The plan, if it is the one that was sealed so.
+fn read_sealed(seal: &Seal) -> Result<SealedPlan, Error> {
+    let path = &seal.plan;
+    let json = std::fs::read(path).map_err(|source| Error::NoSealedPlan {
+        path: path.clone(),
         source,
     })?;
+    if seal_of(&json) != seal.sha256 {
+        return Err(Error::OtherSeal(path.clone()));
+    }
+    serde_json::from_slice(&json).map_err(|source| Error::SealedPlan {
+        path: path.clone(),
+        source,
+    })
+}
+
+/// Answers the server's request for `name` from the plan that was sealed so: puts the file at `path`.
+///
+/// # Errors
+/// [`wal::Error::NotArchived`] for what the plan does not name; [`Error::OtherSeal`] when it is another restore's by now;
+/// [`Error::Staged`] when a staged file is not what was staged.
+pub fn serve(seal: &Seal, name: &str, path: &Path) -> Result<(), Error> {
+    let plan = read_sealed(seal)?;
+    let plan_path = &seal.plan;
     let file: WalFileName = name.parse()?;
     let Some(expected) = plan.files.get(name) else {
         return Err(wal::Error::NotArchived {
@@ -326,10 +498,13 @@ pub fn serve(plan_path: &Path, name: &str, path: &Path) -> Result<(), Error> {
         .into());
     };
     let staged = plan_path.with_file_name(name);
-    if digest(&staged)? != *expected {
+    // The same file is hashed and copied, whatever has its name by then.
+    let mut source = File::open(&staged).map_err(Error::local("open", &staged))?;
+    let found = streams::sha256(&mut source).map_err(Error::local("read", &staged))?;
+    if hex::encode(found) != *expected {
         return Err(Error::Staged(staged));
     }
-    let mut source = File::open(&staged).map_err(Error::local("open", &staged))?;
+    source.rewind().map_err(Error::local("read", &staged))?;
     let mut target = NewFile::create(path)?;
     target.copy(&mut source)?;
     Ok(target.finish()?)

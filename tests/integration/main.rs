@@ -55,6 +55,7 @@ mod segment_sizes;
 mod server_summaries;
 mod settings;
 mod shutdowns;
+mod stages;
 mod standby;
 mod summaries;
 mod tablespaces;

@@ -336,16 +336,15 @@ fn one_restore_at_a_time_works_in_a_directory_a_tablespace_and_a_stage() {
     let lock = std::fs::File::open(&stage).unwrap();
     lock.try_lock().unwrap();
     let plan = stage.join("plan.json");
-    spaced
-        .walhalla
-        .run(&["restore-end", plan.to_str().unwrap()])
-        .succeeds();
+    let sum = run(host().command("sha256sum").arg(&plan))
+        .succeeds()
+        .stdout;
+    let seal = sum.split_once(' ').unwrap().0;
+    let end = ["restore-end", plan.to_str().unwrap(), "--seal", seal];
+    spaced.walhalla.run(&end).succeeds();
     assert!(plan.exists());
     drop(lock);
-    spaced
-        .walhalla
-        .run(&["restore-end", plan.to_str().unwrap()])
-        .succeeds();
+    spaced.walhalla.run(&end).succeeds();
     assert!(!stage.exists());
 }
 
