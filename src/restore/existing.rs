@@ -216,6 +216,14 @@ pub(super) struct Aside {
     pub(super) name: String,
 }
 
+impl Aside {
+    /// The folder of this number.
+    pub(super) fn folder(&self, number: u32) -> PathBuf {
+        self.within
+            .join(format!("{}.walhalla-old-wal.{number}", self.name))
+    }
+}
+
 /// Moves WAL files of `wal` into a new folder, and names them: they may be nowhere else.
 ///
 /// After [`disable`]: no server ever starts on a directory whose newest WAL was taken away.
@@ -270,9 +278,10 @@ fn move_file(from: &Folder, name: &Path, to: &Folder) -> Result<(), Error> {
 fn free_folder(wal: &Folder, aside: &Aside) -> Result<Folder, Error> {
     let within = Folder::open(&aside.within, wal.owner())?;
     for number in 1..MOST_FOLDERS {
-        let name = PathBuf::from(format!("{}.walhalla-old-wal.{number}", aside.name));
-        if within.kind(&name)?.is_none() {
-            return within.make_inside(&name);
+        let folder = aside.folder(number);
+        let name = Path::new(folder.file_name().unwrap_or_default());
+        if within.kind(name)?.is_none() {
+            return within.make_inside(name);
         }
     }
     Err(Error::NoRoomAside(aside.within.join(&aside.name)))

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::folder::{Folder, Owner, existing};
 use super::plan::{NewTablespace, Plan};
+use super::site::real_path;
 
 /// What is in a tablespace's place that nobody minds.
 const OF_FILE_SYSTEM: &str = "lost+found";
@@ -22,6 +23,8 @@ const OF_FILE_SYSTEM: &str = "lost+found";
 #[derive(Debug, Default)]
 pub struct Outside {
     links: Vec<Link>,
+    /// Every directory that replay will write into, by the tablespace.
+    written: Vec<(NewTablespace, PathBuf)>,
     /// Whom what is made belongs to, when root restores.
     owner: Option<Owner>,
 }
@@ -53,6 +56,12 @@ pub enum Unfit {
     /// `--tablespace-map` names another directory.
     #[error("it is there, so that replay would use it and not {}", .0.display())]
     NotMapped(PathBuf),
+    /// Something else of the restored cluster goes there.
+    #[error(
+        "its files would go where other files of this restore go, in {}: replay would remove them",
+        .0.display()
+    )]
+    Shared(PathBuf),
     /// The directory that `--tablespace-map` names.
     #[error("there are files in {}, which is to stand for it", .0.display())]
     MapNotEmpty(PathBuf),
@@ -67,6 +76,7 @@ impl Outside {
         let owner = owner_of(pgdata)?;
         let mut outside = Self {
             links: Vec::new(),
+            written: Vec::new(),
             owner: owner
                 .filter(|_| rustix::process::geteuid().is_root())
                 .map(|(user, group)| Owner { user, group }),
@@ -87,8 +97,58 @@ impl Outside {
                     unfit,
                 });
             }
+            outside.must_be_the_only_one_in(tablespace, mapped.unwrap_or(&place))?;
+            let written = mapped.into_iter().chain([place.as_path()]);
+            let written = written.map(|path| (tablespace.clone(), path.to_owned()));
+            outside.written.extend(written);
         }
         Ok(outside)
+    }
+
+    /// Refuses a directory that stands for the places of two tablespaces. The original may have had both at one place, one
+    /// after the other; at two places it never had their files in one directory.
+    fn must_be_the_only_one_in(
+        &self,
+        tablespace: &NewTablespace,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let others = self
+            .written
+            .iter()
+            .filter(|(other, _)| other.location != tablespace.location);
+        let real = real_path(path);
+        match { others }.find(|(_, other)| real_path(other) == real) {
+            Some((_, other)) => Err(shared(tablespace, other)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a place of replay that is, holds or lies in one of `places`, the directories that the restore itself uses:
+    /// replay would take the restored files for what is left of an earlier attempt, and remove them (dbcommands.c,
+    /// `dbase_redo`; tablespace.c, `create_tablespace_directories`). A tablespace's own place is no other's: it was created
+    /// while the backup ran, and is in it.
+    ///
+    /// # Errors
+    /// [`Error::ReplayPlace`].
+    pub(super) fn must_not_share<'p>(
+        &self,
+        places: impl IntoIterator<Item = (Option<u32>, &'p Path)>,
+    ) -> Result<(), Error> {
+        let places: Vec<_> = places
+            .into_iter()
+            .map(|(oid, place)| (oid, real_path(place), place))
+            .collect();
+        for (tablespace, path) in &self.written {
+            let real = real_path(path);
+            let overlaps = |(oid, place, _): &&(Option<u32>, PathBuf, &Path)| {
+                *oid != Some(tablespace.oid)
+                    && (place.starts_with(&real) || real.starts_with(place))
+            };
+            if let Some((_, _, place)) = places.iter().find(overlaps) {
+                return Err(shared(tablespace, place));
+            }
+        }
+        Ok(())
     }
 
     fn mapped(&mut self, place: &Path, to: &Path) -> Result<Option<Unfit>, Error> {
@@ -147,6 +207,13 @@ impl Outside {
         };
         let there = Folder::open(&existing(place), None)?;
         Ok(place.is_absolute() && there.stat()?.st_uid == owner.user)
+    }
+}
+
+fn shared(tablespace: &NewTablespace, place: &Path) -> Error {
+    Error::ReplayPlace {
+        tablespace: Box::new(tablespace.clone()),
+        unfit: Unfit::Shared(place.to_owned()),
     }
 }
 
@@ -229,6 +296,10 @@ impl Unfit {
             ),
             Self::NoDirectory | Self::NotOwned => format!(
                 "make it an empty directory that the server's user owns, or {before}; nothing was written"
+            ),
+            Self::Shared(_) => format!(
+                "give each a directory of its own with --tablespace-map, neither of them inside of the other (where {place} is \
+                 there, replay makes tablespace {oid} in it: map the other one), or {before}; nothing was written"
             ),
             Self::MapNotEmpty(_) => {
                 format!(

@@ -49,6 +49,16 @@ pub(super) struct Place {
     pub(super) naming: Naming,
 }
 
+impl Place {
+    /// The tablespace whose place it is, if it is one's.
+    pub(super) fn tablespace(&self) -> Option<u32> {
+        match self.role {
+            Role::Tablespace(oid) => Some(oid),
+            Role::Data | Role::Wal => None,
+        }
+    }
+}
+
 /// The directories of a cluster that is being restored, open and locked.
 #[derive(Debug)]
 pub(super) struct Places {

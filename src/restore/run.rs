@@ -54,7 +54,7 @@ pub fn fetch_backup(
         return Ok(0);
     };
     let files = to.open(repository, chain)?;
-    let ready = to.check(repository, backup, &files, None)?;
+    let ready = to.check(repository, backup, &files, None, &Outside::default())?;
     let progress = Progress::new(to.show, "restoring", files.size_bytes());
     let places = to.prepare(backup, ready, &files)?;
     let unpacker = Unpacker::new(files, &places, to.existing, &progress);
@@ -86,7 +86,7 @@ pub fn restore(
         bytes: plan.stage_bytes(),
         files: (plan.segments.len() + plan.histories.len()) as u64 + 1,
     });
-    let ready = to.check(repository, backup, &files, staged)?;
+    let ready = to.check(repository, backup, &files, staged, outside)?;
     let wal = plan.segments.iter().map(|(_, file)| file.stored_bytes);
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
@@ -170,12 +170,19 @@ impl Destination {
         backup: &BackupEntry,
         files: &Chain,
         staged: Option<Need>,
+        outside: &Outside,
     ) -> Result<Ready, Error> {
         let places = self.places(backup)?;
         let stage = staged.as_ref().map(|staged| staged.path.clone());
         let site = Site::look(&places, backup, self.existing)?;
         site::check_paths(files, backup)?;
         site.must_not_share(stage.as_deref())?;
+        let aside = self.aside().folder(1);
+        let own = places
+            .iter()
+            .map(|place| (place.tablespace(), place.path.as_path()));
+        let beside = stage.as_deref().into_iter().chain([aside.as_path()]);
+        outside.must_not_share(own.chain(beside.map(|path| (None, path))))?;
         site.check_contents(backup)?;
         site.check_rights()?;
         let only_here = match site.wal_that_is_there()? {

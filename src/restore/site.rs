@@ -56,16 +56,9 @@ impl Spot {
         }
     }
 
-    fn tablespace(&self) -> Option<u32> {
-        match self.place.role {
-            Role::Tablespace(oid) => Some(oid),
-            Role::Data | Role::Wal => None,
-        }
-    }
-
     fn not_empty(&self) -> Error {
         let path = self.place.path.clone();
-        let occupant = Occupant::of(&path, self.tablespace());
+        let occupant = Occupant::of(&path, self.place.tablespace());
         Error::NotEmpty(path, Box::new(occupant))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::support::{Area, Cluster, Shape, Store, Walhalla, fill, host};
+use crate::support::{Area, Cluster, Shape, Store, Walhalla, fill, host, run};
 
 /// A backup, and after it a tablespace with a table. The original runs.
 struct Spaced {
@@ -239,4 +239,113 @@ fn a_standby_and_a_restore_on_demand_are_told_of_tablespaces_to_come() {
     let args = [&["restore", copy.to_str().unwrap()], &until[..]].concat();
     let outcome = spaced.walhalla.run(&args).succeeds();
     assert!(outcome.stdout.contains("created later"), "{outcome}");
+}
+
+/// A database in a tablespace, in the backup; after it a second tablespace, to which the database is moved.
+fn a_moved_database_is_not_removed_by_replay(version: u32) {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::small(version));
+    walhalla.archive_from(&mut primary);
+    let (first, second) = (area.make_dir("first"), area.make_dir("second"));
+    let create = |name: &str, place: &Path| {
+        primary.sql(&format!(
+            "create tablespace {name} location '{}'",
+            place.display()
+        ));
+        primary.sql(&format!(
+            "select oid from pg_tablespace where spcname = '{name}'"
+        ))
+    };
+    let a = create("a", &first);
+    primary.sql("create database d tablespace a");
+    walhalla.back_up(&primary);
+    let b = create("b", &second);
+    primary.sql("alter database d set tablespace b");
+    primary.archive_everything();
+    primary.stop();
+    // Another host: only the second place is there, and it is empty.
+    for place in [&first, &second] {
+        std::fs::remove_dir_all(place).unwrap();
+    }
+    area.make_dir("second");
+    let link = area.path("link");
+    std::os::unix::fs::symlink(&second, &link).unwrap();
+    let data = area.path("copy");
+    let restore = |map: &[String]| {
+        let mut args = vec!["restore", data.to_str().unwrap(), "--archive-mode", "off"];
+        args.extend(map.iter().flat_map(|map| ["--tablespace-map", map]));
+        walhalla.run(&args)
+    };
+    let map = |oid: &str, place: &Path| format!("{oid}={}", place.display());
+    let inside = second.join("inside");
+    for place in [&second, &link, &inside] {
+        let refused = restore(&[map(&a, place)]).exits_with(1);
+        refused.says(&[
+            &format!("replay makes tablespace {b}"),
+            place.to_str().unwrap(),
+            "would remove them",
+            "--tablespace-map",
+            "nothing was written",
+        ]);
+        assert!(!data.exists() && second.read_dir().unwrap().next().is_none());
+    }
+    // The second place by the map: what stands for it may be nothing of the restore's, either.
+    std::fs::remove_dir(&second).unwrap();
+    let third = area.path("third");
+    let stage = area.path("copy.walhalla-wal");
+    for place in [&third, &data, &stage] {
+        let refused = restore(&[map(&a, &third), map(&b, place)]).exits_with(1);
+        refused.says(&["would remove them", place.to_str().unwrap()]);
+        assert!(!data.exists() && !third.exists());
+    }
+    restore(&[map(&a, &third), map(&b, &area.path("fourth"))]).succeeds();
+    let mut copy = Cluster::adopt(&area, version, data);
+    copy.start();
+    copy.wait_until_promoted();
+    let mut psql = copy.client("psql");
+    run(psql.args(["-X", "-d", "d", "-c", "select 1"])).succeeds();
+    copy.stop();
+}
+
+#[test]
+fn a_database_that_replay_moves_to_a_mapped_place_is_not_removed_on_12() {
+    a_moved_database_is_not_removed_by_replay(12);
+}
+
+#[test]
+fn a_database_that_replay_moves_to_a_mapped_place_is_not_removed_on_17() {
+    a_moved_database_is_not_removed_by_replay(17);
+}
+
+#[test]
+fn two_tablespaces_of_replay_get_no_directory_in_common() {
+    let spaced = Spaced::make(17);
+    let place = spaced.area.make_dir("another space");
+    let sql = format!("create tablespace another location '{}'", place.display());
+    spaced.primary.sql(&sql);
+    let other = spaced
+        .primary
+        .sql("select oid from pg_tablespace where spcname = 'another'");
+    spaced.primary.archive_everything();
+    let mut primary = spaced.primary;
+    primary.stop();
+    for place in [spaced.area.path("a space"), place.clone()] {
+        std::fs::remove_dir_all(place).unwrap();
+    }
+    let copy = spaced.area.path("copy");
+    let mapped = spaced.area.path("mapped");
+    let maps = [&spaced.oid, &other].map(|oid| format!("{oid}={}", mapped.display()));
+    let restore = |maps: &[&str]| {
+        let mut args = vec!["restore", copy.to_str().unwrap(), "--archive-mode", "off"];
+        args.extend(maps.iter().flat_map(|map| ["--tablespace-map", map]));
+        spaced.walhalla.run(&args)
+    };
+    restore(&[&maps[0], &maps[1]])
+        .exits_with(1)
+        .says(&["would remove them", mapped.to_str().unwrap()]);
+    assert!(!copy.exists());
+    spaced.area.make_dir("another space");
+    restore(&[&maps[0]]).succeeds();
 }
