@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use indicatif::HumanBytes;
 
@@ -10,7 +9,7 @@ use super::{Context, Outcome};
 use crate::cli::{Restore, WalMode};
 use crate::error::Error;
 use crate::output;
-use crate::postgres::conf;
+use crate::postgres::conf::{self, Configuration};
 use crate::postgres::data_directory::check_utf8;
 use crate::restore;
 use crate::restore::existing::Existing;
@@ -227,22 +226,24 @@ fn notes(plan: &Plan, destination: &Destination, archive_mode: ArchiveMode) -> V
     if !notes.is_empty() {
         notes.push("put what the server needs of that in place before you start it".to_owned());
     }
+    let settings = Configuration::of_cluster(&destination.pgdata);
+    notes.extend(settings.unread().iter().map(|path| {
+        format!(
+            "the restored settings include {}, which cannot be read here: put it in place, or the server will not start",
+            path.display()
+        )
+    }));
     if archive_mode == ArchiveMode::Preserve {
-        notes.push(archiving(&destination.pgdata));
+        notes.push(archiving(&settings));
     }
     notes
 }
 
-/// What the settings in the data directory say of archiving: a copy that archives as the original does may be in its way.
-fn archiving(pgdata: &Path) -> String {
-    let mut text = Vec::new();
-    for name in ["postgresql.conf", "postgresql.auto.conf"] {
-        text.extend(std::fs::read(pgdata.join(name)).unwrap_or_default());
-        text.push(b'\n');
-    }
+/// What the restored settings say of archiving: a copy that archives as the original does may be in its way.
+fn archiving(settings: &Configuration) -> String {
     let value = |name| {
-        let value = conf::last(&text, name).filter(|value| !value.is_empty());
-        value.map(|value| String::from_utf8_lossy(&value).into_owned())
+        let value = settings.get(name).filter(|value| !value.is_empty());
+        value.map(|value| String::from_utf8_lossy(value).into_owned())
     };
     let mode = value("archive_mode").unwrap_or_else(|| "off".to_owned());
     if conf::boolean(mode.as_bytes()) == Some(false) {

@@ -16,7 +16,15 @@ const MAX_BYTES: u64 = 4 << 20;
 /// The settings of a file and of those that it includes, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Configuration {
-    settings: Vec<(String, Vec<u8>)>,
+    settings: Vec<Setting>,
+    unread: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Setting {
+    name: String,
+    value: Vec<u8>,
+    file: PathBuf,
 }
 
 impl Configuration {
@@ -30,11 +38,35 @@ impl Configuration {
         Ok(configuration)
     }
 
+    /// Reads what a server in `pgdata` reads: `postgresql.conf`, then `postgresql.auto.conf`, with what they include. A file
+    /// that is missing has no settings.
+    pub fn of_cluster(pgdata: &Path) -> Self {
+        let mut configuration = Self::default();
+        for name in ["postgresql.conf", "postgresql.auto.conf"] {
+            let path = pgdata.join(name);
+            if let Err(error) = configuration.add(&path, 0) {
+                tracing::debug!("could not read {}: {error}", path.display());
+            }
+        }
+        configuration
+    }
+
     /// The value of a setting, if the files have it: that of the last line.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         let mut newest = self.settings.iter().rev();
-        let found = newest.find(|(known, _)| known == name);
-        found.map(|(_, value)| value.as_slice())
+        let found = newest.find(|known| known.name == name);
+        found.map(|setting| setting.value.as_slice())
+    }
+
+    /// The files that have a setting, those read last at the end.
+    pub fn files_with(&self, name: &str) -> Vec<&Path> {
+        let with = self.settings.iter().filter(|known| known.name == name);
+        with.map(|setting| setting.file.as_path()).collect()
+    }
+
+    /// What is included and cannot be read. The server does not start without it.
+    pub fn unread(&self) -> &[PathBuf] {
+        &self.unread
     }
 
     /// Whether a setting is switched on; `None` where the files do not have it, or not as true or false.
@@ -49,6 +81,10 @@ impl Configuration {
 
     fn add(&mut self, path: &Path, depth: u32) -> io::Result<()> {
         let mut text = Vec::new();
+        if !std::fs::metadata(path)?.is_file() {
+            // One that is a pipe would be waited for.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         std::fs::File::open(path)?
             .take(MAX_BYTES)
             .read_to_end(&mut text)?;
@@ -57,9 +93,17 @@ impl Configuration {
             let folder = path.parent().unwrap_or(Path::new("."));
             let included = folder.join(OsStr::from_bytes(&value));
             match name.as_str() {
+                "include_if_exists" if !included.exists() => {}
                 "include" | "include_if_exists" => self.include(&[included], depth),
-                "include_dir" => self.include(&files_in(&included), depth),
-                _ => self.settings.push((name, value)),
+                "include_dir" => match files_in(&included) {
+                    Ok(files) => self.include(&files, depth),
+                    Err(_) => self.unread.push(included),
+                },
+                _ => self.settings.push(Setting {
+                    name,
+                    value,
+                    file: path.to_owned(),
+                }),
             }
         }
         Ok(())
@@ -72,14 +116,15 @@ impl Configuration {
         for path in paths {
             if let Err(error) = self.add(path, depth + 1) {
                 tracing::debug!("could not read {}: {error}", path.display());
+                self.unread.push(path.clone());
             }
         }
     }
 }
 
 /// The files that `include_dir` reads, in its order (conffiles.c, `GetConfFilesInDir`).
-fn files_in(folder: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.flatten();
     let is_read = |name: &str| name.strip_suffix(".conf").is_some() && !name.starts_with('.');
     let mut paths: Vec<PathBuf> = entries
         .filter(|entry| entry.file_name().to_str().is_some_and(is_read))
@@ -87,7 +132,7 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
         .filter(|path| !path.is_dir())
         .collect();
     paths.sort();
-    paths
+    Ok(paths)
 }
 
 /// The settings of a text in their order: names in lower case, values without their quotes. A line that PostgreSQL would
@@ -294,6 +339,12 @@ mod tests {
         assert_eq!(read.get("b").unwrap(), b"from_dir");
         assert_eq!(read.get("c").unwrap(), b"from_second");
         assert!(Configuration::read(&path("absent")).is_err());
+        assert_eq!(read.files_with("b"), [path("d/1.conf"), path("main")]);
+        assert!(read.unread().is_empty());
+        let text = "include 'gone'\ninclude_dir 'gone.d'\ninclude_if_exists 'gone'\n";
+        std::fs::write(path("lacking"), text).unwrap();
+        let read = Configuration::read(&path("lacking")).unwrap();
+        assert_eq!(read.unread(), [path("gone"), path("gone.d")]);
         // One that includes itself ends.
         std::fs::write(path("loop"), "a = once\ninclude 'loop'\n").unwrap();
         let read = Configuration::read(&path("loop")).unwrap();

@@ -343,3 +343,76 @@ fn what_a_terminal_would_obey_is_never_printed() {
         );
     }
 }
+
+/// Moves the cluster's settings of archiving into a file that `postgresql.conf` includes.
+fn include_archiving(cluster: &Cluster, walhalla: &Walhalla, include: &str, file: &Path) {
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, format!("{}\n", walhalla.archive_settings())).unwrap();
+    host().give_to_user(file);
+    host().give_to_user(file.parent().unwrap());
+    let conf = cluster.data.join("postgresql.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    let kept = text.lines().filter(|line| !line.starts_with("archive_"));
+    let kept: String = kept.flat_map(|line| [line, "\n"]).collect();
+    std::fs::write(&conf, kept).unwrap();
+    cluster.configure(include);
+}
+
+#[test]
+fn what_is_said_of_archiving_is_what_included_files_say() {
+    for (include, file) in [
+        ("include_dir = 'conf.d'", "conf.d/archiving.conf"),
+        ("include 'archiving.inc'", "archiving.inc"),
+        (
+            "include_if_exists 'deep/archiving.inc'",
+            "deep/archiving.inc",
+        ),
+    ] {
+        let mut made = BackedUp::make(|_| {});
+        made.cluster.stop();
+        let file = made.cluster.data.join(file);
+        include_archiving(&made.cluster, &made.walhalla, include, &file);
+        made.cluster.start();
+        made.walhalla.back_up(&made.cluster);
+        made.cluster.archive_everything();
+        made.cluster.stop();
+        let there = made.area.path("restored");
+        let restored = made
+            .walhalla
+            .run(&["restore", there.to_str().unwrap()])
+            .succeeds();
+        for wanted in [
+            "it will archive its own WAL",
+            "archive_mode = on",
+            "wal-push",
+        ] {
+            assert!(restored.stdout.contains(wanted), "{include}: {restored}");
+        }
+        let mut server = Cluster::adopt(&made.area, VERSION, there);
+        server.start();
+        server.wait_until_promoted();
+        assert_eq!(server.sql("show archive_mode"), "on");
+        server.stop();
+    }
+}
+
+#[test]
+fn an_included_file_that_is_not_here_is_named() {
+    let mut made = BackedUp::make(|_| {});
+    let outside = made.area.path("outside/archiving.conf");
+    made.cluster.stop();
+    let include = format!("include '{}'", outside.display());
+    include_archiving(&made.cluster, &made.walhalla, &include, &outside);
+    made.cluster.start();
+    made.walhalla.back_up(&made.cluster);
+    made.cluster.archive_everything();
+    made.cluster.stop();
+    std::fs::remove_file(&outside).unwrap();
+    let there = made.area.path("restored");
+    let restored = made
+        .walhalla
+        .run(&["restore", there.to_str().unwrap()])
+        .succeeds();
+    let wanted = format!("include {}, which cannot be read here", outside.display());
+    assert!(restored.stdout.contains(&wanted), "{restored}");
+}
