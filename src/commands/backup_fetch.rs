@@ -4,6 +4,8 @@ use super::{Context, Outcome};
 use crate::cli::BackupFetch;
 use crate::error::Error;
 use crate::output;
+use crate::postgres::conf::Configuration;
+use crate::restore::leading_out;
 use crate::restore::run::{Destination, fetch_backup};
 
 pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
@@ -26,6 +28,14 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         backup.id,
         destination.pgdata.display()
     );
+    let settings = Configuration::of_cluster(&destination.pgdata);
+    if let Some(named) = leading_out::other_data_directory(&settings, &destination.pgdata) {
+        tracing::warn!(
+            "data_directory = {} is set there, as in the backup: a server started with this directory would use that one; \
+             take the line out before you start it",
+            named.display()
+        );
+    }
     for left_out in &backup.left_out {
         tracing::warn!(
             "not in the backup: {left_out}; put what the server needs of that in place before you start it"

@@ -1,7 +1,6 @@
 //! `walhalla restore PGDATA`
 
 use std::collections::BTreeMap;
-use std::os::unix::ffi::OsStrExt;
 
 use indicatif::HumanBytes;
 
@@ -13,13 +12,13 @@ use crate::postgres::conf::{self, Configuration};
 use crate::postgres::data_directory::check_utf8;
 use crate::restore;
 use crate::restore::existing::Existing;
+use crate::restore::leading_out;
 use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::{Plan, plan};
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
-use crate::restore::target::shell_bytes;
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let pgdata = super::absolute(&arguments.pgdata)?;
@@ -212,8 +211,9 @@ fn report(
         )?;
     }
     notes.iter().try_for_each(|note| output::line(note))?;
-    let path = shell_bytes(destination.pgdata.as_os_str().as_bytes());
-    output::line(&format!("start it with: pg_ctl -D {path} start"))?;
+    let settings = Configuration::of_cluster(&destination.pgdata);
+    let start = leading_out::start_command(&settings, &destination.pgdata);
+    output::line(&format!("start it with: {start}"))?;
     Ok(Outcome::Done)
 }
 
@@ -233,6 +233,7 @@ fn notes(plan: &Plan, destination: &Destination, archive_mode: ArchiveMode) -> V
             path.display()
         )
     }));
+    notes.extend(leading_out::notes(&settings, &destination.pgdata));
     if archive_mode == ArchiveMode::Preserve {
         notes.push(archiving(&settings));
     }

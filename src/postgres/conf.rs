@@ -149,6 +149,18 @@ pub fn last(text: &[u8], name: &str) -> Option<Vec<u8>> {
     { settings }.find_map(|(own, value)| (own == name).then_some(value))
 }
 
+/// The text with each line that has this setting made a comment.
+pub fn commented_out(text: &[u8], name: &str) -> Vec<u8> {
+    let lines = text.split_inclusive(|byte| *byte == b'\n').map(|line| {
+        let bare = line.strip_suffix(b"\n").unwrap_or(line);
+        match setting(bare) {
+            Some((own, _)) if own == name => [b"# ".as_slice(), line].concat(),
+            Some(_) | None => line.to_vec(),
+        }
+    });
+    lines.collect::<Vec<_>>().concat()
+}
+
 /// A boolean, by any prefix of its words that is not two's (bool.c, `parse_bool_with_len`).
 pub fn boolean(value: &[u8]) -> Option<bool> {
     let value = value.to_ascii_lowercase();
@@ -263,6 +275,15 @@ mod tests {
         assert_eq!(value("port").unwrap(), "2");
         assert_eq!(value("empty"), None);
         assert_eq!(value("broken"), None);
+    }
+
+    #[test]
+    fn lines_of_a_setting_become_comments_and_nothing_else_changes() {
+        let text = b"a = 1\n  Data_Directory '/x' # why\r\n#data_directory = '/y'\n\xff\ndata_directory=/z";
+        assert_eq!(
+            commented_out(text, "data_directory"),
+            b"a = 1\n#   Data_Directory '/x' # why\r\n#data_directory = '/y'\n\xff\n# data_directory=/z"
+        );
     }
 
     #[test]

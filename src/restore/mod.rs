@@ -12,6 +12,7 @@ mod choose;
 pub mod existing;
 mod folder;
 mod hint;
+pub mod leading_out;
 pub mod occupant;
 pub mod only;
 pub mod outside;

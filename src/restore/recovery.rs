@@ -267,7 +267,7 @@ fn command(words: &[&OsStr]) -> Vec<u8> {
 }
 
 /// A word of any bytes as every shell takes it.
-fn quoted_for_sh(word: &[u8]) -> Vec<u8> {
+pub(super) fn quoted_for_sh(word: &[u8]) -> Vec<u8> {
     let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:".contains(byte);
     if !word.is_empty() && word.iter().all(is_plain) {
         return word.to_vec();

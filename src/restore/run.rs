@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::existing::{self, Aside, Existing};
+use super::leading_out;
 use super::only::Only;
 use super::outside::Outside;
 use super::places::{Naming, Place, Places, Role};
@@ -99,6 +100,7 @@ pub fn restore(
         .as_ref()
         .map(|stage| stage.fill(repository, plan, &to.pgdata, to.threads, &progress));
     outside.prepare()?;
+    leading_out::comment_out_data_directory(&places.data)?;
     settings(sealed.transpose()?).write(plan, &places.data, unpacker.file_mode()?)?;
     finish(&places, &unpacker)?;
     progress.finish();

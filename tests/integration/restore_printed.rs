@@ -416,3 +416,132 @@ fn an_included_file_that_is_not_here_is_named() {
     let wanted = format!("include {}, which cannot be read here", outside.display());
     assert!(restored.stdout.contains(&wanted), "{restored}");
 }
+
+/// A cluster that sets its own path as `data_directory`, in this way; stopped.
+fn with_data_directory(set: impl FnOnce(&Cluster, &str)) -> BackedUp {
+    let mut made = BackedUp::make(|cluster| {
+        let own = format!("data_directory = '{}'", cluster.data.display());
+        set(cluster, &own);
+    });
+    made.cluster.stop();
+    made
+}
+
+/// Restores to `there`, does what is printed, and sees which directory the server that starts uses.
+fn starts_what_was_restored(made: &BackedUp, there: &Path, wanted: &[&str]) {
+    let original = made.cluster.data.join("global/pg_control");
+    let before = std::fs::read(&original).unwrap();
+    let args = ["restore", there.to_str().unwrap(), "--archive-mode", "off"];
+    let restored = made.walhalla.run(&args).succeeds();
+    let said = format!("{}{}", restored.stdout, restored.stderr);
+    for wanted in wanted {
+        assert!(said.contains(wanted), "{wanted}: {restored}");
+    }
+    let line = restored.stdout.lines().last().unwrap();
+    let command = line.strip_prefix("start it with: ").unwrap();
+    let server = Cluster::adopt(&made.area, VERSION, there.to_owned());
+    let sockets = server.connection()[0].1.replace('\'', "''");
+    let port = server.connection()[1].1.clone();
+    std::fs::OpenOptions::new()
+        .append(true)
+        .open(there.join("postgresql.auto.conf"))
+        .and_then(|mut file| {
+            let text = format!(
+                "unix_socket_directories = '{sockets}'\nlisten_addresses = ''\nport = {port}\n"
+            );
+            std::io::Write::write_all(&mut file, text.as_bytes())
+        })
+        .unwrap();
+    let programs = host().server_program(VERSION, "pg_ctl");
+    let path = format!(
+        "{}:{}",
+        programs.parent().unwrap().display(),
+        crate::support::PATH
+    );
+    let pg_ctl = |command: &str| {
+        let mut shell = host().command("bash");
+        shell.env("PATH", &path);
+        run(shell.args(["-c", command])).succeeds()
+    };
+    let log = made.area.path("server.log");
+    pg_ctl(&format!(
+        "{command} -w -l {} > /dev/null 2>&1",
+        log.display()
+    ));
+    assert!(there.join("postmaster.pid").exists());
+    assert_eq!(server.sql("show data_directory"), there.to_str().unwrap());
+    assert_eq!(server.sql("select count(*) from t"), "1");
+    pg_ctl(&format!(
+        "pg_ctl -D \"{}\" -w stop > /dev/null",
+        there.display()
+    ));
+    assert_eq!(std::fs::read(&original).unwrap(), before);
+    assert!(!made.cluster.data.join("postmaster.pid").exists());
+}
+
+#[test]
+fn the_printed_command_starts_what_was_restored_whatever_data_directory_says() {
+    let made = with_data_directory(|cluster, own| {
+        cluster.configure("include 'more.conf'");
+        cluster.configure(own);
+        let more = cluster.data.join("more.conf");
+        std::fs::write(&more, format!("{own}\nwork_mem = '5MB'\n")).unwrap();
+        host().give_to_user(&more);
+    });
+    let there = made.area.path("restored");
+    let wanted = [
+        "postgresql.conf set data_directory",
+        "more.conf set data_directory",
+        "the line is a comment now",
+    ];
+    starts_what_was_restored(&made, &there, &wanted);
+    // Also when the file comes back as it is in the backup.
+    let over = [
+        "restore",
+        there.to_str().unwrap(),
+        "--delta",
+        "--archive-mode",
+        "off",
+    ];
+    made.walhalla
+        .run(&over)
+        .succeeds()
+        .says(&["the line is a comment now"]);
+    let text = std::fs::read_to_string(there.join("postgresql.conf")).unwrap();
+    assert!(text.contains("\n# data_directory"), "{text}");
+    // The files of a backup are left as they are, and it is said.
+    let fetched = made.area.path("fetched");
+    made.walhalla
+        .run(&["backup-fetch", fetched.to_str().unwrap(), "LATEST"])
+        .succeeds()
+        .says(&["data_directory =", "take the line out"]);
+}
+
+#[test]
+fn a_data_directory_that_is_set_elsewhere_is_told_and_overridden_by_what_is_printed() {
+    let made = with_data_directory(|cluster, own| {
+        let etc = cluster.data.parent().unwrap().join("etc");
+        std::fs::create_dir(&etc).unwrap();
+        let (conf, pid) = (etc.join("more.conf"), etc.join("server.pid"));
+        let text = format!("{own}\nexternal_pid_file = '{}'\n", pid.display());
+        std::fs::write(&conf, text).unwrap();
+        std::fs::copy(cluster.data.join("pg_hba.conf"), etc.join("hba.conf")).unwrap();
+        for path in [&etc, &conf, &etc.join("hba.conf")] {
+            host().give_to_user(path);
+        }
+        cluster.configure(&format!("include '{}'", conf.display()));
+        cluster.configure(&format!("hba_file = '{}'", etc.join("hba.conf").display()));
+    });
+    let pid_file = made.area.path("etc/server.pid");
+    std::fs::write(&pid_file, "another's").unwrap();
+    let there = made.area.path("it's restored");
+    let wanted = [
+        "ATTENTION: data_directory =",
+        "more.conf, outside of the restored directory",
+        "hba_file =",
+        "external_pid_file =",
+        "-o ",
+    ];
+    starts_what_was_restored(&made, &there, &wanted);
+    assert_eq!(std::fs::read(&pid_file).unwrap(), b"another's");
+}

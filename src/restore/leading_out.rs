@@ -1,0 +1,130 @@
+//! Settings of a restored `postgresql.conf` that lead out of the restored directory.
+//!
+//! `data_directory` is the dangerous one: with it, `pg_ctl -D RESTORED start` starts the server of the directory that it
+//! names (guc.c, `SelectConfigFiles`), the original's as a rule. No later setting in the directory can put that right:
+//! `postgresql.auto.conf` is read from the directory that `data_directory` names.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::folder::{Folder, Kind};
+use super::recovery::quoted_for_sh;
+use super::site::real_path;
+use super::target::shell_bytes;
+use crate::postgres::conf::{self, Configuration};
+
+const DATA_DIRECTORY: &str = "data_directory";
+const EXTERNAL_PID_FILE: &str = "external_pid_file";
+const READ_FILES: [&str; 2] = ["hba_file", "ident_file"];
+
+/// The directory that the settings in `pgdata` make a server started there use, if it is another one.
+pub fn other_data_directory(settings: &Configuration, pgdata: &Path) -> Option<PathBuf> {
+    let named = path_of(settings, DATA_DIRECTORY)?;
+    // A relative one is told from where the server is started.
+    let is_own = named.is_absolute() && real_path(&named) == real_path(pgdata);
+    (!is_own).then_some(named)
+}
+
+/// Makes the lines that lead a server of this directory to another one comments, in the files of the directory itself.
+pub(super) fn comment_out_data_directory(data: &Folder) -> Result<(), Error> {
+    let pgdata = data.path();
+    let settings = Configuration::of_cluster(pgdata);
+    let Some(named) = other_data_directory(&settings, pgdata) else {
+        return Ok(());
+    };
+    let root = real_path(pgdata);
+    let mut files = settings.files_with(DATA_DIRECTORY);
+    files.sort_unstable();
+    files.dedup();
+    for file in files {
+        let real = real_path(file);
+        let Ok(inside) = real.strip_prefix(&root) else {
+            continue;
+        };
+        if data.kind(inside)? != Some(Kind::File) {
+            continue;
+        }
+        let (Some(text), Some(mode)) = (data.read(inside)?, data.mode(inside)?) else {
+            continue;
+        };
+        data.write(inside, &conf::commented_out(&text, DATA_DIRECTORY), mode)?;
+        tracing::warn!(
+            "{} set data_directory = {}: a server started with {} would have used that directory, so the line is a comment \
+             now",
+            inside.display(),
+            named.display(),
+            pgdata.display()
+        );
+    }
+    Ok(())
+}
+
+/// What one must know of settings in `pgdata` that lead out of it.
+pub fn notes(settings: &Configuration, pgdata: &Path) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(named) = other_data_directory(settings, pgdata) {
+        let files = settings.files_with(DATA_DIRECTORY);
+        let files: Vec<String> = files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect();
+        notes.push(format!(
+            "ATTENTION: data_directory = {} is set in {}, outside of the restored directory: a server started without the \
+             options below would use that directory, not this one",
+            named.display(),
+            files.join(", ")
+        ));
+    }
+    for name in READ_FILES {
+        if let Some(path) = outside(settings, pgdata, name) {
+            notes.push(format!(
+                "{name} = {}: the server reads that file, which is not in the restored directory",
+                path.display()
+            ));
+        }
+    }
+    if let Some(path) = outside(settings, pgdata, EXTERNAL_PID_FILE) {
+        notes.push(format!(
+            "external_pid_file = {}: a server that starts replaces that file, which may be a running original's; the command \
+             below leaves it alone",
+            path.display()
+        ));
+    }
+    notes
+}
+
+/// The command that starts what was restored into `pgdata`, and writes nothing elsewhere, as a shell takes it.
+pub fn start_command(settings: &Configuration, pgdata: &Path) -> String {
+    let mut options: Vec<Vec<u8>> = Vec::new();
+    if other_data_directory(settings, pgdata).is_some() {
+        let own = [b"data_directory=", pgdata.as_os_str().as_bytes()].concat();
+        options.push(own);
+    }
+    if outside(settings, pgdata, EXTERNAL_PID_FILE).is_some() {
+        options.push(b"external_pid_file=".to_vec());
+    }
+    let path = shell_bytes(pgdata.as_os_str().as_bytes());
+    if options.is_empty() {
+        return format!("pg_ctl -D {path} start");
+    }
+    // pg_ctl gives them to a shell of its own (pg_ctl.c, `start_postmaster`).
+    let options = options
+        .iter()
+        .map(|option| [b"-c ".as_slice(), &quoted_for_sh(option)].concat());
+    let options = options.collect::<Vec<_>>().join(&b' ');
+    format!("pg_ctl -D {path} -o {} start", shell_bytes(&options))
+}
+
+/// The absolute path that a setting has, if it leads out of `pgdata`.
+fn outside(settings: &Configuration, pgdata: &Path, name: &str) -> Option<PathBuf> {
+    let path = path_of(settings, name)?;
+    let is_outside = path.is_absolute() && !real_path(&path).starts_with(real_path(pgdata));
+    is_outside.then_some(path)
+}
+
+fn path_of(settings: &Configuration, name: &str) -> Option<PathBuf> {
+    let value = settings.get(name).filter(|value| !value.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(value)))
+}
