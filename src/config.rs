@@ -291,6 +291,16 @@ impl Settings {
             .collect()
     }
 
+    /// The settings file, and the files that settings name: what this program reads besides the store.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let named = self
+            .values
+            .iter()
+            .filter(|value| value.key.ends_with("_file"));
+        let named = named.filter_map(|value| value.text.as_ref().map(PathBuf::from));
+        self.file.iter().cloned().chain(named).collect()
+    }
+
     /// Whether the identity came from a variable, which a server's `restore_command` does not have.
     pub fn identity_beside_file(&self) -> bool {
         self.beside_file("age_identity_file").is_some()

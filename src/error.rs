@@ -391,6 +391,15 @@ fn place_hint(error: &restore::Error) -> Option<String> {
         restore::Error::LeadsNowhere(_) => {
             "create what it leads to, or remove the link; nothing was written"
         }
+        restore::Error::Look { .. } => {
+            "see to the rights there, or name another directory; nothing was written"
+        }
+        restore::Error::Needed(..) => {
+            "move it elsewhere, or restore into a new directory; nothing was written"
+        }
+        restore::Error::NestedCluster(_) => {
+            "move it elsewhere, or restore into a new directory; nothing was written"
+        }
         restore::Error::MountInside(_) => {
             "unmount it for the restore, or restore into a new directory; for WAL on a disk of its own, --waldir names a directory on it. Nothing was written"
         }

@@ -27,8 +27,8 @@ use crate::{
     PutMode, PutToken, Result, Right,
 };
 pub use open::{
-    AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings, open,
-    shown,
+    AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
+    directory_of, open, shown,
 };
 pub use reader::Reader;
 pub use retry::{Patience, RetryPolicy};

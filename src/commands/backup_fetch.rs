@@ -18,6 +18,7 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         spool: super::spool(context)?,
         existing: super::restore::existing(arguments.delta),
         only: None,
+        needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };

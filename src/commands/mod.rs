@@ -287,6 +287,14 @@ fn absolute(path: &Path) -> Result<PathBuf, Error> {
     })
 }
 
+/// What a restore needs itself: its program, its store if that is a directory, and the files of its settings.
+fn needed(context: &Context) -> Result<Vec<PathBuf>, Error> {
+    let store = walhalla_providers::transfer::directory_of(context.settings.store()?);
+    let needed = std::env::current_exe().ok().into_iter().chain(store);
+    let needed = needed.chain(context.settings.files());
+    needed.map(|path| absolute(&path)).collect()
+}
+
 /// The setting `spool_dir`, as an absolute path.
 fn spool(context: &Context) -> Result<Option<PathBuf>, Error> {
     let spool = context.settings.spool_dir.as_deref();

@@ -58,6 +58,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         spool: spool.clone(),
         existing: existing(arguments.delta),
         only,
+        needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };

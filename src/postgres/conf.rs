@@ -74,11 +74,6 @@ impl Configuration {
         self.get(name).and_then(boolean)
     }
 
-    /// Adds the settings of files that are read later.
-    pub fn extend(&mut self, later: Self) {
-        self.settings.extend(later.settings);
-    }
-
     fn add(&mut self, path: &Path, depth: u32) -> io::Result<()> {
         let mut text = Vec::new();
         if !std::fs::metadata(path)?.is_file() {

@@ -20,6 +20,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags,
 use rustix::io::Errno;
 
 use super::Error;
+use crate::postgres::control;
 
 /// Permissions of directories until something says otherwise.
 const PRIVATE: u32 = 0o700;
@@ -452,10 +453,10 @@ impl Folder {
     }
 
     /// Refuses a directory with a mount inside: what is there is another file system's, or another directory's. And one with
-    /// a directory in it that only somebody else can change.
+    /// a directory in it that only somebody else can change, or another cluster.
     ///
     /// # Errors
-    /// [`Error::MountInside`] and [`Error::OtherOwner`].
+    /// [`Error::MountInside`], [`Error::NestedCluster`] and [`Error::OtherOwner`].
     pub(super) fn must_be_of_one_piece(&self) -> Result<(), Error> {
         let device = self.stat()?.st_dev;
         self.is_of_one_piece(Path::new(""), device)
@@ -472,6 +473,10 @@ impl Folder {
             let is_mount = stat.st_dev != device || is_mount_root(&handle, &name);
             if is_mount {
                 return Err(Error::MountInside(self.path.join(full)));
+            }
+            if full.ends_with(control::PATH) && full != Path::new(control::PATH) {
+                let nested = full.ancestors().nth(2).unwrap_or(path);
+                return Err(Error::NestedCluster(self.path.join(nested)));
             }
             if kind_of(&stat) == Kind::Directory {
                 if self.owner.is_none() && stat.st_uid != self.user() {

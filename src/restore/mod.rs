@@ -189,6 +189,23 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The same before anything was written.
+    #[error("could not {doing} {}", path.display())]
+    Look {
+        /// What was being done.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What the restore itself needs lies in a directory that it goes over.
+    #[error("{} lies in {}, from which everything is removed that the backup does not have", .0.display(), .1.display())]
+    Needed(PathBuf, PathBuf),
+    /// A cluster within the one that is gone over.
+    #[error("{} is a data directory of its own", .0.display())]
+    NestedCluster(PathBuf),
     /// The backup's content is wrong.
     #[error(transparent)]
     Contents(#[from] contents::Error),
@@ -250,6 +267,22 @@ impl Error {
             doing,
             path,
             source,
+        }
+    }
+
+    /// The error where nothing was written yet.
+    fn before_writing(self) -> Self {
+        match self {
+            Self::Local {
+                doing,
+                path,
+                source,
+            } => Self::Look {
+                doing,
+                path,
+                source,
+            },
+            error => error,
         }
     }
 }

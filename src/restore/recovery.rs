@@ -238,8 +238,7 @@ impl OnDemand {
 fn raised(data: &Path, plan: &Plan) -> Vec<(&'static str, u32)> {
     let of_backup = plan.backup.limits.unwrap_or_default();
     let needed = of_backup.max(plan.limits.unwrap_or_default());
-    let mut files = Configuration::read(&data.join("postgresql.conf")).unwrap_or_default();
-    files.extend(Configuration::read(&data.join(AUTO_CONF)).unwrap_or_default());
+    let files = Configuration::of_cluster(data);
     let is_low = |(name, needed): (&'static str, u32), default: u32| {
         let configured = files.get(name).map(|value| std::str::from_utf8(value));
         let configured = configured.map_or(Some(default), |value| value.ok()?.trim().parse().ok());

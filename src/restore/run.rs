@@ -38,6 +38,8 @@ pub struct Destination {
     pub existing: Existing,
     /// The databases that are restored; all without.
     pub only: Option<Only>,
+    /// What the restore itself reads, which it must not remove.
+    pub needed: Vec<PathBuf>,
     /// Parts and segments that are fetched at a time.
     pub threads: usize,
     /// How progress is shown.
@@ -55,7 +57,8 @@ pub fn fetch_backup(
         return Ok(0);
     };
     let files = to.open(repository, chain)?;
-    let ready = to.check(repository, backup, &files, None, &Outside::default())?;
+    let ready = to.check(repository, backup, &files, None, &Outside::default());
+    let ready = ready.map_err(Error::before_writing)?;
     let progress = Progress::new(to.show, "restoring", files.size_bytes());
     let places = to.prepare(backup, ready, &files)?;
     let unpacker = Unpacker::new(files, &places, to.existing, &progress);
@@ -87,7 +90,8 @@ pub fn restore(
         bytes: plan.stage_bytes(),
         files: (plan.segments.len() + plan.histories.len()) as u64 + 1,
     });
-    let ready = to.check(repository, backup, &files, staged, outside)?;
+    let ready = to.check(repository, backup, &files, staged, outside);
+    let ready = ready.map_err(Error::before_writing)?;
     let wal = plan.segments.iter().map(|(_, file)| file.stored_bytes);
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
@@ -187,6 +191,7 @@ impl Destination {
         outside.must_not_share(own.chain(beside.map(|path| (None, path))))?;
         site.check_contents(backup)?;
         site.check_rights()?;
+        site.must_not_hold(&self.needed)?;
         let only_here = match site.wal_that_is_there()? {
             Some(wal) => existing::only_here(&wal, backup, repository)?,
             None => Vec::new(),

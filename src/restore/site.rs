@@ -299,12 +299,13 @@ impl Site {
         Ok(())
     }
 
-    /// PostgreSQL refuses a data directory of another user, and only the owner can set its mode.
+    /// PostgreSQL refuses a data directory of another user, and only the owner can set its mode. Who owns another place could
+    /// put something else there.
     fn must_be_owned(&self, spot: &Spot, folder: &Folder) -> Result<(), Error> {
         let own = rustix::process::geteuid().as_raw();
         let wanted = self.owner.map_or(own, |owner| owner.user);
         let user = folder.stat()?.st_uid;
-        if user == wanted || spot.place.role != Role::Data && self.owner.is_none() {
+        if user == wanted {
             return Ok(());
         }
         Err(Error::OtherOwner {
@@ -312,6 +313,24 @@ impl Site {
             user,
             wanted,
         })
+    }
+
+    /// Refuses to go over directories that hold what the restore needs itself.
+    ///
+    /// # Errors
+    /// [`Error::Needed`].
+    pub(super) fn must_not_hold(&self, needed: &[PathBuf]) -> Result<(), Error> {
+        if !self.is_update {
+            return Ok(());
+        }
+        for spot in self.places.iter().filter(|spot| spot.found.is_some()) {
+            let place = real_path(&spot.place.path);
+            let inside = |path: &&PathBuf| real_path(path).starts_with(&place);
+            if let Some(path) = needed.iter().find(inside) {
+                return Err(Error::Needed(path.clone(), place));
+            }
+        }
+        Ok(())
     }
 
     /// Says which directories with files in them are about to be gone over.

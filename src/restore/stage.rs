@@ -294,6 +294,16 @@ pub(super) fn must_be_free(
         return Err(Error::NotAStage(stage.to_owned()));
     }
     let folder = Folder::open(stage, owner)?;
+    // Whoever owns it could put other WAL there.
+    let user = folder.stat()?.st_uid;
+    let own = rustix::process::geteuid().as_raw();
+    if user != own && Some(user) != owner.map(|owner| owner.user) {
+        return Err(Error::OtherOwner {
+            path: stage.to_owned(),
+            user,
+            wanted: own,
+        });
+    }
     folder.lock()?;
     staged_files(&folder).map(drop)
 }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    Area, Cluster, Ending, Outcome, Shape, Store, Walhalla, host, random_moment_within, run,
+    Area, Cluster, Ending, Outcome, Shape, Store, Walhalla, copy_tree, give_rights_back, host,
+    make_unreadable, random_moment_within, run,
 };
 
 /// A cluster with a table in a tablespace, and a backup of it.
@@ -821,4 +822,83 @@ fn links_that_are_put_in_the_way_of_a_restore_lead_nowhere() {
             let _ = std::fs::remove_dir_all(&path);
         }
     }
+}
+
+#[test]
+fn a_restore_does_not_remove_what_it_needs_itself() {
+    let mut spaced = Spaced::make();
+    spaced.cluster.stop();
+    let data = spaced.cluster.data.clone();
+    let store = data.join("store");
+    copy_tree(&spaced.area.path("store"), &store);
+    let url = format!("file://{}", store.display());
+    let args = [
+        "--store",
+        &url,
+        "restore",
+        data.to_str().unwrap(),
+        "--delta",
+    ];
+    spaced.walhalla.run(&args).exits_with(1).says(&[
+        store.to_str().unwrap(),
+        "lies in",
+        "nothing was written",
+    ]);
+    assert!(store.is_dir() && data.join("global/pg_control").exists());
+}
+
+#[test]
+fn a_cluster_within_the_directory_is_not_swept() {
+    let mut spaced = Spaced::make();
+    spaced.cluster.stop();
+    let data = spaced.cluster.data.clone();
+    let nested = data.join("standbys/one");
+    host().give_to_user(&spaced.area.make_dir("primary/standbys"));
+    copy_tree(&data.join("global"), &spaced.area.path("global"));
+    std::fs::create_dir(&nested).unwrap();
+    host().give_to_user(&nested);
+    std::fs::rename(spaced.area.path("global"), nested.join("global")).unwrap();
+    let map = spaced.map(&spaced.area.path("space"));
+    spaced
+        .over(&data, &["--tablespace-map", &map])
+        .exits_with(1)
+        .says(&[nested.to_str().unwrap(), "data directory of its own"]);
+    assert!(data.join("global/pg_control").exists());
+}
+
+/// Whoever follows a hint that came before the first write loses nothing.
+#[test]
+fn what_fails_before_the_first_write_does_not_offer_to_take_it_up() {
+    let mut spaced = Spaced::make();
+    spaced.cluster.stop();
+    let data = spaced.cluster.data.clone();
+    let closed = spaced.area.make_dir("closed");
+    make_unreadable(&closed);
+    let map = spaced.map(&closed);
+    let args = ["restore", data.to_str().unwrap(), "--tablespace-map", &map];
+    let outcome = spaced.walhalla.run(&args).exits_with(1);
+    assert!(!outcome.stderr.contains("takes it up"), "{outcome}");
+    give_rights_back(&closed);
+}
+
+/// In a directory that all may write to, another user may have made the stage before.
+#[test]
+fn a_stage_that_somebody_else_made_is_not_taken() {
+    if !host().is_root {
+        return;
+    }
+    let mut spaced = Spaced::make();
+    spaced.cluster.stop();
+    let stage = spaced.area.path("copy.walhalla-wal");
+    std::fs::create_dir(&stage).unwrap();
+    std::fs::set_permissions(&stage, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = spaced.area.path("copy");
+    let map = spaced.map(&spaced.area.path("copys-space"));
+    let args = ["restore", copy.to_str().unwrap(), "--tablespace-map", &map];
+    spaced
+        .walhalla
+        .run(&args)
+        .exits_with(1)
+        .says(&[stage.to_str().unwrap()]);
+    assert!(!copy.exists());
 }

@@ -108,6 +108,14 @@ enum Target {
     Azure(Location),
 }
 
+/// The directory that a store's URL names, if it names one.
+pub fn directory_of(url: &str) -> Option<PathBuf> {
+    match target(url) {
+        Ok(Target::Directory(path)) => Some(path),
+        _ => None,
+    }
+}
+
 fn target(url: &str) -> std::result::Result<Target, UrlFault> {
     let url = Url::parse(url).map_err(UrlFault::Unreadable)?;
     if !url.username().is_empty() || url.password().is_some() {
