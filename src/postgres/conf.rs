@@ -355,7 +355,7 @@ mod tests {
         assert_eq!(read.get("b").unwrap(), b"from_dir");
         assert_eq!(read.get("c").unwrap(), b"from_second");
         assert!(Configuration::read(&path("absent")).is_err());
-        assert_eq!(read.files_with("b"), [path("d/1.conf"), path("main")]);
+        assert_eq!(read.files_with("b"), [path("main"), path("d/1.conf")]);
         assert!(read.unread().is_empty());
         let text = "include 'gone'\ninclude_dir 'gone.d'\ninclude_if_exists 'gone'\n";
         std::fs::write(path("lacking"), text).unwrap();

@@ -57,8 +57,8 @@ impl Archived {
         server.stop();
     }
 
-    fn stops(&self, data: PathBuf) -> String {
-        let mut server = Cluster::adopt(&self.area, VERSION, data.clone());
+    fn stops(&self, data: &Path) -> String {
+        let mut server = Cluster::adopt(&self.area, VERSION, data.to_owned());
         let log = server.start_and_fail();
         assert!(log.contains("exit code 200"), "{log}");
         assert!(data.join("recovery.signal").exists());
@@ -108,7 +108,7 @@ fn a_server_whose_stage_is_another_restores_stops_and_leaves_it_alone() {
         "it is replaced",
         "restore it again",
     ]);
-    let log = archived.stops(away.clone());
+    let log = archived.stops(&away);
     assert!(log.contains("another restore has the stage now"), "{log}");
     // What its recovery would end with.
     let settings = std::fs::read_to_string(away.join("postgresql.auto.conf")).unwrap();
@@ -121,7 +121,7 @@ fn a_server_whose_stage_is_another_restores_stops_and_leaves_it_alone() {
     archived.recovers(VERSION, there, "1,2");
     assert!(!archived.area.path("there.walhalla-wal").exists());
     // The stage is gone, and that is not the end of the archive either.
-    let log = archived.stops(away);
+    let log = archived.stops(&away);
     assert!(
         log.contains("that this directory recovers from cannot be read"),
         "{log}"
@@ -171,6 +171,6 @@ fn a_changed_plan_is_no_plan() {
     let last = files.keys().next_back().unwrap().clone();
     files.remove(&last);
     std::fs::write(&plan, json.to_string()).unwrap();
-    let log = archived.stops(there);
+    let log = archived.stops(&there);
     assert!(log.contains("or somebody changed the plan"), "{log}");
 }
