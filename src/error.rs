@@ -394,10 +394,7 @@ fn place_hint(error: &restore::Error) -> Option<String> {
         restore::Error::Look { .. } => {
             "see to the rights there, or name another directory; nothing was written"
         }
-        restore::Error::Needed(..) => {
-            "move it elsewhere, or restore into a new directory; nothing was written"
-        }
-        restore::Error::NestedCluster(_) => {
+        restore::Error::Needed(..) | restore::Error::NestedCluster(_) => {
             "move it elsewhere, or restore into a new directory; nothing was written"
         }
         restore::Error::MountInside(_) => {

@@ -832,12 +832,15 @@ fn a_restore_does_not_remove_what_it_needs_itself() {
     let store = data.join("store");
     copy_tree(&spaced.area.path("store"), &store);
     let url = format!("file://{}", store.display());
+    let map = spaced.map(&spaced.area.path("space"));
     let args = [
         "--store",
         &url,
         "restore",
         data.to_str().unwrap(),
         "--delta",
+        "--tablespace-map",
+        &map,
     ];
     spaced.walhalla.run(&args).exits_with(1).says(&[
         store.to_str().unwrap(),
