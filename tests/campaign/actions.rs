@@ -134,6 +134,7 @@ impl Life {
         // Nobody but the old primary need know of these.
         self.work(3);
         if self.chance(50) {
+            self.let_it_archive();
             self.primary.kill();
             self.score.fault("kill -9 of a primary before a promotion");
         } else {
@@ -146,12 +147,24 @@ impl Life {
         if self.chance(40) {
             let standby = self.stand_by(Following::Stream);
             self.catch_up(&standby, Following::Stream);
+            self.let_it_archive();
             self.primary.kill();
             let old = self.promote(standby);
             self.score.fault("a second promotion at once");
             self.forget(old);
             self.work(5);
         }
+    }
+
+    /// Waits until every whole segment is archived. A promoted standby archives none of the timeline that it left, so that
+    /// one which dies with the primary is a hole in the archive, whatever archives it.
+    fn let_it_archive(&self) {
+        let folder = self.primary.data.join("pg_wal/archive_status");
+        eventually("whole segments to be archived", PATIENCE, || {
+            let entries = std::fs::read_dir(&folder).unwrap().flatten();
+            let mut names = entries.map(|entry| entry.file_name());
+            !names.any(|name| name.to_string_lossy().ends_with(".ready"))
+        });
     }
 
     /// A stopped server that nobody needs any more.
