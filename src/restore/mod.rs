@@ -81,7 +81,7 @@ pub enum Error {
     #[error("{} is a link to {}, and a link does not show that the WAL there belongs to this data directory: a copy of it has the same link", .0.display(), .1.display())]
     WalIsALink(PathBuf, PathBuf),
     /// A place that only the backup names, and that the server's user could not write to.
-    #[error("the backup puts tablespace {tablespace} into {}, which does not belong to the user that will own the restored cluster (number {user})", place.display())]
+    #[error("the backup puts tablespace {tablespace} into {}, which is not a directory of the server's user; the restored cluster will belong to user number {user}", place.display())]
     NotTheOwners {
         /// The tablespace.
         tablespace: u32,

@@ -756,7 +756,18 @@ fn root_follows_no_link_to_where_its_owner_may_not_write() {
     let args = ["restore", link.to_str().unwrap(), "--archive-mode", "off"];
     run(&mut as_root(&spaced.walhalla, &args))
         .exits_with(1)
-        .says(&["does not belong to the user", "--tablespace-map"]);
+        .says(&[
+            "is not a directory of the server's user",
+            "--tablespace-map",
+        ]);
+    // Nor where what is restored would be root's own, too.
+    let roots = spaced.area.path("roots");
+    std::fs::create_dir(&roots).unwrap();
+    let copy = roots.join("data");
+    let args = ["restore", copy.to_str().unwrap(), "--archive-mode", "off"];
+    run(&mut as_root(&spaced.walhalla, &args))
+        .exits_with(1)
+        .says(&["is not a directory of the server's user"]);
     assert_eq!(
         victim.path().read_dir().unwrap().count() + space.read_dir().unwrap().count(),
         0
