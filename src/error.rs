@@ -394,6 +394,9 @@ fn place_hint(error: &restore::Error) -> Option<String> {
         restore::Error::Look { .. } => {
             "see to the rights there, or name another directory; nothing was written"
         }
+        restore::Error::LongCommand(_) => {
+            "put the settings into the settings file, choose shorter paths, or stage the WAL (without --wal on-demand); nothing was written"
+        }
         restore::Error::Needed(..) | restore::Error::NestedCluster(_) => {
             "move it elsewhere, or restore into a new directory; nothing was written"
         }

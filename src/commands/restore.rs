@@ -40,6 +40,9 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         context.reading(),
     )?;
     plan.warn();
+    if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
+        on_demand.must_fit(&program, plan.backup.postgres_version)?;
+    }
     let only = arguments.only_databases;
     let only = (!only.is_empty())
         .then(|| Only::of(&repository, &plan.backup, &only))

@@ -201,6 +201,11 @@ impl Version {
         if self.limits_wal_senders() { 20 } else { 16 }
     }
 
+    /// Whether a `restore_command` is cut off after 1,023 bytes (`MAXPGPATH`; `RestoreArchivedFile` to 12).
+    pub fn cuts_commands(self) -> bool {
+        self.0.number < 1300
+    }
+
     /// Whether recovery looks at `max_wal_senders`.
     pub fn limits_wal_senders(self) -> bool {
         self.0.number >= 1200

@@ -529,6 +529,20 @@ impl Repository {
         Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))
     }
 
+    /// Sees that the identity opens what belongs to a backup.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], and those of opening its manifest.
+    pub fn must_open(&self, backup: &BackupEntry) -> Result<(), Error> {
+        if backup.encrypted_to.is_empty() {
+            return Ok(());
+        }
+        let object = self
+            .layout
+            .backup_object(&backup.id, &backup.manifest.name)?;
+        self.open(&object).map(drop)
+    }
+
     /// Ids of backup folders, committed or not.
     fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
         let folders = self

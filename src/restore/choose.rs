@@ -299,6 +299,8 @@ impl<'a> Planner<'a> {
             let gap = self.at_break(&way, gap)?;
             return Ok(Offer::Falls(Falls::Reason(gap)));
         }
+        // Keys may have been changed between a full backup and its deltas.
+        { chain.iter() }.try_for_each(|member| self.repository.must_open(member))?;
         let replayed = || replayed(backup, &examined.facts, until);
         let planned = self.planned(way, chain, last)?;
         Ok(Offer::Reaches(Box::new(Plan {

@@ -203,6 +203,9 @@ pub enum Error {
     /// What the restore itself needs lies in a directory that it goes over.
     #[error("{} lies in {}, from which everything is removed that the backup does not have", .0.display(), .1.display())]
     Needed(PathBuf, PathBuf),
+    /// Servers before 13 cut longer ones off.
+    #[error("restore_command would have {0} bytes, and PostgreSQL before 13 reads 1,023 of it")]
+    LongCommand(usize),
     /// A cluster within the one that is gone over.
     #[error("{} is a data directory of its own", .0.display())]
     NestedCluster(PathBuf),

@@ -37,6 +37,12 @@ pub struct OnDemand {
     pub variables: Vec<(&'static str, Option<String>)>,
 }
 
+/// What the server puts in the place of `"%f" "%p"`, with the quotes and spaces: at most the name of a backup history file,
+/// and the file that it always asks for.
+const FILE_AND_PATH_BYTES: usize = 48 + 32;
+/// `MAXPGPATH` (pg_config_manual.h) without the end.
+const MOST_COMMAND_BYTES: usize = 1023;
+
 /// Whether the restored server archives its WAL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ArchiveMode {
@@ -211,6 +217,20 @@ impl Settings {
 }
 
 impl OnDemand {
+    /// Refuses a `restore_command` that the server would cut off without a word.
+    ///
+    /// # Errors
+    /// [`Error::LongCommand`].
+    pub fn must_fit(&self, program: &Path, version: Version) -> Result<(), Error> {
+        let words = self.words(program);
+        let words: Vec<&OsStr> = words.iter().map(OsString::as_os_str).collect();
+        let bytes = command(&words).len() + FILE_AND_PATH_BYTES;
+        if version.cuts_commands() && bytes > MOST_COMMAND_BYTES {
+            return Err(Error::LongCommand(bytes));
+        }
+        Ok(())
+    }
+
     fn words(&self, program: &Path) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
         if !self.variables.is_empty() {

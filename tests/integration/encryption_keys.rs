@@ -263,3 +263,36 @@ fn keygen_prints_json_with_the_recipient_and_where_the_identity_is() {
 fn keygen(args: &[&str]) -> crate::support::Outcome {
     run(host().command(&host().program).arg("keygen").args(args))
 }
+
+/// Keys were changed between a full backup and its delta: whoever has the new one only can restore neither.
+#[test]
+fn a_plan_tells_that_a_chain_is_under_another_key() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let (old, new) = (
+        Key::generate(&area, "old.key"),
+        Key::generate(&area, "new.key"),
+    );
+    let plain = Walhalla::new(&area, &store);
+    let both = plain.encrypting_to(&[&old.recipient, &new.recipient]);
+    let mut primary = Cluster::create(&area, "primary", Shape::small(17));
+    both.archive_from(&mut primary);
+    plain.encrypting_to(&[&old.recipient]).back_up(&primary);
+    primary.sql("create table t as select 1 as i");
+    let data = primary.data.to_str().unwrap().to_owned();
+    plain
+        .encrypting_to(&[&new.recipient])
+        .run_with(&primary, &["backup-push", &data, "--delta"])
+        .succeeds();
+    assert!(plain.newest_backup().ends_with("-D"));
+    primary.archive_everything();
+    primary.stop();
+    let copy = area.path("copy");
+    let opening = plain.opening_with(&new.identity);
+    for args in [&["plan"][..], &["restore", copy.to_str().unwrap()]] {
+        opening.run(args).exits_with(1).says(&["identity"]);
+    }
+    assert!(!copy.exists());
+    let keys = Key::together(&area, "both.key", &[&old, &new]);
+    plain.opening_with(&keys).run(&["plan"]).succeeds();
+}

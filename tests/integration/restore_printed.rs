@@ -545,3 +545,37 @@ fn a_data_directory_that_is_set_elsewhere_is_told_and_overridden_by_what_is_prin
     starts_what_was_restored(&made, &there, &wanted);
     assert_eq!(std::fs::read(&pid_file).unwrap(), b"another's");
 }
+
+/// Before 13 the server cuts a longer command off without a word, and finds nothing in the archive.
+#[test]
+fn a_restore_command_that_the_server_would_cut_off_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let folders = ["a", "b", "c", "d"].map(|letter| letter.repeat(240));
+    let folder = area.make_dir(&folders.join("/"));
+    let config = folder.strip_prefix(area.root()).unwrap().join("walhalla");
+    for (version, is_cut) in [(12, true), (13, false)] {
+        let name = format!("primary{version}");
+        let mut cluster = Cluster::create_unrelated(&area, &name, Shape::small(version));
+        let walhalla = Walhalla::on_host(&area, config.to_str().unwrap(), &store, "");
+        Walhalla::new(&area, &store).archive_from(&mut cluster);
+        Walhalla::new(&area, &store)
+            .run_with(&cluster, &["backup-push", cluster.data.to_str().unwrap()])
+            .succeeds();
+        cluster.archive_everything();
+        let id = cluster.system_identifier();
+        cluster.stop();
+        let copy = area.path(&format!("copy{version}"));
+        let args = ["restore", copy.to_str().unwrap(), "--wal", "on-demand"];
+        let args = [&args[..], &["--system-identifier", &id]].concat();
+        let outcome = walhalla.run(&args);
+        if is_cut {
+            outcome
+                .exits_with(1)
+                .says(&["1,023", "nothing was written"]);
+        } else {
+            outcome.succeeds();
+        }
+        assert_eq!(copy.exists(), !is_cut);
+    }
+}
