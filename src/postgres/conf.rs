@@ -6,7 +6,10 @@
 use std::ffi::OsStr;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// How deep files may include each other (guc-file.l, `CONF_FILE_MAX_DEPTH`).
 const MAX_DEPTH: u32 = 10;
@@ -80,7 +83,11 @@ impl Configuration {
             // One that is a pipe would be waited for.
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        std::fs::File::open(path)?
+        // A pipe would be waited for without end.
+        std::fs::File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path)?
             .take(MAX_BYTES)
             .read_to_end(&mut text)?;
         for (name, value) in settings(&text) {

@@ -224,7 +224,9 @@ impl Walk<'_> {
         let link = entry.path();
         for _ in 0..DROP_LOOKS {
             std::thread::sleep(DROP_PAUSE);
-            if std::fs::symlink_metadata(&link).is_err() {
+            let link = std::fs::symlink_metadata(&link);
+            if vanished_is_none(link.map_err(|source| Error::read(entry.path(), source)))?.is_none()
+            {
                 self.listing.tablespaces.retain(|known| known.oid != oid);
                 return Ok(());
             }

@@ -36,6 +36,8 @@ use crate::wal::{self, Mismatch};
 /// The plan's name in the stage.
 const PLAN: &str = "plan.json";
 
+/// More than a plan of a million files has.
+const LONGEST_PLAN_BYTES: u64 = 128 << 20;
 /// Stages for data directories of one path that are looked at.
 const MOST_STAGES: u32 = 100;
 /// What says that a data directory is to recover, and what tells it how.
@@ -138,11 +140,12 @@ fn sealed_in(stage: &Path) -> Option<(SealedPlan, String)> {
         return None;
     }
     let mut json = Vec::new();
-    let mut file = Folder::open(stage, None)
+    let file = Folder::open(stage, None)
         .ok()?
         .open_file(PLAN.as_ref())
         .ok()??;
-    file.read_to_end(&mut json).ok()?;
+    // It may be somebody else's.
+    file.take(LONGEST_PLAN_BYTES).read_to_end(&mut json).ok()?;
     let plan = serde_json::from_slice(&json).ok()?;
     Some((plan, seal_of(&json)))
 }

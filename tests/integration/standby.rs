@@ -234,6 +234,12 @@ fn a_standbys_tablespaces_go_where_the_user_says() {
     }
 }
 
+fn wait_until_streaming(primary: &Cluster) {
+    eventually("the standby streams", Duration::from_mins(1), || {
+        primary.sql("select count(*) from pg_stat_replication") == "1"
+    });
+}
+
 /// A copy of the primary parts from it after the checkpoint at which the standby's backup begins, and archives first.
 #[test]
 fn a_standbys_backup_is_not_taken_with_the_wal_of_another_server() {
@@ -244,9 +250,7 @@ fn a_standbys_backup_is_not_taken_with_the_wal_of_another_server() {
         area,
     } = Pair::streaming(17);
     primary.archive_everything();
-    eventually("the standby streams", Duration::from_mins(1), || {
-        primary.sql("select count(*) from pg_stat_replication") == "1"
-    });
+    wait_until_streaming(&primary);
     // Otherwise it would follow the other server.
     standby.sql("alter system set restore_command = ''");
     standby.sql("select pg_reload_conf()");
@@ -367,9 +371,7 @@ fn a_standbys_backup_is_known_by_its_last_transaction() {
         area,
     } = Pair::streaming(17);
     primary.archive_everything();
-    eventually("the standby streams", Duration::from_mins(1), || {
-        primary.sql("select count(*) from pg_stat_replication") == "1"
-    });
+    wait_until_streaming(&primary);
     primary.stop();
     copy_tree(&primary.data, &area.path("other"));
     let elsewhere = Area::new();
