@@ -9,7 +9,7 @@ use super::Error;
 use super::branches;
 use super::hint::Hint;
 use super::plan::{NewTablespace, Plan, Unreachable};
-use super::reach::{Found, Search};
+use super::reach::{Found, Place as WalPlace, Search};
 use super::target::{Bound, Point, Target, TargetTimeline};
 use crate::postgres::{History, Limits, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::catalog::Place;
@@ -553,12 +553,21 @@ impl<'a> Planner<'a> {
         let missing = way.missing();
         if let Some(search) = &self.search
             && self.gives_hints
-            && let Some(timeline) = search.on_another_branch(way.history)?
+            && let Some(found) = search.on_another_branch(way.history)?
         {
-            let (own, other) = (way.history.timeline.number(), timeline.number());
-            let there = Hint::of(point.clone()).on(timeline);
+            let (own, other) = (way.history.timeline.number(), found.timeline.number());
+            let there = Hint::of(point.clone()).on(found.timeline);
+            let reason = match found.place {
+                WalPlace::Shared => format!(
+                    "the archived WAL of timeline {own} ends before {point}, at segment {missing}; timeline {other} holds the \
+                     same WAL"
+                ),
+                WalPlace::Apart => {
+                    format!("{point} is on timeline {other}, and not on the way to {own}")
+                }
+            };
             return Ok(Unreachable {
-                reason: format!("{point} is on timeline {other}, and not on the way to {own}"),
+                reason,
                 nearest: self.hint([there])?,
             });
         }

@@ -35,6 +35,22 @@ pub(super) struct Found {
     pub(super) segment: SegmentNo,
 }
 
+/// A timeline that holds a target which is not in the archive along another one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Elsewhere {
+    pub(super) timeline: TimelineId,
+    pub(super) place: Place,
+}
+
+/// Where a target lies on a timeline, seen from another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In WAL that both have: a segment in which one of them ended was copied to the other.
+    Shared,
+    /// After the two went apart.
+    Apart,
+}
+
 /// What was met on the way, for messages.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
@@ -164,33 +180,67 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// The newest timeline that holds the target and on which it does not lie on the way of `history`. A time is on every
-    /// way, and so is a backup's end.
-    pub(super) fn on_another_branch(&self, history: &History) -> Result<Option<TimelineId>, Error> {
+    /// Where the target is, when it is not in the archive along `history`: the newest timeline that holds the same WAL, or
+    /// else the newest one on which it lies apart from `history`. A time is on every way, and so is a backup's end.
+    pub(super) fn on_another_branch(&self, history: &History) -> Result<Option<Elsewhere>, Error> {
         if matches!(self.point, Point::Time(_) | Point::Immediate) {
             return Ok(None);
         }
+        let mut apart = None;
         let others = self.archive.histories.known.values().rev();
         for other in others.filter(|other| other.timeline != history.timeline) {
-            for run in self.archive.runs(other)? {
-                let mut found = false;
-                let walked = self.archive.walk(other, &run, |_, resolved| {
-                    let is_own = |lsn: Lsn| other.timeline_at(lsn) == other.timeline;
-                    let last = resolved.summary.last_record;
-                    found = match self.point {
-                        Point::Lsn(target) => is_own(*target) && last >= Some(*target),
-                        _ => self.hits(&resolved).iter().any(|hit| is_own(hit.start)),
+            match self.place_on(other, history)? {
+                Some(Place::Apart) if apart.is_some() => {}
+                Some(place) => {
+                    let found = Elsewhere {
+                        timeline: other.timeline,
+                        place,
                     };
-                    Ok::<_, Error>(!found)
-                });
-                // What cannot be read elsewhere is no reason to say nothing of the way that was asked for.
-                match walked {
-                    Err(error) if !error.is_damage() => return Err(error),
-                    _ => {}
+                    if place == Place::Shared {
+                        return Ok(Some(found));
+                    }
+                    apart = Some(found);
                 }
-                if found {
-                    return Ok(Some(other.timeline));
+                None => {}
+            }
+        }
+        Ok(apart)
+    }
+
+    /// Whether the archived segments of `other` hold the target, and if so, whether `history` has the same WAL there.
+    fn place_on(&self, other: &History, history: &History) -> Result<Option<Place>, Error> {
+        let place_of = |lsn: Lsn| {
+            let timeline = other.timeline_at(lsn);
+            if history.timeline_at(lsn) == timeline {
+                Some(Place::Shared)
+            } else {
+                (timeline == other.timeline).then_some(Place::Apart)
+            }
+        };
+        for run in self.archive.runs(other)? {
+            let mut place = None;
+            let walked = self.archive.walk(other, &run, |needed, resolved| {
+                // The segment before the timeline is another's.
+                if needed.name.timeline != other.timeline {
+                    return Ok::<_, Error>(true);
                 }
+                place = match self.point {
+                    Point::Lsn(target) => {
+                        let begins = needed.number.start(self.size) <= *target;
+                        let reaches = resolved.summary.last_record >= Some(*target);
+                        place_of(*target).filter(|_| begins && reaches)
+                    }
+                    _ => self.hits(&resolved).iter().find_map(|hit| place_of(hit.start)),
+                };
+                Ok(place.is_none())
+            });
+            // What cannot be read elsewhere is no reason to say nothing of the way that was asked for.
+            match walked {
+                Err(error) if !error.is_damage() => return Err(error),
+                _ => {}
+            }
+            if place.is_some() {
+                return Ok(place);
             }
         }
         Ok(None)

@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use walhalla::postgres::Lsn;
 
+/// Of the servers here (`Shape::small`).
+const SEGMENT_BYTES: u64 = 1 << 20;
+
 /// A position in the WAL and the time at which it was the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
@@ -163,7 +166,10 @@ impl Model {
             end = end.min(*left);
             *left = end;
         }
-        let archived = ancestors.last().map_or(Lsn::ZERO, |(_, lsn)| *lsn);
+        // The segment in which a timeline begins is a copy of its parent's up to there. The parent's own is archived as
+        // `.partial` only, and this one's not at all if the server is promoted again before it is full.
+        let begin = ancestors.last().map_or(Lsn::ZERO, |(_, lsn)| *lsn);
+        let archived = Lsn(begin.0 - begin.0 % SEGMENT_BYTES);
         let timeline = Timeline {
             ancestors,
             archived,

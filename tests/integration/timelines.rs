@@ -338,3 +338,50 @@ fn a_backup_of_a_newer_timeline_is_not_taken_for_a_target_on_the_older_one() {
     ];
     branched.walhalla.run(&wrong).exits_with(4);
 }
+
+/// ```text
+/// timeline 1 ──backup──●fork─┬─ of the segment: 1 and 2 archive a `.partial` file each
+///                            └─ 2 ─┬─
+///                                  └─ 3 ──●end
+/// ```
+#[test]
+fn a_timeline_without_a_segment_of_its_own_is_reached_along_the_next_one() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut server = Cluster::create(&area, "server", Shape::of(17));
+    walhalla.archive_from(&mut server);
+    fill(&server);
+    walhalla.back_up(&server);
+    server.switch_segment();
+    let fork = make_history(&server, "fork");
+    server.crash();
+    server.promote();
+    server.crash();
+    server.promote();
+    make_history(&server, "end");
+    let last = server.archive_everything();
+    assert!(last.starts_with("00000003"), "{last}");
+    server.stop();
+
+    for target in [["--target-lsn", &fork.lsn], ["--target-xid", &fork.xid]] {
+        let along_2 = [&["plan", "--json", "--target-timeline", "2"], &target[..]].concat();
+        let refused = walhalla.run(&along_2).exits_with(4).json();
+        let (option, value) = (target[0], target[1]);
+        assert_eq!(
+            refused["nearest"],
+            format!("{option} {value} --target-timeline 3"),
+            "{refused:#}"
+        );
+        let reason = refused["reason"].as_str().unwrap();
+        assert!(
+            reason.contains("timeline 3 holds the same WAL"),
+            "{refused:#}"
+        );
+        let along_3 = [&target[..], &["--target-timeline", "3"]].concat();
+        let mut restored = walhalla.restore(&area, 17, &format!("at{option}"), &along_3);
+        restored.start();
+        restored.wait_until_paused();
+        restored.dump().assert_same_as(&fork.dump, option);
+    }
+}
