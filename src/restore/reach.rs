@@ -230,7 +230,10 @@ impl<'a> Search<'a> {
                         let reaches = resolved.summary.last_record >= Some(*target);
                         place_of(*target).filter(|_| begins && reaches)
                     }
-                    _ => self.hits(&resolved).iter().find_map(|hit| place_of(hit.start)),
+                    _ => self
+                        .hits(&resolved)
+                        .iter()
+                        .find_map(|hit| place_of(hit.start)),
                 };
                 Ok(place.is_none())
             });
