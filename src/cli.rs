@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use walhalla_postgres::{Lsn, SystemIdentifier};
 
-use crate::postgres::{Lsn, SystemIdentifier};
+use crate::output::LogFormat;
 use crate::progress::Show;
 use crate::repository::catalog::ChangeSource;
 use crate::restore::recovery::ArchiveMode;
@@ -56,15 +57,6 @@ pub struct Global {
     /// When progress is shown: auto is a bar on a terminal and a line every ten seconds elsewhere
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub progress: Show,
-}
-
-/// How messages are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// A JSON object a line.
-    Json,
 }
 
 /// The commands.

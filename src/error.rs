@@ -3,15 +3,16 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::WalFileName;
+use walhalla_postgres::wal::Mismatch;
 use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
 
-use crate::backup::contents;
+use crate::contents;
 use crate::pipeline::Locked;
 use crate::pipeline::encryption::IdentityError;
-use crate::postgres::WalFileName;
 use crate::restore::target::shell_bytes;
 use crate::verify::receipts;
-use crate::{backup, config, pipeline, postgres, repository, restore, verify, wal};
+use crate::{backup, config, output, pipeline, repository, restore, server, verify, wal};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +28,7 @@ pub enum Error {
     Repository(#[from] repository::Error),
     /// PostgreSQL.
     #[error(transparent)]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] server::Error),
     /// A WAL file.
     #[error(transparent)]
     Wal(#[from] wal::Error),
@@ -60,7 +61,10 @@ pub enum Error {
         #[source]
         source: IdentityError,
     },
-    /// The runtime could not be started, or standard output is gone.
+    /// The result could not be printed.
+    #[error(transparent)]
+    Output(#[from] output::Error),
+    /// The runtime could not be started.
     #[error("could not {doing}")]
     System {
         /// What was being done.
@@ -118,7 +122,7 @@ impl Error {
             Self::Restore(error) => restore_hint(error),
             Self::Verify(error) => verify_hint(error),
             Self::Fetch { source, .. } => source.hint(),
-            Self::Keys { .. } | Self::System { .. } => None,
+            Self::Keys { .. } | Self::Output(_) | Self::System { .. } => None,
         }
     }
 }
@@ -216,24 +220,24 @@ fn locked_hint(reason: &Locked) -> &'static str {
     }
 }
 
-fn postgres_hint(error: &postgres::Error) -> Option<String> {
+fn postgres_hint(error: &server::Error) -> Option<String> {
     match error {
-        postgres::Error::NotADataDirectory { .. } => Some(
+        server::Error::NotADataDirectory { .. } => Some(
             "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
                 .to_owned(),
         ),
-        postgres::Error::LinkedData { .. } => Some(
+        server::Error::LinkedData { .. } => Some(
             "stop the server, move the data to where the link is, and start it; to have a table on another disk, use a tablespace"
                 .to_owned(),
         ),
-        postgres::Error::NoTablespace { .. } => Some(
+        server::Error::NoTablespace { .. } => Some(
             "see whether its file system is mounted".to_owned(),
         ),
-        postgres::Error::NotUtf8 { .. } => Some(
+        server::Error::NotUtf8 { .. } => Some(
             "it has to be written down as text; give it, or what it lies in, another name"
                 .to_owned(),
         ),
-        postgres::Error::NoConnection { .. } | postgres::Error::ConnectionTimeout { .. } => {
+        server::Error::NoConnection { .. } | server::Error::ConnectionTimeout { .. } => {
             Some("PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for psql".to_owned())
         }
         _ => None,
@@ -276,7 +280,7 @@ fn wal_hint(error: &wal::Error) -> Option<String> {
              `walhalla wal-show` lists the gaps"
                 .to_owned(),
         ),
-        wal::Error::Mismatch { mismatch: wal::Mismatch::Cut { .. }, .. } => Some(
+        wal::Error::Mismatch { mismatch: Mismatch::Cut { .. }, .. } => Some(
             "it was cut, perhaps by a lost write: take a base backup of the server, and look at its disk; PostgreSQL tries again"
                 .to_owned(),
         ),
@@ -492,4 +496,10 @@ fn restore_hint(error: &restore::Error) -> Option<String> {
         _ => return place_hint(error),
     };
     Some(text.to_owned())
+}
+
+impl From<walhalla_postgres::Error> for Error {
+    fn from(error: walhalla_postgres::Error) -> Self {
+        Self::Postgres(error.into())
+    }
 }

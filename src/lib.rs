@@ -7,21 +7,22 @@
 //! store  ─▶ decrypt ─▶ decompress ─▶ untar ─▶ check               verify
 //! ```
 //!
-//! Arrows point one way: `postgres ← wal ← backup, restore, verify → repository → pipeline, providers`.
+//! Arrows point one way: `walhalla_postgres ← server ← wal ← backup, restore, verify → repository → pipeline, providers`.
 
 pub mod backup;
 pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod contents;
 pub mod error;
 pub mod find;
 pub mod output;
 pub mod pipeline;
-pub mod postgres;
 pub mod progress;
 pub mod repository;
 pub mod restore;
+pub mod server;
 pub mod threads;
 pub mod verify;
 pub mod wal;

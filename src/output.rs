@@ -5,35 +5,39 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::prelude::*;
 
-use crate::cli::{Global, LogFormat};
-use crate::error::Error;
+/// Standard output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("could not write to standard output")]
+pub struct Error(#[source] io::Error);
 
-/// Sends log messages to standard error as the flags say.
-pub fn start_log(global: &Global) {
-    let level = match (global.quiet, global.verbose) {
-        (true, _) => LevelFilter::ERROR,
-        (false, 0) => LevelFilter::INFO,
-        (false, 1) => LevelFilter::DEBUG,
-        (false, _) => LevelFilter::TRACE,
-    };
+/// How messages are written (`--log-format`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people
+    #[default]
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// Sends log messages of `level` and above to standard error.
+pub fn start_log(level: LevelFilter, format: LogFormat) {
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(level.min(LevelFilter::WARN))
         .with_targets([("walhalla", level), ("walhalla_providers", level)])
         // It warns at each read of an object in parts that S3 keeps no checksum of the whole.
         .with_target("aws_sdk_s3", level.min(LevelFilter::ERROR));
     let registry = tracing_subscriber::registry().with(filter);
-    let format = global.log_format;
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || LogLines(format))
         .with_target(false)
         .log_internal_errors(false);
-    match global.log_format {
+    match format {
         LogFormat::Text => registry
             .with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
             .init(),
@@ -61,10 +65,7 @@ pub fn block(text: &str) -> Result<(), Error> {
 fn print(text: &str) -> Result<(), Error> {
     let mut output = std::io::stdout().lock();
     match writeln!(output, "{text}").and_then(|()| output.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::System {
-            doing: "write to standard output",
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error(error)),
         _ => Ok(()),
     }
 }
@@ -173,11 +174,11 @@ fn causes(error: &dyn std::error::Error) -> Vec<String> {
 }
 
 /// Prints an error, its causes and its hint.
-pub fn error(error: &Error, format: LogFormat) {
+pub fn error(error: &dyn std::error::Error, hint: Option<&str>, format: LogFormat) {
     let causes = causes(error);
     if format == LogFormat::Json {
         let document = serde_json::json!({
-            "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": error.hint(),
+            "level": "ERROR", "message": error.to_string(), "causes": causes, "hint": hint,
         });
         message(&in_json(&document.to_string()));
         return;
@@ -190,7 +191,7 @@ pub fn error(error: &Error, format: LogFormat) {
         }
         last = cause;
     }
-    if let Some(hint) = error.hint() {
+    if let Some(hint) = hint {
         message(&format!("hint: {hint}"));
     }
 }
@@ -200,11 +201,6 @@ pub fn error(error: &Error, format: LogFormat) {
 pub fn message(text: &str) {
     let text = printable(text, |letter| letter == '\n').replace('\n', "\n    ");
     drop(writeln!(std::io::stderr().lock(), "{text}"));
-}
-
-/// An exit code of [`crate::error`].
-pub fn exit(code: u8) -> ExitCode {
-    ExitCode::from(code)
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ fi
 
 say 'building the S3 server, the uploading loop and the reading one'
 cargo build --release --locked --package walhalla-providers --examples >&2
-cargo build --release --locked --example read_wal >&2
+cargo build --release --workspace --locked --example read_wal >&2
 examples=$(realpath "${CARGO_TARGET_DIR:-target}/release/examples")
 
 declare -A stage

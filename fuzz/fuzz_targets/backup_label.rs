@@ -2,13 +2,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::postgres::WalFileName;
-use walhalla::postgres::backup_label::BackupLabel;
+use walhalla_postgres::WalFileName;
+use walhalla_postgres::backup_label::BackupLabel;
 
 fuzz_target!(|text: &str| {
     if let Ok(label) = BackupLabel::parse(text) {
         assert_eq!(label.timeline, label.start_segment.timeline);
         let file = WalFileName::BackupHistory(label.start_segment, 0);
-        assert!(walhalla::wal::reads_as(file, text.as_bytes()));
+        assert!(walhalla_postgres::wal::reads_as(file, text.as_bytes()));
     }
 });

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::postgres::Version;
-use walhalla::postgres::catalogs::{Catalog, Catalogs, Names};
+use walhalla_postgres::Version;
+use walhalla_postgres::catalogs::{Catalog, Catalogs, Names};
 
 fuzz_target!(|data: &[u8]| {
     let mut catalogs = Catalogs::default();

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::postgres::ControlFile;
+use walhalla_postgres::ControlFile;
 
 fuzz_target!(|data: &[u8]| {
     let _ = ControlFile::parse(data);

@@ -2,9 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::backup::delta_file::Header;
-use walhalla::backup::index::Index;
-use walhalla::wal::block_table;
+use walhalla::contents::delta_file::Header;
+use walhalla::contents::index::Index;
+use walhalla_postgres::block_table;
 
 const BLOCK_SIZE: u32 = 8192;
 const BLOCKS_PER_FILE: u32 = 131_072;

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use walhalla::pipeline::Packing;
-use walhalla::postgres::{SystemIdentifier, WalFileName};
+use walhalla_postgres::{SystemIdentifier, WalFileName};
 use walhalla::repository::{BackupId, Layout};
 use walhalla_providers::ObjectKey;
 

@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
-use walhalla::backup::manifest::{Manifest, WalRange};
-use walhalla::postgres::{Lsn, SystemIdentifier, TimelineId, Version};
+use walhalla::contents::manifest::{Manifest, WalRange};
+use walhalla_postgres::{Lsn, SystemIdentifier, TimelineId, Version};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else {

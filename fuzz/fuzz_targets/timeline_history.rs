@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::postgres::{History, Lsn, SegmentNo, SegmentSize, TimelineId};
+use walhalla_postgres::{History, Lsn, SegmentNo, SegmentSize, TimelineId};
 
 fuzz_target!(|data: (u32, u64, &[u8])| {
     let (number, lsn, text) = data;

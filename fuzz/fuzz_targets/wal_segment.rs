@@ -2,8 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::postgres::{History, SystemIdentifier, TimelineId};
-use walhalla::wal::pages::{Cluster, Extent, PageHeader, SegmentCheck};
+use walhalla_postgres::{History, SystemIdentifier, TimelineId};
+use walhalla_postgres::wal::page_header::PageHeader;
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
 
 fuzz_target!(|data: &[u8]| {
     // The cluster and name that the first page wants, so that there is more to check than it.

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla::wal::summary::{FORMAT, Joiner, Summary};
+use walhalla_postgres::summary::{FORMAT, Joiner, Summary};
 
 fuzz_target!(|data: &[u8]| {
     let Ok(known) = serde_json::from_slice::<Summary>(data) else {

@@ -7,39 +7,29 @@
 
 use std::time::{Duration, Instant};
 
+use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::{History, Lsn};
 use walhalla_providers::ErrorKind;
 
 use super::Error;
-use super::delta_file::is_taken_for_delta;
 use super::extent::Changed;
 use super::own_history;
 use super::parent::{self, Parent, Unusable};
-use super::push::Backup;
+use super::request::{Backup, DeltaOptions};
+use crate::contents::delta_file::is_taken_for_delta;
 use crate::output;
-use crate::postgres::data_directory::Listing;
-use crate::postgres::{ControlFile, History, Lsn};
 use crate::repository::catalog::{ChangeSource, ChangedBlocks};
 use crate::repository::{self, BackupEntry};
+use crate::server::control_file;
+use crate::server::data_directory::Listing;
 use crate::wal::changed::{Gap, Stretch};
-use crate::wal::pages::Cluster;
 use crate::wal::proof::Proof;
 use crate::wal::server_summaries::{self, Known};
-use crate::wal::summary::Proven;
+use crate::wal::stored_summary::Proven;
 
 /// How long the server's summarizer is waited for, as PostgreSQL does (basebackup_incremental.c, `WaitForWalSummarization`).
 const SUMMARIZER_TIMEOUT: Duration = Duration::from_mins(1);
 const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
-
-/// What the user says of a delta.
-#[derive(Clone, Debug, Default)]
-pub struct DeltaOptions {
-    /// The parent's id; without, the newest usable one.
-    pub parent: Option<String>,
-    /// What may tell the changed blocks; without, whatever can.
-    pub source: Option<ChangeSource>,
-    /// How many deltas may stand on a full backup.
-    pub max_chain: usize,
-}
 
 /// What a delta stands on.
 pub(super) struct Delta {
@@ -62,7 +52,7 @@ impl Backup<'_> {
             return Ok(None);
         };
         // The timeline may be a new one since the control file was read first.
-        let control = ControlFile::read(self.pgdata)?;
+        let control = control_file::read(self.pgdata)?;
         let history = parent::history(self.repository, self.pgdata, &control)?;
         let own = parent::Own {
             control: &control,

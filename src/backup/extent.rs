@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::summary::Changes;
+use walhalla_postgres::{Lsn, RelationFile, RelationFiles, page};
+
 use super::parent::Parent;
-use super::relations::{self, Relations};
-use crate::postgres::data_directory::Entry;
-use crate::postgres::{Lsn, RelationFile, RelationFiles, page};
-use crate::wal::summary::Changes;
+use crate::contents::relations::{self, Relations};
+use crate::server::data_directory::Entry;
 
 /// A file of which more than this is to be stored is stored whole (basebackup_incremental.c, `GetFileBackupMethod`).
 const MOST_PERCENT: u64 = 90;
@@ -217,8 +218,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::postgres::Fork;
-    use crate::wal::summary::Changed as ForkChanged;
+    use walhalla_postgres::Fork;
+    use walhalla_postgres::summary::Changed as ForkChanged;
 
     const PER_FILE: u32 = 1000;
 

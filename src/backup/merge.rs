@@ -12,16 +12,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Error;
-use super::chain::{Access, Chain, Task};
-use super::contents::{self, Failure, FileHeader, Owner, Sink, Sum};
-use super::folder::{Folder, Packed};
-use super::manifest::WalRange;
-use super::part::PartWriter;
-use super::relations::Relations;
+use crate::contents::assembly::{Assembly, Facts};
+use crate::contents::chain::{Access, Chain, Task};
+use crate::contents::relations::Relations;
+use crate::contents::tar_part::PartWriter;
+use crate::contents::{self, Failure, FileHeader, Owner, Sink, Sum};
 use crate::pipeline::Pipeline;
-use crate::postgres::data_directory::Tablespace;
 use crate::progress::{Progress, Show};
 use crate::repository::{BackupEntry, BackupKind, Repository};
+use crate::server::data_directory::Tablespace;
 use crate::threads::{lock, on_threads};
 
 /// How a chain is merged.
@@ -56,85 +55,51 @@ impl Merge<'_> {
         let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
         let full = BackupKind::Full;
         let id = self.repository.claim_backup_id(leaf.start_time, full)?;
-        let folder = Folder {
-            repository: self.repository,
-            pipeline: self.pipeline,
-            id: &id,
-        };
-        let mut packed = self.pack(folder, &files)?;
-        pack_last(folder, &files, leaf, &mut packed)?;
+        let assembly = Assembly::new(self.repository, self.pipeline, id);
+        self.pack(&assembly, &files)?;
+        pack_last(&assembly, &files, leaf)?;
         if let Some(missing) = files.missing() {
             return Err(missing.into());
         }
         let relations = Relations::read(self.repository, leaf)?.unwrap_or_default();
-        let index = folder.index(&mut packed)?;
-        let relations = folder.relations(&relations)?;
-        let range = WalRange {
-            timeline: leaf.timeline,
-            start: leaf.start_lsn,
-            end: leaf.stop_lsn,
-        };
-        let (version, cluster) = (leaf.postgres_version, leaf.system_identifier);
-        let manifest = folder.manifest(&packed.manifest, version, cluster, range)?;
-        let parts = packed.parts();
-        let mut entry = BackupEntry {
-            format: full.format(),
-            id: id.clone(),
-            kind: full,
-            parent: None,
-            parent_manifest: None,
-            size_bytes: packed.restored_bytes,
-            files: packed.manifest.files.len() as u64,
-            encrypted_to: self.pipeline.recipients().to_vec(),
-            catalogs: parts.first().map(|part| part.name.clone()),
-            parts,
-            manifest,
-            relations: Some(relations),
-            index: Some(index),
-            changed_blocks: None,
-            merged_from: Some(leaf.id.clone()),
-            walhalla_version: crate::VERSION.to_owned(),
-            ..leaf.clone()
-        };
-        entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
+        let entry = assembly.finish(Facts::merged_from(leaf), |_| relations)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }
 
     /// Makes all parts but the last, several at a time; the first has the directories and the catalogs, as the leaf's has.
-    fn pack(&self, folder: Folder, files: &Chain) -> Result<Packed, Error> {
+    fn pack(&self, assembly: &Assembly, files: &Chain) -> Result<(), Error> {
         let progress = Progress::new(self.show, "merging", files.size_bytes());
         let first = files.first_task();
         let others = files.tasks().into_iter();
         let others = others.filter(|task| !first.is_some_and(|first| first.is(task)));
         let tasks: Vec<Task> = first.into_iter().chain(others).collect();
-        let (next, packed) = (AtomicUsize::new(0), Mutex::new(Packed::default()));
+        let next = AtomicUsize::new(0);
         let outcome = on_threads(self.threads, &progress, &|| {
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(task) = tasks.get(index) else {
                     return Ok::<(), Error>(());
                 };
-                let part = part(folder, files, *task, index + 1, &progress)?;
-                folder.finish(part, index + 1, || lock(&packed))?;
+                let part = part(assembly, files, *task, index + 1, &progress)?;
+                assembly.end_part(part, index + 1)?;
             }
         });
         progress.finish();
-        outcome?;
-        Ok(std::mem::take(&mut *lock(&packed)))
+        outcome
     }
 }
 
 /// Makes a part out of one of the chain's.
 fn part(
-    folder: Folder,
+    assembly: &Assembly,
     files: &Chain,
     task: Task,
     number: usize,
     progress: &Progress,
 ) -> Result<PartWriter, Error> {
     let copy = Copy {
-        part: Mutex::new(folder.part(number, Owner::default())?),
+        part: Mutex::new(assembly.begin_part(number, Owner::default())?),
         progress,
     };
     files.read(task, &copy)?;
@@ -143,24 +108,19 @@ fn part(
 }
 
 /// Makes the last part: the label and `pg_control`.
-fn pack_last(
-    folder: Folder,
-    files: &Chain,
-    leaf: &BackupEntry,
-    packed: &mut Packed,
-) -> Result<(), Error> {
+fn pack_last(assembly: &Assembly, files: &Chain, leaf: &BackupEntry) -> Result<(), Error> {
     let Some(task) = files.last_task() else {
         return Ok(());
     };
-    let number = packed.next_number();
+    let number = assembly.next_number();
     let silent = Progress::new(Show::Never, "", 0);
-    let mut last = part(folder, files, task, number, &silent)?;
+    let mut last = part(assembly, files, task, number, &silent)?;
     let map: String = leaf.tablespaces.iter().map(map_line).collect();
     if !map.is_empty() {
         let modified = leaf.stop_time.as_second();
         last.unlisted("tablespace_map", map.as_bytes(), modified)?;
     }
-    folder.finish(last, number, || packed)
+    Ok(assembly.end_part(last, number)?)
 }
 
 /// A line of `tablespace_map` (xlog.c, `do_pg_backup_start`).
@@ -185,7 +145,7 @@ impl Sink for Copy<'_> {
     fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Error> {
         let mut part = lock(&self.part);
         part.owner = header.owner;
-        part.folder(path, header.mode, header.modified)
+        Ok(part.folder(path, header.mode, header.modified)?)
     }
 
     fn file(
@@ -196,7 +156,9 @@ impl Sink for Copy<'_> {
     ) -> Result<Option<Sum>, Failure<Error>> {
         let mut part = lock(&self.part);
         part.owner = header.owner;
-        let sum = part.stream(path, header, content)?;
+        let sum = part
+            .stream(path, header, content)
+            .map_err(Failure::into_other)?;
         if self.progress.add(header.size_bytes) {
             Ok(Some(sum))
         } else {

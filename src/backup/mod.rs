@@ -8,35 +8,32 @@
 //! A backup exists once its `backup.json` does; whatever ends earlier leaves objects that no
 //! catalog shows, and a server that leaves backup mode with its session.
 
-pub mod chain;
-pub mod contents;
-pub mod delta;
-pub mod delta_file;
+mod archived_wal;
+mod begin;
+mod copy;
+mod delta;
 mod extent;
-mod folder;
-pub mod index;
-pub mod manifest;
 pub mod merge;
-pub mod merged;
 mod moved_databases;
-pub mod names;
 mod newest;
 mod own_directory;
 mod own_history;
+mod own_server;
 mod own_wal;
 mod pack;
-pub mod parent;
-mod part;
+mod parent;
 mod parts;
-pub mod pieces;
 pub mod push;
-pub mod relations;
+pub mod request;
 
 use std::path::PathBuf;
 
-use crate::pipeline;
-use crate::postgres::{self, Lsn, SegmentName, SystemIdentifier};
+use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier};
+
+use crate::contents::tar_part::WriteError;
 use crate::repository::BackupId;
+use crate::server;
+use crate::{contents, pipeline};
 use crate::{repository, wal};
 
 /// Why a backup was not taken.
@@ -44,7 +41,7 @@ use crate::{repository, wal};
 pub enum Error {
     /// PostgreSQL, or a file of its, is wrong.
     #[error(transparent)]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] server::Error),
     /// The catalog or the archive is wrong or failed.
     #[error(transparent)]
     Repository(#[from] repository::Error),
@@ -128,9 +125,9 @@ pub enum Error {
         /// The block in it.
         block: u32,
         /// The page's LSN.
-        page: postgres::Lsn,
+        page: walhalla_postgres::Lsn,
         /// The backup's end.
-        end: postgres::Lsn,
+        end: walhalla_postgres::Lsn,
     },
     /// A database's files may not be in the backup although replay copies them.
     #[error(
@@ -172,5 +169,21 @@ pub enum Error {
 impl From<walhalla_providers::Error> for Error {
     fn from(error: walhalla_providers::Error) -> Self {
         Self::Repository(error.into())
+    }
+}
+
+impl From<walhalla_postgres::Error> for Error {
+    fn from(error: walhalla_postgres::Error) -> Self {
+        Self::Postgres(error.into())
+    }
+}
+
+impl From<WriteError> for Error {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Key(error) => error.into(),
+            WriteError::Pipeline(error) => Self::Pipeline(error),
+            WriteError::File { path, source } => Self::Read { path, source },
+        }
     }
 }

@@ -7,13 +7,14 @@
 
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::summary::Note;
+use walhalla_postgres::wal::event::Event;
+
 use super::Error;
-use super::push::Backup;
-use crate::postgres::data_directory::Entry;
+use super::request::Backup;
 use crate::repository::BackupEntry;
+use crate::server::data_directory::Entry;
 use crate::wal::archive::{Archive, Reading};
-use crate::wal::event::Event;
-use crate::wal::summary::Note;
 
 /// `DEFAULTTABLESPACE_OID` (pg_tablespace.dat).
 const DEFAULT_TABLESPACE: u32 = 1663;
@@ -113,7 +114,7 @@ fn is_lost(notes: &[Note], (database, tablespace): (u32, u32)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::Lsn;
+    use walhalla_postgres::Lsn;
 
     fn note(event: Event) -> Note {
         Note {

@@ -7,8 +7,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::Lsn;
+
 use super::parent::KEPT_CORRUPT_BLOCKS;
-use crate::postgres::Lsn;
 use crate::repository::catalog::CorruptBlock;
 
 /// The pages with the greatest LSNs, as many as there may be corrupt blocks in an entry.

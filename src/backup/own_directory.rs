@@ -6,9 +6,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use walhalla_postgres::{ControlFile, Lsn};
+
 use super::Error;
-use crate::postgres::server::OwnControl;
-use crate::postgres::{ControlFile, Lsn};
+use crate::server::control_file;
+use crate::server::session::OwnControl;
 
 /// `DB_IN_ARCHIVE_RECOVERY` and `DB_IN_PRODUCTION` (pg_control.h).
 const IN_ARCHIVE_RECOVERY: u32 = 5;
@@ -25,13 +27,13 @@ pub(super) fn check(
     begin: Lsn,
     mut ask: impl FnMut() -> Result<OwnControl, Error>,
 ) -> Result<ControlFile, Error> {
-    let mut before = ControlFile::read(pgdata)?;
+    let mut before = control_file::read(pgdata)?;
     for look in 0..LOOKS {
         if look > 0 {
             std::thread::sleep(PAUSE);
         }
         let own = ask()?;
-        let after = ControlFile::read(pgdata)?;
+        let after = control_file::read(pgdata)?;
         for control in [before, after.clone()] {
             if is_same(&control, &own, begin) {
                 return Ok(control);

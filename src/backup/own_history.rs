@@ -6,8 +6,8 @@
 use std::path::Path;
 
 use jiff::Timestamp;
+use walhalla_postgres::{Lsn, WalFileName};
 
-use crate::postgres::{Lsn, WalFileName};
 use crate::repository::BackupEntry;
 
 /// What the server is to call a backup: no other begins at the same microsecond.

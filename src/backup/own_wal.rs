@@ -7,17 +7,17 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
+use walhalla_postgres::summary::Note;
+use walhalla_postgres::wal::event::{Event, event};
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_check::{Cluster, SegmentCheck};
+use walhalla_postgres::{Lsn, SegmentName, WalFileName};
 
 use super::Error;
 use crate::pipeline::Packing;
-use crate::postgres::{Lsn, SegmentName, WalFileName};
 use crate::repository::{self, BackupEntry};
 use crate::wal::archiver::Archiver;
-use crate::wal::event::{Event, event};
-use crate::wal::pages::{Cluster, SegmentCheck};
 use crate::wal::proof::Proof;
-use crate::wal::reader::Record;
-use crate::wal::summary::Note;
 use crate::wal::{self, segment};
 
 /// How many segments from the start and up to the end are compared. The server archives in order, so the last ones speak
@@ -38,7 +38,7 @@ pub(super) fn check(
     let size = backup.wal_segment_size;
     let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
     let names: Vec<SegmentName> = numbers
-        .map(|number| crate::postgres::SegmentNo(number).on(backup.timeline, size))
+        .map(|number| walhalla_postgres::SegmentNo(number).on(backup.timeline, size))
         .collect();
     let of_standby = backup.of_standby == Some(true);
     let mut is_last_compared = false;

@@ -8,18 +8,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use walhalla_postgres::page::{Judge, PageState};
+use walhalla_postgres::{ControlFile, Fork, Lsn};
 
 use super::Error;
-use super::delta_file::{Header, delta_name};
 use super::extent::{Extent, Item, Since, count, is_older, is_worth_it, joined};
-use super::manifest::FileFacts;
 use super::newest::Newest;
-use super::part::{PartWriter, failed};
+use crate::contents::delta_file::{Header, delta_name};
+use crate::contents::manifest::FileFacts;
+use crate::contents::tar_part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
-use crate::postgres::data_directory::Entry;
-use crate::postgres::page::{Judge, PageState};
-use crate::postgres::{ControlFile, Fork, Lsn};
 use crate::repository::catalog::CorruptBlock;
+use crate::server::data_directory::Entry;
 
 /// How often a page that does not look whole is read again, as a write may be under way.
 const REREADS: u32 = 5;
@@ -397,7 +397,7 @@ fn is_whole(state: PageState) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::RelationFile;
+    use walhalla_postgres::RelationFile;
 
     #[test]
     fn forks_of_a_relation_whose_init_fork_came_later_are_known() {

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::{ControlFile, History, Lsn, Version};
+
 use super::Error;
-use super::contents;
-use super::relations::Relations;
-use crate::postgres::{ControlFile, History, Lsn, Version};
+use crate::contents;
+use crate::contents::relations::Relations;
 use crate::repository::catalog::Place;
 use crate::repository::{self, BackupEntry, Repository};
 
@@ -14,7 +15,7 @@ pub(super) const KEPT_CORRUPT_BLOCKS: usize = 1000;
 
 /// A backup that a delta can stand on.
 #[derive(Clone, Debug)]
-pub struct Parent {
+pub(super) struct Parent {
     /// Its entry.
     pub entry: BackupEntry,
     /// The files of relations that it holds.

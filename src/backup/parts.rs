@@ -58,7 +58,7 @@ fn by_size(files: Vec<Item>) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::data_directory::Entry;
+    use crate::server::data_directory::Entry;
 
     fn file(size_bytes: u64) -> Item {
         Item::whole(Entry {

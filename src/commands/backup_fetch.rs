@@ -4,9 +4,9 @@ use super::{Context, Outcome};
 use crate::cli::BackupFetch;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::conf::Configuration;
 use crate::restore::leading_out;
 use crate::restore::run::{Destination, fetch_backup};
+use crate::server::conf::Configuration;
 
 pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;

@@ -4,13 +4,13 @@ use comfy_table::{Table, presets};
 use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 
 use super::wal_show::print_spans;
 use super::{Context, Outcome};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog};
 use crate::restore::window::{Window, spans, windows};
 use crate::wal::archive::Archive;

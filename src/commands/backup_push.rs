@@ -3,19 +3,18 @@
 use indicatif::HumanBytes;
 
 use super::{Context, Outcome, backup_list, cores};
-use crate::backup::delta::DeltaOptions;
-use crate::backup::push::{Backup, Options};
+use crate::backup::request::{Backup, DeltaOptions, Options};
 use crate::cli::BackupPush;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::ControlFile;
 use crate::repository::BackupEntry;
+use crate::server::control_file;
 
 /// Parts that are packed at a time at most: each takes memory for its upload.
 const MOST_PARTS: usize = 4;
 
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
-    let control = ControlFile::read(&arguments.pgdata)?;
+    let control = control_file::read(&arguments.pgdata)?;
     let repository = context.repository_of(&control)?;
     let pipeline = context.pipeline(&repository)?;
     let backup = Backup {
@@ -59,7 +58,7 @@ pub(super) fn threads(context: &Context) -> usize {
         .min(MOST_PARTS)
 }
 
-pub(super) fn report(context: &Context, entry: &BackupEntry) -> Result<(), Error> {
+pub(super) fn report(context: &Context, entry: &BackupEntry) -> Result<(), output::Error> {
     if context.global.json {
         return output::json(&backup_list::Row::from(entry));
     }

@@ -37,7 +37,7 @@ pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error
     )
 }
 
-fn print_json(store: &str, findings: &[Finding]) -> Result<(), Error> {
+fn print_json(store: &str, findings: &[Finding]) -> Result<(), output::Error> {
     let problems: Vec<_> = findings
         .iter()
         .filter_map(|finding| {
@@ -50,7 +50,7 @@ fn print_json(store: &str, findings: &[Finding]) -> Result<(), Error> {
     }))
 }
 
-fn print(store: &str, findings: &[Finding]) -> Result<(), Error> {
+fn print(store: &str, findings: &[Finding]) -> Result<(), output::Error> {
     output::line(&format!("store {store}"))?;
     for finding in findings {
         match &finding.problem {

@@ -7,19 +7,19 @@ use std::os::unix::ffi::OsStrExt;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
+use walhalla_postgres::SegmentNo;
+use walhalla_postgres::wal::event::Outcome as End;
+use walhalla_postgres::wal::record::RelationFiles;
 
 use super::{Context, Outcome};
 use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output;
-use crate::postgres::SegmentNo;
 use crate::repository::{BackupEntry, BackupId};
 use crate::restore::target::shell_bytes;
 use crate::restore::window::usable_end;
 use crate::wal::archive::Archive;
-use crate::wal::event::Outcome as End;
-use crate::wal::record::RelationFiles;
 
 /// Relations that a line of text names; JSON has all.
 const SHOWN_RELATIONS: usize = 3;
@@ -33,10 +33,10 @@ const COPY: &str = "--target-action promote --archive-mode off";
 struct Row {
     kind: &'static str,
     time: Option<jiff::Timestamp>,
-    lsn: crate::postgres::Lsn,
+    lsn: walhalla_postgres::Lsn,
     xid: u32,
     timeline: u32,
-    segment: crate::postgres::SegmentName,
+    segment: walhalla_postgres::SegmentName,
     detail: String,
     relations: Vec<Relation>,
     wal_bytes: Option<u64>,
@@ -242,7 +242,7 @@ fn one(relation: &Relation) -> String {
     format!("{text}({}{})", relation.files, size.unwrap_or_default())
 }
 
-fn print(row: &Row) -> Result<(), Error> {
+fn print(row: &Row) -> Result<(), output::Error> {
     let time = row
         .time
         .map_or_else(|| "-".to_owned(), |time| time.to_string());

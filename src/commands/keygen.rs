@@ -53,10 +53,11 @@ fn show_recipients(global: &Global, path: &Path) -> Result<(), Error> {
         source,
     })?;
     if global.json {
-        output::json(&json!({ "recipients": recipients }))
+        output::json(&json!({ "recipients": recipients }))?;
     } else {
-        output::block(&recipients.join("\n"))
+        output::block(&recipients.join("\n"))?;
     }
+    Ok(())
 }
 
 /// A new file that only its owner can read, durable.

@@ -26,12 +26,13 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use tokio::runtime::Runtime;
+use tracing::level_filters::LevelFilter;
 use walhalla_providers::transfer::{self, Options, RetryPolicy, Store};
 
-use crate::cli::{Cli, Cluster, Command, Global, LogFormat};
+use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
-use crate::output;
+use crate::output::{self, LogFormat};
 use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
@@ -58,7 +59,7 @@ pub struct Context {
 
 /// Runs the command and prints its error, if any.
 pub fn run(cli: Cli) -> ExitCode {
-    output::start_log(&cli.global);
+    output::start_log(level(&cli.global), cli.global.log_format);
     let log_format = cli.global.log_format;
     let fetching = match &cli.command {
         Command::WalFetch(arguments) => {
@@ -68,8 +69,8 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::ProblemFound) => output::exit(PROBLEM),
-        Err(error) => output::exit(match fetching {
+        Ok(Outcome::ProblemFound) => ExitCode::from(PROBLEM),
+        Err(error) => ExitCode::from(match fetching {
             None => report(&error, log_format),
             // An answer, which recovery asks for at each end of a timeline, not a failure.
             Some(_) if error.exit_code() == ABSENT => {
@@ -88,8 +89,18 @@ pub fn run(cli: Cli) -> ExitCode {
     }
 }
 
+/// Of which messages the log has.
+fn level(global: &Global) -> LevelFilter {
+    match (global.quiet, global.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    }
+}
+
 fn report(error: &Error, log_format: LogFormat) -> u8 {
-    output::error(error, log_format);
+    output::error(error, error.hint().as_deref(), log_format);
     error.exit_code()
 }
 
@@ -102,7 +113,7 @@ pub fn usage_exit() -> ExitCode {
     } else {
         USAGE
     };
-    output::exit(code)
+    ExitCode::from(code)
 }
 
 fn dispatch(cli: Cli) -> Result<Outcome, Error> {
@@ -239,7 +250,7 @@ impl Context {
     /// The cluster of a control file.
     pub fn repository_of(
         &self,
-        control: &crate::postgres::ControlFile,
+        control: &walhalla_postgres::ControlFile,
     ) -> Result<Repository, Error> {
         Ok(Repository::new(
             self.store()?,
@@ -252,7 +263,7 @@ impl Context {
     /// The same for a command that the cluster's server waits for.
     fn hasty_repository_of(
         &self,
-        control: &crate::postgres::ControlFile,
+        control: &walhalla_postgres::ControlFile,
         times: &waiting_server::Times,
     ) -> Result<Repository, Error> {
         let store = self.store_within(times.request)?.patient(&times.patience);

@@ -7,7 +7,8 @@ use crate::cli;
 use crate::error::Error;
 use crate::output;
 use crate::restore;
-use crate::restore::plan::{Plan, Report, plan};
+use crate::restore::choose::plan;
+use crate::restore::plan::{Plan, Report};
 
 pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
@@ -31,7 +32,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, E
     Ok(Outcome::Done)
 }
 
-fn print(plan: &Plan) -> Result<(), Error> {
+fn print(plan: &Plan) -> Result<(), output::Error> {
     let report = plan.report();
     let timelines: Vec<String> = report.timelines.iter().map(ToString::to_string).collect();
     let (first, last) = (

@@ -1,6 +1,7 @@
 //! `walhalla restore PGDATA`
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use indicatif::HumanBytes;
 
@@ -8,17 +9,18 @@ use super::{Context, Outcome};
 use crate::cli::{Restore, WalMode};
 use crate::error::Error;
 use crate::output;
-use crate::postgres::conf::{self, Configuration};
-use crate::postgres::data_directory::check_utf8;
 use crate::restore;
+use crate::restore::choose::plan;
 use crate::restore::existing::Existing;
 use crate::restore::leading_out;
 use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
-use crate::restore::plan::{Plan, plan};
+use crate::restore::plan::Plan;
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
+use crate::server::conf::{self, Configuration};
+use crate::server::data_directory::check_utf8;
 
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let pgdata = super::absolute(&arguments.pgdata)?;
@@ -28,11 +30,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let on_demand = (arguments.standby || arguments.wal == WalMode::OnDemand)
         .then(|| on_demand(context))
         .transpose()?;
-    let program = std::env::current_exe().map_err(|source| Error::System {
-        doing: "find this program's path",
-        source,
-    })?;
-    check_utf8("this program", &program)?;
+    let program = program()?;
     let plan = plan(
         &repository,
         &arguments.plan.target(),
@@ -100,6 +98,16 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         kept_bytes,
         stage.is_none(),
     )
+}
+
+/// The running binary, which recovery is to run.
+fn program() -> Result<PathBuf, Error> {
+    let program = std::env::current_exe().map_err(|source| Error::System {
+        doing: "find this program's path",
+        source,
+    })?;
+    check_utf8("this program", &program)?;
+    Ok(program)
 }
 
 /// What `--delta` says of files that are there.

@@ -68,7 +68,7 @@ fn report(context: &Context, verified: Verified) -> Result<Outcome, Error> {
     })
 }
 
-fn print(report: &Report) -> Result<(), Error> {
+fn print(report: &Report) -> Result<(), output::Error> {
     let rows = [
         ("backups", report.backups),
         ("objects read", report.objects),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use walhalla_providers::transfer::Patience;
 
-use crate::postgres::postmaster;
+use crate::server::postmaster;
 
 /// How long requests may go on failing while a server waits.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);

@@ -3,16 +3,18 @@
 use std::path::Path;
 use std::time::Duration;
 
+use walhalla_postgres::WalFileName;
+use walhalla_postgres::wal::segment_check::Cluster;
+
 use super::waiting_server::{PATIENCE, times};
 use super::{Context, Outcome};
 use crate::cli::WalFetch;
 use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
-use crate::postgres::conf::Configuration;
-use crate::postgres::{ControlFile, WalFileName, control};
 use crate::restore::stage::{self, Seal};
+use crate::server::conf::Configuration;
+use crate::server::control_file;
 use crate::wal::fetcher::{Fetcher, NewFile};
-use crate::wal::pages::Cluster;
 
 /// What the server that asks is doing, which decides what it makes of an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +31,9 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
     let file: WalFileName = arguments.name.parse()?;
     // Before anything that can take long: whoever comes later takes the place over.
     let target = NewFile::create(&arguments.path)?;
-    let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
+    let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
     let mode = recovery_mode(arguments);
-    let control = pgdata.and_then(|pgdata| Ok((ControlFile::read(&pgdata)?, pgdata)));
+    let control = pgdata.and_then(|pgdata| Ok((control_file::read(&pgdata)?, pgdata)));
     let (repository, cluster) = match (arguments.cluster.system_identifier, control) {
         (None, Ok((control, pgdata))) => {
             let most = patience(mode, context.settings.retry_timeout);
@@ -41,7 +43,7 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
             )
         }
         // Without a data directory, the store's only cluster is meant.
-        (None, Err(crate::postgres::Error::NotADataDirectory { .. }))
+        (None, Err(crate::server::Error::NotADataDirectory { .. }))
             if arguments.pgdata.is_none() =>
         {
             (context.repository(&arguments.cluster)?, None)
@@ -84,7 +86,7 @@ pub(super) fn from_plan(arguments: &WalFetch) -> Result<Outcome, Error> {
 
 /// What the server whose `restore_command` this is is doing.
 pub(super) fn recovery_mode(arguments: &WalFetch) -> RecoveryMode {
-    let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
+    let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
     pgdata.map_or(RecoveryMode::None, |pgdata| mode_of(&pgdata))
 }
 

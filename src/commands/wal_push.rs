@@ -1,12 +1,14 @@
 //! `walhalla wal-push PATH`
 
+use walhalla_postgres::WalFileName;
+
 use super::waiting_server::{PATIENCE, times};
 use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::{ControlFile, WalFileName, control};
+use crate::server::control_file;
 use crate::wal::archiver::{Archiver, Pushed};
 
 pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
@@ -16,8 +18,8 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     let file: WalFileName = name.parse()?;
-    let pgdata = control::find_data_directory(arguments.pgdata.as_deref(), path)?;
-    let control = ControlFile::read(&pgdata)?;
+    let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), path)?;
+    let control = control_file::read(&pgdata)?;
     let most = context.settings.retry_timeout.min(PATIENCE);
     let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
     let pipeline = context.pipeline(&repository)?;

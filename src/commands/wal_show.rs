@@ -4,17 +4,17 @@ use comfy_table::{Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
+use walhalla_postgres::wal::event::Outcome as End;
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, WalFileName};
 
 use super::{Context, Outcome};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, WalFileName};
 use crate::repository::ArchivedFile;
 use crate::restore::window::{self, Span, Window, spans};
 use crate::wal;
 use crate::wal::archive::{Archive, Needed};
-use crate::wal::event::Outcome as End;
 
 /// `wal-show --json`
 #[derive(Debug, Serialize)]
@@ -263,7 +263,7 @@ fn begin(time: Timestamp) -> String {
 }
 
 /// Tells from when to when the cluster can be brought back.
-pub(super) fn print_spans(spans: &[Span]) -> Result<(), Error> {
+pub(super) fn print_spans(spans: &[Span]) -> Result<(), output::Error> {
     if spans.is_empty() {
         return output::line("no moment can be reached: no backup has the WAL that it needs");
     }

@@ -6,7 +6,7 @@ use super::{Context, Outcome};
 use crate::cli::WalSummarize;
 use crate::error::Error;
 use crate::output;
-use crate::wal::summary::backfill::{Scope, backfill};
+use crate::wal::backfill::{Scope, backfill};
 
 pub(super) fn run(context: &Context, arguments: &WalSummarize) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;

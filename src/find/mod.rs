@@ -10,16 +10,16 @@ mod relations;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
-
-use crate::postgres::{History, Lsn, SegmentName};
-use crate::wal::Error;
-use crate::wal::archive::{Archive, Needed, Resolved};
-use crate::wal::event::{Event, Outcome};
-use crate::wal::record::{Fork, RelationFiles};
-use crate::wal::summary::{Note, Transaction};
-use crate::wal::text::ServerText;
+use walhalla_postgres::summary::{Note, Transaction};
+use walhalla_postgres::wal::event::{Event, Outcome};
+use walhalla_postgres::wal::record::{Fork, RelationFiles};
+use walhalla_postgres::wal::text::ServerText;
+use walhalla_postgres::{History, Lsn, SegmentName};
 
 pub use relations::{Relation, Relations};
+
+use crate::wal::Error;
+use crate::wal::archive::{Archive, Needed, Resolved};
 
 /// What is looked for.
 #[derive(Clone, Debug, Default)]

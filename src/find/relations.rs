@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use serde::Serialize;
+use walhalla_postgres::catalogs::Names;
+use walhalla_postgres::relation::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
+use walhalla_postgres::wal::record::RelationFiles;
+use walhalla_postgres::{History, Lsn, Version};
 
-use crate::backup::contents::{self, Contents};
-use crate::backup::names;
-use crate::backup::relations;
+use crate::contents::names;
+use crate::contents::relations;
+use crate::contents::{self, Contents};
 use crate::output;
-use crate::postgres::catalogs::Names;
-use crate::postgres::relation::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
-use crate::postgres::{History, Lsn, Version};
 use crate::repository::{BackupEntry, BackupId, Repository};
-use crate::wal::record::RelationFiles;
 
 /// A relation, as far as it is known.
 #[derive(Clone, Debug, Serialize)]

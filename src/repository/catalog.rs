@@ -7,14 +7,14 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use walhalla_postgres::control::page_size;
+use walhalla_postgres::timeline::Ancestor;
+use walhalla_postgres::{History, Limits, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::{Error, Repository};
 use crate::output;
-use crate::postgres::control::page_size;
-use crate::postgres::data_directory::Tablespace;
-use crate::postgres::timeline::Ancestor;
-use crate::postgres::{History, Limits, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+use crate::server::data_directory::Tablespace;
 
 /// The greatest format of `backup.json` that is read; see [`BackupKind::format`] for what is written.
 pub const FORMAT: u32 = 2;

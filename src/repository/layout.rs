@@ -10,12 +10,12 @@
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
 //! ```
 
+use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
 use super::BackupId;
 use super::marks::{Mark, Permanence};
 use crate::pipeline::Packing;
-use crate::postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use walhalla_postgres::SystemIdentifier;
 use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
@@ -26,7 +27,6 @@ use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
     Trailed, streams, trailer, unpack,
 };
-use crate::postgres::SystemIdentifier;
 
 /// A store, opened for one cluster, for callers on ordinary threads.
 #[derive(Clone, Debug)]

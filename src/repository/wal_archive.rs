@@ -5,12 +5,12 @@ use std::mem::discriminant;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 use super::layout::Object;
 use super::{Error, Repository};
 use crate::pipeline::Packing;
-use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 
 /// Longest timeline history or backup history file that is read.
 pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;

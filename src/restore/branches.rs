@@ -1,16 +1,16 @@
 //! Which way leads on from a backup.
 
 use jiff::Timestamp;
+use walhalla_postgres::summary::Note;
+use walhalla_postgres::wal::event::{Event, TimelineSwitch};
+use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
 
 use super::Error;
-use super::choose::unreachable;
+use super::plan::Unreachable;
 use super::target::TargetTimeline;
-use crate::postgres::{History, SegmentName, TimelineId, WalFileName};
 use crate::repository::BackupEntry;
 use crate::wal;
 use crate::wal::archive::Archive;
-use crate::wal::event::{Event, TimelineSwitch};
-use crate::wal::summary::Note;
 
 /// The history to follow from `backup`; `None` when it does not lead to the timeline that is asked for.
 ///
@@ -35,8 +35,9 @@ pub(super) fn followed<'a>(
             Ok(None)
         }
         TargetTimeline::Id(timeline) => {
-            let unknown =
-                || unreachable(format!("the archive has no timeline {}", timeline.number()));
+            let unknown = || {
+                Unreachable::because(format!("the archive has no timeline {}", timeline.number()))
+            };
             let history = histories.get(&timeline).ok_or_else(unknown)?;
             Ok(Some(history).filter(|history| backup.leads_to(history)))
         }
@@ -53,7 +54,7 @@ fn nothing_newer_is_unknown(archive: &Archive, backup: &BackupEntry) -> Result<(
         if *timeline > backup.timeline && has_segments()? {
             let number = timeline.number();
             let file = WalFileName::History(*timeline);
-            return Err(unreachable(format!(
+            return Err(Unreachable::because(format!(
                 "the archive holds WAL of timeline {number} and not its history, {file}, so whether it leads on \
                  from backup {} cannot be told; bring the file back, or choose with --target-timeline",
                 backup.id

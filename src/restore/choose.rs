@@ -4,22 +4,22 @@ use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use jiff::Timestamp;
+use walhalla_postgres::summary::{Note, Transaction};
+use walhalla_postgres::wal::event::{Event, Outcome};
+use walhalla_postgres::wal::text::ServerText;
+use walhalla_postgres::{History, Limits, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 
 use super::Error;
 use super::branches;
 use super::hint::Hint;
 use super::plan::{NewTablespace, Plan, Unreachable};
-use super::reach::{Found, Place as WalPlace, Search};
+use super::reach::{Found, Place as WalPlace, Search, Seen};
 use super::target::{Bound, Point, Target, TargetTimeline};
-use crate::postgres::{History, Limits, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::catalog::Place;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::wal;
-use crate::wal::archive::{Archive, Examined, Facts, Needed, Route};
-use crate::wal::event::{Event, Outcome};
+use crate::wal::archive::{Archive, Examined, Facts, Needed, Reading, Route};
 use crate::wal::proof::Proof;
-use crate::wal::summary::{Note, Transaction};
-use crate::wal::text::ServerText;
 
 /// Everything the choice is made from.
 pub(super) struct Planner<'a> {
@@ -32,6 +32,25 @@ pub(super) struct Planner<'a> {
     /// Whether what can be reached instead is told; not of a plan that only answers whether a hint holds.
     gives_hints: bool,
     search: Option<Search<'a>>,
+}
+
+/// Plans a restore to `target`, from the backup `chosen` or the best one.
+///
+/// # Errors
+/// [`Error::Unreachable`] with the reason and the nearest point that can be reached.
+pub fn plan(
+    repository: &Repository,
+    target: &Target,
+    chosen: Option<&str>,
+    reading: Reading,
+) -> Result<Plan, Error> {
+    let all = repository.usable_backups()?;
+    let archive = Archive::new(repository, &all, reading)?;
+    let backups = match chosen {
+        Some(id) => vec![repository.backup(id)?],
+        None => all,
+    };
+    Planner::new(&archive, target, &backups, chosen.is_some()).plan()
 }
 
 /// What one backup and the WAL after it offer.
@@ -85,7 +104,7 @@ impl<'a> Planner<'a> {
     pub(super) fn plan(mut self) -> Result<Plan, Error> {
         if self.backups.is_empty() {
             let store = self.repository.store.url();
-            return Err(unreachable(format!("{store} holds no backup")).into());
+            return Err(Unreachable::because(format!("{store} holds no backup")).into());
         }
         let mut refusal: Option<Falls> = None;
         let mut named: BTreeSet<(Lsn, Timestamp)> = BTreeSet::new();
@@ -228,7 +247,9 @@ impl<'a> Planner<'a> {
         let backups = self.backups.iter().filter(leads);
         match backups.min_by_key(|backup| backup.stop_lsn) {
             Some(oldest) => self.before(oldest),
-            None => Ok(unreachable("no backup leads to this timeline".to_owned())),
+            None => Ok(Unreachable::because(
+                "no backup leads to this timeline".to_owned(),
+            )),
         }
     }
 
@@ -261,7 +282,7 @@ impl<'a> Planner<'a> {
             if let Some(object) = self.repository.missing_object(member, place)? {
                 let reason =
                     format!("{object}, a part of the backup, is missing or of another length");
-                return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+                return Ok(Offer::Falls(Falls::Broken(Unreachable::because(reason))));
             }
         }
         let size = backup.wal_segment_size;
@@ -278,7 +299,7 @@ impl<'a> Planner<'a> {
                 way.missing(),
                 backup.id
             );
-            return Ok(Offer::Falls(Falls::Broken(unreachable(reason))));
+            return Ok(Offer::Falls(Falls::Broken(Unreachable::because(reason))));
         }
         if let Err(broken) = self.is_own(&way)? {
             return Ok(Offer::Falls(Falls::Broken(broken)));
@@ -316,7 +337,7 @@ impl<'a> Planner<'a> {
         let examined = self.archive.examine(way.history, way.to(way.consistent))?;
         if let Some(gap) = self.break_in(way, way.consistent, Some(backup.stop_lsn), &examined) {
             let reason = format!("backup {} is not consistent: {}", backup.id, gap.reason);
-            return Ok(Err(unreachable(reason)));
+            return Ok(Err(Unreachable::because(reason)));
         }
         examined
             .facts
@@ -325,7 +346,7 @@ impl<'a> Planner<'a> {
         if proof.holds() {
             return Ok(Ok(()));
         }
-        Ok(Err(unreachable(format!(
+        Ok(Err(Unreachable::because(format!(
             "the archived WAL from {} to {} is not that of backup {}: no record in it names the backup; another server \
              archived it under the same names",
             backup.start_lsn, backup.stop_lsn, backup.id
@@ -550,63 +571,68 @@ impl<'a> Planner<'a> {
         let point = &self.target.point;
         let seen = self.search.as_ref().map(|search| search.seen.clone());
         let seen = seen.unwrap_or_default();
-        let missing = way.missing();
-        if let Some(search) = &self.search
-            && self.gives_hints
-            && let Some(found) = search.on_another_branch(way.history)?
-        {
-            let (own, other) = (way.history.timeline.number(), found.timeline.number());
-            let there = Hint::of(point.clone()).on(found.timeline);
-            let reason = match found.place {
-                WalPlace::Shared => format!(
-                    "the archived WAL of timeline {own} ends before {point}, at segment {missing}; timeline {other} holds the \
-                     same WAL"
-                ),
-                WalPlace::Apart => {
-                    format!("{point} is on timeline {other}, and not on the way to {own}")
-                }
-            };
-            return Ok(Unreachable {
-                reason,
-                nearest: self.hint([there])?,
-            });
+        if let Some(refusal) = self.elsewhere(way)? {
+            return Ok(refusal);
         }
-        let reason = match point {
+        match point {
             Point::Xid(_) if let Some(parent) = &seen.parent => return self.part_of(parent),
-            Point::Immediate => {
-                format!(
-                    "the record after the end of backup {}, at which PostgreSQL stops, is not in the archive, which",
-                    way.backup.id
-                )
-            }
-            Point::Name(name) => {
+            Point::Name(name) if !way.route.gap => {
                 let similar = nearest_names(name, &self.usable(&seen.restore_points));
-                if let Some((nearest, _)) = similar.first().filter(|_| !way.route.gap) {
+                if let Some((nearest, _)) = similar.first() {
                     let there = Hint::of(Point::Name(nearest.clone()));
+                    let shown = shown(&similar);
                     return Ok(Unreachable {
-                        reason: format!(
-                            "the archive has no {point}; there are {}",
-                            shown(&similar)
-                        ),
+                        reason: format!("the archive has no {point}; there are {shown}"),
                         nearest: self.hint([there])?,
                     });
                 }
-                format!("{point} is not in the archive, which")
             }
+            _ => {}
+        }
+        let absent = match point {
+            Point::Immediate => format!(
+                "the record after the end of backup {}, at which PostgreSQL stops, is not in the archive",
+                way.backup.id
+            ),
             Point::Xid(_) if seen.wrote => {
-                format!("{point} neither committed nor was rolled back in the archive, which")
+                format!("{point} neither committed nor was rolled back in the archive")
             }
-            _ => format!("{point} is not in the archive, which"),
+            _ => format!("{point} is not in the archive"),
         };
-        let newest = seen.newest.map_or_else(String::new, |newest| {
-            format!(
-                "; its newest transaction, {}, ended at {}",
-                newest.xid, newest.time
-            )
-        });
+        self.archive_ends(way, &absent, &seen)
+    }
+
+    /// Of a target that is in the archive on another timeline.
+    fn elsewhere(&self, way: &Way) -> Result<Option<Unreachable>, Error> {
+        let point = &self.target.point;
+        let search = self.search.as_ref().filter(|_| self.gives_hints);
+        let found = search.map(|search| search.on_another_branch(way.history));
+        let Some(found) = found.transpose()?.flatten() else {
+            return Ok(None);
+        };
+        let (own, other) = (way.history.timeline.number(), found.timeline.number());
+        let reason = match found.place {
+            WalPlace::Shared => format!(
+                "the archived WAL of timeline {own} ends before {point}, at segment {}; timeline {other} holds the same WAL",
+                way.missing()
+            ),
+            WalPlace::Apart => {
+                format!("{point} is on timeline {other}, and not on the way to {own}")
+            }
+        };
+        let there = Hint::of(point.clone()).on(found.timeline);
+        Ok(Some(Unreachable {
+            reason,
+            nearest: self.hint([there])?,
+        }))
+    }
+
+    /// The target is `absent`: why no more of the archive can be searched for it.
+    fn archive_ends(&self, way: &Way, absent: &str, seen: &Seen) -> Result<Unreachable, Error> {
+        let missing = way.missing();
         if way.route.gap {
             return Ok(Unreachable {
-                reason: format!("{reason} has a gap at WAL segment {missing}"),
+                reason: format!("{absent}, which has a gap at WAL segment {missing}"),
                 nearest: self.before_gap(way)?,
             });
         }
@@ -614,21 +640,26 @@ impl<'a> Planner<'a> {
         let last = SegmentNo(way.next().0 - 1);
         if let Some(gap) = self.break_in(way, last, None, &all) {
             return Ok(Unreachable {
-                reason: format!("{reason} has a gap: {}", gap.reason),
+                reason: format!("{absent}, which has a gap: {}", gap.reason),
                 nearest: self.at_break(way, gap)?.nearest,
             });
         }
         if let Some(lsn) = seen.minimal {
             return Ok(Unreachable {
                 reason: format!(
-                    "{point} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing \
-                     after that can be replayed"
+                    "{} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing after \
+                     that can be replayed",
+                    self.target.point
                 ),
                 nearest: self.hint([Hint::of(Point::Lsn(lsn)).exclusive()])?,
             });
         }
+        let newest = seen.newest.map_or_else(String::new, |newest| {
+            let (xid, time) = (newest.xid, newest.time);
+            format!("; its newest transaction, {xid}, ended at {time}")
+        });
         Ok(Unreachable {
-            reason: format!("{reason} ends before WAL segment {missing}{newest}"),
+            reason: format!("{absent}, which ends before WAL segment {missing}{newest}"),
             nearest: self.hint([Hint::of(Point::End)])?,
         })
     }
@@ -846,13 +877,6 @@ impl Way<'_> {
 
     fn has(&self, segment: SegmentNo) -> bool {
         segment < self.next()
-    }
-}
-
-pub(super) fn unreachable(reason: String) -> Unreachable {
-    Unreachable {
-        reason,
-        nearest: None,
     }
 }
 

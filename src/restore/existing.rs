@@ -14,20 +14,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
+use walhalla_postgres::wal::page_header::{LONG_HEADER_BYTES, PageHeader};
+use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName, control};
 
 use super::Error;
 use super::folder::{Folder, Kind};
-use super::places::{LINKS, Places};
+use super::places::{LINKS, PROOF, Places};
 use super::target::shell_bytes;
 use crate::pipeline::streams;
-use crate::postgres::{
-    ControlFile, SegmentName, SystemIdentifier, TimelineId, WalFileName, control,
-};
 use crate::repository::{BackupEntry, Repository, WalListing};
-use crate::wal::pages::{LONG_HEADER_BYTES, PageHeader};
+use crate::server::control_file;
 
-/// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
-const PROOF: &str = "walhalla_restore";
 /// What a server leaves in its data directory for as long as it runs (miscinit.c, `CreateDataDirLockFile`).
 const PID_FILE: &str = "postmaster.pid";
 /// Folders of WAL that was moved out of the way, after which it is time to look at them.
@@ -102,7 +99,7 @@ pub(super) fn prove(pgdata: &Path, backup: &BackupEntry) -> Result<(), Error> {
     if let Some(reason) = in_use(pgdata) {
         return Err(refuse(reason));
     }
-    let told = ControlFile::read(pgdata)
+    let told = control_file::read(pgdata)
         .map(|control| control.system_identifier)
         .ok()
         .or_else(|| broken_off(pgdata));
@@ -143,11 +140,6 @@ pub(super) fn in_use(pgdata: &Path) -> Option<Unproven> {
         Err(rustix::io::Errno::SRCH) => Unproven::NotSeen(number),
         Ok(()) | Err(_) => Unproven::Running(number),
     })
-}
-
-/// Whether a path is that of a file that a restore keeps for itself.
-pub(super) fn is_own_file(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == PROOF)
 }
 
 /// Says whose the directory and the tablespaces' folders will be, durably.

@@ -18,9 +18,9 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
+use walhalla_postgres::control;
 
 use super::Error;
-use crate::postgres::control;
 
 /// Permissions of directories until something says otherwise.
 const PRIVATE: u32 = 0o700;

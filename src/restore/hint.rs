@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use walhalla_postgres::TimelineId;
+
 use super::target::{Bound, Point, Target, TargetTimeline, shell_bytes, shell_word};
-use crate::postgres::TimelineId;
 use crate::repository::{BackupEntry, BackupId};
 
 /// Options of `restore` that lead somewhere, beside those that the user gave.

@@ -13,7 +13,7 @@ use super::folder::{Folder, Kind};
 use super::recovery::quoted_for_sh;
 use super::site::real_path;
 use super::target::shell_bytes;
-use crate::postgres::conf::{self, Configuration};
+use crate::server::conf::{self, Configuration};
 
 const DATA_DIRECTORY: &str = "data_directory";
 const EXTERNAL_PID_FILE: &str = "external_pid_file";

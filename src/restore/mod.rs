@@ -8,7 +8,7 @@
 //! last: until it is there, PostgreSQL refuses to start.
 
 mod branches;
-mod choose;
+pub mod choose;
 pub mod existing;
 mod folder;
 mod hint;
@@ -31,9 +31,9 @@ pub mod window;
 use std::path::PathBuf;
 
 use self::occupant::{Occupant, RunningServer};
-use crate::backup::contents;
+use crate::contents;
 use crate::repository::BackupId;
-use crate::{postgres, repository, wal};
+use crate::{repository, server, wal};
 
 /// Why a restore was refused or failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum Error {
     Wal(#[from] wal::Error),
     /// Something of PostgreSQL's is wrong.
     #[error(transparent)]
-    Postgres(#[from] postgres::Error),
+    Postgres(#[from] server::Error),
     /// The target cannot be reached with what the archive holds.
     #[error("the recovery target cannot be reached: {}", .0.reason)]
     Unreachable(plan::Unreachable),
@@ -299,5 +299,11 @@ impl From<walhalla_providers::Error> for Error {
 impl From<plan::Unreachable> for Error {
     fn from(unreachable: plan::Unreachable) -> Self {
         Self::Unreachable(unreachable)
+    }
+}
+
+impl From<walhalla_postgres::Error> for Error {
+    fn from(error: walhalla_postgres::Error) -> Self {
+        Self::Postgres(error.into())
     }
 }

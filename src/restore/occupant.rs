@@ -5,8 +5,10 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::{SystemIdentifier, Version};
+
 use super::existing;
-use crate::postgres::{ControlFile, SystemIdentifier, Version};
+use crate::server::control_file;
 
 /// A directory that is not empty, and what can be told of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,7 @@ pub struct RunningServer {
 impl Occupant {
     /// What can be told of the directory at `path`, which is to be the place of `tablespace` or the data directory.
     pub(super) fn of(path: &Path, tablespace: Option<u32>) -> Self {
-        let control = ControlFile::read(path).ok();
+        let control = control_file::read(path).ok();
         let names = std::fs::read_dir(path).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
         let mut tablespace_folders: Vec<String> =

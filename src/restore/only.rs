@@ -6,11 +6,12 @@
 use std::collections::HashSet;
 use std::path::Path;
 
+use walhalla_postgres::RelationFile;
+use walhalla_postgres::catalogs::database_of_map;
+
 use super::Error;
-use crate::backup::contents::Contents;
-use crate::backup::names;
-use crate::postgres::RelationFile;
-use crate::postgres::catalogs::database_of_map;
+use crate::contents::Contents;
+use crate::contents::names;
 use crate::repository::{BackupEntry, Repository};
 
 /// Databases without which a cluster is none.

@@ -14,10 +14,11 @@ use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use super::existing;
 use super::folder::{Folder, Kind};
 use crate::repository::BackupEntry;
 
+/// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
+pub(super) const PROOF: &str = "walhalla_restore";
 /// Where links to tablespaces are.
 pub(super) const LINKS: &str = "pg_tblspc";
 
@@ -101,7 +102,7 @@ impl Places {
         let is_inside = path
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
-        if !is_inside || existing::is_own_file(path) {
+        if !is_inside || is_own_file(path) {
             return Err(strange());
         }
         if let (Some((_, wal)), Ok(rest)) = (&self.wal, path.strip_prefix(self.wal_folder)) {
@@ -201,4 +202,9 @@ impl Places {
         self.data.set_directory_mode(outer, mode)?;
         self.data.sync(outer)
     }
+}
+
+/// Whether a path is that of a file that a restore keeps for itself.
+pub(super) fn is_own_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == PROOF)
 }

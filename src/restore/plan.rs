@@ -4,14 +4,11 @@
 //! far it must get. If something is missing the plan says what, and nothing is restored.
 
 use serde::Serialize;
+use walhalla_postgres::wal::text::ServerText;
+use walhalla_postgres::{History, Limits, Lsn, SegmentName, TimelineId};
 
-use super::Error;
-use super::choose::Planner;
 use super::target::Target;
-use crate::postgres::{History, Limits, Lsn, SegmentName, TimelineId};
-use crate::repository::{ArchivedFile, BackupEntry, Repository};
-use crate::wal::archive::{Archive, Reading};
-use crate::wal::text::ServerText;
+use crate::repository::{ArchivedFile, BackupEntry};
 
 /// A restore that can be carried out.
 #[derive(Clone, Debug)]
@@ -90,25 +87,6 @@ pub struct Unreachable {
     pub reason: String,
     /// Options of `restore` that reach the nearest point.
     pub nearest: Option<String>,
-}
-
-/// Plans a restore to `target`, from the backup `chosen` or the best one.
-///
-/// # Errors
-/// [`Error::Unreachable`] with the reason and the nearest point that can be reached.
-pub fn plan(
-    repository: &Repository,
-    target: &Target,
-    chosen: Option<&str>,
-    reading: Reading,
-) -> Result<Plan, Error> {
-    let all = repository.usable_backups()?;
-    let archive = Archive::new(repository, &all, reading)?;
-    let backups = match chosen {
-        Some(id) => vec![repository.backup(id)?],
-        None => all,
-    };
-    Planner::new(&archive, target, &backups, chosen.is_some()).plan()
 }
 
 impl std::fmt::Display for NewTablespace {
@@ -198,6 +176,16 @@ impl Plan {
         timelines.push(self.history.timeline.number());
         timelines.dedup();
         timelines
+    }
+}
+
+impl Unreachable {
+    /// It cannot be reached for this reason; nothing nearer is known.
+    pub(super) fn because(reason: String) -> Self {
+        Self {
+            reason,
+            nearest: None,
+        }
     }
 }
 

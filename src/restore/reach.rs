@@ -7,15 +7,15 @@
 use std::collections::{BTreeSet, HashMap};
 
 use jiff::Timestamp;
+use walhalla_postgres::summary::Transaction;
+use walhalla_postgres::wal::event::{Event, Outcome};
+use walhalla_postgres::wal::text::ServerText;
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
 use super::target::{Bound, Point, Target};
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 use crate::repository::BackupEntry;
 use crate::wal::Error;
 use crate::wal::archive::{Archive, Needed, Resolved};
-use crate::wal::event::{Event, Outcome};
-use crate::wal::summary::Transaction;
-use crate::wal::text::ServerText;
 
 /// A record at which recovery stops.
 #[derive(Clone, Debug, PartialEq, Eq)]

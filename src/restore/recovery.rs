@@ -7,13 +7,14 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::{Limits, Version};
+
 use super::Error;
 use super::folder::Folder;
 use super::plan::Plan;
 use super::stage::Seal;
 use super::target::{Bound, Point};
-use crate::postgres::conf::Configuration;
-use crate::postgres::{Limits, Version};
+use crate::server::conf::Configuration;
 
 /// Where the server's WAL comes from while it recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -371,7 +372,7 @@ mod tests {
         let any: Vec<u8> = (1..=255).collect();
         let quoted = quote(&command(&[OsStr::from_bytes(&any)]));
         let text = [b"restore_command = ".as_slice(), &quoted, b"\n"].concat();
-        let read = crate::postgres::conf::last(&text, "restore_command").unwrap();
+        let read = crate::server::conf::last(&text, "restore_command").unwrap();
         let mut script = b"printf %s ".to_vec();
         let mut bytes = read.iter();
         while let Some(byte) = bytes.next() {

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::backup::chain::ChainFile;
-use crate::backup::contents::{Failure, Sum};
-use crate::backup::merged::Skip;
+use crate::contents::chain::ChainFile;
+use crate::contents::merged::Skip;
+use crate::contents::{Failure, Sum};
 use crate::pipeline::Frame;
 use crate::pipeline::streams::{self, read_full};
 use crate::progress::Progress;

@@ -14,7 +14,7 @@ use super::recovery::Settings;
 use super::site::{self, Need, Site};
 use super::stage::{self, Seal};
 use super::unpack::Unpacker;
-use crate::backup::chain::{Access, Chain};
+use crate::contents::chain::{Access, Chain};
 use crate::progress::{Progress, Show};
 use crate::repository::{BackupEntry, Repository};
 

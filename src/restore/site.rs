@@ -9,8 +9,8 @@ use super::Error;
 use super::existing::{self, Existing};
 use super::folder::{Folder, Kind, Owner, existing};
 use super::occupant::{self, Occupant};
-use super::places::{Naming, Place, Places, Role, tablespace_of};
-use crate::backup::chain::Chain;
+use super::places::{Naming, Place, Places, Role, is_own_file, tablespace_of};
+use crate::contents::chain::Chain;
 use crate::repository::BackupEntry;
 
 /// What a restore takes of a file system.
@@ -423,7 +423,7 @@ pub(super) fn check_paths(files: &Chain, backup: &BackupEntry) -> Result<(), Err
                 .nth(2)
                 .is_some_and(|part| *part == *version_folder);
         let has_name = below.is_none() || path.iter().count() > 3;
-        is_inside && is_in_version_folder && has_name && !existing::is_own_file(path)
+        is_inside && is_in_version_folder && has_name && !is_own_file(path)
     };
     let left_out = files.left_out().iter().map(|(path, _)| path.clone());
     match files

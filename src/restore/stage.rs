@@ -19,19 +19,21 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::wal::page_header::{LONG_HEADER_BYTES, lies_within_a_record};
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::{SegmentName, WalFileName};
 
 use super::Error;
 use super::existing::broken_off;
 use super::folder::{Folder, Kind, Owner, existing, is_temporary};
 use super::plan::Plan;
 use crate::pipeline::streams;
-use crate::postgres::{SegmentName, WalFileName};
 use crate::progress::Progress;
 use crate::repository::{ArchivedFile, BackupEntry, Repository};
 use crate::threads::{lock, on_threads};
+use crate::wal;
 use crate::wal::fetcher::{Fetcher, NewFile};
-use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
-use crate::wal::{self, Mismatch};
 
 /// The plan's name in the stage.
 const PLAN: &str = "plan.json";

@@ -5,10 +5,10 @@ use std::fmt;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+use walhalla_postgres::wal::text::ServerText;
+use walhalla_postgres::{Lsn, TimelineId};
 
 use crate::output;
-use crate::postgres::{Lsn, TimelineId};
-use crate::wal::text::ServerText;
 
 /// Where recovery ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -17,15 +17,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::Advice;
 use sha2::{Digest, Sha256};
+use walhalla_postgres::control;
 
 use super::Error;
 use super::existing::{self, Existing};
 use super::places::Places;
 use super::refresh::{Update, refresh};
-use crate::backup::chain::Chain;
-use crate::backup::contents::{self, Failure, FileHeader, Sink, Sum};
-use crate::backup::manifest;
-use crate::postgres::control;
+use crate::contents::chain::Chain;
+use crate::contents::manifest;
+use crate::contents::{self, Failure, FileHeader, Sink, Sum};
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
 

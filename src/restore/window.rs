@@ -8,11 +8,11 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use walhalla_postgres::{History, SegmentName, SegmentNo};
 
 use super::Error;
 use super::branches::followed;
 use super::target::TargetTimeline;
-use crate::postgres::{History, SegmentName, SegmentNo};
 use crate::repository::{BackupEntry, BackupId};
 use crate::wal;
 use crate::wal::archive::{Archive, Needed, Route};

@@ -5,16 +5,18 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
+use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
+use walhalla_providers::ObjectKey;
+
 use super::receipts::{Depth, Receipts};
 use super::segments::{Run, SegmentReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
 use crate::pipeline::{Locked, Packing};
-use crate::postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 use crate::progress::Progress;
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
-use crate::wal::pages::{Cluster, LONG_HEADER_BYTES};
-use walhalla_providers::ObjectKey;
 
 /// Segments that a thread reads one after the other; the one before them is read again.
 const RUN_SEGMENTS: usize = 32;

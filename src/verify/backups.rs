@@ -7,34 +7,33 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use jiff::Timestamp;
+use walhalla_postgres::page::{Judge, PageState};
+use walhalla_postgres::summary::Note;
+use walhalla_postgres::wal::event::event;
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::{
+    ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
+};
+
 use super::archive::gaps;
 use super::receipts::Depth;
 use super::segments::{Run, SegmentReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
-use crate::backup::contents::{
-    self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored,
-};
-use crate::backup::delta_file::{Header, ReadError, whole_name};
-use crate::backup::relations::Relations;
+use crate::contents::delta_file::{Header, ReadError, whole_name};
+use crate::contents::relations::Relations;
+use crate::contents::{self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::postgres::page::{Judge, PageState};
-use crate::postgres::{
-    ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
-};
 use crate::progress::Progress;
 use crate::repository::catalog::StoredPart;
 use crate::repository::{ArchivedFile, BackupEntry, BackupKind, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal;
-use crate::wal::event::event;
-use crate::wal::pages::Cluster;
 use crate::wal::proof::Proof;
-use crate::wal::reader::Record;
-use crate::wal::summary::Note;
-use jiff::Timestamp;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;

@@ -21,16 +21,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
+use receipts::{Depth, Receipt, Receipts};
 use serde::Serialize;
 
-use crate::backup::contents;
+use crate::contents;
 use crate::output;
 use crate::progress::Show;
 use crate::repository::layout::Object;
 use crate::repository::{self, Catalog, Repository};
 use crate::threads::lock;
 use crate::wal;
-use receipts::{Depth, Receipt, Receipts};
 
 /// Why a verification did not come to its end.
 #[derive(Debug, thiserror::Error)]

@@ -3,16 +3,19 @@
 use std::io::Read;
 use std::sync::atomic::Ordering;
 
+use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::wal::page_header::{LONG_HEADER_BYTES, lies_within_a_record};
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::{History, SegmentName, WalFileName};
+
 use super::receipts::{Depth, Receipts};
 use super::{Error, Findings, Sound, count};
 use crate::pipeline::Codec;
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, SegmentName, WalFileName};
 use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
 use crate::threads::lock;
-use crate::wal::pages::{Cluster, Extent, LONG_HEADER_BYTES, SegmentCheck, lies_within_a_record};
-use crate::wal::{self, Mismatch};
+use crate::wal;
 
 /// Bytes that are read and checked at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -204,7 +207,7 @@ impl SegmentReader<'_> {
             .take(HISTORY_LIMIT_BYTES)
             .read_to_end(&mut text)
             .map_err(|source| self.repository.damaged(&object.key, source))?;
-        if wal::reads_as(file, &text) {
+        if walhalla_postgres::wal::reads_as(file, &text) {
             return Ok(self.ended(object, &watched));
         }
         let mismatch = wal::Error::Mismatch {

@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use jiff::Timestamp;
+use walhalla_postgres::summary::{Joiner, Note, Rift, Summary};
+use walhalla_postgres::wal::event::Event;
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::{
+    History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
+};
 
-use super::event::Event;
 use super::proof::Proof;
-use super::summary::{Joiner, Note, Proven, Rift, Summary, stored};
 use super::{Error, reader};
 use crate::output;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 use crate::progress::{Progress, Show};
 use crate::repository::{self, ArchivedFile, BackupEntry, Repository, WalListing};
 use crate::threads::{lock, on_threads};
-use crate::wal::reader::Record;
+use crate::wal::stored_summary;
+use crate::wal::stored_summary::Proven;
 
 /// Most summaries that are in memory at a time, and how many bytes of them as they are stored: in memory they are up to
 /// twenty times as long.
@@ -659,9 +663,9 @@ fn summary(
     for form in forms {
         match proven.read(repository, needed.name, &form.object, &needed.archived) {
             Ok(summary) => return Ok(summary),
-            Err(error) if error.is_of_the_object() => stored::warn_passed_over(&error),
+            Err(error) if error.is_of_the_object() => stored_summary::warn_passed_over(&error),
             Err(error) => return Err(error.into()),
         }
     }
-    stored::make(repository, needed.name, &needed.archived, history)
+    stored_summary::make(repository, needed.name, &needed.archived, history)
 }

@@ -5,18 +5,19 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
+use walhalla_postgres::segment::MOST_PARTIALS;
+use walhalla_postgres::summary::{Summarizer, Summary};
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
 use walhalla_providers::ErrorKind;
 
-use super::pages::{Cluster, Extent, SegmentCheck};
-use super::reader::Record;
-use super::summary::{Summarizer, Summary, stored};
 use super::{Error, Mismatch, record};
 use crate::output;
 use crate::pipeline::encryption::ContentDigest;
 use crate::pipeline::{self, Content, Encryption, Pipeline, StoredObject, streams};
-use crate::postgres::segment::MOST_PARTIALS;
-use crate::postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
 use crate::repository::{self, Repository, layout::Object};
+use crate::wal::stored_summary;
 
 /// How long a summary's upload is tried: it can be made later, and the server waits for the push.
 const SUMMARY_DEADLINE: Duration = Duration::from_secs(10);
@@ -332,9 +333,9 @@ impl Archiver<'_> {
             if count == 0 {
                 source.must_be_finished()?;
                 let stored = writer.finish()?;
-                let summary = source
-                    .summary()
-                    .map(|summary| summary.map(|summary| summary.of(&stored)));
+                let summary = source.summary().map(|summary| {
+                    summary.map(|summary| stored_summary::of_stored(summary, &stored))
+                });
                 return Ok((stored, summary));
             }
             writer.fill(count);
@@ -362,7 +363,8 @@ impl Archiver<'_> {
         let reason = match summary {
             Err((lsn, damage)) => format!("the record at {lsn} cannot be understood: {damage}"),
             Ok(summary) => {
-                match stored::write(&self.hasty(), &pipeline, &summary, self.key().as_ref()) {
+                match stored_summary::write(&self.hasty(), &pipeline, &summary, self.key().as_ref())
+                {
                     Ok(_) => return,
                     Err(error) => output::chain(&error),
                 }
@@ -621,7 +623,7 @@ fn segment_check(
 /// Checks that a history or backup history file reads as one.
 fn check_text(path: &Path, name: WalFileName) -> Result<(), Error> {
     let text = std::fs::read(path).map_err(Error::local("read", path))?;
-    if super::reads_as(name, &text) {
+    if walhalla_postgres::wal::reads_as(name, &text) {
         Ok(())
     } else {
         Err(mismatch_at(path, name, Mismatch::Text))

@@ -10,20 +10,24 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 
+use walhalla_postgres::summary::{Changes, Joiner, Rift, Summarizer, Summary};
+use walhalla_postgres::wal::event::Event;
+use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_check::{Cluster, SegmentCheck};
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
+
 use super::archive::{at_once, longest};
-use super::event::Event;
-use super::pages::{Cluster, LONG_HEADER_BYTES, SegmentCheck};
 use super::proof::Proof;
-use super::reader::Record;
 use super::segment;
-use super::summary::{Changes, Joiner, Proven, Rift, Summarizer, Summary, stored};
 use super::{Error, record};
 use crate::output;
 use crate::pipeline::streams;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
 use crate::progress::{Progress, Show};
 use crate::repository::{self, ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
+use crate::wal::stored_summary;
+use crate::wal::stored_summary::Proven;
 
 /// A stretch of WAL along a history, and where it may be found.
 pub struct Stretch<'a> {
@@ -183,7 +187,7 @@ impl Stretch<'_> {
             match self.stored(name, form) {
                 Ok(Some(summary)) => return Ok(Ok(summary)),
                 Ok(None) | Err(repository::Error::Locked { .. }) => {}
-                Err(error) if error.is_of_the_object() => stored::warn_passed_over(&error),
+                Err(error) if error.is_of_the_object() => stored_summary::warn_passed_over(&error),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -209,7 +213,7 @@ impl Stretch<'_> {
     ) -> Result<Option<Summary>, repository::Error> {
         let repository = self.repository;
         if let Ok(mut own) = std::fs::File::open(self.wal_folder.join(name.to_string())) {
-            let summary = stored::read(repository, name, &form.object)?;
+            let summary = stored_summary::read(repository, name, &form.object)?;
             let sha256 = streams::sha256(&mut own).ok();
             let is_it = sha256.is_some() && sha256 == summary.segment_sha256.map(|sum| sum.0);
             return Ok(is_it.then_some(summary));

@@ -6,13 +6,13 @@ use std::io::{ErrorKind as ErrorKindIo, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use walhalla_providers::ErrorKind;
 
-use super::pages::{Cluster, Extent, SegmentCheck};
 use super::{Error, Mismatch, history_beside};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use crate::repository::{self, ArchivedFile, LaterWal, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
@@ -296,7 +296,7 @@ impl Fetcher<'_> {
         target: &mut NewFile,
     ) -> Result<(), Error> {
         let text = self.repository.read_text(&archived.object)?;
-        if !super::reads_as(file, &text) {
+        if !walhalla_postgres::wal::reads_as(file, &text) {
             return Err(Error::Mismatch {
                 place: self.repository.url(&archived.object.key),
                 file,

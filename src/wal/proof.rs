@@ -7,10 +7,10 @@
 //! and begins with an older checkpoint: of its backup the last transaction before the end is known, by position and time.
 
 use jiff::{SignedDuration, Timestamp};
+use walhalla_postgres::Lsn;
+use walhalla_postgres::summary::Note;
+use walhalla_postgres::wal::event::{Checkpoint, Event};
 
-use super::event::{Checkpoint, Event};
-use super::summary::Note;
-use crate::postgres::Lsn;
 use crate::repository::BackupEntry;
 
 /// How far the server's clock may have been set while the backup was taken. Whoever takes a backup looks for this proof, too:
@@ -104,7 +104,7 @@ impl Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::event::TimelineSwitch;
+    use walhalla_postgres::wal::event::TimelineSwitch;
 
     const DURING: i64 = 1_000_010;
 

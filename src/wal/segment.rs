@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::pages::{Cluster, Extent, SegmentCheck};
-use super::reader::Record;
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
+
 use super::{Error, Mismatch};
 use crate::pipeline::streams::read_full;
-use crate::postgres::{History, Lsn, SegmentName, WalFileName};
 use crate::repository::{ArchivedFile, Repository};
 
 /// Bytes that are read at a time: whole WAL pages of any size.

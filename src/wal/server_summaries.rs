@@ -12,10 +12,11 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use walhalla_postgres::block_table::{self, Damage};
+use walhalla_postgres::summary::Changes;
+use walhalla_postgres::{History, Lsn, TimelineId, Version};
+
 use super::Error;
-use super::block_table::{self, Damage};
-use super::summary::Changes;
-use crate::postgres::{History, Lsn, TimelineId, Version};
 
 const FOLDER: &str = "summaries";
 const SUFFIX: &str = ".summary";
@@ -204,7 +205,8 @@ fn read(folder: &Path, file: &File) -> Result<Known, Error> {
 mod tests {
     use std::ops::Range;
 
-    use super::super::block_table::tests::{Stored, table};
+    use walhalla_postgres::block_table::testing::{Stored, table};
+
     use super::*;
 
     const TABLE: [u32; 4] = [1663, 5, 16384, 0];

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 use tokio::runtime::Runtime;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use crate::model::{Commit, Moment};
 use crate::support::Cluster;

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use crate::client::Client;
 use crate::life::Life;

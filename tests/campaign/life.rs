@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use crate::client::{Client, Crowd};
 use crate::depot::{Depot, PATIENCE, archive_settings};

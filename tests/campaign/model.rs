@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 /// Of the servers here (`Shape::small`).
 const SEGMENT_BYTES: u64 = 1 << 20;

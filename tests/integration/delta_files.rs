@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use walhalla::backup::delta_file::{Header, delta_name, whole_name};
-use walhalla::backup::merged::{Merged, Skip};
+use walhalla::contents::delta_file::{Header, delta_name, whole_name};
+use walhalla::contents::merged::{Merged, Skip};
 
 use crate::support::{Area, Cluster, Shape, copy_tree, host, run, seed_chance};
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use crate::support::{Area, Cluster, Key, Shape, Store, Walhalla, eventually, fill, host, run};
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use walhalla::postgres::{History, Lsn, TimelineId, Version};
-use walhalla::wal::block_table::Damage;
 use walhalla::wal::server_summaries::{Gap, Known, changes};
-use walhalla::wal::summary::Changes;
+use walhalla_postgres::block_table::Damage;
+use walhalla_postgres::summary::Changes;
+use walhalla_postgres::{History, Lsn, TimelineId, Version};
 
 use crate::support::{Area, Cluster, Shape, eventually, host, run};
 

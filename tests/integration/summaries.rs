@@ -313,5 +313,5 @@ fn after<'a>(text: &'a str, mark: &str) -> &'a str {
 }
 
 fn offset(lsn: &str) -> u64 {
-    lsn.parse::<walhalla::postgres::Lsn>().unwrap().0
+    lsn.parse::<walhalla_postgres::Lsn>().unwrap().0
 }

@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use self::branches::{Backup, Branches, LATEST};
 use self::draw::{Drawn, Hat, Point};

@@ -1,7 +1,7 @@
 //! Segments that are not whole: what was cut is refused, and the last one of a timeline that was left takes nobody's name.
 
-use walhalla::postgres::{Lsn, SegmentName, SegmentSize};
-use walhalla::wal::reader::RecordReader;
+use walhalla_postgres::wal::reader::RecordReader;
+use walhalla_postgres::{Lsn, SegmentName, SegmentSize};
 
 use crate::support::{Area, Segments, Store, Walhalla, host};
 
@@ -38,7 +38,7 @@ impl Archive {
         let mut ends = Vec::new();
         for (index, page) in bytes.chunks(PAGE_BYTES).enumerate() {
             let address = Lsn(start.0 + (index * PAGE_BYTES) as u64);
-            let mut show = |record: &walhalla::wal::reader::Record| {
+            let mut show = |record: &walhalla_postgres::wal::reader::Record| {
                 let end = (record.end.0 - start.0 + 7) & !7;
                 ends.push(usize::try_from(end).unwrap());
             };

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use walhalla::postgres::{Lsn, SegmentName, SegmentSize, Version};
-use walhalla::wal::reader::{Record, RecordReader};
+use walhalla_postgres::wal::reader::{Record, RecordReader};
+use walhalla_postgres::{Lsn, SegmentName, SegmentSize, Version};
 
 use crate::support::{
     Area, Cluster, Shape, Shown, compare_with_pg_waldump, configure_for_wal, crash_within_a_record,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use walhalla::postgres::Version;
-use walhalla::wal::event::{Event, Outcome, event};
+use walhalla_postgres::Version;
+use walhalla_postgres::wal::event::{Event, Outcome, event};
 
 use crate::support::{
     Area, RESOURCE_MANAGERS, Shown, WrittenWal, compare_with_pg_waldump, read_segments,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use walhalla::postgres::SegmentSize;
+use walhalla_postgres::SegmentSize;
 
 use super::{Area, Cluster, Shape, run};
 

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use walhalla::postgres::{Lsn, SegmentName, SegmentSize, Version};
-use walhalla::wal::event::{Checkpoint, Event, Outcome, TransactionEnd, Truncation, event};
-use walhalla::wal::reader::{Record, RecordReader};
-use walhalla::wal::record::{Fork, Headers, RelationFiles};
+use walhalla_postgres::wal::event::{
+    Checkpoint, Event, Outcome, TransactionEnd, Truncation, event,
+};
+use walhalla_postgres::wal::reader::{Record, RecordReader};
+use walhalla_postgres::wal::record::{Fork, Headers, RelationFiles};
+use walhalla_postgres::{Lsn, SegmentName, SegmentSize, Version};
 
 /// Length of a WAL page of every build that tests run.
 const PAGE_BYTES: usize = 8192;

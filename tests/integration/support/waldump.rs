@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use walhalla::postgres::{Lsn, SegmentSize, Version};
-use walhalla::wal::pages::PageHeader;
+use walhalla_postgres::wal::page_header::PageHeader;
+use walhalla_postgres::{Lsn, SegmentSize, Version};
 
 use super::wal_shown::{read_segments, relation_of_path};
 use super::{Area, Shown, host};

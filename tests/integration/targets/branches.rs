@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use crate::support::{Area, Cluster, Shape, Store, Walhalla, create_fill_segment, run};
 

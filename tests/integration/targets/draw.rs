@@ -3,7 +3,7 @@
 use std::fmt;
 
 use jiff::{Timestamp, ToSpan as _};
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use super::branches::{Branches, TWICE};
 use super::truth::{End, Record, Truth, What};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use jiff::Timestamp;
-use walhalla::postgres::Lsn;
+use walhalla_postgres::Lsn;
 
 use super::draw::{Drawn, Point};
 use crate::support::{host, run};

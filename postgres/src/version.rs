@@ -1,0 +1,270 @@
+//! Everything that differs between PostgreSQL versions: one table and the functions that read it.
+
+use std::fmt;
+
+use super::Error;
+
+/// A supported major version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version(&'static Facts);
+
+/// One row of the table.
+#[derive(Debug, PartialEq, Eq)]
+struct Facts {
+    /// `PG_VERSION`'s text.
+    name: &'static str,
+    /// As in `server_version_num / 100`, so 9.6 is 906.
+    number: u32,
+    /// `XLOG_PAGE_MAGIC` (xlog_internal.h).
+    wal_page_magic: u16,
+    /// `PG_CONTROL_VERSION` (pg_control.h).
+    control_version: u32,
+    /// `CATALOG_VERSION_NO` (catversion.h): names a tablespace's folder.
+    catalog_version: u32,
+    /// Offsets in `pg_control`.
+    control: ControlLayout,
+}
+
+/// Where `pg_control` keeps what is read from it (pg_control.h, `ControlFileData`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ControlLayout {
+    /// Of `checkPointCopy`.
+    pub(super) checkpoint: usize,
+    /// Of `minRecoveryPoint`.
+    pub(super) min_recovery_point: usize,
+    /// Of `blcksz`; what follows it has not changed since 9.6.
+    pub(super) block_size: usize,
+    /// Of `crc`.
+    pub(super) crc: usize,
+}
+
+/// To 10, with `prevCheckPoint`.
+const CONTROL_10: ControlLayout = ControlLayout {
+    checkpoint: 48,
+    min_recovery_point: 136,
+    block_size: 216,
+    crc: 288,
+};
+/// 11, without it.
+const CONTROL_11: ControlLayout = ControlLayout {
+    checkpoint: 40,
+    min_recovery_point: 128,
+    block_size: 208,
+    crc: 280,
+};
+/// 12 to 17, with a 64-bit `nextXid` and `max_wal_senders`.
+const CONTROL_12: ControlLayout = ControlLayout {
+    checkpoint: 40,
+    min_recovery_point: 136,
+    block_size: 216,
+    crc: 288,
+};
+/// From 18, with `default_char_signedness`.
+const CONTROL_18: ControlLayout = ControlLayout {
+    crc: 292,
+    ..CONTROL_12
+};
+
+const TABLE: &[Facts] = &[
+    row("9.6", 906, 0xD093, 960, 201_608_131, CONTROL_10),
+    row("10", 1000, 0xD097, 1002, 201_707_211, CONTROL_10),
+    row("11", 1100, 0xD098, 1100, 201_809_051, CONTROL_11),
+    row("12", 1200, 0xD101, 1201, 201_909_212, CONTROL_12),
+    row("13", 1300, 0xD106, 1300, 202_007_201, CONTROL_12),
+    row("14", 1400, 0xD10D, 1300, 202_107_181, CONTROL_12),
+    row("15", 1500, 0xD110, 1300, 202_209_061, CONTROL_12),
+    row("16", 1600, 0xD113, 1300, 202_307_071, CONTROL_12),
+    row("17", 1700, 0xD116, 1700, 202_406_281, CONTROL_12),
+    row("18", 1800, 0xD118, 1800, 202_506_291, CONTROL_18),
+];
+
+const fn row(
+    name: &'static str,
+    number: u32,
+    wal_page_magic: u16,
+    control_version: u32,
+    catalog_version: u32,
+    control: ControlLayout,
+) -> Facts {
+    Facts {
+        name,
+        number,
+        wal_page_magic,
+        control_version,
+        catalog_version,
+        control,
+    }
+}
+
+impl Version {
+    /// The version with this `pg_control_version` and `catalog_version_no`.
+    pub fn of_control(control_version: u32, catalog_version: u32) -> Option<Self> {
+        let fits = |row: &&Facts| {
+            row.control_version == control_version && row.catalog_version == catalog_version
+        };
+        TABLE.iter().find(fits).map(Self)
+    }
+
+    /// The version of a `PG_VERSION` file's text.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedVersion`] for one that is not in the table.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let row = TABLE.iter().find(|row| row.name == text.trim());
+        row.map(Self)
+            .ok_or_else(|| Error::UnsupportedVersion(text.trim().to_owned()))
+    }
+
+    /// The version of a server's `server_version_num`, 90603 or 170002.
+    pub fn of_server(server_version_num: u32) -> Result<Self, Error> {
+        let number = if server_version_num < 100_000 {
+            server_version_num / 100
+        } else {
+            server_version_num / 10_000 * 100
+        };
+        let row = TABLE.iter().find(|row| row.number == number);
+        row.map(Self)
+            .ok_or_else(|| Error::UnsupportedVersion(server_version_num.to_string()))
+    }
+
+    /// The version whose WAL pages begin with `magic`.
+    pub fn of_wal_page(magic: u16) -> Option<Self> {
+        TABLE
+            .iter()
+            .find(|row| row.wal_page_magic == magic)
+            .map(Self)
+    }
+
+    /// The first two bytes of each WAL page.
+    pub fn wal_page_magic(self) -> u16 {
+        self.0.wal_page_magic
+    }
+
+    /// The folder inside a tablespace that belongs to this version (relpath.h, `TABLESPACE_VERSION_DIRECTORY`).
+    pub fn tablespace_folder(self) -> String {
+        format!("PG_{}_{}", self.0.name, self.0.catalog_version)
+    }
+
+    /// Where the WAL is below the data directory.
+    pub fn wal_folder(self) -> &'static str {
+        if self.0.number >= 1000 {
+            "pg_wal"
+        } else {
+            "pg_xlog"
+        }
+    }
+
+    /// Whether recovery is asked for by `recovery.signal` and ordinary settings, not `recovery.conf`.
+    pub fn has_recovery_signal(self) -> bool {
+        self.0.number >= 1200
+    }
+
+    /// Whether there is the setting `ignore_invalid_pages`.
+    pub fn can_ignore_invalid_pages(self) -> bool {
+        self.0.number >= 1300
+    }
+
+    /// Whether a backup begins with `pg_backup_start` rather than `pg_start_backup`.
+    pub fn has_backup_start(self) -> bool {
+        self.0.number >= 1500
+    }
+
+    /// Whether `pg_stop_backup` takes `wait_for_archive`.
+    pub fn can_skip_archive_wait(self) -> bool {
+        self.0.number >= 1000
+    }
+
+    /// Whether `backup_manifest` carries the system identifier, as version 2 of its format does.
+    pub fn has_manifest_version_2(self) -> bool {
+        self.0.number >= 1700
+    }
+
+    /// Whether the server keeps WAL summaries below `pg_wal`.
+    pub fn has_wal_summaries(self) -> bool {
+        self.0.number >= 1700
+    }
+
+    /// Length of an `xl_xact_stats_item` (xact.h), which 15 brought and 18 made longer.
+    pub fn dropped_stats_bytes(self) -> usize {
+        if self.0.number >= 1800 { 16 } else { 12 }
+    }
+
+    /// Where `xl_parameter_change` (xlog_internal.h) has `wal_level`: 12 added `max_wal_senders` before it.
+    pub fn wal_level_offset(self) -> usize {
+        if self.limits_wal_senders() { 20 } else { 16 }
+    }
+
+    /// Whether a `restore_command` is cut off after 1,023 bytes (`MAXPGPATH`; `RestoreArchivedFile` to 12).
+    pub fn cuts_commands(self) -> bool {
+        self.0.number < 1300
+    }
+
+    /// Whether recovery looks at `max_wal_senders`.
+    pub fn limits_wal_senders(self) -> bool {
+        self.0.number >= 1200
+    }
+
+    /// Whether catalogs have their OIDs in a column, not in the header of each row.
+    pub fn has_oid_columns(self) -> bool {
+        self.0.number >= 1200
+    }
+
+    /// Whether `pg_class` has `relallfrozen`.
+    pub fn has_all_frozen_column(self) -> bool {
+        self.0.number >= 1800
+    }
+
+    /// Where `CheckPoint` (pg_control.h) has its time.
+    pub fn checkpoint_time_offset(self) -> usize {
+        if self.0.number >= 1200 { 64 } else { 56 }
+    }
+
+    /// `XLOG_DBASE_DROP` (dbcommands_xlog.h).
+    pub fn database_drop(self) -> u8 {
+        if self.0.number >= 1500 { 0x20 } else { 0x10 }
+    }
+
+    /// Whether one record tells of a dropped database's files in all tablespaces (`xl_dbase_drop_rec`).
+    pub fn drops_database_at_once(self) -> bool {
+        self.0.number >= 1300
+    }
+
+    /// The flags of an image that is compressed: `BKPIMAGE_IS_COMPRESSED`, from 15 on one of
+    /// `BKPIMAGE_COMPRESS_PGLZ`, `_LZ4` and `_ZSTD` (xlogrecord.h).
+    pub fn compressed_image_flags(self) -> u8 {
+        if self.0.number >= 1500 { 0x1C } else { 0x02 }
+    }
+
+    /// Where `pg_control` has `mock_authentication_nonce`, from 10 on: after `data_checksum_version`, from 18 on after
+    /// `default_char_signedness`.
+    pub(super) fn secret_offset(self) -> Option<usize> {
+        let after = match self.0.number {
+            ..1000 => return None,
+            1000..1800 => 40,
+            1800.. => 41,
+        };
+        Some(self.0.control.block_size + after)
+    }
+
+    pub(super) fn control_layout(self) -> ControlLayout {
+        self.0.control
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
+    }
+}
+
+impl serde::Serialize for Version {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Version {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}

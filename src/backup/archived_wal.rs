@@ -1,0 +1,102 @@
+//! Waiting for the WAL without which a backup is not consistent.
+
+use std::time::{Duration, Instant};
+
+use walhalla_postgres::{SegmentName, SegmentNo, WalFileName};
+
+use super::Error;
+use super::request::Backup;
+use crate::contents::manifest::WalRange;
+use crate::server::session::{ArchiverState, Server};
+
+/// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
+const FIRST_POLL: Duration = Duration::from_millis(10);
+const LAST_POLL: Duration = Duration::from_secs(1);
+
+/// How often a backup that waits says that the archiver fails.
+const WARNED_AGAIN: Duration = Duration::from_mins(1);
+
+/// What is known of the archiver while a backup waits for it.
+struct Wait {
+    /// When it archived something last.
+    arrived: Instant,
+    /// How many files it has archived.
+    archived: i64,
+    /// When the user was warned last.
+    warned: Option<Instant>,
+}
+
+impl Backup<'_> {
+    /// Waits until every segment that makes the backup consistent is in the archive.
+    ///
+    /// # Errors
+    /// [`Error::WalMissing`] when the archiver archives nothing for as long as the user allows.
+    pub(super) fn wait_for_wal(&self, server: &mut Server, range: WalRange) -> Result<(), Error> {
+        let size = self.control.segment_size;
+        let (first, last) = (size.segment_of(range.start), size.segment_before(range.end));
+        let mut wait = Wait {
+            arrived: Instant::now(),
+            archived: 0,
+            warned: None,
+        };
+        for number in first.0..=last.0 {
+            let segment = SegmentNo(number).on(range.timeline, size);
+            self.wait_for_segment(server, segment, &mut wait)?;
+            wait.arrived = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn wait_for_segment(
+        &self,
+        server: &mut Server,
+        segment: SegmentName,
+        wait: &mut Wait,
+    ) -> Result<(), Error> {
+        let file = WalFileName::Segment(segment);
+        let limit = self.options.archive_timeout;
+        let mut pause = FIRST_POLL;
+        while self.repository.find_wal(file)?.is_none() {
+            if pause == FIRST_POLL {
+                tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
+            }
+            let state = self.wait(server.archiver_state())?;
+            // A long backlog is no standstill: whatever the archiver archives counts.
+            if state.archived != wait.archived {
+                (wait.archived, wait.arrived) = (state.archived, Instant::now());
+            }
+            wait.warn(&state, limit);
+            if wait.arrived.elapsed() > limit {
+                return Err(Error::WalMissing {
+                    segment,
+                    seconds: limit.as_secs(),
+                    failing: state.failing,
+                });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LAST_POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Wait {
+    /// Warns of an archiver that fails, now and then.
+    fn warn(&mut self, state: &ArchiverState, limit: Duration) {
+        let is_recent = |warned: Instant| warned.elapsed() < WARNED_AGAIN;
+        let Some(file) = state
+            .failing
+            .as_ref()
+            .filter(|_| !self.warned.is_some_and(is_recent))
+        else {
+            return;
+        };
+        self.warned = Some(Instant::now());
+        tracing::warn!(
+            "the server's archiver fails on {file}, and last tried it at {}; the server's log has the reason. \
+             The backup is copied, and waits for its WAL for {} s more",
+            state.failed_at.as_deref().unwrap_or_default(),
+            limit.saturating_sub(self.arrived.elapsed()).as_secs()
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! Beginning a backup: on the server, in its directory, and in the store.
+
+use walhalla_postgres::Lsn;
+
+use super::Error;
+use super::delta::Delta;
+use super::own_history;
+use super::own_server::must_be_on;
+use super::request::Backup;
+use crate::contents::assembly::Assembly;
+use crate::repository::BackupKind;
+use crate::server::data_directory::{self, Listing};
+use crate::server::session::{Facts, Server};
+
+/// A backup that the server knows to be running.
+pub(super) struct Begun<'a> {
+    pub(super) server: Server,
+    /// What the server said of itself before.
+    pub(super) facts: Facts,
+    /// Where replay begins.
+    pub(super) start_lsn: Lsn,
+    /// What it stands on, if it is a delta.
+    pub(super) delta: Option<Delta>,
+    pub(super) assembly: Assembly<'a>,
+}
+
+impl Backup<'_> {
+    /// Begins a backup on the server, finds what a delta stands on, and takes an id.
+    pub(super) fn begin(&self) -> Result<(Begun<'_>, Listing), Error> {
+        data_directory::check_tablespaces(self.pgdata)?;
+        let mut server = self.wait(Server::connect(self.pgdata))?;
+        let facts = self.check_server(&mut server)?;
+        let label = own_history::label(self.options.label.as_deref(), facts.now);
+        let start_lsn = self.wait(server.start_backup(&label))?;
+        let first = self.check_directory(&mut server, start_lsn)?;
+        if facts.in_recovery {
+            // What would fail after the copy is told before.
+            must_be_on(first.timeline, &first)?;
+        }
+        let listing = data_directory::walk(self.pgdata, self.control.version)?;
+        let delta = self.delta(start_lsn, &listing)?;
+        let kind = match delta {
+            Some(_) => BackupKind::Delta,
+            None => BackupKind::Full,
+        };
+        let id = self.repository.claim_backup_id(facts.now, kind)?;
+        tracing::info!(
+            "backup {id} of PostgreSQL {} in {} begins",
+            facts.version_text,
+            self.pgdata.display()
+        );
+        let begun = Begun {
+            server,
+            facts,
+            start_lsn,
+            delta,
+            assembly: Assembly::new(self.repository, self.pipeline, id),
+        };
+        Ok((begun, listing))
+    }
+}

@@ -1,0 +1,128 @@
+//! Copying a data directory into tar parts, several at a time.
+
+use std::mem::take;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use walhalla_postgres::Lsn;
+use walhalla_postgres::catalogs::{Catalogs, is_map};
+
+use super::Error;
+use super::begin::Begun;
+use super::extent::{Base, Item, Since};
+use super::newest::Newest;
+use super::pack::{Packer, PageRules};
+use super::parts::{self, Part};
+use super::request::Backup;
+use crate::contents::Owner;
+use crate::contents::relations::Relations;
+use crate::progress::Progress;
+use crate::repository::catalog::CorruptBlock;
+use crate::server::data_directory::{self, Listing};
+use crate::threads::{lock, on_threads};
+
+/// What was seen of the pages.
+#[derive(Default)]
+pub(super) struct Copied {
+    /// Blocks that are damaged.
+    pub(super) corrupt_blocks: Vec<CorruptBlock>,
+    /// The pages that were changed last, which may turn out to be damaged.
+    pub(super) newest: Newest,
+}
+
+impl Backup<'_> {
+    /// Packs all parts but the last. The first error stops every worker.
+    pub(super) fn copy(
+        &self,
+        begun: &Begun,
+        listing: Listing,
+        relations: &Relations,
+    ) -> Result<Copied, Error> {
+        let delta = begun.delta.as_ref();
+        let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
+        let since = self.since(begun);
+        let directories = listing.directories;
+        let parts = self.parts(listing.files, base.as_ref());
+        let total = parts.iter().map(|part| part.size_bytes).sum();
+        let progress = Progress::new(self.options.show, "backing up", total);
+        let (next, copied) = (AtomicUsize::new(0), Mutex::new(Copied::default()));
+        let owner = owner_of(self.pgdata)?;
+        let rules = PageRules::new(self.control, begun.start_lsn);
+        let worker = || -> Result<(), Error> {
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(Part { files, .. }) = parts.get(index) else {
+                    return Ok(());
+                };
+                let part = begun.assembly.begin_part(index + 1, owner)?;
+                let mut packer = Packer::new(part, rules, since);
+                if index == 0 {
+                    let mut directories = directories.iter();
+                    directories.try_for_each(|directory| packer.part.directory(directory))?;
+                }
+                files.iter().try_for_each(|file| {
+                    packer.item(self.pgdata, file, &|bytes| progress.add(bytes))
+                })?;
+                lock(&copied).add(&mut packer);
+                begun.assembly.end_part(packer.part, index + 1)?;
+            }
+        };
+        let outcome = on_threads(self.options.threads, &progress, &worker);
+        progress.finish();
+        outcome?;
+        let copied = take(&mut *lock(&copied));
+        Ok(copied)
+    }
+
+    /// Which pages a delta takes for the parent's.
+    fn since(&self, begun: &Begun) -> Since {
+        let parent = begun.delta.as_ref().map(|delta| &delta.parent.entry);
+        Since {
+            lsn: parent.map_or(Lsn::ZERO, |parent| parent.start_lsn),
+            // `pg_checksums` switches them off and on again only while no server runs.
+            checksums: self.control.data_checksums
+                && parent.is_none_or(|parent| begun.facts.started < parent.start_time),
+        }
+    }
+
+    /// Divides files among parts. The first has the directories, and the catalogs that name relations, always whole.
+    fn parts(&self, files: Vec<data_directory::Entry>, base: Option<&Base>) -> Vec<Part> {
+        let mut catalogs = Catalogs::default();
+        for file in files.iter().filter(|file| is_map(&file.path)) {
+            if let Ok(bytes) = std::fs::read(self.pgdata.join(&file.path)) {
+                catalogs.map(&file.path, &bytes);
+            }
+        }
+        let gives_names =
+            |file: &data_directory::Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
+        let (first, others): (Vec<_>, Vec<_>) = files.into_iter().partition(gives_names);
+        let others = others.into_iter().map(|file| match base {
+            Some(base) => base.item(file),
+            None => Item::whole(file),
+        });
+        let mut parts = vec![Part::of(first.into_iter().map(Item::whole).collect())];
+        parts.extend(parts::divide(others.collect()));
+        parts
+    }
+}
+
+impl Copied {
+    fn add(&mut self, packer: &mut Packer) {
+        self.corrupt_blocks.append(&mut packer.corrupt_blocks);
+        self.newest.append(take(&mut packer.newest));
+    }
+}
+
+/// The owner of the data directory.
+pub(super) fn owner_of(pgdata: &Path) -> Result<Owner, Error> {
+    let metadata = std::fs::metadata(pgdata).map_err(|source| Error::Read {
+        path: pgdata.to_owned(),
+        source,
+    })?;
+    Ok(Owner {
+        user: metadata.uid(),
+        group: metadata.gid(),
+    })
+}

@@ -1,0 +1,76 @@
+//! What is to be backed up, and how.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use walhalla_postgres::ControlFile;
+
+use super::Error;
+use crate::pipeline::Pipeline;
+use crate::progress::Show;
+use crate::repository::Repository;
+use crate::repository::catalog::ChangeSource;
+use crate::wal::archiver::Archiver;
+
+/// What the user says of a backup.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Free text.
+    pub label: Option<String>,
+    /// Free pairs.
+    pub annotations: BTreeMap<String, String>,
+    /// Kept by every retention rule.
+    pub permanent: bool,
+    /// Whether it is to be a delta, and to what; a full backup without.
+    pub delta: Option<DeltaOptions>,
+    /// How long a missing WAL segment is waited for, from the last one that arrived.
+    pub archive_timeout: Duration,
+    /// Files that are packed at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+}
+
+/// What the user says of a delta.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaOptions {
+    /// The parent's id; without, the newest usable one.
+    pub parent: Option<String>,
+    /// What may tell the changed blocks; without, whatever can.
+    pub source: Option<ChangeSource>,
+    /// How many deltas may stand on a full backup.
+    pub max_chain: usize,
+}
+
+/// Where a backup comes from and goes to.
+pub struct Backup<'a> {
+    /// The data directory.
+    pub pgdata: &'a Path,
+    /// Its control file.
+    pub control: &'a ControlFile,
+    /// Where it goes.
+    pub repository: &'a Repository,
+    /// Compresses and encrypts it.
+    pub pipeline: &'a Pipeline,
+    /// What the user says of it.
+    pub options: Options,
+}
+
+impl Backup<'_> {
+    pub(super) fn wait<T, E: Into<Error>>(
+        &self,
+        future: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Error> {
+        self.repository.runtime.block_on(future).map_err(Into::into)
+    }
+
+    pub(super) fn archiver(&self) -> Archiver<'_> {
+        Archiver {
+            repository: self.repository,
+            pipeline: self.pipeline,
+            control: self.control,
+            in_recovery: false,
+        }
+    }
+}

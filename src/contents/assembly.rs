@@ -1,0 +1,307 @@
+//! Where taking and merging a backup end alike.
+//!
+//! ```text
+//! tar parts ─▶ store, several at a time ─▶ index ─▶ relations ─▶ manifest ─▶ entry
+//! ```
+//!
+//! Nothing here makes the backup visible: that is for who writes the entry ([`Repository::commit_backup`]).
+
+use std::collections::BTreeMap;
+use std::mem::take;
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use walhalla_postgres::timeline::Ancestor;
+use walhalla_postgres::{Limits, Lsn, SegmentSize, SystemIdentifier, Version};
+
+use super::Owner;
+use super::index::{Index, PartIndex};
+use super::manifest::{Manifest, WalRange};
+use super::relations::Relations;
+use super::tar_part::{PartWriter, WriteError};
+use crate::pipeline::{Pipeline, StoredObject};
+use crate::repository::catalog::{ChangedBlocks, CorruptBlock, LeftOut, StoredPart};
+use crate::repository::{BackupEntry, BackupId, Repository, layout};
+use crate::server::data_directory::Tablespace;
+use crate::threads::lock;
+
+/// The objects of one backup on their way into its folder.
+pub struct Assembly<'a> {
+    repository: &'a Repository,
+    pipeline: &'a Pipeline,
+    id: BackupId,
+    stored: Mutex<Stored>,
+}
+
+/// What of the backup is in the store.
+#[derive(Default)]
+struct Stored {
+    manifest: Manifest,
+    restored_bytes: u64,
+    /// By their numbers, which count from 1.
+    parts: BTreeMap<usize, (StoredPart, PartIndex)>,
+}
+
+/// What a backup is, besides its objects.
+pub struct Facts {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Timeline, start and stop.
+    pub range: WalRange,
+    /// Ancestors of the timeline, oldest first.
+    pub history: Vec<Ancestor>,
+    /// Of a delta: what it stands on.
+    pub base: Option<Base>,
+    /// The delta out of whose chain it was made.
+    pub merged_from: Option<BackupId>,
+    /// Whether a standby was backed up, if that is known.
+    pub of_standby: Option<bool>,
+    /// Where the record of its checkpoint is, if that is known.
+    pub checkpoint_lsn: Option<Lsn>,
+    /// Clocks of the server before the start and after the stop.
+    pub times: (Timestamp, Timestamp),
+    /// Of a standby's backup: when its last transaction ended, and where.
+    pub replayed: (Option<Timestamp>, Option<Lsn>),
+    /// `txid_current_snapshot()` just before the stop.
+    pub stop_snapshot: String,
+    /// Major version.
+    pub postgres_version: Version,
+    /// `server_version`.
+    pub server_version: String,
+    /// What the server that restores it must not be below.
+    pub limits: Option<Limits>,
+    /// Length of a WAL segment.
+    pub wal_segment_size: SegmentSize,
+    /// Length of a WAL page.
+    pub wal_block_size: u32,
+    /// Whether data pages carry checksums.
+    pub data_checksums: bool,
+    /// Blocks that were damaged in the data directory.
+    pub corrupt_blocks: Vec<CorruptBlock>,
+    /// Tablespaces outside the data directory.
+    pub tablespaces: Vec<Tablespace>,
+    /// What of the data directory is not in the backup.
+    pub left_out: Vec<LeftOut>,
+    /// Kept by every retention rule.
+    pub permanent: bool,
+    /// The user's label.
+    pub label: Option<String>,
+    /// The user's annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// What a delta stands on.
+pub struct Base {
+    /// The parent.
+    pub parent: BackupId,
+    /// SHA-256 of the parent's manifest as it is stored.
+    pub parent_manifest: String,
+    /// What told which blocks changed since then.
+    pub changed_blocks: ChangedBlocks,
+}
+
+impl<'a> Assembly<'a> {
+    /// A backup of which nothing is stored yet, under an id that was claimed for it.
+    pub fn new(repository: &'a Repository, pipeline: &'a Pipeline, id: BackupId) -> Self {
+        Self {
+            repository,
+            pipeline,
+            id,
+            stored: Mutex::default(),
+        }
+    }
+
+    /// The backup.
+    pub fn id(&self) -> &BackupId {
+        &self.id
+    }
+
+    /// Begins the part `number`, from 1.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn begin_part(&self, number: usize, owner: Owner) -> Result<PartWriter, WriteError> {
+        let name = layout::part_name(number, self.pipeline.packing());
+        let object = self.repository.layout.backup_object(&self.id, &name)?;
+        Ok(PartWriter::new(self.pipeline.create(&object.key)?, owner))
+    }
+
+    /// Ends the part `number`; after `Ok` it is in the store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn end_part(&self, mut part: PartWriter, number: usize) -> Result<(), WriteError> {
+        let files = take(&mut part.files);
+        let places = take(&mut part.places);
+        let restored_bytes = part.restored_bytes;
+        let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
+        let object = part.finish()?;
+        let name = layout::part_name(number, self.pipeline.packing());
+        let part = stored_part(name.clone(), size_bytes, &object);
+        let index = PartIndex {
+            name,
+            frames: object.frames,
+            files: places,
+        };
+        let mut stored = lock(&self.stored);
+        stored.restored_bytes += restored_bytes;
+        stored.manifest.files.extend(files);
+        stored.parts.insert(number, (part, index));
+        Ok(())
+    }
+
+    /// Number of the next part, when those before it are stored.
+    pub fn next_number(&self) -> usize {
+        let last = lock(&self.stored).parts.keys().next_back().copied();
+        last.map_or(1, |last| last + 1)
+    }
+
+    /// Stores what goes with the parts, and returns the backup's entry, which is not written yet. `relations` says which
+    /// files of relations are among those of the manifest.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn finish(
+        self,
+        facts: Facts,
+        relations: impl FnOnce(&Manifest) -> Relations,
+    ) -> Result<BackupEntry, WriteError> {
+        let Stored {
+            manifest,
+            restored_bytes,
+            parts,
+        } = take(&mut *lock(&self.stored));
+        let (parts, indexes): (Vec<_>, Vec<_>) = parts.into_values().unzip();
+        let index = self.store_index(&Index { parts: indexes })?;
+        let relations = self.store_relations(&relations(&manifest))?;
+        let stored_manifest = self.store_manifest(&manifest, &facts)?;
+        let kind = self.id.kind();
+        let (parent, parent_manifest, changed_blocks) = match facts.base {
+            Some(base) => (
+                Some(base.parent),
+                Some(base.parent_manifest),
+                Some(base.changed_blocks),
+            ),
+            None => (None, None, None),
+        };
+        let mut entry = BackupEntry {
+            format: kind.format(),
+            id: self.id,
+            kind,
+            parent,
+            parent_manifest,
+            system_identifier: facts.system_identifier,
+            timeline: facts.range.timeline,
+            history: facts.history,
+            start_lsn: facts.range.start,
+            stop_lsn: facts.range.end,
+            of_standby: facts.of_standby,
+            checkpoint_lsn: facts.checkpoint_lsn,
+            start_time: facts.times.0,
+            stop_time: facts.times.1,
+            replayed_time: facts.replayed.0,
+            replayed_lsn: facts.replayed.1,
+            stop_snapshot: facts.stop_snapshot,
+            postgres_version: facts.postgres_version,
+            server_version: facts.server_version,
+            limits: facts.limits,
+            wal_segment_size: facts.wal_segment_size,
+            wal_block_size: facts.wal_block_size,
+            data_checksums: facts.data_checksums,
+            corrupt_blocks: facts.corrupt_blocks,
+            size_bytes: restored_bytes,
+            files: manifest.files.len() as u64,
+            stored_bytes: 0,
+            tablespaces: facts.tablespaces,
+            left_out: facts.left_out,
+            encrypted_to: self.pipeline.recipients().to_vec(),
+            catalogs: parts.first().map(|part| part.name.clone()),
+            parts,
+            manifest: stored_manifest,
+            relations: Some(relations),
+            index: Some(index),
+            changed_blocks,
+            merged_from: facts.merged_from,
+            permanent: facts.permanent,
+            label: facts.label,
+            annotations: facts.annotations,
+            walhalla_version: crate::VERSION.to_owned(),
+        };
+        entry.stored_bytes = entry.objects().map(|object| object.stored_bytes).sum();
+        Ok(entry)
+    }
+
+    fn store_index(&self, index: &Index) -> Result<StoredPart, WriteError> {
+        let name = layout::index_name(self.pipeline.packing());
+        self.store_list(self.pipeline, name, index.to_text().as_bytes())
+    }
+
+    fn store_manifest(&self, manifest: &Manifest, facts: &Facts) -> Result<StoredPart, WriteError> {
+        let name = layout::manifest_name(self.pipeline.packing());
+        let (version, cluster) = (facts.postgres_version, facts.system_identifier);
+        let text = manifest.to_text(version, cluster, facts.range);
+        self.store_list(self.pipeline, name, text.as_bytes())
+    }
+
+    /// Anyone may read it.
+    fn store_relations(&self, relations: &Relations) -> Result<StoredPart, WriteError> {
+        let pipeline = self.pipeline.unencrypted().framed();
+        let name = layout::relations_name(pipeline.packing());
+        self.store_list(&pipeline, name, &relations.to_json())
+    }
+
+    fn store_list(
+        &self,
+        pipeline: &Pipeline,
+        name: String,
+        content: &[u8],
+    ) -> Result<StoredPart, WriteError> {
+        let object = self.repository.layout.backup_object(&self.id, &name)?;
+        let mut writer = pipeline.create(&object.key)?;
+        writer.append(content)?;
+        Ok(stored_part(name, content.len() as u64, &writer.finish()?))
+    }
+}
+
+impl Facts {
+    /// What a full backup is that stands for the same as `leaf`, the last of a chain.
+    pub fn merged_from(leaf: &BackupEntry) -> Self {
+        Self {
+            system_identifier: leaf.system_identifier,
+            range: WalRange {
+                timeline: leaf.timeline,
+                start: leaf.start_lsn,
+                end: leaf.stop_lsn,
+            },
+            history: leaf.history.clone(),
+            base: None,
+            merged_from: Some(leaf.id.clone()),
+            of_standby: leaf.of_standby,
+            checkpoint_lsn: leaf.checkpoint_lsn,
+            times: (leaf.start_time, leaf.stop_time),
+            replayed: (leaf.replayed_time, leaf.replayed_lsn),
+            stop_snapshot: leaf.stop_snapshot.clone(),
+            postgres_version: leaf.postgres_version,
+            server_version: leaf.server_version.clone(),
+            limits: leaf.limits,
+            wal_segment_size: leaf.wal_segment_size,
+            wal_block_size: leaf.wal_block_size,
+            data_checksums: leaf.data_checksums,
+            corrupt_blocks: leaf.corrupt_blocks.clone(),
+            tablespaces: leaf.tablespaces.clone(),
+            left_out: leaf.left_out.clone(),
+            permanent: leaf.permanent,
+            label: leaf.label.clone(),
+            annotations: leaf.annotations.clone(),
+        }
+    }
+}
+
+fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPart {
+    StoredPart {
+        name,
+        size_bytes,
+        stored_bytes: stored.stored_bytes,
+        sha256: hex::encode(stored.sha256),
+    }
+}

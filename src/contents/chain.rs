@@ -1,0 +1,564 @@
+//! Reading a chain of backups back as the one backup that they make together.
+//!
+//! ```text
+//! parts with files that are whole ─▶ each file ─▶ blocks of newer layers laid over it ─▶ Sink
+//!                                                 read at random, by their index
+//! ```
+//!
+//! A file of the result comes from the newest layer that holds it whole, its bottom, and from the `INCREMENTAL.*` files of
+//! the layers above. Each of its blocks is read once, from the newest layer that holds it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use walhalla_providers::Error as StoreError;
+
+use super::delta_file::{Header, ReadError, delta_name, whole_name};
+use super::manifest::{FileFacts, Manifest, WalRange};
+use super::merged::{Layout, Merged, Run, Skip, Source};
+use super::pieces::{PieceReader, Pieces};
+use super::reader::{Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed};
+use super::relations::Relations;
+use crate::pipeline::Frame;
+use crate::repository::catalog::StoredPart;
+use crate::repository::{self, BackupEntry, BackupKind, Repository};
+use crate::threads::lock;
+
+/// Where PostgreSQL's label is.
+const LABEL: &str = "backup_label";
+
+/// A chain whose manifests were read.
+pub struct Chain<'a> {
+    /// The full backup first, the leaf last.
+    layers: Vec<Layer<'a>>,
+    /// Of the leaf; of a backup that is streamed alone they are not read, as it is restored without them.
+    relations: Relations,
+    /// Files of the leaf that are not wanted, and their lengths.
+    left_out: Vec<(PathBuf, u64)>,
+    /// Files of the result that did not come yet.
+    left: Mutex<HashMap<PathBuf, usize>>,
+    /// What the files of the result are.
+    made: Mutex<BTreeMap<PathBuf, FileFacts>>,
+}
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A part after the other.
+    Stream,
+    /// Each as it is asked for.
+    Random,
+}
+
+struct Layer<'a> {
+    contents: Contents<'a>,
+    /// Not needed of a backup that stands alone.
+    pieces: Option<Pieces<'a>>,
+    /// Files of the result whose bottom is here.
+    bottoms: HashSet<PathBuf>,
+}
+
+/// A part that has to be read for the result.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    layer: usize,
+    /// The part.
+    pub part: &'a StoredPart,
+}
+
+impl Task<'_> {
+    /// Whether both are the same part.
+    pub fn is(&self, other: &Self) -> bool {
+        self.layer == other.layer && self.part.name == other.part.name
+    }
+}
+
+impl<'a> Chain<'a> {
+    /// Reads the manifests of `backups`, the full one first, and finds the bottom of each file that `is_wanted`.
+    ///
+    /// With [`Access::Random`], [`Chain::file`] reads single files, where every backup has an index.
+    ///
+    /// # Errors
+    /// The repository's, what is damaged, and a file that is whole in none of them.
+    pub fn open(
+        repository: &'a Repository,
+        backups: &'a [BackupEntry],
+        access: Access,
+        is_wanted: &dyn Fn(&Path) -> bool,
+    ) -> Result<Self, Error> {
+        let is_alone = backups.len() == 1;
+        let open = |backup: &'a BackupEntry| {
+            let is_random = access == Access::Random && backup.index.is_some();
+            let pieces = (!is_alone || is_random).then(|| Pieces::open(repository, backup));
+            Ok::<_, Error>(Layer {
+                contents: Contents::open(repository, backup)?,
+                pieces: pieces.transpose()?,
+                bottoms: HashSet::new(),
+            })
+        };
+        let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
+        let relations = match (backups.last(), layers.last()) {
+            (Some(leaf), Some(layer)) if layer.pieces.is_some() => {
+                Relations::read(repository, leaf)?
+            }
+            _ => None,
+        };
+        let mut chain = Self {
+            layers,
+            relations: relations.unwrap_or(Relations {
+                block_size: 8192,
+                ..Relations::default()
+            }),
+            left_out: Vec::new(),
+            left: Mutex::default(),
+            made: Mutex::default(),
+        };
+        chain.find_bottoms(is_wanted)?;
+        Ok(chain)
+    }
+
+    fn find_bottoms(&mut self, is_wanted: &dyn Fn(&Path) -> bool) -> Result<(), Error> {
+        let Some((leaf, older)) = self.layers.split_last() else {
+            return Ok(());
+        };
+        let (mut left, mut left_out) = (HashMap::new(), Vec::new());
+        for (name, size_bytes) in leaf.contents.sizes() {
+            let changed = match leaf.contents.backup.kind {
+                BackupKind::Delta => whole_name(&name),
+                BackupKind::Full => None,
+            };
+            let path = changed.unwrap_or_else(|| name.clone());
+            if !is_wanted(&path) {
+                let blocks = self.relations.blocks(&path).filter(|_| path != name);
+                let blocks =
+                    blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
+                left_out.push((path, blocks.unwrap_or(size_bytes)));
+                continue;
+            }
+            let layer = if path == name {
+                Some(older.len())
+            } else {
+                bottom(older, &path)
+            };
+            let no_bottom = || self.problem(PartProblem::NoBottom(path.display().to_string()));
+            let layer = layer.ok_or_else(no_bottom)?;
+            left.insert(path, layer);
+        }
+        for (path, layer) in &left {
+            if let Some(layer) = self.layers.get_mut(*layer) {
+                layer.bottoms.insert(path.clone());
+            }
+        }
+        self.left_out = left_out;
+        self.left = Mutex::new(left);
+        Ok(())
+    }
+
+    fn problem(&self, problem: PartProblem) -> Error {
+        let object = self
+            .layers
+            .last()
+            .map_or_else(String::new, |leaf| leaf.contents.folder_url());
+        Error::Part { object, problem }
+    }
+
+    /// Length of the result, as far as `backup.json` tells.
+    pub fn size_bytes(&self) -> u64 {
+        let all = self
+            .layers
+            .last()
+            .map_or(0, |leaf| leaf.contents.backup.size_bytes);
+        let left_out: u64 = self.left_out.iter().map(|(_, size_bytes)| size_bytes).sum();
+        all.saturating_sub(left_out)
+    }
+
+    /// Files that are not wanted, and how long they are.
+    pub fn left_out(&self) -> &[(PathBuf, u64)] {
+        &self.left_out
+    }
+
+    /// Every file of the result, without those that are not wanted.
+    pub fn paths(&self) -> HashSet<PathBuf> {
+        lock(&self.left).keys().cloned().collect()
+    }
+
+    /// The length of every file of the result, as far as the lists tell; without those that are not wanted.
+    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
+        let Some(leaf) = self.layers.last() else {
+            return HashMap::new();
+        };
+        let left = lock(&self.left);
+        let sizes = leaf.contents.sizes().into_iter().map(|(name, size_bytes)| {
+            let Some(path) = whole_name(&name) else {
+                return (name, size_bytes);
+            };
+            let blocks = self.relations.blocks(&path);
+            let whole =
+                blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
+            (path, whole.unwrap_or(size_bytes))
+        });
+        sizes.filter(|(path, _)| left.contains_key(path)).collect()
+    }
+
+    /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
+    pub fn tasks(&self) -> Vec<Task<'_>> {
+        let mut tasks = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            let is_leaf = index + 1 == self.layers.len();
+            let parts = &layer.contents.backup.parts;
+            let parts = match parts.split_last() {
+                Some((_, parts)) if is_leaf => parts,
+                _ => parts,
+            };
+            let parts = parts.iter().enumerate().filter(|(number, part)| {
+                // The first has the directories.
+                is_leaf && *number == 0 || layer.is_needed(part)
+            });
+            tasks.extend(parts.map(|(_, part)| Task { layer: index, part }));
+        }
+        tasks
+    }
+
+    /// The leaf's last part, with `backup_label` and `pg_control`.
+    pub fn last_task(&self) -> Option<Task<'_>> {
+        let leaf = self.layers.last()?;
+        Some(Task {
+            layer: self.layers.len() - 1,
+            part: leaf.contents.backup.parts.last()?,
+        })
+    }
+
+    /// Reads a part and gives `sink` each file of the result whose bottom is there.
+    pub fn read<S: Sink>(&self, task: Task, sink: &S) -> Result<(), S::Error> {
+        let Some(layer) = self.layers.get(task.layer) else {
+            return Ok(());
+        };
+        let over = Over {
+            chain: self,
+            layer,
+            index: task.layer,
+            sink,
+        };
+        layer.contents.part(task.part, &over)
+    }
+
+    /// The files of the result that are read at random, without those that [`Chain::tasks`] has in the first and the last
+    /// part of the leaf; `None` where a backup has no index.
+    pub fn files(&self) -> Option<Vec<&Path>> {
+        let (leaf, _) = self.layers.split_last()?;
+        let ends = [
+            leaf.contents.backup.parts.first(),
+            leaf.contents.backup.parts.last(),
+        ];
+        let mut files = Vec::new();
+        for layer in &self.layers {
+            for part in &layer.pieces.as_ref()?.index().parts {
+                let is_end = std::ptr::eq(layer, leaf)
+                    && ends.iter().flatten().any(|end| end.name == part.name);
+                let paths = part.files.iter().map(|file| file.path.as_path());
+                let wanted = paths.filter(|path| layer.bottoms.contains(*path));
+                files.extend(wanted.filter(|_| !is_end));
+            }
+        }
+        Some(files)
+    }
+
+    /// The part with the directories, which is streamed whatever the access.
+    pub fn first_task(&self) -> Option<Task<'_>> {
+        let leaf = self.layers.last()?;
+        Some(Task {
+            layer: self.layers.len() - 1,
+            part: leaf.contents.backup.parts.first()?,
+        })
+    }
+
+    /// A file of the result, read at random; `None` for one that is not among [`Chain::files`].
+    ///
+    /// # Errors
+    /// That a part of it cannot be read.
+    pub fn file(&self, path: &Path) -> Result<Option<ChainFile<'_>>, Error> {
+        let Some(index) = lock(&self.left).get(path).copied() else {
+            return Ok(None);
+        };
+        let layer = self.layers.get(index);
+        let Some((layer, pieces)) = layer.and_then(|layer| Some((layer, layer.pieces.as_ref()?)))
+        else {
+            return Ok(None);
+        };
+        let (Some(place), Some(bottom)) = (pieces.find(path), pieces.file(path)) else {
+            return Ok(None);
+        };
+        let overlays = self.overlays(path, index);
+        let overlays = overlays.map_err(|source| self.unreadable(path, source))?;
+        let sha256 = overlays
+            .is_empty()
+            .then(|| layer.contents.sha256(path))
+            .flatten();
+        let block_size = self.relations.block_size;
+        let content = Merged::new(overlays, bottom, place.size_bytes, block_size);
+        Ok(Some(ChainFile {
+            header: FileHeader {
+                size_bytes: content.size_bytes(),
+                mode: place.mode,
+                modified: place.modified,
+                owner: Owner::default(),
+            },
+            sha256,
+            known: known(content.layout(), &pieces.frames_within(path), block_size),
+            content,
+        }))
+    }
+
+    /// The error for a file whose content is not the manifest's.
+    pub fn other_content(&self, path: &Path) -> Error {
+        self.problem(PartProblem::Content(path.display().to_string()))
+    }
+
+    /// Why a file could not be read at random: what is wrong with an object, else with the file itself.
+    pub fn unreadable(&self, path: &Path, source: io::Error) -> Error {
+        let source = match source.downcast::<PartProblem>() {
+            Ok(problem) => return self.problem(problem),
+            Err(source) => source,
+        };
+        let source = match source.downcast::<StoreError>() {
+            Ok(error) => return Error::Repository(error.into()),
+            Err(source) => source,
+        };
+        match source.downcast::<repository::Error>() {
+            Ok(error) => Error::Repository(error),
+            Err(_) => self.other_content(path),
+        }
+    }
+
+    /// A file of the result that did not come.
+    pub fn missing(&self) -> Option<Error> {
+        let left = lock(&self.left);
+        let path = left.keys().next()?;
+        Some(self.problem(PartProblem::Missing(path.display().to_string())))
+    }
+
+    /// The manifest of what was made, in PostgreSQL's form; of a backup that stands alone it is its own.
+    pub fn manifest_text(&self) -> String {
+        match self.layers.as_slice() {
+            [] => String::new(),
+            [only] => only.contents.manifest_text.clone(),
+            [.., leaf] => {
+                let backup = leaf.contents.backup;
+                let wal = WalRange {
+                    timeline: backup.timeline,
+                    start: backup.start_lsn,
+                    end: backup.stop_lsn,
+                };
+                let files = lock(&self.made).clone();
+                Manifest { files }.to_text(backup.postgres_version, backup.system_identifier, wal)
+            }
+        }
+    }
+
+    /// The `INCREMENTAL.*` files of the layers above the bottom, the newest first.
+    fn overlays(&self, path: &Path, bottom: usize) -> io::Result<Vec<(Header, PieceReader<'_>)>> {
+        let name = delta_name(path);
+        let above = self.layers.get(bottom + 1..).unwrap_or_default();
+        let mut overlays = Vec::new();
+        for layer in above.iter().rev() {
+            let reader = layer.pieces.as_ref().and_then(|pieces| pieces.file(&name));
+            let Some(mut reader) = reader else {
+                let path = path.display().to_string();
+                return Err(io::Error::other(PartProblem::NoBottom(path)));
+            };
+            let Relations {
+                block_size,
+                blocks_per_file,
+                ..
+            } = self.relations;
+            let header = Header::read(&mut reader, block_size, blocks_per_file);
+            let header = header.map_err(|error| match error {
+                ReadError::Read(source) => source,
+                ReadError::Malformed(_) => {
+                    io::Error::other(PartProblem::Content(name.display().to_string()))
+                }
+            })?;
+            overlays.push((header, reader));
+        }
+        Ok(overlays)
+    }
+
+    /// Takes note of what a file of the result was.
+    pub fn came(&self, path: &Path, header: FileHeader, sum: Sum) {
+        lock(&self.left).remove(path);
+        let (size_bytes, sha256) = sum;
+        lock(&self.made).insert(
+            path.to_owned(),
+            FileFacts {
+                size_bytes,
+                modified: header.modified,
+                sha256,
+            },
+        );
+    }
+}
+
+/// A file of the result on its way in.
+pub struct ChainFile<'a> {
+    /// Its final length, and what its bottom says of it besides.
+    pub header: FileHeader,
+    /// SHA-256 of its content, where one backup alone holds it.
+    pub sha256: Option<[u8; 32]>,
+    /// Stretches of which the index tells what they hold: offset, length and digest ([`Frame::digest_of`]), ascending.
+    pub known: Vec<(u64, u32, [u8; 16])>,
+    /// Its content.
+    pub content: Merged<PieceReader<'a>, PieceReader<'a>>,
+}
+
+/// The frames of the bottom that no newer layer changes anything of.
+fn known(layout: &Layout, frames: &[(u64, &Frame)], block_size: u32) -> Vec<(u64, u32, [u8; 16])> {
+    let unit = u64::from(block_size.max(1));
+    let mut runs = layout.runs().filter(|run| run.source == Source::Bottom);
+    let bytes = |run: Run| {
+        let begin = u64::from(run.first_block) * unit;
+        begin..(begin + u64::from(run.blocks) * unit)
+    };
+    let mut run = runs.next().map(bytes);
+    let mut known = Vec::new();
+    for (at, frame) in frames {
+        let end = at + u64::from(frame.content_bytes);
+        while run.as_ref().is_some_and(|run| run.end < end) {
+            run = runs.next().map(bytes);
+        }
+        if run.as_ref().is_some_and(|run| run.start <= *at) {
+            known.push((*at, frame.content_bytes, frame.digest));
+        }
+    }
+    known
+}
+
+impl Layer<'_> {
+    /// Whether a part holds the bottom of a file; all do of a backup that stands alone.
+    fn is_needed(&self, part: &StoredPart) -> bool {
+        let Some(pieces) = &self.pieces else {
+            return true;
+        };
+        let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
+        indexed.is_none_or(|indexed| {
+            let mut files = indexed.files.iter();
+            files.any(|file| self.bottoms.contains(&file.path))
+        })
+    }
+}
+
+/// The newest layer of `older` with the whole file; those above must have blocks of it.
+fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
+    let name = delta_name(path);
+    for (number, layer) in older.iter().enumerate().rev() {
+        if layer.contents.sha256(path).is_some() {
+            return Some(number);
+        }
+        layer.contents.sha256(&name)?;
+    }
+    None
+}
+
+/// Lays newer layers over the files of one.
+struct Over<'a, S> {
+    chain: &'a Chain<'a>,
+    layer: &'a Layer<'a>,
+    index: usize,
+    sink: &'a S,
+}
+
+impl<S: Sink> Sink for Over<'_, S> {
+    type Error = S::Error;
+
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), S::Error> {
+        // What an older layer had may be gone.
+        if self.index + 1 == self.chain.layers.len() {
+            self.sink.directory(path, header)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn file(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<S::Error>> {
+        if !self.layer.bottoms.contains(path) {
+            return Ok(None);
+        }
+        if self.index + 1 == self.chain.layers.len() {
+            let sum = if path == Path::new(LABEL) && self.index > 0 {
+                return self.label(path, header, content);
+            } else {
+                self.sink.file(path, header, content)?
+            };
+            if let Some(sum) = sum {
+                self.chain.came(path, header, sum);
+            }
+            return Ok(sum);
+        }
+        let overlays = self.chain.overlays(path, self.index);
+        let unreadable = |source| Failure::Sink(self.chain.unreadable(path, source).into());
+        let overlays = overlays.map_err(unreadable)?;
+        // What it is, the part's SHA-256 tells: hashing it here as well as the result would cost a fifth of the restore.
+        let bottom = Streamed(content);
+        let block_size = self.chain.relations.block_size;
+        let mut merged = Merged::new(overlays, bottom, header.size_bytes, block_size);
+        let header = FileHeader {
+            size_bytes: merged.size_bytes(),
+            ..header
+        };
+        if let Some(sum) = self.sink.file(path, header, &mut merged)? {
+            self.chain.came(path, header, sum);
+        }
+        Ok(None)
+    }
+
+    fn problem(&self, error: Error) -> Result<(), S::Error> {
+        self.sink.problem(error)
+    }
+}
+
+impl<S: Sink> Over<'_, S> {
+    /// The label of the whole that the delta is part of.
+    fn label(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<S::Error>> {
+        let mut own = Summed::new(content);
+        let mut text = String::new();
+        own.read_to_string(&mut text).map_err(Failure::Read)?;
+        let whole = walhalla_postgres::backup_label::of_whole(&text);
+        let header = FileHeader {
+            size_bytes: whole.len() as u64,
+            ..header
+        };
+        if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
+            self.chain.came(path, header, sum);
+        }
+        Ok(Some(own.finish().map_err(Failure::Read)?))
+    }
+}
+
+impl Skip for PieceReader<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        PieceReader::skip(self, count);
+        Ok(())
+    }
+}
+
+/// A content that can only be read on: what is passed over is read too.
+struct Streamed<'a>(&'a mut dyn Read);
+
+impl Read for Streamed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Skip for Streamed<'_> {}

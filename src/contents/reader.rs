@@ -1,0 +1,450 @@
+//! Reading a backup back: every part's files, each checked against the manifest.
+//!
+//! ```text
+//! part ─▶ download ─▶ hash ─▶ decrypt ─▶ decompress ─▶ untar ─▶ Sink
+//! ```
+//!
+//! Each file must be in the manifest, once, with the content that the manifest gives; each part must have the
+//! SHA-256 that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
+//! `verify` looks at their pages.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+use sha2::{Digest, Sha256};
+use tar::{Archive, EntryType};
+
+use super::index::{self, Index};
+use super::manifest::{self, FileFacts, Manifest};
+use super::merged::Skip;
+use crate::pipeline::{Content, SharedHash};
+use crate::repository::catalog::StoredPart;
+use crate::repository::layout::Object;
+use crate::repository::{self, BackupEntry, BackupId, Repository, Watched};
+use crate::threads::lock;
+
+/// For stock tools; restoring makes the links itself.
+const TABLESPACE_MAP: &str = "tablespace_map";
+
+/// Why a backup's content is not what it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object cannot be read.
+    #[error(transparent)]
+    Repository(#[from] repository::Error),
+    /// A part holds something else than the manifest or `backup.json` says.
+    #[error("{object} is damaged: {problem}")]
+    Part {
+        /// The part.
+        object: String,
+        /// What is wrong.
+        problem: PartProblem,
+    },
+    /// A list of the backup's is damaged.
+    #[error("{object} is damaged")]
+    List {
+        /// The list.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The manifest is damaged.
+    #[error("{object} is damaged")]
+    Manifest {
+        /// The manifest.
+        object: String,
+        /// Why it cannot be read.
+        #[source]
+        source: manifest::Error,
+    },
+    /// The index is damaged, or another backup's.
+    #[error("{object} is damaged")]
+    Index {
+        /// The index.
+        object: String,
+        /// What is wrong with it.
+        #[source]
+        source: index::Error,
+    },
+    /// A backup of an earlier version, whose files can only be read in order.
+    #[error("backup {0} has no index")]
+    NoIndex(BackupId),
+}
+
+/// What is wrong with a part of a backup.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PartProblem {
+    /// A file that the manifest does not know, or for the second time.
+    #[error("it holds {0}, which does not belong there")]
+    Unexpected(String),
+    /// A file whose content is not the manifest's.
+    #[error("the file {0} in it is not the one that was backed up")]
+    Content(String),
+    /// The stored bytes are not those of `backup.json`.
+    #[error("its SHA-256 is not the one in backup.json")]
+    Digest,
+    /// Files that no part held.
+    #[error("the file {0} is in none of the parts")]
+    Missing(String),
+    /// Blocks of a file that no older backup of the chain holds.
+    #[error("no backup that it stands on has the file {0} whole")]
+    NoBottom(String),
+}
+
+/// What becomes of a backup's files.
+pub trait Sink: Sync {
+    /// What ends the reading.
+    type Error: From<Error>;
+
+    /// A directory, by its path below the data directory.
+    fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Self::Error>;
+
+    /// A file; returns the length and SHA-256 of what `content` held, or `None` when it was passed over.
+    fn file(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut dyn Read,
+    ) -> Result<Option<Sum>, Failure<Self::Error>>;
+
+    /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
+    fn problem(&self, error: Error) -> Result<(), Self::Error>;
+}
+
+/// What a part says of a file or directory besides its content.
+#[derive(Clone, Copy, Debug)]
+pub struct FileHeader {
+    /// Its length.
+    pub size_bytes: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since 1970.
+    pub modified: i64,
+    /// Whose it is.
+    pub owner: Owner,
+}
+
+/// A user and a group, by their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Owner {
+    /// User id.
+    pub user: u32,
+    /// Group id.
+    pub group: u32,
+}
+
+/// Length and SHA-256 of a content.
+pub type Sum = (u64, [u8; 32]);
+
+/// Why a file was not taken in.
+pub enum Failure<E> {
+    /// The part cannot be read on.
+    Read(io::Error),
+    /// The fault is the sink's.
+    Sink(E),
+}
+
+impl<E> Failure<E> {
+    /// The same failure to a sink with other errors.
+    pub fn into_other<O: From<E>>(self) -> Failure<O> {
+        match self {
+            Self::Read(error) => Failure::Read(error),
+            Self::Sink(error) => Failure::Sink(error.into()),
+        }
+    }
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Self {
+        Self::Sink(error)
+    }
+}
+
+/// A backup whose manifest was read.
+pub struct Contents<'a> {
+    repository: &'a Repository,
+    /// The backup's entry.
+    pub backup: &'a BackupEntry,
+    /// The manifest as it is stored.
+    pub manifest_text: String,
+    /// Number of files in the manifest.
+    pub files: u64,
+    /// Files of the manifest that did not come yet.
+    expected: Mutex<BTreeMap<PathBuf, FileFacts>>,
+}
+
+impl<'a> Contents<'a> {
+    /// Reads the backup's manifest.
+    pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
+        let (object, bytes) = read_whole(repository, backup, &backup.manifest)?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let key = &object.key;
+            repository.damaged(key, io::Error::new(io::ErrorKind::InvalidData, error))
+        })?;
+        let manifest = Manifest::parse(&text).map_err(|source| Error::Manifest {
+            object: repository.url(&object.key),
+            source,
+        })?;
+        Ok(Self {
+            repository,
+            backup,
+            manifest_text: text,
+            files: manifest.files.len() as u64,
+            expected: Mutex::new(manifest.files),
+        })
+    }
+
+    /// Reads `part` to its end.
+    pub fn part<S: Sink>(&self, part: &StoredPart, sink: &S) -> Result<(), S::Error> {
+        let mut reader = PartReader::open(self.repository, self.backup, part)?;
+        let url = self.repository.url(&reader.object.key);
+        match self.entries(&url, &mut reader.content, sink) {
+            Ok(()) => {}
+            Err(Failure::Read(source)) => return Err(reader.damaged(source).into()),
+            Err(Failure::Sink(error)) => return Err(error),
+        }
+        Ok(reader.finish(part).map(drop)?)
+    }
+
+    fn entries<S: Sink>(
+        &self,
+        object: &str,
+        input: &mut impl Read,
+        sink: &S,
+    ) -> Result<(), Failure<S::Error>> {
+        let problem = |problem| {
+            let object = object.to_owned();
+            sink.problem(Error::Part { object, problem })
+        };
+        let mut archive = Archive::new(input);
+        for entry in archive.entries().map_err(Failure::Read)? {
+            let mut entry = entry.map_err(Failure::Read)?;
+            let path = entry.path().map_err(Failure::Read)?.into_owned();
+            let header = FileHeader {
+                size_bytes: entry.size(),
+                mode: entry.header().mode().map_err(Failure::Read)? & 0o777,
+                modified: i64::try_from(entry.header().mtime().map_err(Failure::Read)?)
+                    .unwrap_or(0),
+                owner: owner(entry.header()).map_err(Failure::Read)?,
+            };
+            let name = || path.display().to_string();
+            let is_inside = path
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
+            match entry.header().entry_type() {
+                EntryType::Directory if is_inside => sink.directory(&path, header)?,
+                EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
+                EntryType::Regular if is_inside => {
+                    let facts = lock(&self.expected).remove(&path);
+                    let Some(facts) = facts else {
+                        problem(PartProblem::Unexpected(name()))?;
+                        continue;
+                    };
+                    let sum = sink.file(&path, header, &mut entry)?;
+                    if sum.is_some_and(|sum| sum != (facts.size_bytes, facts.sha256)) {
+                        problem(PartProblem::Content(name()))?;
+                    }
+                }
+                _ => problem(PartProblem::Unexpected(name()))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lengths of the files of the manifest that did not come yet.
+    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
+        let expected = lock(&self.expected);
+        let sizes = expected
+            .iter()
+            .map(|(path, facts)| (path.clone(), facts.size_bytes));
+        sizes.collect()
+    }
+
+    /// A file of the manifest that none of the parts read so far held.
+    pub fn missing(&self) -> Option<Error> {
+        let expected = lock(&self.expected);
+        let path = expected.keys().next()?;
+        let problem = PartProblem::Missing(path.display().to_string());
+        Some(Error::Part {
+            object: self.folder_url(),
+            problem,
+        })
+    }
+
+    /// SHA-256 of a file that did not come yet.
+    pub(super) fn sha256(&self, path: &Path) -> Option<[u8; 32]> {
+        lock(&self.expected).get(path).map(|facts| facts.sha256)
+    }
+
+    /// URL of the backup's folder.
+    pub(super) fn folder_url(&self) -> String {
+        let folder = self.repository.layout.backup_folder(&self.backup.id);
+        format!("{}/{folder}", self.repository.store.url())
+    }
+}
+
+/// The backup's index, which is that of the parts in its entry.
+///
+/// # Errors
+/// [`Error::NoIndex`] for a backup of an earlier version.
+pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index, Error> {
+    let part = backup.index.as_ref();
+    let part = part.ok_or_else(|| Error::NoIndex(backup.id.clone()))?;
+    let (object, text) = read_whole(repository, backup, part)?;
+    let index = Index::parse(&text).and_then(|index| index.fits(&backup.parts).map(|()| index));
+    index.map_err(|source| Error::Index {
+        object: repository.url(&object.key),
+        source,
+    })
+}
+
+fn owner(header: &tar::Header) -> io::Result<Owner> {
+    let number = |id: u64| u32::try_from(id).unwrap_or(0);
+    Ok(Owner {
+        user: number(header.uid()?),
+        group: number(header.gid()?),
+    })
+}
+
+/// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.
+pub fn check_stored(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(), Error> {
+    let object = object_of(repository, backup, part)?;
+    let (mut reader, hash) = repository.open_stored(&object)?;
+    io::copy(&mut reader, &mut io::sink())
+        .map_err(|source| repository.damaged(&object.key, source))?;
+    same_digest(repository, &object, &hash, part)
+}
+
+/// Longest manifest, index or list of relations that is read into memory: that of some ten million files.
+const LIST_LIMIT_BYTES: u64 = 2 << 30;
+
+/// The content of an object that is no tar file, and has the SHA-256 of `backup.json`.
+pub(super) fn read_whole(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<(Object, Vec<u8>), Error> {
+    if part.size_bytes > LIST_LIMIT_BYTES {
+        let object = object_of(repository, backup, part)?;
+        return Err(repository::Error::Damaged {
+            object: repository.url(&object.key),
+            what: "backup.json gives it a length that no such object has",
+            source: format!("more than {LIST_LIMIT_BYTES} bytes").into(),
+        }
+        .into());
+    }
+    let mut reader = PartReader::open(repository, backup, part)?;
+    let mut bytes = Vec::new();
+    let content = reader.content.by_ref().take(part.size_bytes);
+    let read = { content }.read_to_end(&mut bytes);
+    read.map_err(|source| reader.damaged(source))?;
+    reader.finish(part).map(|object| (object, bytes))
+}
+
+pub(super) fn object_of(
+    repository: &Repository,
+    backup: &BackupEntry,
+    part: &StoredPart,
+) -> Result<Object, repository::Error> {
+    Ok(repository.layout.backup_object(&backup.id, &part.name)?)
+}
+
+fn same_digest(
+    repository: &Repository,
+    object: &Object,
+    hash: &SharedHash,
+    part: &StoredPart,
+) -> Result<(), Error> {
+    if hex::encode(hash.value()) == part.sha256 {
+        return Ok(());
+    }
+    Err(Error::Part {
+        object: repository.url(&object.key),
+        problem: PartProblem::Digest,
+    })
+}
+
+/// A content that is hashed as it is read, what is skipped too.
+pub struct Summed<'a> {
+    content: &'a mut dyn Read,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<'a> Summed<'a> {
+    /// `content`, of which nothing was read yet.
+    pub fn new(content: &'a mut dyn Read) -> Self {
+        Self {
+            content,
+            hash: Sha256::new(),
+            size_bytes: 0,
+        }
+    }
+
+    /// Reads what is left.
+    ///
+    /// # Errors
+    /// Those of the content.
+    pub fn finish(mut self) -> io::Result<Sum> {
+        self.skip(u64::MAX)?;
+        Ok((self.size_bytes, self.hash.finalize().into()))
+    }
+}
+
+impl Read for Summed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.hash.update(buffer.get(..count).unwrap_or_default());
+        self.size_bytes += count as u64;
+        Ok(count)
+    }
+}
+
+impl Skip for Summed<'_> {
+    fn skip(&mut self, count: u64) -> io::Result<()> {
+        io::copy(&mut self.by_ref().take(count), &mut io::sink()).map(drop)
+    }
+}
+
+/// An object of a backup on its way in.
+struct PartReader<'a> {
+    repository: &'a Repository,
+    object: Object,
+    content: Content,
+    hash: SharedHash,
+}
+
+impl<'a> PartReader<'a> {
+    fn open(
+        repository: &'a Repository,
+        backup: &BackupEntry,
+        part: &StoredPart,
+    ) -> Result<Self, Error> {
+        let object = object_of(repository, backup, part)?;
+        let Watched { content, hash, .. } = repository.open_watched(&object)?;
+        Ok(Self {
+            repository,
+            object,
+            content,
+            hash,
+        })
+    }
+
+    fn damaged(&self, source: io::Error) -> Error {
+        self.repository.damaged(&self.object.key, source).into()
+    }
+
+    /// Reads to the end and checks the whole.
+    fn finish(mut self, part: &StoredPart) -> Result<Object, Error> {
+        io::copy(&mut self.content, &mut io::sink()).map_err(|source| self.damaged(source))?;
+        same_digest(self.repository, &self.object, &self.hash, part)?;
+        Ok(self.object)
+    }
+}
