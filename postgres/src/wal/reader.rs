@@ -2,7 +2,7 @@
 //!
 //! Feed pages in order; each record is shown as soon as it is whole. Reading may begin at any segment: what
 //! is left there of an earlier record is kept as a [`Head`], and what is begun and not ended as a [`Tail`];
-//! [`super::summary::Joiner`] joins the two. A record's CRC is checked over all of it, but only its first bytes are
+//! [`crate::summary::Joiner`] joins the two. A record's CRC is checked over all of it, but only its first bytes are
 //! kept, so memory does not grow with the WAL.
 
 use serde::{Deserialize, Serialize};
