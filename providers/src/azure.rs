@@ -449,6 +449,7 @@ impl ObjectStore for AzureStore {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
+            lists_prefixes: true,
         }
     }
 

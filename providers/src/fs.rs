@@ -126,6 +126,7 @@ impl ObjectStore for FsStore {
             max_parts: 1 << 20,
             parallel_parts: true,
             times_out: false,
+            lists_prefixes: false,
         }
     }
 

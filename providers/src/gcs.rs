@@ -372,6 +372,7 @@ impl ObjectStore for GcsStore {
             max_parts: MAX_PARTS,
             parallel_parts: false,
             times_out: true,
+            lists_prefixes: true,
         }
     }
 

@@ -128,6 +128,10 @@ pub struct Limits {
     ///
     /// A file system's may not: it goes on in its thread and could still create the object.
     pub times_out: bool,
+    /// Whether one listing of what several keys begin with tells sooner which of them are there than a head of each.
+    ///
+    /// Not of a directory, which reads all names of a folder for it.
+    pub lists_prefixes: bool,
 }
 
 /// What a store's administrator can grant or refuse.

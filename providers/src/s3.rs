@@ -350,6 +350,7 @@ impl ObjectStore for S3Store {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
+            lists_prefixes: true,
         }
     }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
@@ -264,6 +265,24 @@ impl Store {
                 Err(error) => retries.wait_after(error).await?,
             }
         }
+    }
+
+    /// Those of `keys` that are there, of which all begin with `prefix`: by one listing, or a head of each, whatever the
+    /// store does better.
+    ///
+    /// A key that is not among them is proven absent: listings of every store are as consistent as heads.
+    pub async fn present(&self, prefix: &str, keys: &[ObjectKey]) -> Result<Vec<ObjectInfo>> {
+        if self.inner.store.limits().lists_prefixes {
+            let mut found = self.list(prefix, None).await?;
+            found.retain(|info| keys.contains(&info.key));
+            return Ok(found);
+        }
+        let heads = join_all(keys.iter().map(|key| self.head(key))).await;
+        let found = heads.into_iter().filter_map(|head| match head {
+            Err(error) if error.is_not_found() => None,
+            head => Some(head),
+        });
+        found.collect()
     }
 
     /// Makes sure that an object that was found is durable, whoever wrote it.

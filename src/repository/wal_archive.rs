@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::mem::discriminant;
 
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
 use walhalla_providers::{Error as StoreError, ObjectKey};
@@ -100,14 +99,14 @@ impl Repository {
         Ok(text)
     }
 
-    /// Finds a WAL file in any form; all forms are asked for at once.
+    /// Finds a WAL file in any form.
     ///
-    /// `None` is proof of absence: the store answered so for every form.
+    /// `None` is proof of absence.
     ///
     /// # Errors
     /// The store's.
     pub fn find_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, StoreError> {
-        self.wal_forms(file).next().transpose()
+        Ok(self.wal_forms(file)?.into_iter().next())
     }
 
     /// As [`Repository::find_wal`]; where a segment is there in two forms they are compared, and a damaged one is passed over.
@@ -119,8 +118,8 @@ impl Repository {
             return Ok(self.find_wal(file)?);
         };
         let mut listing = WalListing::default();
-        for form in self.wal_forms(file) {
-            self.add(&mut listing, None, file, form?)?;
+        for form in self.wal_forms(file)? {
+            self.add(&mut listing, None, file, form)?;
         }
         for double in listing.doubles {
             match double {
@@ -131,29 +130,24 @@ impl Repository {
         Ok(listing.segments.remove(&name))
     }
 
-    /// Every form in which a WAL file is stored; all are asked for at once.
+    /// Every form in which a WAL file is stored; none is proof of absence.
     ///
     /// # Errors
-    /// The store's, for each form.
-    pub fn wal_forms(
-        &self,
-        file: WalFileName,
-    ) -> impl Iterator<Item = Result<ArchivedFile, StoreError>> {
-        let heads = Packing::all().map(|packing| self.head_wal(self.layout.wal(file, packing)));
-        let found = self.runtime.block_on(join_all(heads));
-        found.into_iter().filter_map(Result::transpose)
-    }
-
-    async fn head_wal(&self, object: Object) -> Result<Option<ArchivedFile>, StoreError> {
-        match self.store.head(&object.key).await {
-            Ok(info) => Ok(Some(ArchivedFile {
-                object,
+    /// The store's.
+    pub fn wal_forms(&self, file: WalFileName) -> Result<Vec<ArchivedFile>, StoreError> {
+        let objects = Packing::all().map(|packing| self.layout.wal(file, packing));
+        let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
+        let prefix = self.layout.wal(file, Packing::NONE).key;
+        let present = self.store.present(prefix.as_str(), &keys);
+        let found = self.runtime.block_on(present)?;
+        let archived = found.into_iter().filter_map(|info| {
+            Some(ArchivedFile {
+                object: self.layout.parse_wal(&info.key)?.1,
                 stored_bytes: info.size_bytes,
                 modified: info.modified,
-            })),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+            })
+        });
+        Ok(archived.collect())
     }
 
     /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store

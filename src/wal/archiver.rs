@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use walhalla_postgres::segment::MOST_PARTIALS;
@@ -19,8 +20,9 @@ use crate::pipeline::{self, Content, Encryption, Pipeline, StoredObject, streams
 use crate::repository::{self, Repository, layout::Object};
 use crate::wal::stored_summary;
 
-/// How long a summary's upload is tried: it can be made later, and the server waits for the push.
-const SUMMARY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a summary's upload is tried, and waited for once its segment is safe: it can be made later, and the server waits
+/// for the push.
+const SUMMARY_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What keys for digests are derived for (BLAKE3's context).
 const DIGEST_PURPOSE: &str = "walhalla 2026-11-28 digests of WAL files in age headers";
@@ -47,6 +49,13 @@ pub struct Archiver<'a> {
     pub control: &'a ControlFile,
     /// Whether the server is in recovery: it then receives WAL and writes none.
     pub in_recovery: bool,
+}
+
+/// A summary on its way to the store beside the last questions that a push asks.
+struct SummaryUpload {
+    summary: Arc<Summarized>,
+    /// Whether it was stored, `false` where there was one; or why not.
+    outcome: std::sync::mpsc::Receiver<Result<bool, String>>,
 }
 
 /// How far a segment's file holds WAL.
@@ -100,13 +109,16 @@ impl Archiver<'_> {
         let object = self.repository.layout.wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
             Ok((stored, summary)) => {
+                let upload = summary.map(|summary| self.begin_summary(summary));
                 // Two servers with different settings create different objects, and neither create notices the other.
                 // Of the two, one at least sees both now, and both do when they try again.
                 if let Err(error) = self.is_archived(path, file, Some(&object)) {
                     self.take_back(&error, &object);
                     return Err(error);
                 }
-                self.keep(summary, file);
+                if let Some(upload) = upload {
+                    self.end_summary(&upload, file);
+                }
                 Ok(Pushed::Stored(stored))
             }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
@@ -208,8 +220,8 @@ impl Archiver<'_> {
     pub fn has_begin(&self, path: &Path, name: SegmentName, bytes: u64) -> Result<bool, Error> {
         let file = WalFileName::Segment(name);
         let mut other = None;
-        for form in self.repository.wal_forms(file) {
-            let object = form?.object;
+        for form in self.repository.wal_forms(file)? {
+            let object = form.object;
             let mut content = match self.repository.open(&object) {
                 Err(repository::Error::Locked { .. }) => continue,
                 content => content?,
@@ -307,9 +319,9 @@ impl Archiver<'_> {
             Ok::<_, Error>(source.summary())
         };
         if !is_there()
-            && let Ok(summary) = read()
+            && let Ok(Some(summary)) = read()
         {
-            self.keep(summary, file);
+            self.keep(&summary, file);
         }
     }
 
@@ -356,23 +368,60 @@ impl Archiver<'_> {
         }
     }
 
+    /// Begins to store the summary of a segment that is in the archive, on a thread of its own.
+    fn begin_summary(&self, summary: Summarized) -> SummaryUpload {
+        let (outcome, receiver) = std::sync::mpsc::channel();
+        let (repository, key) = (self.hasty(), self.key());
+        let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
+        let summary = Arc::new(summary);
+        let upload = Arc::clone(&summary);
+        std::thread::spawn(move || {
+            let stored = match &*upload {
+                Ok(summary) => {
+                    stored_summary::write_new(&repository, &pipeline, summary, key.as_ref())
+                        .map(|stored| stored.is_some())
+                        .map_err(|error| output::chain(&error))
+                }
+                Err((lsn, damage)) => Err(not_understood(*lsn, *damage)),
+            };
+            // Nobody waits for it any more.
+            drop(outcome.send(stored));
+        });
+        SummaryUpload {
+            summary,
+            outcome: receiver,
+        }
+    }
+
+    /// Waits for a summary's upload, not for long: the server waits. Whatever hinders it, the segment stays archived.
+    fn end_summary(&self, upload: &SummaryUpload, file: WalFileName) {
+        let reason = match upload.outcome.recv_timeout(SUMMARY_DEADLINE) {
+            Ok(Ok(true)) => return,
+            // There is one, which may be another segment's of that name.
+            Ok(Ok(false)) => return self.keep(&upload.summary, file),
+            Ok(Err(reason)) => reason,
+            Err(_) => format!(
+                "storing it takes longer than {} s",
+                SUMMARY_DEADLINE.as_secs()
+            ),
+        };
+        warn_of_missing(file, &reason);
+    }
+
     /// Stores the summary of a segment that is archived; whatever hinders it, the segment stays archived.
-    fn keep(&self, summary: Option<Summarized>, file: WalFileName) {
-        let Some(summary) = summary else { return };
+    fn keep(&self, summary: &Summarized, file: WalFileName) {
         let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
         let reason = match summary {
-            Err((lsn, damage)) => format!("the record at {lsn} cannot be understood: {damage}"),
+            Err((lsn, damage)) => not_understood(*lsn, *damage),
             Ok(summary) => {
-                match stored_summary::write(&self.hasty(), &pipeline, &summary, self.key().as_ref())
+                match stored_summary::write(&self.hasty(), &pipeline, summary, self.key().as_ref())
                 {
                     Ok(_) => return,
                     Err(error) => output::chain(&error),
                 }
             }
         };
-        tracing::warn!(
-            "{file} is archived, its summary is not: {reason}; `walhalla wal-summarize` makes up for it"
-        );
+        warn_of_missing(file, &reason);
     }
 
     /// Whether the archive holds the file in any form but the one that was just created.
@@ -385,18 +434,16 @@ impl Archiver<'_> {
         file: WalFileName,
         created: Option<&Object>,
     ) -> Result<bool, Error> {
+        let forms = match self.repository.wal_forms(file) {
+            // Whether a missing store may be made is for the store to say.
+            Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
+            forms => forms?,
+        };
+        let others = forms.iter().filter(|form| created != Some(&form.object));
         let mut is_there = false;
-        for form in self.repository.wal_forms(file) {
-            match form {
-                Ok(archived) if created == Some(&archived.object) => {}
-                Ok(archived) => {
-                    self.same_content(path, file, &archived.object)?;
-                    is_there = true;
-                }
-                // Whether a missing store may be made is for the store to say.
-                Err(error) if error.kind == ErrorKind::StoreMissing => {}
-                Err(error) => return Err(error.into()),
-            }
+        for form in others {
+            self.same_content(path, file, &form.object)?;
+            is_there = true;
         }
         Ok(is_there)
     }
@@ -505,6 +552,16 @@ impl Archiver<'_> {
             _ => Ok(()),
         }
     }
+}
+
+fn not_understood(lsn: Lsn, damage: record::Damage) -> String {
+    format!("the record at {lsn} cannot be understood: {damage}")
+}
+
+fn warn_of_missing(file: WalFileName, reason: &str) {
+    tracing::warn!(
+        "{file} is archived, its summary is not: {reason}; `walhalla wal-summarize` makes up for it"
+    );
 }
 
 /// Bytes that are compared at a time.

@@ -30,8 +30,8 @@ pub enum Stored {
     Before,
 }
 
-/// Stores a summary beside its segment; the header of an encrypted one tells its digest under `key` if there is one. One of other content is replaced: it was another segment's of that name, which
-/// is gone from the archive.
+/// Stores a summary beside its segment; the header of an encrypted one tells its digest under `key` if there is one. One of
+/// other content is replaced: it was another segment's of that name, which is gone from the archive.
 ///
 /// # Errors
 /// The pipeline's and the repository's.
@@ -41,15 +41,14 @@ pub fn write(
     summary: &Summary,
     key: Option<&[u8; 32]>,
 ) -> Result<Stored, Error> {
+    if let Some(bytes) = write_new(repository, pipeline, summary, key)? {
+        return Ok(Stored::Now(bytes));
+    }
     let pipeline = pipeline.framed();
     let object = repository
         .layout
         .summary(summary.segment, pipeline.packing());
     let json = summary.to_json();
-    match create(&pipeline, &object, &json, key) {
-        Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => {}
-        created => return Ok(Stored::Now(created?)),
-    }
     let sha256 = ContentDigest::Sha256(Sha256::digest(&json).into());
     let keyed = key.map(|key| ContentDigest::Keyed(keyed_digest(&json, key)));
     match repository.content_digest(&object) {
@@ -59,6 +58,26 @@ pub fn write(
     }
     remove(repository, std::slice::from_ref(&object.key))?;
     Ok(Stored::Now(create(&pipeline, &object, &json, key)?))
+}
+
+/// As [`write`], unless there is a summary of this name: its stored length, if it was stored.
+///
+/// # Errors
+/// The pipeline's.
+pub fn write_new(
+    repository: &Repository,
+    pipeline: &Pipeline,
+    summary: &Summary,
+    key: Option<&[u8; 32]>,
+) -> Result<Option<u64>, pipeline::Error> {
+    let pipeline = pipeline.framed();
+    let object = repository
+        .layout
+        .summary(summary.segment, pipeline.packing());
+    match create(&pipeline, &object, &summary.to_json(), key) {
+        Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => Ok(None),
+        created => created.map(Some),
+    }
 }
 
 /// Takes summaries away, which are derived; nothing else in a store is ever taken away to make room.

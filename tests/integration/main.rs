@@ -48,6 +48,7 @@ mod owners;
 mod planning;
 mod reachable;
 mod replayed_tablespaces;
+mod requests;
 mod restore_places;
 mod restore_point_names;
 mod restore_printed;

@@ -129,6 +129,7 @@ impl ObjectStore for MemoryStore {
             max_parts: 10_000,
             parallel_parts: true,
             times_out: true,
+            lists_prefixes: true,
         }
     }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use walhalla_providers::testing::emulators::{Azurite, FakeGcs};
 
-use super::Area;
+use super::{Area, Walhalla};
 
 /// A store of a test's own.
 pub enum Store {
@@ -71,7 +71,23 @@ impl Store {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::S3(server) => server.address(),
-            _ => panic!("only the S3 server is asked for its address"),
+            Self::Gcs(server) => address_in(&server.endpoint()),
+            Self::Azure(server) => address_in(server.endpoint()),
+            Self::Directory(_) => panic!("a directory is not on the network"),
+        }
+    }
+
+    /// A client that takes the server for one at another endpoint, `http://HOST:PORT`.
+    pub fn through(&self, endpoint: &str, walhalla: &Walhalla) -> Walhalla {
+        match self {
+            Self::S3(_) => walhalla.with_env("AWS_ENDPOINT_URL_S3", endpoint),
+            Self::Gcs(_) => walhalla.with_env("STORAGE_EMULATOR_HOST", endpoint),
+            Self::Azure(server) => {
+                let own = format!("http://{}", address_in(server.endpoint()));
+                let other = server.connection_string().replace(&own, endpoint);
+                walhalla.with_env("AZURE_STORAGE_CONNECTION_STRING", &other)
+            }
+            Self::Directory(_) => panic!("a directory is not on the network"),
         }
     }
 
@@ -130,6 +146,12 @@ impl Store {
         }
         found
     }
+}
+
+/// The address in `http://HOST:PORT/…`.
+fn address_in(endpoint: &str) -> SocketAddr {
+    let rest = endpoint.strip_prefix("http://").unwrap();
+    rest.split('/').next().unwrap().parse().unwrap()
 }
 
 const BUCKET: &str = "walhalla-test";

@@ -1,0 +1,111 @@
+//! How many requests each command sends: PostgreSQL waits for them one after the other.
+//!
+//! ```text
+//! walhalla ─▶ Proxy (counts) ─▶ S3, Google Cloud Storage, Azure
+//! ```
+
+use std::time::{Duration, Instant};
+
+use walhalla_providers::testing::proxy::{Proxy, Requests};
+
+use crate::support::{Area, Segments, Store, Walhalla};
+
+/// Two segments, of which neither is archived yet, and a store whose requests are counted.
+struct Site {
+    segments: Segments,
+    walhalla: Walhalla,
+    proxy: Proxy,
+    _store: Store,
+    _area: Area,
+}
+
+impl Site {
+    fn before(make: fn(&Area) -> Store) -> Self {
+        let area = Area::new();
+        let store = make(&area);
+        let proxy = Proxy::start(store.address());
+        let walhalla = store.through(&proxy.endpoint(), &Walhalla::new(&area, &store));
+        let segments = Segments::make(&area, 2);
+        // The probe of a server that is not known yet, and the first folders.
+        segments.push(&walhalla, &segments.names[0]).succeeds();
+        Self {
+            segments,
+            walhalla,
+            proxy,
+            _store: store,
+            _area: area,
+        }
+    }
+
+    /// Requests that `work` sends, but those for summaries, which are not waited for.
+    fn count(&self, work: impl FnOnce()) -> usize {
+        let count = || {
+            let all = self.proxy.count(&Requests::all());
+            all - self.proxy.count(&Requests::naming("summary"))
+        };
+        let before = count();
+        work();
+        count() - before
+    }
+
+    fn check(&self, probes: usize) {
+        let (first, second) = (&self.segments.names[0], &self.segments.names[1]);
+        let push = || _ = self.segments.push(&self.walhalla, second).succeeds();
+        // A listing, the create, and a listing that shows whether another server created it in another form meanwhile.
+        assert_eq!(self.count(push), 3 + probes, "a push");
+        let fetch = || {
+            let (outcome, fetched) = self.segments.fetch(&self.walhalla, first);
+            outcome.succeeds();
+            assert!(fetched.is_some());
+        };
+        self.segments.signal("standby.signal");
+        assert_eq!(self.count(fetch), 2, "a fetch by a standby");
+        let miss = || {
+            let absent = "0000000100000000000000F0";
+            let (outcome, fetched) = self.segments.fetch(&self.walhalla, absent);
+            outcome.exits_with(74);
+            assert!(fetched.is_none());
+        };
+        assert_eq!(
+            self.count(miss),
+            1,
+            "what is not there, asked for by a standby"
+        );
+        self.segments.signal("recovery.signal");
+        assert_eq!(self.count(fetch), 2, "a fetch in archive recovery");
+    }
+}
+
+#[test]
+fn a_push_a_fetch_and_a_miss_send_few_requests_to_s3() {
+    Site::before(Store::s3).check(1);
+}
+
+#[test]
+fn a_push_a_fetch_and_a_miss_send_few_requests_to_google() {
+    Site::before(Store::gcs).check(0);
+}
+
+#[test]
+fn a_push_a_fetch_and_a_miss_send_few_requests_to_azure() {
+    Site::before(Store::azure).check(0);
+}
+
+/// A summary that does not get through costs the push some seconds at most, and never its success.
+#[test]
+fn a_summary_does_not_hold_up_the_acknowledgement() {
+    use walhalla_providers::testing::proxy::{Ending, Fault, Side, When};
+
+    let site = Site::before(Store::s3);
+    let silence = Fault::Break {
+        side: Side::Request,
+        after_bytes: 0,
+        ending: Ending::Silence,
+    };
+    site.proxy
+        .on(Requests::naming("summary"), When::Always, silence);
+    let begun = Instant::now();
+    let pushed = site.segments.push(&site.walhalla, &site.segments.names[1]);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    pushed.succeeds().says(&["its summary is not"]);
+}
