@@ -376,6 +376,8 @@ impl Resolver<'_> {
             conditional_writes: self.parsed("s3_conditional_writes", conditional_writes)?,
             checksums: self.parsed("s3_checksums", boolean)?,
             encryption,
+            // The commands know the directory.
+            probe_memory: None,
         })
     }
 

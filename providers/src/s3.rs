@@ -13,6 +13,7 @@
 mod failure;
 mod headers;
 mod probe;
+mod probe_memory;
 mod session;
 
 use aws_sdk_s3::Client;
@@ -42,6 +43,7 @@ use crate::{
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
+use probe_memory::ProbeMemory;
 use session::{Session, Sessions};
 
 const DEFAULT_PART_SIZE_BYTES: usize = 8 << 20;
@@ -62,6 +64,8 @@ pub struct S3Store {
     creates: Creates,
     /// Set once the server has refused to create an object a second time.
     probed: OnceCell<()>,
+    /// Where that is remembered for the next process.
+    memory: Option<ProbeMemory>,
 }
 
 /// How an object is created that must not replace another.
@@ -86,7 +90,7 @@ impl S3Store {
     /// size that S3 does not take, or certificates that cannot be used.
     pub async fn connect(location: Location, settings: &StoreSettings) -> Result<Self> {
         let sessions = Sessions::connect(&location, settings).await?;
-        let creates = if sessions.current().has_endpoint {
+        let creates = if sessions.current().endpoint.is_some() {
             Creates::Probed
         } else {
             Creates::Trusted
@@ -126,6 +130,10 @@ impl S3Store {
             Some(ConditionalWrites::Trust) => Creates::Trusted,
             Some(ConditionalWrites::Off) => Creates::LookFirst,
         };
+        let endpoint = sessions.current().endpoint.clone();
+        let directory = settings.probe_memory.as_deref().zip(endpoint.as_deref());
+        let memory =
+            directory.map(|(directory, endpoint)| ProbeMemory::new(directory, endpoint, &url));
         Ok(Self {
             sessions,
             location,
@@ -134,6 +142,7 @@ impl S3Store {
             part_size_bytes,
             creates,
             probed: OnceCell::new(),
+            memory,
         })
     }
 

@@ -216,9 +216,11 @@ impl Context {
     /// The same with another time for which a failing request is tried again.
     fn store_within(&self, deadline: Duration) -> Result<Store, Error> {
         let settings = &self.settings;
+        let mut stores = settings.stores.clone();
+        stores.s3.probe_memory = spool(self)?;
         let store = self
             .runtime
-            .block_on(transfer::open(settings.store()?, &settings.stores))?;
+            .block_on(transfer::open(settings.store()?, &stores))?;
         let retry = RetryPolicy {
             deadline,
             ..RetryPolicy::default()

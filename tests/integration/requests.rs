@@ -15,8 +15,8 @@ struct Site {
     segments: Segments,
     walhalla: Walhalla,
     proxy: Proxy,
-    _store: Store,
-    _area: Area,
+    store: Store,
+    area: Area,
 }
 
 impl Site {
@@ -32,8 +32,8 @@ impl Site {
             segments,
             walhalla,
             proxy,
-            _store: store,
-            _area: area,
+            store,
+            area,
         }
     }
 
@@ -76,9 +76,32 @@ impl Site {
     }
 }
 
+/// One more where a process does not know the server yet: whether it refuses to create an object twice.
 #[test]
 fn a_push_a_fetch_and_a_miss_send_few_requests_to_s3() {
     Site::before(Store::s3).check(1);
+}
+
+#[test]
+fn with_a_spool_an_s3_server_is_probed_once() {
+    let site = Site::before(Store::s3);
+    let spool = site.area.make_dir("spool");
+    let walhalla = site
+        .walhalla
+        .with_env("WALHALLA_SPOOL_DIR", spool.to_str().unwrap());
+    let push = || {
+        _ = site
+            .segments
+            .push(&walhalla, &site.segments.names[1])
+            .succeeds()
+    };
+    let probes = || site.proxy.count(&Requests::naming(".walhalla-probe"));
+    let before = probes();
+    push();
+    assert_eq!(probes(), before + 1);
+    std::fs::remove_file(site.store.object_of(&site.segments.names[1])).unwrap();
+    push();
+    assert_eq!(probes(), before + 1);
 }
 
 #[test]

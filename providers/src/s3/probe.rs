@@ -2,13 +2,14 @@
 //!
 //! Some answer 200 to a second create with `If-None-Match: *` and overwrite in silence (Garage and
 //! s3rver do), some take no checksums, or take them and never compare. The first is looked for before the first
-//! create of each process, at one small request: where the server keeps the condition, the probe's
+//! create of each process, at one small request, unless a process saw it within the last day ([`ProbeMemory`]): where the server keeps the condition, the probe's
 //! object is there from an earlier time and refused. The others are looked for by `walhalla check`.
 
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::ByteStream;
 
 use super::headers::as_the_settings_say;
+use super::probe_memory::ProbeMemory;
 use super::{Creates, Failure, S3Store, Session};
 use crate::transfer::S3Settings;
 use crate::{Error, ErrorKind, ObjectKey, Operation, PutMode, Result};
@@ -32,7 +33,7 @@ impl S3Store {
         match self.creates {
             Creates::Trusted => {}
             Creates::Probed => {
-                let probe = || self.probe_creates();
+                let probe = || self.probe_unless_remembered();
                 self.probed.get_or_try_init(probe).await?;
             }
             Creates::LookFirst => return self.look_first(key).await.map(|()| None),
@@ -50,6 +51,17 @@ impl S3Store {
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    async fn probe_unless_remembered(&self) -> Result<()> {
+        if self.memory.as_ref().is_some_and(ProbeMemory::holds) {
+            return Ok(());
+        }
+        self.probe_creates().await?;
+        if let Some(memory) = &self.memory {
+            memory.note();
+        }
+        Ok(())
     }
 
     /// Creates the probe's object, twice if it was not there; `Ok` once the server refused.

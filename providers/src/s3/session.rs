@@ -38,7 +38,8 @@ pub(super) struct Session {
     pub(super) client: Client,
     /// Whether requests carry checksums, and whole bodies are compared with theirs.
     pub(super) checksums: bool,
-    pub(super) has_endpoint: bool,
+    /// The server's address, if it is not AWS's own.
+    pub(super) endpoint: Option<String>,
     made: Instant,
     is_renewed: bool,
 }
@@ -58,7 +59,7 @@ impl Sessions {
         let session = Session {
             client,
             checksums,
-            has_endpoint: true,
+            endpoint: None,
             made: Instant::now(),
             is_renewed: false,
         };
@@ -132,7 +133,7 @@ impl Session {
         Ok(Self {
             client: Client::from_conf(config.build()),
             checksums,
-            has_endpoint,
+            endpoint: own_endpoint,
             made: Instant::now(),
             is_renewed: false,
         })
