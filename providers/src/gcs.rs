@@ -1,52 +1,50 @@
-//! The GCS store: `gs://bucket/prefix`, by the JSON API of Google Cloud Storage.
+//! The GCS store: `gs://bucket/prefix`.
 //!
 //! ```text
-//! put ───────────────▶ one multipart request ─┐  ifGenerationMatch=0 on creates,
-//! start, parts, end ─▶ a resumable session ───┴─ CRC-32C checked by the server and in its answer
+//! put, get ─────────▶ bodies:  Google's crate, one request a call ─┐
+//! start, parts, end ▶ uploads: a resumable session, by JSON ───────┼─ ifGenerationMatch=0 on creates,
+//! head, list, delete ▶ json:   the JSON API ───────────────────────┘  CRC-32C compared by both sides
 //! ```
 //!
-//! Credentials are Google's own library's; requests are made here, one for each call, so that the only retries are
-//! those of [`transfer`](crate::transfer) (`docs/decisions/0010-gcs-by-its-json-api.md`).
+//! Credentials are Google's own library's in all three. Nothing but [`transfer`](crate::transfer) retries
+//! (`docs/decisions/0049-gcs-through-googles-crate.md`).
 //!
 //! "Not there" is taken from an answer that names the object, as GCS gives it, or from a listing of the bucket that
 //! does not have it. Any other 404 could as well mean the bucket, or a proxy on the way.
 //!
-//! Nothing is compressed on the way: objects are stored without a content encoding, and the client offers none, so
-//! that the bytes, ranges and checksums are those of the object.
+//! Nothing is compressed on the way: objects are stored without a content encoding, so that the bytes, ranges and
+//! checksums are those of the object.
 
-mod client;
+mod bodies;
 mod credentials;
 mod failure;
-mod resource;
-mod session;
+mod json;
+mod uploads;
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, stream};
 use google_cloud_auth::credentials::{Credentials, anonymous};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, RANGE};
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
+use google_cloud_storage::model_ext::{ObjectHighlights, ReadRange};
+use google_cloud_storage::read_object::ReadObjectResponse;
 
 use crate::endpoint::{endpoint, http_client};
-use crate::http::{byte_range, content_range, delete_each, is_settled};
+use crate::http::{delete_each, is_settled, last_byte};
 use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
     Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
-use client::{Client, escape, json};
+use bodies::Bodies;
 use credentials::Access;
-use failure::{Failure, Unexpected, WrongChecksum};
-use resource::{
-    LISTING_FIELDS, Listing, NewResource, RESOURCE_FIELDS, Resource, TOKEN_METADATA, checksum,
-    stored_checksum,
-};
-use session::{PART_SIZE_BYTES, Sessions};
+use failure::{Failure, Unexpected};
+use json::{Json, Listing, NewObject, TOKEN_METADATA};
+use uploads::{PART_SIZE_BYTES, Uploads};
 
 const GOOGLE: &str = "https://storage.googleapis.com";
 
@@ -64,11 +62,12 @@ const CONTENT: &str = "application/octet-stream";
 
 /// Objects in a bucket, below a prefix.
 pub struct GcsStore {
-    client: Client,
+    bodies: Bodies,
+    json: Json,
+    uploads: Uploads,
     location: Location,
     url: String,
     settings: GcsSettings,
-    sessions: Sessions,
 }
 
 impl GcsStore {
@@ -96,8 +95,7 @@ impl GcsStore {
             let error = Error::new(Operation::Open, location.url(), ErrorKind::Other);
             Err(error.with_source(join))
         })?;
-        let client = Client::new(http, endpoint, access);
-        Ok(Self::new(client, location, settings))
+        Ok(Self::new(http, &endpoint, access, location, settings))
     }
 
     /// The store at `location` on the server at `url`, with credentials of the caller's, or else application default ones.
@@ -113,17 +111,24 @@ impl GcsStore {
         let url = endpoint("the endpoint", url)?.to_owned();
         let http = http_client(settings.ca_file.as_deref())?;
         let access = credentials.map_or_else(Access::of_environment, Access::given);
-        let client = Client::new(http, url, access);
-        Ok(Self::new(client, location, settings))
+        Ok(Self::new(http, &url, access, location, settings))
     }
 
-    fn new(client: Client, location: Location, settings: &StoreSettings) -> Self {
+    fn new(
+        http: reqwest::Client,
+        endpoint: &str,
+        access: Access,
+        location: Location,
+        settings: &StoreSettings,
+    ) -> Self {
+        let (bucket, access) = (location.bucket(), Arc::new(access));
         Self {
-            client,
+            bodies: Bodies::new(endpoint.to_owned(), bucket, Arc::clone(&access)),
+            json: Json::new(http, endpoint.to_owned(), bucket, access),
+            uploads: Uploads::default(),
             url: location.url(),
             location,
             settings: settings.gcs.clone(),
-            sessions: Sessions::default(),
         }
     }
 
@@ -135,134 +140,24 @@ impl GcsStore {
         failure.on(operation, self.object_url(key))
     }
 
-    fn bucket_path(&self) -> String {
-        format!("/storage/v1/b/{}/o", escape(self.location.bucket()))
+    fn name(&self, key: &ObjectKey) -> String {
+        self.location.full(key.as_str())
     }
 
-    fn object_path(&self, key: &ObjectKey) -> String {
-        let name = self.location.full(key.as_str());
-        format!("{}/{}", self.bucket_path(), escape(&name))
-    }
-
-    /// A request that makes an object, in the way that `upload_type` names.
-    ///
-    /// The name is in the resource that follows, too; here it shows in the logs of servers and proxies.
-    fn insert(&self, upload_type: &'static str, key: &ObjectKey, mode: PutMode) -> RequestBuilder {
-        let path = format!("/upload{}", self.bucket_path());
-        let name = self.location.full(key.as_str());
-        let mut query = vec![("uploadType", upload_type), ("name", &name)];
-        if mode == PutMode::Create {
-            query.push(("ifGenerationMatch", "0"));
-        }
-        if let Some(key) = &self.settings.kms_key {
-            query.push(("kmsKeyName", key));
-        }
-        self.client.request(Method::POST, &path).query(&query)
-    }
-
-    /// What an object is to be, as JSON.
-    fn new_resource(&self, key: &ObjectKey, token: &PutToken, crc32c: Option<u32>) -> String {
-        let resource = NewResource {
-            name: &self.location.full(key.as_str()),
+    /// What an object of this name is to be.
+    fn new_object<'a>(&'a self, name: &'a str, token: &'a PutToken) -> NewObject<'a> {
+        NewObject {
+            name,
             content_type: CONTENT,
             metadata: HashMap::from([(TOKEN_METADATA, token.as_str())]),
             storage_class: self.settings.storage_class.as_deref(),
-            crc32c: crc32c.map(checksum),
-        };
-        serde_json::to_string(&resource).expect("text is always JSON")
-    }
-
-    async fn put_whole(
-        &self,
-        key: &ObjectKey,
-        body: Bytes,
-        mode: PutMode,
-        token: &PutToken,
-    ) -> std::result::Result<(), Failure> {
-        let (crc32c, size_bytes) = (crc32c::crc32c(&body), body.len() as u64);
-        let resource = self.new_resource(key, token, Some(crc32c));
-        let request = multipart(self.insert("multipart", key, mode), &resource, body);
-        let response = self
-            .client
-            .send(request)
-            .await
-            .map_err(Failure::on_bucket)?;
-        json::<Resource>(response).await?.check(crc32c, size_bytes)
-    }
-
-    async fn begin_session(
-        &self,
-        key: &ObjectKey,
-        mode: PutMode,
-        token: &PutToken,
-    ) -> std::result::Result<UploadId, Failure> {
-        let request = self
-            .insert("resumable", key, mode)
-            .header(CONTENT_TYPE, "application/json; charset=UTF-8")
-            .header("x-upload-content-type", CONTENT)
-            .body(self.new_resource(key, token, None));
-        let response = self
-            .client
-            .send(request)
-            .await
-            .map_err(Failure::on_bucket)?;
-        let address = self.client.session_address(&response)?;
-        Ok(self.sessions.begin(address, mode))
-    }
-
-    async fn end_session(&self, upload: &UploadId) -> std::result::Result<(), Failure> {
-        let request = self
-            .client
-            .session_request(Method::DELETE, &upload.0)
-            .header(CONTENT_LENGTH, 0);
-        let response = self.client.exchange(request).await?;
-        match response.status().as_u16() {
-            // 499 is how GCS says that the client gave the upload up.
-            200..300 | 404 | 410 | 499 => Ok(()),
-            _ => Err(Failure::of_answer(response).await),
+            kms_key: self.settings.kms_key.as_deref(),
         }
-    }
-
-    async fn get_range(
-        &self,
-        key: &ObjectKey,
-        range: Option<String>,
-    ) -> std::result::Result<Response, Failure> {
-        let mut request = self
-            .client
-            .request(Method::GET, &self.object_path(key))
-            .query(&[("alt", "media")]);
-        if let Some(range) = range {
-            request = request.header(RANGE, range);
-        }
-        self.client.send(request).await
-    }
-
-    async fn resource(&self, key: &ObjectKey) -> std::result::Result<Resource, Failure> {
-        let request = self
-            .client
-            .request(Method::GET, &self.object_path(key))
-            .query(&[("fields", RESOURCE_FIELDS)]);
-        json(self.client.send(request).await?).await
-    }
-
-    async fn page(&self, query: &[(&str, &str)]) -> std::result::Result<Listing, Failure> {
-        let request = self
-            .client
-            .request(Method::GET, &self.bucket_path())
-            .query(query)
-            .query(&[("fields", LISTING_FIELDS)]);
-        let response = self
-            .client
-            .send(request)
-            .await
-            .map_err(Failure::on_bucket)?;
-        json::<Listing>(response).await?.checked()
     }
 
     /// The error of a request on an object, which is "not found" only when that is proven.
     async fn refused(&self, operation: Operation, key: &ObjectKey, failure: Failure) -> Error {
-        let name = self.location.full(key.as_str());
+        let name = self.name(key);
         if failure.denies(self.location.bucket(), &name) {
             return self.failed(operation, key, failure.with_kind(ErrorKind::NotFound));
         }
@@ -270,7 +165,7 @@ impl GcsStore {
             return self.failed(operation, key, failure);
         }
         let query = [("prefix", name.as_str()), ("maxResults", "1")];
-        let failure = match self.page(&query).await {
+        let failure = match self.json.list(&query).await {
             Ok(page) if page.denies(&name) => failure.with_kind(ErrorKind::NotFound),
             // It is there now, or the page does not say.
             Ok(_) => failure.with_kind(ErrorKind::Conflict),
@@ -281,44 +176,53 @@ impl GcsStore {
 
     /// Takes the key whole: with a borrowed one the future would not fit into a stream of them.
     async fn delete_one(&self, key: ObjectKey) -> (ObjectKey, Result<()>) {
-        let request = self.client.request(Method::DELETE, &self.object_path(&key));
-        let answer = self.client.send(request).await;
-        let deleted = match answer.and_then(|answer| deleted(answer.status())) {
+        let deleted = match self.json.delete(&self.name(&key)).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.refused(Operation::Delete, &key, failure).await),
         };
         (key, deleted)
     }
 
-    fn download(
+    async fn download(
         &self,
         key: &ObjectKey,
         offset: u64,
-        response: Response,
+        length: Option<u64>,
+        response: ReadObjectResponse,
     ) -> std::result::Result<Download, Failure> {
-        let incomplete = || unexpected(Unexpected::MissingField);
-        let headers = response.headers();
-        check_encoding(headers)?;
-        let length = text(headers, CONTENT_LENGTH.as_str()).and_then(|length| length.parse().ok());
-        let size: u64 = match text(headers, CONTENT_RANGE.as_str()) {
-            Some(range) => {
-                content_range(range, offset).ok_or_else(|| unexpected(Unexpected::IgnoredRange))?
-            }
-            None if offset == 0 => length.ok_or_else(incomplete)?,
-            None => return Err(unexpected(Unexpected::IgnoredRange)),
-        };
-        let version = text(headers, "x-goog-generation").ok_or_else(incomplete)?;
-        // The checksum is that of the whole object, so it says nothing of a part. An answer to a range may lack
-        // it even where the range is the whole object, as when a body is asked for again from its first byte.
-        let crc32c = match (response.status().as_u16(), stored_checksum(headers)) {
-            (200, None) => return Err(incomplete()),
-            (_, crc32c) => crc32c.filter(|_| length == Some(size)),
-        };
+        let object = response.object();
+        check_encoding(&object.content_encoding)?;
+        let is_whole = offset == 0 && last_byte(offset, length).is_none();
+        if is_whole && crc32c(&object).is_none() {
+            return Err(unexpected(Unexpected::MissingField));
+        }
+        let size = self.size(key, &object).await?;
+        let rest = size.saturating_sub(offset);
+        let expected = length.map_or(rest, |length| length.min(rest));
         Ok(Download {
             object_size_bytes: size,
-            version: Some(version.to_owned()),
-            body: Box::pin(chunks(response, crc32c, self.object_url(key))),
+            version: Some(object.generation.to_string()),
+            body: Box::pin(chunks(response, expected, self.object_url(key))),
         })
+    }
+
+    /// Length of the object whose bytes come.
+    ///
+    /// Google's crate reads it from `x-goog-stored-content-length` and nowhere else (`parse_http_response.rs`,
+    /// `object_highlights`), and has 0 where a server does not send it, as fake-gcs-server does not.
+    async fn size(
+        &self,
+        key: &ObjectKey,
+        object: &ObjectHighlights,
+    ) -> std::result::Result<u64, Failure> {
+        // The CRC-32C of nothing is 0.
+        let is_said = object.size != 0 || crc32c(object) == Some(0);
+        if is_said && let Ok(size) = u64::try_from(object.size) {
+            return Ok(size);
+        }
+        let resource = self.json.head(&self.name(key)).await?;
+        let size = resource.size_of(object.generation);
+        size.ok_or_else(|| Failure::new(ErrorKind::Conflict, Unexpected::OtherGeneration))
     }
 
     fn list_page(
@@ -383,8 +287,10 @@ impl ObjectStore for GcsStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<()> {
-        let stored = self.put_whole(key, body, mode, token).await;
-        stored.map_err(|failure| self.failed(Operation::Put, key, failure))
+        let name = self.name(key);
+        let object = self.new_object(&name, token);
+        let stored = self.bodies.write(&object, body, mode).await;
+        stored.map_err(|failure| self.failed(Operation::Put, key, failure.on_bucket()))
     }
 
     async fn start_upload(
@@ -393,7 +299,9 @@ impl ObjectStore for GcsStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<UploadId> {
-        let begun = self.begin_session(key, mode, token).await;
+        let name = self.name(key);
+        let object = self.new_object(&name, token);
+        let begun = self.uploads.begin(&self.json, &object, mode).await;
         begun.map_err(|failure| self.failed(Operation::Put, key, failure))
     }
 
@@ -405,9 +313,9 @@ impl ObjectStore for GcsStore {
         body: Bytes,
     ) -> Result<PartReceipt> {
         let put = async {
-            let session = self.sessions.find(upload)?;
+            let session = self.uploads.find(upload)?;
             let mut session = session.lock().await;
-            session.put_part(&self.client, number, body).await
+            session.put_part(&self.json, number, body).await
         };
         put.await
             .map_err(|failure| self.failed(Operation::Put, key, failure))
@@ -418,18 +326,18 @@ impl ObjectStore for GcsStore {
         key: &ObjectKey,
         upload: &UploadId,
         parts: &[PartReceipt],
-        mode: PutMode,
+        _: PutMode,
     ) -> Result<()> {
         let complete = async {
-            let session = self.sessions.find(upload)?;
+            let session = self.uploads.find(upload)?;
             let mut session = session.lock().await;
-            let completed = session.complete(&self.client, parts, mode).await;
+            let completed = session.complete(&self.json, parts).await;
             if completed
                 .as_ref()
                 .err()
                 .is_none_or(|failure| is_settled(failure.kind()))
             {
-                self.sessions.end(upload);
+                self.uploads.forget(upload);
             }
             completed
         };
@@ -439,28 +347,29 @@ impl ObjectStore for GcsStore {
     }
 
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
-        self.sessions.end(upload);
-        let ended = self.end_session(upload).await;
+        let ended = self.uploads.end(&self.json, upload).await;
         ended.map_err(|failure| self.failed(Operation::Put, key, failure))
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let mut answer = self.get_range(key, byte_range(offset, length)).await;
+        let name = self.name(key);
+        let mut answer = self.bodies.read(&name, range(offset, length)).await;
         // No range lies in an empty object, not even the first byte.
         let is_outside = |failure: &Failure| failure.status() == Some(416);
         if offset == 0 && answer.as_ref().is_err_and(is_outside) {
-            answer = self.get_range(key, None).await;
+            answer = self.bodies.read(&name, ReadRange::all()).await;
         }
         match answer {
             Ok(response) => self
-                .download(key, offset, response)
+                .download(key, offset, length, response)
+                .await
                 .map_err(|failure| self.failed(Operation::Get, key, failure)),
             Err(failure) => Err(self.refused(Operation::Get, key, failure).await),
         }
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        match self.resource(key).await {
+        match self.json.head(&self.name(key)).await {
             Ok(resource) => resource
                 .info(key.clone())
                 .map_err(|failure| self.failed(Operation::Head, key, failure)),
@@ -478,7 +387,7 @@ impl ObjectStore for GcsStore {
         query.extend(start.as_deref().map(|start| ("startOffset", start)));
         query.extend(request.fold.then_some(("delimiter", "/")));
         query.extend(request.page.as_deref().map(|page| ("pageToken", page)));
-        let listing = self.page(&query).await;
+        let listing = self.json.list(&query).await;
         listing
             .and_then(|listing| self.list_page(request, listing))
             .map_err(|failure| {
@@ -502,85 +411,54 @@ impl fmt::Debug for GcsStore {
     }
 }
 
-/// GCS answers a delete with nothing but this status: any other success is a page of somebody else's.
-fn deleted(status: StatusCode) -> std::result::Result<(), Failure> {
-    if status == StatusCode::NO_CONTENT {
-        Ok(())
-    } else {
-        Err(Failure::new(ErrorKind::Unavailable, Unexpected::NotDeleted))
+/// The range as Google's crate takes it; open where it reaches past what any object has.
+fn range(offset: u64, length: Option<u64>) -> ReadRange {
+    match last_byte(offset, length) {
+        Some(last) => ReadRange::segment(offset, last - offset + 1),
+        None => ReadRange::offset(offset),
     }
 }
 
-/// A body of two parts: what the object is to be, and its bytes, which are not copied.
-fn multipart(request: RequestBuilder, resource: &str, body: Bytes) -> RequestBuilder {
-    // Random, so that no object can hold it.
-    let boundary = format!("walhalla-{:032x}", fastrand::u128(..));
-    let head = Bytes::from(format!(
-        "--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{resource}\r\n\
-         --{boundary}\r\nContent-Type: {CONTENT}\r\n\r\n"
-    ));
-    let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
-    let length = head.len() + body.len() + end.len();
-    let chunks = [head, body, end].map(Ok::<_, Infallible>);
-    request
-        .header(
-            CONTENT_TYPE,
-            format!("multipart/related; boundary={boundary}"),
-        )
-        .header(CONTENT_LENGTH, length)
-        .body(Body::wrap_stream(stream::iter(chunks)))
-}
-
-/// Refuses an object that somebody stored with a content encoding: GCS gives it unpacked, and whole.
-fn check_encoding(headers: &HeaderMap) -> std::result::Result<(), Failure> {
-    match text(headers, "x-goog-stored-content-encoding") {
-        None | Some("identity") => Ok(()),
-        Some(encoding) => Err(unexpected(Unexpected::Encoded {
+/// Refuses an object that somebody stored with a content encoding: its bytes are not what was put.
+fn check_encoding(encoding: &str) -> std::result::Result<(), Failure> {
+    match encoding {
+        "" | "identity" => Ok(()),
+        encoding => Err(unexpected(Unexpected::Encoded {
             encoding: crate::refusal::text(Some(encoding)),
         })),
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
+fn crc32c(object: &ObjectHighlights) -> Option<u32> {
+    object.checksums.as_ref()?.crc32c
 }
 
 fn unexpected(answer: Unexpected) -> Failure {
     Failure::new(ErrorKind::Other, answer)
 }
 
-/// The body's bytes; at its end they are compared with the checksum.
+/// The body's bytes, as many as were `expected`. Those of a whole object are compared with its checksum at the end,
+/// by Google's crate.
+///
+/// The crate takes whatever range comes for the one that was asked for (`read_object/resumable.rs`, `response_range`).
 fn chunks(
-    response: Response,
-    expected: Option<u32>,
+    response: ReadObjectResponse,
+    expected: u64,
     object: String,
-) -> impl stream::Stream<Item = Result<Bytes>> + Send {
-    stream::try_unfold((response, 0), move |(mut response, crc32c)| {
+) -> impl Stream<Item = Result<Bytes>> + Send {
+    stream::try_unfold((response, expected), move |(mut response, left)| {
         let object = object.clone();
         async move {
-            match response.chunk().await {
-                Ok(Some(chunk)) => {
-                    let crc32c = crc32c::crc32c_append(crc32c, &chunk);
-                    Ok(Some((chunk, (response, crc32c))))
-                }
-                Ok(None) => check_end(expected, crc32c)
-                    .map(|()| None)
-                    .map_err(|failure| failure.on(Operation::Get, object)),
-                Err(error) => Err(Failure::from(error).on(Operation::Get, object)),
-            }
+            let failure = match response.next().await {
+                Some(Ok(chunk)) => match left.checked_sub(chunk.len() as u64) {
+                    Some(left) => return Ok(Some((chunk, (response, left)))),
+                    None => unexpected(Unexpected::IgnoredRange),
+                },
+                Some(Err(error)) => Failure::of_google(error),
+                None if left == 0 => return Ok(None),
+                None => unexpected(Unexpected::IgnoredRange),
+            };
+            Err(failure.on(Operation::Get, object))
         }
     })
-}
-
-fn check_end(expected: Option<u32>, crc32c: u32) -> std::result::Result<(), Failure> {
-    match expected.filter(|expected| *expected != crc32c) {
-        None => Ok(()),
-        Some(expected) => {
-            let wrong = WrongChecksum {
-                ours: checksum(crc32c),
-                theirs: checksum(expected),
-            };
-            Err(Failure::new(ErrorKind::Corrupted, wrong))
-        }
-    }
 }

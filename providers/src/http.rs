@@ -16,11 +16,16 @@ const PAST_EVERY_OBJECT: u64 = 1 << 48;
 #[cfg(any(feature = "azure", feature = "gcs"))]
 const DELETES_IN_FLIGHT: usize = 16;
 
-/// The value of a `Range` header, none for the whole object; open where it reaches past what any object has, as
-/// servers read no larger numbers.
+/// The last byte of a range; none where it is open, or reaches past what any object has: servers read no larger numbers.
+pub(crate) fn last_byte(offset: u64, length: Option<u64>) -> Option<u64> {
+    let last = offset.saturating_add(length?.saturating_sub(1));
+    (last < PAST_EVERY_OBJECT).then_some(last)
+}
+
+/// The value of a `Range` header, none for the whole object.
+#[cfg(any(feature = "azure", feature = "s3"))]
 pub(crate) fn byte_range(offset: u64, length: Option<u64>) -> Option<String> {
-    let last = length.map(|length| offset.saturating_add(length.saturating_sub(1)));
-    match last.filter(|last| *last < PAST_EVERY_OBJECT) {
+    match last_byte(offset, length) {
         None if offset == 0 => None,
         None => Some(format!("bytes={offset}-")),
         Some(last) => Some(format!("bytes={offset}-{last}")),
@@ -30,6 +35,7 @@ pub(crate) fn byte_range(offset: u64, length: Option<u64>) -> Option<String> {
 /// The whole object's size in a `Content-Range: bytes 5-9/1234`; none unless the range begins at `offset`.
 ///
 /// Where it ends is not looked at: Azurite has a range even of nothing, `bytes 0--1/0`.
+#[cfg(any(feature = "azure", feature = "s3"))]
 pub(crate) fn content_range(header: &str, offset: u64) -> Option<u64> {
     let (range, size) = header.strip_prefix("bytes ")?.split_once('/')?;
     let (first, _) = range.split_once('-')?;

@@ -59,7 +59,6 @@ pub(crate) fn retry_after(header: Option<&str>) -> Option<Duration> {
 }
 
 /// The first error of type `T` among `error` and its causes.
-#[cfg(any(feature = "azure", feature = "s3"))]
 pub(crate) fn find<'a, T: StdError + 'static>(
     error: &'a (dyn StdError + 'static),
 ) -> Option<&'a T> {

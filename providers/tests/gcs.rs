@@ -5,6 +5,7 @@
 mod server;
 mod support;
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use futures_util::StreamExt;
 use google_cloud_auth::credentials::anonymous;
+use google_cloud_storage::streaming_source::StreamingSource;
 use server::{Fault, GcsServer};
 use support::{all_kinds, answer, shown};
 use tempfile::TempDir;
@@ -353,6 +356,57 @@ async fn after_no_answer_the_server_is_asked_how_far_it_has_come() {
     assert!(read(&store, "asked").await == bytes(PART + 9));
 }
 
+/// Why `gcs/uploads.rs` is there (<https://github.com/googleapis/google-cloud-rust/issues/6685>). When this test fails,
+/// see whether uploads in parts can go through Google's crate (`docs/decisions/0049-gcs-through-googles-crate.md`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn google_cloud_storage_loses_a_part() {
+    let server = GcsServer::start().await;
+    let client = google_cloud_storage::client::Storage::builder()
+        .with_endpoint(&server.endpoint)
+        .with_credentials(anonymous::Builder::new().build())
+        .with_resumable_upload_buffer_size(QUANTUM)
+        .build()
+        .await
+        .unwrap();
+    server.meet([Fault::Pass, Fault::KeepAndHangUp(0)]);
+    let parts = (0..3).map(|part| Bytes::from(vec![b'a' + part; QUANTUM]));
+    let bucket = format!("projects/_/buckets/{}", server::BUCKET);
+    let write = client.write_object(bucket, "some/prefix/x", Parts(parts));
+    let written = Box::pin(write.send_buffered()).await;
+    assert!(written.is_err(), "{written:?}");
+    // The second part was on its way when the connection broke: it is not sent again, nor asked for.
+    assert_eq!(
+        server.take_ranges(),
+        [
+            "bytes 0-262143/*",
+            "bytes 262144-524287/*",
+            "bytes 262144-524287/*",
+            "bytes */524288"
+        ]
+    );
+    let store = Store::new(
+        Arc::new(store_at(&server.endpoint, server::BUCKET)),
+        quick_options(),
+    );
+    let stored = read(&store, "x").await;
+    assert_eq!(stored.len(), 2 * QUANTUM, "stored in spite of the error");
+    assert!(stored[QUANTUM..].iter().all(|byte| *byte == b'c'));
+}
+
+/// Parts of a body that does not say how long it will be.
+struct Parts<I>(I);
+
+impl<I> StreamingSource for Parts<I>
+where
+    I: Iterator<Item = Bytes> + Send + Sync,
+{
+    type Error = Infallible;
+
+    async fn next(&mut self) -> Option<Result<Bytes, Infallible>> {
+        self.0.next().map(Ok)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_last_answer_is_recognised() {
     let (store, server) = strict().await;
@@ -454,13 +508,11 @@ async fn parts_in_another_order_or_with_other_receipts_are_invalid() {
     assert_eq!(kind(put(1, body("other")).await), Some(ErrorKind::Invalid));
     let tail = put(2, body("end")).await.unwrap();
     assert_eq!(kind(put(3, body("more")).await), Some(ErrorKind::Invalid));
-    for (parts, mode) in [
-        (vec![first.clone()], PutMode::Create),
-        (vec![first.clone(), tail.clone()], PutMode::Overwrite),
-    ] {
-        let complete = store.complete_upload(&object, &upload, &parts, mode).await;
-        assert_eq!(complete.unwrap_err().kind, ErrorKind::Invalid);
-    }
+    let parts = std::slice::from_ref(&first);
+    let complete = store
+        .complete_upload(&object, &upload, parts, PutMode::Create)
+        .await;
+    assert_eq!(complete.unwrap_err().kind, ErrorKind::Invalid);
     let parts = [first, tail];
     store
         .complete_upload(&object, &upload, &parts, PutMode::Create)
@@ -650,7 +702,8 @@ async fn answers_to_a_create_have_their_kinds() {
     }
 }
 
-const OF_OBJECT: &str = "x-goog-generation: 1\r\nx-goog-hash: crc32c=KAwGng==\r\n";
+const OF_OBJECT: &str =
+    "x-goog-generation: 1\r\nx-goog-stored-content-length: 10\r\nx-goog-hash: crc32c=KAwGng==\r\n";
 
 #[tokio::test]
 async fn a_body_cut_by_the_connection_is_read_on() {
@@ -661,11 +714,38 @@ async fn a_body_cut_by_the_connection_is_read_on() {
     assert_eq!(read(&store, "x").await, "0123456789");
 }
 
+#[tokio::test]
+async fn a_body_is_one_request_and_only_transfer_makes_another() {
+    let unavailable = || answer("503 Service Unavailable", "", "");
+    let cut = format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{OF_OBJECT}\r\n0123");
+    let (url, requests) = support::recorded(vec![
+        unavailable(),
+        unavailable(),
+        cut,
+        answer("200 OK", OF_OBJECT, "never asked for"),
+    ])
+    .await;
+    let store = store_at(&url, server::BUCKET);
+    let token = PutToken::random();
+    // As long as makes Google's crate begin a session, were it left to itself.
+    let put = store
+        .put(&key("x"), bytes(PART), PutMode::Create, &token)
+        .await;
+    assert_eq!(put.unwrap_err().kind, ErrorKind::Unavailable);
+    let get = store.get(&key("x"), 0, None).await;
+    assert_eq!(get.err().unwrap().kind, ErrorKind::Unavailable);
+    let error = first_error(&store, 0, None).await;
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", shown(&error));
+    let requests = requests.lock().unwrap();
+    assert_eq!(requests.len(), 3, "{requests:?}");
+    assert!(requests[0].contains("uploadtype=multipart"), "{requests:?}");
+}
+
 /// Google's answers to ranges have no hash, not even where the range is the whole object.
 #[tokio::test]
 async fn a_body_cut_before_its_first_byte_is_asked_for_again() {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n{OF_OBJECT}\r\n");
-    let rest = "Content-Range: bytes 0-9/10\r\nx-goog-generation: 1\r\n";
+    let rest = "Content-Range: bytes 0-9/10\r\nx-goog-generation: 1\r\nx-goog-stored-content-length: 10\r\n";
     let again = answer("206 Partial Content", rest, "0123456789");
     let store = Store::new(Arc::new(canned(vec![head, again]).await), quick_options());
     assert_eq!(read(&store, "x").await, "0123456789");
@@ -674,22 +754,55 @@ async fn a_body_cut_before_its_first_byte_is_asked_for_again() {
 #[tokio::test]
 async fn bodies_other_than_asked_for_are_found_out() {
     let packed = format!("x-goog-stored-content-encoding: gzip\r\n{OF_OBJECT}");
-    let elsewhere = format!("Content-Range: bytes 4-4/10\r\n{OF_OBJECT}");
+    let elsewhere = format!("Content-Range: bytes 4-5/10\r\n{OF_OBJECT}");
+    let nameless = OF_OBJECT.replace("x-goog-generation: 1\r\n", "");
+    let unsummed = "x-goog-generation: 1\r\nx-goog-stored-content-length: 10\r\n";
     for (given, offset, length) in [
         (answer("200 OK", OF_OBJECT, "0123456789"), 5, Some(1)),
-        (answer("206 Partial Content", &elsewhere, "4"), 5, Some(1)),
-        (answer("206 Partial Content", &elsewhere, "4"), 0, Some(1)),
+        (answer("206 Partial Content", &elsewhere, "45"), 5, Some(1)),
+        (answer("206 Partial Content", &elsewhere, "45"), 0, Some(3)),
         (answer("200 OK", &packed, "0123456789"), 0, None),
-        (answer("200 OK", "", "0123456789"), 0, None),
-        (
-            answer("200 OK", "x-goog-generation: 1\r\n", "0123456789"),
-            0,
-            None,
-        ),
+        (answer("200 OK", &nameless, "0123456789"), 0, None),
+        (answer("200 OK", unsummed, "0123456789"), 0, None),
     ] {
         let store = canned(vec![given.clone()]).await;
-        let error = store.get(&key("x"), offset, length).await.err().unwrap();
+        let error = first_error(&store, offset, length).await;
         assert_eq!(error.kind, ErrorKind::Other, "{given}");
+    }
+}
+
+/// Where a read fails: at its answer or in its body.
+async fn first_error(store: &GcsStore, offset: u64, length: Option<u64>) -> Error {
+    let mut download = match store.get(&key("x"), offset, length).await {
+        Ok(download) => download,
+        Err(error) => return error,
+    };
+    while let Some(chunk) = download.body.next().await {
+        if let Err(error) = chunk {
+            return error;
+        }
+    }
+    panic!("all bytes came");
+}
+
+#[tokio::test]
+async fn the_length_that_a_server_leaves_out_is_asked_for() {
+    let bare = "x-goog-generation: 1\r\nx-goog-hash: crc32c=KAwGng==\r\n";
+    let range = format!("Content-Range: bytes 4-5/10\r\n{bare}");
+    let resource =
+        |generation| format!(r#"{{"name":"x","size":"10","generation":"{generation}"}}"#);
+    for (body, offset, length) in [
+        (answer("200 OK", bare, "0123456789"), 0, None),
+        (answer("206 Partial Content", &range, "45"), 4, Some(2)),
+    ] {
+        let same = answer("200 OK", "", &resource(1));
+        let store = canned(vec![body.clone(), same]).await;
+        let download = store.get(&key("x"), offset, length).await.unwrap();
+        assert_eq!(download.object_size_bytes, 10);
+        let replaced = answer("200 OK", "", &resource(2));
+        let store = canned(vec![body, replaced]).await;
+        let error = store.get(&key("x"), offset, length).await.err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Conflict);
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use google_cloud_auth::build_errors::Error as BuildError;
-use google_cloud_auth::credentials::{Builder, CacheableResource, Credentials};
+use google_cloud_auth::credentials::{
+    Builder, CacheableResource, Credentials, CredentialsProvider, EntityTag,
+};
 use google_cloud_auth::errors::CredentialsError;
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
@@ -62,8 +63,13 @@ impl Access {
         }
     }
 
+    /// How often credentials were built so far.
+    pub(super) fn age(&self) -> Age {
+        self.held().age
+    }
+
     /// The headers that a request carries now; none for anonymous ones.
-    pub(super) async fn headers(&self) -> Result<(HeaderMap, Age), Failure> {
+    pub(super) async fn headers(&self) -> Result<(HeaderMap, Age), CredentialsError> {
         let (credentials, age) = self.current()?;
         match credentials.headers(Extensions::new()).await {
             Ok(CacheableResource::New { data, .. }) => Ok((data, age)),
@@ -74,14 +80,14 @@ impl Access {
                     // The library never asks again after such an answer, and a long-lived process would have to.
                     self.renew(age);
                 }
-                Err(Failure::from(error))
+                Err(error)
             }
         }
     }
 
     /// Whether there is hope after a 401 on headers of this age: other headers exist, or will be asked for.
-    pub(super) fn renew(&self, age: Age) -> bool {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    fn renew(&self, age: Age) -> bool {
+        let mut held = self.held();
         if held.age != age {
             return true;
         }
@@ -99,8 +105,17 @@ impl Access {
         true
     }
 
-    fn current(&self) -> Result<(Credentials, Age), Failure> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The failure of a request with headers of this age: a 401 passes where there is hope.
+    pub(super) fn judged(&self, failure: Failure, age: Age) -> Failure {
+        if failure.status() == Some(401) && self.renew(age) {
+            failure.with_kind(ErrorKind::Unavailable)
+        } else {
+            failure
+        }
+    }
+
+    fn current(&self) -> Result<(Credentials, Age), CredentialsError> {
+        let mut held = self.held();
         let credentials = match &held.credentials {
             Some(credentials) => credentials.clone(),
             None => self.source.build()?,
@@ -108,34 +123,61 @@ impl Access {
         held.credentials = Some(credentials.clone());
         Ok((credentials, held.age))
     }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The same credentials as Google's crate takes them. It asks before each request, so that its requests are made with
+/// what is held then.
+pub(super) struct Shared(pub(super) Arc<Access>);
+
+impl CredentialsProvider for Shared {
+    async fn headers(
+        &self,
+        _: Extensions,
+    ) -> Result<CacheableResource<HeaderMap>, CredentialsError> {
+        let (data, _) = self.0.headers().await?;
+        let entity_tag = EntityTag::new();
+        Ok(CacheableResource::New { entity_tag, data })
+    }
+
+    async fn universe_domain(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The credentials do not show.
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared(…)")
+    }
 }
 
 impl Source {
     /// Begins to fetch a token, so it is called with the first request and not before.
-    fn build(&self) -> Result<Credentials, Failure> {
+    fn build(&self) -> Result<Credentials, CredentialsError> {
         match self {
             // Without a scope of its own, as Google's clients are: a user's refresh token is refused when it is used
             // with a scope that was not named when it was granted. What may be done is IAM's to say.
-            Self::Environment => Builder::default().build().map_err(Failure::from),
+            Self::Environment => {
+                let built = Builder::default().build();
+                built.map_err(|error| CredentialsError::from_source(false, error))
+            }
             Self::Given(credentials) => Ok(credentials.clone()),
         }
     }
 }
 
-impl From<CredentialsError> for Failure {
-    fn from(error: CredentialsError) -> Self {
+impl From<&CredentialsError> for Failure {
+    fn from(error: &CredentialsError) -> Self {
         let kind = if error.is_transient() {
             ErrorKind::Unavailable
         } else {
             ErrorKind::Unauthenticated
         };
-        Self::new(kind, CredentialsFault::of(&error))
-    }
-}
-
-impl From<BuildError> for Failure {
-    fn from(error: BuildError) -> Self {
-        Self::new(ErrorKind::Unauthenticated, CredentialsFault::of(&error))
+        Self::new(kind, CredentialsFault::of(error))
     }
 }
 

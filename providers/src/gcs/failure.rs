@@ -3,12 +3,15 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use bytes::Bytes;
+use google_cloud_auth::errors::CredentialsError;
+use google_cloud_gax::error::rpc::{Status, StatusDetails};
+use google_cloud_storage::error::ReadError;
 use reqwest::Response;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use serde::Deserialize;
 
 use crate::http::kind_of_status;
-use crate::refusal::{Refusal, retry_after, text};
+use crate::refusal::{Refusal, find, retry_after, text};
 use crate::{Error, ErrorKind, Operation};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -35,27 +38,23 @@ pub(super) enum Unexpected {
     #[error("the server ignored the range that was asked for, or gave another")]
     IgnoredRange,
     #[error(
-        "the object has the content encoding {encoding}, with which the server does not give its bytes as stored"
+        "the object has the content encoding {encoding}, so somebody else stored it: Walhalla's have none"
     )]
     Encoded { encoding: String },
     #[error("the server says that it has {persisted_bytes} bytes of the upload, which cannot be")]
     WrongProgress { persisted_bytes: u64 },
+    #[error("the server kept nothing of what it was sent")]
+    NoProgress,
     #[error("the server took a part of an upload for its end")]
     StoredEarly,
     #[error("the server gave an upload an address in clear, http://, beside its own https://")]
     SessionInClear,
     #[error("the answer to a delete is not GCS's; hint: check the endpoint's URL")]
     NotDeleted,
+    #[error("the object was replaced while its length was asked for")]
+    OtherGeneration,
     #[error("the server listed nothing that GCS lists; hint: check the endpoint's URL")]
     NoListing,
-}
-
-/// What was read is not what the server says it has.
-#[derive(Debug, thiserror::Error)]
-#[error("the CRC-32C of what the server has ({theirs}) is not that of the bytes here ({ours})")]
-pub(super) struct WrongChecksum {
-    pub(super) ours: String,
-    pub(super) theirs: String,
 }
 
 /// The object is there, with other bytes than were sent: to send them again would meet it, not mend it.
@@ -69,24 +68,20 @@ pub(super) struct StoredOtherBytes {
     pub(super) theirs: String,
 }
 
-/// An error as the JSON API writes it.
-#[derive(Deserialize)]
-struct ErrorBody {
-    error: ErrorWords,
-}
+/// Google's crate takes neither certificates nor a client of ours (`google-cloud-gax-internal`, `ReqwestClient::new`).
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Google's library does not trust the server; hint: it does not read ca_file, \
+     name a file of certificates in the variable SSL_CERT_FILE"
+)]
+struct Untrusted(#[source] google_cloud_storage::Error);
 
-#[derive(Deserialize)]
-struct ErrorWords {
-    #[serde(default)]
-    message: String,
-    #[serde(default)]
-    errors: Vec<ErrorReason>,
-}
-
-#[derive(Deserialize)]
-struct ErrorReason {
-    #[serde(default)]
+/// What an error's answer says.
+struct Said {
     reason: String,
+    message: String,
+    /// It is an error as the JSON API writes it.
+    is_of_gcs: bool,
 }
 
 impl Failure {
@@ -115,31 +110,42 @@ impl Failure {
             };
             body.extend_from_slice(&chunk);
         }
-        Self::of_parts(status, &headers, &body)
+        Self::of_parts(status, &headers, Said::of_body(&body.into()))
     }
 
-    fn of_parts(status: u16, headers: &HeaderMap, body: &[u8]) -> Self {
-        let json = serde_json::from_slice::<ErrorBody>(body).ok();
-        let is_of_gcs = json.is_some();
-        let (code, message) = json.map_or_else(
-            || (String::new(), plain_text(body)),
-            |ErrorBody { error }| {
-                let reason = error.errors.into_iter().next();
-                let reason = reason.map(|first| first.reason).unwrap_or_default();
-                (text(Some(&reason)), text(Some(&error.message)))
-            },
-        );
+    /// What Google's crate says of a request for a body.
+    pub(super) fn of_google(error: google_cloud_storage::Error) -> Self {
+        if let Some(status) = error.http_status_code() {
+            let said = match (error.status(), error.http_payload()) {
+                (Some(status), _) => Said::of_status(status),
+                (None, body) => Said::of_body(body.unwrap_or(&Bytes::new())),
+            };
+            let nothing = HeaderMap::new();
+            return Self::of_parts(status, error.http_headers().unwrap_or(&nothing), said);
+        }
+        if let Some(fault) = find::<CredentialsError>(&error) {
+            return Self::from(fault);
+        }
+        let kind = kind_of_google(&error);
+        if is_distrust(&error) {
+            return Self::new(kind, Untrusted(error));
+        }
+        Self::new(kind, error)
+    }
+
+    fn of_parts(status: u16, headers: &HeaderMap, said: Said) -> Self {
         let wait = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
         let refusal = Refusal {
             status: Some(status),
-            code,
-            message,
+            code: said.reason,
+            message: said.message,
             // X-GUploader-UploadID stays out: in an upload it is the session's secret.
             request_id: None,
             hint: None,
         };
+        let is_of_gcs = said.is_of_gcs;
         Self {
             kind: kind(status, &refusal, retry_after(wait)),
             source: Cause::Answer { refusal, is_of_gcs },
@@ -222,6 +228,56 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
+impl Said {
+    fn of_body(body: &Bytes) -> Self {
+        Status::try_from(body).map_or_else(
+            |_| Self {
+                reason: String::new(),
+                message: plain_text(body),
+                is_of_gcs: false,
+            },
+            |status| Self::of_status(&status),
+        )
+    }
+
+    fn of_status(status: &Status) -> Self {
+        let reason = status.details.iter().find_map(|detail| match detail {
+            StatusDetails::ErrorInfo(info) => Some(info.reason.as_str()),
+            _ => None,
+        });
+        Self {
+            reason: text(reason),
+            message: text(Some(&status.message)),
+            is_of_gcs: true,
+        }
+    }
+}
+
+/// What it means that Google's crate failed without an answer, or with one that it cannot read.
+fn kind_of_google(error: &google_cloud_storage::Error) -> ErrorKind {
+    match find::<ReadError>(error) {
+        Some(ReadError::ChecksumMismatch(_)) => ErrorKind::Corrupted,
+        Some(ReadError::ShortRead(_)) => ErrorKind::Unavailable,
+        Some(_) => ErrorKind::Other,
+        None if error.is_timeout() => ErrorKind::TimedOut,
+        None if error.is_serialization() => ErrorKind::Other,
+        // An answer that is no JSON, or not the JSON that was to come: a proxy's page, or cut off.
+        None => ErrorKind::Unavailable,
+    }
+}
+
+/// Whether the server's certificate is why there is no answer: rustls says so, in an error that none of its type wraps.
+fn is_distrust(error: &google_cloud_storage::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.to_string().starts_with("invalid peer certificate") {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// The words of a body that is no JSON; those of a page of HTML say nothing.
 fn plain_text(body: &[u8]) -> String {
     let words = String::from_utf8_lossy(body);
@@ -280,7 +336,7 @@ mod tests {
         let body = format!(
             r#"{{"error":{{"code":{status},"message":"{message}","errors":[{{"reason":"{reason}"}}]}}}}"#
         );
-        Failure::of_parts(status, &HeaderMap::new(), body.as_bytes())
+        Failure::of_parts(status, &HeaderMap::new(), Said::of_body(&body.into()))
     }
 
     #[test]
@@ -318,7 +374,13 @@ mod tests {
             json(404, "notFound", "Not Found").on_bucket().kind(),
             ErrorKind::StoreMissing
         );
-        let page = || Failure::of_parts(404, &HeaderMap::new(), b"<html>no such page</html>");
+        let page = || {
+            Failure::of_parts(
+                404,
+                &HeaderMap::new(),
+                Said::of_body(&Bytes::from_static(b"<html>no such page</html>")),
+            )
+        };
         assert_eq!(page().on_bucket().kind(), ErrorKind::Other);
         assert!(!page().denies("bucket", "a/b"));
         assert_eq!(page().on_session().kind(), ErrorKind::NotFound);
@@ -329,7 +391,7 @@ mod tests {
         let wait = Some(Duration::from_secs(7));
         let of_status = |status| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]);
-            Failure::of_parts(status, &headers, b"").kind()
+            Failure::of_parts(status, &headers, Said::of_body(&Bytes::new())).kind()
         };
         assert_eq!(of_status(429), ErrorKind::Throttled(wait));
         assert_eq!(of_status(503), ErrorKind::Throttled(wait));

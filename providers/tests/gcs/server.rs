@@ -5,8 +5,8 @@
 //! made; after [`GcsServer::look_at_conditions_early`] when the session begins, too.
 //!
 //! Each fault is met once, by the next request on an upload's session that brings bytes or ends it; one of the answer
-//! by the next put, too. As GCS allows, the name of an object is in the query of what makes it as well; here it must be,
-//! and it comes back in a session's address, so that the rules of a proxy find it.
+//! by the next put, too. As GCS allows, the name of an object is in the query of what makes it; here it must be, and it
+//! comes back in a session's address, so that the rules of a proxy find it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -69,6 +69,7 @@ pub(crate) struct Seen {
 
 #[derive(Default)]
 struct State {
+    endpoint: String,
     objects: BTreeMap<String, Object>,
     uploads: HashMap<String, Upload>,
     faults: VecDeque<Fault>,
@@ -105,7 +106,11 @@ impl GcsServer {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = State {
+            endpoint: endpoint.clone(),
+            ..State::default()
+        };
+        let state = Arc::new(Mutex::new(state));
         let serving = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self {
             endpoint,
@@ -254,12 +259,8 @@ impl State {
             .strip_prefix("multipart/related; boundary=")
             .unwrap();
         let (resource, body) = multipart(body, boundary);
-        seen.resource = serde_json::from_slice(&resource).unwrap();
+        seen.resource = named(&resource, &seen.query);
         let hash = seen.resource["crc32c"].as_str().map(str::to_owned);
-        assert_eq!(
-            Some(seen.query["name"].as_str()),
-            seen.resource["name"].as_str()
-        );
         let answer = self.store(&seen.query.clone(), &seen.resource, body, hash.as_deref());
         if answer.status() == 200 && matches!(self.faults.front(), Some(Fault::OtherChecksum)) {
             self.faults.pop_front();
@@ -270,7 +271,7 @@ impl State {
     }
 
     fn begin(&mut self, seen: &mut Seen, body: &Bytes) -> Response<Full<Bytes>> {
-        seen.resource = serde_json::from_slice(body).unwrap();
+        seen.resource = named(body, &seen.query);
         if self.is_early && self.is_taken(&seen.query, &seen.resource) {
             return precondition_failed();
         }
@@ -284,15 +285,16 @@ impl State {
         self.uploads.insert(id.clone(), upload);
         let condition = seen.query.get("ifGenerationMatch");
         let condition = condition.map(|value| format!("&ifGenerationMatch={value}"));
-        assert_eq!(
-            Some(seen.query["name"].as_str()),
-            seen.resource["name"].as_str()
-        );
         let name = utf8_percent_encode(&seen.query["name"], ESCAPED);
-        // Where the client found the server, which may be through a proxy.
+        // Where the client found the server, which may be through a proxy. Google's crate leaves out the port.
         let host = seen.headers["host"].to_str().unwrap();
+        let server = if host.contains(':') {
+            format!("http://{host}")
+        } else {
+            self.endpoint.clone()
+        };
         let address = format!(
-            "http://{host}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={id}{}&name={name}",
+            "{server}/upload/storage/v1/b/{BUCKET}/o?uploadType=resumable&upload_id={id}{}&name={name}",
             condition.unwrap_or_default()
         );
         let mut answer = status(200);
@@ -545,11 +547,21 @@ fn media(object: &Object, headers: &HeaderMap) -> Response<Full<Bytes>> {
         ("x-goog-generation", field("generation").to_owned()),
         ("x-goog-hash", format!("crc32c={}", field("crc32c"))),
         ("x-goog-stored-content-encoding", "identity".to_owned()),
+        ("x-goog-stored-content-length", size.to_string()),
     ] {
         let value = HeaderValue::from_str(&value).unwrap();
         answer.headers_mut().insert(name, value);
     }
     answer
+}
+
+/// The resource in a body, with the name that is in the query; where it is in both, they are the same.
+fn named(body: &[u8], query: &HashMap<String, String>) -> Value {
+    let mut resource: Value = serde_json::from_slice(body).unwrap();
+    let name = json!(query["name"]);
+    assert!(resource.get("name").is_none_or(|own| *own == name));
+    resource["name"] = name;
+    resource
 }
 
 /// The two bodies in one.
