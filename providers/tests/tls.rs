@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use bytes::Bytes;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use support::shown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use walhalla_providers::transfer::{StoreSettings, open};
-use walhalla_providers::{ErrorKind, ObjectKey};
+use walhalla_providers::{ErrorKind, ObjectKey, PutMode, PutToken};
 
 /// A store's URL and the variables that point it at an endpoint.
 fn clouds(endpoint: &str) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
@@ -143,6 +144,50 @@ async fn a_certificate_is_trusted_when_the_ca_file_says_so_and_only_then() {
             let reached = server.requests.load(Ordering::Relaxed) > before;
             assert_eq!(reached, ca_file.is_some(), "{url}");
         }
+    }
+}
+
+/// Stores an object in Google's store, whose crate writes bodies with a client of its own.
+async fn put_body() {
+    let settings = StoreSettings {
+        ca_file: std::env::var_os("WALHALLA_CA_FILE").map(PathBuf::from),
+        ..StoreSettings::default()
+    };
+    let store = open("gs://bucket/prefix", &settings).await.unwrap();
+    let (key, token) = (ObjectKey::new("object").unwrap(), PutToken::random());
+    let put = store.put(&key, Bytes::new(), PutMode::Create, &token).await;
+    let put = put.unwrap_err();
+    if settings.ca_file.is_none() {
+        let head = store.head(&key).await.unwrap_err();
+        let kinds = [put.kind, head.kind];
+        assert_eq!(kinds, [ErrorKind::PermissionDenied; 2], "{}", shown(&put));
+    } else {
+        assert_eq!(put.kind, ErrorKind::Unavailable, "{}", shown(&put));
+        assert!(shown(&put).contains("SSL_CERT_FILE"), "{}", shown(&put));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_googles_store_trust_the_certificates_that_ssl_cert_file_names() {
+    if std::env::var_os("WALHALLA_TEST_CHILD").is_some() {
+        return put_body().await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (server, ca_file) = serve(dir.path()).await;
+    for variable in ["SSL_CERT_FILE", "WALHALLA_CA_FILE"] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args([
+            "--exact",
+            "bodies_of_googles_store_trust_the_certificates_that_ssl_cert_file_names",
+        ]);
+        child
+            .env_clear()
+            .env("WALHALLA_TEST_CHILD", "1")
+            .env("STORAGE_EMULATOR_HOST", &server.endpoint)
+            .env(variable, &ca_file);
+        let output = tokio::task::spawn_blocking(move || child.output().unwrap());
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{variable}: {output:?}");
     }
 }
 
