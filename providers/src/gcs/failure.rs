@@ -76,14 +76,6 @@ pub(super) struct StoredOtherBytes {
 )]
 struct Untrusted(#[source] google_cloud_storage::Error);
 
-/// What an error's answer says.
-struct Said {
-    reason: String,
-    message: String,
-    /// It is an error as the JSON API writes it.
-    is_of_gcs: bool,
-}
-
 impl Failure {
     /// A failure that is no answer of a server.
     pub(super) fn new(kind: ErrorKind, source: impl Into<BoxError>) -> Self {
@@ -110,18 +102,18 @@ impl Failure {
             };
             body.extend_from_slice(&chunk);
         }
-        Self::of_parts(status, &headers, Said::of_body(&body.into()))
+        Self::of_parts(status, &headers, said(&body.into()))
     }
 
     /// What Google's crate says of a request for a body.
     pub(super) fn of_google(error: google_cloud_storage::Error) -> Self {
         if let Some(status) = error.http_status_code() {
-            let said = match (error.status(), error.http_payload()) {
-                (Some(status), _) => Said::of_status(status),
-                (None, body) => Said::of_body(body.unwrap_or(&Bytes::new())),
+            let refusal = match (error.status(), error.http_payload()) {
+                (Some(status), _) => (said_by(status), true),
+                (None, body) => said(body.unwrap_or(&Bytes::new())),
             };
             let nothing = HeaderMap::new();
-            return Self::of_parts(status, error.http_headers().unwrap_or(&nothing), said);
+            return Self::of_parts(status, error.http_headers().unwrap_or(&nothing), refusal);
         }
         if let Some(fault) = find::<CredentialsError>(&error) {
             return Self::from(fault);
@@ -133,19 +125,16 @@ impl Failure {
         Self::new(kind, error)
     }
 
-    fn of_parts(status: u16, headers: &HeaderMap, said: Said) -> Self {
+    fn of_parts(
+        status: u16,
+        headers: &HeaderMap,
+        (mut refusal, is_of_gcs): (Refusal, bool),
+    ) -> Self {
         let wait = headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok());
-        let refusal = Refusal {
-            status: Some(status),
-            code: said.reason,
-            message: said.message,
-            // X-GUploader-UploadID stays out: in an upload it is the session's secret.
-            request_id: None,
-            hint: None,
-        };
-        let is_of_gcs = said.is_of_gcs;
+        // X-GUploader-UploadID stays out: in an upload it is the session's secret.
+        refusal.status = Some(status);
         Self {
             kind: kind(status, &refusal, retry_after(wait)),
             source: Cause::Answer { refusal, is_of_gcs },
@@ -228,28 +217,27 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-impl Said {
-    fn of_body(body: &Bytes) -> Self {
-        Status::try_from(body).map_or_else(
-            |_| Self {
-                reason: String::new(),
-                message: plain_text(body),
-                is_of_gcs: false,
-            },
-            |status| Self::of_status(&status),
-        )
+/// What an answer says, and whether it is an error as the JSON API writes it.
+fn said(body: &Bytes) -> (Refusal, bool) {
+    if let Ok(status) = Status::try_from(body) {
+        return (said_by(&status), true);
     }
+    let refusal = Refusal {
+        message: plain_text(body),
+        ..Refusal::default()
+    };
+    (refusal, false)
+}
 
-    fn of_status(status: &Status) -> Self {
-        let reason = status.details.iter().find_map(|detail| match detail {
-            StatusDetails::ErrorInfo(info) => Some(info.reason.as_str()),
-            _ => None,
-        });
-        Self {
-            reason: text(reason),
-            message: text(Some(&status.message)),
-            is_of_gcs: true,
-        }
+fn said_by(status: &Status) -> Refusal {
+    let reason = status.details.iter().find_map(|detail| match detail {
+        StatusDetails::ErrorInfo(info) => Some(info.reason.as_str()),
+        _ => None,
+    });
+    Refusal {
+        code: text(reason),
+        message: text(Some(&status.message)),
+        ..Refusal::default()
     }
 }
 
@@ -336,7 +324,7 @@ mod tests {
         let body = format!(
             r#"{{"error":{{"code":{status},"message":"{message}","errors":[{{"reason":"{reason}"}}]}}}}"#
         );
-        Failure::of_parts(status, &HeaderMap::new(), Said::of_body(&body.into()))
+        Failure::of_parts(status, &HeaderMap::new(), said(&body.into()))
     }
 
     #[test]
@@ -378,7 +366,7 @@ mod tests {
             Failure::of_parts(
                 404,
                 &HeaderMap::new(),
-                Said::of_body(&Bytes::from_static(b"<html>no such page</html>")),
+                said(&Bytes::from_static(b"<html>no such page</html>")),
             )
         };
         assert_eq!(page().on_bucket().kind(), ErrorKind::Other);
@@ -391,7 +379,7 @@ mod tests {
         let wait = Some(Duration::from_secs(7));
         let of_status = |status| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, "7".parse().unwrap())]);
-            Failure::of_parts(status, &headers, Said::of_body(&Bytes::new())).kind()
+            Failure::of_parts(status, &headers, said(&Bytes::new())).kind()
         };
         assert_eq!(of_status(429), ErrorKind::Throttled(wait));
         assert_eq!(of_status(503), ErrorKind::Throttled(wait));
