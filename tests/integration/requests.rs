@@ -90,10 +90,8 @@ fn with_a_spool_an_s3_server_is_probed_once() {
         .walhalla
         .with_env("WALHALLA_SPOOL_DIR", spool.to_str().unwrap());
     let push = || {
-        _ = site
-            .segments
-            .push(&walhalla, &site.segments.names[1])
-            .succeeds()
+        let pushed = site.segments.push(&walhalla, &site.segments.names[1]);
+        pushed.succeeds();
     };
     let probes = || site.proxy.count(&Requests::naming(".walhalla-probe"));
     let before = probes();
