@@ -7,7 +7,7 @@ use walhalla_postgres::{Lsn, SystemIdentifier};
 
 use crate::output::LogFormat;
 use crate::progress::Show;
-use crate::repository::catalog::ChangeSource;
+use crate::repository::entry::ChangeSource;
 use crate::restore::recovery::ArchiveMode;
 use crate::restore::target::{self, Action, Bound, Point, Target, TargetTimeline};
 

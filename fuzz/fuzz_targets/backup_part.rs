@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use walhalla::contents::{Contents, Error, Failure, FileHeader, Sink, Sum};
 use walhalla::contents::manifest::{FileFacts, Manifest, WalRange};
 use walhalla::pipeline::Identities;
-use walhalla::repository::catalog::StoredPart;
+use walhalla::repository::entry::StoredPart;
 use walhalla::repository::{BackupEntry, Repository};
 use walhalla_providers::testing::MemoryStore;
 use walhalla_providers::transfer::{Options, RetryPolicy, Store};

@@ -273,7 +273,11 @@ impl Store {
     /// A key that is not among them is proven absent: listings of every store are as consistent as heads.
     pub async fn present(&self, prefix: &str, keys: &[ObjectKey]) -> Result<Vec<ObjectInfo>> {
         if self.inner.store.limits().lists_prefixes {
-            let mut found = self.list(prefix, None).await?;
+            let listed = self.list(prefix, None).await;
+            let mut found = listed.map_err(|error| Error {
+                object: format!("{}/{prefix}", self.url()),
+                ..error
+            })?;
             found.retain(|info| keys.contains(&info.key));
             return Ok(found);
         }

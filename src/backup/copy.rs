@@ -19,7 +19,7 @@ use super::request::Backup;
 use crate::contents::Owner;
 use crate::contents::relations::Relations;
 use crate::progress::Progress;
-use crate::repository::catalog::CorruptBlock;
+use crate::repository::entry::CorruptBlock;
 use crate::server::data_directory::{self, Listing};
 use crate::threads::{lock, on_threads};
 

@@ -18,7 +18,7 @@ use super::parent::{self, Parent, Unusable};
 use super::request::{Backup, DeltaOptions};
 use crate::contents::delta_file::is_taken_for_delta;
 use crate::output;
-use crate::repository::catalog::{ChangeSource, ChangedBlocks};
+use crate::repository::entry::{ChangeSource, ChangedBlocks};
 use crate::repository::{self, BackupEntry};
 use crate::server::control_file;
 use crate::server::data_directory::Listing;

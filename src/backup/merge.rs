@@ -19,6 +19,7 @@ use crate::contents::tar_part::PartWriter;
 use crate::contents::{self, Failure, FileHeader, Owner, Sink, Sum};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
+use crate::repository::marks::Permanence;
 use crate::repository::{BackupEntry, BackupKind, Repository};
 use crate::server::data_directory::Tablespace;
 use crate::threads::{lock, on_threads};
@@ -29,6 +30,8 @@ pub struct Merge<'a> {
     pub repository: &'a Repository,
     /// Compresses and encrypts the new backup.
     pub pipeline: &'a Pipeline,
+    /// Whether retention rules keep the new backup, as they keep the last of the chain.
+    pub permanence: Permanence,
     /// Parts that are made at a time.
     pub threads: usize,
     /// How progress is shown.
@@ -62,7 +65,7 @@ impl Merge<'_> {
             return Err(missing.into());
         }
         let relations = Relations::read(self.repository, leaf)?.unwrap_or_default();
-        let entry = assembly.finish(Facts::merged_from(leaf), |_| relations)?;
+        let entry = assembly.finish(Facts::merged_from(leaf, self.permanence), |_| relations)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }

@@ -90,7 +90,7 @@ pub enum Error {
         /// The parent.
         parent: BackupId,
         /// The source.
-        source_name: repository::catalog::ChangeSource,
+        source_name: repository::entry::ChangeSource,
         /// Why not.
         reason: String,
     },

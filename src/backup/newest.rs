@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use walhalla_postgres::Lsn;
 
 use super::parent::KEPT_CORRUPT_BLOCKS;
-use crate::repository::catalog::CorruptBlock;
+use crate::repository::entry::CorruptBlock;
 
 /// The pages with the greatest LSNs, as many as there may be corrupt blocks in an entry.
 #[derive(Debug, Default)]

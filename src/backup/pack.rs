@@ -18,7 +18,7 @@ use crate::contents::delta_file::{Header, delta_name};
 use crate::contents::manifest::FileFacts;
 use crate::contents::tar_part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
-use crate::repository::catalog::CorruptBlock;
+use crate::repository::entry::CorruptBlock;
 use crate::server::data_directory::Entry;
 
 /// How often a page that does not look whole is read again, as a write may be under way.

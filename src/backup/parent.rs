@@ -7,7 +7,7 @@ use walhalla_postgres::{ControlFile, History, Lsn, Version};
 use super::Error;
 use crate::contents;
 use crate::contents::relations::Relations;
-use crate::repository::catalog::Place;
+use crate::repository::backups::Place;
 use crate::repository::{self, BackupEntry, Repository};
 
 /// More corrupt blocks than an entry tells of are no base.

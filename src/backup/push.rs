@@ -22,7 +22,7 @@ use crate::contents::assembly::{Base, Facts};
 use crate::contents::manifest::WalRange;
 use crate::contents::relations::Relations;
 use crate::repository::BackupEntry;
-use crate::repository::catalog::{CorruptBlock, LeftOut};
+use crate::repository::entry::{CorruptBlock, LeftOut};
 use crate::server::control_file;
 use crate::server::data_directory::{Listing, Tablespace};
 use crate::server::session::{self, StoppedBackup};

@@ -10,7 +10,7 @@ use super::Error;
 use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
-use crate::repository::catalog::ChangeSource;
+use crate::repository::entry::ChangeSource;
 use crate::wal::archiver::Archiver;
 
 /// What the user says of a backup.

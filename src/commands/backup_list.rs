@@ -76,6 +76,7 @@ impl<'a> Standing<'a> {
 /// A backup of the list.
 struct Listed<'a> {
     backup: &'a BackupEntry,
+    is_permanent: bool,
     standing: Standing<'a>,
     window: Window,
 }
@@ -89,6 +90,7 @@ impl<'a> Listed<'a> {
         }
         Self {
             backup,
+            is_permanent: catalog.is_permanent(&backup.id),
             standing,
             window,
         }
@@ -96,6 +98,7 @@ impl<'a> Listed<'a> {
 
     fn row(&self) -> Row<'_> {
         Row {
+            permanent: self.is_permanent,
             standing: Some(&self.standing),
             reaches: Some(Reaches::from(&self.window)),
             ..Row::from(self.backup)
@@ -244,7 +247,7 @@ fn table(backups: &[Listed]) -> Table {
             HumanBytes(backup.stored_bytes).to_string(),
             backup.postgres_version.to_string(),
             reaches(listed),
-            if backup.permanent { "yes" } else { "no" }.to_owned(),
+            if listed.is_permanent { "yes" } else { "no" }.to_owned(),
             format!(
                 "{}{damaged}",
                 output::in_a_line(backup.label.as_deref().unwrap_or_default())

@@ -4,7 +4,8 @@ use super::{Context, Outcome};
 use crate::cli::BackupMark;
 use crate::error::Error;
 use crate::output;
-use crate::repository::marks::{Change, Marked, Permanence};
+use crate::repository::marking::{Change, Marked};
+use crate::repository::marks::Permanence;
 
 pub(super) fn run(context: &Context, arguments: &BackupMark) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;

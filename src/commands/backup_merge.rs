@@ -4,15 +4,18 @@ use super::{Context, Outcome, backup_push};
 use crate::backup::merge::Merge;
 use crate::cli::BackupMerge;
 use crate::error::Error;
+use crate::repository::marks::Permanence;
 
 pub(super) fn run(context: &Context, arguments: &BackupMerge) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
-    let backup = repository.backup(&arguments.id)?;
-    let chain = repository.chain(&backup)?;
+    let catalog = repository.catalog()?;
+    let backup = repository.named_backup(&catalog, &arguments.id)?;
+    let chain = catalog.whole_chain(&backup.id)?;
     let pipeline = context.pipeline(&repository)?;
     let merge = Merge {
         repository: &repository,
         pipeline: &pipeline,
+        permanence: Permanence::of(catalog.is_permanent(&backup.id)),
         threads: backup_push::threads(context),
         show: context.show(),
     };

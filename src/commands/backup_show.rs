@@ -25,7 +25,10 @@ pub(super) fn run(context: &Context, arguments: &BackupShow) -> Result<Outcome, 
     let backup = repository.named_backup(&catalog, &arguments.id)?;
     let shown = Shown {
         standing: Standing::of(backup, &catalog),
-        backup,
+        backup: &BackupEntry {
+            permanent: catalog.is_permanent(&backup.id),
+            ..backup.clone()
+        },
     };
     if context.global.json {
         output::json(&shown)?;

@@ -20,7 +20,8 @@ use super::manifest::{Manifest, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError};
 use crate::pipeline::{Pipeline, StoredObject};
-use crate::repository::catalog::{ChangedBlocks, CorruptBlock, LeftOut, StoredPart};
+use crate::repository::entry::{ChangedBlocks, CorruptBlock, LeftOut, StoredPart};
+use crate::repository::marks::Permanence;
 use crate::repository::{BackupEntry, BackupId, Repository, layout};
 use crate::server::data_directory::Tablespace;
 use crate::threads::lock;
@@ -265,7 +266,7 @@ impl<'a> Assembly<'a> {
 
 impl Facts {
     /// What a full backup is that stands for the same as `leaf`, the last of a chain.
-    pub fn merged_from(leaf: &BackupEntry) -> Self {
+    pub fn merged_from(leaf: &BackupEntry, permanence: Permanence) -> Self {
         Self {
             system_identifier: leaf.system_identifier,
             range: WalRange {
@@ -290,7 +291,7 @@ impl Facts {
             corrupt_blocks: leaf.corrupt_blocks.clone(),
             tablespaces: leaf.tablespaces.clone(),
             left_out: leaf.left_out.clone(),
-            permanent: leaf.permanent,
+            permanent: permanence == Permanence::Permanent,
             label: leaf.label.clone(),
             annotations: leaf.annotations.clone(),
         }

@@ -22,7 +22,7 @@ use super::pieces::{PieceReader, Pieces};
 use super::reader::{Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed};
 use super::relations::Relations;
 use crate::pipeline::Frame;
-use crate::repository::catalog::StoredPart;
+use crate::repository::entry::StoredPart;
 use crate::repository::{self, BackupEntry, BackupKind, Repository};
 use crate::threads::lock;
 

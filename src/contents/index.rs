@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::pipeline::encryption::{HEADER_BYTES, payload_bytes};
 use crate::pipeline::{BLOCK_SIZE_BYTES, Encryption, Frame, Packing};
-use crate::repository::catalog::StoredPart;
+use crate::repository::entry::StoredPart;
 
 /// The format that is written; others are refused.
 const FORMAT: u32 = 1;

@@ -20,7 +20,7 @@ use super::index::{self, Index};
 use super::manifest::{self, FileFacts, Manifest};
 use super::merged::Skip;
 use crate::pipeline::{Content, SharedHash};
-use crate::repository::catalog::StoredPart;
+use crate::repository::entry::StoredPart;
 use crate::repository::layout::Object;
 use crate::repository::{self, BackupEntry, BackupId, Repository, Watched};
 use crate::threads::lock;

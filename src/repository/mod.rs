@@ -2,9 +2,11 @@
 //!
 //! [`layout`] is the only place that spells keys. Nothing here overwrites or deletes.
 
+pub mod backups;
 pub mod catalog;
-mod chain;
+pub mod entry;
 pub mod layout;
+pub mod marking;
 pub mod marks;
 mod wal_archive;
 
@@ -17,8 +19,9 @@ use walhalla_postgres::SystemIdentifier;
 use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
-pub use catalog::{BackupEntry, BackupId, BackupKind, Catalog, LATEST};
-pub use chain::{ChainError, ChainProblem};
+pub use backups::LATEST;
+pub use catalog::{Catalog, ChainError, ChainProblem};
+pub use entry::{BackupEntry, BackupId, BackupKind};
 pub use layout::Layout;
 pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
 
@@ -95,7 +98,7 @@ pub enum Error {
         error: ChainError,
         /// What is wrong with its entry, when it is damaged.
         #[source]
-        source: Option<Box<Error>>,
+        source: Option<Arc<Error>>,
     },
     /// A permanent delta stands on a backup that shall be impermanent.
     #[error("backup {backup} stays permanent: {delta}, which stands on it, is permanent")]
@@ -205,7 +208,7 @@ impl Repository {
     /// The cluster that was chosen, or the only one there is.
     ///
     /// # Errors
-    /// [`Error::NoCluster`] and [`Error::SeveralClusters`].
+    /// [`Error::NothingOfCluster`], [`Error::NoCluster`] and [`Error::SeveralClusters`].
     pub fn choose(
         store: Store,
         runtime: Handle,
@@ -213,7 +216,9 @@ impl Repository {
         chosen: Option<SystemIdentifier>,
     ) -> Result<Self, Error> {
         if let Some(system_identifier) = chosen {
-            return Ok(Self::new(store, runtime, identities, system_identifier));
+            let chosen = Self::new(store, runtime, identities, system_identifier);
+            chosen.must_be_known()?;
+            return Ok(chosen);
         }
         let folders = runtime.block_on(store.folders(""))?;
         let found: Vec<SystemIdentifier> = folders

@@ -15,8 +15,8 @@ use super::hint::Hint;
 use super::plan::{NewTablespace, Plan, Unreachable};
 use super::reach::{Found, Place as WalPlace, Search, Seen};
 use super::target::{Bound, Point, Target, TargetTimeline};
-use crate::repository::catalog::Place;
-use crate::repository::{ArchivedFile, BackupEntry, Repository};
+use crate::repository::backups::Place;
+use crate::repository::{ArchivedFile, BackupEntry, Catalog, Repository};
 use crate::wal;
 use crate::wal::archive::{Archive, Examined, Facts, Needed, Reading, Route};
 use crate::wal::proof::Proof;
@@ -24,6 +24,8 @@ use crate::wal::proof::Proof;
 /// Everything the choice is made from.
 pub(super) struct Planner<'a> {
     archive: &'a Archive<'a>,
+    /// All backups, of which `backups` may be the start.
+    catalog: &'a Catalog,
     repository: &'a Repository,
     target: &'a Target,
     backups: &'a [BackupEntry],
@@ -44,13 +46,18 @@ pub fn plan(
     chosen: Option<&str>,
     reading: Reading,
 ) -> Result<Plan, Error> {
-    let all = repository.usable_backups()?;
+    let catalog = repository.catalog()?;
+    let all = catalog.usable();
     let archive = Archive::new(repository, &all, reading)?;
     let backups = match chosen {
-        Some(id) => vec![repository.backup(id)?],
+        Some(id) => {
+            let chosen = repository.named_backup(&catalog, id)?;
+            catalog.whole_chain(&chosen.id)?;
+            vec![chosen.clone()]
+        }
         None => all,
     };
-    Planner::new(&archive, target, &backups, chosen.is_some()).plan()
+    Planner::new(&archive, &catalog, target, &backups, chosen.is_some()).plan()
 }
 
 /// What one backup and the WAL after it offer.
@@ -85,6 +92,7 @@ struct Way<'a> {
 impl<'a> Planner<'a> {
     pub(super) fn new(
         archive: &'a Archive<'a>,
+        catalog: &'a Catalog,
         target: &'a Target,
         backups: &'a [BackupEntry],
         is_chosen: bool,
@@ -92,6 +100,7 @@ impl<'a> Planner<'a> {
         let size = backups.first().map(|backup| backup.wal_segment_size);
         Self {
             archive,
+            catalog,
             repository: archive.repository,
             target,
             backups,
@@ -273,7 +282,7 @@ impl<'a> Planner<'a> {
         history: &'a History,
         named: &mut BTreeSet<(Lsn, Timestamp)>,
     ) -> Result<Offer<'a>, Error> {
-        let chain = self.repository.chain(backup)?;
+        let chain = self.catalog.whole_chain(&backup.id)?;
         let place = match chain.as_slice() {
             [_] => Place::Alone,
             _ => Place::InChain,
@@ -469,7 +478,7 @@ impl<'a> Planner<'a> {
         let is_chosen = self.is_chosen || hint.backup.is_some();
         let planner = Planner {
             gives_hints: false,
-            ..Planner::new(self.archive, &target, &chosen, is_chosen)
+            ..Planner::new(self.archive, self.catalog, &target, &chosen, is_chosen)
         };
         match planner.plan() {
             Ok(_) => Ok(true),

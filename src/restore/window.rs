@@ -150,31 +150,54 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
     })
 }
 
+/// Segments that are read backwards, from the end of a route, for a transaction. An idle server with an `archive_timeout` of
+/// a minute archives as many in 16 hours.
+const MOST_READ: usize = 1000;
+/// Of those, segments that cannot be read.
+const MOST_UNREADABLE: usize = 16;
+
 /// When the last transactions of routes ended.
 struct Ends<'a> {
     archive: &'a Archive<'a>,
-    known: RefCell<HashMap<SegmentName, Option<Timestamp>>>,
+    known: RefCell<HashMap<SegmentName, LastEnd>>,
+}
+
+/// The last transaction that ended in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastEnd {
+    At(Timestamp),
+    /// None ended in it.
+    Idle,
+    /// It is damaged, or no identity opens it.
+    Unreadable,
 }
 
 impl Ends<'_> {
     fn of(&self, history: &History, route: &Route) -> Result<Option<Timestamp>, Error> {
-        for needed in route.segments.iter().rev() {
-            if let Some(time) = self.segment(history, needed)? {
-                return Ok(Some(time));
+        let mut unreadable = 0;
+        for needed in route.segments.iter().rev().take(MOST_READ) {
+            match self.segment(history, needed)? {
+                LastEnd::At(time) => return Ok(Some(time)),
+                LastEnd::Idle => {}
+                LastEnd::Unreadable => unreadable += 1,
+            }
+            if unreadable == MOST_UNREADABLE {
+                break;
             }
         }
         Ok(None)
     }
 
-    fn segment(&self, history: &History, needed: &Needed) -> Result<Option<Timestamp>, Error> {
+    fn segment(&self, history: &History, needed: &Needed) -> Result<LastEnd, Error> {
         if let Some(known) = self.known.borrow().get(&needed.name) {
             return Ok(*known);
         }
-        let mut time = None;
+        let mut end = LastEnd::Unreadable;
         let walked = self
             .archive
             .walk(history, std::slice::from_ref(needed), |_, resolved| {
-                time = resolved.summary.times.map(|(_, last)| last);
+                let last = resolved.summary.times.map(|(_, last)| last);
+                end = last.map_or(LastEnd::Idle, LastEnd::At);
                 Ok::<_, wal::Error>(false)
             });
         match walked {
@@ -182,7 +205,7 @@ impl Ends<'_> {
             Err(error) if error.is_damage() => tracing::warn!("{error}"),
             walked => walked?,
         }
-        self.known.borrow_mut().insert(needed.name, time);
-        Ok(time)
+        self.known.borrow_mut().insert(needed.name, end);
+        Ok(end)
     }
 }

@@ -29,7 +29,7 @@ use crate::contents::{self, Contents, Failure, FileHeader, Sink, Sum, Summed, ch
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::progress::Progress;
-use crate::repository::catalog::StoredPart;
+use crate::repository::entry::StoredPart;
 use crate::repository::{ArchivedFile, BackupEntry, BackupKind, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 use crate::wal;

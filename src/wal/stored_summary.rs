@@ -60,7 +60,7 @@ pub fn write(
     Ok(Stored::Now(create(&pipeline, &object, &json, key)?))
 }
 
-/// As [`write`], unless there is a summary of this name: its stored length, if it was stored.
+/// As [`write()`], unless there is a summary of this name: its stored length, if it was stored.
 ///
 /// # Errors
 /// The pipeline's.

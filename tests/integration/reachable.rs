@@ -147,3 +147,48 @@ fn primary_folder(walhalla: &Walhalla) -> String {
     let list = walhalla.run(&["backup-list", "--json"]).succeeds().json();
     list[0]["system_identifier"].as_str().unwrap().to_owned()
 }
+
+/// A listing gives up on an archive whose end cannot be read, and does not go back through all of it.
+#[test]
+fn segments_that_cannot_be_read_are_not_read_backwards_without_bound() {
+    const SPOILT: usize = 20;
+    const READ: usize = 16;
+
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", SMALL);
+    walhalla.archive_from(&mut primary);
+    fill(&primary);
+    walhalla.back_up(&primary);
+    let segments: Vec<String> = (0..SPOILT)
+        .map(|number| {
+            primary.sql(&format!("insert into ledger values ('{number}', '')"));
+            primary.switch_segment()
+        })
+        .collect();
+    primary.archive_everything();
+    primary.stop();
+    let last = segments.last().unwrap();
+    let mut spoilt = 0;
+    for object in store
+        .objects_named("00000001")
+        .into_iter()
+        .chain(store.summaries_named("0000"))
+    {
+        let name = object.file_name().unwrap().to_str().unwrap();
+        if name >= segments[0].as_str() && !name.contains("backup") {
+            std::fs::write(&object, "nothing that can be read").unwrap();
+            spoilt += 1;
+        }
+    }
+    assert!(spoilt >= 2 * SPOILT, "{spoilt} of {segments:?}");
+
+    let listed = walhalla.run(&["backup-list", "--json"]).succeeds();
+    let named = |segment: &&String| listed.stderr.contains(segment.as_str());
+    let named = segments.iter().filter(named).count();
+    assert!((1..=READ).contains(&named), "{named} are named: {listed}");
+    assert!(!listed.stderr.contains(&segments[0]), "{listed}");
+    assert!(listed.stderr.contains(last), "{listed}");
+    assert_eq!(listed.json()[0]["reachable_to"], Value::Null);
+}

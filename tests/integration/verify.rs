@@ -409,9 +409,17 @@ fn a_record_that_is_damaged_beyond_a_segments_end_is_found_by_restore_and_despit
 #[test]
 fn a_wrong_cluster_and_a_backup_whose_entry_is_damaged_are_not_passed_over() {
     let site = Site::make(SHAPE);
-    for command in [&["verify", "--all"][..], &["verify"], &["wal-verify"]] {
+    for command in [
+        &["verify", "--all"][..],
+        &["verify"],
+        &["wal-verify"],
+        &["backup-list"],
+        &["plan"],
+        &["wal-show"],
+    ] {
         let all = [command, &["--system-identifier", "999"]].concat();
-        site.walhalla.run(&all).exits_with(1).says(&["999"]);
+        let outcome = site.walhalla.run(&all).exits_with(1);
+        outcome.says(&["holds nothing of the cluster 999"]);
     }
     site.walhalla.back_up(&site.cluster);
     let newest = site.walhalla.newest_backup();

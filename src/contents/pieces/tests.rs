@@ -11,7 +11,7 @@ use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 use super::*;
 use crate::pipeline::encryption::generate;
 use crate::pipeline::{Compression, Identities, Pipeline, Recipients, StoredObject};
-use crate::repository::catalog::StoredPart;
+use crate::repository::entry::StoredPart;
 
 const ENTRY: &[u8] = include_bytes!("../../../fuzz/corpus/backup_entry/full.json");
 const DOWNLOADS: usize = 4;

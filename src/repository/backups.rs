@@ -1,0 +1,319 @@
+//! Backups in the store. A backup exists once its `backup.json` does.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
+
+use super::catalog::Catalog;
+use super::entry::{BackupEntry, BackupId, BackupKind, FORMAT};
+use super::{Error, Repository, SMALL_OBJECT_BYTES};
+
+/// What stands for the id of the newest backup.
+pub const LATEST: &str = "LATEST";
+
+/// Entries that are read at the same time.
+const ENTRIES_AT_A_TIME: usize = 32;
+
+/// What a backup is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On its own.
+    Alone,
+    /// Together with others.
+    InChain,
+}
+
+impl Repository {
+    /// Every backup, oldest first, and what is wrong with those that cannot be read.
+    pub fn catalog(&self) -> Result<Catalog, Error> {
+        Ok(Catalog {
+            marks: self.marks()?,
+            ..self.entries()?
+        })
+    }
+
+    /// The catalog as the `backup.json` objects have it, without marks.
+    pub(super) fn entries(&self) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::default();
+        let mut ids = self.backup_ids()?;
+        ids.sort();
+        let texts = stream::iter(&ids).map(|id| self.read_entry(id));
+        let texts: Vec<_> = self
+            .runtime
+            .block_on(texts.buffered(ENTRIES_AT_A_TIME).collect());
+        for (id, text) in ids.into_iter().zip(texts) {
+            let found = self.parse_entry(&id, text);
+            catalog.add(id, found)?;
+        }
+        Ok(catalog)
+    }
+
+    /// The backups named by `ids`, and those that they stand on; without any, the newest one, whether its entry can be
+    /// read or not.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`]. A chain that is broken is none: [`Catalog::chain`] tells.
+    pub fn catalog_of(&self, ids: &[String]) -> Result<Catalog, Error> {
+        let mut catalog = Catalog::default();
+        if ids.is_empty() {
+            let mut newest = self.backup_ids()?;
+            newest.sort();
+            while let (true, Some(id)) = (catalog.is_empty(), newest.pop()) {
+                let found = self.backup_if_there(&id);
+                catalog.add(id, found)?;
+            }
+        }
+        for id in ids {
+            let parsed = self.backup_id(id)?;
+            if catalog.get(&parsed).is_none() && catalog.damage_of(&parsed).is_none() {
+                let found = self.backup_if_there(&parsed).transpose();
+                let found = found.ok_or_else(|| self.no_such_backup(id))?;
+                catalog.add(parsed, found.map(Some))?;
+            }
+        }
+        self.add_ancestors(&mut catalog)?;
+        catalog.marks = self.marks()?;
+        Ok(catalog)
+    }
+
+    /// The backups that a restore can begin with, oldest first: their entries can be read and their chains are whole.
+    /// Of the others the user hears.
+    pub fn usable_backups(&self) -> Result<Vec<BackupEntry>, Error> {
+        Ok(self.catalog()?.usable())
+    }
+
+    /// The first object without which a backup cannot be restored that is not in the store with the length that the entry
+    /// gives. A backup that stands alone needs neither its index nor its list of relations.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn missing_object(
+        &self,
+        backup: &BackupEntry,
+        place: Place,
+    ) -> Result<Option<String>, StoreError> {
+        let folder = self.layout.backup_folder(&backup.id);
+        let found = self.runtime.block_on(self.store.list(&folder, None))?;
+        let lengths: HashMap<&str, u64> = found
+            .iter()
+            .map(|info| (info.key.as_str(), info.size_bytes))
+            .collect();
+        let lists = backup
+            .others()
+            .filter(|list| place == Place::InChain || list.name == backup.manifest.name);
+        let missing = backup.parts.iter().chain(lists).find(|part| {
+            lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
+        });
+        Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))
+    }
+
+    /// Sees that the identity opens what belongs to a backup.
+    ///
+    /// # Errors
+    /// [`Error::Locked`], and those of opening its manifest.
+    pub fn must_open(&self, backup: &BackupEntry) -> Result<(), Error> {
+        if backup.encrypted_to.is_empty() {
+            return Ok(());
+        }
+        let object = self
+            .layout
+            .backup_object(&backup.id, &backup.manifest.name)?;
+        self.open(&object).map(drop)
+    }
+
+    /// Ids of backup folders, committed or not.
+    fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
+        let folders = self
+            .runtime
+            .block_on(self.store.folders(&self.layout.backups()))?;
+        Ok(folders
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// The backup named by `id`, or the newest whole one for `LATEST`. Of an id, only the backup and what it stands on are read.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`]; [`Error::BrokenChain`] when something is missing that the backup stands on.
+    pub fn backup(&self, id: &str) -> Result<BackupEntry, Error> {
+        if id == LATEST {
+            let newest = self.usable_backups()?.into_iter();
+            return newest
+                .max_by_key(|backup| backup.stop_time)
+                .ok_or_else(|| self.no_such_backup(id));
+        }
+        let found = self.backup_if_there(&self.backup_id(id)?)?;
+        let backup = found.ok_or_else(|| self.no_such_backup(id))?;
+        let leaf = self.chain(&backup)?.pop();
+        Ok(leaf.expect("a chain ends in the backup whose chain it is"))
+    }
+
+    /// The backup of `catalog` that is named by `id`, whole or not, or the newest whole one for `LATEST`.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchBackup`], or what is wrong with its entry.
+    pub fn named_backup<'a>(
+        &self,
+        catalog: &'a Catalog,
+        id: &str,
+    ) -> Result<&'a BackupEntry, Error> {
+        if id == LATEST {
+            return catalog.latest().ok_or_else(|| self.no_such_backup(id));
+        }
+        let parsed = self.backup_id(id)?;
+        match catalog.get(&parsed) {
+            Some(backup) => Ok(backup),
+            // The catalog keeps the reason; reading once more gives one to hand on.
+            None => Err(self
+                .backup_if_there(&parsed)
+                .err()
+                .unwrap_or_else(|| self.no_such_backup(id))),
+        }
+    }
+
+    /// The id that the user wrote, or that of the newest whole backup for `LATEST`.
+    fn backup_id(&self, id: &str) -> Result<BackupId, Error> {
+        if id == LATEST {
+            return self.backup(id).map(|backup| backup.id);
+        }
+        id.parse().map_err(|_| self.no_such_backup(id))
+    }
+
+    fn no_such_backup(&self, id: &str) -> Error {
+        Error::NoSuchBackup {
+            id: id.to_owned(),
+            store: self.store.url().to_owned(),
+        }
+    }
+
+    /// A backup as its `backup.json` has it; `None` without one.
+    pub(super) fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
+        let text = self.runtime.block_on(self.read_entry(id));
+        self.parse_entry(id, text)
+    }
+
+    async fn read_entry(&self, id: &BackupId) -> Result<Bytes, StoreError> {
+        let key = self.layout.backup_json(id);
+        self.store.get(&key, SMALL_OBJECT_BYTES).await
+    }
+
+    fn parse_entry(
+        &self,
+        id: &BackupId,
+        text: Result<Bytes, StoreError>,
+    ) -> Result<Option<BackupEntry>, Error> {
+        let key = self.layout.backup_json(id);
+        let bytes = match text {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_not_found() => return Ok(None),
+            // One file of a directory; a bucket denies all that the credentials ask for.
+            Err(error) if self.is_denied_alone(&error) => {
+                return Err(Error::Denied(error));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let damaged = |source: Box<dyn std::error::Error + Send + Sync>| Error::Damaged {
+            object: self.url(&key),
+            what: "it is no backup entry that this version reads",
+            source,
+        };
+        let entry = BackupEntry::parse(&bytes).map_err(damaged)?;
+        let foreign = entry.system_identifier != self.layout.system_identifier() || entry.id != *id;
+        if entry.format > FORMAT || foreign {
+            return Err(damaged(
+                "its format is newer, or it belongs to another backup or cluster".into(),
+            ));
+        }
+        Ok(Some(entry))
+    }
+
+    fn is_denied_alone(&self, error: &StoreError) -> bool {
+        error.kind == ErrorKind::PermissionDenied && self.store.url().starts_with("file:")
+    }
+
+    /// Takes an id for a backup that starts at `time`: no other backup gets it, also none that begins at the same moment.
+    /// No other backup has its second, of whatever kind: a delta that is taken right after its parent comes after it in the
+    /// order of ids.
+    pub fn claim_backup_id(
+        &self,
+        time: Timestamp,
+        kind: BackupKind,
+    ) -> Result<BackupId, StoreError> {
+        let taken = match self.backup_ids() {
+            // A directory that is not there yet is made by the first write.
+            Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
+            found => found?,
+        };
+        let is_taken = |id: &BackupId| taken.iter().any(|other| other.second() == id.second());
+        let seconds = (0..).map_while(|later| {
+            time.checked_add(jiff::SignedDuration::from_secs(later))
+                .ok()
+        });
+        let ids = seconds.map(|second| BackupId::new(second, kind));
+        for id in ids.filter(|id| !is_taken(id)) {
+            let content = serde_json::json!({ "backup": &id, "pid": std::process::id() });
+            let claim = self.layout.claim(&id);
+            let put = self
+                .store
+                .put(&claim, content.to_string().into(), PutMode::Create);
+            match self.runtime.block_on(put) {
+                Ok(()) => return Ok(id),
+                Err(error) if error.kind == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("a store holds fewer backups than there are seconds")
+    }
+
+    /// Makes the backup exist.
+    pub fn commit_backup(&self, entry: &BackupEntry) -> Result<(), Error> {
+        // A tablespace's place that is not UTF-8 has no spelling in JSON.
+        let json = entry.to_text().map_err(|source| Error::Damaged {
+            object: self.url(&self.layout.backup_json(&entry.id)),
+            what: "it cannot be written",
+            source: source.into(),
+        })?;
+        let key = self.layout.backup_json(&entry.id);
+        Ok(self
+            .runtime
+            .block_on(self.store.put(&key, json.into(), PutMode::Create))?)
+    }
+
+    /// The backups that it takes to restore `backup`, the full one first, `backup` itself last; only they are read.
+    ///
+    /// # Errors
+    /// [`Error::BrokenChain`].
+    pub fn chain(&self, backup: &BackupEntry) -> Result<Vec<BackupEntry>, Error> {
+        let mut catalog = Catalog {
+            backups: vec![backup.clone()],
+            ..Catalog::default()
+        };
+        self.add_ancestors(&mut catalog)?;
+        catalog.whole_chain(&backup.id)
+    }
+
+    /// Reads what the catalog's backups stand on, as far as it is there.
+    pub(super) fn add_ancestors(&self, catalog: &mut Catalog) -> Result<(), Error> {
+        let parents = catalog.backups.iter();
+        let mut wanted: Vec<BackupId> = parents.filter_map(|it| it.parent.clone()).collect();
+        while let Some(id) = wanted.pop() {
+            if catalog.get(&id).is_some() || catalog.damage_of(&id).is_some() {
+                continue;
+            }
+            let found = self.backup_if_there(&id);
+            if let Ok(Some(ancestor)) = &found {
+                wanted.extend(ancestor.parent.clone());
+            }
+            // What is not there is nobody's failed backup: the chain tells of it.
+            if !matches!(found, Ok(None)) {
+                catalog.add(id, found)?;
+            }
+        }
+        catalog.backups.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(())
+    }
+}
