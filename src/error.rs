@@ -133,6 +133,9 @@ fn settings_hint(error: &config::Error) -> Option<String> {
             Some("set `store` in the settings file, WALHALLA_STORE, or --store file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".to_owned())
         }
         config::Error::UnknownKey { nearest, .. } => Some(format!("did you mean `{nearest}`?")),
+        config::Error::UnknownVariable { name, nearest } => Some(format!(
+            "did you mean {nearest}? If {name} is not meant for Walhalla, unset it or give it another name"
+        )),
         config::Error::InvalidValue { .. } => Some("`walhalla config` lists the settings and where they come from".to_owned()),
         config::Error::Read { .. } | config::Error::Toml { .. } => None,
     }

@@ -1,10 +1,13 @@
 //! `walhalla config`
 
+use std::path::Path;
+
 use comfy_table::{Table, presets};
+use serde_json::{Value as Json, json};
 use walhalla_providers::transfer::shown;
 
 use super::{Context, Outcome};
-use crate::config::{Origin, Settings, Value};
+use crate::config::{self, Credentials, DEFAULT_FILE, Settings, Value};
 use crate::error::Error;
 use crate::output;
 
@@ -40,67 +43,168 @@ const SECRETS: [&str; 7] = [
     "PGPASSWORD",
 ];
 
+/// Where the settings file that was looked for is, as a row of the output.
+const FILE_KEY: &str = "settings_file";
+
 pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
+    let settings = &context.settings;
     // Not shown before they are checked: a secret key may stand in their place.
-    context.settings.recipients()?;
-    let rows: Vec<(String, Option<String>, String)> = context
-        .settings
-        .values
-        .iter()
-        .map(|value| row(&context.settings, value))
-        .chain(foreign())
-        .collect();
+    settings.recipients()?;
+    let credentials = Credentials::of(settings.store.as_deref());
     if context.global.json {
-        let documents: Vec<_> = rows
-            .iter()
-            .map(|(key, value, origin)| serde_json::json!({ "key": key, "value": value, "origin": origin }))
-            .collect();
-        output::json(&documents)?;
-        return Ok(Outcome::Done);
+        output::json(&document(settings, &credentials))?;
+    } else {
+        output::block(&settings_table(settings))?;
+        output::line("")?;
+        output::line(&settings_file(settings))?;
+        output::line("")?;
+        output::block(&credentials_block(settings, &credentials))?;
     }
-    let mut table = Table::new();
-    table
-        .load_style(presets::NOTHING)
-        .set_header(["SETTING", "VALUE", "FROM"]);
-    for (key, value, origin) in rows {
-        let value = value.unwrap_or_else(|| "-".to_owned());
-        table.add_row([key, output::in_a_line(&value).into_owned(), origin]);
-    }
-    output::block(&table.to_string())?;
     Ok(Outcome::Done)
 }
 
-fn row(settings: &Settings, value: &Value) -> (String, Option<String>, String) {
-    let default = match value.key {
-        "compression" => Some(settings.compression.to_string()),
-        "upload_concurrency" => Some(settings.upload_concurrency.to_string()),
-        "download_concurrency" => Some(settings.download_concurrency.to_string()),
-        "archive_timeout" => Some(format!("{}s", settings.archive_timeout.as_secs())),
-        "retry_timeout" => Some(format!("{}s", settings.retry_timeout.as_secs())),
-        "delta_max_chain" => Some(settings.delta_max_chain.to_string()),
-        _ => None,
-    };
-    let text = if value.origin == Origin::Default {
-        default
+/// One array of rows: each has `kind`, `key`, `value` and `origin`, and what else its kind has.
+fn document(settings: &Settings, credentials: &Credentials) -> Vec<Json> {
+    let rows = settings.values.iter().map(|value| {
+        let row = config::row(value.key);
+        json!({
+            "kind": "setting",
+            "key": value.key,
+            "value": text_of(value),
+            "origin": value.origin.to_string(),
+            "source": value.origin.kind(),
+            "variable": row.map(|row| row.variable),
+            "default": row.map(|row| row.default.described()),
+            "documentation": row.map(|row| row.documentation),
+        })
+    });
+    let file = json!({
+        "kind": "file",
+        "key": FILE_KEY,
+        "value": looked_for(settings),
+        "origin": settings.file_origin.to_string(),
+        "source": settings.file_origin.kind(),
+        "is_found": settings.file.is_some(),
+    });
+    let foreign = foreign().map(
+        |(name, value)| json!({ "kind": "variable", "key": name, "value": value, "origin": name }),
+    );
+    rows.chain([file])
+        .chain(foreign)
+        .chain([credentials_document(credentials)])
+        .collect()
+}
+
+fn credentials_document(credentials: &Credentials) -> Json {
+    let sources = credentials.sources.iter().map(|source| {
+        let parts = source.parts.iter();
+        let parts = parts.map(|part| json!({ "what": part.what, "is_set": part.is_set }));
+        json!({
+            "name": source.name,
+            "state": source.state.described(),
+            "looked_at": parts.collect::<Vec<_>>(),
+        })
+    });
+    let chosen = credentials.chosen();
+    let parts = chosen.map(|source| {
+        let parts = source.parts.iter().filter(|part| part.is_set);
+        let parts: Vec<_> = parts.map(|part| part.what.as_str()).collect();
+        parts.join(", ")
+    });
+    json!({
+        "kind": "credentials",
+        "key": "credentials",
+        "value": chosen.map(|source| source.name),
+        "origin": parts,
+        "store": credentials.scheme,
+        "sources": sources.collect::<Vec<_>>(),
+    })
+}
+
+fn settings_table(settings: &Settings) -> String {
+    let mut table = table(["SETTING", "VALUE", "FROM"]);
+    for value in &settings.values {
+        let default = || config::row(value.key).map(|row| row.default.described().to_owned());
+        let text = text_of(value).or_else(default).unwrap_or_default();
+        let text = output::in_a_line(&text).into_owned();
+        table.add_row([value.key.to_owned(), text, value.origin.to_string()]);
+    }
+    for (name, value) in foreign() {
+        let value = output::in_a_line(&value).into_owned();
+        table.add_row([name.to_owned(), value, name.to_owned()]);
+    }
+    table.to_string()
+}
+
+/// Which file was looked for, why that one, and whether it was there.
+fn settings_file(settings: &Settings) -> String {
+    let is_found = if settings.file.is_some() {
+        "read"
     } else {
-        value.text.clone()
+        "not found"
     };
-    (
-        value.key.to_owned(),
-        text.map(|text| shown(&text.trim_end().replace('\n', ", "))),
-        value.origin.to_string(),
+    format!(
+        "settings file: {} (from {}; {is_found})",
+        output::in_a_line(&looked_for(settings)),
+        settings.file_origin
     )
 }
 
-fn foreign() -> impl Iterator<Item = (String, Option<String>, String)> {
+fn looked_for(settings: &Settings) -> String {
+    let path = settings.file.as_deref();
+    path.unwrap_or(Path::new(DEFAULT_FILE))
+        .display()
+        .to_string()
+}
+
+/// The sources of credentials in the order in which they are tried.
+fn credentials_block(settings: &Settings, credentials: &Credentials) -> String {
+    if credentials.sources.is_empty() {
+        let why = match (settings.store.as_deref(), credentials.scheme.as_str()) {
+            (None, _) => "no store is set",
+            (Some(_), "file") => "a directory needs none, the rights of this user count",
+            (Some(_), _) => "the kind of store is not known",
+        };
+        return format!("credentials: {why}");
+    }
+    let mut table = table(["CREDENTIALS", "STATE", "LOOKED AT"]);
+    for source in &credentials.sources {
+        let parts = source.parts.iter().map(|part| {
+            let is_set = if part.is_set { "yes" } else { "no" };
+            format!("{}: {is_set}", output::in_a_line(&part.what))
+        });
+        let parts: Vec<_> = parts.collect();
+        table.add_row([source.name, source.state.described(), &parts.join(", ")]);
+    }
+    format!(
+        "{table}\nThe first source that is set is used. \"not asked\": only a request would tell."
+    )
+}
+
+fn table(header: [&str; 3]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// The value that counts, as people may see it; none where there is neither a value nor a text for a default.
+fn text_of(value: &Value) -> Option<String> {
+    let default = || config::row(value.key).and_then(|row| row.default.text());
+    let text = value.text.clone().or_else(default)?;
+    Some(shown(&text.trim_end().replace('\n', ", ")))
+}
+
+fn foreign() -> impl Iterator<Item = (&'static str, String)> {
     let names = FOREIGN.into_iter().chain(SECRETS);
     names.filter_map(|name| {
         let value = std::env::var(name).ok()?;
-        let shown = if SECRETS.contains(&name) {
+        // Where a path is wanted, a whole key may stand.
+        let is_secret = SECRETS.contains(&name) || value.contains(['{', '\n']);
+        let shown = if is_secret {
             "********".to_owned()
         } else {
             shown(&value)
         };
-        Some((name.to_owned(), Some(shown), name.to_owned()))
+        Some((name, shown))
     })
 }

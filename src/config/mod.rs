@@ -1,0 +1,437 @@
+//! Settings: a TOML file, environment variables that win over it, and flags that win over both.
+//!
+//! The table in `table` says all that is known about each setting; values are text until the parser of their row has read
+//! them. A key or a `WALHALLA_*` variable that the table lacks is an error.
+
+mod credentials;
+mod parsers;
+mod sources;
+mod table;
+mod variables;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use walhalla_providers::transfer::{
+    AzureSettings, GcsSettings, ObjectLock, S3Settings, StoreSettings,
+};
+
+use crate::pipeline::encryption::RecipientError;
+use crate::pipeline::{Compression, Identities, Recipients};
+
+pub use credentials::{Credentials, Part, Source, State};
+use table::Setting;
+pub use table::{ROWS, Row, Unset, row};
+use variables::Variables;
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
+
+/// Those with which a store is read.
+const READ_WITH: [&str; 7] = [
+    table::DOWNLOAD_CONCURRENCY.row.name,
+    table::RETRY_TIMEOUT.row.name,
+    table::CA_FILE.row.name,
+    table::S3_FORCE_PATH_STYLE.row.name,
+    table::S3_REQUESTER_PAYS.row.name,
+    table::S3_CONDITIONAL_WRITES.row.name,
+    table::S3_CHECKSUMS.row.name,
+];
+
+/// What the command line says of settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Flags<'a> {
+    /// `--config`
+    pub file: Option<&'a Path>,
+    /// `--store`
+    pub store: Option<&'a str>,
+    /// `--set`
+    pub set: &'a [(String, String)],
+    /// Whether variables count.
+    pub environment: Environment,
+}
+
+/// What is made of WALHALLA_* variables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// They win over the file.
+    Read,
+    /// Nothing: who wrote the command line said all that counts.
+    Ignored,
+}
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A flag of the command line.
+    Flag,
+    /// An environment variable.
+    Variable(&'static str),
+    /// The settings file.
+    File(PathBuf),
+    /// Nowhere.
+    Default,
+}
+
+impl Origin {
+    /// Which kind of origin it is: `flag`, `variable`, `file` or `default`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Flag => "flag",
+            Self::Variable(_) => "variable",
+            Self::File(_) => "file",
+            Self::Default => "default",
+        }
+    }
+}
+
+/// A setting's text and origin.
+#[derive(Clone, Debug)]
+pub struct Value {
+    /// The key in the file.
+    pub key: &'static str,
+    /// The value; `None` where there is no default.
+    pub text: Option<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// The settings, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where backups and WAL go.
+    pub store: Option<String>,
+    /// How new objects are compressed.
+    pub compression: Compression,
+    /// What opens encrypted objects.
+    pub identities: Identities,
+    /// Requests and parts that go up at a time.
+    pub upload_concurrency: usize,
+    /// Requests and parts that come down at a time.
+    pub download_concurrency: usize,
+    /// Where WAL is staged instead of beside the data directory.
+    pub spool_dir: Option<PathBuf>,
+    /// How long a backup waits for each WAL segment to arrive.
+    pub archive_timeout: Duration,
+    /// How long a failing request is tried again.
+    pub retry_timeout: Duration,
+    /// How many deltas may stand on one full backup, one on the other; with 0 there are none.
+    pub delta_max_chain: usize,
+    /// How the cloud stores are used.
+    pub stores: StoreSettings,
+    /// The settings file, if one was read.
+    pub file: Option<PathBuf>,
+    /// What named the settings file; [`Origin::Default`] where [`DEFAULT_FILE`] was looked for.
+    pub file_origin: Origin,
+    /// Every setting as it was found, for `walhalla config`.
+    pub values: Vec<Value>,
+}
+
+/// What can be wrong with settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("could not read the settings file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{} is not valid TOML", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A key that does not exist.
+    #[error("{} has the unknown key {key:?}", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The key that is most like it.
+        nearest: &'static str,
+    },
+    /// A variable that no setting has.
+    #[error("the environment variable {name} is not a setting")]
+    UnknownVariable {
+        /// The variable.
+        name: String,
+        /// The variable that is most like it.
+        nearest: &'static str,
+    },
+    /// A value that does not fit its key.
+    #[error("the setting {key} ({origin}) is not valid: {problem}")]
+    InvalidValue {
+        /// The key.
+        key: &'static str,
+        /// Where the value came from.
+        origin: Origin,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No store.
+    #[error("no store is set")]
+    NoStore,
+}
+
+impl Settings {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load(flags: &Flags) -> Result<Self, Error> {
+        let variables = Variables::read(flags.environment)?;
+        let (path, file_origin) = sources::file_to_read(flags, &variables);
+        // A file that somebody named must be there, and one that may be there must be readable: reading it fails otherwise.
+        let is_read = file_origin != Origin::Default || path.try_exists().unwrap_or(true);
+        let file = Some(path).filter(|_| is_read);
+        let values = sources::values(flags, &variables, file.as_deref())?;
+        Ok(Self {
+            file_origin,
+            ..Self::resolve(values, file)?
+        })
+    }
+
+    fn resolve(values: Vec<Value>, file: Option<PathBuf>) -> Result<Self, Error> {
+        let resolver = Resolver(&values);
+        Ok(Self {
+            store: resolver.optional(&table::STORE)?,
+            compression: resolver.defaulted(&table::COMPRESSION)?,
+            identities: Identities::new(resolver.optional(&table::AGE_IDENTITY_FILE)?.as_deref()),
+            upload_concurrency: resolver.defaulted(&table::UPLOAD_CONCURRENCY)?,
+            download_concurrency: resolver.defaulted(&table::DOWNLOAD_CONCURRENCY)?,
+            spool_dir: resolver.optional(&table::SPOOL_DIR)?,
+            archive_timeout: resolver.defaulted(&table::ARCHIVE_TIMEOUT)?,
+            retry_timeout: resolver.defaulted(&table::RETRY_TIMEOUT)?,
+            delta_max_chain: resolver.defaulted(&table::DELTA_MAX_CHAIN)?,
+            stores: resolver.stores()?,
+            file,
+            file_origin: Origin::Default,
+            values,
+        })
+    }
+
+    /// To whom new objects are encrypted; to nobody without. Read when something is to be stored: where one restores,
+    /// a recipients file or a plugin may be missing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidValue`].
+    pub fn recipients(&self) -> Result<Option<Recipients>, Error> {
+        Resolver(&self.values).recipients()
+    }
+
+    /// The store's URL.
+    ///
+    /// # Errors
+    /// [`Error::NoStore`].
+    pub fn store(&self) -> Result<&str, Error> {
+        self.store.as_deref().ok_or(Error::NoStore)
+    }
+
+    /// Settings that a server's `restore_command` must be told, as they are not in the file: what makes it read the store as
+    /// this process does. Neither keys nor the files that hold them.
+    pub fn beside_the_file(&self) -> Vec<(String, String)> {
+        let is_told = |value: &&Value| {
+            READ_WITH.contains(&value.key)
+                && matches!(value.origin, Origin::Variable(_) | Origin::Flag)
+        };
+        let told = self.values.iter().filter(is_told);
+        told.filter_map(|value| Some((value.key.to_owned(), value.text.clone()?)))
+            .collect()
+    }
+
+    /// The settings file, and the files that settings name: what this program reads besides the store.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let named = self
+            .values
+            .iter()
+            .filter(|value| value.key.ends_with("_file"));
+        let named = named.filter_map(|value| value.text.as_ref().map(PathBuf::from));
+        self.file.iter().cloned().chain(named).collect()
+    }
+
+    /// Whether the identity came from a variable, which a server's `restore_command` does not have.
+    pub fn identity_beside_file(&self) -> bool {
+        self.beside_file(table::AGE_IDENTITY_FILE.row.name)
+            .is_some()
+    }
+
+    fn beside_file(&self, key: &str) -> Option<String> {
+        let value = self.values.iter().find(|value| value.key == key)?;
+        if matches!(value.origin, Origin::File(_)) {
+            None
+        } else {
+            value.text.clone()
+        }
+    }
+}
+
+struct Resolver<'a>(&'a [Value]);
+
+impl Resolver<'_> {
+    /// The value of a setting; where it is not set, its default, if there is one.
+    fn optional<T>(&self, setting: &Setting<T>) -> Result<Option<T>, Error> {
+        let value = self.value(setting.row.name);
+        let text = value.and_then(|value| value.text.clone());
+        let text = text.or_else(|| setting.row.default.text());
+        text.map(|text| (setting.parse)(&text))
+            .transpose()
+            .map_err(|problem| self.invalid(setting, problem))
+    }
+
+    /// The same for a setting that always has a value.
+    fn defaulted<T>(&self, setting: &Setting<T>) -> Result<T, Error> {
+        let value = self.optional(setting)?;
+        Ok(value.expect("its default in the table is a text, as each load shows"))
+    }
+
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.0.iter().find(|value| value.key == key)
+    }
+
+    fn invalid<T>(&self, setting: &Setting<T>, problem: impl Into<String>) -> Error {
+        let value = self.value(setting.row.name);
+        Error::InvalidValue {
+            key: setting.row.name,
+            origin: value.map_or(Origin::Default, |value| value.origin.clone()),
+            problem: problem.into(),
+        }
+    }
+
+    fn stores(&self) -> Result<StoreSettings, Error> {
+        Ok(StoreSettings {
+            ca_file: self.optional(&table::CA_FILE)?,
+            s3: self.s3()?,
+            gcs: GcsSettings {
+                kms_key: self.optional(&table::GCS_KMS_KEY)?,
+                storage_class: self.optional(&table::GCS_STORAGE_CLASS)?,
+            },
+            azure: AzureSettings {
+                access_tier: self.optional(&table::AZURE_ACCESS_TIER)?,
+            },
+        })
+    }
+
+    fn s3(&self) -> Result<S3Settings, Error> {
+        let encryption = self.optional(&table::S3_SSE)?;
+        let kms_key_id = self.optional(&table::S3_SSE_KMS_KEY_ID)?;
+        let is_kms = matches!(encryption.as_deref(), Some("aws:kms" | "aws:kms:dsse"));
+        if kms_key_id.is_some() && !is_kms {
+            let problem = "it needs s3_sse = \"aws:kms\" or \"aws:kms:dsse\"";
+            return Err(self.invalid(&table::S3_SSE_KMS_KEY_ID, problem));
+        }
+        Ok(S3Settings {
+            force_path_style: self.optional(&table::S3_FORCE_PATH_STYLE)?,
+            part_size_bytes: self.optional(&table::S3_PART_SIZE)?,
+            encryption,
+            kms_key_id,
+            storage_class: self.optional(&table::S3_STORAGE_CLASS)?,
+            object_lock: self.object_lock()?,
+            requester_pays: self.defaulted(&table::S3_REQUESTER_PAYS)?,
+            conditional_writes: self.optional(&table::S3_CONDITIONAL_WRITES)?,
+            checksums: self.optional(&table::S3_CHECKSUMS)?,
+            // The commands know the directory.
+            probe_memory: None,
+        })
+    }
+
+    fn object_lock(&self) -> Result<Option<ObjectLock>, Error> {
+        let mode = self.optional(&table::S3_OBJECT_LOCK_MODE)?;
+        let days = self.optional(&table::S3_OBJECT_LOCK_DAYS)?;
+        match (mode, days) {
+            (Some(mode), Some(days)) => Ok(Some(ObjectLock { mode, days })),
+            (None, None) => Ok(None),
+            (Some(_), None) => Err(self.invalid(
+                &table::S3_OBJECT_LOCK_MODE,
+                "it needs s3_object_lock_days beside it",
+            )),
+            (None, Some(_)) => Err(self.invalid(
+                &table::S3_OBJECT_LOCK_DAYS,
+                "it needs s3_object_lock_mode beside it",
+            )),
+        }
+    }
+
+    fn recipients(&self) -> Result<Option<Recipients>, Error> {
+        let file = self.optional(&table::AGE_RECIPIENTS_FILE)?;
+        let list = self.optional(&table::AGE_RECIPIENTS)?;
+        Recipients::load(list.as_deref(), file.as_deref()).map_err(|error| {
+            let problem = error.to_string();
+            match error {
+                RecipientError::Read { .. }
+                | RecipientError::NoneInFile(_)
+                | RecipientError::UnknownLine { .. } => {
+                    self.invalid(&table::AGE_RECIPIENTS_FILE, problem)
+                }
+                _ if list.is_none() => self.invalid(&table::AGE_RECIPIENTS_FILE, problem),
+                _ => self.invalid(&table::AGE_RECIPIENTS, problem),
+            }
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("flag"),
+            Self::Variable(name) => f.write_str(name),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parsers::{duration, size};
+    use super::table::nearest;
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_answered_with_the_nearest_known_one() {
+        assert_eq!(nearest("compresion"), "compression");
+        assert_eq!(nearest("upload_concurency"), "upload_concurrency");
+        assert_eq!(nearest("sotre"), "store");
+    }
+
+    fn resolved(key: &'static str, text: &str) -> Result<Settings, Error> {
+        let value = Value {
+            key,
+            text: Some(text.to_owned()),
+            origin: Origin::Flag,
+        };
+        Settings::resolve(vec![value], None)
+    }
+
+    #[test]
+    fn a_chain_has_up_to_six_deltas_unless_the_settings_say_otherwise() {
+        let length = |text| resolved("delta_max_chain", text).map(|it| it.delta_max_chain);
+        assert_eq!(Settings::resolve(vec![], None).unwrap().delta_max_chain, 6);
+        assert_eq!(length("0").unwrap(), 0);
+        assert_eq!(length("30").unwrap(), 30);
+        for wrong in ["-1", "many", "1.5", "1001"] {
+            let error = length(wrong).unwrap_err().to_string();
+            assert!(
+                error.contains("delta_max_chain") && error.contains(wrong),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_of_time_and_sizes_have_units() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("5min"), Ok(Duration::from_mins(5)));
+        assert!(duration("soon").is_err());
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert!(size("8 parsecs").is_err());
+    }
+}
