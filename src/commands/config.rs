@@ -160,9 +160,9 @@ fn looked_for(settings: &Settings) -> String {
 /// The sources of credentials in the order in which they are tried.
 fn credentials_block(settings: &Settings, credentials: &Credentials) -> String {
     if credentials.sources.is_empty() {
-        let why = match (settings.store.as_deref(), credentials.scheme.as_str()) {
+        let why = match (settings.store.as_deref(), credentials.scheme) {
             (None, _) => "no store is set",
-            (Some(_), "file") => "a directory needs none, the rights of this user count",
+            (Some(_), Some("file")) => "a directory needs none, the rights of this user count",
             (Some(_), _) => "the kind of store is not known",
         };
         return format!("credentials: {why}");

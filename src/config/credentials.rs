@@ -18,11 +18,14 @@ const PROFILE_KEYS: [&str; 8] = [
     "web_identity_token_file",
 ];
 
+/// The kinds of stores.
+const SCHEMES: [&str; 4] = ["file", "s3", "gs", "az"];
+
 /// The chain of one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// `s3`, `gs`, `az` or `file`; empty where no store is set.
-    pub scheme: String,
+    /// `s3`, `gs`, `az` or `file`; none where no store is set, or one of no known kind.
+    pub scheme: Option<&'static str>,
     /// What is tried, in order. None for a directory.
     pub sources: Vec<Source>,
 }
@@ -69,15 +72,16 @@ impl Credentials {
     fn with_variables(url: Option<&str>, variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let host = Host { variable };
         let scheme = url.and_then(|url| url.split_once(':'));
-        let scheme = scheme.map_or("", |(scheme, _)| scheme);
+        // In what is no URL, a secret may stand before the colon.
+        let scheme = scheme.and_then(|(scheme, _)| SCHEMES.into_iter().find(|it| *it == scheme));
         let sources = match scheme {
-            "s3" => host.s3(),
-            "gs" => host.gcs(),
-            "az" => host.azure(),
+            Some("s3") => host.s3(),
+            Some("gs") => host.gcs(),
+            Some("az") => host.azure(),
             _ => Vec::new(),
         };
         Self {
-            scheme: scheme.to_owned(),
+            scheme,
             sources: with_the_used_one(sources),
         }
     }
@@ -138,17 +142,28 @@ impl Host<'_> {
 
     fn aws_profile(&self) -> Source {
         let name = self.text("AWS_PROFILE").unwrap_or("default".to_owned());
-        let home = self.path("HOME").unwrap_or_default();
-        let file = |variable, usual: &str| self.path(variable).unwrap_or_else(|| home.join(usual));
         let files = [
-            file("AWS_CONFIG_FILE", ".aws/config"),
-            file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
+            self.aws_file("AWS_CONFIG_FILE", ".aws/config"),
+            self.aws_file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
         ];
-        let parts = files.map(|file| Part {
+        let parts = files.into_iter().flatten().map(|file| Part {
             is_set: has_profile(&file, &name),
-            what: format!("credentials of the profile {name} in {}", file.display()),
+            what: format!("profile {name} in {}", file.display()),
         });
-        source("profile", parts.into(), any)
+        source("profile", parts.collect(), any)
+    }
+
+    /// The file that the variable names, in which `~` is the home, or the usual one in the home.
+    fn aws_file(&self, variable: &str, usual: &str) -> Option<PathBuf> {
+        let home = self.path("HOME");
+        match (self.path(variable), home) {
+            (Some(named), Some(home)) => Some(match named.strip_prefix("~") {
+                Ok(below) => home.join(below),
+                Err(_) => named,
+            }),
+            (Some(named), None) => Some(named),
+            (None, home) => Some(home?.join(usual)),
+        }
     }
 
     fn instance_role(&self) -> Source {
@@ -201,10 +216,12 @@ impl Host<'_> {
 
     fn gcloud_file(&self) -> Source {
         let usual = ".config/gcloud/application_default_credentials.json";
-        let path = self.path("HOME").unwrap_or_default().join(usual);
-        let part = Part {
-            what: path.display().to_string(),
-            is_set: path.is_file(),
+        let part = match self.path("HOME").map(|home| home.join(usual)) {
+            Some(path) => Part {
+                what: path.display().to_string(),
+                is_set: path.is_file(),
+            },
+            None => self.variable("HOME"),
         };
         source("file of gcloud", vec![part], all)
     }
@@ -401,6 +418,12 @@ mod tests {
             chosen("gs://bucket", &of_home),
             Some(("file of gcloud", State::Used))
         );
+    }
+
+    #[test]
+    fn what_is_no_url_is_not_shown() {
+        let credentials = credentials("verysecret:key@host", &[]);
+        assert_eq!((credentials.scheme, credentials.sources.len()), (None, 0));
     }
 
     #[test]

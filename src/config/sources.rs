@@ -49,13 +49,13 @@ pub(super) fn values(
             },
         }
     };
-    let mut values = ROWS.iter().map(value).collect::<Result<_, _>>()?;
+    let mut values: Vec<Value> = ROWS.iter().map(value).collect::<Result<_, _>>()?;
     set(&mut values, flags)?;
     Ok(values)
 }
 
 /// Puts what flags say in the place of other texts.
-fn set(values: &mut Vec<Value>, flags: &Flags) -> Result<(), Error> {
+fn set(values: &mut [Value], flags: &Flags) -> Result<(), Error> {
     let store = flags.store.map(|store| (table::STORE.row.name, store));
     let pairs = flags
         .set

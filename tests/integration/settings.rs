@@ -252,7 +252,7 @@ fn config_says_where_the_stores_credentials_would_come_from_and_shows_none() {
 
 #[test]
 fn an_unknown_variable_is_refused_and_the_nearest_known_one_named() {
-    let misspelt = "WALHALLA_AGE_RECIPENTS"; // misspelt
+    let misspelt = "WALHALLA_AGE_RECIPENTS";
     let mut command = walhalla(&["config"]);
     run(command.env(misspelt, "age1recipient"))
         .exits_with(2)
@@ -273,7 +273,7 @@ fn an_unknown_variable_stops_archiving_and_is_no_end_of_the_archive() {
     let segments = Segments::make(&area, 1);
     let name = &segments.names[0];
     let plain = Walhalla::new(&area, &store);
-    let misspelt = plain.with_env("WALHALLA_AGE_RECIPENTS", "age1recipient"); // misspelt
+    let misspelt = plain.with_env("WALHALLA_AGE_RECIPENTS", "age1recipient");
     segments
         .push(&misspelt, name)
         .exits_with(2)
