@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use walhalla::pipeline::Packing;
-use walhalla_postgres::{SystemIdentifier, WalFileName};
 use walhalla::repository::{BackupId, Layout};
+use walhalla_postgres::{SystemIdentifier, WalFileName};
 use walhalla_providers::ObjectKey;
 
 fuzz_target!(|text: &str| {
@@ -19,12 +19,11 @@ fuzz_target!(|text: &str| {
     assert_eq!(format!("{name}{packing}"), text);
     for key in [
         text.to_owned(),
+        format!("7/{text}"),
         format!("{}00000001/{text}", layout.wal_folders()),
     ] {
-        if let Ok(key) = ObjectKey::new(key)
-            && let Some((file, object)) = layout.parse_wal(&key)
-        {
-            assert_eq!(layout.wal(file, object.packing).key, key);
+        if let Ok(key) = ObjectKey::new(key) {
+            assert_eq!(layout.key(&layout.parse(&key)), key);
         }
     }
 });

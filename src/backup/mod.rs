@@ -181,7 +181,6 @@ impl From<walhalla_postgres::Error> for Error {
 impl From<WriteError> for Error {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Key(error) => error.into(),
             WriteError::Pipeline(error) => Self::Pipeline(error),
             WriteError::File { path, source } => Self::Read { path, source },
         }

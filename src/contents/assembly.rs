@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use jiff::Timestamp;
 use walhalla_postgres::timeline::Ancestor;
 use walhalla_postgres::{Limits, Lsn, SegmentSize, SystemIdentifier, Version};
+use walhalla_providers::ObjectKey;
 
 use super::Owner;
 use super::index::{Index, PartIndex};
@@ -21,8 +22,9 @@ use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError};
 use crate::pipeline::{Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, LeftOut, StoredPart};
+use crate::repository::layout::{BackupObject, Key};
 use crate::repository::marks::Permanence;
-use crate::repository::{BackupEntry, BackupId, Repository, layout};
+use crate::repository::{BackupEntry, BackupId, Repository};
 use crate::server::data_directory::Tablespace;
 use crate::threads::lock;
 
@@ -122,9 +124,9 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The store's.
     pub fn begin_part(&self, number: usize, owner: Owner) -> Result<PartWriter, WriteError> {
-        let name = layout::part_name(number, self.pipeline.packing());
-        let object = self.repository.layout.backup_object(&self.id, &name)?;
-        Ok(PartWriter::new(self.pipeline.create(&object.key)?, owner))
+        let part = BackupObject::Part(number, self.pipeline.packing());
+        let key = self.key(part);
+        Ok(PartWriter::new(self.pipeline.create(&key)?, owner))
     }
 
     /// Ends the part `number`; after `Ok` it is in the store.
@@ -137,7 +139,7 @@ impl<'a> Assembly<'a> {
         let restored_bytes = part.restored_bytes;
         let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
         let object = part.finish()?;
-        let name = layout::part_name(number, self.pipeline.packing());
+        let name = BackupObject::Part(number, self.pipeline.packing()).to_string();
         let part = stored_part(name.clone(), size_bytes, &object);
         let index = PartIndex {
             name,
@@ -232,35 +234,43 @@ impl<'a> Assembly<'a> {
         Ok(entry)
     }
 
+    fn key(&self, object: BackupObject) -> ObjectKey {
+        let key = Key::Backup(self.id.clone(), object);
+        self.repository.layout.key(&key)
+    }
+
     fn store_index(&self, index: &Index) -> Result<StoredPart, WriteError> {
-        let name = layout::index_name(self.pipeline.packing());
-        self.store_list(self.pipeline, name, index.to_text().as_bytes())
+        let list = BackupObject::Index(self.pipeline.packing());
+        self.store_list(self.pipeline, list, index.to_text().as_bytes())
     }
 
     fn store_manifest(&self, manifest: &Manifest, facts: &Facts) -> Result<StoredPart, WriteError> {
-        let name = layout::manifest_name(self.pipeline.packing());
+        let list = BackupObject::Manifest(self.pipeline.packing());
         let (version, cluster) = (facts.postgres_version, facts.system_identifier);
         let text = manifest.to_text(version, cluster, facts.range);
-        self.store_list(self.pipeline, name, text.as_bytes())
+        self.store_list(self.pipeline, list, text.as_bytes())
     }
 
     /// Anyone may read it.
     fn store_relations(&self, relations: &Relations) -> Result<StoredPart, WriteError> {
         let pipeline = self.pipeline.unencrypted().framed();
-        let name = layout::relations_name(pipeline.packing());
-        self.store_list(&pipeline, name, &relations.to_json())
+        let list = BackupObject::Relations(pipeline.packing());
+        self.store_list(&pipeline, list, &relations.to_json())
     }
 
     fn store_list(
         &self,
         pipeline: &Pipeline,
-        name: String,
+        list: BackupObject,
         content: &[u8],
     ) -> Result<StoredPart, WriteError> {
-        let object = self.repository.layout.backup_object(&self.id, &name)?;
-        let mut writer = pipeline.create(&object.key)?;
+        let mut writer = pipeline.create(&self.key(list))?;
         writer.append(content)?;
-        Ok(stored_part(name, content.len() as u64, &writer.finish()?))
+        Ok(stored_part(
+            list.to_string(),
+            content.len() as u64,
+            &writer.finish()?,
+        ))
     }
 }
 

@@ -18,9 +18,6 @@ const TAR_BLOCK_BYTES: u64 = 512;
 /// Why an object of a backup was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Its key is none.
-    #[error(transparent)]
-    Key(#[from] walhalla_providers::Error),
     /// Writing to the store failed.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),

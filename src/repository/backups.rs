@@ -9,6 +9,7 @@ use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::catalog::Catalog;
 use super::entry::{BackupEntry, BackupId, BackupKind, FORMAT};
+use super::layout::Key;
 use super::{Error, Repository, SMALL_OBJECT_BYTES};
 
 /// What stands for the id of the newest backup.
@@ -256,7 +257,7 @@ impl Repository {
         let ids = seconds.map(|second| BackupId::new(second, kind));
         for id in ids.filter(|id| !is_taken(id)) {
             let content = serde_json::json!({ "backup": &id, "pid": std::process::id() });
-            let claim = self.layout.claim(&id);
+            let claim = self.layout.key(&Key::Claim(id.second()));
             let put = self
                 .store
                 .put(&claim, content.to_string().into(), PutMode::Create);

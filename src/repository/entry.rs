@@ -19,6 +19,10 @@ pub const FORMAT: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupId(String);
 
+/// The second in which a backup began: its id without the kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupSecond(String);
+
 /// Whether a backup stands on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -229,8 +233,12 @@ impl BackupId {
     }
 
     /// The id without its kind.
-    pub(super) fn second(&self) -> &str {
-        self.0.split_once('-').map_or(&self.0, |(second, _)| second)
+    pub fn second(&self) -> BackupSecond {
+        let second = self
+            .0
+            .split_once('-')
+            .map_or(&*self.0, |(second, _)| second);
+        BackupSecond(second.to_owned())
     }
 
     /// The kind that the id tells.
@@ -240,6 +248,21 @@ impl BackupId {
         } else {
             BackupKind::Full
         }
+    }
+}
+
+impl FromStr for BackupSecond {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let id: BackupId = format!("{text}-F").parse()?;
+        Ok(id.second())
+    }
+}
+
+impl fmt::Display for BackupSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
     }
 }
 

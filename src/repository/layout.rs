@@ -4,7 +4,8 @@
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
-//! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age]
+//! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age], relations.json[.lz4|.zst]
+//! <system identifier>/summary/<TLI>/<segment>.json[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
 //! <system identifier>/claims/<second>                   that a backup's id is taken
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
@@ -13,9 +14,70 @@
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
-use super::BackupId;
+use super::entry::{BackupId, BackupSecond};
 use super::marks::{Mark, Permanence};
 use crate::pipeline::Packing;
+
+/// What an object of a cluster is, as its key says. [`Layout::key`] spells it and [`Layout::parse`] reads it back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A WAL file.
+    Wal(WalFileName, Packing),
+    /// A segment's summary.
+    Summary(SegmentName, Packing),
+    /// An object of a backup.
+    Backup(BackupId, BackupObject),
+    /// That a backup has begun in this second: created once, so that two never share an id.
+    Claim(BackupSecond),
+    /// What was said of a backup after it was taken.
+    Mark(BackupId, Mark),
+    /// Anything else: another program's, another cluster's, or a later version's.
+    Foreign(ObjectKey),
+}
+
+/// An object of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupObject {
+    /// `backup.json`, the commit point.
+    Entry,
+    /// `backup_manifest`
+    Manifest(Packing),
+    /// `index.json`: where in the parts each file is.
+    Index(Packing),
+    /// `relations.json`: which files of relations it holds.
+    Relations(Packing),
+    /// A tar part, by its number from 1.
+    Part(usize, Packing),
+}
+
+impl std::fmt::Display for BackupObject {
+    /// Its name below the backup's folder.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Entry => f.write_str("backup.json"),
+            Self::Manifest(packing) => write!(f, "backup_manifest{packing}"),
+            Self::Index(packing) => write!(f, "index.json{packing}"),
+            Self::Relations(packing) => write!(f, "relations.json{packing}"),
+            Self::Part(number, packing) => write!(f, "base/{number:05}.tar{packing}"),
+        }
+    }
+}
+
+impl BackupObject {
+    fn parse(name: &str) -> Option<Self> {
+        let (stem, packing) = Packing::split(name);
+        Some(match stem {
+            "backup.json" => Self::Entry,
+            "backup_manifest" => Self::Manifest(packing),
+            "index.json" => Self::Index(packing),
+            "relations.json" => Self::Relations(packing),
+            part => {
+                let number = part.strip_prefix("base/")?.strip_suffix(".tar")?;
+                Self::Part(number.parse().ok()?, packing)
+            }
+        })
+    }
+}
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
@@ -50,22 +112,84 @@ impl Layout {
         self.system_identifier
     }
 
+    /// The key of what is not foreign here. Marks of one backup sort by number up to 99,999; a greater number has more digits.
+    pub fn key(&self, what: &Key) -> ObjectKey {
+        let text = match what {
+            Key::Wal(file, packing) => {
+                format!("{}{file}{packing}", self.wal_folder(file.timeline()))
+            }
+            Key::Summary(segment, packing) => {
+                format!(
+                    "{}{segment}.json{packing}",
+                    self.summary_folder(segment.timeline)
+                )
+            }
+            Key::Backup(id, object) => format!("{}{object}", self.backup_folder(id)),
+            Key::Claim(second) => format!("{}/claims/{second}", self.system_identifier),
+            Key::Mark(id, Mark { number, permanence }) => {
+                format!("{}{id}/{number:05}-{permanence}", self.marks())
+            }
+            Key::Foreign(key) => return key.clone(),
+        };
+        ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
+    }
+
+    /// What the object with this key is.
+    pub fn parse(&self, key: &ObjectKey) -> Key {
+        let known = self.parse_own(key).filter(|known| self.key(known) == *key);
+        known.unwrap_or_else(|| Key::Foreign(key.clone()))
+    }
+
+    /// What the key may say; some other spelling of it, too.
+    fn parse_own(&self, key: &ObjectKey) -> Option<Key> {
+        let (cluster, rest) = key.as_str().split_once('/')?;
+        if cluster.parse().ok() != Some(self.system_identifier) {
+            return None;
+        }
+        let (kind, rest) = rest.split_once('/')?;
+        let (first, name) = rest.split_once('/').unwrap_or((rest, ""));
+        match kind {
+            "wal" => {
+                let (file, packing) = Packing::split(name);
+                Some(Key::Wal(file.parse().ok()?, packing))
+            }
+            "summary" => {
+                let (file, packing) = Packing::split(name);
+                let segment = file.strip_suffix(".json")?;
+                Some(Key::Summary(segment.parse().ok()?, packing))
+            }
+            "backups" => Some(Key::Backup(first.parse().ok()?, BackupObject::parse(name)?)),
+            "claims" => Some(Key::Claim(first.parse().ok()?)),
+            "marks" => {
+                let (number, said) = name.split_once('-')?;
+                let known = [Permanence::Permanent, Permanence::Impermanent];
+                let permanence = known.into_iter().find(|known| known.to_string() == said)?;
+                let number = number.parse().ok()?;
+                Some(Key::Mark(first.parse().ok()?, Mark { number, permanence }))
+            }
+            _ => None,
+        }
+    }
+
     /// A WAL file, packed as `packing` says.
     pub fn wal(&self, file: WalFileName, packing: Packing) -> Object {
-        let folder = self.wal_folder(file.timeline());
         Object {
-            key: key(format!("{folder}{file}{packing}")),
+            key: self.key(&Key::Wal(file, packing)),
             packing,
         }
     }
 
     /// A segment's summary.
     pub fn summary(&self, segment: SegmentName, packing: Packing) -> Object {
-        let folder = self.summary_folder(segment.timeline);
         Object {
-            key: key(format!("{folder}{segment}.json{packing}")),
+            key: self.key(&Key::Summary(segment, packing)),
             packing,
         }
+    }
+
+    /// A backup's entry, its commit point.
+    pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
+        self.key(&Key::Backup(id.clone(), BackupObject::Entry))
     }
 
     /// Prefix of a timeline's summaries.
@@ -75,15 +199,6 @@ impl Layout {
 
     fn summary_folders(&self) -> String {
         format!("{}/summary/", self.system_identifier)
-    }
-
-    /// The segment whose summary an object is, if it is one of [`Layout::summary`]'s.
-    pub fn parse_summary(&self, key: &ObjectKey) -> Option<(SegmentName, Object)> {
-        let name = key.as_str().rsplit('/').next()?;
-        let (file, packing) = Packing::split(name);
-        let segment = file.strip_suffix(".json")?.parse().ok()?;
-        let object = self.summary(segment, packing);
-        (object.key == *key).then_some((segment, object))
     }
 
     /// Whether an object ends in a trailer, as WAL files and summaries do.
@@ -102,14 +217,6 @@ impl Layout {
         format!("{}/wal/{timeline}/", self.system_identifier)
     }
 
-    /// The WAL file that an object holds, if it is one of [`Layout::wal`]'s.
-    pub fn parse_wal(&self, key: &ObjectKey) -> Option<(WalFileName, Object)> {
-        let name = key.as_str().rsplit('/').next()?;
-        let (file, packing) = Packing::split(name);
-        let object = self.wal(file.parse().ok()?, packing);
-        (object.key == *key).then_some((file.parse().ok()?, object))
-    }
-
     /// Prefix of all backups' folders.
     pub fn backups(&self) -> String {
         format!("{}/backups/", self.system_identifier)
@@ -120,37 +227,9 @@ impl Layout {
         format!("{}{id}/", self.backups())
     }
 
-    /// A backup's entry, its commit point.
-    pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
-        key(format!("{}backup.json", self.backup_folder(id)))
-    }
-
-    /// Says that a backup has begun in the second of this id: created once, so that two never share an id.
-    pub fn claim(&self, id: &BackupId) -> ObjectKey {
-        key(format!("{}/claims/{}", self.system_identifier, id.second()))
-    }
-
     /// Prefix of all marks.
     pub fn marks(&self) -> String {
         format!("{}/marks/", self.system_identifier)
-    }
-
-    /// A mark of a backup. Keys of one backup sort by number up to 99,999; a greater number has more digits.
-    pub fn mark(&self, id: &BackupId, mark: Mark) -> ObjectKey {
-        let Mark { number, permanence } = mark;
-        key(format!("{}{id}/{number:05}-{permanence}", self.marks()))
-    }
-
-    /// The mark that an object is, and of which backup, if it is one of [`Layout::mark`]'s.
-    pub fn parse_mark(&self, key: &ObjectKey) -> Option<(BackupId, Mark)> {
-        let (id, name) = key.as_str().strip_prefix(&self.marks())?.split_once('/')?;
-        let (number, said) = name.split_once('-')?;
-        let (id, number) = (id.parse().ok()?, number.parse().ok()?);
-        [Permanence::Permanent, Permanence::Impermanent]
-            .map(|permanence| Mark { number, permanence })
-            .into_iter()
-            .find(|mark| mark.permanence.to_string() == said && self.mark(&id, *mark) == *key)
-            .map(|mark| (id, mark))
     }
 
     /// An object of a backup, by its name in `backup.json`.
@@ -167,45 +246,118 @@ impl Layout {
     }
 }
 
-/// The name of a backup's manifest below its folder.
-pub fn manifest_name(packing: Packing) -> String {
-    format!("backup_manifest{packing}")
-}
-
-/// The name of a backup's list of relation files below its folder.
-pub fn relations_name(packing: Packing) -> String {
-    format!("relations.json{packing}")
-}
-
-/// The name of a backup's index below its folder.
-pub fn index_name(packing: Packing) -> String {
-    format!("index.json{packing}")
-}
-
-/// The name of a backup's part below its folder.
-pub fn part_name(number: usize, packing: Packing) -> String {
-    format!("base/{number:05}.tar{packing}")
-}
-
-fn key(text: String) -> ObjectKey {
-    ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::entry::BackupKind;
+
+    const ROUNDS: usize = 20_000;
+
+    fn layout() -> Layout {
+        Layout::new("7710533931497189584".parse().unwrap())
+    }
+
+    fn packing() -> Packing {
+        let all: Vec<Packing> = Packing::all().collect();
+        fastrand::choice(all).unwrap()
+    }
+
+    fn id() -> BackupId {
+        let seconds = fastrand::i64(0..4_000_000_000);
+        let time = jiff::Timestamp::from_second(seconds).unwrap();
+        let kind = fastrand::choice([BackupKind::Full, BackupKind::Delta]).unwrap();
+        BackupId::new(time, kind)
+    }
+
+    fn segment() -> SegmentName {
+        let text = format!(
+            "{:08X}{:08X}{:08X}",
+            fastrand::u32(1..),
+            fastrand::u32(..),
+            fastrand::u32(..=0xFFF)
+        );
+        text.parse().unwrap()
+    }
+
+    fn file() -> WalFileName {
+        let segment = segment();
+        match fastrand::u32(..4) {
+            0 => WalFileName::Segment(segment),
+            1 => WalFileName::Partial(segment, fastrand::u32(1..=99)),
+            2 => WalFileName::History(segment.timeline),
+            _ => format!("{segment}.{:08X}.backup", fastrand::u32(..))
+                .parse()
+                .unwrap(),
+        }
+    }
+
+    fn object() -> BackupObject {
+        match fastrand::u32(..5) {
+            0 => BackupObject::Entry,
+            1 => BackupObject::Manifest(packing()),
+            2 => BackupObject::Index(packing()),
+            3 => BackupObject::Relations(packing()),
+            _ => BackupObject::Part(fastrand::usize(1..200_000), packing()),
+        }
+    }
+
+    fn mark() -> Mark {
+        let permanence = [Permanence::Permanent, Permanence::Impermanent];
+        Mark {
+            number: fastrand::u32(1..200_000),
+            permanence: fastrand::choice(permanence).unwrap(),
+        }
+    }
+
+    fn any() -> Key {
+        match fastrand::u32(..5) {
+            0 => Key::Wal(file(), packing()),
+            1 => Key::Summary(segment(), packing()),
+            2 => Key::Backup(id(), object()),
+            3 => Key::Claim(id().second()),
+            _ => Key::Mark(id(), mark()),
+        }
+    }
 
     #[test]
-    fn marks_are_told_from_their_keys_and_nothing_else_is_one() {
-        let layout = Layout::new("7710533931497189584".parse().unwrap());
-        let id: BackupId = "20261121T043000Z-F".parse().unwrap();
-        for number in [1, 99_999, 100_000] {
-            for permanence in [Permanence::Permanent, Permanence::Impermanent] {
-                let mark = Mark { number, permanence };
-                let key = layout.mark(&id, mark);
-                assert_eq!(layout.parse_mark(&key), Some((id.clone(), mark)));
-            }
+    fn what_is_spelt_is_read_back() {
+        let layout = layout();
+        for _ in 0..ROUNDS {
+            let what = any();
+            let key = layout.key(&what);
+            assert_eq!(layout.parse(&key), what, "{key}");
         }
+    }
+
+    #[test]
+    fn what_is_read_is_spelt_as_it_was() {
+        let layout = layout();
+        let mut foreign = 0;
+        for _ in 0..ROUNDS {
+            // A letter of a known key is another one, or gone, or there twice.
+            let mut text = layout.key(&any()).as_str().to_owned();
+            let at = fastrand::usize(..text.len());
+            match fastrand::u32(..3) {
+                0 => _ = text.remove(at),
+                1 => text.insert(at, fastrand::choice(*b"0AaF-./jz").unwrap().into()),
+                _ => {
+                    text.remove(at);
+                    text.insert(at, fastrand::choice(*b"0AaF-./jz").unwrap().into());
+                }
+            }
+            let Ok(key) = ObjectKey::new(text) else {
+                continue;
+            };
+            let what = layout.parse(&key);
+            foreign += usize::from(matches!(what, Key::Foreign(_)));
+            assert_eq!(layout.key(&what), key, "{what:?}");
+        }
+        assert!(foreign > ROUNDS / 10, "{foreign}");
+    }
+
+    #[test]
+    fn other_spellings_and_other_clusters_are_foreign() {
+        let layout = layout();
         let folder = "7710533931497189584/marks/20261121T043000Z-F";
         for text in [
             format!("{folder}/1-permanent"),
@@ -214,9 +366,13 @@ mod tests {
             format!("{folder}/00001-permanent/x"),
             "7710533931497189584/marks/LATEST/00001-permanent".to_owned(),
             "7710533931497189585/marks/20261121T043000Z-F/00001-permanent".to_owned(),
-            "7710533931497189584/backups/20261121T043000Z-F/backup.json".to_owned(),
+            "7710533931497189584/backups/20261121T043000Z-F/base/1.tar".to_owned(),
+            "7710533931497189584/wal/00000002/000000010000000000000001.lz4".to_owned(),
+            "7710533931497189584/leases/archiver".to_owned(),
+            "x".to_owned(),
         ] {
-            assert_eq!(layout.parse_mark(&key(text)), None);
+            let key = ObjectKey::new(text).unwrap();
+            assert_eq!(layout.parse(&key), Key::Foreign(key.clone()));
         }
     }
 }

@@ -6,6 +6,7 @@ use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::catalog::Catalog;
 use super::entry::{BackupEntry, BackupId};
+use super::layout::Key;
 use super::marks::{Mark, Marks, Permanence};
 use super::{Error, Repository};
 
@@ -55,7 +56,10 @@ impl Repository {
         let found = self.runtime.block_on(self.store.list(&prefix, None))?;
         let marks = found
             .iter()
-            .filter_map(|info| self.layout.parse_mark(&info.key));
+            .filter_map(|info| match self.layout.parse(&info.key) {
+                Key::Mark(id, mark) => Some((id, mark)),
+                _ => None,
+            });
         Ok(marks.collect())
     }
 
@@ -99,7 +103,7 @@ impl Repository {
             walhalla_version: crate::VERSION,
         };
         let json = serde_json::to_string(&content).expect("a mark is text and numbers");
-        let key = self.layout.mark(id, mark);
+        let key = self.layout.key(&Key::Mark(id.clone(), mark));
         let put = self
             .store
             .put(&key, format!("{json}\n").into(), PutMode::Create);

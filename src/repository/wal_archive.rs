@@ -5,9 +5,9 @@ use std::mem::discriminant;
 
 use jiff::Timestamp;
 use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
-use walhalla_providers::{Error as StoreError, ObjectKey};
+use walhalla_providers::{Error as StoreError, ObjectInfo, ObjectKey};
 
-use super::layout::Object;
+use super::layout::{Key, Object};
 use super::{Error, Repository};
 use crate::pipeline::Packing;
 
@@ -49,6 +49,19 @@ pub enum LaterWal {
     NothingKnown,
 }
 
+impl ArchivedFile {
+    fn new(info: ObjectInfo, packing: Packing) -> Self {
+        Self {
+            object: Object {
+                key: info.key,
+                packing,
+            },
+            stored_bytes: info.size_bytes,
+            modified: info.modified,
+        }
+    }
+}
+
 impl Repository {
     /// What is archived after `name`, by one listing that begins at `before`, the segment before it, and ends
     /// with the first answer.
@@ -65,11 +78,14 @@ impl Repository {
         let folders = self.layout.wal_folders();
         let found = self.store.find(&folders, &start_after, |info| {
             is_known = true;
-            match self.layout.parse_wal(&info.key)? {
-                (WalFileName::Segment(later), _) if later.timeline == name.timeline => {
+            let Key::Wal(file, _) = self.layout.parse(&info.key) else {
+                return None;
+            };
+            match file {
+                WalFileName::Segment(later) if later.timeline == name.timeline => {
                     (later > name).then_some(LaterWal::Segment(later))
                 }
-                (file, _) => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
+                file => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
             }
         });
         let found = self.runtime.block_on(found)?;
@@ -141,11 +157,10 @@ impl Repository {
         let present = self.store.present(prefix.as_str(), &keys);
         let found = self.runtime.block_on(present)?;
         let archived = found.into_iter().filter_map(|info| {
-            Some(ArchivedFile {
-                object: self.layout.parse_wal(&info.key)?.1,
-                stored_bytes: info.size_bytes,
-                modified: info.modified,
-            })
+            let Key::Wal(_, packing) = self.layout.parse(&info.key) else {
+                return None;
+            };
+            Some(ArchivedFile::new(info, packing))
         });
         Ok(archived.collect())
     }
@@ -191,15 +206,10 @@ impl Repository {
             .block_on(self.store.list(&folder, start_after.as_deref()))?;
         let mut listing = WalListing::default();
         for info in found {
-            let Some((file, object)) = self.layout.parse_wal(&info.key) else {
-                continue;
-            };
-            let archived = ArchivedFile {
-                object,
-                stored_bytes: info.size_bytes,
-                modified: info.modified,
-            };
-            self.add(&mut listing, first, file, archived)?;
+            if let Key::Wal(file, packing) = self.layout.parse(&info.key) {
+                let archived = ArchivedFile::new(info, packing);
+                self.add(&mut listing, first, file, archived)?;
+            }
         }
         Ok(listing)
     }
@@ -220,14 +230,10 @@ impl Repository {
             .block_on(self.store.list(&folder, start_after.as_deref()))?;
         let mut summaries: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for info in found {
-            let Some((segment, object)) = self.layout.parse_summary(&info.key) else {
-                continue;
-            };
-            summaries.entry(segment).or_default().push(ArchivedFile {
-                object,
-                stored_bytes: info.size_bytes,
-                modified: info.modified,
-            });
+            if let Key::Summary(segment, packing) = self.layout.parse(&info.key) {
+                let archived = ArchivedFile::new(info, packing);
+                summaries.entry(segment).or_default().push(archived);
+            }
         }
         Ok(summaries)
     }

@@ -15,6 +15,7 @@ use super::segments::{Run, SegmentReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
+use crate::repository::layout::Key;
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
 use crate::threads::{lock, on_threads};
 
@@ -167,11 +168,9 @@ impl<'a> Archive<'a> {
     /// The segment whose object has this URL, in the store whose objects' URLs begin with `prefix`.
     fn segment_at(&self, prefix: &str, url: &str) -> Option<SegmentName> {
         let key = ObjectKey::new(url.strip_prefix(prefix)?).ok()?;
-        match self.repository.layout.parse_wal(&key)?.0 {
-            WalFileName::Segment(name) => Some(name),
-            WalFileName::Partial(..) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
-                None
-            }
+        match self.repository.layout.parse(&key) {
+            Key::Wal(WalFileName::Segment(name), _) => Some(name),
+            _ => None,
         }
     }
 
