@@ -147,7 +147,7 @@ fn imports(sources: &BTreeMap<String, String>) -> Imports {
     for (module, text) in sources {
         let mut targets = BTreeSet::new();
         for path in paths(text) {
-            let path = absolute(&path, module, sources);
+            let path = absolute(&path, module);
             if let Some(target) = defining(&path, sources) {
                 let is_family = |face: &str, other: &str| other.starts_with(&format!("{face}::"));
                 if target != *module && !is_family(&target, module) && !is_family(module, &target) {
@@ -198,14 +198,14 @@ fn expand(prefix: &str, text: &str, paths: &mut Vec<String>) -> usize {
     }
 }
 
-fn absolute(path: &str, module: &str, sources: &BTreeMap<String, String>) -> String {
+/// A path from the crate's root.
+fn absolute(path: &str, module: &str) -> String {
     let mut own: Vec<&str> = module.split("::").collect();
     let mut rest = path;
     while let Some(above) = rest.strip_prefix("super::") {
         own.pop();
         rest = above;
     }
-    debug_assert!(sources.contains_key(module));
     match rest.strip_prefix("crate::") {
         Some(rest) => rest.to_owned(),
         None if own.is_empty() => rest.to_owned(),

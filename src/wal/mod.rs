@@ -1,9 +1,9 @@
-//! WAL files: what they must look like, pushing them to the archive and fetching them back.
+//! WAL files: pushing them to the archive, fetching them back, and what the archive holds.
 //!
 //! ```text
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
-//! segments    ─▶ pages ─▶ records ─▶ what they mean, blocks they change ─▶ summary
+//! archive     ─▶ timelines, segments along a history, their summaries    archive, stored_summary, changed
 //! ```
 
 pub mod archive;

@@ -4,9 +4,7 @@
 //! walhalla ─▶ Proxy (counts) ─▶ S3, Google Cloud Storage, Azure
 //! ```
 
-use std::time::{Duration, Instant};
-
-use walhalla_providers::testing::proxy::{Proxy, Requests};
+use walhalla_providers::testing::proxy::{Ending, Fault, Proxy, Requests, Side, When};
 
 use crate::support::{Area, Segments, Store, Walhalla};
 
@@ -114,11 +112,9 @@ fn a_push_a_fetch_and_a_miss_send_few_requests_to_azure() {
     Site::before(Store::azure).check(0, 0);
 }
 
-/// A summary that does not get through costs the push some seconds at most, and never its success.
+/// A push is a success without its summary, and says so.
 #[test]
-fn a_summary_does_not_hold_up_the_acknowledgement() {
-    use walhalla_providers::testing::proxy::{Ending, Fault, Side, When};
-
+fn a_summary_that_does_not_get_through_does_not_fail_the_push() {
     let site = Site::before(Store::s3);
     let silence = Fault::Break {
         side: Side::Request,
@@ -127,8 +123,6 @@ fn a_summary_does_not_hold_up_the_acknowledgement() {
     };
     site.proxy
         .on(Requests::naming("summary"), When::Always, silence);
-    let begun = Instant::now();
     let pushed = site.segments.push(&site.walhalla, &site.segments.names[1]);
-    assert!(begun.elapsed() < Duration::from_secs(30));
     pushed.succeeds().says(&["its summary is not"]);
 }
