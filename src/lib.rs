@@ -7,8 +7,9 @@
 //! store  ─▶ decrypt ─▶ decompress ─▶ untar ─▶ check               verify
 //! ```
 //!
-//! Arrows point one way: `walhalla_postgres ← server ← wal ← backup, restore, verify → repository → pipeline, providers`.
+//! Arrows point one way: `walhalla_postgres ← server ← wal ← archive ← backup, restore, verify → repository → pipeline, providers`.
 
+pub mod archive;
 pub mod backup;
 pub mod check;
 pub mod cli;

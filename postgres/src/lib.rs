@@ -9,6 +9,7 @@ pub mod lsn;
 pub mod page;
 pub mod relation;
 pub mod segment;
+pub mod snapshot;
 pub mod summary;
 pub mod timeline;
 pub mod version;
@@ -19,6 +20,7 @@ pub use limits::Limits;
 pub use lsn::Lsn;
 pub use relation::{Fork, RelationFile, RelationFiles};
 pub use segment::{SegmentName, SegmentNo, SegmentSize, WalFileName};
+pub use snapshot::Snapshot;
 pub use timeline::{History, TimelineId};
 pub use version::Version;
 

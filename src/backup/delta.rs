@@ -16,14 +16,15 @@ use super::extent::Changed;
 use super::own_history;
 use super::parent::{self, Parent, Unusable};
 use super::request::{Backup, DeltaOptions};
+use crate::archive::changed::{Gap, Interval};
+use crate::archive::proof::Proof;
+use crate::archive::walk::Reading;
 use crate::contents::delta_file::is_taken_for_delta;
 use crate::output;
 use crate::repository::entry::{ChangeSource, ChangedBlocks};
 use crate::repository::{self, BackupEntry};
 use crate::server::control_file;
 use crate::server::data_directory::Listing;
-use crate::wal::changed::{Gap, Stretch};
-use crate::wal::proof::Proof;
 use crate::wal::server_summaries::{self, Known};
 use crate::wal::stored_summary::Proven;
 
@@ -143,7 +144,7 @@ impl Backup<'_> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
         let is_in_history_file = own_history::names(&wal_folder, &parent.entry);
         if may(ChangeSource::Wal) || !is_in_history_file {
-            let stretch = Stretch {
+            let interval = Interval {
                 repository: self.repository,
                 wal_folder: &wal_folder,
                 cluster: Cluster::from(self.control),
@@ -151,11 +152,13 @@ impl Backup<'_> {
                 parent: Proof::of(&parent.entry),
                 from,
                 to,
-                threads: self.options.threads,
-                show: self.options.show,
+                reading: Reading {
+                    threads: self.options.threads,
+                    show: self.options.show,
+                },
                 proven: Proven::default(),
             };
-            match stretch.changes()? {
+            match interval.changes()? {
                 Ok(changes) if may(ChangeSource::Wal) => {
                     return Ok(Some((Changed::Blocks(changes), ChangeSource::Wal, None)));
                 }

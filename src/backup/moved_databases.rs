@@ -12,9 +12,9 @@ use walhalla_postgres::wal::event::Event;
 
 use super::Error;
 use super::request::Backup;
+use crate::archive::{Archive, Reading};
 use crate::repository::BackupEntry;
 use crate::server::data_directory::Entry;
-use crate::wal::archive::{Archive, Reading};
 
 /// `DEFAULTTABLESPACE_OID` (pg_tablespace.dat).
 const DEFAULT_TABLESPACE: u32 = 1663;
@@ -87,11 +87,10 @@ impl Backup<'_> {
         };
         let archive = Archive::new(self.repository, std::slice::from_ref(entry), reading)?;
         let (size, history) = (entry.wal_segment_size, entry.timeline_history());
-        let mut route = archive.route(&history, size, size.segment_of(entry.start_lsn))?;
-        let last = size.segment_before(entry.stop_lsn);
-        route.segments.retain(|needed| needed.number <= last);
+        let route = archive.route(&history, size, size.segment_of(entry.start_lsn))?;
+        let own = route.stretch.to(size.segment_before(entry.stop_lsn));
         let mut notes = Vec::new();
-        archive.walk(&history, &route.segments, |_, resolved| {
+        archive.walk(&own, |_, resolved| {
             let own = resolved.summary.notes.into_iter();
             notes.extend(own.filter(|note| (entry.start_lsn..entry.stop_lsn).contains(&note.lsn)));
             Ok::<_, crate::wal::Error>(true)

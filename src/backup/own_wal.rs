@@ -14,10 +14,10 @@ use walhalla_postgres::wal::segment_check::{Cluster, SegmentCheck};
 use walhalla_postgres::{Lsn, SegmentName, WalFileName};
 
 use super::Error;
+use crate::archive::proof::Proof;
 use crate::pipeline::Packing;
 use crate::repository::{self, BackupEntry};
 use crate::wal::archiver::Archiver;
-use crate::wal::proof::Proof;
 use crate::wal::{self, segment};
 
 /// How many segments from the start and up to the end are compared. The server archives in order, so the last ones speak

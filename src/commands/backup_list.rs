@@ -8,12 +8,12 @@ use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 
 use super::wal_show::print_spans;
 use super::{Context, Outcome};
+use crate::archive::Archive;
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
 use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog};
 use crate::restore::window::{Window, spans, windows};
-use crate::wal::archive::Archive;
 
 /// A backup as `backup-list --json` shows it.
 #[derive(Debug, Serialize)]

@@ -12,6 +12,7 @@ use walhalla_postgres::wal::event::Outcome as End;
 use walhalla_postgres::wal::record::RelationFiles;
 
 use super::{Context, Outcome};
+use crate::archive::Archive;
 use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
@@ -19,7 +20,6 @@ use crate::output;
 use crate::repository::{BackupEntry, BackupId};
 use crate::restore::target::shell_bytes;
 use crate::restore::window::usable_end;
-use crate::wal::archive::Archive;
 
 /// Relations that a line of text names; JSON has all.
 const SHOWN_RELATIONS: usize = 3;
@@ -48,7 +48,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     repository.must_be_known()?;
     let backups = repository.usable_backups()?;
     let archive = Archive::new(&repository, &backups, context.reading())?;
-    let finds = find(&archive, &Query::from(arguments))?;
+    let finds = find(&archive, &backups, &Query::from(arguments))?;
     let relations = Relations::new(&repository, &backups);
     let commands = Commands {
         front: front(context, arguments),

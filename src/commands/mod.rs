@@ -29,6 +29,7 @@ use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
 use walhalla_providers::transfer::{self, Options, RetryPolicy, Store};
 
+use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
@@ -37,7 +38,6 @@ use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
-use crate::wal::archive::Reading;
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,16 +5,15 @@ use indicatif::{HumanBytes, HumanCount};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 use serde::Serialize;
 use walhalla_postgres::wal::event::Outcome as End;
-use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, WalFileName};
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
 
 use super::{Context, Outcome};
+use crate::archive::{Archive, Resolved, Run, Stretch};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
 use crate::repository::ArchivedFile;
 use crate::restore::window::{self, Span, Window, spans};
-use crate::wal;
-use crate::wal::archive::{Archive, Needed};
 
 /// `wal-show --json`
 #[derive(Debug, Serialize)]
@@ -81,34 +80,28 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
 }
 
 fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
-    let (parent, listing) = (
+    let (parent, files) = (
         history.ancestors.last(),
-        archive.listing(history.timeline, None)?,
+        archive.files(history.timeline, None)?,
     );
-    let own = own_segments(archive, history)?;
-    let commits = |needed: &Needed| commits(archive, history, needed).transpose();
-    let first = own.iter().find_map(commits).transpose()?;
-    let last = own.iter().rev().find_map(commits).transpose()?;
+    let own = own_stretches(archive, history)?;
+    let each = || own.iter().flat_map(Stretch::each);
+    let first = archive.seek(each(), |_, resolved| commits(history, &resolved))?;
+    let last = archive.seek(each().rev(), |_, resolved| commits(history, &resolved))?;
+    let stored_bytes = files.segments.values().map(|file| file.stored_bytes);
     Ok(Branch {
         timeline: history.timeline.number(),
         parent_timeline: parent.map(|parent| parent.timeline.number()),
         switch_lsn: parent.map(|parent| parent.switch_lsn),
-        first_segment: listing.segments.keys().next().copied(),
-        last_segment: listing.segments.keys().next_back().copied(),
-        segments: listing.segments.len() as u64,
-        stored_bytes: listing
-            .segments
-            .values()
-            .map(|file| file.stored_bytes)
-            .sum(),
-        gaps: match archive.segment_size(history) {
-            Ok(Some(size)) => gaps(&own, size, history),
-            _ => Vec::new(),
-        },
+        first_segment: files.segments.keys().next().copied(),
+        last_segment: files.segments.keys().next_back().copied(),
+        segments: files.segments.len() as u64,
+        stored_bytes: stored_bytes.sum(),
+        gaps: gaps(&own, history),
         without_summary: archive.without_summary(history.timeline)?,
-        partial_segments: partial_segments(&listing.others),
-        first_commit_time: first.map(|(first, _)| first),
-        last_commit_time: last.map(|(_, last)| last),
+        partial_segments: partial_segments(&files.others),
+        first_commit_time: first.found().map(|(first, _)| first),
+        last_commit_time: last.found().map(|(_, last)| last),
     })
 }
 
@@ -125,67 +118,58 @@ fn partial_segments(others: &[(WalFileName, ArchivedFile)]) -> Vec<String> {
 }
 
 /// The segments of a timeline; none where nothing tells how long they are.
-fn own_segments(archive: &Archive, history: &History) -> Result<Vec<Needed>, Error> {
-    match archive.runs(history) {
+fn own_stretches(archive: &Archive, history: &History) -> Result<Vec<Stretch>, Error> {
+    let stretches = match archive.stretches(history, SegmentNo(0)) {
         Err(error) if error.is_locked() || error.is_damage() => {
             tracing::warn!("{error}");
-            Ok(Vec::new())
+            return Ok(Vec::new());
         }
-        runs => {
-            let all = runs?.into_iter().flatten();
-            Ok(all
-                .filter(|needed| needed.name.timeline == history.timeline)
-                .collect())
+        stretches => stretches?,
+    };
+    let own = stretches.into_iter().map(|stretch| {
+        let first = stretch.run().first;
+        if stretch.name(first).timeline == history.timeline {
+            stretch
+        } else {
+            stretch.since(first.next())
         }
-    }
+    });
+    Ok(own.collect())
 }
 
 /// What is missing between segments; and before the first, where the timeline began earlier.
-fn gaps(segments: &[Needed], size: SegmentSize, history: &History) -> Vec<Gap> {
+fn gaps(own: &[Stretch], history: &History) -> Vec<Gap> {
+    let Some(first) = own.first() else {
+        return Vec::new();
+    };
+    let size = first.segment_size();
     let begin = history.ancestors.last();
-    let mut next = begin.map(|parent| size.segment_of(parent.switch_lsn));
-    let mut gaps = Vec::new();
-    for Needed { number, .. } in segments {
-        let expected = next.unwrap_or(*number);
-        if expected < *number {
-            gaps.push(Gap {
-                first: expected.on(history.timeline, size),
-                last: SegmentNo(number.0 - 1).on(history.timeline, size),
-                segments: number.0 - expected.0,
-            });
-        }
-        next = Some(number.next());
-    }
-    gaps
+    let begin = begin.map(|parent| size.segment_of(parent.switch_lsn));
+    let begin = begin.unwrap_or(first.run().first);
+    let ends = std::iter::once(begin).chain(own.iter().map(|stretch| stretch.run().end));
+    let gaps = ends.zip(own).map(|(end, next)| Run {
+        first: end,
+        end: next.run().first,
+    });
+    gaps.filter(|gap| !gap.is_empty())
+        .map(|gap| Gap {
+            first: gap.first.on(history.timeline, size),
+            last: gap.last().on(history.timeline, size),
+            segments: gap.len(),
+        })
+        .collect()
 }
 
-/// First and last commit of the timeline's own in a segment; `None` too where they cannot be read here.
-fn commits(
-    archive: &Archive,
-    history: &History,
-    needed: &Needed,
-) -> Result<Option<(Timestamp, Timestamp)>, Error> {
+/// First and last commit of the timeline's own in a segment.
+fn commits(history: &History, resolved: &Resolved) -> Option<(Timestamp, Timestamp)> {
     let begin = history
         .ancestors
         .last()
         .map_or(Lsn::ZERO, |parent| parent.switch_lsn);
-    let mut found = None;
-    let one = std::slice::from_ref(needed);
-    let walked = archive.walk(history, one, |_, resolved| {
-        let ends = resolved.summary.transactions.into_iter();
-        let own = ends.filter(|end| end.lsn >= begin && end.outcome == End::Committed);
-        let times: Vec<Timestamp> = own.map(|end| end.time).collect();
-        found = times.first().copied().zip(times.last().copied());
-        Ok::<_, wal::Error>(false)
-    });
-    match walked {
-        Err(error) if error.is_locked() => Ok(None),
-        Err(error) if error.is_damage() => {
-            tracing::warn!("{error}");
-            Ok(None)
-        }
-        walked => Ok(walked.map(|()| found)?),
-    }
+    let ends = resolved.summary.transactions.iter();
+    let own = ends.filter(|end| end.lsn >= begin && end.outcome == End::Committed);
+    let times: Vec<Timestamp> = own.map(|end| end.time).collect();
+    times.first().copied().zip(times.last().copied())
 }
 
 fn table(timelines: &[Branch]) -> Table {

@@ -3,10 +3,10 @@
 use indicatif::{HumanBytes, HumanCount};
 
 use super::{Context, Outcome};
+use crate::archive::backfill::{Scope, backfill};
 use crate::cli::WalSummarize;
 use crate::error::Error;
 use crate::output;
-use crate::wal::backfill::{Scope, backfill};
 
 pub(super) fn run(context: &Context, arguments: &WalSummarize) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;

@@ -5,6 +5,7 @@
 //!                                   backup before it ─▶ sizes (manifest), names (catalogs)   relations
 //! ```
 
+mod begin;
 mod relations;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,12 +15,13 @@ use walhalla_postgres::summary::{Note, Transaction};
 use walhalla_postgres::wal::event::{Event, Outcome};
 use walhalla_postgres::wal::record::{Fork, RelationFiles};
 use walhalla_postgres::wal::text::ServerText;
-use walhalla_postgres::{History, Lsn, SegmentName};
+use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo};
 
 pub use relations::{Relation, Relations};
 
+use crate::archive::{Archive, Resolved};
+use crate::repository::BackupEntry;
 use crate::wal::Error;
-use crate::wal::archive::{Archive, Needed, Resolved};
 
 /// What is looked for.
 #[derive(Clone, Debug, Default)]
@@ -81,27 +83,30 @@ pub enum What {
 ///
 /// # Errors
 /// Those of reading summaries and, where one is missing, its segment.
-pub fn find(archive: &Archive, query: &Query) -> Result<Vec<Find>, Error> {
+pub fn find(archive: &Archive, backups: &[BackupEntry], query: &Query) -> Result<Vec<Find>, Error> {
     let mut finder = Finder {
         query,
         seen: HashSet::new(),
         finds: Vec::new(),
     };
     for history in archive.histories.known.values() {
-        for run in archive.runs(history)? {
+        let begin = |from| begin::first_segment(backups, history, from);
+        let first = query.from.map_or(SegmentNo(0), begin);
+        for stretch in archive.stretches(history, first)? {
             let mut branch = Branch::default();
-            let mut left = run.as_slice();
-            while !left.is_empty() {
-                let mut done = 0;
-                let walked = archive.walk(history, left, |needed, resolved| {
-                    done += 1;
-                    finder.segment(&mut branch, history, needed, &resolved);
+            let mut left = stretch;
+            while !left.run().is_empty() {
+                let mut next = left.run().first;
+                let walked = archive.walk(&left, |number, resolved| {
+                    next = number.next();
+                    let segment = left.name(number);
+                    finder.segment(&mut branch, history, segment, &resolved);
                     Ok::<_, Error>(true)
                 });
                 match walked {
                     Err(error) if error.is_damage() => {
                         tracing::warn!("{error}; what is in it is not found");
-                        left = left.get(done + 1..).unwrap_or_default();
+                        left = left.since(next.next());
                     }
                     walked => {
                         walked?;
@@ -147,7 +152,7 @@ impl Finder<'_> {
         &mut self,
         branch: &mut Branch,
         history: &History,
-        needed: &Needed,
+        segment: SegmentName,
         resolved: &Resolved,
     ) {
         let summary = &resolved.summary;
@@ -158,12 +163,12 @@ impl Finder<'_> {
         let mut notes = summary.notes.iter().peekable();
         for end in &summary.transactions {
             while let Some(note) = notes.next_if(|note| note.lsn < end.lsn) {
-                self.note(branch, history, needed, note);
+                self.note(branch, history, segment, note);
             }
-            self.end(branch, history, needed, end);
+            self.end(branch, history, segment, end);
         }
         for note in notes {
-            self.note(branch, history, needed, note);
+            self.note(branch, history, segment, note);
         }
         for (xid, bytes) in &summary.open {
             let all = branch.open.entry(*xid).or_default();
@@ -171,7 +176,7 @@ impl Finder<'_> {
         }
     }
 
-    fn note(&mut self, branch: &mut Branch, history: &History, needed: &Needed, note: &Note) {
+    fn note(&mut self, branch: &mut Branch, history: &History, segment: SegmentName, note: &Note) {
         let what = match &note.event {
             // Of an unlogged relation only the init fork's creation is recorded.
             Event::RelationCreated {
@@ -209,15 +214,21 @@ impl Finder<'_> {
             }
             Event::RestorePoint { name, time } if self.query.restore_points => {
                 let what = What::RestorePoint(name.clone());
-                self.add(Some(*time), note.lsn, note.xid, history, needed, what);
+                self.add(Some(*time), note.lsn, note.xid, history, segment, what);
                 return;
             }
             _ => return,
         };
-        self.add(branch.time, note.lsn, note.xid, history, needed, what);
+        self.add(branch.time, note.lsn, note.xid, history, segment, what);
     }
 
-    fn end(&mut self, branch: &mut Branch, history: &History, needed: &Needed, end: &Transaction) {
+    fn end(
+        &mut self,
+        branch: &mut Branch,
+        history: &History,
+        segment: SegmentName,
+        end: &Transaction,
+    ) {
         branch.time = Some(end.time);
         let own = || std::iter::once(&end.xid).chain(&end.subtransactions);
         let created: Vec<_> = own()
@@ -229,7 +240,7 @@ impl Finder<'_> {
         let earlier = own().filter_map(|xid| branch.open.remove(xid));
         let earlier = earlier.fold(0, u64::saturating_add);
         let query = self.query;
-        let mut add = |what| self.add(Some(end.time), end.lsn, end.xid, history, needed, what);
+        let mut add = |what| self.add(Some(end.time), end.lsn, end.xid, history, segment, what);
         if let Some(what) = dropped(end, &created, deletes) {
             let is_wanted = match what {
                 What::Drop(_) => query.dropped,
@@ -258,7 +269,7 @@ impl Finder<'_> {
         lsn: Lsn,
         xid: u32,
         history: &History,
-        needed: &Needed,
+        segment: SegmentName,
         what: What,
     ) {
         let query = self.query;
@@ -276,7 +287,7 @@ impl Finder<'_> {
             lsn,
             xid,
             timeline: timeline.number(),
-            segment: needed.name,
+            segment,
             history: history.of(timeline),
             what,
         });

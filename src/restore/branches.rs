@@ -3,14 +3,14 @@
 use jiff::Timestamp;
 use walhalla_postgres::summary::Note;
 use walhalla_postgres::wal::event::{Event, TimelineSwitch};
-use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
+use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName};
 
 use super::Error;
 use super::plan::Unreachable;
 use super::target::TargetTimeline;
+use crate::archive::{Archive, MOST_READ};
 use crate::repository::BackupEntry;
 use crate::wal;
-use crate::wal::archive::Archive;
 
 /// The history to follow from `backup`; `None` when it does not lead to the timeline that is asked for.
 ///
@@ -47,10 +47,8 @@ pub(super) fn followed<'a>(
 /// A later timeline whose history is lost may be the one that was lived on.
 fn nothing_newer_is_unknown(archive: &Archive, backup: &BackupEntry) -> Result<(), Error> {
     for timeline in &archive.histories.unknown {
-        let has_segments = || -> Result<bool, Error> {
-            let listing = archive.listing(*timeline, None)?;
-            Ok(!listing.segments.is_empty())
-        };
+        let has_segments =
+            || -> Result<bool, Error> { Ok(!archive.files(*timeline, None)?.segments.is_empty()) };
         if *timeline > backup.timeline && has_segments()? {
             let number = timeline.number();
             let file = WalFileName::History(*timeline);
@@ -83,8 +81,8 @@ fn is_lived_on(archive: &Archive, history: &History, backup: &BackupEntry) -> Re
 }
 
 fn is_archived(archive: &Archive, segment: SegmentName) -> Result<bool, Error> {
-    let listing = archive.listing(segment.timeline, Some(segment))?;
-    Ok(listing.segments.contains_key(&segment))
+    let files = archive.files(segment.timeline, Some(segment))?;
+    Ok(files.segments.contains_key(&segment))
 }
 
 /// Timelines that lead on from the backup too, and newer ones that do not, which the plan does not follow.
@@ -127,11 +125,14 @@ pub(super) fn left_for(
     Ok(None)
 }
 
-/// When the last transaction or checkpoint of a timeline ended.
+/// When the last transaction or checkpoint of a timeline ended; `None` where its last segments do not tell.
 fn ended(archive: &Archive, history: &History) -> Result<Option<Timestamp>, Error> {
-    for needed in archive.runs(history)?.iter().flatten().rev() {
+    let stretches = archive.stretches(history, SegmentNo(0))?;
+    let newest_first = stretches.iter().rev();
+    let newest_first = newest_first.flat_map(|stretch| stretch.each().rev());
+    for segment in newest_first.take(MOST_READ) {
         let mut ended = None;
-        archive.walk(history, std::slice::from_ref(needed), |_, resolved| {
+        archive.walk(&segment, |_, resolved| {
             let summary = &resolved.summary;
             let checkpoints = summary.notes.iter().filter_map(timelines);
             let checkpoints = checkpoints.map(|switch| switch.time).max();

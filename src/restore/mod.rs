@@ -8,24 +8,29 @@
 //! last: until it is there, PostgreSQL refuses to start.
 
 mod branches;
+mod breaks;
 pub mod choose;
 pub mod existing;
 mod folder;
 mod hint;
 pub mod leading_out;
 pub mod occupant;
+mod offer;
 pub mod only;
 pub mod outside;
 mod places;
 pub mod plan;
+mod planner;
 mod reach;
 pub mod recovery;
 mod refresh;
+mod refusal;
 pub mod run;
 mod site;
 pub mod stage;
 pub mod target;
 pub mod unpack;
+mod way;
 pub mod window;
 
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 //! (xlogrecovery.c, `recoveryStopsBefore` and `recoveryStopsAfter`). The segment in which that record ends is the last
 //! one that recovery asks for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use walhalla_postgres::summary::Transaction;
@@ -13,9 +13,10 @@ use walhalla_postgres::wal::text::ServerText;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
 use super::target::{Bound, Point, Target};
+use crate::archive::inventory::Runs;
+use crate::archive::{Archive, Resolved, Stretch};
 use crate::repository::BackupEntry;
 use crate::wal::Error;
-use crate::wal::archive::{Archive, Needed, Resolved};
 
 /// A record at which recovery stops.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +82,8 @@ pub(super) struct Search<'a> {
     point: &'a Point,
     bound: Bound,
     size: SegmentSize,
-    answers: HashMap<SegmentName, Vec<Hit>>,
+    searched: BTreeMap<TimelineId, Runs>,
+    hits: BTreeMap<SegmentName, Vec<Hit>>,
     pub(super) seen: Seen,
 }
 
@@ -92,7 +94,8 @@ impl<'a> Search<'a> {
             point: &target.point,
             bound: target.bound,
             size,
-            answers: HashMap::new(),
+            searched: BTreeMap::new(),
+            hits: BTreeMap::new(),
             seen: Seen::default(),
         }
     }
@@ -100,8 +103,7 @@ impl<'a> Search<'a> {
     /// Where recovery from `start` stops on its way through `segments`; of a name, every restore point that has it.
     pub(super) fn find(
         &mut self,
-        history: &History,
-        segments: &[Needed],
+        stretch: &Stretch,
         backup: &BackupEntry,
     ) -> Result<Vec<Found>, Error> {
         let position = match self.point {
@@ -112,71 +114,110 @@ impl<'a> Search<'a> {
             _ => None,
         };
         if let Some(position) = position {
-            let found = self.position(history, segments, position)?;
+            let found = self.position(stretch, position)?;
             return Ok(found.into_iter().collect());
         }
         let start = backup.start_lsn;
         let mut found = Vec::new();
-        let mut at = 0;
-        while let Some(needed) = segments.get(at) {
-            if self.is_done(&found) {
-                break;
-            }
-            if let Some(hits) = self.answers.get(&needed.name) {
-                found.extend(from(start, hits, needed.number));
-                at += 1;
-            } else {
-                at = self.search(history, segments, at, start, &mut found)?;
-            }
+        let mut left = stretch.clone();
+        while !left.run().is_empty() && !self.is_done(&found) {
+            let at = left.run().first;
+            let next = match self.searched_until(&left) {
+                Some(end) => {
+                    self.recall(&left.before(end), start, &mut found);
+                    end
+                }
+                None => self.search(stretch, at, start, &mut found)?,
+            };
+            left = left.since(next);
         }
         Ok(found)
     }
 
-    /// Searches the segments from `at` on that are not known yet; returns where it ended.
+    /// Where the segments end, from the first of `left` on, that were searched before; `None` where that was not.
+    fn searched_until(&self, left: &Stretch) -> Option<SegmentNo> {
+        let name = left.name(left.run().first);
+        let run = self.searched.get(&name.timeline)?;
+        let run = run.containing(left.run().first)?;
+        // A segment of the same number on another timeline is another one.
+        let spans = left.history().segments(self.size);
+        let mut own = spans.filter(|(timeline, ..)| *timeline == name.timeline);
+        let end = own.next().and_then(|(.., end)| end);
+        Some(run.end.min(end.unwrap_or(run.end)))
+    }
+
+    /// What was found before in segments of one timeline.
+    fn recall(&self, searched: &Stretch, start: Lsn, found: &mut Vec<Found>) {
+        let run = searched.run();
+        let names = searched.name(run.first)..=searched.name(run.last());
+        for (name, hits) in self.hits.range(names) {
+            if self.is_done(found) {
+                return;
+            }
+            if let Some(number) = name.number(self.size) {
+                found.extend(from(start, hits, number));
+            }
+        }
+    }
+
+    /// Searches the segments from `at` on that were not searched before; returns where it ended.
     fn search(
         &mut self,
-        history: &History,
-        segments: &[Needed],
-        at: usize,
+        stretch: &Stretch,
+        at: SegmentNo,
         start: Lsn,
         found: &mut Vec<Found>,
-    ) -> Result<usize, Error> {
+    ) -> Result<SegmentNo, Error> {
+        let all = stretch.run();
+        let is_known = |number: &SegmentNo| {
+            let searched = self.searched.get(&stretch.name(*number).timeline);
+            searched.is_some_and(|runs| runs.containing(*number).is_some())
+        };
+        let unknown = stretch.since(at).run().numbers().find(is_known);
         // The one before tells what runs into the first.
-        let begin = at.saturating_sub(1);
-        let known = |needed: &Needed| self.answers.contains_key(&needed.name);
-        let rest = segments.get(at..).unwrap_or_default();
-        let unknown = rest.iter().position(known).unwrap_or(rest.len());
-        let run = segments.get(begin..at + unknown).unwrap_or_default();
+        let begin = SegmentNo(at.0.saturating_sub(1));
+        let part = stretch.since(begin).before(unknown.unwrap_or(all.end));
         let mut next = begin;
         // What runs into a segment is known once a record began before it.
         let (mut is_sure, mut is_over) = (false, false);
-        let walked = self.archive.walk(history, run, |needed, resolved| {
-            next += 1;
+        let walked = self.archive.walk(&part, |number, resolved| {
+            next = number.next();
             let was_sure = is_sure;
             is_sure |= resolved.summary.first_record.is_some();
-            if next <= at {
+            if number < at {
                 return Ok::<_, Error>(true);
             }
-            let hits = self.hits(&resolved);
+            let hits = self.hits_in(&resolved);
             self.see(&resolved);
             let minimal = minimal(&resolved).filter(|lsn| *lsn >= start);
             let before = |found: &Found| minimal.is_none_or(|lsn| found.hit.start < lsn);
-            found.extend(from(start, &hits, needed.number).filter(before));
+            found.extend(from(start, &hits, number).filter(before));
             if minimal.is_some() {
                 (self.seen.minimal, is_over) = (minimal, true);
             } else if was_sure {
-                self.answers.insert(needed.name, hits);
+                self.keep(part.name(number), number, hits);
             }
             Ok(!is_over && !self.is_done(found))
         });
         match walked {
             Err(error) if error.is_damage() && !found.is_empty() => {
                 tracing::warn!("{error}; WAL after it is not searched for another such name");
-                Ok(segments.len())
+                Ok(all.end)
             }
             Err(error) => Err(error),
-            Ok(()) if is_over => Ok(segments.len()),
-            Ok(()) => Ok(next),
+            Ok(()) if is_over => Ok(all.end),
+            Ok(()) => Ok(next.max(at.next())),
+        }
+    }
+
+    /// Keeps what was found in a segment.
+    fn keep(&mut self, name: SegmentName, number: SegmentNo, hits: Vec<Hit>) {
+        self.searched
+            .entry(name.timeline)
+            .or_default()
+            .insert(number);
+        if !hits.is_empty() {
+            self.hits.insert(name, hits);
         }
     }
 
@@ -217,21 +258,21 @@ impl<'a> Search<'a> {
                 (timeline == other.timeline).then_some(Place::Apart)
             }
         };
-        for run in self.archive.runs(other)? {
+        for stretch in self.archive.stretches(other, SegmentNo(0))? {
             let mut place = None;
-            let walked = self.archive.walk(other, &run, |needed, resolved| {
+            let walked = self.archive.walk(&stretch, |number, resolved| {
                 // The segment before the timeline is another's.
-                if needed.name.timeline != other.timeline {
+                if stretch.name(number).timeline != other.timeline {
                     return Ok::<_, Error>(true);
                 }
                 place = match self.point {
                     Point::Lsn(target) => {
-                        let begins = needed.number.start(self.size) <= *target;
+                        let begins = number.start(self.size) <= *target;
                         let reaches = resolved.summary.last_record >= Some(*target);
                         place_of(*target).filter(|_| begins && reaches)
                     }
                     _ => self
-                        .hits(&resolved)
+                        .hits_in(&resolved)
                         .iter()
                         .find_map(|hit| place_of(hit.start)),
                 };
@@ -254,7 +295,7 @@ impl<'a> Search<'a> {
         !found.is_empty() && !matches!(self.point, Point::Name(_))
     }
 
-    fn hits(&self, resolved: &Resolved) -> Vec<Hit> {
+    fn hits_in(&self, resolved: &Resolved) -> Vec<Hit> {
         let ends = resolved.summary.transactions.iter();
         let of_end = |end: &Transaction| Hit {
             start: end.lsn,
@@ -310,17 +351,11 @@ impl<'a> Search<'a> {
     }
 
     /// The segment in which the first record at or after `target` ends.
-    fn position(
-        &mut self,
-        history: &History,
-        segments: &[Needed],
-        target: Lsn,
-    ) -> Result<Option<Found>, Error> {
-        let holds = |needed: &Needed| needed.number.start(self.size) > target;
-        let begin = segments.partition_point(|needed| !holds(needed));
-        let run = segments.get(begin.saturating_sub(1)..).unwrap_or_default();
+    fn position(&mut self, stretch: &Stretch, target: Lsn) -> Result<Option<Found>, Error> {
+        let holding = self.size.segment_of(target).min(stretch.run().last());
+        let part = stretch.since(holding);
         let mut found = None;
-        self.archive.walk(history, run, |needed, resolved| {
+        self.archive.walk(&part, |number, resolved| {
             self.see(&resolved);
             let border = resolved.border.map(|(start, _)| start);
             let last = border.max(resolved.summary.last_record);
@@ -330,7 +365,7 @@ impl<'a> Search<'a> {
                     time: None,
                     outcome: None,
                 },
-                segment: needed.number,
+                segment: number,
             });
             Ok::<_, Error>(found.is_none())
         })?;

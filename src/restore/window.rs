@@ -13,10 +13,10 @@ use walhalla_postgres::{History, SegmentName, SegmentNo};
 use super::Error;
 use super::branches::followed;
 use super::target::TargetTimeline;
+use crate::archive::proof::Proof;
+use crate::archive::{Archive, Sought, Stretch};
 use crate::repository::{BackupEntry, BackupId};
 use crate::wal;
-use crate::wal::archive::{Archive, Needed, Route};
-use crate::wal::proof::Proof;
 
 /// What one backup reaches.
 #[derive(Clone, Debug, Serialize)]
@@ -101,11 +101,11 @@ pub fn usable_end(
 ) -> Result<Option<SegmentNo>, wal::Error> {
     let (size, mut proof) = (backup.wal_segment_size, Proof::of(backup));
     let route = archive.route(history, size, size.segment_of(backup.start_lsn))?;
-    let examined = archive.examine(history, &route.segments)?;
+    let examined = archive.examine(&route.stretch)?;
     let mut last = None;
-    for (needed, facts) in route.segments.iter().zip(&examined.facts) {
+    for (number, facts) in route.stretch.run().numbers().zip(&examined.facts) {
         facts.show(&mut proof);
-        last = Some(needed.number);
+        last = Some(number);
         if facts.cut.is_some() {
             break;
         }
@@ -125,87 +125,64 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
     let route = ends
         .archive
         .route(history, size, size.segment_of(backup.start_lsn))?;
-    let consistent = size.segment_before(backup.stop_lsn);
-    let is_whole = route
-        .segments
-        .last()
-        .is_some_and(|last| last.number >= consistent);
-    let next = route.segments.last().map(|last| last.number.next());
-    let next = next.unwrap_or(size.segment_of(backup.start_lsn));
+    let run = route.stretch.run();
+    let is_whole = run.contains(size.segment_before(backup.stop_lsn));
+    let to = is_whole.then(|| ends.of(&route.stretch)).transpose()?;
     Ok(Window {
         backup: backup.id.clone(),
         timeline: history.timeline.number(),
         from: backup.data_end(),
-        to: if is_whole {
-            ends.of(history, &route)?
-        } else {
-            None
-        },
-        last_segment: route
-            .segments
-            .last()
-            .map(|last| last.name)
-            .filter(|_| is_whole),
-        missing: (route.gap || !is_whole).then(|| history.segment_name(next, size)),
+        to: to.flatten(),
+        last_segment: route.stretch.last_name().filter(|_| is_whole),
+        missing: (route.gap || !is_whole).then(|| route.stretch.name(run.end)),
     })
 }
 
-/// Segments that are read backwards, from the end of a route, for a transaction. An idle server with an `archive_timeout` of
-/// a minute archives as many in 16 hours.
-const MOST_READ: usize = 1000;
-/// Of those, segments that cannot be read.
-const MOST_UNREADABLE: usize = 16;
-
-/// When the last transactions of routes ended.
+/// When the last transactions of stretches ended. Stretches of one end begin with one backup or another, and are asked once.
 struct Ends<'a> {
     archive: &'a Archive<'a>,
     known: RefCell<HashMap<SegmentName, LastEnd>>,
 }
 
-/// The last transaction that ended in a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LastEnd {
-    At(Timestamp),
-    /// None ended in it.
-    Idle,
-    /// It is damaged, or no identity opens it.
-    Unreadable,
+/// What is known of the stretches that end with a segment.
+#[derive(Clone, Copy)]
+struct LastEnd {
+    /// How far back was looked at most.
+    first: SegmentNo,
+    /// The segment with the last transaction, and when that ended.
+    found: Sought<(SegmentNo, Timestamp)>,
+}
+
+impl LastEnd {
+    /// What it says of a stretch that begins with `first`, if it says anything.
+    fn since(self, first: SegmentNo) -> Option<Option<Timestamp>> {
+        match self.found {
+            Sought::Found((number, time)) => Some((first <= number).then_some(time)),
+            Sought::GivenUp => Some(None),
+            Sought::Absent => (self.first <= first).then_some(None),
+        }
+    }
 }
 
 impl Ends<'_> {
-    fn of(&self, history: &History, route: &Route) -> Result<Option<Timestamp>, Error> {
-        let mut unreadable = 0;
-        for needed in route.segments.iter().rev().take(MOST_READ) {
-            match self.segment(history, needed)? {
-                LastEnd::At(time) => return Ok(Some(time)),
-                LastEnd::Idle => {}
-                LastEnd::Unreadable => unreadable += 1,
-            }
-            if unreadable == MOST_UNREADABLE {
-                break;
-            }
+    fn of(&self, stretch: &Stretch) -> Result<Option<Timestamp>, Error> {
+        let first = stretch.run().first;
+        let Some(last) = stretch.last_name() else {
+            return Ok(None);
+        };
+        let known = self.known.borrow().get(&last).copied();
+        if let Some(told) = known.and_then(|known| known.since(first)) {
+            return Ok(told);
         }
-        Ok(None)
-    }
-
-    fn segment(&self, history: &History, needed: &Needed) -> Result<LastEnd, Error> {
-        if let Some(known) = self.known.borrow().get(&needed.name) {
-            return Ok(*known);
-        }
-        let mut end = LastEnd::Unreadable;
-        let walked = self
+        let found = self
             .archive
-            .walk(history, std::slice::from_ref(needed), |_, resolved| {
-                let last = resolved.summary.times.map(|(_, last)| last);
-                end = last.map_or(LastEnd::Idle, LastEnd::At);
-                Ok::<_, wal::Error>(false)
-            });
-        match walked {
-            Err(error) if error.is_locked() => {}
-            Err(error) if error.is_damage() => tracing::warn!("{error}"),
-            walked => walked?,
-        }
-        self.known.borrow_mut().insert(needed.name, end);
-        Ok(end)
+            .seek(stretch.each().rev(), |number, resolved| {
+                let times = resolved.summary.times;
+                times.map(|(_, last)| (number, last))
+            })?;
+        self.known
+            .borrow_mut()
+            .insert(last, LastEnd { first, found });
+        Ok(found.found().map(|(_, time)| time))
     }
 }

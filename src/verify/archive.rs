@@ -11,12 +11,13 @@ use walhalla_postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId
 use walhalla_providers::ObjectKey;
 
 use super::receipts::{Depth, Receipts};
-use super::segments::{Run, SegmentReader, to_a_record};
+use super::segments::{Followed, SegmentReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
+use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
 use crate::repository::layout::Key;
-use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository, WalListing};
+use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository};
 use crate::threads::{lock, on_threads};
 
 /// Segments that a thread reads one after the other; the one before them is read again.
@@ -74,7 +75,7 @@ struct Archive<'a> {
     repository: &'a Repository,
     backups: &'a [BackupEntry],
     histories: BTreeMap<TimelineId, History>,
-    listings: BTreeMap<TimelineId, WalListing>,
+    inventory: Inventory,
     /// Segments of which something tells that they were there, and what.
     traces: BTreeMap<SegmentName, Trace>,
     /// Those of them that are missing.
@@ -109,7 +110,7 @@ impl<'a> Archive<'a> {
             repository,
             backups,
             histories: BTreeMap::new(),
-            listings: BTreeMap::new(),
+            inventory: Inventory::default(),
             traces: BTreeMap::new(),
             lost: Mutex::default(),
         };
@@ -126,31 +127,29 @@ impl<'a> Archive<'a> {
                 let object = double.object().unwrap_or(&url).to_owned();
                 findings.judge::<()>(&object, Err(double.into()))?;
             }
-            archive.nothing_is_empty(&listing, findings);
-            archive.history_of(timeline, &listing, findings)?;
-            archive.traces_of(timeline, &listing)?;
-            archive.listings.insert(timeline, listing);
+            let files = WalFiles::from(listing);
+            archive.nothing_is_empty(&files, findings);
+            archive.history_of(timeline, &files, findings)?;
+            archive.traces_of(timeline, &files)?;
+            archive.inventory.wal.insert(timeline, Listed::whole(files));
         }
         Ok(archive)
     }
 
-    fn nothing_is_empty(&self, listing: &WalListing, findings: &Findings) {
-        let others = listing.others.iter().map(|(_, file)| file);
-        let empty = listing.segments.values().chain(others);
-        for file in empty.filter(|file| file.stored_bytes == 0) {
+    fn nothing_is_empty(&self, files: &WalFiles, findings: &Findings) {
+        for file in files.all().filter(|file| file.stored_bytes == 0) {
             let url = self.repository.url(&file.object.key);
             findings.problem(url, "it is empty".to_owned());
         }
     }
 
     /// Takes in what tells of segments of a timeline.
-    fn traces_of(&mut self, timeline: TimelineId, listing: &WalListing) -> Result<(), Error> {
+    fn traces_of(&mut self, timeline: TimelineId, files: &WalFiles) -> Result<(), Error> {
         let summaries = self.repository.list_summaries(timeline, None)?;
         let of_summaries = summaries.into_keys().map(|name| (name, Trace::Summary));
-        let of_backups = listing.others.iter().filter_map(|(file, _)| match file {
-            WalFileName::BackupHistory(name, _) => Some((*name, Trace::BackupHistory)),
-            WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => None,
-        });
+        let of_backups = files
+            .begins_of_backups()
+            .map(|name| (name, Trace::BackupHistory));
         self.traces.extend(of_backups.chain(of_summaries));
         Ok(())
     }
@@ -191,7 +190,7 @@ impl<'a> Archive<'a> {
     fn history_of(
         &mut self,
         timeline: TimelineId,
-        listing: &WalListing,
+        files: &WalFiles,
         findings: &Findings,
     ) -> Result<(), Error> {
         let number = timeline.number();
@@ -210,7 +209,7 @@ impl<'a> Archive<'a> {
             Ok(None) if timeline == TimelineId::FIRST => {
                 self.histories.insert(timeline, History::root(timeline));
             }
-            Ok(None) if listing.segments.is_empty() => {}
+            Ok(None) if files.segments.is_empty() => {}
             Ok(None) => {
                 let what = format!("it is missing: where timeline {number} comes from cannot be told");
                 findings.problem(url, what);
@@ -236,9 +235,8 @@ impl<'a> Archive<'a> {
             let leads = |backup: &&BackupEntry| backup.leads_to(history);
             let backups: Vec<_> = self.backups.iter().filter(leads).collect();
             let is_lived_on = self
-                .listings
-                .get(&history.timeline)
-                .is_some_and(|listing| !listing.segments.is_empty());
+                .files(history.timeline)
+                .is_some_and(|files| !files.segments.is_empty());
             let is_own = backups
                 .iter()
                 .any(|backup| backup.timeline == history.timeline);
@@ -246,18 +244,15 @@ impl<'a> Archive<'a> {
         })
     }
 
-    /// What is archived along a history.
-    fn along(&self, history: &History, size: SegmentSize) -> BTreeSet<SegmentNo> {
-        let spans = history.segments(size);
-        let numbers = spans.flat_map(|(timeline, begin, end)| {
-            let listing = self.listings.get(&timeline);
-            let names = listing
-                .into_iter()
-                .flat_map(|listing| listing.segments.keys());
-            let numbers = names.filter_map(move |name| name.number(size));
-            numbers.filter(move |number| *number >= begin && end.is_none_or(|end| *number < end))
-        });
-        numbers.collect()
+    /// What is archived of a timeline.
+    fn files(&self, timeline: TimelineId) -> Option<&WalFiles> {
+        Some(&self.inventory.wal.get(&timeline)?.found)
+    }
+
+    /// What is archived of each timeline.
+    fn all_files(&self) -> impl Iterator<Item = (TimelineId, &WalFiles)> {
+        let all = self.inventory.wal.iter();
+        all.map(|(timeline, listed)| (*timeline, &*listed.found))
     }
 
     fn continuity(&self, findings: &Findings) {
@@ -266,21 +261,25 @@ impl<'a> Archive<'a> {
             let Some(size) = backups.first().map(|backup| backup.wal_segment_size) else {
                 continue;
             };
-            let present = self.along(history, size);
             let starts = backups
                 .iter()
                 .map(|backup| size.segment_of(backup.start_lsn));
+            let Some(first) = starts.min() else {
+                continue;
+            };
+            let archived = self.inventory.runs_along(history, size, first);
             let stops = backups
                 .iter()
                 .map(|backup| size.segment_before(backup.stop_lsn));
             let traces = self.traces_along(history, size);
-            let ends = stops.chain(present.last().copied()).chain(traces);
-            let (Some(first), Some(last)) = (starts.min(), ends.max()) else {
+            let last_archived = archived.iter().last().map(Run::last);
+            let Some(last) = stops.chain(last_archived).chain(traces).max() else {
                 continue;
             };
-            let needed: Vec<SegmentNo> = present.range(first..=last).copied().collect();
-            count(&findings.segments, needed.len() as u64);
-            for gap in gaps(&needed, first, last) {
+            let needed = Run::through(first, last);
+            let there = archived.within(needed).map(Run::len);
+            count(&findings.segments, there.sum());
+            for gap in archived.holes(needed) {
                 self.tell_gap(findings, history, size, gap, &backups);
             }
         }
@@ -291,17 +290,13 @@ impl<'a> Archive<'a> {
         let Some(size) = self.backups.last().map(|backup| backup.wal_segment_size) else {
             return;
         };
-        for (timeline, listing) in &self.listings {
-            if self.histories.contains_key(timeline) {
+        for (timeline, _) in self.all_files() {
+            if self.histories.contains_key(&timeline) {
                 continue;
             }
-            let names = listing.segments.keys();
-            let present: Vec<SegmentNo> = names.filter_map(|name| name.number(size)).collect();
-            let (Some(first), Some(last)) = (present.first(), present.last()) else {
-                continue;
-            };
-            let root = History::root(*timeline);
-            for gap in gaps(&present, *first, *last) {
+            let root = History::root(timeline);
+            let archived = self.inventory.runs_along(&root, size, SegmentNo(0));
+            for gap in archived.holes(archived.whole()) {
                 self.tell_gap(findings, &root, size, gap, &[]);
             }
         }
@@ -312,9 +307,10 @@ impl<'a> Archive<'a> {
         findings: &Findings,
         history: &History,
         size: SegmentSize,
-        (first, last): (SegmentNo, SegmentNo),
+        gap: Run,
         backups: &[&BackupEntry],
     ) {
+        let (first, last) = (gap.first, gap.last());
         let name = history.segment_name(first, size);
         let object = self
             .repository
@@ -333,9 +329,7 @@ impl<'a> Archive<'a> {
         };
         let mut trace = String::new();
         for (name, found) in &self.traces {
-            let number = name
-                .number(size)
-                .filter(|number| (first..=last).contains(number));
+            let number = name.number(size).filter(|number| gap.contains(*number));
             if number.is_some_and(|number| history.segment_name(number, size) == *name) {
                 lock(&self.lost).insert(*name);
                 if trace.is_empty() {
@@ -368,11 +362,11 @@ impl<'a> Archive<'a> {
         };
         self.note_absent(findings, options);
         let (mut runs, mut others) = (Vec::new(), Vec::new());
-        for (timeline, listing) in &self.listings {
+        for (timeline, files) in self.all_files() {
             let is_wanted = |archived: &ArchivedFile| self.is_wanted(archived, findings, options);
-            let root = History::root(*timeline);
-            let history = self.histories.get(timeline).unwrap_or(&root);
-            let segments = listing.segments.iter().filter(|(_, file)| is_wanted(file));
+            let root = History::root(timeline);
+            let history = self.histories.get(&timeline).unwrap_or(&root);
+            let segments = files.segments.iter().filter(|(_, file)| is_wanted(file));
             let segments: Vec<_> = segments.map(|(name, file)| (*name, file.clone())).collect();
             match cluster {
                 Some(cluster) => {
@@ -385,18 +379,14 @@ impl<'a> Archive<'a> {
                         .map(|(name, file)| (WalFileName::Segment(name), file, history.clone())),
                 ),
             }
-            let files = listing.others.iter().filter(|(_, file)| is_wanted(file));
-            others.extend(files.map(|(name, file)| (*name, file.clone(), history.clone())));
+            let other = files.others.iter().filter(|(_, file)| is_wanted(file));
+            others.extend(other.map(|(name, file)| (*name, file.clone(), history.clone())));
         }
         read_all(&reader, options, &runs, &others)
     }
 
     fn note_absent(&self, findings: &Findings, options: &Options) {
-        let listings = self.listings.values();
-        let files = listings.flat_map(|listing| {
-            let others = listing.others.iter().map(|(_, file)| file);
-            listing.segments.values().chain(others)
-        });
+        let files = self.all_files().flat_map(|(_, files)| files.all());
         let present = files.map(|file| self.repository.url(&file.object.key));
         let folders = self.repository.layout.wal_folders();
         let folder = format!("{}/{folders}", self.repository.store.url());
@@ -417,9 +407,8 @@ impl<'a> Archive<'a> {
     /// What a segment's first page says of the cluster, where no backup does.
     fn cluster_of_a_segment(&self) -> Option<Cluster> {
         let segments = self
-            .listings
-            .values()
-            .flat_map(|listing| listing.segments.values());
+            .all_files()
+            .flat_map(|(_, files)| files.segments.values());
         let system_identifier = self.repository.layout.system_identifier();
         segments.take(FIRST_PAGES).find_map(|archived| {
             let mut content = self.repository.open(&archived.object).ok()?;
@@ -430,10 +419,7 @@ impl<'a> Archive<'a> {
     }
 
     fn must_be_open(&self) -> Result<(), Error> {
-        let files = self.listings.values().flat_map(|listing| {
-            let others = listing.others.iter().map(|(_, file)| file);
-            listing.segments.values().chain(others)
-        });
+        let files = self.all_files().flat_map(|(_, files)| files.all());
         let mut locked = files.filter(|file| !is_open(self.repository, &file.object));
         match locked.next() {
             None => Ok(()),
@@ -465,13 +451,13 @@ impl<'a> Archive<'a> {
         history: &History,
         segments: &[(SegmentName, ArchivedFile)],
         size: SegmentSize,
-    ) -> Vec<Run> {
-        let mut runs: Vec<Run> = Vec::new();
+    ) -> Vec<Followed> {
+        let mut runs: Vec<Followed> = Vec::new();
         let mut last = None;
         for (name, archived) in segments {
             let Some(number) = name.number(size) else {
                 // The check of its name says so.
-                runs.push(Run {
+                runs.push(Followed {
                     history: history.clone(),
                     before: Vec::new(),
                     segments: vec![(*name, archived.clone())],
@@ -484,7 +470,7 @@ impl<'a> Archive<'a> {
                 Some(run) if follows && run.segments.len() < RUN_SEGMENTS => {
                     run.segments.push((*name, archived.clone()));
                 }
-                _ => runs.push(Run {
+                _ => runs.push(Followed {
                     history: history.clone(),
                     before: self.before(history, number, size),
                     segments: vec![(*name, archived.clone())],
@@ -502,13 +488,13 @@ impl<'a> Archive<'a> {
     /// What comes after a run and is not the beginning of another, which reads what is before it.
     fn after(
         &self,
-        run: &Run,
+        run: &Followed,
         wanted: &[(SegmentName, ArchivedFile)],
         size: SegmentSize,
     ) -> Vec<(SegmentName, ArchivedFile)> {
         let next = |(name, _): &(SegmentName, ArchivedFile)| {
             let name = name.number(size)?.next().on(name.timeline, size);
-            let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
+            let archived = self.inventory.segment(name)?;
             let is_wanted = wanted.binary_search_by_key(&name, |(wanted, _)| *wanted);
             is_wanted.is_err().then(|| (name, archived.clone()))
         };
@@ -525,7 +511,7 @@ impl<'a> Archive<'a> {
         let numbers = (0..number.0).rev();
         let preceding = numbers.map_while(|number| {
             let name = history.segment_name(SegmentNo(number), size);
-            let archived = self.listings.get(&name.timeline)?.segments.get(&name)?;
+            let archived = self.inventory.segment(name)?;
             Some((name, archived.clone()))
         });
         let mut before = to_a_record(self.repository, preceding);
@@ -537,10 +523,10 @@ impl<'a> Archive<'a> {
 fn read_all(
     reader: &SegmentReader,
     options: &Options,
-    runs: &[Run],
+    runs: &[Followed],
     others: &[(WalFileName, ArchivedFile, History)],
 ) -> Result<(), Error> {
-    let of_runs = runs.iter().flat_map(Run::all);
+    let of_runs = runs.iter().flat_map(Followed::all);
     let total = of_runs.map(|(_, file)| file.stored_bytes).sum::<u64>()
         + others
             .iter()
@@ -566,47 +552,10 @@ fn read_all(
     outcome
 }
 
-/// What is missing of `first` to `last`, both included.
-pub(super) fn gaps(
-    present: &[SegmentNo],
-    first: SegmentNo,
-    last: SegmentNo,
-) -> Vec<(SegmentNo, SegmentNo)> {
-    let mut gaps = Vec::new();
-    let mut next = first;
-    for number in present {
-        if *number > next {
-            gaps.push((next, SegmentNo(number.0 - 1)));
-        }
-        next = number.next();
-    }
-    if next <= last {
-        gaps.push((next, last));
-    }
-    gaps
-}
-
 fn told(ids: &[String]) -> String {
     match ids {
         [] => "no backup".to_owned(),
         [id] => format!("backup {id}"),
         [first, .., last] => format!("{} backups, {first} to {last}", ids.len()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn gaps_are_found_at_the_beginning_between_and_at_the_end() {
-        let numbers = |list: &[u64]| list.iter().copied().map(SegmentNo).collect::<Vec<_>>();
-        let found = |present: &[u64]| {
-            let gaps = gaps(&numbers(present), SegmentNo(3), SegmentNo(9));
-            gaps.iter().map(|(a, b)| (a.0, b.0)).collect::<Vec<_>>()
-        };
-        assert_eq!(found(&[3, 4, 5, 6, 7, 8, 9]), []);
-        assert_eq!(found(&[4, 5, 8]), [(3, 3), (6, 7), (9, 9)]);
-        assert_eq!(found(&[]), [(3, 9)]);
     }
 }

@@ -17,12 +17,13 @@ use walhalla_postgres::{
     ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
 };
 
-use super::archive::gaps;
 use super::receipts::Depth;
-use super::segments::{Run, SegmentReader, to_a_record};
+use super::segments::{Followed, SegmentReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
+use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
+use crate::archive::proof::Proof;
 use crate::contents::delta_file::{Header, ReadError, whole_name};
 use crate::contents::relations::Relations;
 use crate::contents::{self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored};
@@ -30,10 +31,9 @@ use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::progress::Progress;
 use crate::repository::entry::StoredPart;
-use crate::repository::{ArchivedFile, BackupEntry, BackupKind, Catalog, Repository, WalListing};
+use crate::repository::{ArchivedFile, BackupEntry, BackupKind, Catalog, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal;
-use crate::wal::proof::Proof;
 
 /// Bytes of a file that are hashed and checked at a time: whole data pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -67,7 +67,7 @@ fn work(
             options,
             progress: &progress,
             stored: stored_objects(repository, backup)?,
-            wal: wal.get(&backup.timeline),
+            wal: &wal,
             is_incomplete: AtomicBool::new(false),
         };
         verification.run()?;
@@ -82,7 +82,7 @@ fn listings(
     repository: &Repository,
     backups: &[BackupEntry],
     findings: &Findings,
-) -> Result<HashMap<TimelineId, WalListing>, Error> {
+) -> Result<Inventory, Error> {
     let mut firsts: HashMap<TimelineId, SegmentName> = HashMap::new();
     for backup in backups {
         let size = backup.wal_segment_size;
@@ -90,16 +90,17 @@ fn listings(
         let known = firsts.entry(backup.timeline).or_insert(first);
         *known = first.min(*known);
     }
-    let mut listings = HashMap::new();
+    let mut wal = Inventory::default();
     for (timeline, first) in firsts {
         let mut listing = repository.list_wal(timeline, Some(first))?;
         for double in std::mem::take(&mut listing.doubles) {
             let object = double.object().unwrap_or_default().to_owned();
             findings.judge::<()>(&object, Err(double.into()))?;
         }
-        listings.insert(timeline, listing);
+        let listed = Listed::since(first, WalFiles::from(listing));
+        wal.wal.insert(timeline, listed);
     }
-    Ok(listings)
+    Ok(wal)
 }
 
 /// Length and time of each object in the backup's folder, by its name there.
@@ -125,8 +126,8 @@ struct Verification<'a> {
     options: &'a Options,
     progress: &'a Progress,
     stored: HashMap<String, (u64, Timestamp)>,
-    /// What is archived of the backup's timeline.
-    wal: Option<&'a WalListing>,
+    /// What is archived.
+    wal: &'a Inventory,
     /// Whether a part could not be read, so that its files are not told to be missing.
     is_incomplete: AtomicBool,
 }
@@ -389,22 +390,22 @@ impl Verification<'_> {
     fn wal(&self) -> Result<(), Error> {
         let backup = self.backup;
         let size = backup.wal_segment_size;
-        let (first, last) = (
-            size.segment_of(backup.start_lsn),
-            size.segment_before(backup.stop_lsn),
-        );
-        let listed = self.wal.into_iter().flat_map(|listing| &listing.segments);
-        let segments: Vec<_> = listed
-            .filter_map(|(name, archived)| Some((name.number(size)?, *name, archived)))
-            .filter(|(number, ..)| (first..=last).contains(number))
+        let first = size.segment_of(backup.start_lsn);
+        let own = Run::through(first, size.segment_before(backup.stop_lsn));
+        let history = backup.timeline_history();
+        let archived = self.wal.runs_along(&history, size, first);
+        let holes = archived.holes(own);
+        let names = { own.numbers() }.map(|number| number.on(backup.timeline, size));
+        let segments: Vec<_> = names
+            .filter_map(|name| Some((name, self.wal.segment(name)?)))
             .collect();
         count(&self.findings.segments, segments.len() as u64);
-        let present: Vec<SegmentNo> = segments.iter().map(|(number, ..)| *number).collect();
-        for gap in gaps(&present, first, last) {
-            self.missing_wal(gap);
+        for hole in &holes {
+            self.missing_wal(*hole);
         }
+        let there = segments.len();
         let mut open = Vec::new();
-        for (_, name, archived) in segments {
+        for (name, archived) in segments {
             if is_open(self.repository, &archived.object) {
                 open.push((name, archived.clone()));
             } else {
@@ -414,9 +415,8 @@ impl Verification<'_> {
                 self.findings.judge(&url, header.map_err(Error::from))?;
             }
         }
-        let is_whole = present.len() as u64 == last.0 + 1 - first.0 && open.len() == present.len();
         self.read_wal(&open)?;
-        if is_whole {
+        if holes.is_empty() && open.len() == there {
             self.own_wal(&open)
         } else {
             Ok(())
@@ -478,7 +478,8 @@ impl Verification<'_> {
         Ok(proof.holds())
     }
 
-    fn missing_wal(&self, (first, last): (SegmentNo, SegmentNo)) {
+    fn missing_wal(&self, hole: Run) {
+        let (first, last) = (hole.first, hole.last());
         let (timeline, size) = (self.backup.timeline, self.backup.wal_segment_size);
         let name = WalFileName::Segment(first.on(timeline, size));
         let object = self.repository.layout.wal(name, Packing::NONE);
@@ -520,8 +521,8 @@ impl Verification<'_> {
             a.0.number(size).map(SegmentNo::next) == b.0.number(size)
         };
         let whole = wanted.chunk_by(follows).flat_map(|run| run.chunks(length));
-        let runs: Vec<Run> = whole
-            .map(|run| Run {
+        let runs: Vec<Followed> = whole
+            .map(|run| Followed {
                 history: self.backup.timeline_history(),
                 before: self.before(run.first()),
                 segments: run.to_vec(),
@@ -543,16 +544,13 @@ impl Verification<'_> {
         first: Option<&(SegmentName, ArchivedFile)>,
     ) -> Vec<(SegmentName, ArchivedFile)> {
         let size = self.backup.wal_segment_size;
-        let (Some((first, _)), Some(wal)) = (first, self.wal) else {
+        let Some((first, _)) = first else {
             return Vec::new();
         };
-        let mut next = first.number(size);
-        let listed = wal.segments.range(..*first).rev();
-        let preceding = listed.map_while(|(name, archived)| {
-            let number = name.number(size);
-            let is_before = number.map(SegmentNo::next) == next;
-            next = number;
-            is_before.then(|| (*name, archived.clone()))
+        let numbers = first.number(size).map_or(0..0, |number| 0..number.0).rev();
+        let preceding = numbers.map_while(|number| {
+            let name = SegmentNo(number).on(first.timeline, size);
+            Some((name, self.wal.segment(name)?.clone()))
         });
         let mut before = to_a_record(self.repository, preceding);
         before.reverse();

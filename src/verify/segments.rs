@@ -21,7 +21,7 @@ use crate::wal;
 const CHUNK_BYTES: usize = 1 << 18;
 
 /// Segments that recovery reads one after the other.
-pub(super) struct Run {
+pub(super) struct Followed {
     /// The way of recovery.
     pub(super) history: History,
     /// What is archived before them, from where the record begins that may run into the first.
@@ -32,7 +32,7 @@ pub(super) struct Run {
     pub(super) after: Vec<(SegmentName, ArchivedFile)>,
 }
 
-impl Run {
+impl Followed {
     /// Every segment that is read, in order.
     pub(super) fn all(&self) -> impl Iterator<Item = &(SegmentName, ArchivedFile)> {
         self.before.iter().chain(&self.segments).chain(&self.after)
@@ -68,7 +68,7 @@ pub(super) struct SegmentReader<'a> {
 
 impl SegmentReader<'_> {
     /// Reads a run; `progress` is told of stored bytes and answers whether to go on.
-    pub(super) fn run(&self, run: &Run, progress: &dyn Fn(u64) -> bool) -> Result<(), Error> {
+    pub(super) fn run(&self, run: &Followed, progress: &dyn Fn(u64) -> bool) -> Result<(), Error> {
         let before = run.before.iter().map(|segment| (segment, false));
         let wanted = run.segments.iter().chain(&run.after);
         let wanted = wanted.map(|segment| (segment, true));

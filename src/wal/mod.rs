@@ -1,17 +1,13 @@
-//! WAL files: pushing them to the archive, fetching them back, and what the archive holds.
+//! WAL files: pushing them to the archive, fetching them back, reading one record by record.
 //!
 //! ```text
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
-//! archive     ─▶ timelines, segments along a history, their summaries    archive, stored_summary, changed
+//! segment     ─▶ summary beside it                                       stored_summary
 //! ```
 
-pub mod archive;
 pub mod archiver;
-pub mod backfill;
-pub mod changed;
 pub mod fetcher;
-pub mod proof;
 pub mod segment;
 pub mod server_summaries;
 pub mod stored_summary;

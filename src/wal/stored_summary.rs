@@ -84,7 +84,7 @@ pub fn write_new(
 ///
 /// # Errors
 /// The store's.
-pub(super) fn remove(repository: &Repository, keys: &[ObjectKey]) -> Result<(), Error> {
+pub fn remove(repository: &Repository, keys: &[ObjectKey]) -> Result<(), Error> {
     let failed = repository.runtime.block_on(repository.store.delete(keys))?;
     match failed.into_iter().next() {
         Some((_, error)) => Err(error.into()),

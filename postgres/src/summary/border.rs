@@ -40,6 +40,17 @@ pub struct Joiner {
     last: Option<Lsn>,
 }
 
+impl From<&Record<'_>> for Joined {
+    fn from(record: &Record) -> Self {
+        Self {
+            start: record.start,
+            end: record.end,
+            header: record.header,
+            content: record.content.to_vec(),
+        }
+    }
+}
+
 impl Joined {
     /// The record.
     pub fn record(&self) -> Record<'_> {

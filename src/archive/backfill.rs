@@ -6,14 +6,14 @@ use std::sync::Mutex;
 use serde::Serialize;
 use walhalla_postgres::{History, SegmentName};
 
-use super::stored_summary::{self, Stored};
+use super::Histories;
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
 use crate::repository::{self, ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::Error;
-use crate::wal::archive::Histories;
+use crate::wal::stored_summary::{self, Stored};
 
 /// Which summaries are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,651 @@
+//! What is archived of a cluster, as the names of objects and the histories tell it. Nothing here asks the store.
+//!
+//! ```text
+//! histories, segments, summaries ─▶ runs along a history ─▶ route of a recovery │ holes
+//! ```
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use walhalla_postgres::{
+    History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
+};
+
+use crate::repository::{ArchivedFile, BackupEntry, WalListing};
+
+/// What is known of timelines.
+#[derive(Clone, Debug, Default)]
+pub struct Histories {
+    /// Of all timelines that the archive or a backup knows.
+    pub known: BTreeMap<TimelineId, History>,
+    /// Timelines in the archive of which nothing tells where they come from.
+    pub unknown: Vec<TimelineId>,
+}
+
+/// An archived segment, by its number on the way of a recovery.
+#[derive(Clone, Debug)]
+pub struct Needed {
+    /// Its number.
+    pub number: SegmentNo,
+    /// Its name.
+    pub name: SegmentName,
+    /// Where it is.
+    pub archived: ArchivedFile,
+}
+
+/// Numbers of segments that follow one another: from `first` to before `end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first one.
+    pub first: SegmentNo,
+    /// The one after the last.
+    pub end: SegmentNo,
+}
+
+/// Runs in ascending order that do not touch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Runs(Vec<Run>);
+
+/// What is listed of one timeline's folder, from a segment on.
+#[derive(Debug)]
+pub struct Listed<T> {
+    /// The first segment that was asked for; without one, the listing is whole.
+    pub from: Option<SegmentName>,
+    /// What there is.
+    pub found: Arc<T>,
+}
+
+/// A timeline's WAL files.
+#[derive(Debug, Default)]
+pub struct WalFiles {
+    /// Whole segments, in order.
+    pub segments: BTreeMap<SegmentName, ArchivedFile>,
+    /// Everything else.
+    pub others: Vec<(WalFileName, ArchivedFile)>,
+    runs: OnceLock<(SegmentSize, Runs)>,
+}
+
+/// A timeline's summaries, each in every form in which it is stored.
+pub type Summaries = BTreeMap<SegmentName, Vec<ArchivedFile>>;
+
+/// What is archived of a cluster, as far as it was listed. Copies share what they hold.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// Where timelines come from.
+    pub histories: Arc<Histories>,
+    /// Timelines and positions at which backups ended, so that the segment before was archived once.
+    backup_ends: Arc<Vec<(TimelineId, Lsn)>>,
+    /// WAL files by timeline.
+    pub wal: BTreeMap<TimelineId, Listed<WalFiles>>,
+    /// Summaries by timeline.
+    pub summaries: BTreeMap<TimelineId, Listed<Summaries>>,
+}
+
+/// Archived segments that follow one another along a history.
+#[derive(Clone, Debug)]
+pub struct Stretch {
+    inventory: Inventory,
+    history: History,
+    size: SegmentSize,
+    run: Run,
+}
+
+impl<T> Clone for Listed<T> {
+    fn clone(&self) -> Self {
+        Self {
+            from: self.from,
+            found: Arc::clone(&self.found),
+        }
+    }
+}
+
+impl<T> Listed<T> {
+    /// All that there is.
+    pub fn whole(found: T) -> Self {
+        Self {
+            from: None,
+            found: Arc::new(found),
+        }
+    }
+
+    /// What there is from a segment on.
+    pub fn since(from: SegmentName, found: T) -> Self {
+        Self {
+            from: Some(from),
+            found: Arc::new(found),
+        }
+    }
+
+    /// Whether it tells of everything from `from` on.
+    pub fn reaches_back_to(&self, from: Option<SegmentName>) -> bool {
+        self.from <= from
+    }
+}
+
+impl From<WalListing> for WalFiles {
+    fn from(listing: WalListing) -> Self {
+        Self {
+            segments: listing.segments,
+            others: listing.others,
+            runs: OnceLock::new(),
+        }
+    }
+}
+
+impl WalFiles {
+    /// The runs of whole segments.
+    fn runs(&self, size: SegmentSize) -> Cow<'_, Runs> {
+        let numbers = || self.segments.keys().filter_map(|name| name.number(size));
+        let (known, runs) = self.runs.get_or_init(|| (size, numbers().collect()));
+        if *known == size {
+            Cow::Borrowed(runs)
+        } else {
+            // The size was changed (`pg_resetwal --wal-segsize`) between two backups.
+            Cow::Owned(numbers().collect())
+        }
+    }
+
+    /// Segments in which backups begin, as backup history files tell.
+    pub fn begins_of_backups(&self) -> impl Iterator<Item = SegmentName> {
+        self.others.iter().filter_map(|(file, _)| match file {
+            WalFileName::BackupHistory(segment, _) => Some(*segment),
+            WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => None,
+        })
+    }
+
+    /// Every file: segments and the others.
+    pub fn all(&self) -> impl Iterator<Item = &ArchivedFile> {
+        let others = self.others.iter().map(|(_, file)| file);
+        self.segments.values().chain(others)
+    }
+}
+
+impl Inventory {
+    /// An inventory in which nothing is listed yet.
+    pub fn new(histories: Histories, backups: &[BackupEntry]) -> Self {
+        let ends = backups
+            .iter()
+            .map(|backup| (backup.timeline, backup.stop_lsn));
+        Self {
+            histories: Arc::new(histories),
+            backup_ends: Arc::new(ends.collect()),
+            ..Self::default()
+        }
+    }
+
+    /// The archived runs along a history from `first` on.
+    pub fn runs_along(&self, history: &History, size: SegmentSize, first: SegmentNo) -> Runs {
+        let mut along = Runs::default();
+        for (timeline, span) in spans(history, size, first) {
+            if let Some(listed) = self.wal.get(&timeline) {
+                let runs = listed.found.runs(size);
+                runs.within(span).for_each(|run| along.push(run));
+            }
+        }
+        along
+    }
+
+    /// The stretch along a history that begins with `first`; empty where that is not archived.
+    pub fn stretch(&self, history: &History, size: SegmentSize, first: SegmentNo) -> Stretch {
+        let runs = self.runs_along(history, size, first);
+        let run = runs.iter().next().filter(|run| run.first == first);
+        self.stretch_of(history, size, run.unwrap_or(Run::empty(first)))
+    }
+
+    /// Segments from `first` on that follow one another, on a timeline's own part of its history. A record may run into the
+    /// timeline from the segment before it, with which the first stretch therefore begins where that is archived.
+    pub fn stretches(
+        &self,
+        history: &History,
+        size: SegmentSize,
+        first: SegmentNo,
+    ) -> Vec<Stretch> {
+        let begin = own_begin(history, size);
+        let runs = self.runs_along(history, size, begin.max(first));
+        let mut runs: Vec<Run> = runs.iter().collect();
+        if let Some(first) = runs.first_mut().filter(|_| first <= begin)
+            && let Some(before) = first.first.0.checked_sub(1).map(SegmentNo)
+            && self.segment(history.segment_name(before, size)).is_some()
+        {
+            first.first = before;
+        }
+        { runs.into_iter() }
+            .map(|run| self.stretch_of(history, size, run))
+            .collect()
+    }
+
+    fn stretch_of(&self, history: &History, size: SegmentSize, run: Run) -> Stretch {
+        Stretch {
+            inventory: self.clone(),
+            history: history.clone(),
+            size,
+            run,
+        }
+    }
+
+    /// The last segment along a history, not before `first`, that was archived once: it is there, or its summary is, or a
+    /// backup history file or a backup tells of it.
+    pub fn last_trace(
+        &self,
+        history: &History,
+        size: SegmentSize,
+        first: SegmentNo,
+    ) -> Option<SegmentNo> {
+        let of_span = |(timeline, span): (TimelineId, Run)| {
+            let files = self.wal.get(&timeline);
+            let segments = files.and_then(|listed| listed.found.runs(size).within(span).last());
+            let begins = files
+                .into_iter()
+                .flat_map(|listed| listed.found.begins_of_backups());
+            let begins = begins.filter_map(|name| name.number(size));
+            let stops = self.backup_ends.iter().filter(|(of, _)| *of == timeline);
+            let stops = stops.map(|(_, stop)| size.segment_before(*stop));
+            let named = begins.chain(stops).filter(|number| span.contains(*number));
+            named
+                .chain(segments.map(Run::last))
+                .chain(self.last_summary(timeline, size, span))
+                .max()
+        };
+        spans(history, size, first).filter_map(of_span).max()
+    }
+
+    fn last_summary(
+        &self,
+        timeline: TimelineId,
+        size: SegmentSize,
+        span: Run,
+    ) -> Option<SegmentNo> {
+        let summaries = &self.summaries.get(&timeline)?.found;
+        let within = span.first.on(timeline, size)..span.end.on(timeline, size);
+        let mut numbers = summaries.range(within).rev();
+        numbers.find_map(|(name, _)| name.number(size))
+    }
+
+    /// Where a segment is.
+    pub fn segment(&self, name: SegmentName) -> Option<&ArchivedFile> {
+        self.wal.get(&name.timeline)?.found.segments.get(&name)
+    }
+
+    /// The stored forms of a segment's summary.
+    pub fn summary(&self, name: SegmentName) -> &[ArchivedFile] {
+        let listed = self.summaries.get(&name.timeline);
+        let forms = listed.and_then(|listed| listed.found.get(&name));
+        forms.map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Length of a stored summary, of whatever form; 0 where there is none.
+pub(super) fn longest(forms: &[ArchivedFile]) -> u64 {
+    let lengths = forms.iter().map(|form| form.stored_bytes);
+    lengths.max().unwrap_or(0)
+}
+
+/// The first segment of a timeline's own.
+pub(super) fn own_begin(history: &History, size: SegmentSize) -> SegmentNo {
+    let parent = history.ancestors.last();
+    parent.map_or(SegmentNo(0), |parent| size.segment_of(parent.switch_lsn))
+}
+
+/// The parts of a history from `first` on, oldest first: each with the timeline on which recovery reads its segments.
+pub(super) fn spans(
+    history: &History,
+    size: SegmentSize,
+    first: SegmentNo,
+) -> impl Iterator<Item = (TimelineId, Run)> {
+    let spans = history.segments(size).map(move |(timeline, begin, end)| {
+        let run = Run {
+            first: begin.max(first),
+            end: end.unwrap_or(SegmentNo(u64::MAX)),
+        };
+        (timeline, run)
+    });
+    spans.filter(|(_, run)| !run.is_empty())
+}
+
+impl Run {
+    /// No segment, before `at`.
+    pub fn empty(at: SegmentNo) -> Self {
+        Self { first: at, end: at }
+    }
+
+    /// From `first` to `last`, both included.
+    pub fn through(first: SegmentNo, last: SegmentNo) -> Self {
+        let end = last.next();
+        Self { first, end }
+    }
+
+    /// How many there are.
+    pub fn len(self) -> u64 {
+        self.end.0.saturating_sub(self.first.0)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.end <= self.first
+    }
+
+    /// Its last segment.
+    pub fn last(self) -> SegmentNo {
+        SegmentNo(self.end.0.saturating_sub(1))
+    }
+
+    /// Whether a segment is one of it.
+    pub fn contains(self, number: SegmentNo) -> bool {
+        self.first <= number && number < self.end
+    }
+
+    /// What both have.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        Self {
+            first: self.first.max(other.first),
+            end: self.end.min(other.end),
+        }
+    }
+
+    /// Its numbers, ascending.
+    pub fn numbers(self) -> impl DoubleEndedIterator<Item = SegmentNo> + use<> {
+        (self.first.0..self.end.0).map(SegmentNo)
+    }
+}
+
+impl Runs {
+    /// The runs, ascending.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Run> {
+        self.0.iter().copied()
+    }
+
+    /// What of them lies within a run.
+    pub fn within(&self, span: Run) -> impl DoubleEndedIterator<Item = Run> {
+        let begin = self.0.partition_point(|run| run.end <= span.first);
+        let end = self.0.partition_point(|run| run.first < span.end);
+        let touched = self.0.get(begin..end).unwrap_or_default();
+        touched.iter().map(move |run| run.within(span))
+    }
+
+    /// The run that holds a segment.
+    pub fn containing(&self, number: SegmentNo) -> Option<Run> {
+        let at = self.0.partition_point(|run| run.end <= number);
+        let run = self.0.get(at).copied();
+        run.filter(|run| run.contains(number))
+    }
+
+    /// Adds a run that begins where the last one ends or later.
+    fn push(&mut self, run: Run) {
+        match self.0.last_mut() {
+            Some(last) if last.end >= run.first => last.end = last.end.max(run.end),
+            _ => self.0.push(run),
+        }
+    }
+
+    /// Adds a segment, wherever it is.
+    pub fn insert(&mut self, number: SegmentNo) {
+        let at = self.0.partition_point(|run| run.end < number);
+        let touched = self.0.get_mut(at);
+        match touched.filter(|run| run.first <= number.next()) {
+            Some(run) if run.contains(number) => {}
+            Some(run) if number < run.first => run.first = number,
+            Some(run) => {
+                run.end = number.next();
+                let end = run.end;
+                let joins = |next: &Run| next.first == end;
+                if let Some(next) = self.0.get(at + 1).copied().filter(joins) {
+                    self.0.remove(at + 1);
+                    if let Some(run) = self.0.get_mut(at) {
+                        run.end = next.end;
+                    }
+                }
+            }
+            None => self.0.insert(at, Run::through(number, number)),
+        }
+    }
+
+    /// From the first to the last segment.
+    pub fn whole(&self) -> Run {
+        let first = self.0.first().map_or(SegmentNo(0), |run| run.first);
+        let end = self.0.last().map_or(first, |run| run.end);
+        Run { first, end }
+    }
+
+    /// What of `span` is missing between them.
+    pub fn holes(&self, span: Run) -> Vec<Run> {
+        let mut holes = Vec::new();
+        let mut next = span.first;
+        for run in self.within(span) {
+            let hole = Run {
+                first: next,
+                end: run.first,
+            };
+            holes.extend(Some(hole).filter(|hole| !hole.is_empty()));
+            next = run.end;
+        }
+        let rest = Run {
+            first: next,
+            end: span.end,
+        };
+        holes.extend(Some(rest).filter(|hole| !hole.is_empty()));
+        holes
+    }
+}
+
+impl FromIterator<SegmentNo> for Runs {
+    /// From numbers in ascending order.
+    fn from_iter<I: IntoIterator<Item = SegmentNo>>(numbers: I) -> Self {
+        let mut runs = Self::default();
+        for number in numbers {
+            runs.push(Run::through(number, number));
+        }
+        runs
+    }
+}
+
+impl Stretch {
+    /// The history along which it goes.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Length of its segments.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
+    }
+
+    /// The numbers of its segments.
+    pub fn run(&self) -> Run {
+        self.run
+    }
+
+    /// Its part from `first` on.
+    #[must_use]
+    pub fn since(&self, first: SegmentNo) -> Self {
+        let mut part = self.clone();
+        part.run.first = first.clamp(self.run.first, self.run.end);
+        part
+    }
+
+    /// Its part before `end`.
+    #[must_use]
+    pub fn before(&self, end: SegmentNo) -> Self {
+        let mut part = self.clone();
+        part.run.end = end.clamp(self.run.first, self.run.end);
+        part
+    }
+
+    /// Its part up to `last`, included.
+    #[must_use]
+    pub fn to(&self, last: SegmentNo) -> Self {
+        self.before(last.next())
+    }
+
+    /// Its segments, each as a stretch of its own.
+    pub fn each(&self) -> impl DoubleEndedIterator<Item = Self> {
+        self.run
+            .numbers()
+            .map(|number| self.since(number).to(number))
+    }
+
+    /// The name of a segment along the history, whether it is one of the stretch or not.
+    pub fn name(&self, number: SegmentNo) -> SegmentName {
+        self.history.segment_name(number, self.size)
+    }
+
+    /// The segments, in order.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = Needed> {
+        self.run.numbers().filter_map(|number| {
+            let name = self.name(number);
+            let archived = self.inventory.segment(name)?.clone();
+            Some(Needed {
+                number,
+                name,
+                archived,
+            })
+        })
+    }
+
+    /// The last segment's name.
+    pub fn last_name(&self) -> Option<SegmentName> {
+        (!self.run.is_empty()).then(|| self.name(self.run.last()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use walhalla_postgres::SystemIdentifier;
+
+    use super::*;
+    use crate::pipeline::Packing;
+    use crate::repository::Layout;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn timeline(number: u32) -> TimelineId {
+        TimelineId::new(number).unwrap()
+    }
+
+    fn numbers(list: &[u64]) -> Runs {
+        list.iter().copied().map(SegmentNo).collect()
+    }
+
+    fn pairs(runs: impl IntoIterator<Item = Run>) -> Vec<(u64, u64)> {
+        let pair = |run: Run| (run.first.0, run.last().0);
+        runs.into_iter().map(pair).collect()
+    }
+
+    fn span(first: u64, last: u64) -> Run {
+        Run::through(SegmentNo(first), SegmentNo(last))
+    }
+
+    /// Timeline 1 has 3 to 6, timeline 2, which left it in segment 5, has 5 to 7 and 9.
+    fn two_timelines() -> (Inventory, History) {
+        let identifier = "7710533931497189584".parse::<SystemIdentifier>().unwrap();
+        let layout = Layout::new(identifier);
+        let files = |of: u32, list: &[u64]| {
+            let names = { list.iter() }.map(|number| SegmentNo(*number).on(timeline(of), SIZE));
+            let archived = |name| ArchivedFile {
+                object: layout.wal(WalFileName::Segment(name), Packing::NONE),
+                stored_bytes: 1,
+                modified: Timestamp::UNIX_EPOCH,
+            };
+            Listed::whole(WalFiles {
+                segments: names.map(|name| (name, archived(name))).collect(),
+                ..WalFiles::default()
+            })
+        };
+        let text = format!("1\t{}\tno recovery target\n", Lsn(SIZE.bytes() * 5 + 9000));
+        let history = History::parse(timeline(2), text.as_bytes()).unwrap();
+        let wal = [
+            (timeline(1), files(1, &[3, 4, 5, 6])),
+            (timeline(2), files(2, &[5, 6, 7, 9])),
+        ];
+        let inventory = Inventory {
+            wal: wal.into(),
+            ..Inventory::default()
+        };
+        (inventory, history)
+    }
+
+    #[test]
+    fn holes_are_found_at_the_beginning_between_and_at_the_end() {
+        let holes = |list: &[u64]| pairs(numbers(list).holes(span(3, 9)));
+        assert_eq!(holes(&[3, 4, 5, 6, 7, 8, 9]), []);
+        assert_eq!(holes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 12]), []);
+        assert_eq!(holes(&[4, 5, 8]), [(3, 3), (6, 7), (9, 9)]);
+        assert_eq!(holes(&[]), [(3, 9)]);
+    }
+
+    #[test]
+    fn numbers_become_runs_in_whatever_order_they_come() {
+        let mut runs = Runs::default();
+        for (number, expected) in [
+            (5, vec![(5, 5)]),
+            (3, vec![(3, 3), (5, 5)]),
+            (9, vec![(3, 3), (5, 5), (9, 9)]),
+            (4, vec![(3, 5), (9, 9)]),
+            (4, vec![(3, 5), (9, 9)]),
+            (8, vec![(3, 5), (8, 9)]),
+            (2, vec![(2, 5), (8, 9)]),
+            (6, vec![(2, 6), (8, 9)]),
+            (7, vec![(2, 9)]),
+        ] {
+            runs.insert(SegmentNo(number));
+            assert_eq!(pairs(runs.iter()), expected, "after {number}");
+        }
+        assert_eq!(runs.containing(SegmentNo(9)), Some(span(2, 9)));
+        assert_eq!(runs.containing(SegmentNo(10)), None);
+        assert_eq!(pairs(runs.within(span(4, 5))), [(4, 5)]);
+    }
+
+    #[test]
+    fn a_stretch_goes_over_timelines_to_the_first_hole() {
+        let (inventory, history) = two_timelines();
+        let stretch = inventory.stretch(&history, SIZE, SegmentNo(3));
+        let names: Vec<String> = { stretch.segments() }
+            .map(|segment| segment.name.to_string())
+            .collect();
+        let expected = [
+            "000000010000000000000003",
+            "000000010000000000000004",
+            "000000020000000000000005",
+            "000000020000000000000006",
+            "000000020000000000000007",
+        ];
+        assert_eq!(names, expected);
+        // Segment 9 was archived after the hole, 6 of timeline 1 is not on the way.
+        let last = |first| inventory.last_trace(&history, SIZE, SegmentNo(first));
+        assert_eq!(last(8), Some(SegmentNo(9)));
+        assert_eq!(last(10), None);
+        assert!(
+            inventory
+                .stretch(&history, SIZE, SegmentNo(8))
+                .run()
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn stretches_of_a_timeline_begin_with_the_segment_before_it() {
+        let (inventory, history) = two_timelines();
+        let stretches = |first| {
+            let all = inventory.stretches(&history, SIZE, SegmentNo(first));
+            pairs(all.iter().map(Stretch::run))
+        };
+        assert_eq!(stretches(0), [(4, 7), (9, 9)]);
+        assert_eq!(stretches(6), [(6, 7), (9, 9)]);
+        assert_eq!(stretches(10), []);
+    }
+
+    #[test]
+    fn what_a_backup_or_a_summary_tells_of_was_archived_once() {
+        let (mut inventory, history) = two_timelines();
+        let last = |inventory: &Inventory| inventory.last_trace(&history, SIZE, SegmentNo(10));
+        let stop = (timeline(2), Lsn(SIZE.bytes() * 12));
+        inventory.backup_ends = Arc::new(vec![stop, (timeline(1), Lsn(SIZE.bytes() * 50))]);
+        assert_eq!(last(&inventory), Some(SegmentNo(11)));
+        let summary = SegmentNo(14).on(timeline(2), SIZE);
+        let listed = Listed::whole(Summaries::from([(summary, Vec::new())]));
+        inventory.summaries.insert(timeline(2), listed);
+        assert_eq!(last(&inventory), Some(SegmentNo(14)));
+    }
+}
