@@ -4,7 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use walhalla_postgres::{History, SystemIdentifier, TimelineId};
 use walhalla_postgres::wal::page_header::PageHeader;
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, SegmentReader};
 
 fuzz_target!(|data: &[u8]| {
     // The cluster and name that the first page wants, so that there is more to check than it.
@@ -20,14 +21,25 @@ fuzz_target!(|data: &[u8]| {
     let root = History::root(timeline);
     for extent in [Extent::Whole, Extent::Partial] {
         let name = number.on(timeline, size);
-        let check = SegmentCheck::new(cluster, root.clone(), name, size.bytes(), extent);
-        let Ok(mut check) = check else {
+        let known = KnownCluster::Identity(system_identifier);
+        let Ok(mut reader) = SegmentReader::begin(known, &root, name, extent, None) else {
             continue;
         };
-        if check.pages(data).is_ok()
-            && let Ok(mut next) = check.followed_by(root.clone(), number.next().on(timeline, size))
+        // The last byte says where the data is cut, so that pages and headers are torn too.
+        let cut = 37 * usize::from(data.last().copied().unwrap_or(0)).min(data.len());
+        let (begin, rest) = data.split_at(cut);
+        if reader.feed(begin, |_, _| {}).is_ok()
+            && reader.feed(rest, |_, _| {}).is_ok()
+            && let Ok(last) = reader.leave()
+            && let Ok(mut next) = SegmentReader::begin(
+                known,
+                &root,
+                number.next().on(timeline, size),
+                Extent::Whole,
+                Some(last),
+            )
         {
-            let _ = next.pages(data);
+            let _ = next.feed(data, |_, _| {});
         }
     }
 });

@@ -14,7 +14,7 @@ use walhalla_postgres::wal::event::Event;
 use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
 use walhalla_postgres::wal::reader::Record;
 use walhalla_postgres::wal::record;
-use walhalla_postgres::wal::segment_check::{Cluster, SegmentCheck};
+use walhalla_postgres::wal::{cluster::Cluster, segment_reader::ReadSegment};
 use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 
 use super::inventory::{self, Run};
@@ -178,10 +178,10 @@ impl Interval<'_> {
     fn read<T>(
         &self,
         name: SegmentName,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         begin: impl Fn() -> T,
         mut show: impl FnMut(&mut T, &Record),
-    ) -> Result<(T, SegmentCheck), Failure> {
+    ) -> Result<(T, ReadSegment), Failure> {
         let size = self.cluster.segment_size;
         let holds_end = name.number(size) == Some(size.segment_of(self.to));
         let until = holds_end.then_some(self.to);
@@ -263,9 +263,9 @@ impl Summaries for OwnOrArchived<'_> {
     fn records(
         &self,
         segment: SegmentName,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         show: &mut dyn FnMut(&Record),
-    ) -> Result<SegmentCheck, Failure> {
+    ) -> Result<ReadSegment, Failure> {
         let read = self
             .interval
             .read(segment, last, || (), |(), record| show(record));

@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use walhalla_postgres::summary::{Rift, Summary};
 use walhalla_postgres::wal::reader::Record;
-use walhalla_postgres::wal::segment_check::SegmentCheck;
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::wal::{reader, record};
 use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
@@ -454,9 +454,9 @@ impl Summaries for Archived<'_> {
     fn records(
         &self,
         segment: SegmentName,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         show: &mut dyn FnMut(&Record),
-    ) -> Result<SegmentCheck, Error> {
+    ) -> Result<ReadSegment, Error> {
         let archived = self.segment(segment)?;
         let show = |_: &_, record: &Record| show(record);
         segment::read(self.repository, segment, archived, self.history, last, show)

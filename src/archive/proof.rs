@@ -9,9 +9,13 @@
 use jiff::{SignedDuration, Timestamp};
 use walhalla_postgres::Lsn;
 use walhalla_postgres::summary::Note;
-use walhalla_postgres::wal::event::{Checkpoint, Event};
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::event::{Checkpoint, Event, event};
+use walhalla_postgres::wal::reader::Record;
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 
 use crate::repository::BackupEntry;
+use crate::wal::Error;
 
 /// How far the server's clock may have been set while the backup was taken. Whoever takes a backup looks for this proof, too:
 /// a greater step fails there, and not at the restore.
@@ -99,6 +103,60 @@ impl Proof {
             Some(true) | None => self.has_checkpoint && self.transaction.is_none(),
         }
     }
+}
+
+/// What the WAL from a backup's start to its end shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupWal {
+    /// Whether it is the backup's.
+    pub is_own: bool,
+    /// Where the last transaction before the backup's end ended, and when, as far as segments were read.
+    pub last_transaction: Option<(Lsn, Timestamp)>,
+}
+
+/// Reads the WAL of `backup`: `segments` are all of it, in order. Those in the middle are not read once the backup's
+/// checkpoint was seen. `read` reads one as the segment after the last one, and shows its records.
+///
+/// # Errors
+/// Those of `read`.
+pub fn read_backup_wal<S>(
+    backup: &BackupEntry,
+    segments: &[S],
+    mut read: impl FnMut(
+        &S,
+        Option<ReadSegment>,
+        &mut dyn FnMut(&Cluster, &Record),
+    ) -> Result<ReadSegment, Error>,
+) -> Result<BackupWal, Error> {
+    let (mut proof, mut last_transaction) = (Proof::of(backup), None);
+    let mut last = None;
+    // A record may run from the one before the last into the last.
+    let end = segments.len().saturating_sub(2);
+    for (index, segment) in segments.iter().enumerate() {
+        if proof.has_begun() && index < end {
+            // The last transaction may be in what is not read.
+            (last, last_transaction) = (None, None);
+            continue;
+        }
+        let mut show = |cluster: &Cluster, record: &Record| {
+            let Ok(Some(event)) = event(record, cluster.version) else {
+                return;
+            };
+            let (lsn, xid) = (record.start, record.header.xid);
+            let note = Note { lsn, xid, event };
+            proof.see(&note);
+            if let Event::TransactionEnd(end) = &note.event
+                && lsn < backup.stop_lsn
+            {
+                last_transaction = Some((lsn, end.time));
+            }
+        };
+        last = Some(read(segment, last.take(), &mut show)?);
+    }
+    Ok(BackupWal {
+        is_own: proof.holds(),
+        last_transaction,
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use walhalla_postgres::summary::{Joined, Joiner, Rift, Summary};
 use walhalla_postgres::wal::reader::Record;
 use walhalla_postgres::wal::record;
-use walhalla_postgres::wal::segment_check::SegmentCheck;
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize};
 
 use super::inventory::Run;
@@ -55,9 +55,9 @@ pub trait Summaries: Sync {
     fn records(
         &self,
         segment: SegmentName,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         show: &mut dyn FnMut(&Record),
-    ) -> Result<SegmentCheck, Self::Error>;
+    ) -> Result<ReadSegment, Self::Error>;
 
     /// What it means that a segment is not the one that goes on after those before it.
     fn apart(&self, segment: SegmentName, rift: Rift) -> Self::Error;

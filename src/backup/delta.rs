@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::{History, Lsn};
 use walhalla_providers::ErrorKind;
 

@@ -1,20 +1,19 @@
 //! Whether the archived WAL of a backup is that of the server that was backed up.
 //!
 //! Another server of the same identity may have archived segments of the same names first. So what is archived is compared
-//! with what is in `pg_wal` while it is there, and a record in it must name the backup ([`Proof`]).
+//! with what is in `pg_wal` while it is there, and a record in it must name the backup ([`read_backup_wal`]).
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use walhalla_postgres::summary::Note;
-use walhalla_postgres::wal::event::{Event, event};
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::reader::Record;
-use walhalla_postgres::wal::segment_check::{Cluster, SegmentCheck};
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{Lsn, SegmentName, WalFileName};
 
 use super::Error;
-use crate::archive::proof::Proof;
+use crate::archive::proof::{BackupWal, read_backup_wal};
 use crate::pipeline::Packing;
 use crate::repository::{self, BackupEntry};
 use crate::wal::archiver::Archiver;
@@ -49,12 +48,16 @@ pub(super) fn check(
             is_last_compared = compare(archiver, &path, *name, backup)?;
         }
     }
-    match names_backup(archiver, wal_folder, backup, &names) {
-        Ok((false, _)) => Err(Error::NotOwnWal {
+    let shown = read_backup_wal(backup, &names, |name, last, show| {
+        let path = wal_folder.join(name.to_string());
+        read(archiver, &path, *name, backup, last, show)
+    });
+    match shown {
+        Ok(BackupWal { is_own: false, .. }) => Err(Error::NotOwnWal {
             start: backup.start_lsn,
             stop: backup.stop_lsn,
         }),
-        Ok((true, last)) => Ok(last.filter(|_| of_standby)),
+        Ok(shown) => Ok(shown.last_transaction.filter(|_| of_standby)),
         // Without the identity, the comparison of the last segment speaks for those that have left `pg_wal`.
         Err(wal::Error::Repository(repository::Error::Locked { .. })) if is_last_compared => {
             Ok(None)
@@ -103,58 +106,20 @@ fn inode(path: &Path) -> Option<u64> {
     std::fs::metadata(path).ok().map(|metadata| metadata.ino())
 }
 
-/// Whether records from the backup's start to its end name it, and the last transaction that ended before its end. Segments
-/// in the middle are not read.
-fn names_backup(
-    archiver: &Archiver,
-    wal_folder: &Path,
-    backup: &BackupEntry,
-    names: &[SegmentName],
-) -> Result<(bool, Option<(Lsn, Timestamp)>), wal::Error> {
-    let mut proof = Proof::of(backup);
-    let (mut last, mut transaction): (Option<SegmentCheck>, _) = (None, None);
-    // A record may run from the one before the last into the last.
-    let end = names.len().saturating_sub(2);
-    for (index, name) in names.iter().enumerate() {
-        if proof.has_begun() && index < end {
-            // The last one may be in what is not read.
-            (last, transaction) = (None, None);
-            continue;
-        }
-        let path = wal_folder.join(name.to_string());
-        let see = |note: &Note| {
-            proof.see(note);
-            if let Event::TransactionEnd(end) = &note.event
-                && note.lsn < backup.stop_lsn
-            {
-                transaction = Some((note.lsn, end.time));
-            }
-        };
-        last = Some(read(archiver, &path, *name, backup, last.take(), see)?);
-    }
-    Ok((proof.holds(), transaction))
-}
-
 /// Reads a segment from `pg_wal` or, where it is not there any more or is a standby's, from the archive.
 fn read(
     archiver: &Archiver,
     path: &Path,
     name: SegmentName,
     backup: &BackupEntry,
-    last: Option<SegmentCheck>,
-    mut show: impl FnMut(&Note),
-) -> Result<SegmentCheck, wal::Error> {
+    last: Option<ReadSegment>,
+    show: &mut dyn FnMut(&Cluster, &Record),
+) -> Result<ReadSegment, wal::Error> {
     let history = backup.timeline_history();
-    let version = backup.postgres_version;
-    let mut see = |record: &Record| {
-        if let Ok(Some(event)) = event(record, version) {
-            let (lsn, xid) = (record.start, record.header.xid);
-            show(&Note { lsn, xid, event });
-        }
-    };
     if backup.of_standby != Some(true) && path.exists() {
         let cluster = Cluster::from(archiver.control);
-        return segment::read_local(path, cluster, name, &history, last, None, see);
+        let show = |record: &Record| show(&cluster, record);
+        return segment::read_local(path, cluster, name, &history, last, None, show);
     }
     let file = WalFileName::Segment(name);
     let repository = archiver.repository;
@@ -162,6 +127,5 @@ fn read(
         let archive = repository.url(&repository.layout.wal(file, Packing::NONE).key);
         return Err(wal::Error::NotArchived { file, archive });
     };
-    let show = |_: &Cluster, record: &Record| see(record);
     segment::read(repository, name, &found, &history, last, show)
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use walhalla_postgres::WalFileName;
-use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::wal::cluster::Cluster;
 
 use super::waiting_server::{PATIENCE, times};
 use super::{Context, Outcome};

@@ -20,8 +20,9 @@ use rustix::fs::Access;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::page_header::{LONG_HEADER_BYTES, lies_within_a_record};
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
 use walhalla_postgres::{SegmentName, WalFileName};
 
 use super::Error;
@@ -423,22 +424,15 @@ fn check_border(
     let back = before.iter().rev().take_while(is_whole_record).count() + 1;
     let on = after.iter().take_while(is_whole_record).count() + 1;
     let last_before = before.iter().skip(before.len().saturating_sub(back));
-    let mut check: Option<SegmentCheck> = None;
+    let known = KnownCluster::Whole(cluster(plan));
+    let mut last: Option<ReadSegment> = None;
     for (name, archived) in last_before.chain(after.iter().take(on)) {
-        let history = plan.history.of(name.timeline);
-        let cluster = cluster(plan);
-        let checked = check.take().map_or_else(
-            || {
-                let size_bytes = cluster.segment_size.bytes();
-                SegmentCheck::new(cluster, history.clone(), *name, size_bytes, Extent::Whole)
-            },
-            |last| last.followed_by(history.clone(), *name),
-        );
-        let checked = match checked {
-            Ok(next) => check_staged(next, &staged(name))?,
+        let reader = SegmentReader::begin(known, &plan.history, *name, Extent::Whole, last.take());
+        let read = match reader {
+            Ok(reader) => check_staged(reader, &staged(name))?,
             Err(mismatch) => Err(mismatch),
         };
-        check = Some(checked.map_err(|mismatch| wal::Error::Mismatch {
+        last = Some(read.map_err(|mismatch| wal::Error::Mismatch {
             place: repository.url(&archived.object.key),
             file: WalFileName::Segment(*name),
             mismatch,
@@ -448,18 +442,18 @@ fn check_border(
 }
 
 fn check_staged(
-    mut check: SegmentCheck,
+    mut reader: SegmentReader,
     path: &Path,
-) -> Result<Result<SegmentCheck, Mismatch>, Error> {
+) -> Result<Result<ReadSegment, Mismatch>, Error> {
     let mut file = File::open(path).map_err(Error::local("open", path))?;
     let mut buffer = vec![0; 1 << 18];
     loop {
-        let pages = streams::read_full(&mut file, &mut buffer);
-        let pages = pages.map_err(Error::local("read", path))?;
-        if pages.is_empty() {
-            return Ok(Ok(check));
+        let bytes = streams::read_full(&mut file, &mut buffer);
+        let bytes = bytes.map_err(Error::local("read", path))?;
+        if bytes.is_empty() {
+            return Ok(reader.finish());
         }
-        if let Err(mismatch) = check.pages(pages) {
+        if let Err(mismatch) = reader.feed(bytes, |_, _| {}) {
             return Ok(Err(mismatch));
         }
     }

@@ -5,13 +5,13 @@ use std::io::Read;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
-use walhalla_postgres::wal::segment_check::Cluster;
 use walhalla_postgres::{History, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
 use super::receipts::{Depth, Receipts};
-use super::segments::{Followed, SegmentReader, to_a_record};
+use super::segments::{Followed, RunReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
@@ -354,7 +354,7 @@ impl<'a> Archive<'a> {
         self.must_be_open()?;
         let of_backup = self.backups.last().map(Cluster::from);
         let cluster = of_backup.or_else(|| self.cluster_of_a_segment());
-        let reader = SegmentReader {
+        let reader = RunReader {
             repository: self.repository,
             cluster,
             findings,
@@ -521,7 +521,7 @@ impl<'a> Archive<'a> {
 }
 
 fn read_all(
-    reader: &SegmentReader,
+    reader: &RunReader,
     options: &Options,
     runs: &[Followed],
     others: &[(WalFileName, ArchivedFile, History)],

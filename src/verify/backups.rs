@@ -9,21 +9,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use walhalla_postgres::page::{Judge, PageState};
-use walhalla_postgres::summary::Note;
-use walhalla_postgres::wal::event::event;
-use walhalla_postgres::wal::reader::Record;
-use walhalla_postgres::wal::segment_check::Cluster;
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::{
     ControlFile, RelationFile, SegmentName, SegmentNo, TimelineId, WalFileName, control,
 };
 
 use super::receipts::Depth;
-use super::segments::{Followed, SegmentReader, to_a_record};
+use super::segments::{Followed, RunReader, to_a_record};
 use super::{
     Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
 };
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
-use crate::archive::proof::Proof;
+use crate::archive::proof::read_backup_wal;
 use crate::contents::delta_file::{Header, ReadError, whole_name};
 use crate::contents::relations::Relations;
 use crate::contents::{self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored};
@@ -425,9 +422,13 @@ impl Verification<'_> {
 
     /// Whether the WAL is that of the server that was backed up: a record in it names the backup.
     fn own_wal(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<(), Error> {
-        match self.names_backup(segments) {
-            Ok(true) => return Ok(()),
-            Ok(false) => {}
+        let (repository, history) = (self.repository, self.backup.timeline_history());
+        let shown = read_backup_wal(self.backup, segments, |(name, archived), last, show| {
+            wal::segment::read(repository, *name, archived, &history, last, show)
+        });
+        match shown {
+            Ok(shown) if shown.is_own => return Ok(()),
+            Ok(_) => {}
             // Reading it before has said so.
             Err(error) if error.is_damage() => return Ok(()),
             Err(error) => return Err(error.into()),
@@ -449,33 +450,6 @@ impl Verification<'_> {
         self.findings
             .problem(self.repository.url(&last.object.key), what);
         Ok(())
-    }
-
-    fn names_backup(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<bool, wal::Error> {
-        let (mut proof, history) = (Proof::of(self.backup), self.backup.timeline_history());
-        let mut last = None;
-        // A record may run from the one before the last into the last.
-        let end = segments.len().saturating_sub(2);
-        for (index, (name, archived)) in segments.iter().enumerate() {
-            if proof.has_begun() && index < end {
-                last = None;
-                continue;
-            }
-            let show = |cluster: &Cluster, record: &Record| {
-                if let Ok(Some(event)) = event(record, cluster.version) {
-                    proof.see(&Note {
-                        lsn: record.start,
-                        xid: record.header.xid,
-                        event,
-                    });
-                }
-            };
-            let (repository, before) = (self.repository, last.take());
-            last = Some(wal::segment::read(
-                repository, *name, archived, &history, before, show,
-            )?);
-        }
-        Ok(proof.holds())
     }
 
     fn missing_wal(&self, hole: Run) {
@@ -509,7 +483,7 @@ impl Verification<'_> {
             receipt.is_none()
         };
         let wanted: Vec<_> = segments.iter().filter(is_wanted).cloned().collect();
-        let reader = SegmentReader {
+        let reader = RunReader {
             repository: self.repository,
             cluster: Some(Cluster::from(self.backup)),
             findings: self.findings,

@@ -4,21 +4,18 @@ use std::io::Read;
 use std::sync::atomic::Ordering;
 
 use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::page_header::{LONG_HEADER_BYTES, lies_within_a_record};
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, SegmentName, WalFileName};
 
 use super::receipts::{Depth, Receipts};
 use super::{Error, Findings, Sound, count};
 use crate::pipeline::Codec;
-use crate::pipeline::streams::read_full;
 use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
 use crate::threads::lock;
-use crate::wal;
-
-/// Bytes that are read and checked at a time: whole WAL pages of any size.
-const CHUNK_BYTES: usize = 1 << 18;
+use crate::wal::{self, segment::ArchivedSegment};
 
 /// Segments that recovery reads one after the other.
 pub(super) struct Followed {
@@ -58,7 +55,7 @@ pub(super) fn to_a_record(
 }
 
 /// Who reads, and what every segment must look like.
-pub(super) struct SegmentReader<'a> {
+pub(super) struct RunReader<'a> {
     pub(super) repository: &'a Repository,
     pub(super) cluster: Option<Cluster>,
     pub(super) findings: &'a Findings,
@@ -66,7 +63,7 @@ pub(super) struct SegmentReader<'a> {
     pub(super) receipts: Option<&'a Receipts>,
 }
 
-impl SegmentReader<'_> {
+impl RunReader<'_> {
     /// Reads a run; `progress` is told of stored bytes and answers whether to go on.
     pub(super) fn run(&self, run: &Followed, progress: &dyn Fn(u64) -> bool) -> Result<(), Error> {
         let before = run.before.iter().map(|segment| (segment, false));
@@ -75,7 +72,13 @@ impl SegmentReader<'_> {
         let mut last = None;
         for ((name, archived), is_wanted) in before.chain(wanted) {
             let url = self.repository.url(&archived.object.key);
-            let outcome = self.segment(*name, Extent::Whole, archived, &run.history, last.take());
+            let outcome = self.segment(
+                *name,
+                WalFileName::Segment(*name),
+                archived,
+                &run.history,
+                last.take(),
+            );
             count(&self.findings.bytes, archived.stored_bytes);
             if is_wanted {
                 count(&self.findings.segments_read, 1);
@@ -112,66 +115,33 @@ impl SegmentReader<'_> {
         Ok(Some(value))
     }
 
-    /// Reads a segment, as the one after `last` if that was sound; returns its check and the SHA-256 of its stored bytes.
+    /// Reads a segment, as the one after `last` if that was sound; returns what was read and the SHA-256 of its stored bytes.
     fn segment(
         &self,
         name: SegmentName,
-        extent: Extent,
+        file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
-        mut last: Option<SegmentCheck>,
-    ) -> Result<(SegmentCheck, [u8; 32]), Error> {
-        let object = &archived.object;
-        let mismatch = |mismatch| wal::Error::Mismatch {
-            place: self.repository.url(&object.key),
-            file: match extent {
-                Extent::Whole => WalFileName::Segment(name),
-                Extent::Partial => WalFileName::Partial(name, 1),
-            },
-            mismatch,
+        last: Option<ReadSegment>,
+    ) -> Result<(ReadSegment, [u8; 32]), Error> {
+        let segment = ArchivedSegment {
+            repository: self.repository,
+            archived,
+            name,
+            file,
+            history,
+            cluster: self.cluster,
         };
+        let object = &archived.object;
         let mut watched = self.repository.open_watched(object)?;
-        let content = &mut watched.content;
-        let (mut check, mut size_bytes, mut buffer) = (None, 0, vec![0; CHUNK_BYTES]);
-        loop {
-            let chunk = read_full(content, &mut buffer)
-                .map_err(|source| self.repository.damaged(&object.key, source))?;
-            let check: &mut SegmentCheck = match &mut check {
-                Some(check) => check,
-                none => none.insert(
-                    match last.take() {
-                        Some(last) => last.followed_by(history.of(name.timeline), name),
-                        None => self.check(name, extent, history, chunk),
-                    }
-                    .map_err(mismatch)?,
-                ),
-            };
-            if chunk.is_empty() {
-                break;
-            }
-            size_bytes += chunk.len() as u64;
-            check.pages(chunk).map_err(mismatch)?;
-        }
-        let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
+        let reader = segment.reader(last)?;
+        let read = segment.feed(reader, &mut watched.content, |_, _| {}, |_| Ok(()))?;
+        let is_whole = file == WalFileName::Segment(name);
         // What is wrong with it must not be said of the one after it.
-        let cut = check.unfinished().filter(|_| extent == Extent::Whole);
-        match check.wrong_length(size_bytes).or(cut) {
-            Some(wrong) => Err(mismatch(wrong).into()),
-            None => Ok((check, self.ended(object, &watched))),
+        match read.unfinished().filter(|_| is_whole) {
+            Some(cut) => Err(segment.mismatch(cut).into()),
+            None => Ok((read, self.ended(object, &watched))),
         }
-    }
-
-    fn check(
-        &self,
-        name: SegmentName,
-        extent: Extent,
-        history: &History,
-        begin: &[u8],
-    ) -> Result<SegmentCheck, Mismatch> {
-        let own = || Cluster::of_first_page(begin, self.repository.layout.system_identifier());
-        let cluster = self.cluster.or_else(own).ok_or(Mismatch::Text)?;
-        let size_bytes = cluster.segment_size.bytes();
-        SegmentCheck::new(cluster, history.of(name.timeline), name, size_bytes, extent)
     }
 
     /// Reads a file of the archive that is no whole segment.
@@ -183,11 +153,8 @@ impl SegmentReader<'_> {
     ) -> Result<(), Error> {
         let url = self.repository.url(&archived.object.key);
         let outcome = match file {
-            WalFileName::Segment(name) => self
-                .segment(name, Extent::Whole, archived, history, None)
-                .map(|(_, sha256)| ((), sha256)),
-            WalFileName::Partial(name, _) => self
-                .segment(name, Extent::Partial, archived, history, None)
+            WalFileName::Segment(name) | WalFileName::Partial(name, _) => self
+                .segment(name, file, archived, history, None)
                 .map(|(_, sha256)| ((), sha256)),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => {
                 self.text(file, archived).map(|sha256| ((), sha256))

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use walhalla_postgres::segment::MOST_PARTIALS;
 use walhalla_postgres::summary::{Summarizer, Summary};
-use walhalla_postgres::wal::reader::Record;
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
 use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
 use walhalla_providers::ErrorKind;
 
@@ -283,22 +283,20 @@ impl Archiver<'_> {
 
     /// How far a segment's file holds WAL.
     fn survey(&self, path: &Path, name: SegmentName) -> Result<Survey, Error> {
-        let mut source = Source::open(path, WalFileName::Partial(name, 1), self)?;
-        let mut buffer = vec![0; pipeline::BLOCK_SIZE_BYTES];
-        while source.read(&mut buffer)? > 0 {}
-        let check = source
-            .check
+        let source = Source::open(path, WalFileName::Partial(name, 1), self)?;
+        let (read, _) = source
+            .read_to_end()?
             .ok_or_else(|| mismatch_at(path, WalFileName::Segment(name), Mismatch::Text))?;
         let size = self.control.segment_size;
         let begin = name
             .number(size)
             .map_or(Lsn::ZERO, |number| number.start(size));
-        let valid_until = check.valid_until();
+        let valid_until = read.valid_until();
         Ok(Survey {
             valid_until,
-            stopped_at: check.stopped_at(),
+            stopped_at: read.stopped_at(),
             valid_bytes: valid_until.0.saturating_sub(begin.0),
-            is_whole: check.unfinished().is_none(),
+            is_whole: read.unfinished().is_none(),
         })
     }
 
@@ -312,14 +310,10 @@ impl Archiver<'_> {
             let listed = self.hasty().list_summaries(segment.timeline, Some(segment));
             listed.is_ok_and(|listed| listed.contains_key(&segment))
         };
-        let read = || {
-            let mut source = Source::open(path, file, self)?;
-            let mut buffer = vec![0; pipeline::BLOCK_SIZE_BYTES];
-            while source.read(&mut buffer)? > 0 {}
-            Ok::<_, Error>(source.summary())
-        };
+        let read = || Source::open(path, file, self)?.read_to_end();
         if !is_there()
-            && let Ok(Some(summary)) = read()
+            && let Ok(Some(read)) = read()
+            && let Some(summary) = summary_of(read)
         {
             self.keep(&summary, file);
         }
@@ -343,9 +337,9 @@ impl Archiver<'_> {
             let room = writer.room().map_err(writing)?;
             let count = source.read(room)?;
             if count == 0 {
-                source.must_be_finished()?;
+                let read = source.finish()?;
                 let stored = writer.finish()?;
-                let summary = source.summary().map(|summary| {
+                let summary = read.and_then(summary_of).map(|summary| {
                     summary.map(|summary| stored_summary::of_stored(summary, &stored))
                 });
                 return Ok((stored, summary));
@@ -566,6 +560,8 @@ fn warn_of_missing(file: WalFileName, reason: &str) {
 
 /// Bytes that are compared at a time.
 const COMPARED_BYTES: usize = 1 << 18;
+/// Bytes of a file that are read at a time to be looked at only.
+const READ_BYTES: usize = 1 << 18;
 
 fn sha256(path: &Path) -> Result<[u8; 32], Error> {
     let mut file = File::open(path).map_err(Error::local("open", path))?;
@@ -582,10 +578,15 @@ struct Source<'a> {
     file: File,
     path: &'a Path,
     name: WalFileName,
-    check: Option<SegmentCheck>,
+    /// Of a segment.
+    reader: Option<SegmentReader>,
+    /// Of a whole segment.
     summarizer: Option<Summarizer>,
     left_bytes: u64,
 }
+
+/// A segment that was read to its end, and what makes its summary if it is a whole one.
+type ReadWithSummarizer = (ReadSegment, Option<Summarizer>);
 
 impl<'a> Source<'a> {
     fn open(path: &'a Path, name: WalFileName, archiver: &Archiver) -> Result<Self, Error> {
@@ -594,47 +595,31 @@ impl<'a> Source<'a> {
             .metadata()
             .map_err(Error::local("look at", path))?
             .len();
-        let segment =
-            |name, extent| segment_check(path, name, size_bytes, extent, archiver).map(Some);
-        let check = match name {
-            WalFileName::Segment(segment_name) => segment(segment_name, Extent::Whole)?,
-            WalFileName::Partial(segment_name, _) => segment(segment_name, Extent::Partial)?,
+        let (reader, summarizer) = match name {
+            WalFileName::Segment(segment) => {
+                let reader = segment_reader(path, segment, size_bytes, Extent::Whole, archiver)?;
+                (Some(reader), Some(Summarizer::new(segment)))
+            }
+            WalFileName::Partial(segment, _) => {
+                let reader = segment_reader(path, segment, size_bytes, Extent::Partial, archiver)?;
+                (Some(reader), None)
+            }
             WalFileName::History(_) | WalFileName::BackupHistory(..) => {
                 check_text(path, name)?;
-                None
+                (None, None)
             }
-        };
-        let summarizer = match name {
-            WalFileName::Segment(segment) => Some(Summarizer::new(segment)),
-            _ => None,
         };
         Ok(Self {
             file,
             path,
             name,
-            check,
+            reader,
             summarizer,
             left_bytes: size_bytes,
         })
     }
 
-    /// Refuses a whole segment's file that was read to its end and has none.
-    fn must_be_finished(&self) -> Result<(), Error> {
-        let is_segment = matches!(self.name, WalFileName::Segment(_));
-        let unfinished = self.check.as_ref().and_then(SegmentCheck::unfinished);
-        match unfinished.filter(|_| is_segment) {
-            Some(mismatch) => Err(mismatch_at(self.path, self.name, mismatch)),
-            None => Ok(()),
-        }
-    }
-
-    /// The summary of a whole segment that was read to its end.
-    fn summary(self) -> Option<Summarized> {
-        let check = self.check?;
-        Some(self.summarizer?.finish(&check))
-    }
-
-    /// Reads whole pages into `room` while there are any; 0 at the end.
+    /// Reads on into `room` and checks what is read; 0 at the end.
     fn read(&mut self, room: &mut [u8]) -> Result<usize, Error> {
         let wanted = room
             .len()
@@ -644,36 +629,69 @@ impl<'a> Source<'a> {
             .read_exact(room)
             .map_err(Error::local("read", self.path))?;
         self.left_bytes -= wanted as u64;
-        if let Some(check) = &mut self.check {
-            let (summarizer, version) = (&mut self.summarizer, check.cluster().version);
-            let mut show = |record: &Record| {
+        if let Some(reader) = &mut self.reader {
+            let summarizer = &mut self.summarizer;
+            let fed = reader.feed(room, |cluster, record| {
                 if let Some(summarizer) = summarizer {
-                    summarizer.record(record, version);
+                    summarizer.record(record, cluster.version);
                 }
-            };
-            check
-                .pages_showing(room, &mut show)
-                .map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
+            });
+            fed.map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
         }
         Ok(wanted)
     }
+
+    /// Reads all of it; `None` for what is no segment.
+    fn read_to_end(mut self) -> Result<Option<ReadWithSummarizer>, Error> {
+        let mut buffer = vec![0; READ_BYTES];
+        while self.read(&mut buffer)? > 0 {}
+        self.ended()
+    }
+
+    /// What was read to its end; a whole segment's file that holds none is refused.
+    fn finish(self) -> Result<Option<ReadWithSummarizer>, Error> {
+        let (path, name) = (self.path, self.name);
+        let is_segment = matches!(name, WalFileName::Segment(_));
+        let read = self.ended()?;
+        let unfinished = read.as_ref().and_then(|(read, _)| read.unfinished());
+        match unfinished.filter(|_| is_segment) {
+            Some(mismatch) => Err(mismatch_at(path, name, mismatch)),
+            None => Ok(read),
+        }
+    }
+
+    fn ended(self) -> Result<Option<ReadWithSummarizer>, Error> {
+        let Some(reader) = self.reader else {
+            return Ok(None);
+        };
+        let read = reader
+            .finish()
+            .map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
+        Ok(Some((read, self.summarizer)))
+    }
 }
 
-fn segment_check(
+/// The summary of a whole segment.
+fn summary_of((read, summarizer): ReadWithSummarizer) -> Option<Summarized> {
+    Some(summarizer?.finish(&read))
+}
+
+fn segment_reader(
     path: &Path,
     name: SegmentName,
     size_bytes: u64,
     extent: Extent,
     archiver: &Archiver,
-) -> Result<SegmentCheck, Error> {
+) -> Result<SegmentReader, Error> {
     let cluster = Cluster::from(archiver.control);
     let history = super::history_beside(archiver.repository, path, name.timeline)?;
     let file = match extent {
         Extent::Whole => WalFileName::Segment(name),
         Extent::Partial => WalFileName::Partial(name, 1),
     };
-    SegmentCheck::new(cluster, history, name, size_bytes, extent)
-        .map(SegmentCheck::hashing)
+    SegmentReader::begin(KnownCluster::Whole(cluster), &history, name, extent, None)
+        .and_then(|reader| cluster.must_have_length(size_bytes).map(|()| reader))
+        .map(SegmentReader::hashing)
         .map_err(|mismatch| mismatch_at(path, file, mismatch))
 }
 

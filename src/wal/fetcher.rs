@@ -6,17 +6,15 @@ use std::io::{ErrorKind as ErrorKindIo, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 use walhalla_providers::ErrorKind;
 
+use super::segment::ArchivedSegment;
 use super::{Error, Mismatch, history_beside};
 use crate::pipeline::Packing;
-use crate::pipeline::streams::read_full;
 use crate::repository::{self, ArchivedFile, LaterWal, Repository};
-
-/// Bytes that are read, checked and written at a time: whole WAL pages of any size.
-const CHUNK_BYTES: usize = 1 << 18;
 
 /// Permissions of new files: PostgreSQL's own, as WAL is not for everyone to read. A server whose group may not read it,
 /// either, has an umask that takes that right away (file_perm.c, `pg_mode_mask`).
@@ -180,9 +178,9 @@ impl Fetcher<'_> {
         file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         path: &Path,
-    ) -> Result<Option<SegmentCheck>, Error> {
+    ) -> Result<Option<ReadSegment>, Error> {
         let mut target = NewFile::create(path)?;
         let check = self.fetch_twice(file, archived, history, last, &mut target)?;
         target.finish()?;
@@ -194,9 +192,9 @@ impl Fetcher<'_> {
         file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
-        last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         target: &mut NewFile,
-    ) -> Result<Option<SegmentCheck>, Error> {
+    ) -> Result<Option<ReadSegment>, Error> {
         match self.fetch_once(file, archived, history, last.clone(), target) {
             Err(error) if is_damage(&error) => {
                 tracing::warn!("{error}; it is fetched once more");
@@ -212,63 +210,30 @@ impl Fetcher<'_> {
         file: WalFileName,
         archived: &ArchivedFile,
         history: &History,
-        mut last: Option<SegmentCheck>,
+        last: Option<ReadSegment>,
         target: &mut NewFile,
-    ) -> Result<Option<SegmentCheck>, Error> {
-        if let WalFileName::History(_) | WalFileName::BackupHistory(..) = file {
-            return self.fetch_text(file, archived, target).map(|()| None);
-        }
-        let object = self.repository.url(&archived.object.key);
-        let mut reader = self.repository.open(&archived.object)?;
-        let mut check = None;
-        let mut size_bytes = 0;
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let chunk = read_full(&mut reader, &mut buffer);
-            let chunk =
-                chunk.map_err(|source| self.repository.damaged(&archived.object.key, source))?;
-            let mismatch = |mismatch| Error::Mismatch {
-                place: object.clone(),
-                file,
-                mismatch,
-            };
-            if size_bytes == 0 {
-                check = match (last.take(), file) {
-                    (Some(last), WalFileName::Segment(name)) => {
-                        last.followed_by(history.clone(), name).map(Some)
-                    }
-                    _ => self.check(file, history, chunk),
-                }
-                .map_err(mismatch)?;
+    ) -> Result<Option<ReadSegment>, Error> {
+        let name = match file {
+            WalFileName::Segment(name) | WalFileName::Partial(name, _) => name,
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => {
+                return self.fetch_text(file, archived, target).map(|()| None);
             }
-            if chunk.is_empty() {
-                break;
-            }
-            size_bytes += chunk.len() as u64;
-            if let Some(check) = &mut check {
-                // Before disk is spent on what a few bytes in the store may expand to.
-                if size_bytes > check.cluster().segment_size.bytes() {
-                    let too_long = check.wrong_length(size_bytes).unwrap_or(Mismatch::Text);
-                    return Err(mismatch(too_long));
-                }
-                check.pages(chunk).map_err(mismatch)?;
-            }
-            target.write(chunk)?;
-        }
-        let Some(check) = check else {
-            return Ok(None);
         };
-        let wrong = match check.wrong_length(size_bytes) {
-            None => self.ends_too_early(file, &check, &target.path)?,
-            wrong => wrong,
+        let segment = ArchivedSegment {
+            repository: self.repository,
+            archived,
+            name,
+            file,
+            history,
+            cluster: self.cluster,
         };
-        match wrong {
-            Some(mismatch) => Err(Error::Mismatch {
-                place: object,
-                file,
-                mismatch,
-            }),
-            None => Ok(Some(check)),
+        let mut content = self.repository.open(&archived.object)?;
+        let reader = segment.reader(last)?;
+        let keep = |checked: &[u8]| target.write(checked);
+        let read = segment.feed(reader, &mut content, |_, _| {}, keep)?;
+        match self.ends_too_early(file, &read, &target.path)? {
+            Some(unfinished) => Err(segment.mismatch(unfinished)),
+            None => Ok(Some(read)),
         }
     }
 
@@ -277,10 +242,10 @@ impl Fetcher<'_> {
     fn ends_too_early(
         &self,
         file: WalFileName,
-        check: &SegmentCheck,
+        read: &ReadSegment,
         path: &Path,
     ) -> Result<Option<Mismatch>, Error> {
-        let unfinished = check.unfinished().filter(|_| self.ends_recovery);
+        let unfinished = read.unfinished().filter(|_| self.ends_recovery);
         let (Some(unfinished), WalFileName::Segment(name)) = (unfinished, file) else {
             return Ok(None);
         };
@@ -304,29 +269,6 @@ impl Fetcher<'_> {
             });
         }
         target.write(&text)
-    }
-
-    fn check(
-        &self,
-        file: WalFileName,
-        history: &History,
-        begin: &[u8],
-    ) -> Result<Option<SegmentCheck>, Mismatch> {
-        let (name, extent) = match file {
-            WalFileName::Segment(name) => (name, Extent::Whole),
-            WalFileName::Partial(name, _) => (name, Extent::Partial),
-            WalFileName::History(_) | WalFileName::BackupHistory(..) => return Ok(None),
-        };
-        let own = || Cluster::of_first_page(begin, self.repository.layout.system_identifier());
-        let cluster = self.cluster.or_else(own).ok_or(Mismatch::Text)?;
-        SegmentCheck::new(
-            cluster,
-            history.clone(),
-            name,
-            cluster.segment_size.bytes(),
-            extent,
-        )
-        .map(Some)
     }
 }
 

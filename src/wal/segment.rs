@@ -4,16 +4,87 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::reader::Record;
-use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
+use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
 use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 
 use super::{Error, Mismatch};
 use crate::pipeline::streams::read_full;
 use crate::repository::{ArchivedFile, Repository};
 
-/// Bytes that are read at a time: whole WAL pages of any size.
+/// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 1 << 18;
+
+/// An archived segment and what it must be.
+pub struct ArchivedSegment<'a> {
+    /// The archive.
+    pub repository: &'a Repository,
+    /// Where and how it is stored.
+    pub archived: &'a ArchivedFile,
+    /// Its name.
+    pub name: SegmentName,
+    /// As what it is stored: as a whole segment, or as a partial one.
+    pub file: WalFileName,
+    /// The way of recovery on which it is read.
+    pub history: &'a History,
+    /// The cluster that it must belong to, if more is known of it than its identity.
+    pub cluster: Option<Cluster>,
+}
+
+impl ArchivedSegment<'_> {
+    /// A reader of it, as the one after `last` if that is given.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::begin`].
+    pub fn reader(&self, last: Option<ReadSegment>) -> Result<SegmentReader, Error> {
+        let identity = self.repository.layout.system_identifier();
+        let known = self
+            .cluster
+            .map_or(KnownCluster::Identity(identity), KnownCluster::Whole);
+        let extent = match self.file {
+            WalFileName::Partial(..) => Extent::Partial,
+            _ => Extent::Whole,
+        };
+        SegmentReader::begin(known, self.history, self.name, extent, last)
+            .map_err(|wrong| self.mismatch(wrong))
+    }
+
+    /// Feeds all of its content to `reader`. `show` sees each record, and `keep` the bytes, each after they were checked.
+    ///
+    /// # Errors
+    /// The repository's, what is wrong with the segment, and those of `keep`.
+    pub fn feed(
+        &self,
+        mut reader: SegmentReader,
+        content: &mut impl Read,
+        mut show: impl FnMut(&Cluster, &Record),
+        mut keep: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<ReadSegment, Error> {
+        let key = &self.archived.object.key;
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let chunk = read_full(content, &mut buffer)
+                .map_err(|source| self.repository.damaged(key, source))?;
+            if chunk.is_empty() {
+                return reader.finish().map_err(|wrong| self.mismatch(wrong));
+            }
+            reader
+                .feed(chunk, &mut show)
+                .map_err(|wrong| self.mismatch(wrong))?;
+            keep(chunk)?;
+        }
+    }
+
+    /// The error that something is wrong with it.
+    pub fn mismatch(&self, mismatch: Mismatch) -> Error {
+        Error::Mismatch {
+            place: self.repository.url(&self.archived.object.key),
+            file: self.file,
+            mismatch,
+        }
+    }
+}
 
 /// Reads an archived segment on the way that `history` tells, as the one after `last` if that is given; checks it, and
 /// shows the records that end in it.
@@ -25,50 +96,20 @@ pub fn read(
     segment: SegmentName,
     archived: &ArchivedFile,
     history: &History,
-    mut last: Option<SegmentCheck>,
-    mut show: impl FnMut(&Cluster, &Record),
-) -> Result<SegmentCheck, Error> {
-    let object = &archived.object;
-    let mismatch = |mismatch| Error::Mismatch {
-        place: repository.url(&object.key),
+    last: Option<ReadSegment>,
+    show: impl FnMut(&Cluster, &Record),
+) -> Result<ReadSegment, Error> {
+    let segment = ArchivedSegment {
+        repository,
+        archived,
+        name: segment,
         file: WalFileName::Segment(segment),
-        mismatch,
+        history,
+        cluster: None,
     };
-    let history = history.of(segment.timeline);
-    let system_identifier = repository.layout.system_identifier();
-    let begin = |last: Option<SegmentCheck>, page: &[u8]| {
-        let cluster = Cluster::of_first_page(page, system_identifier).ok_or(Mismatch::Text)?;
-        let check = if let Some(last) = last {
-            last.followed_by(history.clone(), segment)
-        } else {
-            let size_bytes = cluster.segment_size.bytes();
-            SegmentCheck::new(cluster, history.clone(), segment, size_bytes, Extent::Whole)
-        };
-        check.map(SegmentCheck::hashing)
-    };
-    let mut content = repository.open(object)?;
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let (mut check, mut size_bytes): (Option<SegmentCheck>, u64) = (None, 0);
-    loop {
-        let chunk = read_full(&mut content, &mut buffer)
-            .map_err(|source| repository.damaged(&object.key, source))?;
-        let check = match &mut check {
-            Some(check) => check,
-            none => none.insert(begin(last.take(), chunk).map_err(mismatch)?),
-        };
-        if chunk.is_empty() {
-            break;
-        }
-        size_bytes += chunk.len() as u64;
-        let cluster = check.cluster();
-        let mut show = |record: &Record| show(&cluster, record);
-        check.pages_showing(chunk, &mut show).map_err(mismatch)?;
-    }
-    let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
-    match check.wrong_length(size_bytes) {
-        Some(wrong) => Err(mismatch(wrong)),
-        None => Ok(check),
-    }
+    let mut content = repository.open(&archived.object)?;
+    let reader = segment.reader(last)?.hashing();
+    segment.feed(reader, &mut content, show, |_| Ok(()))
 }
 
 /// Reads a segment in `pg_wal` up to `until`, or to its end; the server may be writing it. Shows the records that end in
@@ -81,46 +122,39 @@ pub fn read_local(
     cluster: Cluster,
     segment: SegmentName,
     history: &History,
-    last: Option<SegmentCheck>,
+    last: Option<ReadSegment>,
     until: Option<Lsn>,
     mut show: impl FnMut(&Record),
-) -> Result<SegmentCheck, Error> {
+) -> Result<ReadSegment, Error> {
     let mismatch = |mismatch| Error::Mismatch {
         place: path.display().to_string(),
         file: WalFileName::Segment(segment),
         mismatch,
     };
-    let history = history.of(segment.timeline);
     let mut file = File::open(path).map_err(Error::local("open", path))?;
-    let size_bytes = file
-        .metadata()
-        .map_err(Error::local("look at", path))?
-        .len();
-    let check = match last {
-        Some(last) => last.followed_by(history, segment),
-        None => SegmentCheck::new(cluster, history, segment, size_bytes, Extent::Whole),
-    };
-    let mut check = check.map_err(mismatch)?.hashing();
+    let metadata = file.metadata().map_err(Error::local("look at", path))?;
+    cluster.must_have_length(metadata.len()).map_err(mismatch)?;
+    let known = KnownCluster::Whole(cluster);
+    let reader = SegmentReader::begin(known, history, segment, Extent::Whole, last);
+    let mut reader = reader.map_err(mismatch)?.hashing();
+    // A page at a time, as what comes after `until` may be torn, or a recycled segment's.
     let mut page = vec![0; usize::try_from(cluster.page_size_bytes).unwrap_or(8192)];
     loop {
-        let read = file.read_exact(&mut page);
-        if let Err(error) = read {
-            let is_end = error.kind() == std::io::ErrorKind::UnexpectedEof;
-            return match (is_end, until) {
-                (true, None) => Ok(check),
-                (true, Some(until)) => Err(mismatch(Mismatch::Hole { at: until })),
-                (false, _) => Err(Error::local("read", path)(error)),
+        let bytes = read_full(&mut file, &mut page).map_err(Error::local("read", path))?;
+        if bytes.is_empty() {
+            return match until {
+                None => reader.finish().map_err(mismatch),
+                Some(until) => Err(mismatch(Mismatch::Hole { at: until })),
             };
         }
         let mut is_reached = false;
-        let checked = check.pages_showing(&page, &mut |record: &Record| {
+        let fed = reader.feed(bytes, |_, record| {
             is_reached |= until.is_some_and(|until| record.start >= until);
             show(record);
         });
-        // What comes after may be torn, or a recycled segment's.
         if is_reached {
-            return Ok(check);
+            return reader.leave().map_err(mismatch);
         }
-        checked.map_err(mismatch)?;
+        fed.map_err(mismatch)?;
     }
 }

@@ -7,7 +7,7 @@ use super::{Digest, FORMAT, Note, Summary, Transaction};
 use crate::wal::event::{Event, event};
 use crate::wal::reader::Record;
 use crate::wal::record::Damage;
-use crate::wal::segment_check::SegmentCheck;
+use crate::wal::segment_reader::ReadSegment;
 use crate::{Lsn, SegmentName, Version};
 
 /// `RelationRelationId`, which names its files until it is rewritten.
@@ -59,17 +59,17 @@ impl Summarizer {
         }
     }
 
-    /// The summary of the segment that `check` read and of which each record was taken in.
+    /// The summary of the segment that was read and of which each record was taken in.
     ///
     /// # Errors
     /// A record whose CRC is right and whose content is not understood, and where it begins.
-    pub fn finish(mut self, check: &SegmentCheck) -> Result<Summary, (Lsn, Damage)> {
+    pub fn finish(mut self, read: &ReadSegment) -> Result<Summary, (Lsn, Damage)> {
         if let Some(damage) = self.damage {
             return Err(damage);
         }
         self.count();
         let times = self.transactions.iter().map(|end| end.time);
-        let (cluster, reader) = (check.cluster(), check.records());
+        let (cluster, reader) = (read.cluster(), read.records());
         let tail = reader.tail();
         let mut open: Vec<(u32, u64)> = self.wal_bytes.into_iter().collect();
         open.sort_unstable();
@@ -79,7 +79,7 @@ impl Summarizer {
             segment: self.segment,
             postgres_version: cluster.version,
             segment_size: cluster.segment_size,
-            segment_sha256: check.sha256().map(Digest),
+            segment_sha256: read.sha256().map(Digest),
             segment_trailer: None,
             first_record: self.first.or(tail.as_ref().map(|tail| tail.start)),
             first_previous: self.first_previous,

@@ -1,14 +1,17 @@
 //! Write-ahead log: pages, records and what they mean.
 //!
 //! ```text
-//! bytes ─▶ segment_check: page headers, addresses, timelines ─▶ reader: records, CRCs ─▶ record: headers, blocks ─▶ event
+//! bytes ─▶ segment_reader: pages ─▶ page_check: headers, addresses, timelines ─▶ reader: records, CRCs
+//!                                                                                  └▶ record: headers, blocks ─▶ event
 //! ```
 
+pub mod cluster;
 pub mod event;
+mod page_check;
 pub mod page_header;
 pub mod reader;
 pub mod record;
-pub mod segment_check;
+pub mod segment_reader;
 pub mod text;
 
 use crate::backup_label::BackupLabel;
@@ -39,6 +42,9 @@ pub enum Mismatch {
         /// Length of every segment.
         expected: SegmentSize,
     },
+    /// A segment that goes on after its end.
+    #[error("it goes on after {} bytes, the length of a segment of this cluster", .0.bytes())]
+    TooLong(SegmentSize),
     /// The first page has no WAL page header of this version.
     #[error(
         "the page at {at} begins with {actual:04X}, WAL pages of PostgreSQL {version} begin with {expected:04X}"
