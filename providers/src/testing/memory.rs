@@ -107,6 +107,11 @@ impl Default for MemoryStore {
     }
 }
 
+/// The end of the keys below a folder: `0` is the byte after `/`.
+fn after_folder(folder: &str) -> String {
+    format!("{}0", folder.trim_end_matches('/'))
+}
+
 #[async_trait]
 impl ObjectStore for MemoryStore {
     fn url(&self) -> &'static str {
@@ -252,39 +257,42 @@ impl ObjectStore for MemoryStore {
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let after = request.page.as_ref().or(request.start_after.as_ref());
-        let lower = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let mut lower = match after {
+            Some(folder) if request.page.is_some() && folder.ends_with('/') => {
+                Bound::Included(after_folder(folder))
+            }
+            Some(after) if *after >= request.prefix => Bound::Excluded(after.clone()),
+            _ => Bound::Included(request.prefix.clone()),
+        };
         let mut page = ListPage::default();
         let mut last = None;
         let state = self.state();
-        for (key, object) in state.objects.range((lower, Bound::Unbounded)) {
-            let Some(rest) = key.strip_prefix(&request.prefix) else {
-                continue;
-            };
-            let folder = rest.find('/').filter(|_| request.fold);
-            let folder = folder.map(|slash| key[..=request.prefix.len() + slash].to_owned());
-            let is_seen = folder.is_some()
-                && (folder == request.page || folder.as_ref() == page.folders.last());
-            if is_seen
-                || folder
-                    .as_ref()
-                    .is_some_and(|folder| request.page.as_ref() > Some(folder))
-            {
-                continue;
-            }
+        let next = |lower: &Bound<String>| {
+            let range = (lower.as_ref(), Bound::Unbounded);
+            let (key, object) = state.objects.range::<String, _>(range).next()?;
+            Some((key, key.strip_prefix(&request.prefix)?, object))
+        };
+        while let Some((key, rest, object)) = next(&lower) {
             if page.objects.len() + page.folders.len() == PAGE_KEYS {
                 page.next = last;
                 break;
             }
-            last = Some(folder.clone().unwrap_or_else(|| key.clone()));
-            match folder {
-                Some(folder) => page.folders.push(folder),
-                None => page.objects.push(ObjectInfo {
-                    key: ObjectKey::new(key.clone())?,
-                    size_bytes: object.body.len() as u64,
-                    modified: object.modified,
-                    token: None,
-                }),
+            let folder = rest.find('/').filter(|_| request.fold);
+            if let Some(slash) = folder {
+                let folder = &key[..=request.prefix.len() + slash];
+                lower = Bound::Included(after_folder(folder));
+                page.folders.push(folder.to_owned());
+                last = Some(folder.to_owned());
+                continue;
             }
+            page.objects.push(ObjectInfo {
+                key: ObjectKey::new(key.clone())?,
+                size_bytes: object.body.len() as u64,
+                modified: object.modified,
+                token: None,
+            });
+            last = Some(key.clone());
+            lower = Bound::Excluded(key.clone());
         }
         Ok(page)
     }
