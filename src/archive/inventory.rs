@@ -5,7 +5,7 @@
 //! ```
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use walhalla_postgres::{
@@ -63,6 +63,8 @@ pub struct WalFiles {
     pub segments: BTreeMap<SegmentName, ArchivedFile>,
     /// Everything else.
     pub others: Vec<(WalFileName, ArchivedFile)>,
+    /// Segments in which backups begin, as backup history files tell.
+    pub begins_of_backups: BTreeSet<SegmentName>,
     runs: OnceLock<(SegmentSize, Runs)>,
 }
 
@@ -75,7 +77,7 @@ pub struct Inventory {
     /// Where timelines come from.
     pub histories: Arc<Histories>,
     /// Timelines and positions at which backups ended, so that the segment before was archived once.
-    backup_ends: Arc<Vec<(TimelineId, Lsn)>>,
+    backup_ends: Arc<BTreeMap<TimelineId, BTreeSet<Lsn>>>,
     /// WAL files by timeline.
     pub wal: BTreeMap<TimelineId, Listed<WalFiles>>,
     /// Summaries by timeline.
@@ -125,7 +127,12 @@ impl<T> Listed<T> {
 
 impl From<WalListing> for WalFiles {
     fn from(listing: WalListing) -> Self {
+        let begins = listing.others.iter().filter_map(|(file, _)| match file {
+            WalFileName::BackupHistory(segment, _) => Some(*segment),
+            WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => None,
+        });
         Self {
+            begins_of_backups: begins.collect(),
             segments: listing.segments,
             others: listing.others,
             runs: OnceLock::new(),
@@ -146,14 +153,6 @@ impl WalFiles {
         }
     }
 
-    /// Segments in which backups begin, as backup history files tell.
-    pub fn begins_of_backups(&self) -> impl Iterator<Item = SegmentName> {
-        self.others.iter().filter_map(|(file, _)| match file {
-            WalFileName::BackupHistory(segment, _) => Some(*segment),
-            WalFileName::Segment(_) | WalFileName::Partial(..) | WalFileName::History(_) => None,
-        })
-    }
-
     /// Every file: segments and the others.
     pub fn all(&self) -> impl Iterator<Item = &ArchivedFile> {
         let others = self.others.iter().map(|(_, file)| file);
@@ -164,12 +163,14 @@ impl WalFiles {
 impl Inventory {
     /// An inventory in which nothing is listed yet.
     pub fn new(histories: Histories, backups: &[BackupEntry]) -> Self {
-        let ends = backups
-            .iter()
-            .map(|backup| (backup.timeline, backup.stop_lsn));
+        let mut ends: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for backup in backups {
+            let of_timeline = ends.entry(backup.timeline).or_default();
+            of_timeline.insert(backup.stop_lsn);
+        }
         Self {
             histories: Arc::new(histories),
-            backup_ends: Arc::new(ends.collect()),
+            backup_ends: Arc::new(ends),
             ..Self::default()
         }
     }
@@ -233,33 +234,28 @@ impl Inventory {
         first: SegmentNo,
     ) -> Option<SegmentNo> {
         let of_span = |(timeline, span): (TimelineId, Run)| {
-            let files = self.wal.get(&timeline);
-            let segments = files.and_then(|listed| listed.found.runs(size).within(span).last());
-            let begins = files
+            let names = span.first.on(timeline, size)..span.end.on(timeline, size);
+            let number = |name: &SegmentName| name.number(size);
+            let files = self.wal.get(&timeline).map(|listed| &*listed.found);
+            let archived = files.and_then(|files| files.runs(size).within(span).last());
+            let begins = files.and_then(|files| {
+                let mut begins = files.begins_of_backups.range(names.clone()).rev();
+                begins.find_map(number)
+            });
+            let summaries = self.summaries.get(&timeline).and_then(|listed| {
+                let mut summaries = listed.found.range(names.clone()).rev();
+                summaries.find_map(|(name, _)| number(name))
+            });
+            let stops = self.backup_ends.get(&timeline).and_then(|stops| {
+                let stop = stops.range(..=span.end.start(size)).next_back()?;
+                Some(size.segment_before(*stop)).filter(|number| span.contains(*number))
+            });
+            [archived.map(Run::last), begins, summaries, stops]
                 .into_iter()
-                .flat_map(|listed| listed.found.begins_of_backups());
-            let begins = begins.filter_map(|name| name.number(size));
-            let stops = self.backup_ends.iter().filter(|(of, _)| *of == timeline);
-            let stops = stops.map(|(_, stop)| size.segment_before(*stop));
-            let named = begins.chain(stops).filter(|number| span.contains(*number));
-            named
-                .chain(segments.map(Run::last))
-                .chain(self.last_summary(timeline, size, span))
+                .flatten()
                 .max()
         };
         spans(history, size, first).filter_map(of_span).max()
-    }
-
-    fn last_summary(
-        &self,
-        timeline: TimelineId,
-        size: SegmentSize,
-        span: Run,
-    ) -> Option<SegmentNo> {
-        let summaries = &self.summaries.get(&timeline)?.found;
-        let within = span.first.on(timeline, size)..span.end.on(timeline, size);
-        let mut numbers = summaries.range(within).rev();
-        numbers.find_map(|(name, _)| name.number(size))
     }
 
     /// Where a segment is.
@@ -640,8 +636,8 @@ mod tests {
     fn what_a_backup_or_a_summary_tells_of_was_archived_once() {
         let (mut inventory, history) = two_timelines();
         let last = |inventory: &Inventory| inventory.last_trace(&history, SIZE, SegmentNo(10));
-        let stop = (timeline(2), Lsn(SIZE.bytes() * 12));
-        inventory.backup_ends = Arc::new(vec![stop, (timeline(1), Lsn(SIZE.bytes() * 50))]);
+        let ends = |of: u32, segment: u64| (timeline(of), [Lsn(SIZE.bytes() * segment)].into());
+        inventory.backup_ends = Arc::new([ends(1, 50), ends(2, 12)].into());
         assert_eq!(last(&inventory), Some(SegmentNo(11)));
         let summary = SegmentNo(14).on(timeline(2), SIZE);
         let listed = Listed::whole(Summaries::from([(summary, Vec::new())]));

@@ -152,10 +152,10 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     if catalog.is_empty() {
         return none(context);
     }
-    let archive = Archive::new(&repository, &catalog.backups, context.reading())?;
-    let windows = windows(&archive, &catalog.backups)?;
+    let archive = Archive::new(&repository, catalog.backups(), context.reading())?;
+    let windows = windows(&archive, catalog.backups())?;
     let backups: Vec<Listed> = catalog
-        .backups
+        .backups()
         .iter()
         .zip(windows)
         .map(|(backup, window)| Listed::new(backup, window, &catalog))

@@ -30,10 +30,10 @@ pub enum Place {
 impl Repository {
     /// Every backup, oldest first, and what is wrong with those that cannot be read.
     pub fn catalog(&self) -> Result<Catalog, Error> {
-        Ok(Catalog {
-            marks: self.marks()?,
-            ..self.entries()?
-        })
+        let marks = self.marks()?;
+        let mut catalog = self.entries()?;
+        catalog.marks = marks;
+        Ok(catalog)
     }
 
     /// The catalog as the `backup.json` objects have it, without marks.
@@ -75,7 +75,7 @@ impl Repository {
                 catalog.add(parsed, found.map(Some))?;
             }
         }
-        self.add_ancestors(&mut catalog)?;
+        let mut catalog = self.with_ancestors(catalog)?;
         catalog.marks = self.marks()?;
         Ok(catalog)
     }
@@ -289,17 +289,13 @@ impl Repository {
     /// # Errors
     /// [`Error::BrokenChain`].
     pub fn chain(&self, backup: &BackupEntry) -> Result<Vec<BackupEntry>, Error> {
-        let mut catalog = Catalog {
-            backups: vec![backup.clone()],
-            ..Catalog::default()
-        };
-        self.add_ancestors(&mut catalog)?;
-        catalog.whole_chain(&backup.id)
+        let catalog = Catalog::of(vec![backup.clone()]);
+        self.with_ancestors(catalog)?.whole_chain(&backup.id)
     }
 
-    /// Reads what the catalog's backups stand on, as far as it is there.
-    pub(super) fn add_ancestors(&self, catalog: &mut Catalog) -> Result<(), Error> {
-        let parents = catalog.backups.iter();
+    /// The catalog with what its backups stand on, as far as that is there.
+    pub(super) fn with_ancestors(&self, mut catalog: Catalog) -> Result<Catalog, Error> {
+        let parents = catalog.backups().iter();
         let mut wanted: Vec<BackupId> = parents.filter_map(|it| it.parent.clone()).collect();
         while let Some(id) = wanted.pop() {
             if catalog.get(&id).is_some() || catalog.damage_of(&id).is_some() {
@@ -314,7 +310,6 @@ impl Repository {
                 catalog.add(id, found)?;
             }
         }
-        catalog.backups.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(())
+        Ok(catalog.sorted())
     }
 }

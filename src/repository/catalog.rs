@@ -5,7 +5,7 @@
 //!      ◀─ delta
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::Error;
@@ -17,7 +17,11 @@ use crate::output;
 #[derive(Debug, Default)]
 pub struct Catalog {
     /// Those that can be read, oldest first.
-    pub backups: Vec<BackupEntry>,
+    backups: Vec<BackupEntry>,
+    /// Where each of them is in the list.
+    positions: HashMap<BackupId, usize>,
+    /// Where the deltas of each parent are.
+    deltas: HashMap<BackupId, Vec<usize>>,
     /// The others.
     pub damaged: Vec<DamagedEntry>,
     /// Folders without an entry: of backups that run, failed, or lost it.
@@ -27,6 +31,47 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// A catalog of these backups alone.
+    pub(super) fn of(mut backups: Vec<BackupEntry>) -> Self {
+        backups.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut catalog = Self::default();
+        backups
+            .into_iter()
+            .for_each(|backup| catalog.insert(backup));
+        catalog
+    }
+
+    /// The same catalog with its backups in order.
+    #[must_use]
+    pub(super) fn sorted(self) -> Self {
+        let Self {
+            damaged,
+            unfinished,
+            marks,
+            ..
+        } = self;
+        Self {
+            damaged,
+            unfinished,
+            marks,
+            ..Self::of(self.backups)
+        }
+    }
+
+    fn insert(&mut self, backup: BackupEntry) {
+        let position = self.backups.len();
+        self.positions.insert(backup.id.clone(), position);
+        if let Some(parent) = backup.parent.clone() {
+            self.deltas.entry(parent).or_default().push(position);
+        }
+        self.backups.push(backup);
+    }
+
+    /// The backups that can be read, oldest first.
+    pub fn backups(&self) -> &[BackupEntry] {
+        &self.backups
+    }
+
     /// Whether there is no backup, readable or not.
     pub fn is_empty(&self) -> bool {
         self.backups.is_empty() && self.damaged.is_empty()
@@ -39,7 +84,7 @@ impl Catalog {
         found: Result<Option<BackupEntry>, Error>,
     ) -> Result<(), Error> {
         match found {
-            Ok(Some(backup)) => self.backups.push(backup),
+            Ok(Some(backup)) => self.insert(backup),
             Ok(None) => self.unfinished.push(id),
             Err(error @ (Error::Damaged { .. } | Error::Denied(_))) => {
                 let error = Arc::new(error);
@@ -152,19 +197,21 @@ impl Catalog {
 
     /// Backups that cannot be restored without `id`, oldest first: its deltas and theirs.
     pub fn dependents(&self, id: &BackupId) -> Vec<&BackupEntry> {
-        let mut known = HashSet::from([id]);
-        // A parent comes before its deltas, unless a clock was set back between them.
-        let mut before = 0;
-        while known.len() > before {
-            before = known.len();
-            for backup in &self.backups {
-                if backup.parent.as_ref().is_some_and(|it| known.contains(it)) {
-                    known.insert(&backup.id);
+        let mut found = BTreeSet::new();
+        let mut parents = vec![id];
+        while let Some(parent) = parents.pop() {
+            for position in self.deltas.get(parent).into_iter().flatten() {
+                let delta = self.backups.get(*position).filter(|delta| delta.id != *id);
+                if let Some(delta) = delta
+                    && found.insert(*position)
+                {
+                    parents.push(&delta.id);
                 }
             }
         }
-        let depends = |backup: &&BackupEntry| backup.id != *id && known.contains(&backup.id);
-        self.backups.iter().filter(depends).collect()
+        { found.into_iter() }
+            .filter_map(|position| self.backups.get(position))
+            .collect()
     }
 
     /// The newest backup whose chain is whole.
@@ -176,7 +223,7 @@ impl Catalog {
 
     /// The backup of this id, if it can be read.
     pub fn get(&self, id: &BackupId) -> Option<&BackupEntry> {
-        self.backups.iter().find(|backup| backup.id == *id)
+        self.backups.get(*self.positions.get(id)?)
     }
 
     /// What is wrong with the backup of this id, if its entry cannot be read.
@@ -262,9 +309,26 @@ pub(super) mod tests {
     /// Backups of these days, each with its parent's.
     pub(in crate::repository) fn catalog(backups: &[(&str, Option<&str>)]) -> Catalog {
         let backups = backups.iter().map(|(day, parent)| entry(day, *parent));
-        Catalog {
-            backups: backups.collect(),
-            ..Catalog::default()
+        Catalog::of(backups.collect())
+    }
+
+    impl Catalog {
+        /// The same catalog without a backup.
+        fn without(self, day: &str) -> Self {
+            let mut backups = self.backups.clone();
+            backups.retain(|backup| backup.id != id(day));
+            Self { backups, ..self }.sorted()
+        }
+
+        /// The same catalog with another version of one of its backups.
+        pub(in crate::repository) fn with(
+            mut self,
+            day: &str,
+            change: impl FnOnce(&mut BackupEntry),
+        ) -> Self {
+            let position = self.positions[&id(day)];
+            change(&mut self.backups[position]);
+            self.sorted()
         }
     }
 
@@ -305,23 +369,23 @@ pub(super) mod tests {
 
     #[test]
     fn dependents_are_deltas_and_theirs_whatever_the_order() {
-        let mut catalog = two_chains();
+        let catalog = two_chains();
         let dependents = |catalog: &Catalog, of| ids(&catalog.dependents(&id(of)));
         assert_eq!(dependents(&catalog, "1F"), ["2D", "3D", "4D"].map(id));
         assert_eq!(dependents(&catalog, "2D"), ["3D", "4D"].map(id));
         assert_eq!(dependents(&catalog, "3D"), []);
         assert_eq!(dependents(&catalog, "5F"), [id("6D")]);
         // Of a backup that is gone, too.
-        catalog.backups.retain(|backup| backup.id != id("1F"));
+        let catalog = catalog.without("1F");
         assert_eq!(dependents(&catalog, "1F"), ["2D", "3D", "4D"].map(id));
-        catalog.backups.reverse();
-        assert_eq!(dependents(&catalog, "1F"), ["4D", "3D", "2D"].map(id));
+        // A clock was set back between a parent and its delta.
+        let back = super::tests::catalog(&[("1D", Some("2D")), ("2D", Some("3F")), ("3F", None)]);
+        assert_eq!(dependents(&back, "3F"), ["1D", "2D"].map(id));
     }
 
     #[test]
     fn a_broken_chain_names_the_ancestor_and_what_is_wrong() {
-        let mut catalog = two_chains();
-        catalog.backups.retain(|backup| backup.id != id("1F"));
+        let mut catalog = two_chains().without("1F");
         assert_eq!(breaks(&catalog, "3D"), (id("1F"), ChainProblem::Missing));
         assert_eq!(breaks(&catalog, "1F"), (id("1F"), ChainProblem::Missing));
         catalog.damaged.push(DamagedEntry {
@@ -334,8 +398,7 @@ pub(super) mod tests {
         assert_eq!(text, expected);
         // The other chain is as whole as before.
         assert_eq!(catalog.latest().unwrap().id, id("6D"));
-        catalog.backups.retain(|backup| backup.id != id("5F"));
-        assert!(catalog.latest().is_none());
+        assert!(catalog.without("5F").latest().is_none());
     }
 
     #[test]
@@ -375,10 +438,11 @@ pub(super) mod tests {
         assert_eq!(breaks(&backwards, "1D"), other("2F"));
         // Timeline 2 left timeline 1 before the parent's end, and after it.
         for (switch, is_whole) in [("1/50", false), ("1/100", true)] {
-            let mut forked = catalog(&[("1F", None), ("2D", Some("1F"))]);
-            let delta = serde_json::json!({ "timeline": 1, "switch_lsn": switch });
-            forked.backups[1].history = vec![serde_json::from_value(delta).unwrap()];
-            forked.backups[1].timeline = "00000002".parse().unwrap();
+            let left = serde_json::json!({ "timeline": 1, "switch_lsn": switch });
+            let forked = catalog(&[("1F", None), ("2D", Some("1F"))]).with("2D", |delta| {
+                delta.history = vec![serde_json::from_value(left).unwrap()];
+                delta.timeline = "00000002".parse().unwrap();
+            });
             let chain = forked.chain(&id("2D"));
             assert_eq!(chain.is_ok(), is_whole);
             if let Err(error) = chain {
@@ -391,16 +455,16 @@ pub(super) mod tests {
     fn another_backup_of_the_parents_id_breaks_the_chain() {
         let own = || catalog(&[("1F", None), ("2D", Some("1F"))]);
         let told = |since: &str| serde_json::json!({ "source": "wal", "since": since });
-        let start = own().backups[0].start_lsn.to_string();
+        let start = own().backups()[0].start_lsn.to_string();
         for (since, manifest, is_whole) in [
             (start.as_str(), "", true),
             (start.as_str(), "another's", false),
             ("7/70", "", false),
         ] {
-            let mut catalog = own();
-            let delta = &mut catalog.backups[1];
-            delta.changed_blocks = Some(serde_json::from_value(told(since)).unwrap());
-            delta.parent_manifest = Some(manifest.to_owned());
+            let catalog = own().with("2D", |delta| {
+                delta.changed_blocks = Some(serde_json::from_value(told(since)).unwrap());
+                delta.parent_manifest = Some(manifest.to_owned());
+            });
             assert_eq!(
                 catalog.chain(&id("2D")).is_ok(),
                 is_whole,

@@ -170,7 +170,7 @@ mod tests {
 
     fn permanent(mut catalog: Catalog, given: &[(&str, u32, Permanence)]) -> Vec<BackupId> {
         catalog.marks = marks(given);
-        let ids = catalog.backups.iter().map(|backup| &backup.id);
+        let ids = catalog.backups().iter().map(|backup| &backup.id);
         ids.filter(|id| catalog.is_permanent(id)).cloned().collect()
     }
 
@@ -182,7 +182,7 @@ mod tests {
                 .iter()
                 .map(|(number, it)| ("1F", *number, *it))
                 .collect();
-            marks(&given).permanence_of(&backups.backups[0])
+            marks(&given).permanence_of(&backups.backups()[0])
         };
         assert_eq!(counts(&[]), Impermanent);
         assert_eq!(counts(&[(1, Permanent)]), Permanent);
@@ -212,11 +212,7 @@ mod tests {
 
     #[test]
     fn a_mark_counts_more_than_backup_json() {
-        let taken_as_permanent = || {
-            let mut catalog = two_chains();
-            catalog.backups[5].permanent = true;
-            catalog
-        };
+        let taken_as_permanent = || two_chains().with("6D", |backup| backup.permanent = true);
         assert_eq!(permanent(taken_as_permanent(), &[]), ["5F", "6D"].map(id));
         let marked = [("6D", 1, Impermanent)];
         assert_eq!(permanent(taken_as_permanent(), &marked), []);

@@ -174,8 +174,11 @@ impl Repository {
         if !self.list_wal(timeline, None)?.segments.is_empty() {
             return Ok(false);
         }
-        let backups = self.catalog()?.backups;
-        Ok(backups.iter().any(|backup| backup.timeline == timeline))
+        let catalog = self.catalog()?;
+        Ok(catalog
+            .backups()
+            .iter()
+            .any(|backup| backup.timeline == timeline))
     }
 
     /// The timelines that have a folder in the archive, ascending.

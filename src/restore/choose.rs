@@ -20,6 +20,9 @@ use super::target::{Point, Target, TargetTimeline};
 use crate::archive::{Archive, Reading};
 use crate::repository::{BackupEntry, Repository};
 
+/// Segments that are searched for another restore point of a name when one is found: those of some days.
+const MOST_SEARCHED_FOR_ANOTHER: usize = 4096;
+
 /// Plans a restore to `target`, from the backup `chosen` or the best one.
 ///
 /// # Errors
@@ -52,7 +55,7 @@ impl<'a> Planner<'a> {
         }
         let mut refusal: Option<Falls> = None;
         let mut named: BTreeSet<(Lsn, Timestamp)> = BTreeSet::new();
-        let (mut reaching, mut left_out) = (None, None);
+        let (mut reaching, mut left_out): (Option<(Plan, usize)>, _) = (None, None);
         for backup in self.candidates() {
             let Some(history) = branches::followed(self.archive, backup, self.target.timeline)?
             else {
@@ -72,7 +75,17 @@ impl<'a> Planner<'a> {
                 offer => offer?,
             };
             match offer {
-                Offer::Reaches(plan) if self.looks_on() => _ = reaching.get_or_insert(*plan),
+                Offer::Reaches(plan) if self.looks_on() => {
+                    let most = self.segments_read() + MOST_SEARCHED_FOR_ANOTHER;
+                    let (_, most) = reaching.get_or_insert((*plan, most));
+                    if self.segments_read() > *most {
+                        tracing::info!(
+                            "WAL from before backup {} is not searched for another such name",
+                            backup.id
+                        );
+                        break;
+                    }
+                }
                 Offer::Reaches(plan) => return Ok(*plan),
                 Offer::Falls(falls) => {
                     if let Falls::Broken(broken) = &falls {
@@ -88,7 +101,7 @@ impl<'a> Planner<'a> {
                 break;
             }
         }
-        if let Some(plan) = reaching {
+        if let Some((plan, _)) = reaching {
             return self.only(plan, &named);
         }
         let refusal = refusal.map(|falls| self.told(falls)).transpose()?;
@@ -119,6 +132,11 @@ impl<'a> Planner<'a> {
             Point::Name(_) | Point::Xid(_) | Point::Time(_) | Point::Lsn(_) => true,
             Point::End | Point::Immediate => false,
         }
+    }
+
+    /// How many segments were searched.
+    fn segments_read(&self) -> usize {
+        self.search.as_ref().map_or(0, |search| search.read)
     }
 
     /// Whether older backups are looked at although one reaches the target: a name may be there twice.

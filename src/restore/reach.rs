@@ -84,6 +84,8 @@ pub(super) struct Search<'a> {
     size: SegmentSize,
     searched: BTreeMap<TimelineId, Runs>,
     hits: BTreeMap<SegmentName, Vec<Hit>>,
+    /// How many segments were read.
+    pub(super) read: usize,
     pub(super) seen: Seen,
 }
 
@@ -96,6 +98,7 @@ impl<'a> Search<'a> {
             size,
             searched: BTreeMap::new(),
             hits: BTreeMap::new(),
+            read: 0,
             seen: Seen::default(),
         }
     }
@@ -182,6 +185,7 @@ impl<'a> Search<'a> {
         let (mut is_sure, mut is_over) = (false, false);
         let walked = self.archive.walk(&part, |number, resolved| {
             next = number.next();
+            self.read += 1;
             let was_sure = is_sure;
             is_sure |= resolved.summary.first_record.is_some();
             if number < at {

@@ -56,14 +56,14 @@ fn work(
     findings: &Findings,
 ) -> Result<(), Error> {
     damaged_entries(repository, catalog, findings);
-    if catalog.backups.is_empty() {
+    if catalog.backups().is_empty() {
         findings.note("there is no backup, so no gap can be told".to_owned());
     }
-    let mut archive = Archive::list(repository, &catalog.backups, findings)?;
+    let mut archive = Archive::list(repository, catalog.backups(), findings)?;
     if let Some(receipts) = &options.receipts {
         archive.traces_in(receipts);
     }
-    count(&findings.backups, catalog.backups.len() as u64);
+    count(&findings.backups, catalog.backups().len() as u64);
     archive.continuity(findings);
     match reading {
         Reading::Names => Ok(()),
@@ -147,9 +147,8 @@ impl<'a> Archive<'a> {
     fn traces_of(&mut self, timeline: TimelineId, files: &WalFiles) -> Result<(), Error> {
         let summaries = self.repository.list_summaries(timeline, None)?;
         let of_summaries = summaries.into_keys().map(|name| (name, Trace::Summary));
-        let of_backups = files
-            .begins_of_backups()
-            .map(|name| (name, Trace::BackupHistory));
+        let of_backups = files.begins_of_backups.iter();
+        let of_backups = of_backups.map(|name| (*name, Trace::BackupHistory));
         self.traces.extend(of_backups.chain(of_summaries));
         Ok(())
     }

@@ -52,11 +52,11 @@ fn work(
     findings: &Findings,
 ) -> Result<(), Error> {
     damaged_entries(repository, catalog, findings);
-    let parts = catalog.backups.iter().flat_map(|backup| &backup.parts);
+    let parts = catalog.backups().iter().flat_map(|backup| &backup.parts);
     let total = parts.map(|part| part.size_bytes).sum();
     let progress = Progress::new(options.show, "verifying", total);
-    let wal = listings(repository, &catalog.backups, findings)?;
-    for backup in &catalog.backups {
+    let wal = listings(repository, catalog.backups(), findings)?;
+    for backup in catalog.backups() {
         let verification = Verification {
             repository,
             backup,

@@ -255,7 +255,7 @@ fn damaged_entries(repository: &Repository, catalog: &Catalog, findings: &Findin
             findings.problem(object.to_owned(), wrong_with(object, &damaged.error));
         }
     }
-    for backup in &catalog.backups {
+    for backup in catalog.backups() {
         if let Err(broken) = catalog.chain(&backup.id) {
             let object = repository.layout.backup_json(&broken.ancestor);
             let what = format!(
