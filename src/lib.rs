@@ -24,6 +24,7 @@ pub mod progress;
 pub mod repository;
 pub mod restore;
 pub mod server;
+pub mod session;
 pub mod threads;
 pub mod verify;
 pub mod wal;

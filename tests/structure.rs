@@ -23,7 +23,7 @@ const USUAL_LINES: usize = 60;
 const FLOORS: [&[&str]; 10] = [
     &["output", "lib"],
     &["progress", "server", "check"],
-    &["threads"],
+    &["threads", "session"],
     &["pipeline"],
     &["repository", "config"],
     &["wal", "contents"],
@@ -72,6 +72,14 @@ fn every_arrow_runs_down() {
             );
         }
     }
+}
+
+#[test]
+fn only_the_session_waits_for_the_network() {
+    let waits = |(_, text): &(String, String)| text.contains(".block_on(");
+    let waiting = sources("src").into_iter().filter(waits);
+    let modules: Vec<String> = waiting.map(|(module, _)| module).collect();
+    assert_eq!(modules, ["session"]);
 }
 
 #[test]

@@ -52,8 +52,18 @@ pub struct Options {
     pub retry: RetryPolicy,
     /// Most puts and parts on their way at one time, over all uses of one [`Store`]; at least 1.
     pub upload_concurrency: usize,
-    /// Most bodies being read at one time, over all uses of one [`Store`]; at least 1.
+    /// Most bodies of each [`BodyUse`] being read at one time, over all uses of one [`Store`]; at least 1.
     pub download_concurrency: usize,
+}
+
+/// What a body is read for. Each use has permits of its own: who reads a whole object, for as long as it takes, may wait for
+/// a piece of another one meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyUse {
+    /// From its begin, as slowly as its reader likes.
+    Whole,
+    /// A few bytes, which its reader takes at once and asks for nothing else before.
+    Piece,
 }
 
 /// A store with retries, uploads in parts and bounded concurrency; clones share their permits.
@@ -66,7 +76,8 @@ struct Inner {
     store: Arc<dyn ObjectStore>,
     options: Options,
     uploads: Arc<Semaphore>,
-    downloads: Arc<Semaphore>,
+    whole_bodies: Arc<Semaphore>,
+    pieces: Arc<Semaphore>,
     patience: Option<Patience>,
     told: Told,
 }
@@ -77,13 +88,15 @@ impl Store {
         let permits =
             |count: usize| Arc::new(Semaphore::new(count.clamp(1, Semaphore::MAX_PERMITS)));
         let uploads = permits(options.upload_concurrency);
-        let downloads = permits(options.download_concurrency);
+        let whole_bodies = permits(options.download_concurrency);
+        let pieces = permits(options.download_concurrency);
         Self {
             inner: Arc::new(Inner {
                 store,
                 options,
                 uploads,
-                downloads,
+                whole_bodies,
+                pieces,
                 patience: None,
                 told: Told::default(),
             }),
@@ -103,7 +116,8 @@ impl Store {
                 store: Arc::clone(&inner.store),
                 options,
                 uploads: Arc::clone(&inner.uploads),
-                downloads: Arc::clone(&inner.downloads),
+                whole_bodies: Arc::clone(&inner.whole_bodies),
+                pieces: Arc::clone(&inner.pieces),
                 patience,
                 told: Arc::clone(&inner.told),
             }),
@@ -119,16 +133,6 @@ impl Store {
             ..options.retry
         };
         self.with(Options { retry, ..options }, self.inner.patience.clone())
-    }
-
-    /// The same store with permits of its own, for those who read one object while they hold a permit for another.
-    #[must_use]
-    pub fn with_own_permits(&self) -> Self {
-        let own = Self::new(Arc::clone(&self.inner.store), self.inner.options.clone());
-        match &self.inner.patience {
-            Some(patience) => own.patient(patience),
-            None => own,
-        }
     }
 
     /// The store's URL, without secrets and without a trailing slash.
@@ -204,14 +208,27 @@ impl Store {
 
     /// The object's bytes from `offset` (`length` of them, or to the end; never past the end).
     ///
-    /// The reader holds one of the store's download permits until it is read to its end or dropped: a task that
+    /// The reader holds one of the store's permits for whole bodies until it is read to its end or dropped: a task that
     /// holds one must not wait for another, unless there are more permits than such tasks.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
     /// [`ErrorKind::Invalid`] when `offset` is not 0 and lies at or past the end.
     pub async fn read(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Reader> {
-        Reader::open(self.clone(), key.clone(), offset, length).await
+        Reader::open(self.clone(), key.clone(), offset, length, BodyUse::Whole).await
+    }
+
+    /// The same for a few bytes that are taken at once. Tasks that hold a reader of a whole body may wait for it.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub async fn read_piece(
+        &self,
+        key: &ObjectKey,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Reader> {
+        Reader::open(self.clone(), key.clone(), offset, length, BodyUse::Piece).await
     }
 
     /// The whole object, in memory. One that arrives damaged is read again.
@@ -233,7 +250,7 @@ impl Store {
     }
 
     async fn get_once(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
-        let mut reader = self.read(key, 0, None).await?;
+        let mut reader = self.read_piece(key, 0, None).await?;
         let size_bytes = reader.size_bytes();
         if size_bytes > limit_bytes {
             let error = Error::new(Operation::Get, self.object_url(key), ErrorKind::Invalid);
@@ -539,6 +556,16 @@ struct EndlessListing;
 /// what is there (retention, roles that may not replace) may say "forbidden" before they look at the condition.
 fn may_be_own(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::AlreadyExists | ErrorKind::PermissionDenied)
+}
+
+impl Inner {
+    async fn permit_to_read(&self, body: BodyUse) -> OwnedSemaphorePermit {
+        permit(match body {
+            BodyUse::Whole => &self.whole_bodies,
+            BodyUse::Piece => &self.pieces,
+        })
+        .await
+    }
 }
 
 async fn permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {

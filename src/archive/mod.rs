@@ -416,7 +416,7 @@ impl Archived<'_> {
             .segment(name)
             .ok_or_else(|| Error::NotArchived {
                 file: WalFileName::Segment(name),
-                archive: self.repository.store.url().to_owned(),
+                archive: self.repository.store_url().to_owned(),
             })
     }
 

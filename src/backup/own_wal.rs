@@ -124,7 +124,7 @@ fn read(
     let file = WalFileName::Segment(name);
     let repository = archiver.repository;
     let Some(found) = repository.find_wal(file)? else {
-        let archive = repository.url(&repository.layout.wal(file, Packing::NONE).key);
+        let archive = repository.url(&repository.layout().wal(file, Packing::NONE).key);
         return Err(wal::Error::NotArchived { file, archive });
     };
     segment::read(repository, name, &found, &history, last, show)

@@ -62,7 +62,7 @@ impl Backup<'_> {
         &self,
         future: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Error> {
-        self.repository.runtime.block_on(future).map_err(Into::into)
+        self.repository.session().wait(future).map_err(Into::into)
     }
 
     pub(super) fn archiver(&self) -> Archiver<'_> {

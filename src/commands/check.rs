@@ -16,17 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error> {
     context.settings.recipients()?;
     let deadline = context.settings.retry_timeout.min(PATIENCE);
-    let store = context.store_within(deadline)?;
+    let session = context.session_within(deadline)?;
     let deletes = if arguments.append_only {
         Deletes::Refused
     } else {
         Deletes::Expected
     };
-    let findings = context.runtime.block_on(check_store(&store, deletes))?;
+    let findings = session.with_store(async |store| check_store(store, deletes).await)?;
     if context.global.json {
-        print_json(store.url(), &findings)?;
+        print_json(session.url(), &findings)?;
     } else {
-        print(store.url(), &findings)?;
+        print(session.url(), &findings)?;
     }
     Ok(
         if findings.iter().all(|finding| finding.problem.is_none()) {

@@ -25,9 +25,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::CommandFactory;
-use tokio::runtime::Runtime;
 use tracing::level_filters::LevelFilter;
-use walhalla_providers::transfer::{self, Options, RetryPolicy, Store};
+use walhalla_providers::transfer::{Options, RetryPolicy};
 
 use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
@@ -38,6 +37,7 @@ use crate::pipeline::Pipeline;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
+use crate::session::{Network, StoreSession};
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct Context {
     pub global: Global,
     /// The settings.
     pub settings: Settings,
-    runtime: Runtime,
+    network: Network,
 }
 
 /// Runs the command and prints its error, if any.
@@ -147,22 +147,18 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             Environment::Read
         },
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let runtime = runtime.map_err(|source| Error::System {
+    let network = Network::start().map_err(|source| Error::System {
         doing: "start the network's threads",
         source,
     })?;
     let context = Context {
         global,
         settings,
-        runtime,
+        network,
     };
     let outcome = run_in(&context, command);
-    // A request to a file system that hangs cannot be ended; waiting for it would keep the answer back.
-    context.runtime.shutdown_background();
+    // Waiting for a request that hangs would keep the answer back.
+    context.network.stop();
     outcome
 }
 
@@ -209,18 +205,15 @@ impl Context {
     }
 
     /// Opens the store that the settings name.
-    pub fn store(&self) -> Result<Store, Error> {
-        self.store_within(self.settings.retry_timeout)
+    pub fn session(&self) -> Result<StoreSession, Error> {
+        self.session_within(self.settings.retry_timeout)
     }
 
     /// The same with another time for which a failing request is tried again.
-    fn store_within(&self, deadline: Duration) -> Result<Store, Error> {
+    fn session_within(&self, deadline: Duration) -> Result<StoreSession, Error> {
         let settings = &self.settings;
         let mut stores = settings.stores.clone();
         stores.s3.probe_memory = spool(self)?;
-        let store = self
-            .runtime
-            .block_on(transfer::open(settings.store()?, &stores))?;
         let retry = RetryPolicy {
             deadline,
             ..RetryPolicy::default()
@@ -228,22 +221,18 @@ impl Context {
         let upload_concurrency = settings.upload_concurrency;
         // Comparing an archived file with another form of it holds two downloads open on one thread.
         let download_concurrency = settings.download_concurrency + 1;
-        Ok(Store::new(
-            store,
-            Options {
-                retry,
-                upload_concurrency,
-                download_concurrency,
-            },
-        ))
+        let options = Options {
+            retry,
+            upload_concurrency,
+            download_concurrency,
+        };
+        Ok(self.network.open(settings.store()?, &stores, options)?)
     }
 
     /// The cluster that was chosen, or the only one.
     pub fn repository(&self, cluster: &Cluster) -> Result<Repository, Error> {
-        let runtime = self.runtime.handle().clone();
         Ok(Repository::choose(
-            self.store()?,
-            runtime,
+            self.session()?,
             self.settings.identities.clone(),
             cluster.system_identifier,
         )?)
@@ -255,8 +244,7 @@ impl Context {
         control: &walhalla_postgres::ControlFile,
     ) -> Result<Repository, Error> {
         Ok(Repository::new(
-            self.store()?,
-            self.runtime.handle().clone(),
+            self.session()?,
             self.settings.identities.clone(),
             control.system_identifier,
         ))
@@ -268,10 +256,9 @@ impl Context {
         control: &walhalla_postgres::ControlFile,
         times: &waiting_server::Times,
     ) -> Result<Repository, Error> {
-        let store = self.store_within(times.request)?.patient(&times.patience);
+        let session = self.session_within(times.request)?;
         Ok(Repository::new(
-            store,
-            self.runtime.handle().clone(),
+            session.patient(&times.patience),
             self.settings.identities.clone(),
             control.system_identifier,
         ))
@@ -279,12 +266,10 @@ impl Context {
 
     /// A pipeline into the repository's store, with a thread for each core.
     pub fn pipeline(&self, repository: &Repository) -> Result<Pipeline, Error> {
-        let (store, runtime) = (repository.store.clone(), repository.runtime.clone());
         let recipients = self.settings.recipients()?.map(Arc::new);
         let compression = self.settings.compression;
         Ok(Pipeline::new(
-            store,
-            runtime,
+            repository.session().clone(),
             compression,
             recipients,
             cores(),

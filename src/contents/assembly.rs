@@ -236,7 +236,7 @@ impl<'a> Assembly<'a> {
 
     fn key(&self, object: BackupObject) -> ObjectKey {
         let key = Key::Backup(self.id.clone(), object);
-        self.repository.layout.key(&key)
+        self.repository.layout().key(&key)
     }
 
     fn store_index(&self, index: &Index) -> Result<StoredPart, WriteError> {

@@ -75,8 +75,7 @@ struct OtherBlock(u64);
 impl<'a> Pieces<'a> {
     /// Reads the backup's index. Parts are opened when something of them is read.
     ///
-    /// A download permit of the repository's store is taken for the index alone: a thread that holds one of a part and
-    /// wants pieces opens them before. Pieces themselves have permits of their own.
+    /// The index is read as a whole: a thread that is to read a part meanwhile opens the pieces before.
     ///
     /// # Errors
     /// [`reader::Error`]; `NoIndex` for a backup of an earlier version.
@@ -85,21 +84,11 @@ impl<'a> Pieces<'a> {
         backup: &'a BackupEntry,
     ) -> Result<Self, reader::Error> {
         let index = reader::read_index(repository, backup)?;
-        // Whoever reads pieces may be reading a whole part meanwhile, with a permit in hand.
-        let store = repository.store.with_own_permits();
         let mut parts = Vec::new();
         for (part, stored) in index.parts.iter().zip(&backup.parts) {
             let object = object_of(repository, backup, stored)?;
-            let (runtime, identities) = (&repository.runtime, &repository.identities);
             parts.push(Part {
-                object: Ranged::new(
-                    store.clone(),
-                    runtime.clone(),
-                    identities.clone(),
-                    object.key,
-                    object.packing,
-                    stored.stored_bytes,
-                ),
+                object: repository.ranged(object, stored.stored_bytes),
                 starts: starts(part),
             });
         }

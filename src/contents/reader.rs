@@ -281,8 +281,8 @@ impl<'a> Contents<'a> {
 
     /// URL of the backup's folder.
     pub(super) fn folder_url(&self) -> String {
-        let folder = self.repository.layout.backup_folder(&self.backup.id);
-        format!("{}/{folder}", self.repository.store.url())
+        let folder = self.repository.layout().backup_folder(&self.backup.id);
+        format!("{}/{folder}", self.repository.store_url())
     }
 }
 
@@ -353,7 +353,7 @@ pub(super) fn object_of(
     backup: &BackupEntry,
     part: &StoredPart,
 ) -> Result<Object, repository::Error> {
-    Ok(repository.layout.backup_object(&backup.id, &part.name)?)
+    Ok(repository.layout().backup_object(&backup.id, &part.name)?)
 }
 
 fn same_digest(

@@ -5,15 +5,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use age::stream::StreamReader;
-use bytes::{Buf, Bytes, BytesMut};
-use tokio::runtime::Handle;
-use walhalla_providers::transfer::Store;
-use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
+use bytes::{Buf, Bytes};
+use walhalla_providers::{ErrorKind, ObjectKey};
 
 use super::encryption::{
     CHUNK_BYTES, HEADER_BYTES, Identities, NONCE_BYTES, OpenError, chunks_bytes, packed_bytes,
 };
 use super::packing::{Encryption, Packing};
+use crate::session::StoreSession;
 use crate::threads::lock;
 
 /// An object that is read in pieces, by several threads at a time.
@@ -21,8 +20,7 @@ use crate::threads::lock;
 /// A thread holds a download permit of the store only while its own piece comes in. The header of an encrypted object
 /// is read once, with the first piece.
 pub struct Ranged {
-    store: Store,
-    runtime: Handle,
+    session: StoreSession,
     identities: Identities,
     key: ObjectKey,
     packing: Packing,
@@ -33,16 +31,14 @@ pub struct Ranged {
 impl Ranged {
     /// The object `key`, `stored_bytes` long. No request is sent.
     pub fn new(
-        store: Store,
-        runtime: Handle,
+        session: StoreSession,
         identities: Identities,
         key: ObjectKey,
         packing: Packing,
         stored_bytes: u64,
     ) -> Self {
         Self {
-            store,
-            runtime,
+            session,
             identities,
             key,
             packing,
@@ -128,18 +124,7 @@ impl Ranged {
     /// The bytes in `range` as they are stored.
     fn stored(&self, range: &Range<u64>) -> io::Result<Bytes> {
         let length = range.end.checked_sub(range.start).ok_or_else(too_short)?;
-        let read = async {
-            let mut reader = self
-                .store
-                .read(&self.key, range.start, Some(length))
-                .await?;
-            let mut bytes = BytesMut::new();
-            while let Some(chunk) = reader.next().await? {
-                bytes.extend_from_slice(&chunk);
-            }
-            Ok::<_, StoreError>(bytes.freeze())
-        };
-        match self.runtime.block_on(read) {
+        match self.session.read_range(&self.key, range) {
             Ok(bytes) if bytes.len() as u64 == length => Ok(bytes),
             Ok(_) => Err(too_short()),
             Err(error) if error.kind == ErrorKind::Invalid => Err(too_short()),

@@ -6,18 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 use super::codec::{Codec, Decoder};
 use super::encryption::{Identities, OpenError};
 use super::packing::{Encryption, Packing};
 use super::trailer::Checked;
-
-/// Chunks that wait for the reader.
-const QUEUED_CHUNKS: usize = 2;
+use crate::session::{Chunks, StoreSession};
 
 /// An object's content: decrypted, checked and decompressed while it is read.
 pub type Content = Decoder<Box<dyn BufRead + Send>>;
@@ -58,7 +53,7 @@ pub fn unpack(
 ///
 /// Store errors come out as [`io::Error`]s that hold the [`StoreError`].
 pub struct ObjectReader {
-    chunks: mpsc::Receiver<Result<Bytes, StoreError>>,
+    chunks: Chunks,
     chunk: Bytes,
     hash: Option<SharedHash>,
 }
@@ -83,19 +78,9 @@ impl ObjectReader {
     ///
     /// # Errors
     /// The store's, `NotFound` among them.
-    pub fn open(store: &Store, runtime: &Handle, key: &ObjectKey) -> Result<Self, StoreError> {
-        let mut reader = runtime.block_on(store.read(key, 0, None))?;
-        let (sender, chunks) = mpsc::channel(QUEUED_CHUNKS);
-        runtime.spawn(async move {
-            while let Some(chunk) = reader.next().await.transpose() {
-                let failed = chunk.is_err();
-                if sender.send(chunk).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
+    pub fn open(session: &StoreSession, key: &ObjectKey) -> Result<Self, StoreError> {
         Ok(Self {
-            chunks,
+            chunks: session.read(key)?,
             chunk: Bytes::new(),
             hash: None,
         })
@@ -123,7 +108,7 @@ impl Read for ObjectReader {
 impl BufRead for ObjectReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() {
-            match self.chunks.blocking_recv() {
+            match self.chunks.next() {
                 Some(chunk) => self.chunk = chunk.map_err(io::Error::other)?,
                 None => break,
             }

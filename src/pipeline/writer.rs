@@ -9,10 +9,9 @@ use age::stream::StreamWriter;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use sha2::{Digest, Sha256};
-use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use walhalla_providers::transfer::{Store, Upload};
+use walhalla_providers::transfer::Upload;
 use walhalla_providers::{ObjectKey, PutMode};
 
 use super::codec::Encoder;
@@ -20,6 +19,7 @@ use super::trailer::Trailer;
 use super::{
     BLOCK_SIZE_BYTES, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS, Recipients,
 };
+use crate::session::StoreSession;
 use crate::threads::lock;
 
 /// Longest object that [`Pipeline::create_whole`] sends in one request: a WAL segment of four times the usual size.
@@ -28,8 +28,7 @@ const WHOLE_BYTES: usize = 64 << 20;
 /// The compressing threads and what they share; ends when the last clone and writer are dropped.
 #[derive(Clone)]
 pub struct Pipeline {
-    store: Store,
-    runtime: Handle,
+    session: StoreSession,
     compression: Compression,
     recipients: Option<Arc<Recipients>>,
     jobs: Sender<Job>,
@@ -105,10 +104,9 @@ impl Frame {
 }
 
 impl Pipeline {
-    /// Starts `threads` compressing threads for objects that go to `store`, encrypted to `recipients` if there are any.
+    /// Starts `threads` compressing threads for objects that go to the session's store, encrypted to `recipients` if there are any.
     pub fn new(
-        store: Store,
-        runtime: Handle,
+        session: StoreSession,
         compression: Compression,
         recipients: Option<Arc<Recipients>>,
         threads: usize,
@@ -120,8 +118,7 @@ impl Pipeline {
             thread::spawn(move || compress(&queue, &used));
         }
         Self {
-            store,
-            runtime,
+            session,
             compression,
             recipients,
             jobs,
@@ -151,7 +148,7 @@ impl Pipeline {
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {
         Self {
-            store: self.store.within(deadline),
+            session: self.session.within(deadline),
             ..self.clone()
         }
     }
@@ -181,7 +178,7 @@ impl Pipeline {
     /// # Errors
     /// [`Error::Encrypt`].
     pub fn create(&self, key: &ObjectKey) -> Result<ObjectWriter, Error> {
-        let upload = self.store.upload(key.clone(), PutMode::Create);
+        let upload = self.session.upload(key.clone(), PutMode::Create);
         let mut writer = self.begin(key, upload, None, None)?;
         writer.is_indexed = true;
         Ok(writer)
@@ -198,7 +195,7 @@ impl Pipeline {
         name: &str,
         content_digest: Option<[u8; 32]>,
     ) -> Result<ObjectWriter, Error> {
-        let upload = self.store.upload(key.clone(), PutMode::Create);
+        let upload = self.session.upload(key.clone(), PutMode::Create);
         let has_frames = self.compression.codec() != Codec::None;
         let trailer = has_frames.then(|| Trailer::new(name));
         self.begin(
@@ -216,7 +213,7 @@ impl Pipeline {
         trailer: Option<Trailer>,
         content_digest: Option<[u8; 32]>,
     ) -> Result<ObjectWriter, Error> {
-        let object: Arc<str> = self.store.object_url(key).into();
+        let object: Arc<str> = self.session.object_url(key).into();
         let recipients = self.recipients.as_deref();
         let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_digest));
         let encryption = encryption.transpose().map_err(|source| Error::Encrypt {
@@ -236,7 +233,7 @@ impl Pipeline {
             content_bytes: 0,
             is_indexed: false,
             frames,
-            upload: Some(self.runtime.spawn(upload)),
+            upload: Some(self.session.spawn(upload)),
             pipeline: self.clone(),
         })
     }
@@ -348,8 +345,8 @@ impl ObjectWriter {
         };
         let upload = self.upload.take().ok_or_else(broken_off)?;
         self.pipeline
-            .runtime
-            .block_on(upload)
+            .session
+            .join(upload)
             .unwrap_or_else(|_| Err(broken_off()))
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
@@ -41,10 +40,10 @@ impl Repository {
         let mut catalog = Catalog::default();
         let mut ids = self.backup_ids()?;
         ids.sort();
-        let texts = stream::iter(&ids).map(|id| self.read_entry(id));
-        let texts: Vec<_> = self
-            .runtime
-            .block_on(texts.buffered(ENTRIES_AT_A_TIME).collect());
+        let keys = ids.iter().map(|id| self.layout.backup_json(id));
+        let texts = self
+            .session
+            .get_all(keys, SMALL_OBJECT_BYTES, ENTRIES_AT_A_TIME);
         for (id, text) in ids.into_iter().zip(texts) {
             let found = self.parse_entry(&id, text);
             catalog.add(id, found)?;
@@ -97,7 +96,7 @@ impl Repository {
         place: Place,
     ) -> Result<Option<String>, StoreError> {
         let folder = self.layout.backup_folder(&backup.id);
-        let found = self.runtime.block_on(self.store.list(&folder, None))?;
+        let found = self.session.list(&folder, None)?;
         let lengths: HashMap<&str, u64> = found
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
@@ -108,7 +107,7 @@ impl Repository {
         let missing = backup.parts.iter().chain(lists).find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });
-        Ok(missing.map(|part| format!("{}/{folder}{}", self.store.url(), part.name)))
+        Ok(missing.map(|part| format!("{}/{folder}{}", self.session.url(), part.name)))
     }
 
     /// Sees that the identity opens what belongs to a backup.
@@ -127,9 +126,7 @@ impl Repository {
 
     /// Ids of backup folders, committed or not.
     fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
-        let folders = self
-            .runtime
-            .block_on(self.store.folders(&self.layout.backups()))?;
+        let folders = self.session.folders(&self.layout.backups())?;
         Ok(folders
             .iter()
             .filter_map(|name| name.parse().ok())
@@ -187,19 +184,14 @@ impl Repository {
     fn no_such_backup(&self, id: &str) -> Error {
         Error::NoSuchBackup {
             id: id.to_owned(),
-            store: self.store.url().to_owned(),
+            store: self.session.url().to_owned(),
         }
     }
 
     /// A backup as its `backup.json` has it; `None` without one.
     pub(super) fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
-        let text = self.runtime.block_on(self.read_entry(id));
+        let text = self.read_small(&self.layout.backup_json(id));
         self.parse_entry(id, text)
-    }
-
-    async fn read_entry(&self, id: &BackupId) -> Result<Bytes, StoreError> {
-        let key = self.layout.backup_json(id);
-        self.store.get(&key, SMALL_OBJECT_BYTES).await
     }
 
     fn parse_entry(
@@ -233,7 +225,7 @@ impl Repository {
     }
 
     fn is_denied_alone(&self, error: &StoreError) -> bool {
-        error.kind == ErrorKind::PermissionDenied && self.store.url().starts_with("file:")
+        error.kind == ErrorKind::PermissionDenied && self.session.url().starts_with("file:")
     }
 
     /// Takes an id for a backup that starts at `time`: no other backup gets it, also none that begins at the same moment.
@@ -258,10 +250,8 @@ impl Repository {
         for id in ids.filter(|id| !is_taken(id)) {
             let content = serde_json::json!({ "backup": &id, "pid": std::process::id() });
             let claim = self.layout.key(&Key::Claim(id.second()));
-            let put = self
-                .store
-                .put(&claim, content.to_string().into(), PutMode::Create);
-            match self.runtime.block_on(put) {
+            let content = content.to_string().into();
+            match self.session.put(&claim, content, PutMode::Create) {
                 Ok(()) => return Ok(id),
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -279,9 +269,7 @@ impl Repository {
             source: source.into(),
         })?;
         let key = self.layout.backup_json(&entry.id);
-        Ok(self
-            .runtime
-            .block_on(self.store.put(&key, json.into(), PutMode::Create))?)
+        Ok(self.session.put(&key, json.into(), PutMode::Create)?)
     }
 
     /// The backups that it takes to restore `backup`, the full one first, `backup` itself last; only they are read.

@@ -53,7 +53,7 @@ impl Repository {
     /// The store's.
     pub fn marks(&self) -> Result<Marks, StoreError> {
         let prefix = self.layout.marks();
-        let found = self.runtime.block_on(self.store.list(&prefix, None))?;
+        let found = self.session.list(&prefix, None)?;
         let marks = found
             .iter()
             .filter_map(|info| match self.layout.parse(&info.key) {
@@ -104,10 +104,8 @@ impl Repository {
         };
         let json = serde_json::to_string(&content).expect("a mark is text and numbers");
         let key = self.layout.key(&Key::Mark(id.clone(), mark));
-        let put = self
-            .store
-            .put(&key, format!("{json}\n").into(), PutMode::Create);
-        match self.runtime.block_on(put) {
+        let json = format!("{json}\n").into();
+        match self.session.put(&key, json, PutMode::Create) {
             Ok(()) => Ok(true),
             Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),

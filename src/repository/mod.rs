@@ -12,11 +12,10 @@ mod wal_archive;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use walhalla_postgres::SystemIdentifier;
-use walhalla_providers::transfer::Store;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
 
 pub use backups::LATEST;
@@ -30,18 +29,14 @@ use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
     Trailed, streams, trailer, unpack,
 };
+use crate::session::StoreSession;
 
-/// A store, opened for one cluster, for callers on ordinary threads.
+/// One cluster's part of a store.
 #[derive(Clone, Debug)]
 pub struct Repository {
-    /// The store.
-    pub store: Store,
-    /// Keys of the cluster.
-    pub layout: Layout,
-    /// Where requests run.
-    pub runtime: Handle,
-    /// What opens encrypted objects.
-    pub identities: Identities,
+    session: StoreSession,
+    layout: Layout,
+    identities: Identities,
 }
 
 /// An object's content, and what is known of the object once it was read to its end.
@@ -192,15 +187,13 @@ pub const WHOLE_OBJECT_LIMIT_BYTES: u64 = 1 << 30;
 impl Repository {
     /// The cluster `system_identifier` in `store`.
     pub fn new(
-        store: Store,
-        runtime: Handle,
+        session: StoreSession,
         identities: Identities,
         system_identifier: SystemIdentifier,
     ) -> Self {
         Self {
-            store,
+            session,
             layout: Layout::new(system_identifier),
-            runtime,
             identities,
         }
     }
@@ -210,42 +203,88 @@ impl Repository {
     /// # Errors
     /// [`Error::NothingOfCluster`], [`Error::NoCluster`] and [`Error::SeveralClusters`].
     pub fn choose(
-        store: Store,
-        runtime: Handle,
+        session: StoreSession,
         identities: Identities,
         chosen: Option<SystemIdentifier>,
     ) -> Result<Self, Error> {
         if let Some(system_identifier) = chosen {
-            let chosen = Self::new(store, runtime, identities, system_identifier);
+            let chosen = Self::new(session, identities, system_identifier);
             chosen.must_be_known()?;
             return Ok(chosen);
         }
-        let folders = runtime.block_on(store.folders(""))?;
+        let folders = session.folders("")?;
         let found: Vec<SystemIdentifier> = folders
             .iter()
             .filter_map(|name| name.parse().ok())
             .collect();
         match found.as_slice() {
             [] => Err(Error::NoCluster {
-                store: store.url().to_owned(),
+                store: session.url().to_owned(),
             }),
-            [only] => Ok(Self::new(store, runtime, identities, *only)),
+            [only] => Ok(Self::new(session, identities, *only)),
             _ => Err(Error::SeveralClusters {
-                store: store.url().to_owned(),
+                store: session.url().to_owned(),
                 found,
             }),
         }
     }
 
+    /// The session with the store.
+    pub fn session(&self) -> &StoreSession {
+        &self.session
+    }
+
+    /// Keys of the cluster.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The same repository, with another time for which failed requests are sent again.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            session: self.session.within(deadline),
+            ..self.clone()
+        }
+    }
+
+    /// The store's URL, for messages.
+    pub fn store_url(&self) -> &str {
+        self.session.url()
+    }
+
+    /// Whether an object can be opened here, as far as is known without asking for it.
+    pub fn may_open(&self, object: &layout::Object) -> bool {
+        object.packing.encryption == Encryption::None || self.identities.are_set()
+    }
+
+    /// An object, `stored_bytes` long, that is read in pieces. No request is sent.
+    pub fn ranged(&self, object: layout::Object, stored_bytes: u64) -> Ranged {
+        let layout::Object { key, packing } = object;
+        let (session, identities) = (self.session.clone(), self.identities.clone());
+        Ranged::new(session, identities, key, packing, stored_bytes)
+    }
+
+    /// Removes objects.
+    ///
+    /// # Errors
+    /// The store's, of the first that it would not remove.
+    pub fn remove(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
+        let refused = self.session.delete(keys)?;
+        match refused.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
     /// The object's full URL, for messages.
     pub fn url(&self, key: &ObjectKey) -> String {
-        self.store.object_url(key)
+        self.session.object_url(key)
     }
 
     /// The whole of a small object as it is stored.
     pub fn read_small(&self, key: &ObjectKey) -> Result<Bytes, StoreError> {
-        self.runtime
-            .block_on(self.store.get(key, SMALL_OBJECT_BYTES))
+        self.session.get(key, SMALL_OBJECT_BYTES)
     }
 
     /// Opens an object for reading its content.
@@ -253,7 +292,7 @@ impl Repository {
     /// # Errors
     /// [`Error::Locked`] for an encrypted one that no identity opens.
     pub fn open(&self, object: &layout::Object) -> Result<Content, Error> {
-        let reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
+        let reader = ObjectReader::open(&self.session, &object.key)?;
         self.content(object, reader, Arc::default())
     }
 
@@ -274,7 +313,7 @@ impl Repository {
         &self,
         object: &layout::Object,
     ) -> Result<(ObjectReader, SharedHash), Error> {
-        let mut stored = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
+        let mut stored = ObjectReader::open(&self.session, &object.key)?;
         let hash = stored.hash();
         Ok((stored, hash))
     }
@@ -347,14 +386,7 @@ impl Repository {
         if object.packing.codec == Codec::None || !self.layout.has_trailer(object) {
             return Ok(None);
         }
-        let ranged = Ranged::new(
-            self.store.clone(),
-            self.runtime.clone(),
-            self.identities.clone(),
-            object.key.clone(),
-            object.packing,
-            archived.stored_bytes,
-        );
+        let ranged = self.ranged(object.clone(), archived.stored_bytes);
         match ranged.last(trailer::TRAILER_BYTES as u64) {
             Ok(end) => Ok(trailer::checksum(&end)),
             Err(OpenError::Locked(_)) => Ok(None),
@@ -400,7 +432,7 @@ impl Repository {
     }
 
     fn begin(&self, object: &layout::Object) -> Result<Vec<u8>, Error> {
-        let mut reader = ObjectReader::open(&self.store, &self.runtime, &object.key)?;
+        let mut reader = ObjectReader::open(&self.session, &object.key)?;
         let mut begin = vec![0; HEADER_BYTES];
         let read = streams::read_full(&mut reader, &mut begin);
         let length = read

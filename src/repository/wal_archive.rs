@@ -76,7 +76,7 @@ impl Repository {
         let start_after = format!("{}{before}", self.layout.wal_folder(name.timeline));
         let mut is_known = false;
         let folders = self.layout.wal_folders();
-        let found = self.store.find(&folders, &start_after, |info| {
+        let found = self.session.find(&folders, &start_after, |info| {
             is_known = true;
             let Key::Wal(file, _) = self.layout.parse(&info.key) else {
                 return None;
@@ -88,8 +88,7 @@ impl Repository {
                 file => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
             }
         });
-        let found = self.runtime.block_on(found)?;
-        Ok(match found {
+        Ok(match found? {
             Some(later) => later,
             None if is_known => LaterWal::Nothing,
             None => LaterWal::NothingKnown,
@@ -154,8 +153,7 @@ impl Repository {
         let objects = Packing::all().map(|packing| self.layout.wal(file, packing));
         let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
         let prefix = self.layout.wal(file, Packing::NONE).key;
-        let present = self.store.present(prefix.as_str(), &keys);
-        let found = self.runtime.block_on(present)?;
+        let found = self.session.present(prefix.as_str(), &keys)?;
         let archived = found.into_iter().filter_map(|info| {
             let Key::Wal(_, packing) = self.layout.parse(&info.key) else {
                 return None;
@@ -183,9 +181,7 @@ impl Repository {
 
     /// The timelines that have a folder in the archive, ascending.
     pub fn timelines(&self) -> Result<Vec<TimelineId>, StoreError> {
-        let folders = self
-            .runtime
-            .block_on(self.store.folders(&self.layout.wal_folders()))?;
+        let folders = self.session.folders(&self.layout.wal_folders())?;
         Ok(folders
             .iter()
             .filter_map(|name| name.parse().ok())
@@ -204,9 +200,7 @@ impl Repository {
         let folder = self.layout.wal_folder(timeline);
         // A name's first 23 digits come before the name itself in every form of it.
         let start_after = first.map(|name| format!("{folder}{name:.23}"));
-        let found = self
-            .runtime
-            .block_on(self.store.list(&folder, start_after.as_deref()))?;
+        let found = self.session.list(&folder, start_after.as_deref())?;
         let mut listing = WalListing::default();
         for info in found {
             if let Key::Wal(file, packing) = self.layout.parse(&info.key) {
@@ -228,9 +222,7 @@ impl Repository {
     ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
         let folder = self.layout.summary_folder(timeline);
         let start_after = first.map(|name| format!("{folder}{name:.23}"));
-        let found = self
-            .runtime
-            .block_on(self.store.list(&folder, start_after.as_deref()))?;
+        let found = self.session.list(&folder, start_after.as_deref())?;
         let mut summaries: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for info in found {
             if let Key::Summary(segment, packing) = self.layout.parse(&info.key) {
@@ -316,12 +308,10 @@ impl Repository {
     /// [`Error::NothingOfCluster`].
     pub fn must_be_known(&self) -> Result<(), Error> {
         let system_identifier = self.layout.system_identifier();
-        let folders = self
-            .runtime
-            .block_on(self.store.folders(&format!("{system_identifier}/")))?;
+        let folders = self.session.folders(&format!("{system_identifier}/"))?;
         if folders.is_empty() {
             return Err(Error::NothingOfCluster {
-                store: self.store.url().to_owned(),
+                store: self.session.url().to_owned(),
                 system_identifier,
             });
         }

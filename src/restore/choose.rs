@@ -50,7 +50,7 @@ pub fn plan(
 impl<'a> Planner<'a> {
     pub(super) fn plan(mut self) -> Result<Plan, Error> {
         if self.backups.is_empty() {
-            let store = self.repository.store.url();
+            let store = self.repository.store_url();
             return Err(Unreachable::because(format!("{store} holds no backup")).into());
         }
         let mut refusal: Option<Falls> = None;

@@ -12,7 +12,7 @@ use walhalla_providers::ObjectKey;
 
 use super::receipts::{Depth, Receipts};
 use super::segments::{Followed, RunReader, to_a_record};
-use super::{Error, Findings, Options, Verified, count, damaged_entries, is_open, note_absent};
+use super::{Error, Findings, Options, Verified, count, damaged_entries, note_absent};
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
@@ -119,8 +119,8 @@ impl<'a> Archive<'a> {
             archive.histories.insert(backup.timeline, history);
         }
         for timeline in repository.timelines()? {
-            let folder = repository.layout.wal_folder(timeline);
-            let url = format!("{}/{folder}", repository.store.url());
+            let folder = repository.layout().wal_folder(timeline);
+            let url = format!("{}/{folder}", repository.store_url());
             let listing = repository.list_wal(timeline, None).map_err(Error::from);
             let mut listing = findings.judge(&url, listing)?.unwrap_or_default();
             for double in std::mem::take(&mut listing.doubles) {
@@ -155,7 +155,7 @@ impl<'a> Archive<'a> {
 
     /// Takes in segments that were read once.
     fn traces_in(&mut self, receipts: &Receipts) {
-        let prefix = format!("{}/", self.repository.store.url());
+        let prefix = format!("{}/", self.repository.store_url());
         for url in receipts.urls() {
             if let Some(name) = self.segment_at(&prefix, &url) {
                 self.traces.entry(name).or_insert(Trace::Receipt);
@@ -166,7 +166,7 @@ impl<'a> Archive<'a> {
     /// The segment whose object has this URL, in the store whose objects' URLs begin with `prefix`.
     fn segment_at(&self, prefix: &str, url: &str) -> Option<SegmentName> {
         let key = ObjectKey::new(url.strip_prefix(prefix)?).ok()?;
-        match self.repository.layout.parse(&key) {
+        match self.repository.layout().parse(&key) {
             Key::Wal(WalFileName::Segment(name), _) => Some(name),
             _ => None,
         }
@@ -195,7 +195,7 @@ impl<'a> Archive<'a> {
         let number = timeline.number();
         let file = self
             .repository
-            .layout
+            .layout()
             .wal(WalFileName::History(timeline), Packing::NONE);
         let url = self.repository.url(&file.key);
         match self.repository.history(timeline) {
@@ -313,7 +313,7 @@ impl<'a> Archive<'a> {
         let name = history.segment_name(first, size);
         let object = self
             .repository
-            .layout
+            .layout()
             .wal(WalFileName::Segment(name), Packing::NONE);
         let affected = backups
             .iter()
@@ -387,12 +387,12 @@ impl<'a> Archive<'a> {
     fn note_absent(&self, findings: &Findings, options: &Options) {
         let files = self.all_files().flat_map(|(_, files)| files.all());
         let present = files.map(|file| self.repository.url(&file.object.key));
-        let folders = self.repository.layout.wal_folders();
-        let folder = format!("{}/{folders}", self.repository.store.url());
+        let folders = self.repository.layout().wal_folders();
+        let folder = format!("{}/{folders}", self.repository.store_url());
         let mut present: HashSet<String> = present.collect();
         // What tells of a loss is not forgotten.
         if let Some(receipts) = &options.receipts {
-            let prefix = format!("{}/", self.repository.store.url());
+            let prefix = format!("{}/", self.repository.store_url());
             let lost = lock(&self.lost);
             let is_lost = |url: &String| {
                 let name = self.segment_at(&prefix, url);
@@ -408,7 +408,7 @@ impl<'a> Archive<'a> {
         let segments = self
             .all_files()
             .flat_map(|(_, files)| files.segments.values());
-        let system_identifier = self.repository.layout.system_identifier();
+        let system_identifier = self.repository.layout().system_identifier();
         segments.take(FIRST_PAGES).find_map(|archived| {
             let mut content = self.repository.open(&archived.object).ok()?;
             let mut page = [0; LONG_HEADER_BYTES];
@@ -419,7 +419,7 @@ impl<'a> Archive<'a> {
 
     fn must_be_open(&self) -> Result<(), Error> {
         let files = self.all_files().flat_map(|(_, files)| files.all());
-        let mut locked = files.filter(|file| !is_open(self.repository, &file.object));
+        let mut locked = files.filter(|file| !self.repository.may_open(&file.object));
         match locked.next() {
             None => Ok(()),
             Some(file) => Err(Error::Repository(repository::Error::Locked {

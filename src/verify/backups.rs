@@ -16,9 +16,7 @@ use walhalla_postgres::{
 
 use super::receipts::Depth;
 use super::segments::{Followed, RunReader, to_a_record};
-use super::{
-    Error, Findings, Options, Sound, Verified, count, damaged_entries, is_open, wrong_with,
-};
+use super::{Error, Findings, Options, Sound, Verified, count, damaged_entries, wrong_with};
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::archive::proof::read_backup_wal;
 use crate::contents::delta_file::{Header, ReadError, whole_name};
@@ -105,10 +103,8 @@ fn stored_objects(
     repository: &Repository,
     backup: &BackupEntry,
 ) -> Result<HashMap<String, (u64, Timestamp)>, Error> {
-    let folder = repository.layout.backup_folder(&backup.id);
-    let found = repository
-        .runtime
-        .block_on(repository.store.list(&folder, None))?;
+    let folder = repository.layout().backup_folder(&backup.id);
+    let found = repository.session().list(&folder, None)?;
     let named = found.iter().filter_map(|info| {
         let name = info.key.as_str().strip_prefix(&folder)?;
         Some((name.to_owned(), (info.size_bytes, info.modified)))
@@ -152,8 +148,8 @@ impl Verification<'_> {
     }
 
     fn folder_url(&self) -> String {
-        let folder = self.repository.layout.backup_folder(&self.backup.id);
-        format!("{}/{folder}", self.repository.store.url())
+        let folder = self.repository.layout().backup_folder(&self.backup.id);
+        format!("{}/{folder}", self.repository.store_url())
     }
 
     fn url(&self, part: &StoredPart) -> String {
@@ -161,9 +157,9 @@ impl Verification<'_> {
     }
 
     fn is_open(&self) -> Result<bool, Error> {
-        let layout = &self.repository.layout;
+        let layout = self.repository.layout();
         let manifest = layout.backup_object(&self.backup.id, &self.backup.manifest.name)?;
-        Ok(is_open(self.repository, &manifest))
+        Ok(self.repository.may_open(&manifest))
     }
 
     /// Objects in the backup's folder that are none of its own.
@@ -403,7 +399,7 @@ impl Verification<'_> {
         let there = segments.len();
         let mut open = Vec::new();
         for (name, archived) in segments {
-            if is_open(self.repository, &archived.object) {
+            if self.repository.may_open(&archived.object) {
                 open.push((name, archived.clone()));
             } else {
                 count(&self.findings.unopened, 1);
@@ -456,7 +452,7 @@ impl Verification<'_> {
         let (first, last) = (hole.first, hole.last());
         let (timeline, size) = (self.backup.timeline, self.backup.wal_segment_size);
         let name = WalFileName::Segment(first.on(timeline, size));
-        let object = self.repository.layout.wal(name, Packing::NONE);
+        let object = self.repository.layout().wal(name, Packing::NONE);
         let range = if first == last {
             "it is missing".to_owned()
         } else {

@@ -27,7 +27,6 @@ use serde::Serialize;
 use crate::contents;
 use crate::output;
 use crate::progress::Show;
-use crate::repository::layout::Object;
 use crate::repository::{self, Catalog, Repository};
 use crate::threads::lock;
 use crate::wal;
@@ -257,7 +256,7 @@ fn damaged_entries(repository: &Repository, catalog: &Catalog, findings: &Findin
     }
     for backup in catalog.backups() {
         if let Err(broken) = catalog.chain(&backup.id) {
-            let object = repository.layout.backup_json(&broken.ancestor);
+            let object = repository.layout().backup_json(&broken.ancestor);
             let what = format!(
                 "it {}, and backup {} cannot be restored without",
                 broken.problem, backup.id
@@ -336,10 +335,4 @@ fn note_absent(findings: &Findings, options: &Options, folder: &str, present: &H
             absent.len()
         ));
     }
-}
-
-/// Whether an object can be opened here.
-fn is_open(repository: &Repository, object: &Object) -> bool {
-    use crate::pipeline::Encryption;
-    object.packing.encryption == Encryption::None || repository.identities.are_set()
 }

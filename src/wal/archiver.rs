@@ -106,7 +106,7 @@ impl Archiver<'_> {
             WalFileName::Segment(_) | WalFileName::Partial(..) => self.pipeline.clone(),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => self.pipeline.framed(),
         };
-        let object = self.repository.layout.wal(file, pipeline.packing());
+        let object = self.repository.layout().wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
             Ok((stored, summary)) => {
                 let upload = summary.map(|summary| self.begin_summary(summary));
@@ -138,16 +138,12 @@ impl Archiver<'_> {
         if !matches!(error, Error::OtherContent { .. }) {
             return;
         }
-        let delete = self
-            .repository
-            .store
-            .delete(std::slice::from_ref(&created.key));
-        match self.repository.runtime.block_on(delete) {
-            Ok(refused) if refused.is_empty() => {}
-            _ => tracing::warn!(
+        let keys = std::slice::from_ref(&created.key);
+        if self.repository.remove(keys).is_err() {
+            tracing::warn!(
                 "{} was stored beside it and could not be removed: remove it",
                 self.repository.url(&created.key)
-            ),
+            );
         }
     }
 
@@ -356,10 +352,7 @@ impl Archiver<'_> {
 
     /// The repository, for what is not waited for long.
     fn hasty(&self) -> Repository {
-        Repository {
-            store: self.repository.store.within(SUMMARY_DEADLINE),
-            ..self.repository.clone()
-        }
+        self.repository.within(SUMMARY_DEADLINE)
     }
 
     /// Begins to store the summary of a segment that is in the archive, on a thread of its own.
@@ -491,8 +484,7 @@ impl Archiver<'_> {
 
     /// Whoever is told that a file is archived removes it: another push may have died just before what it stored was durable.
     fn settle(&self, archived: &Object) -> Result<(), Error> {
-        let settled = self.repository.store.settle(&archived.key);
-        Ok(self.repository.runtime.block_on(settled)?)
+        Ok(self.repository.session().settle(&archived.key)?)
     }
 
     /// Whether the first `valid_bytes` of a segment's file and of what is archived are the same.

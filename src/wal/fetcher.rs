@@ -59,7 +59,7 @@ impl Fetcher<'_> {
 
     /// What to say of a file that is in no form in the archive.
     fn absent(&self, file: WalFileName, path: &Path) -> Result<Error, Error> {
-        let object = self.repository.layout.wal(file, Packing::NONE);
+        let object = self.repository.layout().wal(file, Packing::NONE);
         let archive = self.repository.url(&object.key);
         if !self.ends_recovery {
             return Ok(Error::NotArchived { file, archive });

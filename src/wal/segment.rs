@@ -38,7 +38,7 @@ impl ArchivedSegment<'_> {
     /// # Errors
     /// As [`SegmentReader::begin`].
     pub fn reader(&self, last: Option<ReadSegment>) -> Result<SegmentReader, Error> {
-        let identity = self.repository.layout.system_identifier();
+        let identity = self.repository.layout().system_identifier();
         let known = self
             .cluster
             .map_or(KnownCluster::Identity(identity), KnownCluster::Whole);

@@ -46,7 +46,7 @@ pub fn write(
     }
     let pipeline = pipeline.framed();
     let object = repository
-        .layout
+        .layout()
         .summary(summary.segment, pipeline.packing());
     let json = summary.to_json();
     let sha256 = ContentDigest::Sha256(Sha256::digest(&json).into());
@@ -72,7 +72,7 @@ pub fn write_new(
 ) -> Result<Option<u64>, pipeline::Error> {
     let pipeline = pipeline.framed();
     let object = repository
-        .layout
+        .layout()
         .summary(summary.segment, pipeline.packing());
     match create(&pipeline, &object, &summary.to_json(), key) {
         Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => Ok(None),
@@ -85,11 +85,7 @@ pub fn write_new(
 /// # Errors
 /// The store's.
 pub fn remove(repository: &Repository, keys: &[ObjectKey]) -> Result<(), Error> {
-    let failed = repository.runtime.block_on(repository.store.delete(keys))?;
-    match failed.into_iter().next() {
-        Some((_, error)) => Err(error.into()),
-        None => Ok(()),
-    }
+    Ok(repository.remove(keys)?)
 }
 
 /// Creates the object; its stored length. Its header tells a keyed digest, by which the host knows it without reading it.
@@ -132,7 +128,7 @@ pub fn read(
             source: "it was cut, or something else wrote it".into(),
         });
     }
-    let system_identifier = repository.layout.system_identifier();
+    let system_identifier = repository.layout().system_identifier();
     Summary::parse(&json, segment, system_identifier).map_err(|source| repository::Error::Damaged {
         object: repository.url(&object.key),
         what: "it is no summary that can be used",

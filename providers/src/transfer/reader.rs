@@ -6,7 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::retry::{Pace, Retries};
-use super::{Store, permit};
+use super::{BodyUse, Store};
 use crate::{Download, Error, ErrorKind, ObjectKey, Operation, Result};
 
 /// How often in a row a body may end early without a byte before the object counts as damaged.
@@ -43,8 +43,9 @@ impl Reader {
         key: ObjectKey,
         offset: u64,
         length: Option<u64>,
+        body: BodyUse,
     ) -> Result<Self> {
-        let permit = permit(&store.inner.downloads).await;
+        let permit = store.inner.permit_to_read(body).await;
         // No range header can ask for nothing.
         let asked = length.map(|length| length.max(1));
         let download = request(&store, &key, offset, asked).await?;

@@ -3,7 +3,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
-use tokio::runtime::Runtime;
 use walhalla_providers::testing::{Call, Fault, FaultyStore, MemoryStore};
 use walhalla_providers::transfer::{Options, RetryPolicy, Store};
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
@@ -12,6 +11,8 @@ use super::*;
 use crate::pipeline::encryption::generate;
 use crate::pipeline::{Compression, Identities, Pipeline, Recipients, StoredObject};
 use crate::repository::entry::StoredPart;
+use crate::repository::layout::Object;
+use crate::session::{Network, StoreSession};
 
 const ENTRY: &[u8] = include_bytes!("../../../fuzz/corpus/backup_entry/full.json");
 const DOWNLOADS: usize = 4;
@@ -26,7 +27,7 @@ struct Site {
     backup: BackupEntry,
     files: Vec<(PathBuf, Vec<u8>)>,
     /// Keeps the requests going, and the identity.
-    _held: (Runtime, tempfile::TempDir),
+    _held: (Network, tempfile::TempDir),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl Site {
     }
 
     fn of(compression: Compression, keys: Keys, parts: Vec<Vec<(PathBuf, Vec<u8>)>>) -> Self {
-        let runtime = Runtime::new().unwrap();
+        let network = Network::start().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (secret, recipient) = generate(jiff::Timestamp::UNIX_EPOCH);
         let identity = dir.path().join("identity");
@@ -80,10 +81,10 @@ impl Site {
             download_concurrency: DOWNLOADS,
         };
         let store = Store::new(Arc::new(faulty.clone()), options);
+        let session = StoreSession::new(store, &network);
         let mut backup = BackupEntry::parse(ENTRY).unwrap();
         let repository = Repository::new(
-            store.clone(),
-            runtime.handle().clone(),
+            session.clone(),
             Identities::new(Some(&identity)),
             backup.system_identifier,
         );
@@ -91,8 +92,7 @@ impl Site {
             Keys::None => None,
             Keys::Age => Recipients::load(Some(&recipient), None).unwrap(),
         };
-        let handle = runtime.handle().clone();
-        let pipeline = Pipeline::new(store, handle, compression, recipients.map(Arc::new), 2);
+        let pipeline = Pipeline::new(session, compression, recipients.map(Arc::new), 2);
         let (mut files, mut index) = (Vec::new(), Index::default());
         backup.parts.clear();
         for (number, of_part) in parts.into_iter().enumerate() {
@@ -112,7 +112,7 @@ impl Site {
             repository,
             backup,
             files,
-            _held: (runtime, dir),
+            _held: (network, dir),
         }
     }
 
@@ -126,16 +126,18 @@ impl Site {
 
     fn key_of_part(&self, number: usize) -> ObjectKey {
         let name = &self.backup.parts[number].name;
-        let object = self.repository.layout.backup_object(&self.backup.id, name);
+        let object = self
+            .repository
+            .layout()
+            .backup_object(&self.backup.id, name);
         object.unwrap().key
     }
 
     fn change(&self, key: &ObjectKey, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Vec<u8> {
-        let Repository { store, runtime, .. } = &self.repository;
-        let before = runtime.block_on(store.get(key, u64::MAX)).unwrap().to_vec();
+        let session = self.repository.session();
+        let before = session.get(key, u64::MAX).unwrap().to_vec();
         let after = change(before.clone());
-        let put = store.put(key, after.into(), PutMode::Overwrite);
-        runtime.block_on(put).unwrap();
+        session.put(key, after.into(), PutMode::Overwrite).unwrap();
         before
     }
 }
@@ -146,7 +148,7 @@ fn create(
     backup: &BackupEntry,
     name: &str,
 ) -> crate::pipeline::ObjectWriter {
-    let object = repository.layout.backup_object(&backup.id, name).unwrap();
+    let object = repository.layout().backup_object(&backup.id, name).unwrap();
     pipeline.create(&object.key).unwrap()
 }
 
@@ -364,8 +366,7 @@ fn a_cut_part_is_damaged_and_a_missing_one_missing() {
             );
             site.change(&key, |_| original);
         }
-        let Repository { store, runtime, .. } = &site.repository;
-        runtime.block_on(store.delete(&[key])).unwrap();
+        site.repository.remove(&[key]).unwrap();
         let error = read(&site.pieces(), path).unwrap_err();
         let repository::Error::Store(error) = error else {
             panic!("{error:?}");
@@ -398,7 +399,7 @@ fn pieces_come_while_every_download_permit_is_held_by_readers_of_parts() {
     let site = Site::new(Compression::Lz4, Keys::Age);
     let pieces = site.pieces();
     let name = &site.backup.parts[0].name;
-    let layout = &site.repository.layout;
+    let layout = site.repository.layout();
     let object = layout.backup_object(&site.backup.id, name).unwrap();
     let open = || site.repository.open(&object).unwrap();
     let _held: Vec<_> = std::iter::repeat_with(open).take(DOWNLOADS).collect();
@@ -408,22 +409,20 @@ fn pieces_come_while_every_download_permit_is_held_by_readers_of_parts() {
 #[test]
 fn without_an_identity_a_backup_stays_locked() {
     let site = Site::new(Compression::Lz4, Keys::Age);
-    let mut stranger = site.repository.clone();
-    stranger.identities = Identities::default();
+    let session = site.repository.session().clone();
+    let cluster = site.backup.system_identifier;
+    let stranger = Repository::new(session, Identities::default(), cluster);
     let opened = Pieces::open(&stranger, &site.backup);
     assert!(matches!(
         opened.err(),
         Some(reader::Error::Repository(repository::Error::Locked { .. }))
     ));
     let mut pieces = site.pieces();
-    pieces.parts[0].object = Ranged::new(
-        stranger.store.clone(),
-        stranger.runtime.clone(),
-        stranger.identities.clone(),
-        site.key_of_part(0),
-        pieces.parts[0].object.packing(),
-        site.backup.parts[0].stored_bytes,
-    );
+    let object = Object {
+        key: site.key_of_part(0),
+        packing: pieces.parts[0].object.packing(),
+    };
+    pieces.parts[0].object = stranger.ranged(object, site.backup.parts[0].stored_bytes);
     let error = read(&pieces, Path::new("z39")).unwrap_err();
     assert!(
         matches!(error, repository::Error::Locked { .. }),

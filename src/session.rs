@@ -1,0 +1,271 @@
+//! The one door to the store: ordinary threads ask here, and have the answer when the call returns.
+//!
+//! ```text
+//! ordinary threads ─▶ StoreSession ─▶ Network's threads ─▶ Store: permits, retries ─▶ S3, Google, Azure, directory
+//! ```
+//!
+//! Only this file waits for the network's threads. A session serves a command that ends in milliseconds and a process that
+//! lives for months: nothing in it ages, its clones share permits and connections, and the store renews its credentials.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{StreamExt as _, stream};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinHandle};
+use walhalla_providers::transfer::{self, Options, Patience, Store, StoreSettings, Upload};
+use walhalla_providers::{Error, ObjectInfo, ObjectKey, PutMode, Result};
+
+/// Chunks of an object that wait for who reads it.
+const QUEUED_CHUNKS: usize = 2;
+
+/// Threads on which requests run.
+const THREADS: usize = 2;
+
+/// The threads on which requests run.
+#[derive(Debug)]
+pub struct Network(Runtime);
+
+impl Network {
+    /// Starts them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn start() -> io::Result<Self> {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(THREADS).enable_all().build()?;
+        Ok(Self(runtime))
+    }
+
+    /// Opens the store at `url`.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, the settings or the credentials.
+    pub fn open(
+        &self,
+        url: &str,
+        settings: &StoreSettings,
+        options: Options,
+    ) -> Result<StoreSession> {
+        let store = self.0.block_on(transfer::open(url, settings))?;
+        Ok(StoreSession::new(Store::new(store, options), self))
+    }
+
+    /// Ends them without waiting: a request to a file system that hangs cannot be ended.
+    pub fn stop(self) {
+        self.0.shutdown_background();
+    }
+}
+
+/// An opened store, for ordinary threads.
+#[derive(Clone)]
+pub struct StoreSession {
+    store: Store,
+    network: Handle,
+}
+
+impl fmt::Debug for StoreSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StoreSession").field(&self.url()).finish()
+    }
+}
+
+/// An object's stored bytes, which come in while they are read.
+#[derive(Debug)]
+pub struct Chunks(mpsc::Receiver<Result<Bytes>>);
+
+impl Chunks {
+    /// The next bytes, never empty; `None` after the last ones or an error.
+    pub fn next(&mut self) -> Option<Result<Bytes>> {
+        self.0.blocking_recv()
+    }
+}
+
+impl StoreSession {
+    /// A session with `store`.
+    pub fn new(store: Store, network: &Network) -> Self {
+        Self {
+            store,
+            network: network.0.handle().clone(),
+        }
+    }
+
+    /// The store's URL, without secrets and without a trailing slash.
+    pub fn url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// An object's URL, for messages.
+    pub fn object_url(&self, key: &ObjectKey) -> String {
+        self.store.object_url(key)
+    }
+
+    /// The same session, with another time for which failed requests are sent again.
+    #[must_use]
+    pub fn within(&self, deadline: Duration) -> Self {
+        Self {
+            store: self.store.within(deadline),
+            ..self.clone()
+        }
+    }
+
+    /// The same session, whose requests together may go on failing only as long as `patience` lasts.
+    #[must_use]
+    pub fn patient(&self, patience: &Patience) -> Self {
+        Self {
+            store: self.store.patient(patience),
+            ..self.clone()
+        }
+    }
+
+    /// Waits for something that runs on the network's threads.
+    pub fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.network.block_on(work)
+    }
+
+    /// Waits for what `work` does with the store.
+    pub fn with_store<T>(&self, work: impl AsyncFnOnce(&Store) -> T) -> T {
+        self.wait(work(&self.store))
+    }
+
+    /// Sets something to work on the network's threads.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.network.spawn(work)
+    }
+
+    /// Waits for the end of what was set to work.
+    ///
+    /// # Errors
+    /// It panicked or was ended.
+    pub fn join<T>(&self, work: JoinHandle<T>) -> std::result::Result<T, JoinError> {
+        self.wait(work)
+    }
+
+    /// [`Store::upload`]
+    pub fn upload(&self, key: ObjectKey, mode: PutMode) -> Upload {
+        self.store.upload(key, mode)
+    }
+
+    /// [`Store::put`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode) -> Result<()> {
+        self.wait(self.store.put(key, body, mode))
+    }
+
+    /// [`Store::get`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
+        self.wait(self.store.get(key, limit_bytes))
+    }
+
+    /// [`Store::get`] of many objects, of which `at_a_time` are read at the same time; the answers come in the order of `keys`.
+    pub fn get_all(
+        &self,
+        keys: impl IntoIterator<Item = ObjectKey>,
+        limit_bytes: u64,
+        at_a_time: usize,
+    ) -> Vec<Result<Bytes>> {
+        let store = &self.store;
+        let gets = { keys.into_iter() }.map(async |key| store.get(&key, limit_bytes).await);
+        self.wait(stream::iter(gets).buffered(at_a_time).collect())
+    }
+
+    /// Begins to read an object from its begin to its end. The first bytes are on their way when this returns.
+    ///
+    /// # Errors
+    /// The store's, `NotFound` among them.
+    pub fn read(&self, key: &ObjectKey) -> Result<Chunks> {
+        let mut reader = self.wait(self.store.read(key, 0, None))?;
+        let (sender, chunks) = mpsc::channel(QUEUED_CHUNKS);
+        self.spawn(async move {
+            while let Some(chunk) = reader.next().await.transpose() {
+                let is_last = chunk.is_err();
+                if sender.send(chunk).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok(Chunks(chunks))
+    }
+
+    /// The bytes in `range` of an object; fewer where it ends before. Whoever is reading a whole object may ask for them.
+    ///
+    /// # Errors
+    /// The store's; `Invalid` where the object ends before the range begins.
+    pub fn read_range(&self, key: &ObjectKey, range: &Range<u64>) -> Result<Bytes> {
+        let length = range.end.saturating_sub(range.start);
+        self.wait(async {
+            let piece = self.store.read_piece(key, range.start, Some(length));
+            let mut reader = piece.await?;
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = reader.next().await? {
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(bytes.freeze())
+        })
+    }
+
+    /// [`Store::settle`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn settle(&self, key: &ObjectKey) -> Result<()> {
+        self.wait(self.store.settle(key))
+    }
+
+    /// [`Store::present`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn present(&self, prefix: &str, keys: &[ObjectKey]) -> Result<Vec<ObjectInfo>> {
+        self.wait(self.store.present(prefix, keys))
+    }
+
+    /// [`Store::list`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<Vec<ObjectInfo>> {
+        self.wait(self.store.list(prefix, start_after))
+    }
+
+    /// [`Store::find`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn find<T>(
+        &self,
+        prefix: &str,
+        start_after: &str,
+        wanted: impl FnMut(&ObjectInfo) -> Option<T>,
+    ) -> Result<Option<T>> {
+        self.wait(self.store.find(prefix, start_after, wanted))
+    }
+
+    /// [`Store::folders`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn folders(&self, prefix: &str) -> Result<Vec<String>> {
+        self.wait(self.store.folders(prefix))
+    }
+
+    /// [`Store::delete`]
+    ///
+    /// # Errors
+    /// The store's; what is wrong with single objects is part of the answer.
+    pub fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
+        self.wait(self.store.delete(keys))
+    }
+}
