@@ -272,7 +272,7 @@ impl AzureStore {
             url.query_pairs_mut().append_pair("delimiter", "/");
         }
         if let Some(marker) = &request.page {
-            url.query_pairs_mut().append_pair("marker", marker);
+            url.query_pairs_mut().append_pair("marker", marker.as_str());
         }
         url
     }

@@ -12,6 +12,7 @@
 
 mod denied;
 mod listing;
+mod names;
 mod publish;
 
 use std::fs::{self, File, Metadata};

@@ -38,7 +38,7 @@ use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use bodies::Bodies;
 use credentials::Access;
@@ -231,7 +231,7 @@ impl GcsStore {
         listing: Listing,
     ) -> std::result::Result<ListPage, Failure> {
         let mut page = ListPage {
-            next: listing.next_page_token,
+            next: listing.next_page_token.map(PageToken::from),
             ..ListPage::default()
         };
         for item in listing.items {
@@ -386,7 +386,12 @@ impl ObjectStore for GcsStore {
         let mut query = vec![("prefix", prefix.as_str()), ("maxResults", PAGE_KEYS)];
         query.extend(start.as_deref().map(|start| ("startOffset", start)));
         query.extend(request.fold.then_some(("delimiter", "/")));
-        query.extend(request.page.as_deref().map(|page| ("pageToken", page)));
+        query.extend(
+            request
+                .page
+                .as_ref()
+                .map(|page| ("pageToken", page.as_str())),
+        );
         let listing = self.json.list(&query).await;
         listing
             .and_then(|listing| self.list_page(request, listing))

@@ -27,8 +27,10 @@ pub mod s3;
 pub mod testing;
 pub mod transfer;
 
+use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -91,7 +93,7 @@ pub struct ListRequest {
     /// Fold keys with a further `/` after the prefix into [`ListPage::folders`].
     pub fold: bool,
     /// The [`ListPage::next`] of the page before.
-    pub page: Option<String>,
+    pub page: Option<PageToken>,
 }
 
 /// One page of a listing, in byte order of the keys.
@@ -102,7 +104,16 @@ pub struct ListPage {
     /// Folded prefixes on this page, each ending in `/`.
     pub folders: Vec<String>,
     /// Present when more pages follow.
-    pub next: Option<String>,
+    pub next: Option<PageToken>,
+}
+
+/// Where the next page of a listing begins, as the store spells it. A page that failed can be asked for again.
+///
+/// Next to the text a store may keep what it has read already, so that it need not read it for each page.
+#[derive(Clone)]
+pub struct PageToken {
+    text: String,
+    read: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A body on its way from the store.
@@ -254,6 +265,42 @@ impl PutToken {
     /// The token as stored.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl PageToken {
+    /// A token with what the store has read already.
+    pub(crate) fn with_read(text: String, read: Arc<dyn Any + Send + Sync>) -> Self {
+        let read = Some(read);
+        Self { text, read }
+    }
+
+    /// The store's text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// What the store has read, if it is of this type.
+    pub(crate) fn read<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.read.clone()?.downcast().ok()
+    }
+}
+
+impl From<String> for PageToken {
+    fn from(text: String) -> Self {
+        Self { text, read: None }
+    }
+}
+
+impl PartialEq for PageToken {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl fmt::Debug for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PageToken").field(&self.text).finish()
     }
 }
 

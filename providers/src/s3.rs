@@ -39,7 +39,7 @@ use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, Location, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
@@ -283,7 +283,10 @@ impl S3Store {
             return Err(incomplete());
         }
         let mut page = ListPage {
-            next: output.next_continuation_token.filter(|_| is_truncated),
+            next: output
+                .next_continuation_token
+                .filter(|_| is_truncated)
+                .map(PageToken::from),
             ..ListPage::default()
         };
         for object in output.contents.unwrap_or_default() {
@@ -532,7 +535,7 @@ impl ObjectStore for S3Store {
             .prefix(self.full(&request.prefix))
             .set_start_after(request.start_after.as_deref().map(|key| self.full(key)))
             .set_delimiter(request.fold.then(|| "/".to_owned()))
-            .set_continuation_token(request.page.clone())
+            .set_continuation_token(request.page.as_ref().map(|page| page.as_str().to_owned()))
             .set_request_payer(self.payer());
         match call.send().await {
             Ok(output) => self.page(request, output),

@@ -10,6 +10,7 @@
 //! else. Peak memory of a [`Store`]:
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
+mod listing;
 mod open;
 mod reader;
 mod retry;
@@ -27,6 +28,7 @@ use crate::{
     Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
     PutMode, PutToken, Result, Right,
 };
+pub use listing::Listing;
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
     directory_of, open, shown,
@@ -41,9 +43,6 @@ pub const MAX_LISTED_KEYS: usize = 10_000_000;
 
 /// How often [`Store::get`] reads an object that arrives damaged: a bit may turn on the way.
 const MOST_DAMAGED_READS: u32 = 3;
-
-/// Stores may give pages without keys where others were deleted, but not for ever.
-const MAX_EMPTY_PAGES: u32 = 10_000;
 
 /// How a [`Store`] uses its store.
 #[derive(Clone, Debug)]
@@ -311,15 +310,20 @@ impl Store {
         self.inner.store.settle(key).await
     }
 
-    /// All objects whose keys begin with `prefix` and are greater than `start_after`, in byte order; at most [`MAX_LISTED_KEYS`].
+    /// The objects whose keys begin with `prefix` and are greater than `start_after`, page by page.
+    pub fn pages(&self, prefix: &str, start_after: Option<&str>) -> Listing {
+        Listing::of_objects(self.clone(), prefix, start_after)
+    }
+
+    /// All objects whose keys begin with `prefix` and are greater than `start_after`, in byte order; at most
+    /// [`MAX_LISTED_KEYS`]. For prefixes of few keys: [`Store::pages`] does not hold all of them in memory.
     pub async fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<Vec<ObjectInfo>> {
-        let request = ListRequest {
-            prefix: prefix.to_owned(),
-            start_after: start_after.map(str::to_owned),
-            fold: false,
-            page: None,
-        };
-        let (mut objects, _) = self.all_pages(request).await?;
+        let mut objects = Vec::new();
+        let mut pages = self.pages(prefix, start_after);
+        while let Some(page) = pages.next_page().await? {
+            objects.extend(page.objects);
+            self.check_room(objects.len())?;
+        }
         // SeaweedFS (4.48) sorts folders among files by their names without the slash.
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
@@ -333,51 +337,37 @@ impl Store {
         start_after: &str,
         mut wanted: impl FnMut(&ObjectInfo) -> Option<T>,
     ) -> Result<Option<T>> {
-        let mut request = ListRequest {
-            prefix: prefix.to_owned(),
-            start_after: Some(start_after.to_owned()),
-            fold: false,
-            page: None,
-        };
-        let mut empty_pages = 0;
-        loop {
-            let page = self.page(&request).await?;
+        let mut pages = self.pages(prefix, Some(start_after));
+        while let Some(page) = pages.next_page().await? {
             if let Some(found) = page.objects.iter().find_map(&mut wanted) {
                 return Ok(Some(found));
             }
-            if page.next.is_none() {
-                return Ok(None);
-            }
-            empty_pages = if page.objects.is_empty() {
-                empty_pages + 1
-            } else {
-                0
-            };
-            if page.next == request.page || empty_pages > MAX_EMPTY_PAGES {
-                return Err(self
-                    .list_error(ErrorKind::Other)
-                    .with_source(EndlessListing));
-            }
-            request.page = page.next;
         }
+        Ok(None)
     }
 
     /// The names of the folders directly below `prefix` (which ends in `/` or is empty), each
     /// without the prefix and without a trailing slash, in byte order of the names with it.
     pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
-        let request = ListRequest {
-            prefix: prefix.to_owned(),
-            start_after: None,
-            fold: true,
-            page: None,
-        };
-        let (_, mut folders) = self.all_pages(request).await?;
+        let mut folders = Vec::new();
+        let mut pages = Listing::of_folders(self.clone(), prefix);
+        while let Some(page) = pages.next_page().await? {
+            folders.extend(page.folders);
+            self.check_room(folders.len())?;
+        }
         folders.sort_unstable();
         let name = |folder: String| {
             let name = folder.strip_prefix(prefix).unwrap_or(&folder);
             name.strip_suffix('/').unwrap_or(name).to_owned()
         };
         Ok(folders.into_iter().map(name).collect())
+    }
+
+    fn check_room(&self, listed: usize) -> Result<()> {
+        if listed <= MAX_LISTED_KEYS {
+            return Ok(());
+        }
+        Err(self.list_error(ErrorKind::Invalid).with_source(TooManyKeys))
     }
 
     /// Deletes `keys`; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
@@ -412,35 +402,6 @@ impl Store {
                 }
             };
             retries.wait_after(error).await?;
-        }
-    }
-
-    async fn all_pages(&self, mut request: ListRequest) -> Result<(Vec<ObjectInfo>, Vec<String>)> {
-        let mut objects = Vec::new();
-        let mut folders = Vec::new();
-        let mut empty_pages = 0;
-        loop {
-            let before = objects.len() + folders.len();
-            let page = self.page(&request).await?;
-            objects.extend(page.objects);
-            folders.extend(page.folders);
-            if page.next.is_none() {
-                return Ok((objects, folders));
-            }
-            if objects.len() + folders.len() > MAX_LISTED_KEYS {
-                return Err(self.list_error(ErrorKind::Invalid).with_source(TooManyKeys));
-            }
-            empty_pages = if objects.len() + folders.len() == before {
-                empty_pages + 1
-            } else {
-                0
-            };
-            if page.next == request.page || empty_pages > MAX_EMPTY_PAGES {
-                return Err(self
-                    .list_error(ErrorKind::Other)
-                    .with_source(EndlessListing));
-            }
-            request.page = page.next;
         }
     }
 
@@ -546,11 +507,6 @@ struct ObjectTooLarge {
 #[derive(Debug, thiserror::Error)]
 #[error("more than {MAX_LISTED_KEYS} keys; list a longer prefix")]
 struct TooManyKeys;
-
-/// A store answered with the same page twice, or with page after page of nothing.
-#[derive(Debug, thiserror::Error)]
-#[error("the store does not come to the end of the listing: the next page is this one")]
-struct EndlessListing;
 
 /// Whether a repeated create that is refused so may have met the object of an earlier attempt. Stores that guard
 /// what is there (retention, roles that may not replace) may say "forbidden" before they look at the condition.

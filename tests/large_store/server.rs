@@ -17,7 +17,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3Request, S3Response, S3Result, s3_error};
 use tokio::net::TcpListener;
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, ObjectInfo, ObjectKey, ObjectStore, PutMode, PutToken,
+    Error, ErrorKind, ListRequest, ObjectInfo, ObjectKey, ObjectStore, PageToken, PutMode, PutToken,
 };
 
 const BUCKET: &str = "large";
@@ -92,7 +92,7 @@ impl S3 for Bucket {
             prefix: input.prefix.clone().unwrap_or_default(),
             start_after: input.start_after,
             fold: input.delimiter.is_some(),
-            page: input.continuation_token,
+            page: input.continuation_token.map(PageToken::from),
         };
         let page = self.0.list(&wanted).await.map_err(refusal)?;
         let contents = page.objects.iter().map(|info| Object {
@@ -109,7 +109,7 @@ impl S3 for Bucket {
             prefix: input.prefix,
             delimiter: input.delimiter,
             is_truncated: Some(page.next.is_some()),
-            next_continuation_token: page.next,
+            next_continuation_token: page.next.map(|next| next.as_str().to_owned()),
             contents: Some(contents.collect()),
             common_prefixes: Some(folders.collect()),
             ..ListObjectsV2Output::default()

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::failure::Unexpected;
 use crate::location::Location;
-use crate::{ListPage, ListRequest, ObjectInfo};
+use crate::{ListPage, ListRequest, ObjectInfo, PageToken};
 
 /// One page as Azure sends it.
 #[derive(Deserialize)]
@@ -76,7 +76,9 @@ impl BlobPage {
         location: &Location,
     ) -> Result<ListPage, Unexpected> {
         let mut page = ListPage {
-            next: Some(self.next_marker).filter(|marker| !marker.is_empty()),
+            next: Some(self.next_marker)
+                .filter(|marker| !marker.is_empty())
+                .map(PageToken::from),
             ..ListPage::default()
         };
         let (mut last_blob, mut last_folder) = (String::new(), String::new());
@@ -201,7 +203,11 @@ mod tests {
                 .objects
                 .into_iter()
                 .map(|object| object.key.to_string());
-            (keys.collect::<Vec<_>>(), page.folders, page.next)
+            (
+                keys.collect::<Vec<_>>(),
+                page.folders,
+                page.next.map(|next| next.as_str().to_owned()),
+            )
         };
         let more = Some("more".to_owned());
         let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();

@@ -3,19 +3,23 @@
 //! A directory sorts as its name with `/`, so that walking entries in order gives keys in order:
 //! `a-b` < `a/` < `a0`.
 
-use std::collections::BinaryHeap;
-use std::fs::{self, DirEntry, Metadata};
+use std::fs::{self, DirEntry, File, Metadata};
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::Timestamp;
+use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::io::Errno;
 
-use crate::{ListPage, ListRequest, ObjectInfo, ObjectKey};
+use super::names::Names;
+use crate::{ListPage, ListRequest, ObjectInfo, ObjectKey, PageToken};
 
 /// One page of at most `page_keys` objects and folders; empty where the prefix leads nowhere.
 ///
-/// Memory: `page_keys` names for each directory on the way down, whatever the directories hold.
+/// The token of the next page holds the names of each directory on the way down, so that a listing reads a directory once
+/// and shows what was in it then. Memory: those names, and `page_keys` objects.
 pub(super) fn page(root: &Path, request: &ListRequest, page_keys: usize) -> io::Result<ListPage> {
     let (base, stem) = match request.prefix.rfind('/') {
         Some(slash) => request.prefix.split_at(slash + 1),
@@ -25,6 +29,8 @@ pub(super) fn page(root: &Path, request: &ListRequest, page_keys: usize) -> io::
         fold: request.fold,
         lower: lower_bound(request),
         page_keys,
+        read: request.page.as_ref().and_then(PageToken::read),
+        way: Vec::new(),
         page: ListPage::default(),
     };
     // A base that no key can have must not become a path (`../`).
@@ -51,8 +57,14 @@ struct Walk {
     fold: bool,
     lower: Bound<String>,
     page_keys: usize,
+    /// What the pages before have read.
+    read: Option<Arc<Way>>,
+    way: Way,
     page: ListPage,
 }
+
+/// The directories from the prefix down to where the walk is.
+type Way = Vec<Arc<Names>>;
 
 /// Whether the walk goes on.
 #[derive(PartialEq, Eq)]
@@ -64,81 +76,87 @@ enum Step {
 impl Walk {
     /// Adds what `path` holds: the keys that begin with `base` and then `stem`.
     fn directory(&mut self, path: &Path, base: &str, stem: &str) -> io::Result<Step> {
-        let (items, cut) = self.smallest_items(path, base, stem)?;
-        let mut last = None;
-        for item in items {
-            if self.emitted() >= self.page_keys {
-                self.page.next = last;
-                return Ok(Step::PageFull);
-            }
-            let child = path.join(item.get(base.len()..).unwrap_or_default());
-            if self.item(&child, &item)? == Step::PageFull {
-                return Ok(Step::PageFull);
-            }
-            last = Some(item);
-        }
-        if cut {
-            self.page.next = last;
-            return Ok(Step::PageFull);
-        }
-        Ok(Step::Continue)
-    }
-
-    fn item(&mut self, path: &Path, item: &str) -> io::Result<Step> {
-        if !item.ends_with('/') {
-            self.object(path, item)?;
-        } else if !self.fold {
-            return self.directory(path, item, "");
-        } else if self.holds_object(path, item)? {
-            self.page.folders.push(item.to_owned());
-        }
-        Ok(Step::Continue)
-    }
-
-    fn object(&mut self, path: &Path, key: &str) -> io::Result<()> {
-        let metadata = match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            metadata => metadata?,
+        let names = self.names(path, base, stem)?;
+        let folder = match File::open(path) {
+            Err(error) if super::is_absence(&error) => return Ok(Step::Continue),
+            folder => folder?,
         };
-        if let (true, Ok(key)) = (metadata.is_file(), ObjectKey::new(key)) {
-            self.page.objects.push(object_info(key, &metadata)?);
+        self.way.push(Arc::clone(&names));
+        let mut last = None;
+        for name in names
+            .iter()
+            .skip(names.position(|name| !self.may_follow(base, name)))
+        {
+            if self.emitted() >= self.page_keys {
+                self.page.next = last.map(|name: &str| self.token(format!("{base}{name}")));
+                return Ok(Step::PageFull);
+            }
+            if self.item(path, &folder, base, name)? == Step::PageFull {
+                return Ok(Step::PageFull);
+            }
+            last = Some(name);
+        }
+        self.way.pop();
+        Ok(Step::Continue)
+    }
+
+    fn item(&mut self, path: &Path, folder: &File, base: &str, name: &str) -> io::Result<Step> {
+        let item = || format!("{base}{name}");
+        if !name.ends_with('/') {
+            self.object(folder, name, item())?;
+        } else if !self.fold {
+            return self.directory(&path.join(name), &item(), "");
+        } else if self.holds_object(&path.join(name), &item())? {
+            self.page.folders.push(item());
+        }
+        Ok(Step::Continue)
+    }
+
+    fn object(&mut self, folder: &File, name: &str, key: String) -> io::Result<()> {
+        let stat = match statat(folder, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => return Ok(()),
+            stat => stat?,
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if let (true, Ok(key)) = (is_file, ObjectKey::new(key)) {
+            self.page.objects.push(listed(key, &stat)?);
         }
         Ok(())
     }
 
-    /// The first items of a directory in order, and whether there are more.
-    fn smallest_items(
-        &self,
-        path: &Path,
-        base: &str,
-        stem: &str,
-    ) -> io::Result<(Vec<String>, bool)> {
-        let mut smallest = BinaryHeap::new();
-        let mut cut = false;
+    /// The names in a directory, as this page or one before has read them.
+    fn names(&self, path: &Path, base: &str, stem: &str) -> io::Result<Arc<Names>> {
+        let read = self.read.as_ref().and_then(|read| read.get(self.way.len()));
+        if let Some(names) = read.filter(|names| names.base() == base) {
+            return Ok(Arc::clone(names));
+        }
+        let mut names = Names::new(base);
         for entry in entries(path)? {
-            let Some(item) = item_of(&entry?, base, stem)? else {
-                continue;
-            };
-            if !self.may_follow(&item) {
-                continue;
-            }
-            smallest.push(item);
-            if smallest.len() > self.page_keys + 1 {
-                smallest.pop();
-                cut = true;
+            if let Some(name) = name_of(&entry?, stem)?
+                && self.may_follow(base, &name)
+            {
+                names.add(&name)?;
             }
         }
-        Ok((smallest.into_sorted_vec(), cut))
+        Ok(Arc::new(names.sorted()))
+    }
+
+    fn token(&self, last: String) -> PageToken {
+        PageToken::with_read(last, Arc::new(self.way.clone()))
     }
 
     /// Whether the key, or a key in the folder, lies past the lower bound.
-    fn may_follow(&self, item: &str) -> bool {
-        let folder_end = item.strip_suffix('/').map(after_folder);
-        match (&self.lower, folder_end) {
-            (Bound::Unbounded, _) => true,
-            (Bound::Included(lower) | Bound::Excluded(lower), Some(end)) => *lower < end,
-            (Bound::Included(lower), None) => item >= lower.as_str(),
-            (Bound::Excluded(lower), None) => item > lower.as_str(),
+    fn may_follow(&self, base: &str, name: &str) -> bool {
+        let (Bound::Included(lower) | Bound::Excluded(lower)) = &self.lower else {
+            return true;
+        };
+        let Some(lower) = lower.strip_prefix(base) else {
+            return base > lower.as_str();
+        };
+        match (&self.lower, name.strip_suffix('/').map(after_folder)) {
+            (_, Some(end)) => lower < end.as_str(),
+            (Bound::Excluded(_), None) => name > lower,
+            (Bound::Included(_) | Bound::Unbounded, None) => name >= lower,
         }
     }
 
@@ -150,14 +168,15 @@ impl Walk {
             entries => entries?,
         };
         for entry in entries {
-            let Some(item) = item_of(&entry?, base, "")? else {
+            let Some(name) = name_of(&entry?, "")? else {
                 continue;
             };
-            if !self.may_follow(&item) {
+            if !self.may_follow(base, &name) {
                 continue;
             }
-            let child = path.join(item.get(base.len()..).unwrap_or_default());
-            if !item.ends_with('/') || self.holds_object(&child, &item)? {
+            if !name.ends_with('/')
+                || self.holds_object(&path.join(&name), &format!("{base}{name}"))?
+            {
                 return Ok(true);
             }
         }
@@ -175,10 +194,11 @@ fn after_folder(folder: &str) -> String {
 }
 
 fn lower_bound(request: &ListRequest) -> Bound<String> {
-    match (&request.page, &request.start_after) {
+    let page = request.page.as_ref().map(PageToken::as_str);
+    match (page, &request.start_after) {
         (Some(item), _) => match item.strip_suffix('/') {
             Some(folder) => Bound::Included(after_folder(folder)),
-            None => Bound::Excluded(item.clone()),
+            None => Bound::Excluded(item.to_owned()),
         },
         (None, Some(key)) => Bound::Excluded(key.clone()),
         (None, None) => Bound::Unbounded,
@@ -193,8 +213,8 @@ fn entries(path: &Path) -> io::Result<impl Iterator<Item = io::Result<DirEntry>>
     }
 }
 
-/// The entry as a key, or with a trailing `/` as a folder; `None` where no key can look like it.
-fn item_of(entry: &DirEntry, base: &str, stem: &str) -> io::Result<Option<String>> {
+/// The entry's name, of a folder with a trailing `/`; `None` where no key can look like it.
+fn name_of(entry: &DirEntry, stem: &str) -> io::Result<Option<String>> {
     let name = entry.file_name();
     let Some(name) = name
         .to_str()
@@ -205,7 +225,17 @@ fn item_of(entry: &DirEntry, base: &str, stem: &str) -> io::Result<Option<String
     let kind = entry.file_type()?;
     let is_directory = kind.is_dir() || kind.is_symlink() && entry.path().is_dir();
     Ok(Some(format!(
-        "{base}{name}{}",
+        "{name}{}",
         if is_directory { "/" } else { "" }
     )))
+}
+
+fn listed(key: ObjectKey, stat: &Stat) -> io::Result<ObjectInfo> {
+    let nanoseconds = i32::try_from(stat.st_mtime_nsec).map_err(io::Error::other)?;
+    Ok(ObjectInfo {
+        key,
+        size_bytes: u64::try_from(stat.st_size).map_err(io::Error::other)?,
+        modified: Timestamp::new(stat.st_mtime, nanoseconds).map_err(io::Error::other)?,
+        token: None,
+    })
 }

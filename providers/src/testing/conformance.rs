@@ -50,6 +50,8 @@ macro_rules! conformance_tests {
             listings_are_complete_and_in_order,
             listings_of_folders_start_anywhere,
             listings_fold_folders,
+            listings_show_each_change_at_once,
+            pages_neither_lose_nor_repeat_keys,
             prefixes_that_share_a_stem_stay_apart,
             odd_characters_in_keys_survive,
             backslashes_in_keys_survive,
@@ -464,6 +466,56 @@ pub async fn listings_are_complete_and_in_order(store: AnyStore) {
     }
     let listed = keys(&store, "flat/", Some("flat/05")).await;
     assert!(listed == flat[500..], "after a text that is no key");
+}
+
+/// An object is listed as soon as it is created, and no longer once it is deleted, by a listing of any length of its prefix.
+pub async fn listings_show_each_change_at_once(store: AnyStore) {
+    let store = Store::new(store, quick_options());
+    for round in 0..20 {
+        let name = key(&format!("changes/{round:02}.lz4"));
+        let prefixes = ["changes/".to_owned(), format!("changes/{round:02}")];
+        let body = Bytes::from_static(b"x");
+        store.put(&name, body, PutMode::Create).await.unwrap();
+        for prefix in &prefixes {
+            assert_eq!(keys(&store, prefix, None).await, [name.as_str()]);
+        }
+        let refused = store.delete(std::slice::from_ref(&name)).await.unwrap();
+        assert!(refused.is_empty());
+        for prefix in &prefixes {
+            assert_eq!(keys(&store, prefix, None).await, [""; 0]);
+        }
+    }
+}
+
+/// Over the border of pages each key that stays is listed once, in order, whatever is created and deleted meanwhile.
+pub async fn pages_neither_lose_nor_repeat_keys(store: AnyStore) {
+    let store = Store::new(store, quick_options());
+    let mut expected: Vec<String> = (0..1_100).map(|n| format!("pages/{n:04}")).collect();
+    put_all(&store, &expected).await;
+    let mut pages = store.pages("pages/", None);
+    let first = pages.next_page().await.unwrap().unwrap();
+    let mut listed: Vec<String> = first
+        .objects
+        .into_iter()
+        .map(|info| info.key.to_string())
+        .collect();
+    // The last key of the page, at which the next one may begin; and one that is still to come.
+    let gone = [listed.last().unwrap().clone(), expected.pop().unwrap()];
+    let gone = gone.map(|name| key(&name));
+    assert!(store.delete(&gone).await.unwrap().is_empty());
+    put_all(&store, &["pages/0000-new".to_owned()]).await;
+    while let Some(page) = pages.next_page().await.unwrap() {
+        listed.extend(page.objects.into_iter().map(|info| info.key.to_string()));
+    }
+    // A store may have read ahead what is gone meanwhile.
+    listed.retain(|name| *name != gone[1].as_str() && name != "pages/0000-new");
+    assert!(
+        listed == expected,
+        "{} and {} keys",
+        listed.len(),
+        expected.len()
+    );
+    assert!(pages.next_page().await.unwrap().is_none());
 }
 
 /// A listing over folders and files of mixed names goes on from any start.

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 const CHUNK_BYTES: usize = 1000;
@@ -256,12 +256,13 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
-        let after = request.page.as_ref().or(request.start_after.as_ref());
+        let page = request.page.as_ref().map(PageToken::as_str);
+        let after = page.or(request.start_after.as_deref());
         let mut lower = match after {
-            Some(folder) if request.page.is_some() && folder.ends_with('/') => {
+            Some(folder) if page.is_some() && folder.ends_with('/') => {
                 Bound::Included(after_folder(folder))
             }
-            Some(after) if *after >= request.prefix => Bound::Excluded(after.clone()),
+            Some(after) if after >= request.prefix.as_str() => Bound::Excluded(after.to_owned()),
             _ => Bound::Included(request.prefix.clone()),
         };
         let mut page = ListPage::default();
@@ -274,7 +275,7 @@ impl ObjectStore for MemoryStore {
         };
         while let Some((key, rest, object)) = next(&lower) {
             if page.objects.len() + page.folders.len() == PAGE_KEYS {
-                page.next = last;
+                page.next = last.map(PageToken::from);
                 break;
             }
             let folder = rest.find('/').filter(|_| request.fold);
