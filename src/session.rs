@@ -240,6 +240,11 @@ impl StoreSession {
         self.wait(self.store.list(prefix, start_after))
     }
 
+    /// [`Store::begins_listings_anywhere`]
+    pub fn begins_listings_anywhere(&self) -> bool {
+        self.store.begins_listings_anywhere()
+    }
+
     /// [`Store::find`]
     ///
     /// # Errors
@@ -248,9 +253,10 @@ impl StoreSession {
         &self,
         prefix: &str,
         start_after: &str,
+        within: Option<u16>,
         wanted: impl FnMut(&ObjectInfo) -> Option<T>,
     ) -> Result<Option<T>> {
-        self.wait(self.store.find(prefix, start_after, wanted))
+        self.wait(self.store.find(prefix, start_after, within, wanted))
     }
 
     /// [`Store::folders`]

@@ -450,6 +450,7 @@ impl ObjectStore for AzureStore {
             parallel_parts: true,
             times_out: true,
             lists_prefixes: true,
+            begins_anywhere: false,
         }
     }
 

@@ -128,6 +128,7 @@ impl ObjectStore for FsStore {
             parallel_parts: true,
             times_out: false,
             lists_prefixes: false,
+            begins_anywhere: false,
         }
     }
 

@@ -277,6 +277,7 @@ impl ObjectStore for GcsStore {
             parallel_parts: false,
             times_out: true,
             lists_prefixes: true,
+            begins_anywhere: true,
         }
     }
 
@@ -383,7 +384,12 @@ impl ObjectStore for GcsStore {
             .start_after
             .as_ref()
             .map(|key| self.location.full(key));
-        let mut query = vec![("prefix", prefix.as_str()), ("maxResults", PAGE_KEYS)];
+        // The key after which the listing begins comes with it.
+        let most = request
+            .most_keys
+            .map(|most| (u32::from(most) + 1).to_string());
+        let most = most.as_deref().unwrap_or(PAGE_KEYS);
+        let mut query = vec![("prefix", prefix.as_str()), ("maxResults", most)];
         query.extend(start.as_deref().map(|start| ("startOffset", start)));
         query.extend(request.fold.then_some(("delimiter", "/")));
         query.extend(

@@ -92,6 +92,8 @@ pub struct ListRequest {
     pub start_after: Option<String>,
     /// Fold keys with a further `/` after the prefix into [`ListPage::folders`].
     pub fold: bool,
+    /// Most keys of a page that are of use; a store may give more.
+    pub most_keys: Option<u16>,
     /// The [`ListPage::next`] of the page before.
     pub page: Option<PageToken>,
 }
@@ -143,6 +145,8 @@ pub struct Limits {
     ///
     /// Not of a directory, which reads all names of a folder for it.
     pub lists_prefixes: bool,
+    /// Whether a listing that begins after a key costs no more than one that begins with the first key.
+    pub begins_anywhere: bool,
 }
 
 /// What a store's administrator can grant or refuse.

@@ -363,6 +363,7 @@ impl ObjectStore for S3Store {
             parallel_parts: true,
             times_out: true,
             lists_prefixes: true,
+            begins_anywhere: true,
         }
     }
 
@@ -534,6 +535,7 @@ impl ObjectStore for S3Store {
             .bucket(self.bucket())
             .prefix(self.full(&request.prefix))
             .set_start_after(request.start_after.as_deref().map(|key| self.full(key)))
+            .set_max_keys(request.most_keys.map(i32::from))
             .set_delimiter(request.fold.then(|| "/".to_owned()))
             .set_continuation_token(request.page.as_ref().map(|page| page.as_str().to_owned()))
             .set_request_payer(self.payer());

@@ -329,15 +329,25 @@ impl Store {
         Ok(objects)
     }
 
+    /// Whether a listing that begins after a key costs no more than one that begins with the first key.
+    pub fn begins_listings_anywhere(&self) -> bool {
+        self.inner.store.limits().begins_anywhere
+    }
+
     /// What `wanted` makes of the first object that it takes, of those whose keys begin with `prefix` and are greater than
-    /// `start_after`; no page is asked for after that.
+    /// `start_after`; no page is asked for after that. It is expected `within` so many keys.
     pub async fn find<T>(
         &self,
         prefix: &str,
         start_after: &str,
+        within: Option<u16>,
         mut wanted: impl FnMut(&ObjectInfo) -> Option<T>,
     ) -> Result<Option<T>> {
-        let mut pages = self.pages(prefix, Some(start_after));
+        let pages = self.pages(prefix, Some(start_after));
+        let mut pages = match within {
+            Some(most_keys) => pages.of_first(most_keys),
+            None => pages,
+        };
         while let Some(page) = pages.next_page().await? {
             if let Some(found) = page.objects.iter().find_map(&mut wanted) {
                 return Ok(Some(found));

@@ -14,6 +14,9 @@ use crate::pipeline::Packing;
 /// Longest timeline history or backup history file that is read.
 pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
 
+/// Objects among which the next segment is found, from one before it on: sixteen segments, in several forms perhaps.
+const NEIGHBOURS: u16 = 100;
+
 /// A WAL file in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedFile {
@@ -63,8 +66,30 @@ impl ArchivedFile {
 }
 
 impl Repository {
-    /// What is archived after `name`, by one listing that begins at `before`, the segment before it, and ends
-    /// with the first answer.
+    /// A segment, and what the archive holds after it where it does not hold the segment. One request tells both, where the
+    /// store's listings can begin anywhere.
+    ///
+    /// # Errors
+    /// As [`Repository::find_one_wal`].
+    pub fn segment_or_later(
+        &self,
+        name: SegmentName,
+        before: SegmentName,
+    ) -> Result<Result<ArchivedFile, LaterWal>, Error> {
+        let (forms, later) = if self.session.begins_listings_anywhere() {
+            self.forms_and_later(name, before)?
+        } else {
+            let forms = self.wal_forms(WalFileName::Segment(name))?;
+            let later = match forms.as_slice() {
+                [] => self.forms_and_later(name, before)?.1,
+                _ => LaterWal::Nothing,
+            };
+            (forms, later)
+        };
+        Ok(self.one_of(name, forms)?.ok_or(later))
+    }
+
+    /// What is archived after `name`, where `before` is the segment before it.
     ///
     /// # Errors
     /// The store's.
@@ -73,26 +98,49 @@ impl Repository {
         name: SegmentName,
         before: SegmentName,
     ) -> Result<LaterWal, StoreError> {
-        let start_after = format!("{}{before}", self.layout.wal_folder(name.timeline));
-        let mut is_known = false;
+        Ok(self.forms_and_later(name, before)?.1)
+    }
+
+    /// Every form of a segment, and what is archived after it, by one listing that begins with the segment before it and ends
+    /// with the first later object.
+    fn forms_and_later(
+        &self,
+        name: SegmentName,
+        before: SegmentName,
+    ) -> Result<(Vec<ArchivedFile>, LaterWal), StoreError> {
+        // A name's first 23 digits come before the name itself in every form of it.
+        let start_after = format!("{}{before:.23}", self.layout.wal_folder(name.timeline));
+        let (mut forms, mut is_known) = (Vec::new(), false);
         let folders = self.layout.wal_folders();
-        let found = self.session.find(&folders, &start_after, |info| {
-            is_known = true;
-            let Key::Wal(file, _) = self.layout.parse(&info.key) else {
+        let within = Some(NEIGHBOURS);
+        let later = self.session.find(&folders, &start_after, within, |info| {
+            let Key::Wal(file, packing) = self.layout.parse(&info.key) else {
                 return None;
             };
             match file {
+                WalFileName::Segment(found) if found == name => {
+                    forms.push(ArchivedFile::new(info.clone(), packing));
+                    None
+                }
                 WalFileName::Segment(later) if later.timeline == name.timeline => {
+                    is_known |= later >= before;
                     (later > name).then_some(LaterWal::Segment(later))
+                }
+                WalFileName::Partial(of, _) | WalFileName::BackupHistory(of, _)
+                    if of.timeline == name.timeline =>
+                {
+                    is_known |= of >= before;
+                    None
                 }
                 file => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
             }
-        });
-        Ok(match found? {
-            Some(later) => later,
-            None if is_known => LaterWal::Nothing,
-            None => LaterWal::NothingKnown,
-        })
+        })?;
+        let none = if is_known {
+            LaterWal::Nothing
+        } else {
+            LaterWal::NothingKnown
+        };
+        Ok((forms, later.unwrap_or(none)))
     }
 
     /// The content of a history or backup history file.
@@ -132,9 +180,18 @@ impl Repository {
         let WalFileName::Segment(name) = file else {
             return Ok(self.find_wal(file)?);
         };
+        self.one_of(name, self.wal_forms(file)?)
+    }
+
+    /// The form of a segment that is used, of all that there are.
+    fn one_of(
+        &self,
+        name: SegmentName,
+        forms: Vec<ArchivedFile>,
+    ) -> Result<Option<ArchivedFile>, Error> {
         let mut listing = WalListing::default();
-        for form in self.wal_forms(file)? {
-            self.add(&mut listing, None, file, form)?;
+        for form in forms {
+            self.add(&mut listing, None, WalFileName::Segment(name), form)?;
         }
         for double in listing.doubles {
             match double {

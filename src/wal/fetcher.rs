@@ -41,8 +41,9 @@ impl Fetcher<'_> {
     pub fn fetch(&self, file: WalFileName, mut target: NewFile) -> Result<(), Error> {
         let path = target.path.clone();
         let path = path.as_path();
-        let Some(archived) = self.repository.find_one_wal(file)? else {
-            return Err(self.absent(file, path)?);
+        let archived = match self.find(file, path)? {
+            Ok(archived) => archived,
+            Err(absent) => return Err(absent),
         };
         let history = match file {
             WalFileName::Segment(name) | WalFileName::Partial(name, _) => {
@@ -57,15 +58,52 @@ impl Fetcher<'_> {
         target.finish()
     }
 
-    /// What to say of a file that is in no form in the archive.
-    fn absent(&self, file: WalFileName, path: &Path) -> Result<Error, Error> {
+    /// Where a file is, or what to say of one that is in no form in the archive.
+    fn find(&self, file: WalFileName, path: &Path) -> Result<Result<ArchivedFile, Error>, Error> {
+        let mut neighbours = None;
+        let found = match file {
+            WalFileName::Segment(name) if self.ends_recovery => match self.before(name) {
+                Some(before) => {
+                    let found = self.repository.segment_or_later(name, before)?;
+                    found.map_err(|later| neighbours = Some(later)).ok()
+                }
+                None => self.repository.find_one_wal(file)?,
+            },
+            _ => self.repository.find_one_wal(file)?,
+        };
+        match found {
+            Some(archived) => Ok(Ok(archived)),
+            None => Ok(Err(self.absent(file, neighbours, path)?)),
+        }
+    }
+
+    /// The segment before `name` on its timeline, where it is known how long segments are.
+    fn before(&self, name: SegmentName) -> Option<SegmentName> {
+        let size = self.cluster?.segment_size;
+        let number = name.number(size)?;
+        Some(SegmentNo(number.0.saturating_sub(1)).on(name.timeline, size))
+    }
+
+    /// What to say of a file that is in no form in the archive; of a segment, with what is archived after it.
+    fn absent(
+        &self,
+        file: WalFileName,
+        later: Option<LaterWal>,
+        path: &Path,
+    ) -> Result<Error, Error> {
         let object = self.repository.layout().wal(file, Packing::NONE);
         let archive = self.repository.url(&object.key);
         if !self.ends_recovery {
             return Ok(Error::NotArchived { file, archive });
         }
         let later = match file {
-            WalFileName::Segment(name) => self.what_is_later(name, path)?,
+            WalFileName::Segment(name) => match later {
+                Some(later) => self.what_is_later(name, later, path)?,
+                None => {
+                    self.repository.must_be_known()?;
+                    None
+                }
+            },
             WalFileName::History(timeline) => {
                 self.repository.must_be_known()?;
                 self.what_is_of(timeline)?
@@ -91,16 +129,16 @@ impl Fetcher<'_> {
     /// timeline, or a timeline that left it later.
     ///
     /// A segment from before its timeline began is no hole: a server asks for each segment on the newest timeline first.
-    fn what_is_later(&self, name: SegmentName, path: &Path) -> Result<Option<String>, Error> {
-        let Some(size) = self.cluster.map(|cluster| cluster.segment_size) else {
-            self.repository.must_be_known()?;
+    fn what_is_later(
+        &self,
+        name: SegmentName,
+        later: LaterWal,
+        path: &Path,
+    ) -> Result<Option<String>, Error> {
+        let size = self.cluster.map(|cluster| cluster.segment_size);
+        let Some((size, number)) = size.and_then(|size| Some((size, name.number(size)?))) else {
             return Ok(None);
         };
-        let Some(number) = name.number(size) else {
-            return Ok(None);
-        };
-        let before = SegmentNo(number.0.saturating_sub(1)).on(name.timeline, size);
-        let later = self.repository.later_wal(name, before)?;
         if later == LaterWal::NothingKnown {
             self.repository.must_be_known()?;
             if self.repository.has_lost_all_wal(name.timeline)? {
@@ -249,7 +287,12 @@ impl Fetcher<'_> {
         let (Some(unfinished), WalFileName::Segment(name)) = (unfinished, file) else {
             return Ok(None);
         };
-        let later = self.what_is_later(name, path)?;
+        let Some(before) = self.before(name) else {
+            self.repository.must_be_known()?;
+            return Ok(None);
+        };
+        let later = self.repository.later_wal(name, before)?;
+        let later = self.what_is_later(name, later, path)?;
         Ok(later.map(|_| unfinished))
     }
 

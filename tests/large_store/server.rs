@@ -92,6 +92,7 @@ impl S3 for Bucket {
             prefix: input.prefix.clone().unwrap_or_default(),
             start_after: input.start_after,
             fold: input.delimiter.is_some(),
+            most_keys: input.max_keys.and_then(|most| u16::try_from(most).ok()),
             page: input.continuation_token.map(PageToken::from),
         };
         let page = self.0.list(&wanted).await.map_err(refusal)?;

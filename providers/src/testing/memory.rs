@@ -135,6 +135,7 @@ impl ObjectStore for MemoryStore {
             parallel_parts: true,
             times_out: true,
             lists_prefixes: true,
+            begins_anywhere: true,
         }
     }
 

@@ -39,6 +39,13 @@ impl Listing {
         Self::new(store, request)
     }
 
+    /// The same listing, of which the first keys are all that is wanted.
+    #[must_use]
+    pub fn of_first(mut self, most_keys: u16) -> Self {
+        self.request.most_keys = Some(most_keys);
+        self
+    }
+
     fn new(store: Store, request: ListRequest) -> Self {
         Self {
             store,
