@@ -44,9 +44,10 @@ campaign: setup ## clusters live through ROUNDS (ten) rounds of faults, with new
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)
 
-bench: setup ## time and memory against tar | lz4 and lz4, and deltas against pgBackRest's, as Markdown tables
+bench: setup ## time and memory against tar | lz4 and lz4, deltas against pgBackRest's, and an archive of years, as Markdown tables
 	@tests/bench.sh $(ARGS)
 	@tests/bench-delta.sh $(DELTA_ARGS)
+	@tests/bench-large-store.sh $(LARGE_STORE_ARGS)
 
 check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
 	cargo fmt --all --check
