@@ -17,7 +17,9 @@ use futures_util::{StreamExt as _, stream};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
-use walhalla_providers::transfer::{self, Options, Patience, Store, StoreSettings, Upload};
+use walhalla_providers::transfer::{
+    self, Listing, Options, Patience, Store, StoreSettings, Upload,
+};
 use walhalla_providers::{Error, ObjectInfo, ObjectKey, PutMode, Result};
 
 /// Chunks of an object that wait for who reads it.
@@ -238,6 +240,11 @@ impl StoreSession {
     /// The store's.
     pub fn list(&self, prefix: &str, start_after: Option<&str>) -> Result<Vec<ObjectInfo>> {
         self.wait(self.store.list(prefix, start_after))
+    }
+
+    /// [`Store::pages`]; each next one is waited for with [`StoreSession::wait`].
+    pub fn pages(&self, prefix: &str, start_after: Option<&str>) -> Listing {
+        self.store.pages(prefix, start_after)
     }
 
     /// [`Store::begins_listings_anywhere`]

@@ -109,7 +109,7 @@ pub fn backfill(
                     report.segment_bytes += work.archived.stored_bytes;
                 }
                 Err(error) if error.is_damage() => lock(&report).problems.push(Problem {
-                    object: repository.url(&work.archived.object.key),
+                    object: repository.url(&work.archived.object().key),
                     what: output::chain(&error),
                 }),
                 Err(error) => return Err(error),
@@ -127,7 +127,7 @@ impl Work {
     /// Whether there is a summary that is not of an older format.
     fn is_there(&self, repository: &Repository) -> Result<bool, Error> {
         for form in &self.stored {
-            match stored_summary::read(repository, self.name, &form.object) {
+            match stored_summary::read(repository, self.name, &form.object()) {
                 Err(error) if stored_summary::is_older(&error) => {}
                 Err(error @ repository::Error::Store(_)) => return Err(error.into()),
                 // What else is wrong with it is for [`Scope::Wrong`].
@@ -144,10 +144,10 @@ impl Work {
         }
         let summary = stored_summary::make(repository, self.name, &self.archived, &self.history)?;
         for form in &self.stored {
-            match stored_summary::read(repository, self.name, &form.object) {
+            match stored_summary::read(repository, self.name, &form.object()) {
                 Ok(known) if known == summary => return Ok(None),
                 Ok(_) => {
-                    let url = repository.url(&form.object.key);
+                    let url = repository.url(&form.object().key);
                     tracing::warn!("{url} is not the segment's; it is made anew");
                 }
                 Err(error) if stored_summary::is_older(&error) => {}
@@ -160,7 +160,7 @@ impl Work {
         let keys: Vec<_> = self
             .stored
             .iter()
-            .map(|form| form.object.key.clone())
+            .map(|form| form.object().key.clone())
             .collect();
         stored_summary::remove(repository, &keys)?;
         match stored_summary::write(repository, pipeline, &summary, None)? {

@@ -160,14 +160,16 @@ impl Interval<'_> {
     ) -> Result<Option<Summary>, repository::Error> {
         let repository = self.repository;
         if let Ok(mut own) = std::fs::File::open(self.wal_folder.join(name.to_string())) {
-            let summary = stored_summary::read(repository, name, &form.object)?;
+            let summary = stored_summary::read(repository, name, &form.object())?;
             let sha256 = streams::sha256(&mut own).ok();
             let is_it = sha256.is_some() && sha256 == summary.segment_sha256.map(|sum| sum.0);
             return Ok(is_it.then_some(summary));
         }
         match repository.find_wal(WalFileName::Segment(name))? {
             Some(archived) => {
-                let read = self.proven.read(repository, name, &form.object, &archived);
+                let read = self
+                    .proven
+                    .read(repository, name, &form.object(), &archived);
                 read.map(Some)
             }
             None => Ok(None),

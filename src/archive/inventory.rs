@@ -509,6 +509,7 @@ impl Stretch {
 mod tests {
     use jiff::Timestamp;
     use walhalla_postgres::SystemIdentifier;
+    use walhalla_providers::ObjectInfo;
 
     use super::*;
     use crate::pipeline::Packing;
@@ -539,10 +540,14 @@ mod tests {
         let layout = Layout::new(identifier);
         let files = |of: u32, list: &[u64]| {
             let names = { list.iter() }.map(|number| SegmentNo(*number).on(timeline(of), SIZE));
-            let archived = |name| ArchivedFile {
-                object: layout.wal(WalFileName::Segment(name), Packing::NONE),
-                stored_bytes: 1,
-                modified: Timestamp::UNIX_EPOCH,
+            let archived = |name| {
+                let info = ObjectInfo {
+                    key: layout.wal(WalFileName::Segment(name), Packing::NONE).key,
+                    size_bytes: 1,
+                    modified: Timestamp::UNIX_EPOCH,
+                    token: None,
+                };
+                ArchivedFile::of(&layout, &info).unwrap()
             };
             Listed::whole(WalFiles {
                 segments: names.map(|name| (name, archived(name))).collect(),

@@ -424,7 +424,7 @@ impl Archived<'_> {
         let archived = self.inventory.segment(name);
         archived.map_or_else(
             || name.to_string(),
-            |archived| self.repository.url(&archived.object.key),
+            |archived| self.repository.url(&archived.object().key),
         )
     }
 }
@@ -441,7 +441,7 @@ impl Summaries for Archived<'_> {
         for form in self.inventory.summary(segment) {
             let read = self
                 .proven
-                .read(self.repository, segment, &form.object, archived);
+                .read(self.repository, segment, &form.object(), archived);
             match read {
                 Ok(summary) => return Ok(summary),
                 Err(error) if error.is_of_the_object() => stored_summary::warn_passed_over(&error),

@@ -377,12 +377,12 @@ impl Repository {
         if trailer.is_some() && self.trailer(archived)? == trailer {
             return Ok(true);
         }
-        Ok(self.content_sha256(&archived.object)? == content)
+        Ok(self.content_sha256(&archived.object())? == content)
     }
 
     /// The checksum in a file's trailer; `None` where there is none, or no identity opens it.
     pub fn trailer(&self, archived: &ArchivedFile) -> Result<Option<[u8; 32]>, Error> {
-        let object = &archived.object;
+        let object = &archived.object();
         if object.packing.codec == Codec::None || !self.layout.has_trailer(object) {
             return Ok(None);
         }

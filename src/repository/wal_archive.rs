@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::mem::discriminant;
 
 use jiff::Timestamp;
-use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
+use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::{Error as StoreError, ObjectInfo, ObjectKey};
 
-use super::layout::{Key, Object};
+use super::layout::{Key, Layout, Object};
 use super::{Error, Repository};
 use crate::pipeline::Packing;
 
@@ -17,15 +17,23 @@ pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
 /// Objects among which the next segment is found, from one before it on: sixteen segments, in several forms perhaps.
 const NEIGHBOURS: u16 = 100;
 
-/// A WAL file in the archive.
+/// A WAL file or a summary in the archive. There may be a million of them in memory, so that each tells its key only when it is
+/// asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedFile {
-    /// Where and how it is stored.
-    pub object: Object,
+    system_identifier: SystemIdentifier,
+    kind: ArchivedKind,
+    packing: Packing,
     /// Length of the stored bytes.
     pub stored_bytes: u64,
     /// When the store received it, by the store's clock.
     pub modified: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ArchivedKind {
+    Wal(WalFileName),
+    Summary(SegmentName),
 }
 
 /// What is archived of one timeline, from some segment on.
@@ -53,14 +61,36 @@ pub enum LaterWal {
 }
 
 impl ArchivedFile {
-    fn new(info: ObjectInfo, packing: Packing) -> Self {
-        Self {
-            object: Object {
-                key: info.key,
-                packing,
-            },
+    /// What a listing or a head tells of an object; `None` of one that is neither a WAL file nor a summary.
+    pub(crate) fn of(layout: &Layout, info: &ObjectInfo) -> Option<Self> {
+        let (kind, packing) = match layout.parse(&info.key) {
+            Key::Wal(file, packing) => (ArchivedKind::Wal(file), packing),
+            Key::Summary(segment, packing) => (ArchivedKind::Summary(segment), packing),
+            Key::Backup(..) | Key::Claim(_) | Key::Mark(..) | Key::Foreign(_) => return None,
+        };
+        Some(Self {
+            system_identifier: layout.system_identifier(),
+            kind,
+            packing,
             stored_bytes: info.size_bytes,
             modified: info.modified,
+        })
+    }
+
+    /// Where and how it is stored.
+    pub fn object(&self) -> Object {
+        let layout = Layout::new(self.system_identifier);
+        match self.kind {
+            ArchivedKind::Wal(file) => layout.wal(file, self.packing),
+            ArchivedKind::Summary(segment) => layout.summary(segment, self.packing),
+        }
+    }
+
+    /// The WAL file that it is; `None` of a summary.
+    fn wal_file(&self) -> Option<WalFileName> {
+        match self.kind {
+            ArchivedKind::Wal(file) => Some(file),
+            ArchivedKind::Summary(_) => None,
         }
     }
 }
@@ -114,12 +144,12 @@ impl Repository {
         let folders = self.layout.wal_folders();
         let within = Some(NEIGHBOURS);
         let later = self.session.find(&folders, &start_after, within, |info| {
-            let Key::Wal(file, packing) = self.layout.parse(&info.key) else {
+            let Key::Wal(file, _) = self.layout.parse(&info.key) else {
                 return None;
             };
             match file {
                 WalFileName::Segment(found) if found == name => {
-                    forms.push(ArchivedFile::new(info.clone(), packing));
+                    forms.extend(ArchivedFile::of(&self.layout, info));
                     None
                 }
                 WalFileName::Segment(later) if later.timeline == name.timeline => {
@@ -211,13 +241,10 @@ impl Repository {
         let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
         let prefix = self.layout.wal(file, Packing::NONE).key;
         let found = self.session.present(prefix.as_str(), &keys)?;
-        let archived = found.into_iter().filter_map(|info| {
-            let Key::Wal(_, packing) = self.layout.parse(&info.key) else {
-                return None;
-            };
-            Some(ArchivedFile::new(info, packing))
-        });
-        Ok(archived.collect())
+        let archived = found.iter();
+        Ok(archived
+            .filter_map(|info| ArchivedFile::of(&self.layout, info))
+            .collect())
     }
 
     /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store
@@ -255,15 +282,22 @@ impl Repository {
         first: Option<SegmentName>,
     ) -> Result<WalListing, Error> {
         let folder = self.layout.wal_folder(timeline);
-        // A name's first 23 digits come before the name itself in every form of it.
-        let start_after = first.map(|name| format!("{folder}{name:.23}"));
-        let found = self.session.list(&folder, start_after.as_deref())?;
         let mut listing = WalListing::default();
-        for info in found {
-            if let Key::Wal(file, packing) = self.layout.parse(&info.key) {
-                let archived = ArchivedFile::new(info, packing);
-                self.add(&mut listing, first, file, archived)?;
+        let mut sole: Vec<(SegmentName, ArchivedFile)> = Vec::new();
+        let mut later = Vec::new();
+        self.list_archived(&folder, first, |archived| match archived.wal_file() {
+            Some(WalFileName::Segment(name)) if first.is_some_and(|first| name < first) => {}
+            // They ascend, but for a second form of one, which takes reading both.
+            Some(WalFileName::Segment(name)) if sole.last().is_none_or(|it| it.0 < name) => {
+                sole.push((name, archived));
             }
+            Some(file) => later.push((file, archived)),
+            None => {}
+        })?;
+        // A tree that is made of what ascends has no gaps.
+        listing.segments = sole.into_iter().collect();
+        for (file, archived) in later {
+            self.add(&mut listing, first, file, archived)?;
         }
         Ok(listing)
     }
@@ -278,16 +312,35 @@ impl Repository {
         first: Option<SegmentName>,
     ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
         let folder = self.layout.summary_folder(timeline);
-        let start_after = first.map(|name| format!("{folder}{name:.23}"));
-        let found = self.session.list(&folder, start_after.as_deref())?;
-        let mut summaries: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for info in found {
-            if let Key::Summary(segment, packing) = self.layout.parse(&info.key) {
-                let archived = ArchivedFile::new(info, packing);
-                summaries.entry(segment).or_default().push(archived);
+        let mut summaries: Vec<(SegmentName, Vec<ArchivedFile>)> = Vec::new();
+        self.list_archived(&folder, first, |archived| {
+            let ArchivedKind::Summary(segment) = archived.kind else {
+                return;
+            };
+            match summaries.last_mut().filter(|last| last.0 == segment) {
+                Some((_, forms)) => forms.push(archived),
+                None => summaries.push((segment, vec![archived])),
             }
+        })?;
+        Ok(summaries.into_iter().collect())
+    }
+
+    /// Shows what Walhalla archived in a timeline's folder, from `first` on; of the listing, one page at a time is in memory.
+    fn list_archived(
+        &self,
+        folder: &str,
+        first: Option<SegmentName>,
+        mut show: impl FnMut(ArchivedFile),
+    ) -> Result<(), StoreError> {
+        // A name's first 23 digits come before the name itself in every form of it.
+        let start_after = first.map(|name| format!("{folder}{name:.23}"));
+        let mut pages = self.session.pages(folder, start_after.as_deref());
+        while let Some(page) = self.session.wait(pages.next_page())? {
+            let objects = page.objects.iter();
+            let archived = objects.filter_map(|info| ArchivedFile::of(&self.layout, info));
+            archived.for_each(&mut show);
         }
-        Ok(summaries)
+        Ok(())
     }
 
     fn add(
@@ -309,17 +362,17 @@ impl Repository {
             return Ok(());
         };
         match (
-            self.content_digest(&other.object),
-            self.content_digest(&archived.object),
+            self.content_digest(&other.object()),
+            self.content_digest(&archived.object()),
         ) {
             (Ok(first), Ok(second)) if first == second => {}
             (Ok(first), Ok(second)) if discriminant(&first) != discriminant(&second) => {
-                let [first, second] = [other, &archived].map(|form| self.url(&form.object.key));
+                let [first, second] = [other, &archived].map(|form| self.url(&form.object().key));
                 tracing::warn!("{first} and {second} cannot be compared without the identity");
             }
             (Ok(_), Ok(_)) => listing.doubles.push(Error::TwoContents {
-                first: self.url(&other.object.key),
-                second: self.url(&archived.object.key),
+                first: self.url(&other.object().key),
+                second: self.url(&archived.object().key),
             }),
             (Err(damaged), sound) if damaged.is_of_the_object() => {
                 listing.doubles.push(damaged);
@@ -355,8 +408,8 @@ impl Repository {
         let Some(archived) = self.find_wal(file)? else {
             return Ok(None);
         };
-        let text = self.read_text(&archived.object)?;
-        Ok(Some((archived.object.key, text)))
+        let text = self.read_text(&archived.object())?;
+        Ok(Some((archived.object().key, text)))
     }
 
     /// Makes sure that the store holds anything of this cluster: what an empty store lacks is not proven absent.

@@ -375,7 +375,7 @@ fn is_archived(
         return Ok(false);
     };
     let own = streams::sha256(&mut here).map_err(Error::local("read", wal.path().join(path)))?;
-    match repository.content_sha256(&archived.object) {
+    match repository.content_sha256(&archived.object()) {
         Ok(sha256) => Ok(sha256 == own),
         Err(error) => {
             tracing::debug!(

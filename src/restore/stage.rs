@@ -433,7 +433,7 @@ fn check_border(
             Err(mismatch) => Err(mismatch),
         };
         last = Some(read.map_err(|mismatch| wal::Error::Mismatch {
-            place: repository.url(&archived.object.key),
+            place: repository.url(&archived.object().key),
             file: WalFileName::Segment(*name),
             mismatch,
         })?);

@@ -138,7 +138,7 @@ impl<'a> Archive<'a> {
 
     fn nothing_is_empty(&self, files: &WalFiles, findings: &Findings) {
         for file in files.all().filter(|file| file.stored_bytes == 0) {
-            let url = self.repository.url(&file.object.key);
+            let url = self.repository.url(&file.object().key);
             findings.problem(url, "it is empty".to_owned());
         }
     }
@@ -386,7 +386,7 @@ impl<'a> Archive<'a> {
 
     fn note_absent(&self, findings: &Findings, options: &Options) {
         let files = self.all_files().flat_map(|(_, files)| files.all());
-        let present = files.map(|file| self.repository.url(&file.object.key));
+        let present = files.map(|file| self.repository.url(&file.object().key));
         let folders = self.repository.layout().wal_folders();
         let folder = format!("{}/{folders}", self.repository.store_url());
         let mut present: HashSet<String> = present.collect();
@@ -410,7 +410,7 @@ impl<'a> Archive<'a> {
             .flat_map(|(_, files)| files.segments.values());
         let system_identifier = self.repository.layout().system_identifier();
         segments.take(FIRST_PAGES).find_map(|archived| {
-            let mut content = self.repository.open(&archived.object).ok()?;
+            let mut content = self.repository.open(&archived.object()).ok()?;
             let mut page = [0; LONG_HEADER_BYTES];
             content.read_exact(&mut page).ok()?;
             Cluster::of_first_page(&page, system_identifier)
@@ -419,11 +419,11 @@ impl<'a> Archive<'a> {
 
     fn must_be_open(&self) -> Result<(), Error> {
         let files = self.all_files().flat_map(|(_, files)| files.all());
-        let mut locked = files.filter(|file| !self.repository.may_open(&file.object));
+        let mut locked = files.filter(|file| !self.repository.may_open(&file.object()));
         match locked.next() {
             None => Ok(()),
             Some(file) => Err(Error::Repository(repository::Error::Locked {
-                object: self.repository.url(&file.object.key),
+                object: self.repository.url(&file.object().key),
                 reason: Locked::NoIdentity,
             })),
         }
@@ -433,7 +433,7 @@ impl<'a> Archive<'a> {
         let Some(receipts) = &options.receipts else {
             return true;
         };
-        let url = self.repository.url(&archived.object.key);
+        let url = self.repository.url(&archived.object().key);
         let (length, modified) = (archived.stored_bytes, archived.modified);
         let has_receipt = receipts
             .valid(&url, length, modified, Depth::Content)

@@ -399,12 +399,12 @@ impl Verification<'_> {
         let there = segments.len();
         let mut open = Vec::new();
         for (name, archived) in segments {
-            if self.repository.may_open(&archived.object) {
+            if self.repository.may_open(&archived.object()) {
                 open.push((name, archived.clone()));
             } else {
                 count(&self.findings.unopened, 1);
-                let url = self.repository.url(&archived.object.key);
-                let header = self.repository.check_header(&archived.object);
+                let url = self.repository.url(&archived.object().key);
+                let header = self.repository.check_header(&archived.object());
                 self.findings.judge(&url, header.map_err(Error::from))?;
             }
         }
@@ -444,7 +444,7 @@ impl Verification<'_> {
             "{none} backup {id}, which cannot be restored with them: another server archived them under the same names"
         );
         self.findings
-            .problem(self.repository.url(&last.object.key), what);
+            .problem(self.repository.url(&last.object().key), what);
         Ok(())
     }
 
@@ -471,7 +471,7 @@ impl Verification<'_> {
     /// is noted of them; what `wal-verify` noted is believed.
     fn read_wal(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<(), Error> {
         let is_wanted = |(_, archived): &&(SegmentName, ArchivedFile)| {
-            let url = self.repository.url(&archived.object.key);
+            let url = self.repository.url(&archived.object().key);
             let (length, modified) = (archived.stored_bytes, archived.modified);
             let receipts = self.options.receipts.as_ref();
             let receipt = receipts.and_then(|it| it.valid(&url, length, modified, Depth::Content));

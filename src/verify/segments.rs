@@ -44,7 +44,7 @@ pub(super) fn to_a_record(
     let mut found = Vec::new();
     for segment in segments {
         let mut page = [0; LONG_HEADER_BYTES];
-        let content = repository.open(&segment.1.object);
+        let content = repository.open(&segment.1.object());
         let is_read = content.is_ok_and(|mut content| content.read_exact(&mut page).is_ok());
         found.push(segment);
         if !is_read || !lies_within_a_record(&page) {
@@ -71,7 +71,7 @@ impl RunReader<'_> {
         let wanted = wanted.map(|segment| (segment, true));
         let mut last = None;
         for ((name, archived), is_wanted) in before.chain(wanted) {
-            let url = self.repository.url(&archived.object.key);
+            let url = self.repository.url(&archived.object().key);
             let outcome = self.segment(
                 *name,
                 WalFileName::Segment(*name),
@@ -132,7 +132,7 @@ impl RunReader<'_> {
             history,
             cluster: self.cluster,
         };
-        let object = &archived.object;
+        let object = &archived.object();
         let mut watched = self.repository.open_watched(object)?;
         let reader = segment.reader(last)?;
         let read = segment.feed(reader, &mut watched.content, |_, _| {}, |_| Ok(()))?;
@@ -151,7 +151,7 @@ impl RunReader<'_> {
         archived: &ArchivedFile,
         history: &History,
     ) -> Result<(), Error> {
-        let url = self.repository.url(&archived.object.key);
+        let url = self.repository.url(&archived.object().key);
         let outcome = match file {
             WalFileName::Segment(name) | WalFileName::Partial(name, _) => self
                 .segment(name, file, archived, history, None)
@@ -165,7 +165,7 @@ impl RunReader<'_> {
     }
 
     fn text(&self, file: WalFileName, archived: &ArchivedFile) -> Result<[u8; 32], Error> {
-        let object = &archived.object;
+        let object = &archived.object();
         let mut watched = self.repository.open_watched(object)?;
         let mut text = Vec::new();
         watched

@@ -217,7 +217,7 @@ impl Archiver<'_> {
         let file = WalFileName::Segment(name);
         let mut other = None;
         for form in self.repository.wal_forms(file)? {
-            let object = form.object;
+            let object = form.object();
             let mut content = match self.repository.open(&object) {
                 Err(repository::Error::Locked { .. }) => continue,
                 content => content?,
@@ -426,10 +426,10 @@ impl Archiver<'_> {
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
             forms => forms?,
         };
-        let others = forms.iter().filter(|form| created != Some(&form.object));
+        let others = forms.iter().filter(|form| created != Some(&form.object()));
         let mut is_there = false;
         for form in others {
-            self.same_content(path, file, &form.object)?;
+            self.same_content(path, file, &form.object())?;
             is_there = true;
         }
         Ok(is_there)

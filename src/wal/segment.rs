@@ -61,7 +61,7 @@ impl ArchivedSegment<'_> {
         mut show: impl FnMut(&Cluster, &Record),
         mut keep: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<ReadSegment, Error> {
-        let key = &self.archived.object.key;
+        let key = &self.archived.object().key;
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let chunk = read_full(content, &mut buffer)
@@ -79,7 +79,7 @@ impl ArchivedSegment<'_> {
     /// The error that something is wrong with it.
     pub fn mismatch(&self, mismatch: Mismatch) -> Error {
         Error::Mismatch {
-            place: self.repository.url(&self.archived.object.key),
+            place: self.repository.url(&self.archived.object().key),
             file: self.file,
             mismatch,
         }
@@ -107,7 +107,7 @@ pub fn read(
         history,
         cluster: None,
     };
-    let mut content = repository.open(&archived.object)?;
+    let mut content = repository.open(&archived.object())?;
     let reader = segment.reader(last)?.hashing();
     segment.feed(reader, &mut content, show, |_| Ok(()))
 }

@@ -172,7 +172,7 @@ impl Proven {
         let Some(Sum(sha256)) = summary.segment_sha256 else {
             return Ok(false);
         };
-        let key = &archived.object.key;
+        let key = &archived.object().key;
         if lock(&self.0).get(key) == Some(&sha256) {
             return Ok(true);
         }
@@ -232,7 +232,7 @@ pub fn make(
     let summary = summarizer
         .finish(&check)
         .map_err(|(lsn, damage)| Error::Content {
-            object: repository.url(&archived.object.key),
+            object: repository.url(&archived.object().key),
             lsn,
             damage,
         })?;
