@@ -25,21 +25,18 @@ use walhalla_providers::{Error, ObjectInfo, ObjectKey, PutMode, Result};
 /// Chunks of an object that wait for who reads it.
 const QUEUED_CHUNKS: usize = 2;
 
-/// Threads on which requests run.
-const THREADS: usize = 2;
-
 /// The threads on which requests run.
 #[derive(Debug)]
 pub struct Network(Runtime);
 
 impl Network {
-    /// Starts them.
+    /// Starts so many.
     ///
     /// # Errors
     /// The system's.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(threads: usize) -> io::Result<Self> {
         let mut builder = Builder::new_multi_thread();
-        let runtime = builder.worker_threads(THREADS).enable_all().build()?;
+        let runtime = builder.worker_threads(threads).enable_all().build()?;
         Ok(Self(runtime))
     }
 

@@ -8,6 +8,9 @@
 #   backup-push    against  tar -c --exclude pg_wal PGDATA | lz4 -1 > file; sync -f
 #   backup-fetch   against  lz4 -d | tar -x; sync -f
 #   wal-push       against  lz4 -1 of the same segment and its fsync
+#   wal-push       of dense WAL of PostgreSQL 15, the newest that Debian's pgBackRest knows: its CPU time against that of
+#                           lz4 -1, a CRC-32C and a BLAKE3 hash of the same segment; its wall time against that of
+#                           pgBackRest's synchronous archive-push with lz4 at level 1
 #   the same three, encrypted to one X25519 recipient, against themselves without encryption
 #   upload         against  a loop that only calls the AWS SDK: the same 64 compressed segments, eight at a time, to the
 #                           S3 server of the tests; beside it 64 wal-push processes, eight at a time
@@ -39,18 +42,24 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-readonly SEGMENTS=9
+readonly SEGMENTS=9 DENSE_SEGMENTS=7 DENSE_ROUNDS=3
 readonly UPLOADS=64 CONCURRENCY=8
 # What is wanted: at most this ratio, for the upload at least this one, and at most this much memory.
 readonly PUSH_LIMIT=0.90 FETCH_LIMIT=0.70 WAL_LIMIT=1.50 MEMORY_LIMIT_MIB=128
 readonly AGE_LIMIT=1.60
+readonly WAL_CPU_LIMIT=1.60 PGBACKREST_LIMIT=1.00
 readonly READER_LIMIT_MB_S=1000 READER_LIMIT=1.30 READ_SEGMENTS=96
 readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
 readonly START_LIMIT_MS=20 BINARY_LIMIT_MB=60 STARTS=21
 
 say() { echo "bench: $*" >&2; }
 
-tests/setup.sh 17 >&2
+tests/setup.sh 15 17 >&2
+if ! command -v pgbackrest >/dev/null; then
+  say 'installing pgbackrest'
+  as_root=$([ "$(id -u)" = 0 ] || echo sudo)
+  $as_root apt-get install -y -qq --no-install-recommends pgbackrest >/dev/null
+fi
 program=${WALHALLA_TEST_PROGRAM:-}
 if [ -z "$program" ]; then
   say 'building the release binary'
@@ -122,6 +131,14 @@ measure_short() {
   as_user "$@" >>"$dir/commands.log" 2>&1
   to=${EPOCHREALTIME/./}
   awk -v from="$from" -v to="$to" 'BEGIN { printf "%.6f 0\n", (to - from) / 1e6 }' >>"$result"
+}
+# Wall and CPU time, to the millisecond: `wall cpu`.
+measure_cpu() {
+  local result=$1 TIMEFORMAT='%3R %3U %3S'
+  shift
+  sync -f "$dir"
+  { time as_user "$@" >>"$dir/commands.log" 2>&1; } 2>"$dir/times"
+  awk '{ print $1, $2 + $3 }' "$dir/times" >>"$result"
 }
 median() { awk '{print $1}' "$1" | sort -n | awk '{v[NR] = $1} END {print (v[int((NR + 1) / 2)] + v[int(NR / 2) + 1]) / 2}'; }
 peak_mib() { awk '$2 > peak {peak = $2} END {printf "%.0f", peak / 1024}' "$1"; }
@@ -216,6 +233,63 @@ for segment in "${segments[@]}"; do
   (cd data && encrypted measure_short "$dir/wal-push-age" "$walhalla" --store "file://$dir/wal-store-age" wal-push "pg_wal/$segment")
 done
 
+say 'pushing dense WAL beside pgBackRest'
+as_user mkdir dense pgbackrest pgbackrest-log
+(
+  export PATH=${stage[postgres]}/15/bin:$PATH PGPORT=5433
+  as_user initdb -D data15 -U postgres -A trust --no-sync >>initdb.log
+  cat >>data15/postgresql.conf <<CONF
+port = 5433
+archive_mode = on
+archive_command = '/bin/true'
+autovacuum = off
+checkpoint_timeout = 1h
+max_wal_size = 4GB
+wal_keep_size = 1GB
+synchronous_commit = off
+CONF
+  as_user pg_ctl --silent -w -D data15 -l data15.log -o "-k $dir -c listen_addresses=" start >&2
+  as_user pgbench -i -q -s 20 >>pgbench.log 2>&1
+  first=$(sql 'select pg_walfile_name(pg_switch_wal())')
+  last=$first
+  until [ "$(find data15/pg_wal -maxdepth 1 -name '00000001????????????????' -printf '%f\n' |
+    awk -v first="$first" -v last="$last" '$1 > first && $1 < last' | wc -l)" -ge $DENSE_SEGMENTS ]; do
+    as_user pgbench -n -c 2 -t 10000 >>pgbench.log 2>&1
+    last=$(sql 'select pg_walfile_name(pg_current_wal_lsn())')
+  done
+  find data15/pg_wal -maxdepth 1 -name '00000001????????????????' -printf '%f\n' | sort |
+    awk -v first="$first" -v last="$last" '$1 > first && $1 < last' | head -n $DENSE_SEGMENTS |
+    while read -r segment; do as_user cp "data15/pg_wal/$segment" dense/; done
+  as_user pg_ctl --silent -D data15 stop >&2
+)
+cat >pgbackrest.conf <<CONF
+[global]
+repo1-path=$dir/pgbackrest
+log-path=$dir/pgbackrest-log
+lock-path=$dir/pgbackrest-log
+spool-path=$dir/pgbackrest-log
+compress-type=lz4
+compress-level=1
+[bench]
+pg1-path=$dir/data15
+CONF
+pgbackrest=(env -u PGHOST pgbackrest --config="$dir/pgbackrest.conf" --stanza=bench)
+as_user "${pgbackrest[@]}" --no-online stanza-create >>commands.log 2>&1
+cp "$examples/read_wal" .
+for ((round = 1; round <= DENSE_ROUNDS; round++)); do
+  as_user mkdir "dense-store-$round"
+  for segment in dense/*; do
+    name=$(basename "$segment")
+    as_user cp "$segment" "data15/pg_wal/$name"
+    measure_cpu dense-lz4 lz4 -1 -q -f "$segment" segment.lz4
+    as_user ./read_wal checksums "$segment" | awk -v lz4="$(tail -n 1 dense-lz4)" '{ split(lz4, times, " "); print times[2] + $1 }' >>dense-parts
+    (cd data15 && measure_cpu "$dir/dense-push" "$walhalla" --store "file://$dir/dense-store-$round" wal-push "pg_wal/$name")
+    (cd data15 && measure_cpu "$dir/dense-pgbackrest" "${pgbackrest[@]}" archive-push "pg_wal/$name")
+  done
+  rm -rf "dense-store-$round" pgbackrest/archive/bench/15-1/0*
+done
+awk '{ print $2 }' dense-push >dense-push-cpu
+
 say 'uploading to an S3 server'
 mkdir s3
 "$examples/s3_server" s3 0 bench-key bench-secret --bucket bench >s3.log &
@@ -253,7 +327,6 @@ done
 
 say 'reading WAL'
 wal=(wal/*)
-cp "$examples/read_wal" .
 read_wal() {
   as_user ./read_wal "$1" "${wal[@]}" >read.log
   awk '{ print $1, 0; print $2, $3 >"read-bytes" }' read.log >>"read-$1"
@@ -309,6 +382,11 @@ row() {
   row 'backup-push' backup-push tar-push $PUSH_LIMIT
   row 'backup-fetch' backup-fetch tar-fetch $FETCH_LIMIT
   row 'wal-push, one segment' wal-push lz4-segment $WAL_LIMIT
+  echo
+  echo '| wal-push of a segment of dense WAL | Walhalla, s | other, s | ratio | wanted at most | met |'
+  echo '| --- | ---: | ---: | ---: | ---: | --- |'
+  row 'CPU time, against lz4 -1, CRC-32C and BLAKE3' dense-push-cpu dense-parts $WAL_CPU_LIMIT
+  row 'wall time, against pgBackRest archive-push' dense-push dense-pgbackrest $PGBACKREST_LIMIT
   echo
   echo '| | encrypted, s | not encrypted, s | ratio | wanted at most | met |'
   echo '| --- | ---: | ---: | ---: | ---: | --- |'

@@ -1,8 +1,8 @@
 //! How fast WAL is read: `read_wal MODE SEGMENT...`, segments of one timeline that follow each other.
 //!
-//! `crc` takes a CRC-32C of all bytes, `records` reads the records and checks their CRCs, `blocks` also reads which
-//! blocks they change, `events` also what they mean. Prints `seconds bytes records`: the time without that for getting
-//! the files into memory.
+//! `crc` takes a CRC-32C of all bytes, `checksums` also a BLAKE3 hash, `records` reads the records and checks their CRCs,
+//! `blocks` also reads which blocks they change, `events` also what they mean. Prints `seconds bytes records`: the time
+//! without that for getting the files into memory.
 #![allow(clippy::print_stdout, reason = "it prints its one line")]
 
 use std::error::Error;
@@ -40,6 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let begin = Instant::now();
         match mode.as_str() {
             "crc" => _ = std::hint::black_box(crc32c::crc32c(&bytes)),
+            "checksums" => {
+                _ = std::hint::black_box(crc32c::crc32c(&bytes));
+                _ = std::hint::black_box(blake3::hash(&bytes));
+            }
             "records" => read(reader, start, &bytes, |_| records += 1)?,
             "blocks" => read(reader, start, &bytes, |record| {
                 records += 1;

@@ -33,7 +33,7 @@ use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::output::{self, LogFormat};
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
@@ -147,7 +147,8 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             Environment::Read
         },
     })?;
-    let network = Network::start().map_err(|source| Error::System {
+    let threads = network_threads(&command, &settings);
+    let network = Network::start(threads).map_err(|source| Error::System {
         doing: "start the network's threads",
         source,
     })?;
@@ -160,6 +161,18 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     // Waiting for a request that hangs would keep the answer back.
     context.network.stop();
     outcome
+}
+
+/// One segment to or from a directory leaves nothing to do for a second thread.
+fn network_threads(command: &Command, settings: &Settings) -> usize {
+    let is_of_a_segment = matches!(command, Command::WalPush(_) | Command::WalFetch(_));
+    let store = settings.store().ok();
+    let directory = store.and_then(walhalla_providers::transfer::directory_of);
+    if is_of_a_segment && directory.is_some() {
+        1
+    } else {
+        2
+    }
 }
 
 fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
@@ -266,13 +279,22 @@ impl Context {
 
     /// A pipeline into the repository's store, with a thread for each core.
     pub fn pipeline(&self, repository: &Repository) -> Result<Pipeline, Error> {
+        self.pipeline_with(repository, cores())
+    }
+
+    /// The same for one segment, which keeps no more threads busy than blocks of it wait at a time.
+    pub fn segment_pipeline(&self, repository: &Repository) -> Result<Pipeline, Error> {
+        self.pipeline_with(repository, cores().min(QUEUED_BLOCKS))
+    }
+
+    fn pipeline_with(&self, repository: &Repository, threads: usize) -> Result<Pipeline, Error> {
         let recipients = self.settings.recipients()?.map(Arc::new);
         let compression = self.settings.compression;
         Ok(Pipeline::new(
             repository.session().clone(),
             compression,
             recipients,
-            cores(),
+            threads,
         ))
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let control = control_file::read(&pgdata)?;
     let most = context.settings.retry_timeout.min(PATIENCE);
     let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
-    let pipeline = context.pipeline(&repository)?;
+    let pipeline = context.segment_pipeline(&repository)?;
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,

@@ -313,6 +313,10 @@ fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPa
         name,
         size_bytes,
         stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(stored.sha256),
+        sha256: hex::encode(
+            stored
+                .sha256
+                .expect("objects of Pipeline::create are hashed"),
+        ),
     }
 }

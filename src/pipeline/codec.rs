@@ -1,10 +1,12 @@
 //! Compression: what is set for writing, and what a suffix says for reading.
 
 use std::fmt;
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read};
 use std::str::FromStr;
 
-use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInfo};
+use lz4_flex::frame::FrameDecoder;
+
+use super::lz4::Lz4Encoder;
 
 /// How new objects are compressed (the setting `compression`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,7 +108,7 @@ impl Codec {
 
 /// Compresses blocks, each into a frame of its own that carries its content's checksum.
 pub(super) enum Encoder {
-    Lz4(Box<FrameEncoder<Vec<u8>>>),
+    Lz4(Lz4Encoder),
     Zstd(zstd::bulk::Compressor<'static>),
     None,
 }
@@ -114,7 +116,7 @@ pub(super) enum Encoder {
 impl Encoder {
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Lz4 => Self::Lz4(Box::new(lz4_encoder())),
+            Compression::Lz4 => Self::Lz4(Lz4Encoder::new()),
             Compression::Zstd(level) => {
                 let mut compressor = zstd::bulk::Compressor::new(level)?;
                 compressor.include_checksum(true)?;
@@ -124,18 +126,19 @@ impl Encoder {
         })
     }
 
-    /// The frame of `block`; hands `block` back for another use unless it became the frame.
-    pub(super) fn frame(&mut self, block: Vec<u8>) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
+    /// The frame of `block`, in the memory of `room` where that can be; hands `block` back for another use unless it became
+    /// the frame.
+    pub(super) fn frame(
+        &mut self,
+        block: Vec<u8>,
+        mut room: Vec<u8>,
+    ) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
+        room.clear();
         match self {
             Self::Lz4(encoder) => {
-                if block.is_empty() {
-                    // An encoder that was used before writes no frame for no content.
-                    **encoder = lz4_encoder();
-                }
-                encoder.get_mut().reserve(block.len() / 2);
-                encoder.write_all(&block)?;
-                encoder.try_finish()?;
-                Ok((std::mem::take(encoder.get_mut()), Some(block)))
+                room.reserve(block.len() / 2);
+                encoder.append_frame(&block, &mut room)?;
+                Ok((room, Some(block)))
             }
             Self::Zstd(compressor) => Ok((compressor.compress(&block)?, Some(block))),
             Self::None => Ok((block, None)),
@@ -152,17 +155,6 @@ pub fn open_frame(codec: Codec, frame: &[u8], content_bytes: usize) -> io::Resul
         .take(limit)
         .read_to_end(&mut block)?;
     Ok(block)
-}
-
-fn lz4_encoder() -> FrameEncoder<Vec<u8>> {
-    let info = FrameInfo::new()
-        .block_mode(BlockMode::Independent)
-        .block_size(BlockSize::Max1MB)
-        // Some bits of LZ4 mean nothing (the match length of a block's last token): their change would
-        // go unnoticed by a checksum of the content alone.
-        .block_checksums(true)
-        .content_checksum(true);
-    FrameEncoder::with_frame_info(info, Vec::new())
 }
 
 /// Reads what a codec wrote: all frames to the end of the input, and at least one.
@@ -285,13 +277,17 @@ fn read_frames<R: BufRead>(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
     use super::*;
 
     fn frames(compression: Compression, blocks: &[&[u8]]) -> Vec<u8> {
         let mut encoder = Encoder::new(compression).unwrap();
         blocks
             .iter()
-            .flat_map(|block| encoder.frame(block.to_vec()).unwrap().0)
+            .flat_map(|block| encoder.frame(block.to_vec(), Vec::new()).unwrap().0)
             .collect()
     }
 

@@ -16,6 +16,7 @@
 
 mod codec;
 pub mod encryption;
+mod lz4;
 mod packing;
 mod ranged;
 mod reader;

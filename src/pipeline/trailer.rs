@@ -197,7 +197,7 @@ mod tests {
         {
             let (frame, _) = Encoder::new(compression)
                 .unwrap()
-                .frame(content.clone())
+                .frame(content.clone(), Vec::new())
                 .unwrap();
             let stored = with_trailer("a", &frame);
             for length in 0..stored.len() {

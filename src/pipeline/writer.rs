@@ -32,7 +32,23 @@ pub struct Pipeline {
     compression: Compression,
     recipients: Option<Arc<Recipients>>,
     jobs: Sender<Job>,
-    used_blocks: Receiver<Vec<u8>>,
+    blocks: Reused,
+    frames: Reused,
+}
+
+/// Memory that was used before; new memory costs more than what is done with it.
+#[derive(Clone)]
+struct Reused {
+    used: Sender<Vec<u8>>,
+    free: Receiver<Vec<u8>>,
+}
+
+impl Reused {
+    /// At most `count` pieces that wait for another use.
+    fn new(count: usize) -> Self {
+        let (used, free) = crossbeam_channel::bounded(count);
+        Self { used, free }
+    }
 }
 
 /// A block to compress and where its frame goes.
@@ -76,9 +92,9 @@ pub struct StoredObject {
     pub content_bytes: u64,
     /// Length in the store.
     pub stored_bytes: u64,
-    /// SHA-256 of the stored bytes.
-    pub sha256: [u8; 32],
-    /// The checksum in its trailer, of an object that has one.
+    /// SHA-256 of the stored bytes, of an object of [`Pipeline::create`].
+    pub sha256: Option<[u8; 32]>,
+    /// The checksum in its trailer, of an object of [`Pipeline::create_whole`] that has one.
     pub trailer: Option<[u8; 32]>,
     /// Its frames in order, which are all that is packed in it; none for an object of [`Pipeline::create_whole`].
     pub frames: Vec<Frame>,
@@ -112,17 +128,19 @@ impl Pipeline {
         threads: usize,
     ) -> Self {
         let (jobs, queue) = crossbeam_channel::bounded::<Job>(threads);
-        let (used, used_blocks) = crossbeam_channel::bounded(threads * QUEUED_BLOCKS);
+        let blocks = Reused::new(threads * QUEUED_BLOCKS);
+        let frames = Reused::new(threads * QUEUED_BLOCKS);
         for _ in 0..threads.max(1) {
-            let (queue, used) = (queue.clone(), used.clone());
-            thread::spawn(move || compress(&queue, &used));
+            let (queue, used, free) = (queue.clone(), blocks.used.clone(), frames.free.clone());
+            thread::spawn(move || compress(&queue, &used, &free));
         }
         Self {
             session,
             compression,
             recipients,
             jobs,
-            used_blocks,
+            blocks,
+            frames,
         }
     }
 
@@ -179,7 +197,12 @@ impl Pipeline {
     /// [`Error::Encrypt`].
     pub fn create(&self, key: &ObjectKey) -> Result<ObjectWriter, Error> {
         let upload = self.session.upload(key.clone(), PutMode::Create);
-        let mut writer = self.begin(key, upload, None, None)?;
+        let wrapping = Wrapping {
+            trailer: None,
+            encryption: self.encrypting(key, None)?,
+            hash: Some(Sha256::new()),
+        };
+        let mut writer = self.begin(key, upload, wrapping);
         writer.is_indexed = true;
         Ok(writer)
     }
@@ -198,35 +221,34 @@ impl Pipeline {
         let upload = self.session.upload(key.clone(), PutMode::Create);
         let has_frames = self.compression.codec() != Codec::None;
         let trailer = has_frames.then(|| Trailer::new(name));
-        self.begin(
-            key,
-            upload.whole_up_to(WHOLE_BYTES),
-            trailer,
-            content_digest,
-        )
-    }
-
-    fn begin(
-        &self,
-        key: &ObjectKey,
-        upload: Upload,
-        trailer: Option<Trailer>,
-        content_digest: Option<[u8; 32]>,
-    ) -> Result<ObjectWriter, Error> {
-        let object: Arc<str> = self.session.object_url(key).into();
-        let recipients = self.recipients.as_deref();
-        let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_digest));
-        let encryption = encryption.transpose().map_err(|source| Error::Encrypt {
-            object: object.to_string(),
-            source: Box::new(source),
-        })?;
         let wrapping = Wrapping {
             trailer,
-            encryption,
+            encryption: self.encrypting(key, content_digest)?,
+            // Nothing names it: the trailer says what there is to say, and a second pass costs as much again.
+            hash: None,
         };
+        Ok(self.begin(key, upload.whole_up_to(WHOLE_BYTES), wrapping))
+    }
+
+    fn encrypting(
+        &self,
+        key: &ObjectKey,
+        content_digest: Option<[u8; 32]>,
+    ) -> Result<Option<Encrypting>, Error> {
+        let recipients = self.recipients.as_deref();
+        let encryption = recipients.map(|recipients| Encrypting::new(recipients, content_digest));
+        encryption.transpose().map_err(|source| Error::Encrypt {
+            object: self.session.object_url(key),
+            source: Box::new(source),
+        })
+    }
+
+    fn begin(&self, key: &ObjectKey, upload: Upload, wrapping: Wrapping) -> ObjectWriter {
+        let object: Arc<str> = self.session.object_url(key).into();
         let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
-        let upload = send(upload, wrapping, Arc::clone(&object), queue);
-        Ok(ObjectWriter {
+        let used_frames = self.frames.used.clone();
+        let upload = send(upload, wrapping, Arc::clone(&object), queue, used_frames);
+        ObjectWriter {
             object,
             block: self.block(),
             filled: 0,
@@ -235,11 +257,12 @@ impl Pipeline {
             frames,
             upload: Some(self.session.spawn(upload)),
             pipeline: self.clone(),
-        })
+        }
     }
 
     fn block(&self) -> Vec<u8> {
-        self.used_blocks
+        self.blocks
+            .free
             .try_recv()
             .unwrap_or_else(|_| vec![0; BLOCK_SIZE_BYTES])
     }
@@ -376,13 +399,14 @@ impl Drop for ObjectWriter {
 }
 
 /// Compresses until no writer is left.
-fn compress(queue: &Receiver<Job>, used: &Sender<Vec<u8>>) {
+fn compress(queue: &Receiver<Job>, used: &Sender<Vec<u8>>, rooms: &Receiver<Vec<u8>>) {
     let mut encoder = None;
     for job in queue {
         let content_bytes = job.block.len();
         let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
-        let result =
-            encoder_for(&mut encoder, job.compression).and_then(|encoder| encoder.frame(job.block));
+        let room = rooms.try_recv().unwrap_or_default();
+        let result = encoder_for(&mut encoder, job.compression)
+            .and_then(|encoder| encoder.frame(job.block, room));
         let framed = result.map(|(bytes, block)| {
             if let Some(mut block) = block {
                 block.resize(BLOCK_SIZE_BYTES, 0);
@@ -424,6 +448,8 @@ fn encoder_for(
 struct Wrapping {
     trailer: Option<Trailer>,
     encryption: Option<Encrypting>,
+    /// Of what is stored.
+    hash: Option<Sha256>,
 }
 
 impl Wrapping {
@@ -431,22 +457,42 @@ impl Wrapping {
         if let Some(trailer) = &mut self.trailer {
             trailer.update(&frame);
         }
-        match &mut self.encryption {
-            None => Ok(frame),
-            Some(encryption) => encryption.write(&frame),
+        let stored = match &mut self.encryption {
+            None => frame,
+            Some(encryption) => encryption.write(&frame)?,
+        };
+        self.hash(&stored);
+        Ok(stored)
+    }
+
+    fn hash(&mut self, stored: &[u8]) {
+        if let Some(hash) = &mut self.hash {
+            hash.update(stored);
         }
     }
 
-    /// The last bytes, and the checksum in the trailer.
-    fn end(mut self) -> io::Result<(Vec<u8>, Option<[u8; 32]>)> {
+    /// The last bytes.
+    fn end(mut self) -> io::Result<End> {
         let trailer = self.trailer.take().map(Trailer::frame).unwrap_or_default();
         let checksum = super::trailer::checksum(&trailer);
-        let end = match self.encryption {
+        let bytes = match self.encryption.take() {
             None => trailer,
             Some(encryption) => encryption.end(&trailer)?,
         };
-        Ok((end, checksum))
+        self.hash(&bytes);
+        Ok(End {
+            bytes,
+            trailer: checksum,
+            sha256: self.hash.map(|hash| hash.finalize().into()),
+        })
     }
+}
+
+/// An object's last bytes, and the checksums that are known with them.
+struct End {
+    bytes: Vec<u8>,
+    trailer: Option<[u8; 32]>,
+    sha256: Option<[u8; 32]>,
 }
 
 /// An age file in the making, whose bytes are taken out as they come.
@@ -500,8 +546,9 @@ async fn send(
     mut wrapping: Wrapping,
     object: Arc<str>,
     mut steps: mpsc::Receiver<Step>,
+    used_frames: Sender<Vec<u8>>,
 ) -> Result<StoredObject, Error> {
-    let (mut hash, mut frames) = (Sha256::new(), Vec::new());
+    let mut frames = Vec::new();
     let broken_off = || Error::BrokenOff {
         object: object.to_string(),
     };
@@ -513,19 +560,21 @@ async fn send(
         let packed = frame.await.map_err(|_| broken_off())?;
         let Framed { bytes, frame } = packed.map_err(failed)?;
         frames.extend(frame);
-        let bytes = wrapping.frame(bytes).map_err(failed)?;
-        hash.update(&bytes);
-        upload.write(Bytes::from(bytes)).await?;
+        let bytes = Bytes::from(wrapping.frame(bytes).map_err(failed)?);
+        upload.write(bytes.clone()).await?;
+        if bytes.is_unique() {
+            // A full channel only means that the memory is freed instead of used again.
+            drop(used_frames.try_send(Vec::from(bytes)));
+        }
     }
-    let (bytes, trailer) = wrapping.end().map_err(failed)?;
-    hash.update(&bytes);
-    upload.write(Bytes::from(bytes)).await?;
+    let end = wrapping.end().map_err(failed)?;
+    upload.write(Bytes::from(end.bytes)).await?;
     let stored_bytes = upload.finish().await?;
     Ok(StoredObject {
         content_bytes: 0,
         stored_bytes,
-        sha256: hash.finalize().into(),
-        trailer,
+        sha256: end.sha256,
+        trailer: end.trailer,
         frames,
     })
 }

@@ -552,8 +552,8 @@ fn warn_of_missing(file: WalFileName, reason: &str) {
 
 /// Bytes that are compared at a time.
 const COMPARED_BYTES: usize = 1 << 18;
-/// Bytes of a file that are read at a time to be looked at only.
-const READ_BYTES: usize = 1 << 18;
+/// Bytes of a file that are read at a time: few enough to be in the core's cache while they are checked and hashed.
+const READ_BYTES: usize = 1 << 17;
 
 fn sha256(path: &Path) -> Result<[u8; 32], Error> {
     let mut file = File::open(path).map_err(Error::local("open", path))?;
@@ -611,10 +611,11 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// Reads on into `room` and checks what is read; 0 at the end.
+    /// Reads on into the begin of `room` and checks what is read; 0 at the end.
     fn read(&mut self, room: &mut [u8]) -> Result<usize, Error> {
         let wanted = room
             .len()
+            .min(READ_BYTES)
             .min(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
         let room = room.get_mut(..wanted).unwrap_or_default();
         self.file

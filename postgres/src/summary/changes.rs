@@ -1,8 +1,9 @@
 //! The blocks that WAL changes, as PostgreSQL 17's summarizer sees them (walsummarizer.c, blkreftable.c).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::wal::event::{Event, TransactionEnd};
@@ -31,7 +32,7 @@ pub struct Changed {
 /// Collects changes.
 #[derive(Debug, Default)]
 pub(super) struct Collector {
-    places: HashMap<(RelationFiles, Fork), usize>,
+    places: FxHashMap<(RelationFiles, Fork), usize>,
     forks: Vec<((RelationFiles, Fork), Touched)>,
     /// Where the last block was put.
     last: usize,

@@ -1,6 +1,8 @@
 //! Summarizing records as they come by.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use rustc_hash::FxHashMap;
 
 use super::changes::Collector;
 use super::{Digest, FORMAT, Note, Summary, Transaction};
@@ -23,7 +25,7 @@ pub struct Summarizer {
     notes: Vec<Note>,
     transactions: Vec<Transaction>,
     /// Bytes of records by transaction.
-    wal_bytes: HashMap<u32, u64>,
+    wal_bytes: FxHashMap<u32, u64>,
     /// The transaction that wrote last, and its bytes.
     writing: (u32, u64),
     pg_class_deletes: BTreeMap<u32, u32>,
@@ -41,7 +43,7 @@ impl Summarizer {
             last: None,
             notes: Vec::new(),
             transactions: Vec::new(),
-            wal_bytes: HashMap::new(),
+            wal_bytes: FxHashMap::default(),
             writing: (0, 0),
             pg_class_deletes: BTreeMap::new(),
             changes: Collector::default(),

@@ -287,8 +287,8 @@ mod tests {
         reader.finish()
     }
 
-    fn check(bytes: &[u8], name: &str, history: History, extent: Extent) -> Result<(), Mismatch> {
-        read(bytes, name, &history, extent).map(drop)
+    fn check(bytes: &[u8], name: &str, history: &History, extent: Extent) -> Result<(), Mismatch> {
+        read(bytes, name, history, extent).map(drop)
     }
 
     fn root() -> History {
@@ -308,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_sound_segment_is_accepted() {
-        assert_eq!(check(&segment(|_| 1), NAME, root(), Extent::Whole), Ok(()));
+        assert_eq!(check(&segment(|_| 1), NAME, &root(), Extent::Whole), Ok(()));
     }
 
     #[test]
@@ -322,7 +322,7 @@ mod tests {
         ] {
             let mut bytes = segment(|_| 1);
             bytes[at] ^= 0x40;
-            let mismatch = check(&bytes, NAME, root(), Extent::Whole)
+            let mismatch = check(&bytes, NAME, &root(), Extent::Whole)
                 .unwrap_err()
                 .to_string();
             assert!(mismatch.contains(wanted), "{at}: {mismatch}");
@@ -332,12 +332,12 @@ mod tests {
     #[test]
     fn a_segment_under_another_name_or_of_another_length_is_refused() {
         let bytes = segment(|_| 1);
-        let other = check(&bytes, "000000010000000000000004", root(), Extent::Whole);
+        let other = check(&bytes, "000000010000000000000004", &root(), Extent::Whole);
         assert!(matches!(other, Err(Mismatch::Address { .. })));
-        let short = check(&bytes[..PAGE], NAME, root(), Extent::Whole);
+        let short = check(&bytes[..PAGE], NAME, &root(), Extent::Whole);
         assert!(matches!(short, Err(Mismatch::Length { .. })));
         let two = History::root(TimelineId::new(2).unwrap());
-        let timeline = check(&bytes, "000000020000000000000003", two, Extent::Whole);
+        let timeline = check(&bytes, "000000020000000000000003", &two, Extent::Whole);
         assert!(matches!(timeline, Err(Mismatch::Timeline { .. })));
     }
 
@@ -353,18 +353,18 @@ mod tests {
         };
         let bytes = segment(|lsn| if lsn < switch { 1 } else { 2 });
         let name = "000000020000000000000003";
-        assert_eq!(check(&bytes, name, history.clone(), Extent::Whole), Ok(()));
-        assert!(check(&segment(|_| 1), name, history, Extent::Whole).is_err());
+        assert_eq!(check(&bytes, name, &history, Extent::Whole), Ok(()));
+        assert!(check(&segment(|_| 1), name, &history, Extent::Whole).is_err());
     }
 
     #[test]
     fn zeros_may_follow_a_segment_switch_but_nothing_may_follow_them() {
         let mut bytes = segment(|_| 1);
         bytes[4 * PAGE..].fill(0);
-        assert_eq!(check(&bytes, NAME, root(), Extent::Whole), Ok(()));
+        assert_eq!(check(&bytes, NAME, &root(), Extent::Whole), Ok(()));
         bytes[9 * PAGE] = 1;
         assert!(matches!(
-            check(&bytes, NAME, root(), Extent::Whole),
+            check(&bytes, NAME, &root(), Extent::Whole),
             Err(Mismatch::Hole { .. })
         ));
     }
@@ -409,9 +409,12 @@ mod tests {
     fn a_partial_segment_may_end_in_what_was_recycled() {
         let mut bytes = segment(|_| 1);
         bytes[4 * PAGE + 9] ^= 0x40;
-        assert_eq!(check(&bytes, NAME, root(), Extent::Partial), Ok(()));
-        assert!(check(&bytes, NAME, root(), Extent::Whole).is_err());
+        assert_eq!(check(&bytes, NAME, &root(), Extent::Partial), Ok(()));
+        assert!(check(&bytes, NAME, &root(), Extent::Whole).is_err());
     }
+
+    /// A record's start, end and content.
+    type Shown = (Lsn, Lsn, Vec<u8>);
 
     /// What a reader says of `bytes`, fed in pieces of the lengths that `next_length` gives: the records, and how it ends.
     fn reading(
@@ -419,7 +422,7 @@ mod tests {
         name: SegmentName,
         bytes: &[u8],
         mut next_length: impl FnMut() -> usize,
-    ) -> (Vec<(Lsn, Lsn, Vec<u8>)>, Result<String, Mismatch>) {
+    ) -> (Vec<Shown>, Result<String, Mismatch>) {
         let mut records = Vec::new();
         let root = History::root(name.timeline);
         let reader = SegmentReader::begin(known, &root, name, Extent::Whole, None);

@@ -69,7 +69,7 @@ impl Site {
     }
 
     fn of(compression: Compression, keys: Keys, parts: Vec<Vec<(PathBuf, Vec<u8>)>>) -> Self {
-        let network = Network::start().unwrap();
+        let network = Network::start(2).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (secret, recipient) = generate(jiff::Timestamp::UNIX_EPOCH);
         let identity = dir.path().join("identity");
@@ -157,7 +157,7 @@ fn entry(name: &str, size_bytes: u64, stored: &StoredObject) -> StoredPart {
         name: name.to_owned(),
         size_bytes,
         stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(stored.sha256),
+        sha256: hex::encode(stored.sha256.unwrap()),
     }
 }
 

@@ -1,0 +1,101 @@
+//! Writing LZ4 frames (LZ4 frame format 1.6), each of a block that is in memory as a whole.
+//!
+//! ```text
+//! magic │ FLG │ BD │ HC │ { block size │ block │ XXH32 of it }… │ 0 │ XXH32 of the content
+//!   4      1    1    1        4                     4             4        4
+//! ```
+//!
+//! `lz4_flex` compresses the blocks. Its `FrameEncoder` writes the same bytes, but copies each block before and after
+//! that, because its input comes in pieces.
+
+use std::io;
+
+use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
+use twox_hash::XxHash32;
+
+/// Longest block of the frames, as [`DESCRIPTOR`] says.
+const BLOCK_BYTES: usize = 1 << 20;
+const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
+/// Version 1, independent blocks, a checksum of each block, no content size, a checksum of the content; blocks of 1 MiB.
+///
+/// Some bits of LZ4 mean nothing (the match length of a block's last token): their change would go unnoticed by a
+/// checksum of the content alone.
+const DESCRIPTOR: [u8; 2] = [0b0111_0100, 6 << 4];
+/// In a block's size: the block is stored as it is.
+const UNCOMPRESSED: u32 = 1 << 31;
+const END_MARK: [u8; 4] = [0; 4];
+
+/// Makes frames, one after the other with the same memory.
+pub(super) struct Lz4Encoder {
+    table: CompressTable,
+    packed: Vec<u8>,
+}
+
+impl Lz4Encoder {
+    pub(super) fn new() -> Self {
+        Self {
+            table: CompressTable::large(),
+            packed: vec![0; get_maximum_output_size(BLOCK_BYTES)],
+        }
+    }
+
+    /// Appends the frame of `content` to `frame`.
+    pub(super) fn append_frame(&mut self, content: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
+        let [_, header_checksum, ..] = XxHash32::oneshot(0, &DESCRIPTOR).to_le_bytes();
+        frame.extend_from_slice(&MAGIC);
+        frame.extend_from_slice(&DESCRIPTOR);
+        frame.push(header_checksum);
+        for block in content.chunks(BLOCK_BYTES) {
+            self.append_block(block, frame)?;
+        }
+        frame.extend_from_slice(&END_MARK);
+        frame.extend_from_slice(&XxHash32::oneshot(0, content).to_le_bytes());
+        Ok(())
+    }
+
+    fn append_block(&mut self, block: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
+        let size_bytes = compress_into_with_table(block, &mut self.packed, &mut self.table)
+            .map_err(io::Error::other)?;
+        let packed = self.packed.get(..size_bytes).unwrap_or_default();
+        let (stored, flag) = if size_bytes < block.len() {
+            (packed, 0)
+        } else {
+            (block, UNCOMPRESSED)
+        };
+        let size = u32::try_from(stored.len()).map_err(io::Error::other)? | flag;
+        frame.extend_from_slice(&size.to_le_bytes());
+        frame.extend_from_slice(stored);
+        frame.extend_from_slice(&XxHash32::oneshot(0, stored).to_le_bytes());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
+    use super::*;
+
+    #[test]
+    fn a_frame_is_what_the_library_writes() {
+        let noise: Vec<u8> = (0..70_000).map(|_| fastrand::u8(..)).collect();
+        let text: Vec<u8> = (0..400_000_u32)
+            .flat_map(|n| (n / 7).to_le_bytes())
+            .collect();
+        let mut encoder = Lz4Encoder::new();
+        for content in [&noise, &text, &text[..1 << 20], b"a", b""] {
+            let info = FrameInfo::new()
+                .block_mode(BlockMode::Independent)
+                .block_size(BlockSize::Max1MB)
+                .block_checksums(true)
+                .content_checksum(true);
+            let mut library = FrameEncoder::with_frame_info(info, Vec::new());
+            library.write_all(content).unwrap();
+            let mut frame = Vec::new();
+            encoder.append_frame(content, &mut frame).unwrap();
+            assert!(frame == library.finish().unwrap(), "{}", content.len());
+        }
+    }
+}
