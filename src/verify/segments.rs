@@ -13,9 +13,8 @@ use super::{Error, Findings, Sound, count};
 use crate::pipeline::Codec;
 use crate::pipeline::streams::read_full;
 use crate::repository::layout::Object;
-use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
+use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, ObjectError, Repository, Watched};
 use crate::threads::lock;
-use crate::wal;
 
 /// Bytes that are read and checked at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -122,8 +121,8 @@ impl SegmentReader<'_> {
         mut last: Option<SegmentCheck>,
     ) -> Result<(SegmentCheck, [u8; 32]), Error> {
         let object = &archived.object;
-        let mismatch = |mismatch| wal::Error::Mismatch {
-            place: self.repository.url(&object.key),
+        let mismatch = |mismatch| ObjectError::WalMismatch {
+            object: self.repository.url(&object.key),
             file: match extent {
                 Extent::Whole => WalFileName::Segment(name),
                 Extent::Partial => WalFileName::Partial(name, 1),
@@ -210,8 +209,8 @@ impl SegmentReader<'_> {
         if walhalla_postgres::wal::reads_as(file, &text) {
             return Ok(self.ended(object, &watched));
         }
-        let mismatch = wal::Error::Mismatch {
-            place: self.repository.url(&object.key),
+        let mismatch = ObjectError::WalMismatch {
+            object: self.repository.url(&object.key),
             file,
             mismatch: Mismatch::Text,
         };

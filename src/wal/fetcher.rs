@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use walhalla_postgres::wal::segment_check::{Cluster, Extent, SegmentCheck};
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
-use walhalla_providers::ErrorKind;
 
 use super::{Error, Mismatch, history_beside};
+use crate::failure::{Class, Failure as _};
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
-use crate::repository::{self, ArchivedFile, LaterWal, Repository};
+use crate::repository::{ArchivedFile, LaterWal, ObjectError, Repository};
 
 /// Bytes that are read, checked and written at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -198,7 +198,7 @@ impl Fetcher<'_> {
         target: &mut NewFile,
     ) -> Result<Option<SegmentCheck>, Error> {
         match self.fetch_once(file, archived, history, last.clone(), target) {
-            Err(error) if is_damage(&error) => {
+            Err(error) if error.class() == Class::Damaged => {
                 tracing::warn!("{error}; it is fetched once more");
                 target.restart()?;
                 self.fetch_once(file, archived, history, last, target)
@@ -227,8 +227,8 @@ impl Fetcher<'_> {
             let chunk = read_full(&mut reader, &mut buffer);
             let chunk =
                 chunk.map_err(|source| self.repository.damaged(&archived.object.key, source))?;
-            let mismatch = |mismatch| Error::Mismatch {
-                place: object.clone(),
+            let mismatch = |mismatch| ObjectError::WalMismatch {
+                object: object.clone(),
                 file,
                 mismatch,
             };
@@ -249,7 +249,7 @@ impl Fetcher<'_> {
                 // Before disk is spent on what a few bytes in the store may expand to.
                 if size_bytes > check.cluster().segment_size.bytes() {
                     let too_long = check.wrong_length(size_bytes).unwrap_or(Mismatch::Text);
-                    return Err(mismatch(too_long));
+                    return Err(mismatch(too_long).into());
                 }
                 check.pages(chunk).map_err(mismatch)?;
             }
@@ -263,11 +263,12 @@ impl Fetcher<'_> {
             wrong => wrong,
         };
         match wrong {
-            Some(mismatch) => Err(Error::Mismatch {
-                place: object,
+            Some(mismatch) => Err(ObjectError::WalMismatch {
+                object,
                 file,
                 mismatch,
-            }),
+            }
+            .into()),
             None => Ok(Some(check)),
         }
     }
@@ -297,11 +298,12 @@ impl Fetcher<'_> {
     ) -> Result<(), Error> {
         let text = self.repository.read_text(&archived.object)?;
         if !walhalla_postgres::wal::reads_as(file, &text) {
-            return Err(Error::Mismatch {
-                place: self.repository.url(&archived.object.key),
+            return Err(ObjectError::WalMismatch {
+                object: self.repository.url(&archived.object.key),
                 file,
                 mismatch: Mismatch::Text,
-            });
+            }
+            .into());
         }
         target.write(&text)
     }
@@ -327,15 +329,6 @@ impl Fetcher<'_> {
             extent,
         )
         .map(Some)
-    }
-}
-
-/// Whether the bytes came, and are not what they must be.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Mismatch { .. } | Error::Repository(repository::Error::Damaged { .. }) => true,
-        Error::Repository(repository::Error::Store(error)) => error.kind == ErrorKind::Corrupted,
-        _ => false,
     }
 }
 

@@ -10,7 +10,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 
 use super::{Error, Mismatch};
 use crate::pipeline::streams::read_full;
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, ObjectError, Repository};
 
 /// Bytes that are read at a time: whole WAL pages of any size.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -29,8 +29,8 @@ pub fn read(
     mut show: impl FnMut(&Cluster, &Record),
 ) -> Result<SegmentCheck, Error> {
     let object = &archived.object;
-    let mismatch = |mismatch| Error::Mismatch {
-        place: repository.url(&object.key),
+    let mismatch = |mismatch| ObjectError::WalMismatch {
+        object: repository.url(&object.key),
         file: WalFileName::Segment(segment),
         mismatch,
     };
@@ -66,7 +66,7 @@ pub fn read(
     }
     let check = check.ok_or_else(|| mismatch(Mismatch::Text))?;
     match check.wrong_length(size_bytes) {
-        Some(wrong) => Err(mismatch(wrong)),
+        Some(wrong) => Err(mismatch(wrong).into()),
         None => Ok(check),
     }
 }
@@ -86,7 +86,7 @@ pub fn read_local(
     mut show: impl FnMut(&Record),
 ) -> Result<SegmentCheck, Error> {
     let mismatch = |mismatch| Error::Mismatch {
-        place: path.display().to_string(),
+        path: path.to_owned(),
         file: WalFileName::Segment(segment),
         mismatch,
     };
