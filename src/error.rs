@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use walhalla_providers::Error as StoreError;
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
 use crate::{backup, config, output, repository, restore, server, verify, wal};
 
@@ -119,7 +119,43 @@ impl Failure for Error {
         self.cause().map_or(Class::Other, Failure::class)
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         self.cause().and_then(Failure::hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walhalla_providers::{ErrorKind, Operation};
+
+    #[test]
+    fn absence_is_answered_to_who_asked_for_the_file() {
+        let absent = || wal::Error::NotArchived {
+            file: "000000010000000000000001".parse().unwrap(),
+            archive: "file:///store".to_owned(),
+        };
+        assert_eq!(Error::from(absent()).exit_code(), ABSENT);
+        assert_eq!(
+            Error::from(restore::Error::from(absent())).exit_code(),
+            ABSENT
+        );
+        assert_eq!(
+            Error::from(backup::Error::from(absent())).exit_code(),
+            FAILED
+        );
+        let gone = walhalla_providers::Error::new(Operation::Get, "x", ErrorKind::NotFound);
+        let gone = wal::Error::from(repository::Error::from(gone));
+        assert_eq!(Error::from(gone).exit_code(), FAILED);
+    }
+
+    #[test]
+    fn a_wrong_key_is_the_users_fault_only_where_the_user_named_it() {
+        let invalid = || StoreError::new(Operation::Open, "x", ErrorKind::Invalid);
+        assert_eq!(Error::from(invalid()).exit_code(), USAGE);
+        assert_eq!(
+            Error::from(repository::Error::from(invalid())).exit_code(),
+            FAILED
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
 
 /// What to do next.
-pub type Hint = Cow<'static, str>;
+pub type Advice = Cow<'static, str>;
 
 /// The kinds of failure that callers tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub trait Failure: std::error::Error {
     }
 
     /// What the user can do.
-    fn hint(&self) -> Option<Hint>;
+    fn hint(&self) -> Option<Advice>;
 
     /// Whether the fault is an object's own and not one of the way to it: another object may be read.
     fn is_of_the_object(&self) -> bool {
@@ -69,7 +69,7 @@ impl Failure for StoreError {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self.kind {
             ErrorKind::PermissionDenied => {
                 "`walhalla check` names the right that is missing; the book's page of each store has the policy that suffices"

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier};
 
 use crate::contents::tar_part::WriteError;
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::repository::BackupId;
 use crate::server;
 use crate::{contents, pipeline};
@@ -195,7 +195,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Postgres(error) => return error.hint(),
             Self::Repository(error) => return error.hint(),

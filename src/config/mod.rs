@@ -17,7 +17,7 @@ use walhalla_providers::transfer::{
     AzureSettings, GcsSettings, ObjectLock, S3Settings, StoreSettings,
 };
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::RecipientError;
 use crate::pipeline::{Compression, Identities, Recipients};
 
@@ -188,7 +188,7 @@ impl Failure for Error {
         Class::Usage
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         Some(match self {
             Self::NoStore => "set `store` in the settings file, WALHALLA_STORE, or --store file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".into(),
             Self::UnknownKey { nearest, .. } => format!("did you mean `{nearest}`?").into(),

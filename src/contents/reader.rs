@@ -19,7 +19,7 @@ use tar::{Archive, EntryType};
 use super::index::Index;
 use super::manifest::{FileFacts, Manifest};
 use super::merged::Skip;
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::entry::StoredPart;
 use crate::repository::layout::Object;
@@ -54,7 +54,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         match self {
             Self::Repository(error) => error.hint(),
             Self::NoIndex(_) => None,

@@ -19,7 +19,7 @@ use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, IdentityFile, NoCallbacks};
 use age_core::format::{FileKey, Stanza};
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 /// Tag of the stanza with the content's digest.
 const KEYED_TAG: &str = "walhalla-keyed-blake3";
 /// Tag of the stanza that named the content's SHA-256, which confirms guesses; it is read and not written any more.
@@ -424,7 +424,7 @@ impl Failure for Locked {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         const PLUGIN: &str = "the program age-plugin-NAME must be in the PATH of whoever opens it, the server too, and reach the key it holds";
         let text = match self {
             Self::NoIdentity => {

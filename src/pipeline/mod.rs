@@ -30,7 +30,7 @@ pub use ranged::Ranged;
 pub use reader::{Content, ObjectReader, SharedHash, Trailed, unpack};
 pub use writer::{Frame, ObjectWriter, Pipeline, StoredObject};
 
-use crate::failure::{Failure, Hint};
+use crate::failure::{Advice, Failure};
 
 /// Bytes compressed at a time.
 pub const BLOCK_SIZE_BYTES: usize = 1 << 20;
@@ -71,7 +71,7 @@ pub enum Error {
 
 /// What is being written is no object yet, so that none of these is an object's own.
 impl Failure for Error {
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         match self {
             Self::Store(error) => error.hint(),
             Self::Encrypt { .. } => Some(

@@ -27,7 +27,7 @@ pub use layout::Layout;
 pub use object_error::{DamagedObject, ObjectError};
 pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::{ContentDigest, HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
@@ -154,7 +154,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Object(error) => return error.hint(),
             Self::SeveralClusters { .. } => "choose one with --system-identifier",

@@ -6,7 +6,7 @@ use walhalla_postgres::wal::{Mismatch, record};
 use walhalla_postgres::{Lsn, WalFileName};
 use walhalla_providers::Error as StoreError;
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::Locked;
 
 /// A reason that a parser, a codec or a comparison gives.
@@ -75,7 +75,7 @@ pub struct DamagedObject {
 /// That a content is not what was expected, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{finding}")]
-pub struct Unfit {
+pub struct UnfitContent {
     finding: &'static str,
     /// The parser's or codec's reason.
     pub source: Reason,
@@ -94,9 +94,9 @@ impl std::error::Error for DamagedObject {
 }
 
 impl DamagedObject {
-    /// What is wrong with the object, if it is of this type, or what lies below [`Unfit`] is.
+    /// What is wrong with the object, if it is of this type, or what lies below [`UnfitContent`] is.
     pub fn reason<E: std::error::Error + 'static>(&self) -> Option<&E> {
-        let unfit = self.reason.downcast_ref::<Unfit>();
+        let unfit = self.reason.downcast_ref::<UnfitContent>();
         let reason = unfit.map_or(&self.reason, |unfit| &unfit.source);
         reason.downcast_ref()
     }
@@ -112,7 +112,7 @@ impl ObjectError {
     /// The error of an object that is not what was expected: `finding` says so in words, and `source` says why.
     pub fn unfit(object: String, finding: &'static str, source: impl Into<Reason>) -> Self {
         let source = source.into();
-        Self::damaged(object, Unfit { finding, source })
+        Self::damaged(object, UnfitContent { finding, source })
     }
 
     /// The URL of the object, or that of the store where no object is concerned.
@@ -143,7 +143,7 @@ impl Failure for ObjectError {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Store(error) => return error.hint(),
             Self::Denied(_) => {
@@ -183,5 +183,82 @@ fn is_damage(mismatch: &Mismatch) -> bool {
         | Mismatch::Sizes { .. }
         | Mismatch::Name(_)
         | Mismatch::Text => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output;
+    use crate::repository;
+    use walhalla_postgres::wal::reader::Damage;
+    use walhalla_providers::{ErrorKind, Operation};
+
+    const URL: &str = "file:///store/object";
+
+    fn wal(mismatch: Mismatch) -> ObjectError {
+        ObjectError::WalMismatch {
+            object: URL.to_owned(),
+            file: "000000010000000000000001".parse().unwrap(),
+            mismatch,
+        }
+    }
+
+    #[test]
+    fn a_damaged_object_is_told_once_with_its_reason_and_the_causes_of_that() {
+        let cause = std::io::Error::other("no frame");
+        let error = ObjectError::unfit(URL.to_owned(), "its content cannot be unpacked", cause);
+        let head = format!("{URL} is damaged: its content cannot be unpacked");
+        assert_eq!(error.to_string(), head);
+        assert_eq!(output::chain(&error), format!("{head}: no frame"));
+        let ObjectError::Damaged(damaged) = error else {
+            unreachable!();
+        };
+        assert!(damaged.reason::<std::io::Error>().is_some());
+        let bare = ObjectError::damaged(URL.to_owned(), Damage::Crc(Lsn(1)));
+        let text = format!("{URL} is damaged: the record at 0/1 has a wrong CRC");
+        assert_eq!(output::chain(&bare), text);
+    }
+
+    #[test]
+    fn an_object_is_at_fault_whatever_the_way_of_the_error() {
+        let store = |kind| StoreError::new(Operation::Get, URL, kind);
+        for (kind, class) in [
+            (ErrorKind::NotFound, Class::Inaccessible),
+            (ErrorKind::Corrupted, Class::Damaged),
+            (ErrorKind::PermissionDenied, Class::Other),
+            (ErrorKind::Unavailable, Class::Other),
+            (ErrorKind::Invalid, Class::Other),
+        ] {
+            let error = repository::Error::from(store(kind));
+            assert_eq!(error.class(), class, "{kind}");
+            let wrapped = crate::contents::Error::from(error);
+            assert_eq!(wrapped.class(), class, "{kind}");
+            assert_eq!(wrapped.is_of_the_object(), class != Class::Other, "{kind}");
+        }
+        let denied = ObjectError::Denied(store(ErrorKind::PermissionDenied));
+        assert!(denied.is_of_the_object());
+        let unstored = StoreError::new(Operation::Put, URL, ErrorKind::Corrupted);
+        assert!(!unstored.is_of_the_object());
+    }
+
+    #[test]
+    fn only_a_missing_identity_leaves_an_encrypted_object_blameless() {
+        let locked = |reason| ObjectError::Locked {
+            object: URL.to_owned(),
+            reason,
+        };
+        let unset = locked(Locked::NoIdentity);
+        assert!(unset.is_locked() && !unset.is_of_the_object());
+        let others = locked(Locked::OtherRecipients("keys".into()));
+        assert!(others.is_locked() && others.is_of_the_object());
+    }
+
+    #[test]
+    fn lost_wal_and_another_servers_wal_have_different_hints() {
+        let lost = wal(Mismatch::Cut { at: Lsn(1) }).hint().unwrap();
+        assert!(lost.contains("a point before it"), "{lost}");
+        let foreign = wal(Mismatch::Text).hint().unwrap();
+        assert!(foreign.contains("which server wrote it"), "{foreign}");
     }
 }

@@ -8,7 +8,7 @@ use super::occupant::{Occupant, RunningServer};
 use super::outside::Unfit;
 use super::plan::{NewTablespace, Unreachable};
 use super::target::shell_bytes;
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::repository::BackupId;
 use crate::{contents, repository, server, wal};
 
@@ -300,7 +300,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Repository(error) => return error.hint(),
             Self::Wal(error) => return error.hint(),
@@ -362,7 +362,7 @@ fn is_unusable(error: &contents::Error) -> bool {
 
 impl Error {
     /// What helps where a directory cannot be restored into.
-    fn place_hint(&self) -> Option<Hint> {
+    fn place_hint(&self) -> Option<Advice> {
         let text = match self {
             Self::NotEmpty(_, occupant) => return Some(occupant.hint().into()),
             Self::ReplayPlace { tablespace, unfit } => return Some(unfit.hint(tablespace).into()),
@@ -404,7 +404,7 @@ impl Error {
     }
 
     /// The option by which the user says that a place is the right one.
-    fn map_hint(&self) -> Option<Hint> {
+    fn map_hint(&self) -> Option<Advice> {
         let text = match self {
             Self::UnprovenTablespace { tablespace, place } => format!(
                 "where no other data directory uses it, say so: --tablespace-map {}; otherwise name an empty directory in the same way. Nothing was written",
@@ -433,7 +433,7 @@ impl Error {
     }
 
     /// What helps where files cannot be created.
-    fn room_hint(&self) -> Option<Hint> {
+    fn room_hint(&self) -> Option<Advice> {
         let text = match self {
             Self::NoRoom { .. } => {
                 "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"

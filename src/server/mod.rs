@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use walhalla_postgres::{Version, control};
 
-use crate::failure::{Failure, Hint};
+use crate::failure::{Advice, Failure};
 
 /// The version of a data directory.
 ///
@@ -126,7 +126,7 @@ pub enum Error {
 }
 
 impl Failure for Error {
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::NotADataDirectory { .. } => {
                 "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"

@@ -25,7 +25,7 @@ use receipts::{Depth, Receipt, Receipts};
 use serde::Serialize;
 
 use crate::contents;
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::output;
 use crate::progress::Show;
 use crate::repository::layout::Object;
@@ -64,7 +64,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         match self {
             Self::Repository(error) => error.hint(),
             Self::Contents(error) => error.hint(),

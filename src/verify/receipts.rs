@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Failure, Hint};
+use crate::failure::{Advice, Failure};
 use crate::threads::lock;
 use crate::wal::fetcher::NewFile;
 
@@ -47,7 +47,7 @@ pub enum Error {
 }
 
 impl Failure for Error {
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         match self {
             Self::NotReceipts { .. } => {
                 Some("name a new file with --receipts, or the one that an earlier run made".into())

@@ -198,6 +198,7 @@ impl Fetcher<'_> {
         target: &mut NewFile,
     ) -> Result<Option<SegmentCheck>, Error> {
         match self.fetch_once(file, archived, history, last.clone(), target) {
+            // The way can change bytes. It does not hide an object, and seldom changes the few of a header.
             Err(error) if error.class() == Class::Damaged => {
                 tracing::warn!("{error}; it is fetched once more");
                 target.restart()?;

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use walhalla_postgres::wal::Mismatch;
 use walhalla_postgres::{History, SegmentSize, TimelineId, WalFileName};
 
-use crate::failure::{Class, Failure, Hint};
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline;
 use crate::repository::{self, ObjectError, Repository};
 use crate::server;
@@ -185,7 +185,7 @@ impl Failure for Error {
         }
     }
 
-    fn hint(&self) -> Option<Hint> {
+    fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Postgres(error) => return error.hint(),
             Self::Repository(error) => return error.hint(),
