@@ -17,6 +17,7 @@ pub mod commands;
 pub mod config;
 pub mod contents;
 pub mod error;
+pub mod failure;
 pub mod find;
 pub mod output;
 pub mod pipeline;

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Runtime;
-use walhalla::contents::{Contents, Error, Failure, FileHeader, Sink, Sum};
+use walhalla::contents::{Contents, Error, FileError, FileHeader, Sink, Sum};
 use walhalla::contents::manifest::{FileFacts, Manifest, WalRange};
 use walhalla::pipeline::Identities;
 use walhalla::repository::entry::StoredPart;
@@ -105,10 +105,10 @@ impl Sink for Nowhere {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Error>> {
+    ) -> Result<Option<Sum>, FileError<Error>> {
         assert_is_inside(path, header.mode);
         let mut bytes = Vec::new();
-        content.read_to_end(&mut bytes).map_err(Failure::Read)?;
+        content.read_to_end(&mut bytes).map_err(FileError::Read)?;
         Ok(Some((bytes.len() as u64, Sha256::digest(&bytes).into())))
     }
 

@@ -7,10 +7,11 @@ use serde::Serialize;
 use walhalla_postgres::{History, SegmentName};
 
 use super::Histories;
+use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
-use crate::repository::{self, ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::Error;
 use crate::wal::stored_summary::{self, Stored};
@@ -108,7 +109,7 @@ pub fn backfill(
                     report.summary_bytes += bytes;
                     report.segment_bytes += work.archived.stored_bytes;
                 }
-                Err(error) if error.is_damage() => lock(&report).problems.push(Problem {
+                Err(error) if error.is_of_the_object() => lock(&report).problems.push(Problem {
                     object: repository.url(&work.archived.object().key),
                     what: output::chain(&error),
                 }),
@@ -129,7 +130,9 @@ impl Work {
         for form in &self.stored {
             match stored_summary::read(repository, self.name, &form.object()) {
                 Err(error) if stored_summary::is_older(&error) => {}
-                Err(error @ repository::Error::Store(_)) => return Err(error.into()),
+                Err(error) if !error.is_of_the_object() && !error.is_locked() => {
+                    return Err(error.into());
+                }
                 // What else is wrong with it is for [`Scope::Wrong`].
                 Ok(_) | Err(_) => return Ok(true),
             }

@@ -20,6 +20,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 use super::inventory::{self, Run};
 use super::proof::Proof;
 use super::walk::{Reading, Summaries, Way, walk};
+use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::streams;
 use crate::repository::{self, ArchivedFile, Repository};
@@ -76,12 +77,12 @@ pub enum Gap {
 }
 
 /// Why a walk over the server's own and the archived WAL ended.
-enum Failure {
+enum WalkError {
     Gap(Gap),
     Error(Error),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for WalkError {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
@@ -113,7 +114,7 @@ impl Interval<'_> {
         let walked = walk(&summaries, way, self.reading, |_, resolved| {
             let summary = resolved.summary;
             if let Some(lsn) = self.minimal(&summary) {
-                return Err(Failure::Gap(Gap::Minimal(lsn)));
+                return Err(WalkError::Gap(Gap::Minimal(lsn)));
             }
             for note in &summary.notes {
                 proof.see(note);
@@ -125,8 +126,8 @@ impl Interval<'_> {
             Ok(true)
         });
         match walked {
-            Err(Failure::Error(error)) => Err(error),
-            Err(Failure::Gap(gap)) => Ok(Err(gap)),
+            Err(WalkError::Error(error)) => Err(error),
+            Err(WalkError::Gap(gap)) => Ok(Err(gap)),
             Ok(()) if proof.holds() => Ok(Ok(changes)),
             Ok(()) => Ok(Err(Gap::Foreign(self.from))),
         }
@@ -183,7 +184,7 @@ impl Interval<'_> {
         last: Option<ReadSegment>,
         begin: impl Fn() -> T,
         mut show: impl FnMut(&mut T, &Record),
-    ) -> Result<(T, ReadSegment), Failure> {
+    ) -> Result<(T, ReadSegment), WalkError> {
         let size = self.cluster.segment_size;
         let holds_end = name.number(size) == Some(size.segment_of(self.to));
         let until = holds_end.then_some(self.to);
@@ -199,7 +200,7 @@ impl Interval<'_> {
         };
         let archived = self.repository.find_wal(WalFileName::Segment(name));
         let Some(archived) = archived.map_err(Error::from)? else {
-            return Err(Failure::Gap(if path.exists() {
+            return Err(WalkError::Gap(if path.exists() {
                 damaged(name, &local)
             } else {
                 Gap::Missing(name)
@@ -210,9 +211,9 @@ impl Interval<'_> {
         let (repository, history) = (self.repository, self.history);
         match segment::read(repository, name, &archived, history, last, show_archived) {
             Ok(check) => Ok((taken, check)),
-            Err(error) if error.is_locked() => Err(Failure::Gap(Gap::Locked(name))),
-            Err(error) if error.is_damage() => Err(Failure::Gap(damaged(name, &error))),
-            Err(error) => Err(Failure::Error(error)),
+            Err(error) if error.is_locked() => Err(WalkError::Gap(Gap::Locked(name))),
+            Err(error) if error.is_of_the_object() => Err(WalkError::Gap(damaged(name, &error))),
+            Err(error) => Err(WalkError::Error(error)),
         }
     }
 
@@ -236,19 +237,20 @@ impl OwnOrArchived<'_> {
 }
 
 impl Summaries for OwnOrArchived<'_> {
-    type Error = Failure;
+    type Error = WalkError;
 
     fn stored_bytes(&self, segment: SegmentName) -> u64 {
         inventory::longest(self.forms(segment))
     }
 
-    fn summary(&self, name: SegmentName) -> Result<Summary, Failure> {
+    fn summary(&self, name: SegmentName) -> Result<Summary, WalkError> {
         for form in self.forms(name) {
             match self.interval.stored(name, form) {
                 Ok(Some(summary)) => return Ok(summary),
-                Ok(None) | Err(repository::Error::Locked { .. }) => {}
+                Ok(None) => {}
+                Err(error) if error.is_locked() => {}
                 Err(error) if error.is_of_the_object() => stored_summary::warn_passed_over(&error),
-                Err(error) => return Err(Failure::Error(error.into())),
+                Err(error) => return Err(WalkError::Error(error.into())),
             }
         }
         let version = self.interval.cluster.version;
@@ -267,19 +269,19 @@ impl Summaries for OwnOrArchived<'_> {
         segment: SegmentName,
         last: Option<ReadSegment>,
         show: &mut dyn FnMut(&Record),
-    ) -> Result<ReadSegment, Failure> {
+    ) -> Result<ReadSegment, WalkError> {
         let read = self
             .interval
             .read(segment, last, || (), |(), record| show(record));
         read.map(|((), check)| check)
     }
 
-    fn apart(&self, segment: SegmentName, rift: Rift) -> Failure {
-        Failure::Gap(damaged(segment, &rift))
+    fn apart(&self, segment: SegmentName, rift: Rift) -> WalkError {
+        WalkError::Gap(damaged(segment, &rift))
     }
 
-    fn not_understood(&self, segment: SegmentName, lsn: Lsn, damage: record::Damage) -> Failure {
-        Failure::Gap(not_understood(segment, lsn, damage))
+    fn not_understood(&self, segment: SegmentName, lsn: Lsn, damage: record::Damage) -> WalkError {
+        WalkError::Gap(not_understood(segment, lsn, damage))
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use walhalla_postgres::summary::{Rift, Summary};
 use walhalla_postgres::wal::reader::Record;
 use walhalla_postgres::wal::segment_reader::ReadSegment;
-use walhalla_postgres::wal::{reader, record};
+use walhalla_postgres::wal::{Mismatch, reader, record};
 use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
 };
@@ -30,8 +30,9 @@ pub use facts::{Examined, Facts};
 pub use inventory::{Histories, Needed, Run, Stretch};
 pub use walk::{Reading, Resolved};
 
+use crate::failure::Failure as _;
 use crate::output;
-use crate::repository::{self, BackupEntry, Repository};
+use crate::repository::{self, BackupEntry, ObjectError, Repository};
 use crate::threads::lock;
 use crate::wal::stored_summary::{self, Proven};
 use crate::wal::{Error, segment};
@@ -103,7 +104,7 @@ impl Histories {
         for timeline in repository.timelines()? {
             let history = match repository.history(timeline) {
                 // A host without the identity lists all the same, by what backups tell.
-                Err(locked @ repository::Error::Locked { .. }) => {
+                Err(locked) if locked.is_locked() => {
                     tracing::warn!("{}", output::chain(&locked));
                     None
                 }
@@ -166,7 +167,9 @@ impl<'a> Archive<'a> {
         let mut wal = self.repository.list_wal(timeline, from)?;
         for double in std::mem::take(&mut wal.doubles) {
             match double {
-                repository::Error::TwoContents { .. } => return Err(double.into()),
+                repository::Error::Object(ObjectError::TwoContents { .. }) => {
+                    return Err(double.into());
+                }
                 damaged => tracing::warn!("{damaged}; its other form is used"),
             }
         }
@@ -331,7 +334,7 @@ impl<'a> Archive<'a> {
             match walked {
                 Ok(()) => {}
                 Err(error) if error.is_locked() => unreadable += 1,
-                Err(error) if error.is_damage() => {
+                Err(error) if error.is_of_the_object() => {
                     tracing::warn!("{error}");
                     unreadable += 1;
                 }
@@ -375,7 +378,7 @@ impl<'a> Archive<'a> {
             });
             match walked {
                 // Another key's objects are not damaged.
-                Err(error) if error.is_damage() && !error.is_locked() => {
+                Err(error) if error.is_of_the_object() && !error.is_locked() => {
                     examined.damage = Some(error);
                     break;
                 }
@@ -464,18 +467,20 @@ impl Summaries for Archived<'_> {
 
     fn apart(&self, segment: SegmentName, rift: Rift) -> Error {
         let (Rift::Apart(lsn) | Rift::Cut(lsn)) = rift;
-        Error::Records {
+        let mismatch = ObjectError::WalMismatch {
             object: self.url(segment),
             file: WalFileName::Segment(segment),
-            damage: reader::Damage::Continuation(lsn),
-        }
+            mismatch: Mismatch::Record(reader::Damage::Continuation(lsn)),
+        };
+        mismatch.into()
     }
 
     fn not_understood(&self, segment: SegmentName, lsn: Lsn, damage: record::Damage) -> Error {
-        Error::Content {
+        let unknown = ObjectError::UnknownRecord {
             object: self.url(segment),
             lsn,
             damage,
-        }
+        };
+        unknown.into()
     }
 }

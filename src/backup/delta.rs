@@ -22,7 +22,7 @@ use crate::archive::walk::Reading;
 use crate::contents::delta_file::is_taken_for_delta;
 use crate::output;
 use crate::repository::entry::{ChangeSource, ChangedBlocks};
-use crate::repository::{self, BackupEntry};
+use crate::repository::{self, BackupEntry, ObjectError};
 use crate::server::control_file;
 use crate::server::data_directory::Listing;
 use crate::wal::server_summaries::{self, Known};
@@ -121,7 +121,9 @@ impl Backup<'_> {
 
     fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {
         match self.repository.usable_backups() {
-            Err(repository::Error::Store(error)) if error.kind == ErrorKind::StoreMissing => {
+            Err(repository::Error::Object(ObjectError::Store(error)))
+                if error.kind == ErrorKind::StoreMissing =>
+            {
                 Ok(Vec::new())
             }
             backups => Ok(backups?),

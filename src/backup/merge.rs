@@ -16,7 +16,7 @@ use crate::contents::assembly::{Assembly, Facts};
 use crate::contents::chain::{Access, Chain, Task};
 use crate::contents::relations::Relations;
 use crate::contents::tar_part::PartWriter;
-use crate::contents::{self, Failure, FileHeader, Owner, Sink, Sum};
+use crate::contents::{self, FileError, FileHeader, Owner, Sink, Sum};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
 use crate::repository::marks::Permanence;
@@ -156,16 +156,16 @@ impl Sink for Copy<'_> {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Error>> {
+    ) -> Result<Option<Sum>, FileError<Error>> {
         let mut part = lock(&self.part);
         part.owner = header.owner;
         let sum = part
             .stream(path, header, content)
-            .map_err(Failure::into_other)?;
+            .map_err(FileError::into_other)?;
         if self.progress.add(header.size_bytes) {
             Ok(Some(sum))
         } else {
-            Err(Failure::Sink(Error::BrokenOff))
+            Err(FileError::Sink(Error::BrokenOff))
         }
     }
 

@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier};
 
 use crate::contents::tar_part::WriteError;
+use crate::failure::{Advice, Class, Failure};
 use crate::repository::BackupId;
 use crate::server;
 use crate::{contents, pipeline};
@@ -166,15 +167,92 @@ pub enum Error {
     },
 }
 
-impl From<walhalla_providers::Error> for Error {
-    fn from(error: walhalla_providers::Error) -> Self {
-        Self::Repository(error.into())
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Postgres(error) => error.class(),
+            Self::Repository(error) => error.class(),
+            // Nobody asked for the file: the backup misses it.
+            Self::Wal(wal::Error::NotArchived { .. }) => Class::Other,
+            Self::Wal(error) => error.class(),
+            Self::Pipeline(error) => error.class(),
+            Self::Contents(error) => error.class(),
+            Self::Read { .. }
+            | Self::OtherCluster { .. }
+            | Self::OtherServer(_)
+            | Self::Parent { .. }
+            | Self::Changes { .. }
+            | Self::NothingToMerge
+            | Self::WouldBeOpen(_)
+            | Self::BrokenOff
+            | Self::NotArchiving(_)
+            | Self::ArchiverFails { .. }
+            | Self::PageAfterEnd { .. }
+            | Self::MovedDatabase(_)
+            | Self::TimelineSwitch { .. }
+            | Self::NotOwnWal { .. }
+            | Self::WalMissing { .. } => Class::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        let text = match self {
+            Self::Postgres(error) => return error.hint(),
+            Self::Repository(error) => return error.hint(),
+            Self::Pipeline(error) => return error.hint(),
+            Self::Wal(error) => return error.hint(),
+            Self::Contents(error) if error.class() == Class::Damaged => {
+                "`walhalla verify` tells what else is damaged"
+            }
+            Self::Contents(error) => return error.hint(),
+            Self::OtherCluster { .. } | Self::OtherServer(_) => {
+                "set PGHOST and PGPORT to the server whose data directory this is"
+            }
+            Self::NotArchiving(_) => {
+                "set archive_mode = on and archive_command = 'walhalla wal-push %p'; a change of archive_mode needs a restart"
+            }
+            Self::ArchiverFails { .. } => {
+                "the server's log has the reason; once it is mended the archiver gets through within a minute (at once after `SELECT pg_reload_conf()`, from PostgreSQL 14 on), and a backup can begin"
+            }
+            Self::MovedDatabase(_) => "take the backup again",
+            Self::PageAfterEnd { .. } => {
+                "PostgreSQL would open such a copy too early; take the backup again after the standby's next restartpoint, or from the primary"
+            }
+            Self::TimelineSwitch { .. } => {
+                "run CHECKPOINT on the primary and, some seconds later, on the standby; then take the backup again: it begins on the new timeline"
+            }
+            Self::NotOwnWal { .. } => {
+                "two servers with the same identity archive to this store, or the server's clock was set while the backup was taken: see that this is the only server that archives here, and take the backup again"
+            }
+            Self::WalMissing {
+                failing: Some(file),
+                ..
+            } => {
+                return Some(format!("the server's archiver fails on {file}; the server's log has walhalla's message").into());
+            }
+            Self::WalMissing { failing: None, .. } => {
+                "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait"
+            }
+            Self::NothingToMerge => "name a delta: `walhalla backup-list` shows them",
+            Self::WouldBeOpen(_) => {
+                "set `age_recipients` to whom the merged backup is to be encrypted"
+            }
+            Self::Parent { .. } => {
+                "leave out --parent for the newest backup of this server's past, or --delta for a full one"
+            }
+            Self::Changes { .. } => {
+                "leave out --changed-blocks for whatever source there is, or take a full backup"
+            }
+            Self::Read { .. } => "run as the user that owns the data directory",
+            Self::BrokenOff => return None,
+        };
+        Some(text.into())
     }
 }
 
-impl From<walhalla_postgres::Error> for Error {
-    fn from(error: walhalla_postgres::Error) -> Self {
-        Self::Postgres(error.into())
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
     }
 }
 

@@ -13,6 +13,7 @@ use walhalla_postgres::wal::event::Event;
 use super::Error;
 use super::request::Backup;
 use crate::archive::{Archive, Reading};
+use crate::failure::Failure as _;
 use crate::repository::BackupEntry;
 use crate::server::data_directory::Entry;
 

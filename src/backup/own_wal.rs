@@ -14,8 +14,9 @@ use walhalla_postgres::{Lsn, SegmentName, WalFileName};
 
 use super::Error;
 use crate::archive::proof::{BackupWal, read_backup_wal};
+use crate::failure::Failure as _;
 use crate::pipeline::Packing;
-use crate::repository::{self, BackupEntry};
+use crate::repository::BackupEntry;
 use crate::wal::archiver::Archiver;
 use crate::wal::{self, segment};
 
@@ -59,10 +60,8 @@ pub(super) fn check(
         }),
         Ok(shown) => Ok(shown.last_transaction.filter(|_| of_standby)),
         // Without the identity, the comparison of the last segment speaks for those that have left `pg_wal`.
-        Err(wal::Error::Repository(repository::Error::Locked { .. })) if is_last_compared => {
-            Ok(None)
-        }
-        Err(wal::Error::Repository(repository::Error::Locked { .. })) if of_standby => {
+        Err(error) if error.is_locked() && is_last_compared => Ok(None),
+        Err(error) if error.is_locked() && of_standby => {
             tracing::warn!(
                 "without an identity it cannot be seen here whether the archived WAL is that of this standby's primary: \
                  run `walhalla verify` where the identity is"
@@ -97,7 +96,7 @@ fn compare(
         return Ok(false);
     }
     match compared {
-        Err(wal::Error::Repository(repository::Error::Locked { .. })) => Ok(false),
+        Err(error) if error.is_locked() => Ok(false),
         compared => Ok(compared?),
     }
 }

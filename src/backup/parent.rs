@@ -7,6 +7,7 @@ use walhalla_postgres::{ControlFile, History, Lsn, Version};
 use super::Error;
 use crate::contents;
 use crate::contents::relations::Relations;
+use crate::failure::Failure as _;
 use crate::repository::backups::Place;
 use crate::repository::{self, BackupEntry, Repository};
 
@@ -172,9 +173,7 @@ impl Own<'_> {
         match Relations::read(repository, &entry) {
             Ok(Some(relations)) => Ok(Ok(Parent { entry, relations })),
             Ok(None) => Ok(Err(Unusable::NoIndex(entry.walhalla_version))),
-            Err(contents::Error::Repository(error)) if !error.is_of_the_object() => {
-                Err(error.into())
-            }
+            Err(error) if !error.is_of_the_object() => Err(error.into()),
             Err(error) => Ok(Err(error.into())),
         }
     }

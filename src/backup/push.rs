@@ -23,9 +23,9 @@ use crate::contents::manifest::WalRange;
 use crate::contents::relations::Relations;
 use crate::repository::BackupEntry;
 use crate::repository::entry::{CorruptBlock, LeftOut};
-use crate::server::control_file;
 use crate::server::data_directory::{Listing, Tablespace};
 use crate::server::session::{self, StoppedBackup};
+use crate::server::{self, control_file};
 use crate::wal;
 
 /// A backup that is copied and that the server knows to be over.
@@ -78,7 +78,7 @@ impl Backup<'_> {
     fn end(&self, begun: &mut Begun, copied: Copied) -> Result<Ended, Error> {
         let (copied_control, pg_control) = control_file::read_bytes(self.pgdata)?;
         let stopped = self.wait(begun.server.stop_backup())?;
-        let label = BackupLabel::parse(&stopped.label)?;
+        let label = BackupLabel::parse(&stopped.label).map_err(server::Error::from)?;
         let last = self.check_directory(&mut begun.server, label.start_lsn)?;
         if label.of_standby == Some(true) {
             must_be_on(label.timeline, &last)?;

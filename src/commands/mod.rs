@@ -32,6 +32,7 @@ use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
+use crate::failure::Failure as _;
 use crate::output::{self, LogFormat};
 use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
 use crate::progress::Show;

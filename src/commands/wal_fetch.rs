@@ -13,7 +13,7 @@ use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
 use crate::restore::stage::{self, Seal};
 use crate::server::conf::Configuration;
-use crate::server::control_file;
+use crate::server::{self, control_file};
 use crate::wal::fetcher::{Fetcher, NewFile};
 
 /// What the server that asks is doing, which decides what it makes of an exit code.
@@ -28,7 +28,7 @@ pub(super) enum RecoveryMode {
 }
 
 pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Error> {
-    let file: WalFileName = arguments.name.parse()?;
+    let file: WalFileName = arguments.name.parse().map_err(server::Error::from)?;
     // Before anything that can take long: whoever comes later takes the place over.
     let target = NewFile::create(&arguments.path)?;
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);

@@ -8,7 +8,7 @@ use super::{Context, Outcome};
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
-use crate::server::control_file;
+use crate::server::{self, control_file};
 use crate::wal::archiver::{Archiver, Pushed};
 
 pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
@@ -17,7 +17,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    let file: WalFileName = name.parse()?;
+    let file: WalFileName = name.parse().map_err(server::Error::from)?;
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = control_file::read(&pgdata)?;
     let most = context.settings.retry_timeout.min(PATIENCE);

@@ -11,6 +11,7 @@ use super::{Context, Outcome};
 use crate::archive::{Archive, Resolved, Run, Stretch};
 use crate::cli::Cluster;
 use crate::error::Error;
+use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::ArchivedFile;
 use crate::restore::window::{self, Span, Window, spans};
@@ -120,7 +121,7 @@ fn partial_segments(others: &[(WalFileName, ArchivedFile)]) -> Vec<String> {
 /// The segments of a timeline; none where nothing tells how long they are.
 fn own_stretches(archive: &Archive, history: &History) -> Result<Vec<Stretch>, Error> {
     let stretches = match archive.stretches(history, SegmentNo(0)) {
-        Err(error) if error.is_locked() || error.is_damage() => {
+        Err(error) if error.is_locked() || error.is_of_the_object() => {
             tracing::warn!("{error}");
             return Ok(Vec::new());
         }

@@ -17,6 +17,7 @@ use walhalla_providers::transfer::{
     AzureSettings, GcsSettings, ObjectLock, S3Settings, StoreSettings,
 };
 
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::RecipientError;
 use crate::pipeline::{Compression, Identities, Recipients};
 
@@ -180,6 +181,27 @@ pub enum Error {
     /// No store.
     #[error("no store is set")]
     NoStore,
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        Class::Usage
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        Some(match self {
+            Self::NoStore => "set `store` in the settings file, WALHALLA_STORE, or --store file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix".into(),
+            Self::UnknownKey { nearest, .. } => format!("did you mean `{nearest}`?").into(),
+            Self::UnknownVariable { name, nearest } => format!(
+                "did you mean {nearest}? If {name} is not meant for Walhalla, unset it or give it another name"
+            )
+            .into(),
+            Self::InvalidValue { .. } => {
+                "`walhalla config` lists the settings and where they come from".into()
+            }
+            Self::Read { .. } | Self::Toml { .. } => return None,
+        })
+    }
 }
 
 impl Settings {

@@ -19,11 +19,13 @@ use super::delta_file::{Header, ReadError, delta_name, whole_name};
 use super::manifest::{FileFacts, Manifest, WalRange};
 use super::merged::{Layout, Merged, Run, Skip, Source};
 use super::pieces::{PieceReader, Pieces};
-use super::reader::{Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed};
+use super::reader::{
+    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed,
+};
 use super::relations::Relations;
 use crate::pipeline::Frame;
 use crate::repository::entry::StoredPart;
-use crate::repository::{self, BackupEntry, BackupKind, Repository};
+use crate::repository::{self, BackupEntry, BackupKind, ObjectError, Repository};
 use crate::threads::lock;
 
 /// Where PostgreSQL's label is.
@@ -161,7 +163,7 @@ impl<'a> Chain<'a> {
             .layers
             .last()
             .map_or_else(String::new, |leaf| leaf.contents.folder_url());
-        Error::Part { object, problem }
+        ObjectError::damaged(object, problem).into()
     }
 
     /// Length of the result, as far as `backup.json` tells.
@@ -323,7 +325,7 @@ impl<'a> Chain<'a> {
             Err(source) => source,
         };
         let source = match source.downcast::<StoreError>() {
-            Ok(error) => return Error::Repository(error.into()),
+            Ok(error) => return ObjectError::Store(error).into(),
             Err(source) => source,
         };
         match source.downcast::<repository::Error>() {
@@ -485,7 +487,7 @@ impl<S: Sink> Sink for Over<'_, S> {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<S::Error>> {
+    ) -> Result<Option<Sum>, FileError<S::Error>> {
         if !self.layer.bottoms.contains(path) {
             return Ok(None);
         }
@@ -501,7 +503,7 @@ impl<S: Sink> Sink for Over<'_, S> {
             return Ok(sum);
         }
         let overlays = self.chain.overlays(path, self.index);
-        let unreadable = |source| Failure::Sink(self.chain.unreadable(path, source).into());
+        let unreadable = |source| FileError::Sink(self.chain.unreadable(path, source).into());
         let overlays = overlays.map_err(unreadable)?;
         // What it is, the part's SHA-256 tells: hashing it here as well as the result would cost a fifth of the restore.
         let bottom = Streamed(content);
@@ -529,10 +531,10 @@ impl<S: Sink> Over<'_, S> {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<S::Error>> {
+    ) -> Result<Option<Sum>, FileError<S::Error>> {
         let mut own = Summed::new(content);
         let mut text = String::new();
-        own.read_to_string(&mut text).map_err(Failure::Read)?;
+        own.read_to_string(&mut text).map_err(FileError::Read)?;
         let whole = walhalla_postgres::backup_label::of_whole(&text);
         let header = FileHeader {
             size_bytes: whole.len() as u64,
@@ -541,7 +543,7 @@ impl<S: Sink> Over<'_, S> {
         if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
             self.chain.came(path, header, sum);
         }
-        Ok(Some(own.finish().map_err(Failure::Read)?))
+        Ok(Some(own.finish().map_err(FileError::Read)?))
     }
 }
 

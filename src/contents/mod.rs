@@ -21,6 +21,6 @@ pub mod relations;
 pub mod tar_part;
 
 pub use reader::{
-    Contents, Error, Failure, FileHeader, Owner, PartProblem, Sink, Sum, Summed, check_stored,
+    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, check_stored,
     read_index,
 };

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 use walhalla_postgres::catalogs::{Catalogs, Names, is_map};
 
-use super::reader::{self, Contents, Failure, FileHeader, Sink, Sum};
+use super::reader::{self, Contents, FileError, FileHeader, Sink, Sum};
 use crate::repository::BackupEntry;
 use crate::threads::lock;
 
@@ -63,10 +63,10 @@ impl Sink for Files {
         path: &Path,
         _: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Self::Error>> {
+    ) -> Result<Option<Sum>, FileError<Self::Error>> {
         let mut bytes = Vec::new();
         let read = content.take(CATALOG_LIMIT_BYTES).read_to_end(&mut bytes);
-        read.map_err(Failure::Read)?;
+        read.map_err(FileError::Read)?;
         let facts = (bytes.len() as u64, Sha256::digest(&bytes).into());
         lock(&self.0).push((path.to_owned(), bytes));
         Ok(Some(facts))

@@ -24,8 +24,9 @@ use bytes::{Buf, Bytes};
 use self::cache::{Cache, Found};
 use super::index::{FilePlace, Index, PartIndex};
 use super::reader::{self, object_of};
+use crate::failure::Failure as _;
 use crate::pipeline::{Frame, OpenError, Ranged, open_frame};
-use crate::repository::{self, BackupEntry, Repository};
+use crate::repository::{self, BackupEntry, ObjectError, Repository};
 
 /// Most frames of one request.
 const MOST_FRAMES: usize = 8;
@@ -218,10 +219,7 @@ impl<'a> Pieces<'a> {
         let packed = object
             .packed(&(begin..begin + length))
             .map_err(|error| match error {
-                OpenError::Locked(reason) => repository::Error::Locked {
-                    object: self.repository.url(object.key()),
-                    reason,
-                },
+                OpenError::Locked(reason) => self.repository.locked(object.key(), reason),
                 OpenError::Unreadable(source) => self.repository.damaged(object.key(), source),
             })?;
         let mut rest = packed.as_ref();
@@ -248,11 +246,9 @@ impl<'a> Pieces<'a> {
         if block.len() == length && Frame::digest_of(&block) == frame.digest {
             return Ok(block.into());
         }
-        Err(repository::Error::Damaged {
-            object: self.repository.url(object.key()),
-            what: "its content is not what its index says",
-            source: OtherBlock(content_at).into(),
-        })
+        let finding = "its content is not what its index says";
+        let source = OtherBlock(content_at);
+        Err(self.repository.unfit(object.key(), finding, source))
     }
 }
 
@@ -353,7 +349,7 @@ impl Read for PieceReader<'_> {
             return Ok(0);
         }
         let bytes = self.available().map_err(|error| match error {
-            repository::Error::Store(error) => io::Error::other(error),
+            repository::Error::Object(ObjectError::Store(error)) => io::Error::other(error),
             error => io::Error::other(error),
         })?;
         let count = bytes.as_ref().read(buffer)?;

@@ -16,13 +16,14 @@ use std::sync::Mutex;
 use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
-use super::index::{self, Index};
-use super::manifest::{self, FileFacts, Manifest};
+use super::index::Index;
+use super::manifest::{FileFacts, Manifest};
 use super::merged::Skip;
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::entry::StoredPart;
 use crate::repository::layout::Object;
-use crate::repository::{self, BackupEntry, BackupId, Repository, Watched};
+use crate::repository::{self, BackupEntry, BackupId, ObjectError, Repository, Watched};
 use crate::threads::lock;
 
 /// For stock tools; restoring makes the links itself.
@@ -34,44 +35,31 @@ pub enum Error {
     /// The object cannot be read.
     #[error(transparent)]
     Repository(#[from] repository::Error),
-    /// A part holds something else than the manifest or `backup.json` says.
-    #[error("{object} is damaged: {problem}")]
-    Part {
-        /// The part.
-        object: String,
-        /// What is wrong.
-        problem: PartProblem,
-    },
-    /// A list of the backup's is damaged.
-    #[error("{object} is damaged")]
-    List {
-        /// The list.
-        object: String,
-        /// Why it cannot be read.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The manifest is damaged.
-    #[error("{object} is damaged")]
-    Manifest {
-        /// The manifest.
-        object: String,
-        /// Why it cannot be read.
-        #[source]
-        source: manifest::Error,
-    },
-    /// The index is damaged, or another backup's.
-    #[error("{object} is damaged")]
-    Index {
-        /// The index.
-        object: String,
-        /// What is wrong with it.
-        #[source]
-        source: index::Error,
-    },
     /// A backup of an earlier version, whose files can only be read in order.
     #[error("backup {0} has no index")]
     NoIndex(BackupId),
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Self {
+        Self::Repository(error.into())
+    }
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Repository(error) => error.class(),
+            Self::NoIndex(_) => Class::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        match self {
+            Self::Repository(error) => error.hint(),
+            Self::NoIndex(_) => None,
+        }
+    }
 }
 
 /// What is wrong with a part of a backup.
@@ -108,7 +96,7 @@ pub trait Sink: Sync {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Self::Error>>;
+    ) -> Result<Option<Sum>, FileError<Self::Error>>;
 
     /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
     fn problem(&self, error: Error) -> Result<(), Self::Error>;
@@ -140,24 +128,24 @@ pub struct Owner {
 pub type Sum = (u64, [u8; 32]);
 
 /// Why a file was not taken in.
-pub enum Failure<E> {
+pub enum FileError<E> {
     /// The part cannot be read on.
     Read(io::Error),
     /// The fault is the sink's.
     Sink(E),
 }
 
-impl<E> Failure<E> {
+impl<E> FileError<E> {
     /// The same failure to a sink with other errors.
-    pub fn into_other<O: From<E>>(self) -> Failure<O> {
+    pub fn into_other<O: From<E>>(self) -> FileError<O> {
         match self {
-            Self::Read(error) => Failure::Read(error),
-            Self::Sink(error) => Failure::Sink(error.into()),
+            Self::Read(error) => FileError::Read(error),
+            Self::Sink(error) => FileError::Sink(error.into()),
         }
     }
 }
 
-impl<E> From<E> for Failure<E> {
+impl<E> From<E> for FileError<E> {
     fn from(error: E) -> Self {
         Self::Sink(error)
     }
@@ -184,9 +172,9 @@ impl<'a> Contents<'a> {
             let key = &object.key;
             repository.damaged(key, io::Error::new(io::ErrorKind::InvalidData, error))
         })?;
-        let manifest = Manifest::parse(&text).map_err(|source| Error::Manifest {
-            object: repository.url(&object.key),
-            source,
+        let manifest = Manifest::parse(&text).map_err(|reason| {
+            let object = repository.url(&object.key);
+            Error::from(ObjectError::damaged(object, reason))
         })?;
         Ok(Self {
             repository,
@@ -203,8 +191,8 @@ impl<'a> Contents<'a> {
         let url = self.repository.url(&reader.object.key);
         match self.entries(&url, &mut reader.content, sink) {
             Ok(()) => {}
-            Err(Failure::Read(source)) => return Err(reader.damaged(source).into()),
-            Err(Failure::Sink(error)) => return Err(error),
+            Err(FileError::Read(source)) => return Err(reader.damaged(source).into()),
+            Err(FileError::Sink(error)) => return Err(error),
         }
         Ok(reader.finish(part).map(drop)?)
     }
@@ -214,21 +202,21 @@ impl<'a> Contents<'a> {
         object: &str,
         input: &mut impl Read,
         sink: &S,
-    ) -> Result<(), Failure<S::Error>> {
+    ) -> Result<(), FileError<S::Error>> {
         let problem = |problem| {
-            let object = object.to_owned();
-            sink.problem(Error::Part { object, problem })
+            let damaged = ObjectError::damaged(object.to_owned(), problem);
+            sink.problem(damaged.into())
         };
         let mut archive = Archive::new(input);
-        for entry in archive.entries().map_err(Failure::Read)? {
-            let mut entry = entry.map_err(Failure::Read)?;
-            let path = entry.path().map_err(Failure::Read)?.into_owned();
+        for entry in archive.entries().map_err(FileError::Read)? {
+            let mut entry = entry.map_err(FileError::Read)?;
+            let path = entry.path().map_err(FileError::Read)?.into_owned();
             let header = FileHeader {
                 size_bytes: entry.size(),
-                mode: entry.header().mode().map_err(Failure::Read)? & 0o777,
-                modified: i64::try_from(entry.header().mtime().map_err(Failure::Read)?)
+                mode: entry.header().mode().map_err(FileError::Read)? & 0o777,
+                modified: i64::try_from(entry.header().mtime().map_err(FileError::Read)?)
                     .unwrap_or(0),
-                owner: owner(entry.header()).map_err(Failure::Read)?,
+                owner: owner(entry.header()).map_err(FileError::Read)?,
             };
             let name = || path.display().to_string();
             let is_inside = path
@@ -268,10 +256,7 @@ impl<'a> Contents<'a> {
         let expected = lock(&self.expected);
         let path = expected.keys().next()?;
         let problem = PartProblem::Missing(path.display().to_string());
-        Some(Error::Part {
-            object: self.folder_url(),
-            problem,
-        })
+        Some(ObjectError::damaged(self.folder_url(), problem).into())
     }
 
     /// SHA-256 of a file that did not come yet.
@@ -295,10 +280,7 @@ pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index
     let part = part.ok_or_else(|| Error::NoIndex(backup.id.clone()))?;
     let (object, text) = read_whole(repository, backup, part)?;
     let index = Index::parse(&text).and_then(|index| index.fits(&backup.parts).map(|()| index));
-    index.map_err(|source| Error::Index {
-        object: repository.url(&object.key),
-        source,
-    })
+    index.map_err(|reason| ObjectError::damaged(repository.url(&object.key), reason).into())
 }
 
 fn owner(header: &tar::Header) -> io::Result<Owner> {
@@ -333,12 +315,9 @@ pub(super) fn read_whole(
 ) -> Result<(Object, Vec<u8>), Error> {
     if part.size_bytes > LIST_LIMIT_BYTES {
         let object = object_of(repository, backup, part)?;
-        return Err(repository::Error::Damaged {
-            object: repository.url(&object.key),
-            what: "backup.json gives it a length that no such object has",
-            source: format!("more than {LIST_LIMIT_BYTES} bytes").into(),
-        }
-        .into());
+        let finding = "backup.json gives it a length that no such object has";
+        let most = format!("more than {LIST_LIMIT_BYTES} bytes");
+        return Err(repository.unfit(&object.key, finding, most).into());
     }
     let mut reader = PartReader::open(repository, backup, part)?;
     let mut bytes = Vec::new();
@@ -365,10 +344,8 @@ fn same_digest(
     if hex::encode(hash.value()) == part.sha256 {
         return Ok(());
     }
-    Err(Error::Part {
-        object: repository.url(&object.key),
-        problem: PartProblem::Digest,
-    })
+    let url = repository.url(&object.key);
+    Err(ObjectError::damaged(url, PartProblem::Digest).into())
 }
 
 /// A content that is hashed as it is read, what is skipped too.

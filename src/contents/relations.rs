@@ -12,7 +12,7 @@ use walhalla_postgres::{ControlFile, Fork, RelationFile};
 use super::delta_file::delta_name;
 use super::manifest::Manifest;
 use super::reader;
-use crate::repository::{BackupEntry, BackupKind, Repository};
+use crate::repository::{BackupEntry, BackupKind, ObjectError, Repository};
 use crate::server::data_directory::Listing;
 
 /// The files of relations, main and init forks.
@@ -84,10 +84,9 @@ impl Relations {
         };
         let (object, json) = reader::read_whole(repository, backup, stored)?;
         let relations = serde_json::from_slice(&json);
-        relations.map(Some).map_err(|source| reader::Error::List {
-            object: repository.url(&object.key),
-            source,
-        })
+        relations
+            .map(Some)
+            .map_err(|reason| ObjectError::damaged(repository.url(&object.key), reason).into())
     }
 
     /// Length in blocks of the file at `path`; `None` for one that the backup does not hold.

@@ -8,7 +8,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::index::FilePlace;
 use super::manifest::FileFacts;
-use super::reader::{Failure, FileHeader, Owner, Sum};
+use super::reader::{FileError, FileHeader, Owner, Sum};
 use crate::pipeline::{self, ObjectWriter, StoredObject};
 use crate::server::data_directory::Entry;
 
@@ -136,16 +136,16 @@ impl PartWriter {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Sum, Failure<WriteError>> {
+    ) -> Result<Sum, FileError<WriteError>> {
         self.begin(path, header.size_bytes, header.mode, header.modified)?;
         let (mut hash, mut left) = (Sha256::new(), header.size_bytes);
         while left > 0 {
             let room = self.object().room().map_err(|error| failed(path, error))?;
             let count = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
             let room = room.get_mut(..count).unwrap_or_default();
-            let count = content.read(room).map_err(Failure::Read)?;
+            let count = content.read(room).map_err(FileError::Read)?;
             if count == 0 {
-                return Err(Failure::Read(io::ErrorKind::UnexpectedEof.into()));
+                return Err(FileError::Read(io::ErrorKind::UnexpectedEof.into()));
             }
             hash.update(room.get(..count).unwrap_or_default());
             self.object().fill(count);

@@ -20,6 +20,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo};
 pub use relations::{Relation, Relations};
 
 use crate::archive::{Archive, Resolved};
+use crate::failure::Failure as _;
 use crate::repository::BackupEntry;
 use crate::wal::Error;
 
@@ -104,7 +105,7 @@ pub fn find(archive: &Archive, backups: &[BackupEntry], query: &Query) -> Result
                     Ok::<_, Error>(true)
                 });
                 match walked {
-                    Err(error) if error.is_damage() => {
+                    Err(error) if error.is_of_the_object() => {
                         tracing::warn!("{error}; what is in it is not found");
                         left = left.since(next.next());
                     }

@@ -19,6 +19,7 @@ use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, EncryptError, Encryptor, IdentityFile, NoCallbacks};
 use age_core::format::{FileKey, Stanza};
 
+use crate::failure::{Advice, Class, Failure};
 /// Tag of the stanza with the content's digest.
 const KEYED_TAG: &str = "walhalla-keyed-blake3";
 /// Tag of the stanza that named the content's SHA-256, which confirms guesses; it is read and not written any more.
@@ -413,6 +414,37 @@ pub enum Locked {
         #[source]
         source: Arc<IdentityError>,
     },
+}
+
+impl Failure for Locked {
+    fn class(&self) -> Class {
+        match self {
+            Self::OtherRecipients(_) => Class::OtherKey,
+            Self::NoIdentity | Self::Plugin { .. } | Self::Unusable { .. } => Class::Locked,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        const PLUGIN: &str = "the program age-plugin-NAME must be in the PATH of whoever opens it, the server too, and reach the key it holds";
+        let text = match self {
+            Self::NoIdentity => {
+                "name the file that holds the identity (AGE-SECRET-KEY-…, AGE-PLUGIN-… or an SSH private key) with \
+                 `age_identity_file` or WALHALLA_AGE_IDENTITY_FILE"
+            }
+            Self::OtherRecipients(_) => {
+                "set `age_identity_file` to the identity of a recipient it was encrypted to (`walhalla backup-show` lists \
+                 a backup's recipients); if that is the one, the object's header is damaged"
+            }
+            Self::Plugin { .. } => PLUGIN,
+            Self::Unusable { source, .. } if matches!(**source, IdentityError::NoPlugin(_)) => {
+                PLUGIN
+            }
+            Self::Unusable { .. } => {
+                "correct `age_identity_file`: lines AGE-SECRET-KEY-… or AGE-PLUGIN-…, or an SSH private key without a passphrase"
+            }
+        };
+        Some(text.into())
+    }
 }
 
 /// What is wrong with a file of identities. The file's text stays out of it.

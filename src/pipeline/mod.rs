@@ -31,6 +31,8 @@ pub use ranged::Ranged;
 pub use reader::{Content, ObjectReader, SharedHash, Trailed, unpack};
 pub use writer::{Frame, ObjectWriter, Pipeline, StoredObject};
 
+use crate::failure::{Advice, Failure};
+
 /// Bytes compressed at a time.
 pub const BLOCK_SIZE_BYTES: usize = 1 << 20;
 /// Blocks of one object that wait for compression or upload.
@@ -66,4 +68,18 @@ pub enum Error {
         /// The object being written.
         object: String,
     },
+}
+
+/// What is being written is no object yet, so that none of these is an object's own.
+impl Failure for Error {
+    fn hint(&self) -> Option<Advice> {
+        match self {
+            Self::Store(error) => error.hint(),
+            Self::Encrypt { .. } => Some(
+                "see `age_recipients` and `age_recipients_file`; a plugin must be in the PATH of the server too"
+                    .into(),
+            ),
+            Self::Compress { .. } | Self::BrokenOff { .. } => None,
+        }
+    }
 }

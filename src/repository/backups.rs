@@ -9,7 +9,8 @@ use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 use super::catalog::Catalog;
 use super::entry::{BackupEntry, BackupId, BackupKind, FORMAT};
 use super::layout::Key;
-use super::{Error, Repository, SMALL_OBJECT_BYTES};
+use super::object_error::Reason;
+use super::{Error, ObjectError, Repository, SMALL_OBJECT_BYTES};
 
 /// What stands for the id of the newest backup.
 pub const LATEST: &str = "LATEST";
@@ -113,7 +114,7 @@ impl Repository {
     /// Sees that the identity opens what belongs to a backup.
     ///
     /// # Errors
-    /// [`Error::Locked`], and those of opening its manifest.
+    /// [`ObjectError::Locked`], and those of opening its manifest.
     pub fn must_open(&self, backup: &BackupEntry) -> Result<(), Error> {
         if backup.encrypted_to.is_empty() {
             return Ok(());
@@ -205,19 +206,21 @@ impl Repository {
             Err(error) if error.is_not_found() => return Ok(None),
             // One file of a directory; a bucket denies all that the credentials ask for.
             Err(error) if self.is_denied_alone(&error) => {
-                return Err(Error::Denied(error));
+                return Err(ObjectError::Denied(error).into());
             }
             Err(error) => return Err(error.into()),
         };
-        let damaged = |source: Box<dyn std::error::Error + Send + Sync>| Error::Damaged {
-            object: self.url(&key),
-            what: "it is no backup entry that this version reads",
-            source,
+        let unfit = |source: Reason| {
+            self.unfit(
+                &key,
+                "it is no backup entry that this version reads",
+                source,
+            )
         };
-        let entry = BackupEntry::parse(&bytes).map_err(damaged)?;
+        let entry = BackupEntry::parse(&bytes).map_err(unfit)?;
         let foreign = entry.system_identifier != self.layout.system_identifier() || entry.id != *id;
         if entry.format > FORMAT || foreign {
-            return Err(damaged(
+            return Err(unfit(
                 "its format is newer, or it belongs to another backup or cluster".into(),
             ));
         }
@@ -262,13 +265,11 @@ impl Repository {
 
     /// Makes the backup exist.
     pub fn commit_backup(&self, entry: &BackupEntry) -> Result<(), Error> {
-        // A tablespace's place that is not UTF-8 has no spelling in JSON.
-        let json = entry.to_text().map_err(|source| Error::Damaged {
-            object: self.url(&self.layout.backup_json(&entry.id)),
-            what: "it cannot be written",
-            source: source.into(),
-        })?;
         let key = self.layout.backup_json(&entry.id);
+        // A tablespace's place that is not UTF-8 has no spelling in JSON.
+        let json = entry
+            .to_text()
+            .map_err(|source| self.unfit(&key, "it cannot be written", source))?;
         Ok(self.session.put(&key, json.into(), PutMode::Create)?)
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::Error;
 use super::entry::{BackupEntry, BackupId};
 use super::marks::{Marks, Permanence};
+use crate::failure::Failure as _;
 use crate::output;
 
 /// The backups of a cluster.
@@ -86,7 +87,7 @@ impl Catalog {
         match found {
             Ok(Some(backup)) => self.insert(backup),
             Ok(None) => self.unfinished.push(id),
-            Err(error @ (Error::Damaged { .. } | Error::Denied(_))) => {
+            Err(error) if error.is_of_the_object() => {
                 let error = Arc::new(error);
                 self.damaged.push(DamagedEntry { id, error });
             }

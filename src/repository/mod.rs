@@ -8,6 +8,7 @@ pub mod entry;
 pub mod layout;
 pub mod marking;
 pub mod marks;
+pub mod object_error;
 mod wal_archive;
 
 use std::sync::Arc;
@@ -16,14 +17,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walhalla_postgres::SystemIdentifier;
-use walhalla_providers::{Error as StoreError, ErrorKind, ObjectKey};
+use walhalla_providers::{Error as StoreError, ObjectKey};
 
 pub use backups::LATEST;
 pub use catalog::{Catalog, ChainError, ChainProblem};
 pub use entry::{BackupEntry, BackupId, BackupKind};
 pub use layout::Layout;
+pub use object_error::{DamagedObject, ObjectError};
 pub use wal_archive::{ArchivedFile, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
 
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::{ContentDigest, HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
@@ -52,32 +55,9 @@ pub struct Watched {
 /// What can be wrong with a repository.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store failed.
+    /// One object cannot be used, or the store failed.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A file of a directory store that this user may not read.
-    #[error(transparent)]
-    Denied(StoreError),
-    /// An object's content is not what it must be.
-    #[error("{object} is damaged: {what}")]
-    Damaged {
-        /// The object.
-        object: String,
-        /// What is wrong with it.
-        what: &'static str,
-        /// The parser's or codec's reason.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// An encrypted object that cannot be opened here.
-    #[error("{object} is encrypted, and {reason}")]
-    Locked {
-        /// The object.
-        object: String,
-        /// What is missing.
-        #[source]
-        reason: Locked,
-    },
+    Object(#[from] ObjectError),
     /// A backup that is not in the catalog.
     #[error("there is no backup {id} in {store}")]
     NoSuchBackup {
@@ -131,42 +111,13 @@ pub enum Error {
         /// The choices.
         found: Vec<SystemIdentifier>,
     },
-    /// One file is archived in two forms with different content.
-    #[error("{first} and {second} are the same WAL file with different content")]
-    TwoContents {
-        /// One object.
-        first: String,
-        /// The other.
-        second: String,
-    },
 }
 
 impl Error {
-    /// Whether it tells of the object rather than of the way to it.
-    pub fn is_of_the_object(&self) -> bool {
-        match self {
-            Self::Damaged { .. } | Self::TwoContents { .. } | Self::Denied(_) => true,
-            // A flipped bit in an age header makes it another recipient's.
-            Self::Locked { reason, .. } => matches!(reason, Locked::OtherRecipients(_)),
-            Self::Store(error) => {
-                matches!(error.kind, ErrorKind::NotFound | ErrorKind::Corrupted)
-            }
-            Self::NoSuchBackup { .. }
-            | Self::BrokenChain { .. }
-            | Self::KeptByDelta { .. }
-            | Self::MarkedByOthers { .. }
-            | Self::NoCluster { .. }
-            | Self::NothingOfCluster { .. }
-            | Self::SeveralClusters { .. } => false,
-        }
-    }
-
     /// The object that it tells of, if it is one.
     pub fn object(&self) -> Option<&str> {
         match self {
-            Self::Damaged { object, .. } | Self::Locked { object, .. } => Some(object),
-            Self::TwoContents { second, .. } => Some(second),
-            Self::Store(error) | Self::Denied(error) => Some(&error.object),
+            Self::Object(error) => Some(error.object()),
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }
@@ -175,6 +126,50 @@ impl Error {
             | Self::NothingOfCluster { .. }
             | Self::SeveralClusters { .. } => None,
         }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Object(error.into())
+    }
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Object(error) => error.class(),
+            Self::NoSuchBackup { .. }
+            | Self::BrokenChain { .. }
+            | Self::KeptByDelta { .. }
+            | Self::MarkedByOthers { .. }
+            | Self::NoCluster { .. }
+            | Self::NothingOfCluster { .. }
+            | Self::SeveralClusters { .. } => Class::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        let text = match self {
+            Self::Object(error) => return error.hint(),
+            Self::SeveralClusters { .. } => "choose one with --system-identifier",
+            Self::NoCluster { .. } => {
+                "archive WAL and take a backup first, or correct `store`: `walhalla config` shows it"
+            }
+            Self::NothingOfCluster { .. } => {
+                "see that `store` is right and, for a directory, mounted; nothing was taken as absent"
+            }
+            Self::NoSuchBackup { .. } => "`walhalla backup-list` shows the backups",
+            Self::BrokenChain { .. } => {
+                "`walhalla backup-list` shows the backups and what each stands on; take another one, or bring back what is \
+                 missing from a copy of the store"
+            }
+            Self::KeptByDelta { delta, .. } => {
+                return Some(format!("first: walhalla backup-mark {delta} --impermanent").into());
+            }
+            Self::MarkedByOthers { .. } => "try again",
+        };
+        Some(text.into())
     }
 }
 
@@ -290,7 +285,7 @@ impl Repository {
     /// Opens an object for reading its content.
     ///
     /// # Errors
-    /// [`Error::Locked`] for an encrypted one that no identity opens.
+    /// [`ObjectError::Locked`] for an encrypted one that no identity opens.
     pub fn open(&self, object: &layout::Object) -> Result<Content, Error> {
         let reader = ObjectReader::open(&self.session, &object.key)?;
         self.content(object, reader, Arc::default())
@@ -328,10 +323,7 @@ impl Repository {
         let has_trailer = self.layout.has_trailer(object);
         let trailed = has_trailer.then_some(Trailed { name, found });
         unpack(stored, object.packing, &self.identities, trailed).map_err(|error| match error {
-            OpenError::Locked(reason) => Error::Locked {
-                object: self.url(&object.key),
-                reason,
-            },
+            OpenError::Locked(reason) => self.locked(&object.key, reason),
             OpenError::Unreadable(source) => self.damaged(&object.key, source),
         })
     }
@@ -339,11 +331,11 @@ impl Repository {
     /// SHA-256 of an object's content; where no identity opens it, the digest that its header names.
     ///
     /// # Errors
-    /// [`Error::Locked`] where the header names none; [`Error::Damaged`] for more than [`WHOLE_OBJECT_LIMIT_BYTES`].
+    /// [`ObjectError::Locked`] where the header names none; [`ObjectError::Damaged`] for more than [`WHOLE_OBJECT_LIMIT_BYTES`].
     pub fn content_digest(&self, object: &layout::Object) -> Result<ContentDigest, Error> {
         let locked = match self.open(object) {
             Ok(content) => return self.sha256_of(object, content).map(ContentDigest::Sha256),
-            Err(locked @ Error::Locked { .. }) => locked,
+            Err(error) if error.is_locked() => error,
             Err(error) => return Err(error),
         };
         self.named_digest(object)?.ok_or(locked)
@@ -356,10 +348,7 @@ impl Repository {
     pub fn content_sha256(&self, object: &layout::Object) -> Result<[u8; 32], Error> {
         match self.content_digest(object)? {
             ContentDigest::Sha256(sha256) => Ok(sha256),
-            ContentDigest::Keyed(_) => Err(Error::Locked {
-                object: self.url(&object.key),
-                reason: Locked::NoIdentity,
-            }),
+            ContentDigest::Keyed(_) => Err(self.locked(&object.key, Locked::NoIdentity)),
         }
     }
 
@@ -401,11 +390,8 @@ impl Repository {
         if bounded.limit() > 0 {
             return Ok(sha256);
         }
-        Err(Error::Damaged {
-            object: self.url(&object.key),
-            what: "it is longer than such a file can be",
-            source: format!("more than {WHOLE_OBJECT_LIMIT_BYTES} bytes").into(),
-        })
+        let most = format!("more than {WHOLE_OBJECT_LIMIT_BYTES} bytes");
+        Err(self.unfit(&object.key, "it is longer than such a file can be", most))
     }
 
     /// The digest that an encrypted object's header names of its content.
@@ -419,16 +405,13 @@ impl Repository {
     /// Whether an encrypted object begins as it must, which needs no identity to see.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when it does not.
+    /// [`ObjectError::Damaged`] when it does not.
     pub fn check_header(&self, object: &layout::Object) -> Result<(), Error> {
         if has_header(&self.begin(object)?) {
             return Ok(());
         }
-        Err(Error::Damaged {
-            object: self.url(&object.key),
-            what: "it does not begin with an age header",
-            source: "it was cut or is something else".into(),
-        })
+        let reason = "it was cut or is something else";
+        Err(self.unfit(&object.key, "it does not begin with an age header", reason))
     }
 
     fn begin(&self, object: &layout::Object) -> Result<Vec<u8>, Error> {
@@ -447,13 +430,27 @@ impl Repository {
     /// A store's error or one of this kind inside of `source` is returned as it is.
     pub fn damaged(&self, key: &ObjectKey, source: std::io::Error) -> Error {
         let source = match source.downcast::<StoreError>() {
-            Ok(store_error) => return Error::Store(store_error),
+            Ok(store_error) => return store_error.into(),
             Err(source) => source,
         };
-        source.downcast().unwrap_or_else(|source| Error::Damaged {
-            object: self.url(key),
-            what: "its content cannot be unpacked",
-            source: source.into(),
-        })
+        source
+            .downcast()
+            .unwrap_or_else(|source| self.unfit(key, "its content cannot be unpacked", source))
+    }
+
+    /// The error for an object that is not what was expected: `finding` says so in words, and `source` says why.
+    pub fn unfit(
+        &self,
+        key: &ObjectKey,
+        finding: &'static str,
+        source: impl Into<object_error::Reason>,
+    ) -> Error {
+        ObjectError::unfit(self.url(key), finding, source).into()
+    }
+
+    /// The error for an encrypted object that cannot be opened here.
+    pub fn locked(&self, key: &ObjectKey, reason: Locked) -> Error {
+        let object = self.url(key);
+        ObjectError::Locked { object, reason }.into()
     }
 }

@@ -8,7 +8,8 @@ use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalF
 use walhalla_providers::{Error as StoreError, ObjectInfo, ObjectKey};
 
 use super::layout::{Key, Layout, Object};
-use super::{Error, Repository};
+use super::{Error, ObjectError, Repository};
+use crate::failure::Failure as _;
 use crate::pipeline::Packing;
 
 /// Longest timeline history or backup history file that is read.
@@ -176,18 +177,15 @@ impl Repository {
     /// The content of a history or backup history file.
     ///
     /// # Errors
-    /// The repository's; [`Error::Damaged`] for one of more than [`HISTORY_LIMIT_BYTES`].
+    /// The repository's; [`ObjectError::Damaged`] for one of more than [`HISTORY_LIMIT_BYTES`].
     pub fn read_text(&self, object: &Object) -> Result<Vec<u8>, Error> {
         let mut text = Vec::new();
         let mut limited = std::io::Read::take(self.open(object)?, HISTORY_LIMIT_BYTES + 1);
         std::io::Read::read_to_end(&mut limited, &mut text)
             .map_err(|source| self.damaged(&object.key, source))?;
         if text.len() as u64 > HISTORY_LIMIT_BYTES {
-            return Err(Error::Damaged {
-                object: self.url(&object.key),
-                what: "it is longer than such a file can be",
-                source: format!("more than {HISTORY_LIMIT_BYTES} bytes").into(),
-            });
+            let most = format!("more than {HISTORY_LIMIT_BYTES} bytes");
+            return Err(self.unfit(&object.key, "it is longer than such a file can be", most));
         }
         Ok(text)
     }
@@ -205,7 +203,7 @@ impl Repository {
     /// As [`Repository::find_wal`]; where a segment is there in two forms they are compared, and a damaged one is passed over.
     ///
     /// # Errors
-    /// The store's; [`Error::TwoContents`].
+    /// The store's; [`ObjectError::TwoContents`].
     pub fn find_one_wal(&self, file: WalFileName) -> Result<Option<ArchivedFile>, Error> {
         let WalFileName::Segment(name) = file else {
             return Ok(self.find_wal(file)?);
@@ -225,7 +223,7 @@ impl Repository {
         }
         for double in listing.doubles {
             match double {
-                Error::TwoContents { .. } => return Err(double),
+                Error::Object(ObjectError::TwoContents { .. }) => return Err(double),
                 damaged => tracing::warn!("{damaged}; its other form is used"),
             }
         }
@@ -370,10 +368,13 @@ impl Repository {
                 let [first, second] = [other, &archived].map(|form| self.url(&form.object().key));
                 tracing::warn!("{first} and {second} cannot be compared without the identity");
             }
-            (Ok(_), Ok(_)) => listing.doubles.push(Error::TwoContents {
-                first: self.url(&other.object().key),
-                second: self.url(&archived.object().key),
-            }),
+            (Ok(_), Ok(_)) => {
+                let two = ObjectError::TwoContents {
+                    first: self.url(&other.object().key),
+                    second: self.url(&archived.object().key),
+                };
+                listing.doubles.push(two.into());
+            }
             (Err(damaged), sound) if damaged.is_of_the_object() => {
                 listing.doubles.push(damaged);
                 if sound.is_ok() {
@@ -391,11 +392,8 @@ impl Repository {
         let Some((key, text)) = self.history_text(timeline)? else {
             return Ok(None);
         };
-        let history = History::parse(timeline, &text).map_err(|source| Error::Damaged {
-            object: self.url(&key),
-            what: "it is no timeline history",
-            source: source.into(),
-        })?;
+        let history = History::parse(timeline, &text)
+            .map_err(|source| self.unfit(&key, "it is no timeline history", source))?;
         Ok(Some(history))
     }
 

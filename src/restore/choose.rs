@@ -18,6 +18,7 @@ use super::plan::{Plan, Unreachable};
 use super::planner::Planner;
 use super::target::{Point, Target, TargetTimeline};
 use crate::archive::{Archive, Reading};
+use crate::failure::Failure as _;
 use crate::repository::{BackupEntry, Repository};
 
 /// Segments that are searched for another restore point of a name when one is found: those of some days.
@@ -68,7 +69,7 @@ impl<'a> Planner<'a> {
             let mut goes_on = self.older_may_do();
             let offer = match self.offer(backup, history, &mut named) {
                 // A name may be there twice, in WAL that cannot be read; one place of it is known.
-                Err(Error::Wal(error)) if reaching.is_some() && error.is_damage() => {
+                Err(error) if reaching.is_some() && error.is_of_the_object() => {
                     tracing::warn!("{error}; older WAL is not searched for another such name");
                     break;
                 }

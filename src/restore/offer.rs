@@ -13,6 +13,7 @@ use super::planner::Planner;
 use super::target::{Bound, Point};
 use super::way::{Stop, Way, limits, new_tablespaces, replayed};
 use crate::archive::proof::Proof;
+use crate::failure::Failure as _;
 use crate::repository::backups::Place;
 use crate::repository::{ArchivedFile, BackupEntry};
 
@@ -161,7 +162,7 @@ impl<'a> Planner<'a> {
             return Ok(Err(Falls::Reason(self.no_candidate()?)));
         };
         let found = match search.find(&way.route.stretch, way.backup) {
-            Err(error) if error.is_damage() => {
+            Err(error) if error.is_of_the_object() => {
                 let all = self.archive.examine(&way.route.stretch)?;
                 let last = SegmentNo(way.next().0 - 1);
                 return match self.break_in(way, last, None, &all) {

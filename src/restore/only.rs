@@ -33,7 +33,9 @@ impl Only {
         backup: &BackupEntry,
         wanted: &[String],
     ) -> Result<Self, Error> {
-        let known = names::read(&Contents::open(repository, backup)?)?.databases;
+        let contents = Contents::open(repository, backup);
+        let names = contents.and_then(|contents| names::read(&contents));
+        let known = names.map_err(Error::UnusableBackup)?.databases;
         if let Some(name) = wanted
             .iter()
             .find(|name| !known.values().any(|known| known == *name))

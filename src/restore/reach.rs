@@ -15,6 +15,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, SegmentSize, Timel
 use super::target::{Bound, Point, Target};
 use crate::archive::inventory::Runs;
 use crate::archive::{Archive, Resolved, Stretch};
+use crate::failure::Failure as _;
 use crate::repository::BackupEntry;
 use crate::wal::Error;
 
@@ -204,7 +205,7 @@ impl<'a> Search<'a> {
             Ok(!is_over && !self.is_done(found))
         });
         match walked {
-            Err(error) if error.is_damage() && !found.is_empty() => {
+            Err(error) if error.is_of_the_object() && !found.is_empty() => {
                 tracing::warn!("{error}; WAL after it is not searched for another such name");
                 Ok(all.end)
             }
@@ -284,7 +285,7 @@ impl<'a> Search<'a> {
             });
             // What cannot be read elsewhere is no reason to say nothing of the way that was asked for.
             match walked {
-                Err(error) if !error.is_damage() => return Err(error),
+                Err(error) if !error.is_of_the_object() => return Err(error),
                 _ => {}
             }
             if place.is_some() {

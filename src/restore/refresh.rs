@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Error;
 use crate::contents::chain::ChainFile;
 use crate::contents::merged::Skip;
-use crate::contents::{Failure, Sum};
+use crate::contents::{FileError, Sum};
 use crate::pipeline::Frame;
 use crate::pipeline::streams::{self, read_full};
 use crate::progress::Progress;
@@ -43,7 +43,7 @@ pub(super) fn refresh(
     mut update: Update,
     mut from: ChainFile,
     progress: &Progress,
-) -> Result<Refreshed, Failure<Error>> {
+) -> Result<Refreshed, FileError<Error>> {
     if let Some(kept) = update.is_same(from.header.size_bytes, from.sha256)? {
         go_on(progress, from.header.size_bytes)?;
         return Ok(kept);
@@ -54,7 +54,7 @@ pub(super) fn refresh(
         if update.has(length, digest)? {
             from.content
                 .skip(u64::from(length))
-                .map_err(Failure::Read)?;
+                .map_err(FileError::Read)?;
             go_on(progress, u64::from(length))?;
         } else {
             let content = &mut from.content.by_ref().take(u64::from(length));
@@ -115,11 +115,11 @@ impl Update {
         &mut self,
         content: &mut dyn Read,
         progress: &Progress,
-    ) -> Result<(), Failure<Error>> {
+    ) -> Result<(), FileError<Error>> {
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut content = content;
         loop {
-            let bytes = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
+            let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -139,7 +139,7 @@ impl Update {
     }
 
     /// Cuts off what the file has beyond.
-    pub(super) fn finish(self) -> Result<Refreshed, Failure<Error>> {
+    pub(super) fn finish(self) -> Result<Refreshed, FileError<Error>> {
         let cut = self.file.set_len(self.at);
         cut.map_err(Error::local("set the length of", &self.path))?;
         Ok(Refreshed {

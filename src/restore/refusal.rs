@@ -17,6 +17,7 @@ use super::planner::Planner;
 use super::reach::{Found, Place, Seen};
 use super::target::Point;
 use super::way::Way;
+use crate::failure::Failure as _;
 use crate::repository::BackupEntry;
 
 impl Planner<'_> {
@@ -98,7 +99,7 @@ impl Planner<'_> {
         match planner.plan() {
             Ok(_) => Ok(true),
             Err(Error::Unreachable(_)) => Ok(false),
-            Err(Error::Wal(error)) if error.is_damage() => Ok(false),
+            Err(error) if error.is_of_the_object() => Ok(false),
             Err(error) => Err(error),
         }
     }

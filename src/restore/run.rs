@@ -166,7 +166,8 @@ impl Destination {
             Existing::Update => Access::Random,
         };
         let is_wanted = |path: &Path| self.only.as_ref().is_none_or(|only| only.has(path));
-        Ok(Chain::open(repository, chain, access, &is_wanted)?)
+        let chain = Chain::open(repository, chain, access, &is_wanted).map_err(Error::from);
+        chain.map_err(Error::before_writing)
     }
 
     /// Refuses what cannot end well, before anything is written.

@@ -31,7 +31,8 @@ use super::folder::{Folder, Kind, Owner, existing, is_temporary};
 use super::plan::Plan;
 use crate::pipeline::streams;
 use crate::progress::Progress;
-use crate::repository::{ArchivedFile, BackupEntry, Repository};
+use crate::repository::{ArchivedFile, BackupEntry, ObjectError, Repository};
+use crate::server;
 use crate::threads::{lock, on_threads};
 use crate::wal;
 use crate::wal::fetcher::{Fetcher, NewFile};
@@ -432,10 +433,12 @@ fn check_border(
             Ok(reader) => check_staged(reader, &staged(name))?,
             Err(mismatch) => Err(mismatch),
         };
-        last = Some(read.map_err(|mismatch| wal::Error::Mismatch {
-            place: repository.url(&archived.object().key),
-            file: WalFileName::Segment(*name),
-            mismatch,
+        last = Some(read.map_err(|mismatch| {
+            wal::Error::from(ObjectError::WalMismatch {
+                object: repository.url(&archived.object().key),
+                file: WalFileName::Segment(*name),
+                mismatch,
+            })
         })?);
     }
     Ok(())
@@ -498,7 +501,7 @@ fn read_sealed(seal: &Seal) -> Result<SealedPlan, Error> {
 pub fn serve(seal: &Seal, name: &str, path: &Path) -> Result<(), Error> {
     let plan = read_sealed(seal)?;
     let plan_path = &seal.plan;
-    let file: WalFileName = name.parse()?;
+    let file: WalFileName = name.parse().map_err(server::Error::from)?;
     let Some(expected) = plan.files.get(name) else {
         return Err(wal::Error::NotArchived {
             file,

@@ -25,7 +25,7 @@ use super::places::Places;
 use super::refresh::{Update, refresh};
 use crate::contents::chain::Chain;
 use crate::contents::manifest;
-use crate::contents::{self, Failure, FileHeader, Sink, Sum};
+use crate::contents::{self, FileError, FileHeader, Sink, Sum};
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
 
@@ -122,8 +122,8 @@ impl<'a> Unpacker<'a> {
         let (header, sha256) = (file.header, file.sha256);
         let update = self.update(path, header.mode)?;
         let refreshed = refresh(update, file, self.progress).map_err(|failure| match failure {
-            Failure::Read(source) => self.chain.unreadable(path, source).into(),
-            Failure::Sink(error) => error,
+            FileError::Read(source) => self.chain.unreadable(path, source).into(),
+            FileError::Sink(error) => error,
         })?;
         if sha256.is_some_and(|sha256| sha256 != refreshed.sum.1) {
             return Err(self.chain.other_content(path).into());
@@ -254,7 +254,7 @@ impl Sink for Unpacker<'_> {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Error>> {
+    ) -> Result<Option<Sum>, FileError<Error>> {
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
         let mode = match path.to_str() {
             Some(name) if WITHOUT_MODE.contains(&name) => self.file_mode()?,
@@ -298,11 +298,11 @@ fn write_file(
     mut file: File,
     path: &Path,
     progress: &Progress,
-) -> Result<Sum, Failure<Error>> {
+) -> Result<Sum, FileError<Error>> {
     let (mut hash, mut size_bytes, mut flushed) = (Sha256::new(), 0, 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let count = content.read(&mut buffer).map_err(Failure::Read)?;
+        let count = content.read(&mut buffer).map_err(FileError::Read)?;
         let bytes = buffer.get(..count).unwrap_or_default();
         if bytes.is_empty() {
             break;

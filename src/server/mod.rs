@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use walhalla_postgres::{Version, control};
 
+use crate::failure::{Advice, Failure};
+
 /// The version of a data directory.
 ///
 /// # Errors
@@ -121,6 +123,33 @@ pub enum Error {
         /// The socket, or host and port.
         place: String,
     },
+}
+
+impl Failure for Error {
+    fn hint(&self) -> Option<Advice> {
+        let text = match self {
+            Self::NotADataDirectory { .. } => {
+                "name the data directory with --pgdata or PGDATA, or run in it, as PostgreSQL does"
+            }
+            Self::LinkedData { .. } => {
+                "stop the server, move the data to where the link is, and start it; to have a table on another disk, use a tablespace"
+            }
+            Self::NoTablespace { .. } => "see whether its file system is mounted",
+            Self::NotUtf8 { .. } => {
+                "it has to be written down as text; give it, or what it lies in, another name"
+            }
+            Self::NoConnection { .. } | Self::ConnectionTimeout { .. } => {
+                "PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for psql"
+            }
+            Self::Format(_)
+            | Self::Read { .. }
+            | Self::Control { .. }
+            | Self::Server { .. }
+            | Self::Connection { .. }
+            | Self::UnwantedServer { .. } => return None,
+        };
+        Some(text.into())
+    }
 }
 
 impl Error {

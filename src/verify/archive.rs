@@ -17,7 +17,7 @@ use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
 use crate::repository::layout::Key;
-use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, Repository};
+use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, ObjectError, Repository};
 use crate::threads::{lock, on_threads};
 
 /// Segments that a thread reads one after the other; the one before them is read again.
@@ -213,10 +213,10 @@ impl<'a> Archive<'a> {
                 let what = format!("it is missing: where timeline {number} comes from cannot be told");
                 findings.problem(url, what);
             }
-            Err(repository::Error::Locked {
+            Err(repository::Error::Object(ObjectError::Locked {
                 reason: Locked::NoIdentity,
                 ..
-            }) => findings.note(format!(
+            })) => findings.note(format!(
                 "the history of timeline {number} is encrypted and no identity is set: where it begins is not known, \
                  and a gap there would not be found"
             )),
@@ -348,7 +348,7 @@ impl<'a> Archive<'a> {
     /// Reads everything.
     ///
     /// # Errors
-    /// [`repository::Error::Locked`] before anything is read, when no identity is set and one is needed.
+    /// [`ObjectError::Locked`] before anything is read, when no identity is set and one is needed.
     fn read(&self, findings: &Findings, options: &Options) -> Result<(), Error> {
         self.must_be_open()?;
         let of_backup = self.backups.last().map(Cluster::from);
@@ -422,10 +422,10 @@ impl<'a> Archive<'a> {
         let mut locked = files.filter(|file| !self.repository.may_open(&file.object()));
         match locked.next() {
             None => Ok(()),
-            Some(file) => Err(Error::Repository(repository::Error::Locked {
-                object: self.repository.url(&file.object().key),
-                reason: Locked::NoIdentity,
-            })),
+            Some(file) => Err(self
+                .repository
+                .locked(&file.object().key, Locked::NoIdentity)
+                .into()),
         }
     }
 

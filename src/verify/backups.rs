@@ -21,7 +21,8 @@ use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::archive::proof::read_backup_wal;
 use crate::contents::delta_file::{Header, ReadError, whole_name};
 use crate::contents::relations::Relations;
-use crate::contents::{self, Contents, Failure, FileHeader, Sink, Sum, Summed, check_stored};
+use crate::contents::{self, Contents, FileError, FileHeader, Sink, Sum, Summed, check_stored};
+use crate::failure::Failure as _;
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
 use crate::progress::Progress;
@@ -426,7 +427,7 @@ impl Verification<'_> {
             Ok(shown) if shown.is_own => return Ok(()),
             Ok(_) => {}
             // Reading it before has said so.
-            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) if error.is_of_the_object() => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         let Some((_, last)) = segments.last() else {
@@ -593,13 +594,13 @@ impl Pages<'_> {
     }
 
     /// The blocks that a delta's file holds of a relation's file.
-    fn blocks(&self, path: &Path, content: &mut Summed) -> Result<Vec<u32>, Failure<Error>> {
+    fn blocks(&self, path: &Path, content: &mut Summed) -> Result<Vec<u32>, FileError<Error>> {
         let control = self.control;
         let block_size = control.map_or(8192, |control| control.block_size_bytes);
         let most = control.map_or(u32::MAX, |control| control.blocks_per_file);
         match Header::read(content, block_size, most) {
             Ok(header) => Ok(header.blocks),
-            Err(ReadError::Read(source)) => Err(Failure::Read(source)),
+            Err(ReadError::Read(source)) => Err(FileError::Read(source)),
             Err(ReadError::Malformed(malformed)) => {
                 self.say(format!("the file {} in it: {malformed}", path.display()));
                 Ok(Vec::new())
@@ -655,7 +656,7 @@ impl Sink for Pages<'_> {
         path: &Path,
         _: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Option<Sum>, Failure<Error>> {
+    ) -> Result<Option<Sum>, FileError<Error>> {
         let control = self.control;
         let mut content = Summed::new(content);
         let changed = match self.verification.backup.kind {
@@ -673,7 +674,7 @@ impl Sink for Pages<'_> {
         let (mut pages, mut wrong) = (0_u32, 0);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            let chunk = read_full(&mut content, &mut buffer).map_err(Failure::Read)?;
+            let chunk = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
             if chunk.is_empty() {
                 break;
             }
@@ -697,7 +698,7 @@ impl Sink for Pages<'_> {
             }
         }
         self.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(content.finish().map_err(Failure::Read)?))
+        Ok(Some(content.finish().map_err(FileError::Read)?))
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {

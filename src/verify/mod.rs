@@ -25,9 +25,10 @@ use receipts::{Depth, Receipt, Receipts};
 use serde::Serialize;
 
 use crate::contents;
+use crate::failure::{Advice, Class, Failure};
 use crate::output;
 use crate::progress::Show;
-use crate::repository::{self, Catalog, Repository};
+use crate::repository::{self, Catalog, ObjectError, Repository};
 use crate::threads::lock;
 use crate::wal;
 
@@ -49,6 +50,34 @@ pub enum Error {
     /// Another thread failed first.
     #[error("the verification was broken off")]
     BrokenOff,
+}
+
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Repository(error) => error.class(),
+            Self::Contents(error) => error.class(),
+            Self::Wal(error) => error.class(),
+            Self::Receipts(error) => error.class(),
+            Self::BrokenOff => Class::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        match self {
+            Self::Repository(error) => error.hint(),
+            Self::Contents(error) => error.hint(),
+            Self::Wal(error) => error.hint(),
+            Self::Receipts(error) => error.hint(),
+            Self::BrokenOff => None,
+        }
+    }
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Self {
+        Self::Repository(error.into())
+    }
 }
 
 impl From<walhalla_providers::Error> for Error {
@@ -175,7 +204,7 @@ impl Findings {
     fn judge<T>(&self, object: &str, outcome: Result<T, Error>) -> Result<Option<T>, Error> {
         match outcome {
             Ok(value) => Ok(Some(value)),
-            Err(error) if is_problem(&error) => {
+            Err(error) if error.is_of_the_object() => {
                 self.problem(object.to_owned(), wrong_with(object, &error));
                 Ok(None)
             }
@@ -291,36 +320,6 @@ struct Sound<'a> {
 
 fn count(counter: &AtomicU64, more: u64) {
     counter.fetch_add(more, Ordering::Relaxed);
-}
-
-/// Whether an error tells of the object rather than of the way to it.
-fn is_problem(error: &Error) -> bool {
-    match error {
-        Error::Repository(error)
-        | Error::Contents(contents::Error::Repository(error))
-        | Error::Wal(wal::Error::Repository(error)) => error.is_of_the_object(),
-        Error::Contents(
-            contents::Error::Part { .. }
-            | contents::Error::Manifest { .. }
-            | contents::Error::List { .. }
-            | contents::Error::Index { .. },
-        )
-        | Error::Wal(wal::Error::Mismatch { .. } | wal::Error::Records { .. }) => true,
-        Error::Wal(
-            wal::Error::Postgres(_)
-            | wal::Error::Pipeline(_)
-            | wal::Error::Local { .. }
-            | wal::Error::OtherContent { .. }
-            | wal::Error::OtherSegmentSize { .. }
-            | wal::Error::Hole { .. }
-            | wal::Error::Superseded(_)
-            | wal::Error::Content { .. }
-            | wal::Error::NotArchived { .. },
-        )
-        | Error::Contents(contents::Error::NoIndex(_))
-        | Error::Receipts(_)
-        | Error::BrokenOff => false,
-    }
 }
 
 /// Notes which objects below `folder` were sound once and are gone, and forgets them.

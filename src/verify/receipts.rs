@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use crate::failure::{Advice, Failure};
 use crate::threads::lock;
 use crate::wal::fetcher::NewFile;
 
@@ -43,6 +44,17 @@ pub enum Error {
         /// The line, from 1.
         line: usize,
     },
+}
+
+impl Failure for Error {
+    fn hint(&self) -> Option<Advice> {
+        match self {
+            Self::NotReceipts { .. } => {
+                Some("name a new file with --receipts, or the one that an earlier run made".into())
+            }
+            Self::File { .. } | Self::InUse(_) => None,
+        }
+    }
 }
 
 /// How far an object was looked at.

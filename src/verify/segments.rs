@@ -13,9 +13,9 @@ use super::receipts::{Depth, Receipts};
 use super::{Error, Findings, Sound, count};
 use crate::pipeline::Codec;
 use crate::repository::layout::Object;
-use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, Repository, Watched};
+use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, ObjectError, Repository, Watched};
 use crate::threads::lock;
-use crate::wal::{self, segment::ArchivedSegment};
+use crate::wal::segment::ArchivedSegment;
 
 /// Segments that recovery reads one after the other.
 pub(super) struct Followed {
@@ -177,8 +177,8 @@ impl RunReader<'_> {
         if walhalla_postgres::wal::reads_as(file, &text) {
             return Ok(self.ended(object, &watched));
         }
-        let mismatch = wal::Error::Mismatch {
-            place: self.repository.url(&object.key),
+        let mismatch = ObjectError::WalMismatch {
+            object: self.repository.url(&object.key),
             file,
             mismatch: Mismatch::Text,
         };

@@ -9,15 +9,17 @@ use std::time::Duration;
 use walhalla_postgres::segment::MOST_PARTIALS;
 use walhalla_postgres::summary::{Summarizer, Summary};
 use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::record;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
 use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
 use walhalla_providers::ErrorKind;
 
-use super::{Error, Mismatch, record};
+use super::{Error, Mismatch};
+use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::encryption::ContentDigest;
 use crate::pipeline::{self, Content, Encryption, Pipeline, StoredObject, streams};
-use crate::repository::{self, Repository, layout::Object};
+use crate::repository::{Repository, layout::Object};
 use crate::wal::stored_summary;
 
 /// How long a summary's upload is tried, and waited for once its segment is safe: it can be made later, and the server waits
@@ -153,10 +155,8 @@ impl Archiver<'_> {
         for number in 1..=MOST_PARTIALS {
             match self.push_named(path, WalFileName::Partial(name, number)) {
                 // Without the identity it cannot be compared, and is kept beside the other.
-                Err(
-                    Error::OtherContent { .. }
-                    | Error::Repository(repository::Error::Locked { .. }),
-                ) if number < MOST_PARTIALS => {}
+                Err(Error::OtherContent { .. }) if number < MOST_PARTIALS => {}
+                Err(error) if error.is_locked() && number < MOST_PARTIALS => {}
                 outcome => {
                     if number > 1 && outcome.is_ok() {
                         let file = WalFileName::Partial(name, number);
@@ -219,7 +219,7 @@ impl Archiver<'_> {
         for form in self.repository.wal_forms(file)? {
             let object = form.object();
             let mut content = match self.repository.open(&object) {
-                Err(repository::Error::Locked { .. }) => continue,
+                Err(error) if error.is_locked() => continue,
                 content => content?,
             };
             if self.begins_alike(path, file, &object, &mut content, bytes)? {
@@ -461,7 +461,7 @@ impl Archiver<'_> {
                     sha256(path)? == known
                 }
             },
-            Err(locked @ repository::Error::Locked { .. }) => {
+            Err(locked) if locked.is_locked() => {
                 match (self.repository.named_digest(archived)?, self.key()) {
                     (Some(ContentDigest::Keyed(known)), Some(key)) => {
                         known == keyed_digest(path, &key)?
@@ -700,7 +700,7 @@ fn check_text(path: &Path, name: WalFileName) -> Result<(), Error> {
 
 fn mismatch_at(path: &Path, file: WalFileName, mismatch: Mismatch) -> Error {
     Error::Mismatch {
-        place: path.display().to_string(),
+        path: path.to_owned(),
         file,
         mismatch,
     }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
-use walhalla_providers::ErrorKind;
 
 use super::segment::ArchivedSegment;
 use super::{Error, Mismatch, history_beside};
+use crate::failure::{Class, Failure as _};
 use crate::pipeline::Packing;
-use crate::repository::{self, ArchivedFile, LaterWal, Repository};
+use crate::repository::{ArchivedFile, LaterWal, ObjectError, Repository};
 
 /// Permissions of new files: PostgreSQL's own, as WAL is not for everyone to read. A server whose group may not read it,
 /// either, has an umask that takes that right away (file_perm.c, `pg_mode_mask`).
@@ -234,7 +234,8 @@ impl Fetcher<'_> {
         target: &mut NewFile,
     ) -> Result<Option<ReadSegment>, Error> {
         match self.fetch_once(file, archived, history, last.clone(), target) {
-            Err(error) if is_damage(&error) => {
+            // The way can change bytes. It does not hide an object, and seldom changes the few of a header.
+            Err(error) if error.class() == Class::Damaged => {
                 tracing::warn!("{error}; it is fetched once more");
                 target.restart()?;
                 self.fetch_once(file, archived, history, last, target)
@@ -305,22 +306,14 @@ impl Fetcher<'_> {
     ) -> Result<(), Error> {
         let text = self.repository.read_text(&archived.object())?;
         if !walhalla_postgres::wal::reads_as(file, &text) {
-            return Err(Error::Mismatch {
-                place: self.repository.url(&archived.object().key),
+            return Err(ObjectError::WalMismatch {
+                object: self.repository.url(&archived.object().key),
                 file,
                 mismatch: Mismatch::Text,
-            });
+            }
+            .into());
         }
         target.write(&text)
-    }
-}
-
-/// Whether the bytes came, and are not what they must be.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Mismatch { .. } | Error::Repository(repository::Error::Damaged { .. }) => true,
-        Error::Repository(repository::Error::Store(error)) => error.kind == ErrorKind::Corrupted,
-        _ => false,
     }
 }
 

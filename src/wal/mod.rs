@@ -14,11 +14,12 @@ pub mod stored_summary;
 
 use std::path::{Path, PathBuf};
 
-use walhalla_postgres::wal::{Mismatch, reader, record};
-use walhalla_postgres::{History, Lsn, SegmentSize, TimelineId, WalFileName};
+use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::{History, SegmentSize, TimelineId, WalFileName};
 
+use crate::failure::{Advice, Class, Failure};
 use crate::pipeline;
-use crate::repository::{self, Repository};
+use crate::repository::{self, ObjectError, Repository};
 use crate::server;
 
 /// Why a WAL file was not pushed or fetched.
@@ -44,11 +45,11 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The file's content does not belong under its name in this cluster.
-    #[error("{place} is not {file}: {mismatch}")]
+    /// A local file's content does not belong under its name in this cluster.
+    #[error("{} is not {file}: {mismatch}", path.display())]
     Mismatch {
-        /// The file or object.
-        place: String,
+        /// The local file.
+        path: PathBuf,
         /// What it should have been.
         file: WalFileName,
         /// How it differs.
@@ -91,26 +92,6 @@ pub enum Error {
     /// A newer process fetches the same file to the same place.
     #[error("another wal-fetch to {} was started since, and this one gives way", .0.display())]
     Superseded(PathBuf),
-    /// A segment's records are damaged.
-    #[error("{object} is damaged: {damage}")]
-    Records {
-        /// The object in the archive.
-        object: String,
-        /// The segment.
-        file: WalFileName,
-        /// What is wrong.
-        damage: reader::Damage,
-    },
-    /// A record that is whole and that this program does not understand.
-    #[error("the record at {lsn} in {object} cannot be understood: {damage}")]
-    Content {
-        /// The file or object.
-        object: String,
-        /// Where it begins.
-        lsn: Lsn,
-        /// What is not understood.
-        damage: record::Damage,
-    },
     /// Proven not to be in the archive.
     #[error("{file} is not in the archive {archive}")]
     NotArchived {
@@ -132,7 +113,7 @@ pub fn history_beside(
     }
     let beside = path.with_file_name(WalFileName::History(timeline).to_string());
     match std::fs::read(&beside) {
-        Ok(text) => Ok(History::parse(timeline, &text)?),
+        Ok(text) => Ok(History::parse(timeline, &text).map_err(server::Error::from)?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(repository
             .history(timeline)?
             .unwrap_or(History::root(timeline))),
@@ -175,27 +156,6 @@ fn kind(file: WalFileName) -> &'static str {
 }
 
 impl Error {
-    /// Whether it tells of a damaged object rather than of the way to it.
-    pub fn is_damage(&self) -> bool {
-        match self {
-            Self::Repository(error) => error.is_of_the_object(),
-            Self::Mismatch { .. } | Self::Records { .. } | Self::Content { .. } => true,
-            Self::Postgres(_)
-            | Self::Pipeline(_)
-            | Self::Local { .. }
-            | Self::OtherContent { .. }
-            | Self::OtherSegmentSize { .. }
-            | Self::Hole { .. }
-            | Self::Superseded(_)
-            | Self::NotArchived { .. } => false,
-        }
-    }
-
-    /// Whether it says that no identity opens an encrypted object.
-    pub fn is_locked(&self) -> bool {
-        matches!(self, Self::Repository(repository::Error::Locked { .. }))
-    }
-
     pub(crate) fn local(
         doing: &'static str,
         path: impl Into<PathBuf>,
@@ -209,14 +169,69 @@ impl Error {
     }
 }
 
-impl From<walhalla_providers::Error> for Error {
-    fn from(error: walhalla_providers::Error) -> Self {
+impl Failure for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Postgres(error) => error.class(),
+            Self::Repository(error) => error.class(),
+            Self::Pipeline(error) => error.class(),
+            Self::NotArchived { .. } => Class::Absent,
+            Self::Local { .. }
+            | Self::Mismatch { .. }
+            | Self::OtherContent { .. }
+            | Self::OtherSegmentSize { .. }
+            | Self::Hole { .. }
+            | Self::Superseded(_) => Class::Other,
+        }
+    }
+
+    fn hint(&self) -> Option<Advice> {
+        let text = match self {
+            Self::Postgres(error) => return error.hint(),
+            Self::Repository(error) => return error.hint(),
+            Self::Pipeline(error) => return error.hint(),
+            Self::OtherContent {
+                file: WalFileName::History(_),
+                ..
+            } => {
+                "another server was promoted to this timeline first: restore again, or promote again, \
+                 to get a number of its own"
+            }
+            Self::OtherContent { .. } => {
+                "two servers are archiving to this store: stop the one that should not, or give it a \
+                 store of its own"
+            }
+            Self::OtherSegmentSize { .. } => {
+                "pg_resetwal --wal-segsize names WAL files anew, and their names meet those of before: give the cluster a store, \
+                 or a prefix in it, of its own from now on, and take a full backup there"
+            }
+            Self::Hole { .. } => {
+                "bring it back from a copy of the store or from the server's pg_wal, or recover to a target before it; \
+                 `walhalla wal-show` lists the gaps"
+            }
+            Self::Mismatch {
+                mismatch: Mismatch::Cut { .. },
+                ..
+            } => {
+                "it was cut, perhaps by a lost write: take a base backup of the server, and look at its disk; PostgreSQL tries again"
+            }
+            Self::Mismatch { .. } => {
+                "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones"
+            }
+            Self::Local { .. } | Self::NotArchived { .. } | Self::Superseded(_) => return None,
+        };
+        Some(text.into())
+    }
+}
+
+impl From<ObjectError> for Error {
+    fn from(error: ObjectError) -> Self {
         Self::Repository(error.into())
     }
 }
 
-impl From<walhalla_postgres::Error> for Error {
-    fn from(error: walhalla_postgres::Error) -> Self {
-        Self::Postgres(error.into())
+impl From<walhalla_providers::Error> for Error {
+    fn from(error: walhalla_providers::Error) -> Self {
+        Self::Repository(error.into())
     }
 }

@@ -11,7 +11,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 
 use super::{Error, Mismatch};
 use crate::pipeline::streams::read_full;
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, ObjectError, Repository};
 
 /// Bytes that are read at a time.
 const CHUNK_BYTES: usize = 1 << 18;
@@ -78,11 +78,14 @@ impl ArchivedSegment<'_> {
 
     /// The error that something is wrong with it.
     pub fn mismatch(&self, mismatch: Mismatch) -> Error {
-        Error::Mismatch {
-            place: self.repository.url(&self.archived.object().key),
-            file: self.file,
+        let object = self.repository.url(&self.archived.object().key);
+        let file = self.file;
+        let wrong = ObjectError::WalMismatch {
+            object,
+            file,
             mismatch,
-        }
+        };
+        wrong.into()
     }
 }
 
@@ -127,7 +130,7 @@ pub fn read_local(
     mut show: impl FnMut(&Record),
 ) -> Result<ReadSegment, Error> {
     let mismatch = |mismatch| Error::Mismatch {
-        place: path.display().to_string(),
+        path: path.to_owned(),
         file: WalFileName::Segment(segment),
         mismatch,
     };

@@ -10,11 +10,12 @@ use walhalla_postgres::summary::{Digest as Sum, Summarizer, Summary, Unusable};
 use walhalla_postgres::{History, SegmentName};
 use walhalla_providers::{ErrorKind, ObjectKey};
 
+use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::encryption::ContentDigest;
 use crate::pipeline::{self, Pipeline, StoredObject};
 use crate::repository::layout::Object;
-use crate::repository::{self, ArchivedFile, Repository};
+use crate::repository::{self, ArchivedFile, ObjectError, Repository};
 use crate::threads::lock;
 use crate::wal::{self, Error};
 
@@ -108,7 +109,7 @@ fn keyed_digest(json: &[u8], key: &[u8; 32]) -> [u8; 32] {
 /// Reads the stored summary of `segment`.
 ///
 /// # Errors
-/// [`repository::Error::Damaged`] when it is none.
+/// [`ObjectError::Damaged`] when it is none.
 pub fn read(
     repository: &Repository,
     segment: SegmentName,
@@ -122,17 +123,12 @@ pub fn read(
         .read_to_end(&mut json)
         .map_err(|source| repository.damaged(&object.key, source))?;
     if !watched.has_trailer.load(Ordering::Relaxed) {
-        return Err(repository::Error::Damaged {
-            object: repository.url(&object.key),
-            what: "it has no checksum",
-            source: "it was cut, or something else wrote it".into(),
-        });
+        let reason = "it was cut, or something else wrote it";
+        return Err(repository.unfit(&object.key, "it has no checksum", reason));
     }
     let system_identifier = repository.layout().system_identifier();
-    Summary::parse(&json, segment, system_identifier).map_err(|source| repository::Error::Damaged {
-        object: repository.url(&object.key),
-        what: "it is no summary that can be used",
-        source: source.into(),
+    Summary::parse(&json, segment, system_identifier).map_err(|source| {
+        repository.unfit(&object.key, "it is no summary that can be used", source)
     })
 }
 
@@ -144,7 +140,7 @@ impl Proven {
     /// Reads the summary in `object`, if it is the one of the segment that is archived.
     ///
     /// # Errors
-    /// As [`read`]; [`repository::Error::Damaged`] too when it was made from another segment of that name.
+    /// As [`read`]; [`ObjectError::Damaged`] too when it was made from another segment of that name.
     pub fn read(
         &self,
         repository: &Repository,
@@ -156,11 +152,9 @@ impl Proven {
         if self.is_of(repository, &summary, archived)? {
             return Ok(summary);
         }
-        Err(repository::Error::Damaged {
-            object: repository.url(&object.key),
-            what: "it is the summary of another segment of that name",
-            source: "its SHA-256 is not that of the archived one".into(),
-        })
+        let finding = "it is the summary of another segment of that name";
+        let reason = "its SHA-256 is not that of the archived one";
+        Err(repository.unfit(&object.key, finding, reason))
     }
 
     fn is_of(
@@ -206,8 +200,8 @@ pub fn warn_passed_over(error: &repository::Error) {
 
 /// Whether a summary is one that an older program wrote.
 pub fn is_older(error: &repository::Error) -> bool {
-    matches!(error, repository::Error::Damaged { source, .. }
-        if matches!(source.downcast_ref(), Some(Unusable::Older(_))))
+    matches!(error, repository::Error::Object(ObjectError::Damaged(damaged))
+        if matches!(damaged.reason(), Some(Unusable::Older(_))))
 }
 
 /// Makes the summary of an archived segment from the segment itself, which is checked on the way that `history` tells.
@@ -229,13 +223,14 @@ pub fn make(
         None,
         |cluster, record| summarizer.record(record, cluster.version),
     )?;
-    let summary = summarizer
-        .finish(&check)
-        .map_err(|(lsn, damage)| Error::Content {
-            object: repository.url(&archived.object().key),
-            lsn,
-            damage,
-        })?;
+    let summary =
+        summarizer
+            .finish(&check)
+            .map_err(|(lsn, damage)| ObjectError::UnknownRecord {
+                object: repository.url(&archived.object().key),
+                lsn,
+                damage,
+            })?;
     Ok(Summary {
         segment_trailer: repository.trailer(archived)?.map(Sum),
         ..summary

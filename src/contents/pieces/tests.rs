@@ -8,6 +8,8 @@ use walhalla_providers::transfer::{Options, RetryPolicy, Store};
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 
 use super::*;
+use crate::contents::index;
+use crate::failure::Class;
 use crate::pipeline::encryption::generate;
 use crate::pipeline::{Compression, Identities, Pipeline, Recipients, StoredObject};
 use crate::repository::entry::StoredPart;
@@ -361,14 +363,14 @@ fn a_cut_part_is_damaged_and_a_missing_one_missing() {
             let original = site.change(&key, |bytes| bytes[..bytes.len() - cut].to_vec());
             let error = read(&site.pieces(), path).unwrap_err();
             assert!(
-                matches!(error, repository::Error::Damaged { .. }),
+                matches!(error, repository::Error::Object(ObjectError::Damaged(_))),
                 "{error:?}"
             );
             site.change(&key, |_| original);
         }
         site.repository.remove(&[key]).unwrap();
         let error = read(&site.pieces(), path).unwrap_err();
-        let repository::Error::Store(error) = error else {
+        let repository::Error::Object(ObjectError::Store(error)) = error else {
             panic!("{error:?}");
         };
         assert!(error.is_not_found());
@@ -384,7 +386,7 @@ fn a_stores_error_comes_through_and_the_next_try_reads() {
         site.faulty
             .always(Call::Get, Fault::Fail(ErrorKind::PermissionDenied));
         match read(&pieces, path) {
-            Err(repository::Error::Store(error)) => {
+            Err(repository::Error::Object(ObjectError::Store(error))) => {
                 assert_eq!(error.kind, ErrorKind::PermissionDenied);
             }
             other => panic!("{other:?}"),
@@ -413,10 +415,7 @@ fn without_an_identity_a_backup_stays_locked() {
     let cluster = site.backup.system_identifier;
     let stranger = Repository::new(session, Identities::default(), cluster);
     let opened = Pieces::open(&stranger, &site.backup);
-    assert!(matches!(
-        opened.err(),
-        Some(reader::Error::Repository(repository::Error::Locked { .. }))
-    ));
+    assert_eq!(opened.err().map(|error| error.class()), Some(Class::Locked));
     let mut pieces = site.pieces();
     let object = Object {
         key: site.key_of_part(0),
@@ -424,10 +423,7 @@ fn without_an_identity_a_backup_stays_locked() {
     };
     pieces.parts[0].object = stranger.ranged(object, site.backup.parts[0].stored_bytes);
     let error = read(&pieces, Path::new("z39")).unwrap_err();
-    assert!(
-        matches!(error, repository::Error::Locked { .. }),
-        "{error:?}"
-    );
+    assert_eq!(error.class(), Class::Locked, "{error:?}");
 }
 
 #[test]
@@ -435,7 +431,12 @@ fn an_index_of_another_backup_is_refused() {
     let mut site = Site::new(Compression::Lz4, Keys::None);
     site.backup.parts[1].stored_bytes += 1;
     let opened = Pieces::open(&site.repository, &site.backup);
-    assert!(matches!(opened.err(), Some(reader::Error::Index { .. })));
+    let Some(reader::Error::Repository(repository::Error::Object(ObjectError::Damaged(damaged)))) =
+        opened.err()
+    else {
+        panic!("it is opened, or damaged otherwise");
+    };
+    assert!(damaged.reason::<index::Error>().is_some(), "{damaged}");
     site.backup.index = None;
     let opened = Pieces::open(&site.repository, &site.backup);
     assert!(matches!(opened.err(), Some(reader::Error::NoIndex(_))));
