@@ -112,6 +112,15 @@ impl StoreSession {
         }
     }
 
+    /// The same session for objects that can be made anew: see [`Store::for_derived`].
+    #[must_use]
+    pub fn for_derived(&self) -> Self {
+        Self {
+            store: self.store.for_derived(),
+            ..self.clone()
+        }
+    }
+
     /// The same session, whose requests together may go on failing only as long as `patience` lasts.
     #[must_use]
     pub fn patient(&self, patience: &Patience) -> Self {

@@ -32,7 +32,7 @@ use crate::{
     Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use denied::Denied;
-use publish::{Directories, TempFile};
+use publish::{Directories, Durability, TempFile};
 
 const PART_SIZE_BYTES: usize = 8 << 20;
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -48,11 +48,12 @@ pub struct FsStore {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     url: String,
     directories: Directories,
     page_keys: usize,
+    durability: Durability,
 }
 
 impl FsStore {
@@ -88,6 +89,7 @@ impl FsStore {
                 url,
                 directories,
                 page_keys: page_keys.max(1),
+                durability: Durability::Full,
             }),
         })
     }
@@ -215,6 +217,16 @@ impl ObjectStore for FsStore {
         .await
     }
 
+    fn for_derived(&self) -> Option<Arc<dyn ObjectStore>> {
+        let inner = Inner {
+            durability: Durability::WhenTheSystemLikes,
+            ..(*self.inner).clone()
+        };
+        Some(Arc::new(Self {
+            inner: Arc::new(inner),
+        }))
+    }
+
     async fn settle(&self, key: &ObjectKey) -> Result<()> {
         let key = key.clone();
         self.blocking(Operation::Put, move |inner| {
@@ -262,7 +274,8 @@ impl Inner {
         let temp = self.temp_file(key)?;
         let fail = |error| self.error(Operation::Put, key, error);
         temp.file().write_all_at(body, 0).map_err(fail)?;
-        temp.publish(&self.path(key), mode).map_err(fail)
+        temp.publish(&self.path(key), mode, self.durability)
+            .map_err(fail)
     }
 
     fn temp_file(&self, key: &ObjectKey) -> Result<TempFile> {
@@ -304,7 +317,8 @@ impl Inner {
         let stored = temp.file().metadata().map_err(fail)?.len();
         let sent = parts.iter().map(|part| part.size_bytes).sum::<u64>();
         if stored == sent {
-            temp.publish(&self.path(key), mode).map_err(fail)
+            temp.publish(&self.path(key), mode, self.durability)
+                .map_err(fail)
         } else {
             temp.keep();
             let source = LengthDiffers { stored, sent };

@@ -247,6 +247,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Deletes `keys`, at most [`MAX_DELETE_KEYS`]; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>>;
 
+    /// The same store for objects that can be made anew: they may be lost, or empty, when the machine fails soon after they were
+    /// stored. `None` where durability costs nothing.
+    fn for_derived(&self) -> Option<Arc<dyn ObjectStore>> {
+        None
+    }
+
     /// Makes sure that an object that is there stays there: its writer may have died just before it did so. What a server
     /// answered for is durable; a directory is not before it was synced.
     async fn settle(&self, _key: &ObjectKey) -> Result<()> {

@@ -104,14 +104,23 @@ impl Store {
     /// The same store, whose requests together may go on failing only as long as `patience` lasts.
     #[must_use]
     pub fn patient(&self, patience: &Patience) -> Self {
-        self.with(self.inner.options.clone(), Some(patience.clone()))
+        self.with(
+            Arc::clone(&self.inner.store),
+            self.inner.options.clone(),
+            Some(patience.clone()),
+        )
     }
 
-    fn with(&self, options: Options, patience: Option<Patience>) -> Self {
+    fn with(
+        &self,
+        store: Arc<dyn ObjectStore>,
+        options: Options,
+        patience: Option<Patience>,
+    ) -> Self {
         let inner = &*self.inner;
         Self {
             inner: Arc::new(Inner {
-                store: Arc::clone(&inner.store),
+                store,
                 options,
                 uploads: Arc::clone(&inner.uploads),
                 whole_bodies: Arc::clone(&inner.whole_bodies),
@@ -119,6 +128,19 @@ impl Store {
                 patience,
                 told: Arc::clone(&inner.told),
             }),
+        }
+    }
+
+    /// The same store for objects that can be made anew, see [`ObjectStore::for_derived`].
+    #[must_use]
+    pub fn for_derived(&self) -> Self {
+        match self.inner.store.for_derived() {
+            Some(store) => self.with(
+                store,
+                self.inner.options.clone(),
+                self.inner.patience.clone(),
+            ),
+            None => self.clone(),
         }
     }
 
@@ -130,7 +152,11 @@ impl Store {
             deadline,
             ..options.retry
         };
-        self.with(Options { retry, ..options }, self.inner.patience.clone())
+        self.with(
+            Arc::clone(&self.inner.store),
+            Options { retry, ..options },
+            self.inner.patience.clone(),
+        )
     }
 
     /// The store's URL, without secrets and without a trailing slash.

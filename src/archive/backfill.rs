@@ -127,7 +127,8 @@ pub fn backfill(
 impl Work {
     /// Whether there is a summary that is not of an older format.
     fn is_there(&self, repository: &Repository) -> Result<bool, Error> {
-        for form in &self.stored {
+        // An empty one was stored just before the machine failed.
+        for form in self.stored.iter().filter(|form| form.stored_bytes > 0) {
             match stored_summary::read(repository, self.name, &form.object()) {
                 Err(error) if stored_summary::is_older(&error) => {}
                 Err(error) if !error.is_of_the_object() && !error.is_locked() => {

@@ -171,6 +171,16 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline for objects that can be made anew: in a directory their files are not waited for until they are on
+    /// the disk.
+    #[must_use]
+    pub fn for_derived(&self) -> Self {
+        Self {
+            session: self.session.for_derived(),
+            ..self.clone()
+        }
+    }
+
     /// How objects are packed.
     pub fn packing(&self) -> Packing {
         Packing {

@@ -359,7 +359,7 @@ impl Archiver<'_> {
     fn begin_summary(&self, summary: Summarized) -> SummaryUpload {
         let (outcome, receiver) = std::sync::mpsc::channel();
         let (repository, key) = (self.hasty(), self.key());
-        let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
+        let pipeline = self.pipeline.within(SUMMARY_DEADLINE).for_derived();
         let summary = Arc::new(summary);
         let upload = Arc::clone(&summary);
         std::thread::spawn(move || {
@@ -397,7 +397,7 @@ impl Archiver<'_> {
 
     /// Stores the summary of a segment that is archived; whatever hinders it, the segment stays archived.
     fn keep(&self, summary: &Summarized, file: WalFileName) {
-        let pipeline = self.pipeline.within(SUMMARY_DEADLINE);
+        let pipeline = self.pipeline.within(SUMMARY_DEADLINE).for_derived();
         let reason = match summary {
             Err((lsn, damage)) => not_understood(*lsn, *damage),
             Ok(summary) => {

@@ -17,9 +17,18 @@ const TEMP_SUFFIX: &str = ".tmp";
 const PRUNE_RACES: u32 = 16;
 
 /// The directories below (and including) the root.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Directories {
     root: PathBuf,
+}
+
+/// When an object survives a crash of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// Once it has its name.
+    Full,
+    /// Some seconds later.
+    WhenTheSystemLikes,
 }
 
 /// A file that no listing shows; removed when dropped, unless it was published or kept.
@@ -127,15 +136,25 @@ impl TempFile {
             .unwrap_or_default()
     }
 
-    /// Makes the file durable and gives it the name `target`.
-    pub(super) fn publish(mut self, target: &Path, mode: PutMode) -> io::Result<()> {
-        self.file.sync_all()?;
+    /// Makes the file durable, if it is to be, and gives it the name `target`.
+    pub(super) fn publish(
+        mut self,
+        target: &Path,
+        mode: PutMode,
+        durability: Durability,
+    ) -> io::Result<()> {
+        if durability == Durability::Full {
+            self.file.sync_all()?;
+        }
         match mode {
             PutMode::Create => self.create_name(target)?,
             PutMode::Overwrite => fs::rename(&self.path, target)?,
         }
         self.remove_on_drop = false;
-        sync_parent(target)
+        match durability {
+            Durability::Full => sync_parent(target),
+            Durability::WhenTheSystemLikes => Ok(()),
+        }
     }
 
     fn create_name(&self, target: &Path) -> io::Result<()> {
