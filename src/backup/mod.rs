@@ -172,9 +172,6 @@ impl Failure for Error {
         match self {
             Self::Postgres(error) => error.class(),
             Self::Repository(error) => error.class(),
-            // Nobody asked for the file: the backup misses it.
-            Self::Wal(wal::Error::NotArchived { .. }) => Class::Other,
-            Self::Wal(error) => error.class(),
             Self::Pipeline(error) => error.class(),
             Self::Contents(error) => error.class(),
             Self::Read { .. }
@@ -191,7 +188,10 @@ impl Failure for Error {
             | Self::MovedDatabase(_)
             | Self::TimelineSwitch { .. }
             | Self::NotOwnWal { .. }
-            | Self::WalMissing { .. } => Class::Other,
+            | Self::WalMissing { .. }
+            // Nobody asked for the file: the backup misses it.
+            | Self::Wal(wal::Error::NotArchived { .. }) => Class::Other,
+            Self::Wal(error) => error.class(),
         }
     }
 
