@@ -79,7 +79,7 @@ pub struct Chunks(mpsc::Receiver<Result<Bytes>>);
 
 impl Chunks {
     /// The next bytes, never empty; `None` after the last ones or an error.
-    pub fn next(&mut self) -> Option<Result<Bytes>> {
+    pub fn wait_for_next(&mut self) -> Option<Result<Bytes>> {
         self.0.blocking_recv()
     }
 }

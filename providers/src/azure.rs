@@ -52,8 +52,8 @@ use crate::http::{byte_range, content_range, delete_each, is_settled};
 use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use account::{Account, Credential};
 use answer::{BoundedClient, OriginPolicy};
@@ -449,8 +449,7 @@ impl ObjectStore for AzureStore {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
-            lists_prefixes: true,
-            begins_anywhere: false,
+            listings: ListingCost::Prefix,
         }
     }
 

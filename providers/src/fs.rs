@@ -28,8 +28,8 @@ use rustix::fs::OFlags;
 use url::Url;
 
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use denied::Denied;
 use publish::{Directories, Durability, TempFile};
@@ -129,8 +129,7 @@ impl ObjectStore for FsStore {
             max_parts: 1 << 20,
             parallel_parts: true,
             times_out: false,
-            lists_prefixes: false,
-            begins_anywhere: false,
+            listings: ListingCost::Folder,
         }
     }
 

@@ -37,8 +37,8 @@ use crate::http::{delete_each, is_settled, last_byte};
 use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use bodies::Bodies;
 use credentials::Access;
@@ -276,8 +276,7 @@ impl ObjectStore for GcsStore {
             max_parts: MAX_PARTS,
             parallel_parts: false,
             times_out: true,
-            lists_prefixes: true,
-            begins_anywhere: true,
+            listings: ListingCost::Shown,
         }
     }
 

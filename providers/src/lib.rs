@@ -141,12 +141,19 @@ pub struct Limits {
     ///
     /// A file system's may not: it goes on in its thread and could still create the object.
     pub times_out: bool,
-    /// Whether one listing of what several keys begin with tells sooner which of them are there than a head of each.
-    ///
-    /// Not of a directory, which reads all names of a folder for it.
-    pub lists_prefixes: bool,
-    /// Whether a listing that begins after a key costs no more than one that begins with the first key.
-    pub begins_anywhere: bool,
+    /// What a listing costs.
+    pub listings: ListingCost,
+}
+
+/// What a store reads for a listing. It tells what is asked for where only some keys matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ListingCost {
+    /// All names of a folder: a head of each of some keys tells sooner which of them are there.
+    Folder,
+    /// The keys that begin with the prefix: one listing tells which forms of a name are there.
+    Prefix,
+    /// The keys that it shows, wherever it begins.
+    Shown,
 }
 
 /// What a store's administrator can grant or refuse.

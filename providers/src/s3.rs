@@ -38,8 +38,9 @@ use tokio::sync::OnceCell;
 use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, Location, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
+    ObjectKey, ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right,
+    UploadId,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
@@ -362,8 +363,7 @@ impl ObjectStore for S3Store {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
-            lists_prefixes: true,
-            begins_anywhere: true,
+            listings: ListingCost::Shown,
         }
     }
 

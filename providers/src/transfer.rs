@@ -24,8 +24,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    Error, ErrorKind, ListRequest, MAX_DELETE_KEYS, ObjectInfo, ObjectKey, ObjectStore, Operation,
-    PutMode, PutToken, Result, Right,
+    Error, ErrorKind, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PutMode, PutToken, Result, Right,
 };
 pub use listing::Listing;
 pub use open::{
@@ -313,7 +313,7 @@ impl Store {
     ///
     /// A key that is not among them is proven absent: listings of every store are as consistent as heads.
     pub async fn present(&self, prefix: &str, keys: &[ObjectKey]) -> Result<Vec<ObjectInfo>> {
-        if self.inner.store.limits().lists_prefixes {
+        if self.inner.store.limits().listings >= ListingCost::Prefix {
             let listed = self.list(prefix, None).await;
             let mut found = listed.map_err(|error| Error {
                 object: format!("{}/{prefix}", self.url()),
@@ -359,7 +359,7 @@ impl Store {
 
     /// Whether a listing that begins after a key costs no more than one that begins with the first key.
     pub fn begins_listings_anywhere(&self) -> bool {
-        self.inner.store.limits().begins_anywhere
+        self.inner.store.limits().listings == ListingCost::Shown
     }
 
     /// What `wanted` makes of the first object that it takes, of those whose keys begin with `prefix` and are greater than

@@ -265,7 +265,7 @@ impl<'a> Archive<'a> {
         let Some(name) = files.segments.keys().next() else {
             return Ok(None);
         };
-        let summary = self.source(history)?.summary(*name)?;
+        let summary = self.source(history).summary(*name)?;
         *lock(&self.size) = Some(summary.segment_size);
         Ok(Some(summary.segment_size))
     }
@@ -300,7 +300,7 @@ impl<'a> Archive<'a> {
                 self.summaries(timeline, Some(span.first.on(timeline, size)))?;
             }
         }
-        let source = self.source(history)?;
+        let source = self.source(history);
         let way = Way { history, size, run };
         walk(&source, way, self.reading, |number, resolved| {
             if number > run.first || resolved.summary.head.is_none() {
@@ -394,13 +394,13 @@ impl<'a> Archive<'a> {
         lock(&self.facts).insert(name, facts);
     }
 
-    fn source<'s>(&'s self, history: &'s History) -> Result<Archived<'s>, Error> {
-        Ok(Archived {
+    fn source<'s>(&'s self, history: &'s History) -> Archived<'s> {
+        Archived {
             repository: self.repository,
             proven: &self.proven,
             inventory: lock(&self.inventory).clone(),
             history,
-        })
+        }
     }
 }
 

@@ -173,16 +173,16 @@ fn resolve<S: Summaries>(
     name: SegmentName,
     mut summary: Summary,
 ) -> Result<Resolved, S::Error> {
-    let joined = match joiner.next(&summary) {
-        Ok(joined) => joined,
+    let crossing = match joiner.next(&summary) {
+        Ok(crossing) => crossing,
         Err(Rift::Cut(lsn)) => read_across(summaries, way, lsn, number)?,
         Err(apart @ Rift::Apart(_)) => return Err(summaries.apart(name, apart)),
     };
-    let border = joined.as_ref().map(|joined| (joined.start, joined.end));
-    if let Some(joined) = joined {
+    let border = crossing.as_ref().map(|record| (record.start, record.end));
+    if let Some(crossing) = crossing {
         summary
-            .prepend(&joined.record())
-            .map_err(|damage| summaries.not_understood(name, joined.start, damage))?;
+            .prepend(&crossing.record())
+            .map_err(|damage| summaries.not_understood(name, crossing.start, damage))?;
     }
     Ok(Resolved { summary, border })
 }

@@ -108,7 +108,7 @@ impl Read for ObjectReader {
 impl BufRead for ObjectReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.chunk.is_empty() {
-            match self.chunks.next() {
+            match self.chunks.wait_for_next() {
                 Some(chunk) => self.chunk = chunk.map_err(io::Error::other)?,
                 None => break,
             }

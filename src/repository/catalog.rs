@@ -36,9 +36,9 @@ impl Catalog {
     pub(super) fn of(mut backups: Vec<BackupEntry>) -> Self {
         backups.sort_by(|a, b| a.id.cmp(&b.id));
         let mut catalog = Self::default();
-        backups
-            .into_iter()
-            .for_each(|backup| catalog.insert(backup));
+        for backup in backups {
+            catalog.insert(backup);
+        }
         catalog
     }
 

@@ -154,12 +154,13 @@ struct LastEnd {
 }
 
 impl LastEnd {
-    /// What it says of a stretch that begins with `first`, if it says anything.
-    fn since(self, first: SegmentNo) -> Option<Option<Timestamp>> {
+    /// What it says of a stretch that begins with `first`; `None` where that was not looked at.
+    fn since(self, first: SegmentNo) -> Option<Sought<Timestamp>> {
         match self.found {
-            Sought::Found((number, time)) => Some((first <= number).then_some(time)),
-            Sought::GivenUp => Some(None),
-            Sought::Absent => (self.first <= first).then_some(None),
+            Sought::Found((number, time)) if first <= number => Some(Sought::Found(time)),
+            Sought::Found(_) => Some(Sought::Absent),
+            Sought::GivenUp => Some(Sought::GivenUp),
+            Sought::Absent => (self.first <= first).then_some(Sought::Absent),
         }
     }
 }
@@ -172,7 +173,7 @@ impl Ends<'_> {
         };
         let known = self.known.borrow().get(&last).copied();
         if let Some(told) = known.and_then(|known| known.since(first)) {
-            return Ok(told);
+            return Ok(told.found());
         }
         let found = self
             .archive

@@ -41,10 +41,7 @@ impl Fetcher<'_> {
     pub fn fetch(&self, file: WalFileName, mut target: NewFile) -> Result<(), Error> {
         let path = target.path.clone();
         let path = path.as_path();
-        let archived = match self.find(file, path)? {
-            Ok(archived) => archived,
-            Err(absent) => return Err(absent),
-        };
+        let archived = self.find(file, path)??;
         let history = match file {
             WalFileName::Segment(name) | WalFileName::Partial(name, _) => {
                 history_beside(self.repository, path, name.timeline)?
@@ -97,13 +94,14 @@ impl Fetcher<'_> {
             return Ok(Error::NotArchived { file, archive });
         }
         let later = match file {
-            WalFileName::Segment(name) => match later {
-                Some(later) => self.what_is_later(name, later, path)?,
-                None => {
+            WalFileName::Segment(name) => {
+                if let Some(later) = later {
+                    self.what_is_later(name, later, path)?
+                } else {
                     self.repository.must_be_known()?;
                     None
                 }
-            },
+            }
             WalFileName::History(timeline) => {
                 self.repository.must_be_known()?;
                 self.what_is_of(timeline)?

@@ -10,8 +10,8 @@ use futures_util::stream;
 use jiff::Timestamp;
 
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
+    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 const CHUNK_BYTES: usize = 1000;
@@ -134,8 +134,7 @@ impl ObjectStore for MemoryStore {
             max_parts: 10_000,
             parallel_parts: true,
             times_out: true,
-            lists_prefixes: true,
-            begins_anywhere: true,
+            listings: ListingCost::Shown,
         }
     }
 
