@@ -50,7 +50,7 @@ if [ -z "$program" ]; then
   program=${CARGO_TARGET_DIR:-target}/release/walhalla
 fi
 program=$(realpath "$program")
-large_store=${WALHALLA_LARGE_STORE:-}
+large_store=${WALHALLA_TEST_LARGE_STORE:-}
 if [ -z "$large_store" ]; then
   say 'building the program that fills the store'
   cargo build --release --locked --example large_store >&2

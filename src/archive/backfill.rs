@@ -76,8 +76,8 @@ pub fn backfill(
     for timeline in repository.timelines()? {
         let history = histories.known.get(&timeline).cloned();
         let history = history.unwrap_or_else(|| History::root(timeline));
-        let listing = repository.list_wal(timeline, None)?;
-        let mut summaries: BTreeMap<_, _> = repository.list_summaries(timeline, None)?;
+        let listing = repository.list_wal(timeline, None, &[])?;
+        let mut summaries: BTreeMap<_, _> = repository.list_summaries(timeline, None, &[])?;
         segments += listing.segments.len() as u64;
         for (name, archived) in listing.segments {
             let stored = summaries.remove(&name).unwrap_or_default();

@@ -146,7 +146,7 @@ impl Interval<'_> {
         for (timeline, span) in inventory::spans(way.history, way.size, way.run.first) {
             if span.first < way.run.end {
                 let first = span.first.on(timeline, way.size);
-                stored.extend(self.repository.list_summaries(timeline, Some(first))?);
+                stored.extend(self.repository.list_summaries(timeline, Some(first), &[])?);
             }
         }
         Ok(stored)

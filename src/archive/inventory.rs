@@ -258,6 +258,13 @@ impl Inventory {
         spans(history, size, first).filter_map(of_span).max()
     }
 
+    /// The segments of a timeline in which backups ended, ascending.
+    pub fn backup_ends(&self, timeline: TimelineId, size: SegmentSize) -> Vec<SegmentName> {
+        let ends = self.backup_ends.get(&timeline).into_iter().flatten();
+        ends.map(|end| size.segment_before(*end).on(timeline, size))
+            .collect()
+    }
+
     /// Where a segment is.
     pub fn segment(&self, name: SegmentName) -> Option<&ArchivedFile> {
         self.wal.get(&name.timeline)?.found.segments.get(&name)

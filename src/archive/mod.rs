@@ -45,6 +45,11 @@ pub const MOST_READ: usize = 1000;
 /// Of those, segments that cannot be read.
 const MOST_UNREADABLE: usize = 16;
 
+/// Parts of a long listing that come at the same time.
+const LISTED_AT_ONCE: usize = 8;
+/// Backups in a part at least. Less is not worth the requests.
+const FEWEST_BACKUPS: usize = 4;
+
 /// The archive of a cluster. What was listed once is not listed again.
 pub struct Archive<'a> {
     /// Where it is.
@@ -164,7 +169,9 @@ impl<'a> Archive<'a> {
             Some(_) => None,
             None => from,
         };
-        let mut wal = self.repository.list_wal(timeline, from)?;
+        let mut wal = self
+            .repository
+            .list_wal(timeline, from, &self.borders(timeline, from))?;
         for double in std::mem::take(&mut wal.doubles) {
             match double {
                 repository::Error::Object(ObjectError::TwoContents { .. }) => {
@@ -194,13 +201,32 @@ impl<'a> Archive<'a> {
             Some(_) => None,
             None => from,
         };
-        let found = Arc::new(self.repository.list_summaries(timeline, from)?);
+        let found = Arc::new(self.repository.list_summaries(
+            timeline,
+            from,
+            &self.borders(timeline, from),
+        )?);
         let listed = Listed {
             from,
             found: Arc::clone(&found),
         };
         lock(&self.inventory).summaries.insert(timeline, listed);
         Ok(found)
+    }
+
+    /// Names that divide a timeline's listing from `from` on into parts of about the same length: where backups ended.
+    fn borders(&self, timeline: TimelineId, from: Option<SegmentName>) -> Vec<SegmentName> {
+        let size = *lock(&self.size);
+        let ends = size.map(|size| lock(&self.inventory).backup_ends(timeline, size));
+        let mut names: Vec<SegmentName> = { ends.unwrap_or_default().into_iter() }
+            .filter(|name| from.is_none_or(|from| from < *name))
+            .collect();
+        names.dedup();
+        let part = names.len().div_ceil(LISTED_AT_ONCE);
+        if part < FEWEST_BACKUPS {
+            return Vec::new();
+        }
+        names.into_iter().skip(part).step_by(part).collect()
     }
 
     /// The segments along `history` from `first` to the first one that is missing.

@@ -5,6 +5,7 @@ use std::mem::discriminant;
 
 use jiff::Timestamp;
 use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalFileName};
+use walhalla_providers::transfer::Listing;
 use walhalla_providers::{Error as StoreError, ObjectInfo, ObjectKey};
 
 use super::layout::{Key, Layout, Object};
@@ -94,6 +95,24 @@ impl ArchivedFile {
             ArchivedKind::Summary(_) => None,
         }
     }
+}
+
+/// What Walhalla archived, of a listing up to the key `end`.
+async fn archived_in(
+    mut pages: Listing,
+    end: Option<String>,
+    layout: Layout,
+) -> Result<Vec<ArchivedFile>, StoreError> {
+    let mut found = Vec::new();
+    while let Some(page) = pages.next_page().await? {
+        for info in &page.objects {
+            if end.as_deref().is_some_and(|end| info.key.as_str() > end) {
+                return Ok(found);
+            }
+            found.extend(ArchivedFile::of(&layout, info));
+        }
+    }
+    Ok(found)
 }
 
 impl Repository {
@@ -251,7 +270,7 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub fn has_lost_all_wal(&self, timeline: TimelineId) -> Result<bool, Error> {
-        if !self.list_wal(timeline, None)?.segments.is_empty() {
+        if !self.list_wal(timeline, None, &[])?.segments.is_empty() {
             return Ok(false);
         }
         let catalog = self.catalog()?;
@@ -270,7 +289,7 @@ impl Repository {
             .collect())
     }
 
-    /// What is archived of `timeline`, segments from `first` on.
+    /// What is archived of `timeline`, segments from `first` on. `borders` are names, ascending, that divide a long listing.
     ///
     /// # Errors
     /// The store's; what is wrong with segments in two forms is part of the listing.
@@ -278,19 +297,22 @@ impl Repository {
         &self,
         timeline: TimelineId,
         first: Option<SegmentName>,
+        borders: &[SegmentName],
     ) -> Result<WalListing, Error> {
         let folder = self.layout.wal_folder(timeline);
         let mut listing = WalListing::default();
         let mut sole: Vec<(SegmentName, ArchivedFile)> = Vec::new();
         let mut later = Vec::new();
-        self.list_archived(&folder, first, |archived| match archived.wal_file() {
-            Some(WalFileName::Segment(name)) if first.is_some_and(|first| name < first) => {}
-            // They ascend, but for a second form of one, which takes reading both.
-            Some(WalFileName::Segment(name)) if sole.last().is_none_or(|it| it.0 < name) => {
-                sole.push((name, archived));
+        self.list_archived(&folder, first, borders, |archived| {
+            match archived.wal_file() {
+                Some(WalFileName::Segment(name)) if first.is_some_and(|first| name < first) => {}
+                // They ascend, but for a second form of one, which takes reading both.
+                Some(WalFileName::Segment(name)) if sole.last().is_none_or(|it| it.0 < name) => {
+                    sole.push((name, archived));
+                }
+                Some(file) => later.push((file, archived)),
+                None => {}
             }
-            Some(file) => later.push((file, archived)),
-            None => {}
         })?;
         // A tree that is made of what ascends has no gaps.
         listing.segments = sole.into_iter().collect();
@@ -300,7 +322,7 @@ impl Repository {
         Ok(listing)
     }
 
-    /// The summaries of `timeline`'s segments from `first` on, each in every form in which it is stored.
+    /// The summaries of `timeline`'s segments from `first` on, as [`Repository::list_wal`], each in every form in which it is stored.
     ///
     /// # Errors
     /// The store's.
@@ -308,10 +330,11 @@ impl Repository {
         &self,
         timeline: TimelineId,
         first: Option<SegmentName>,
+        borders: &[SegmentName],
     ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
         let folder = self.layout.summary_folder(timeline);
         let mut summaries: Vec<(SegmentName, Vec<ArchivedFile>)> = Vec::new();
-        self.list_archived(&folder, first, |archived| {
+        self.list_archived(&folder, first, borders, |archived| {
             let ArchivedKind::Summary(segment) = archived.kind else {
                 return;
             };
@@ -323,20 +346,38 @@ impl Repository {
         Ok(summaries.into_iter().collect())
     }
 
-    /// Shows what Walhalla archived in a timeline's folder, from `first` on; of the listing, one page at a time is in memory.
+    /// Shows what Walhalla archived in a timeline's folder, in order, from `first` on. Between `borders` it is listed at the same
+    /// time, where that costs no more.
     fn list_archived(
         &self,
         folder: &str,
         first: Option<SegmentName>,
+        borders: &[SegmentName],
         mut show: impl FnMut(ArchivedFile),
     ) -> Result<(), StoreError> {
+        let borders = if self.session.begins_listings_anywhere() {
+            borders
+        } else {
+            &[]
+        };
         // A name's first 23 digits come before the name itself in every form of it.
-        let start_after = first.map(|name| format!("{folder}{name:.23}"));
-        let mut pages = self.session.pages(folder, start_after.as_deref());
-        while let Some(page) = self.session.wait(pages.next_page())? {
-            let objects = page.objects.iter();
-            let archived = objects.filter_map(|info| ArchivedFile::of(&self.layout, info));
-            archived.for_each(&mut show);
+        let begin = |name: SegmentName| format!("{folder}{name:.23}");
+        let mut begins = vec![first.map(begin)];
+        begins.extend(borders.iter().map(|name| Some(begin(*name))));
+        let ends = begins.iter().skip(1).cloned().chain([None]);
+        let lists: Vec<_> = { begins.iter().zip(ends) }
+            .map(|(begin, end)| {
+                let pages = self.session.pages(folder, begin.as_deref());
+                self.session
+                    .spawn(archived_in(pages, end, self.layout.clone()))
+            })
+            .collect();
+        for list in lists {
+            let found = self.session.join(list);
+            found
+                .unwrap_or_else(|_| unreachable!("a listing neither panics nor is ended"))?
+                .into_iter()
+                .for_each(&mut show);
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::failure::Failure as _;
 use crate::repository::{BackupEntry, Repository};
 
 /// Segments that are searched for another restore point of a name when one is found: those of some days.
-const MOST_SEARCHED_FOR_ANOTHER: usize = 4096;
+const MOST_SEARCHED_FOR_ANOTHER: usize = 2048;
 
 /// Plans a restore to `target`, from the backup `chosen` or the best one.
 ///

@@ -338,7 +338,7 @@ pub(super) fn only_here(
         };
         let listing = match archived.entry(file.timeline()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(repository.list_wal(file.timeline(), None)?),
+            Entry::Vacant(new) => new.insert(repository.list_wal(file.timeline(), None, &[])?),
         };
         let is_meant = match file {
             // A file that waits to be used again has the name of a segment to come, and an old one's content.

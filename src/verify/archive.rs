@@ -121,7 +121,9 @@ impl<'a> Archive<'a> {
         for timeline in repository.timelines()? {
             let folder = repository.layout().wal_folder(timeline);
             let url = format!("{}/{folder}", repository.store_url());
-            let listing = repository.list_wal(timeline, None).map_err(Error::from);
+            let listing = repository
+                .list_wal(timeline, None, &[])
+                .map_err(Error::from);
             let mut listing = findings.judge(&url, listing)?.unwrap_or_default();
             for double in std::mem::take(&mut listing.doubles) {
                 let object = double.object().unwrap_or(&url).to_owned();
@@ -145,7 +147,7 @@ impl<'a> Archive<'a> {
 
     /// Takes in what tells of segments of a timeline.
     fn traces_of(&mut self, timeline: TimelineId, files: &WalFiles) -> Result<(), Error> {
-        let summaries = self.repository.list_summaries(timeline, None)?;
+        let summaries = self.repository.list_summaries(timeline, None, &[])?;
         let of_summaries = summaries.into_keys().map(|name| (name, Trace::Summary));
         let of_backups = files.begins_of_backups.iter();
         let of_backups = of_backups.map(|name| (*name, Trace::BackupHistory));

@@ -88,7 +88,7 @@ fn listings(
     }
     let mut wal = Inventory::default();
     for (timeline, first) in firsts {
-        let mut listing = repository.list_wal(timeline, Some(first))?;
+        let mut listing = repository.list_wal(timeline, Some(first), &[])?;
         for double in std::mem::take(&mut listing.doubles) {
             let object = double.object().unwrap_or_default().to_owned();
             findings.judge::<()>(&object, Err(double.into()))?;

@@ -303,7 +303,9 @@ impl Archiver<'_> {
             return;
         };
         let is_there = || {
-            let listed = self.hasty().list_summaries(segment.timeline, Some(segment));
+            let listed = self
+                .hasty()
+                .list_summaries(segment.timeline, Some(segment), &[]);
             listed.is_ok_and(|listed| listed.contains_key(&segment))
         };
         let read = || Source::open(path, file, self)?.read_to_end();

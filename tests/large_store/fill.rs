@@ -16,9 +16,12 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::unused_self,
+    clippy::unnecessary_wraps,
+    clippy::maybe_infinite_iter,
     unreachable_pub,
     missing_docs,
-    reason = "a program for tests may panic, and prints what it made; nothing here is exported"
+    reason = "a program for tests may panic, and prints what it made; nothing here is exported; questions to a life read alike"
 )]
 
 mod life;
@@ -128,7 +131,7 @@ async fn fill(store: Arc<dyn ObjectStore>, objects: &Objects, extent: Extent) {
         store,
         Options {
             retry: RetryPolicy {
-                deadline: Duration::from_secs(60),
+                deadline: Duration::from_mins(1),
                 ..RetryPolicy::default()
             },
             upload_concurrency: PUTS,

@@ -181,7 +181,8 @@ impl Life {
     }
 
     pub fn restore_point(&self, at: usize) -> Option<String> {
-        (at % RESTORE_POINT_EVERY == 0).then(|| format!("point-{at}"))
+        at.is_multiple_of(RESTORE_POINT_EVERY)
+            .then(|| format!("point-{at}"))
     }
 
     /// The last restore point before a segment; one of the first segments where there is none.
@@ -191,11 +192,11 @@ impl Life {
     }
 
     pub fn drops_table(&self, at: usize) -> bool {
-        at % DROP_EVERY == 0
+        at.is_multiple_of(DROP_EVERY)
     }
 
     pub fn has_checkpoint(&self, at: usize) -> bool {
-        at % CHECKPOINT_EVERY == 0 || self.starting_in(at).is_some()
+        at.is_multiple_of(CHECKPOINT_EVERY) || self.starting_in(at).is_some()
     }
 
     fn starting_in(&self, at: usize) -> Option<&Backup> {

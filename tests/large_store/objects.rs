@@ -205,7 +205,7 @@ impl Objects {
             .collect();
         let claim = own(Key::Claim(entry.id.second()));
         objects.push((claim, Bytes::from_static(b"{}")));
-        if number % PERMANENT_EVERY == 0 {
+        if number.is_multiple_of(PERMANENT_EVERY) {
             let mark = Mark {
                 number: 1,
                 permanence: Permanence::Permanent,
