@@ -35,12 +35,12 @@ pub enum Error {
     Read(#[source] io::Error),
     /// It is not what PostgreSQL writes.
     #[error(transparent)]
-    Damaged(#[from] Damage),
+    Damaged(#[from] BlockTableDamage),
 }
 
 /// How a table differs from what PostgreSQL writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum BlockTableDamage {
     /// It begins otherwise.
     #[error("it begins with {0:08X}, a table of blocks with {MAGIC:08X}")]
     Magic(u32),
@@ -85,7 +85,7 @@ pub fn read(input: &mut dyn Read) -> Result<Changes, Error> {
     };
     let magic = input.number()?;
     if magic != MAGIC {
-        return Err(Damage::Magic(magic).into());
+        return Err(BlockTableDamage::Magic(magic).into());
     }
     let mut forks = Vec::new();
     while let Some(fork) = input.fork()? {
@@ -94,7 +94,7 @@ pub fn read(input: &mut dyn Read) -> Result<Changes, Error> {
     let actual = input.crc;
     let expected = input.number()?;
     if actual != expected {
-        return Err(Damage::Checksum { actual, expected }.into());
+        return Err(BlockTableDamage::Checksum { actual, expected }.into());
     }
     input.end()?;
     Ok(forks.into_iter().collect())
@@ -128,7 +128,7 @@ impl Input<'_> {
             number: next(),
         };
         let (fork, limit, chunks) = (next(), next(), next());
-        let fork = Fork::of_number(fork).ok_or(Damage::Fork(fork))?;
+        let fork = Fork::of_number(fork).ok_or(BlockTableDamage::Fork(fork))?;
         let changed = Changed {
             limit: (limit != NO_BLOCK).then_some(limit),
             blocks: self.blocks(chunks)?.0,
@@ -139,11 +139,11 @@ impl Input<'_> {
     fn blocks(&mut self, chunks: u32) -> Result<Runs, Error> {
         let count = usize::try_from(chunks).ok();
         let count = count.filter(|count| *count <= MOST_CHUNKS);
-        let sizes = self.words(count.ok_or(Damage::Chunks(chunks))?)?;
+        let sizes = self.words(count.ok_or(BlockTableDamage::Chunks(chunks))?)?;
         let mut runs = Runs::default();
         for (chunk, words) in (0..).zip(sizes) {
             if words > BITMAP_WORDS {
-                return Err(Damage::Words(words).into());
+                return Err(BlockTableDamage::Words(words).into());
             }
             let mut blocks = self.words(usize::from(words))?;
             if words == BITMAP_WORDS {
@@ -172,7 +172,7 @@ impl Input<'_> {
         self.input
             .read_exact(bytes)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::UnexpectedEof => Damage::Short.into(),
+                io::ErrorKind::UnexpectedEof => BlockTableDamage::Short.into(),
                 _ => Error::Read(error),
             })?;
         self.crc = crc32c::crc32c_append(self.crc, bytes);
@@ -181,7 +181,7 @@ impl Input<'_> {
 
     fn end(&mut self) -> Result<(), Error> {
         match self.fill(&mut [0]) {
-            Ok(()) => Err(Damage::Long.into()),
+            Ok(()) => Err(BlockTableDamage::Long.into()),
             Err(Error::Damaged(_)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -193,7 +193,7 @@ impl Input<'_> {
 struct Runs(Vec<std::ops::Range<u32>>);
 
 impl Runs {
-    fn add_bitmap(&mut self, chunk: u32, words: &[u16]) -> Result<(), Damage> {
+    fn add_bitmap(&mut self, chunk: u32, words: &[u16]) -> Result<(), BlockTableDamage> {
         for (first, word) in (0..).step_by(16).zip(words) {
             let is_set = |bit: &u32| word >> bit & 1 == 1;
             self.add(chunk, (0..16).filter(is_set).map(|bit| first + bit))?;
@@ -202,13 +202,17 @@ impl Runs {
     }
 
     /// Adds blocks of a chunk, which are above those that are here.
-    fn add(&mut self, chunk: u32, offsets: impl Iterator<Item = u32>) -> Result<(), Damage> {
+    fn add(
+        &mut self,
+        chunk: u32,
+        offsets: impl Iterator<Item = u32>,
+    ) -> Result<(), BlockTableDamage> {
         for offset in offsets {
             let block = chunk
                 .checked_mul(CHUNK_BLOCKS)
                 .and_then(|first| first.checked_add(offset))
-                .ok_or(Damage::Block)?;
-            let end = block.checked_add(1).ok_or(Damage::Block)?;
+                .ok_or(BlockTableDamage::Block)?;
+            let end = block.checked_add(1).ok_or(BlockTableDamage::Block)?;
             match self.0.last_mut() {
                 Some(run) if run.end >= block => run.end = end,
                 _ => self.0.push(block..end),
@@ -292,7 +296,7 @@ mod tests {
         ])
     }
 
-    fn damage(bytes: &[u8]) -> Damage {
+    fn damage(bytes: &[u8]) -> BlockTableDamage {
         match read(&mut &*bytes) {
             Err(Error::Damaged(damage)) => damage,
             other => panic!("{other:?}"),
@@ -325,9 +329,13 @@ mod tests {
     fn a_table_that_is_cut_short_anywhere_is_refused() {
         let sound = sound();
         for length in 0..sound.len() {
-            assert_eq!(damage(&sound[..length]), Damage::Short, "{length} bytes");
+            assert_eq!(
+                damage(&sound[..length]),
+                BlockTableDamage::Short,
+                "{length} bytes"
+            );
         }
-        assert_eq!(damage(&[&*sound, &[0]].concat()), Damage::Long);
+        assert_eq!(damage(&[&*sound, &[0]].concat()), BlockTableDamage::Long);
     }
 
     #[test]
@@ -342,7 +350,10 @@ mod tests {
         }
         let mut spoiled = sound.clone();
         *spoiled.last_mut().unwrap() ^= 1;
-        assert!(matches!(damage(&spoiled), Damage::Checksum { .. }));
+        assert!(matches!(
+            damage(&spoiled),
+            BlockTableDamage::Checksum { .. }
+        ));
     }
 
     #[test]
@@ -354,23 +365,23 @@ mod tests {
                 chunks,
             }]))
         };
-        assert_eq!(one([1663, 5, 1, 4], vec![]), Damage::Fork(4));
+        assert_eq!(one([1663, 5, 1, 4], vec![]), BlockTableDamage::Fork(4));
         assert_eq!(
             one([1663, 5, 1, 0], vec![vec![0; 4097]]),
-            Damage::Words(4097)
+            BlockTableDamage::Words(4097)
         );
         let mut last = vec![vec![]; 1 << 16];
         last[65535] = vec![65535];
-        assert_eq!(one([1663, 5, 1, 0], last), Damage::Block);
+        assert_eq!(one([1663, 5, 1, 0], last), BlockTableDamage::Block);
         let numbers = [MAGIC, 1663, 5, 1, 0, 0, (1 << 16) + 1];
         let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
         assert_eq!(
             damage(&with_checksum(bytes.collect())),
-            Damage::Chunks(65537)
+            BlockTableDamage::Chunks(65537)
         );
         assert_eq!(
             damage(&with_checksum(vec![0; 28])),
-            Damage::Magic(0),
+            BlockTableDamage::Magic(0),
             "zeros"
         );
     }

@@ -70,7 +70,7 @@ impl fmt::Debug for ClusterSecret {
 
 /// What is wrong with a control file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Damage {
+pub enum ControlFileDamage {
     /// It ends before its fields do.
     Short,
     /// Its CRC does not fit its content.
@@ -91,12 +91,12 @@ impl ControlFile {
     ///
     /// # Errors
     /// The [`Damage`].
-    pub fn parse(bytes: &[u8]) -> Result<Self, Damage> {
-        let u32_at = |offset| u32_at(bytes, offset).ok_or(Damage::Short);
+    pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileDamage> {
+        let u32_at = |offset| u32_at(bytes, offset).ok_or(ControlFileDamage::Short);
         let u64_at = |offset| Ok(u64::from(u32_at(offset)?) | u64::from(u32_at(offset + 4)?) << 32);
         let (control, catalog) = (u32_at(8)?, u32_at(12)?);
         let version = Version::of_control(control, catalog)
-            .ok_or(Damage::UnknownVersion { control, catalog })?;
+            .ok_or(ControlFileDamage::UnknownVersion { control, catalog })?;
         let layout = version.control_layout();
         // After `wal_level` and `wal_log_hints`, which follow the positions of a backup (pg_control.h).
         let mut at = layout.min_recovery_point + 40;
@@ -104,9 +104,9 @@ impl ControlFile {
             at += 4;
             u32_at(at)
         })?;
-        let content = bytes.get(..layout.crc).ok_or(Damage::Short)?;
+        let content = bytes.get(..layout.crc).ok_or(ControlFileDamage::Short)?;
         if crc32c::crc32c(content) != u32_at(layout.crc)? {
-            return Err(Damage::Crc);
+            return Err(ControlFileDamage::Crc);
         }
         Ok(Self {
             system_identifier: SystemIdentifier(u64_at(0)?),
@@ -116,17 +116,17 @@ impl ControlFile {
             checkpoint_lsn: Lsn(u64_at(32)?),
             checkpoint_redo: Lsn(u64_at(layout.checkpoint)?),
             timeline: TimelineId::new(u32_at(layout.checkpoint + 8)?)
-                .ok_or(Damage::Field("timeline"))?,
+                .ok_or(ControlFileDamage::Field("timeline"))?,
             min_recovery_point: Lsn(u64_at(layout.min_recovery_point)?),
             min_recovery_timeline: u32_at(layout.min_recovery_point + 8)?,
             limits,
             block_size_bytes: page_size(u32_at(layout.block_size)?)
-                .ok_or(Damage::Field("block size"))?,
+                .ok_or(ControlFileDamage::Field("block size"))?,
             blocks_per_file: u32_at(layout.block_size + 4)?,
             wal_block_size_bytes: page_size(u32_at(layout.block_size + 8)?)
-                .ok_or(Damage::Field("WAL block size"))?,
+                .ok_or(ControlFileDamage::Field("WAL block size"))?,
             segment_size: SegmentSize::new(u64::from(u32_at(layout.block_size + 12)?))
-                .ok_or(Damage::Field("WAL segment size"))?,
+                .ok_or(ControlFileDamage::Field("WAL segment size"))?,
             data_checksums: u32_at(layout.block_size + 36)? != 0,
             secret: secret(bytes, version.secret_offset()),
         })
@@ -151,7 +151,7 @@ pub fn page_size(bytes: u32) -> Option<u32> {
     (bytes.is_power_of_two() && (1 << 10..=1 << 16).contains(&bytes)).then_some(bytes)
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for ControlFileDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short => f.write_str("it is too short"),
@@ -173,10 +173,13 @@ mod tests {
 
     #[test]
     fn a_short_or_strange_control_file_is_refused() {
-        assert_eq!(ControlFile::parse(&[]).unwrap_err(), Damage::Short);
+        assert_eq!(
+            ControlFile::parse(&[]).unwrap_err(),
+            ControlFileDamage::Short
+        );
         assert!(matches!(
             ControlFile::parse(&[7; 8192]).unwrap_err(),
-            Damage::UnknownVersion { .. }
+            ControlFileDamage::UnknownVersion { .. }
         ));
         let mut bytes = vec![0; 8192];
         bytes[8..16].copy_from_slice(&[0xA4, 6, 0, 0, 0xE9, 0xAD, 5, 12]);

@@ -27,7 +27,7 @@ pub enum Scope {
 
 /// What was done, as `wal-summarize --json` shows it.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
+pub struct SummarizeReport {
     /// Segments in the archive.
     pub segments: u64,
     /// Summaries that were made.
@@ -68,7 +68,7 @@ pub fn backfill(
     scope: Scope,
     threads: usize,
     show: Show,
-) -> Result<Report, Error> {
+) -> Result<SummarizeReport, Error> {
     let backups = repository.usable_backups()?;
     let histories = Histories::read(repository, &backups)?;
     let mut segments = 0;
@@ -91,9 +91,9 @@ pub fn backfill(
         }
     }
     let progress = Progress::of_items(show, "summarizing WAL", work.len() as u64);
-    let report = Mutex::new(Report {
+    let report = Mutex::new(SummarizeReport {
         segments,
-        ..Report::default()
+        ..SummarizeReport::default()
     });
     let queue = Mutex::new(work);
     on_threads(threads, &progress, &|| {

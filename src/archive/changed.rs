@@ -280,7 +280,12 @@ impl Summaries for OwnOrArchived<'_> {
         WalkError::Gap(damaged(segment, &rift))
     }
 
-    fn not_understood(&self, segment: SegmentName, lsn: Lsn, damage: record::Damage) -> WalkError {
+    fn not_understood(
+        &self,
+        segment: SegmentName,
+        lsn: Lsn,
+        damage: record::RecordNotUnderstood,
+    ) -> WalkError {
         WalkError::Gap(not_understood(segment, lsn, damage))
     }
 }
@@ -292,7 +297,7 @@ fn damaged(segment: SegmentName, error: &dyn std::error::Error) -> Gap {
     }
 }
 
-fn not_understood(segment: SegmentName, lsn: Lsn, damage: record::Damage) -> Gap {
+fn not_understood(segment: SegmentName, lsn: Lsn, damage: record::RecordNotUnderstood) -> Gap {
     Gap::Damaged {
         segment,
         reason: format!("the record at {lsn} cannot be understood: {damage}"),

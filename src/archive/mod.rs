@@ -496,12 +496,17 @@ impl Summaries for Archived<'_> {
         let mismatch = ObjectError::WalMismatch {
             object: self.url(segment),
             file: WalFileName::Segment(segment),
-            mismatch: Mismatch::Record(reader::Damage::Continuation(lsn)),
+            mismatch: Mismatch::Record(reader::BrokenRecord::Continuation(lsn)),
         };
         mismatch.into()
     }
 
-    fn not_understood(&self, segment: SegmentName, lsn: Lsn, damage: record::Damage) -> Error {
+    fn not_understood(
+        &self,
+        segment: SegmentName,
+        lsn: Lsn,
+        damage: record::RecordNotUnderstood,
+    ) -> Error {
         let unknown = ObjectError::UnknownRecord {
             object: self.url(segment),
             lsn,

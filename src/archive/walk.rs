@@ -63,7 +63,12 @@ pub trait Summaries: Sync {
     fn apart(&self, segment: SegmentName, rift: Rift) -> Self::Error;
 
     /// What it means that the record at a position, which ends in a segment, is not understood.
-    fn not_understood(&self, segment: SegmentName, at: Lsn, damage: record::Damage) -> Self::Error;
+    fn not_understood(
+        &self,
+        segment: SegmentName,
+        at: Lsn,
+        damage: record::RecordNotUnderstood,
+    ) -> Self::Error;
 }
 
 /// A segment's summary, with the record that ran into it from the one before.

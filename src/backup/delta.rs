@@ -39,11 +39,11 @@ pub(super) struct Delta {
     /// What changed since the parent's start.
     pub(super) changed: Changed,
     /// What tells that.
-    pub(super) told: ChangedBlocks,
+    pub(super) changed_blocks: ChangedBlocks,
 }
 
 /// What changed, what tells it, and why nothing better does.
-type Told = (Changed, ChangeSource, Option<String>);
+type ChangesFound = (Changed, ChangeSource, Option<String>);
 
 impl Backup<'_> {
     /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
@@ -55,7 +55,7 @@ impl Backup<'_> {
         // The timeline may be a new one since the control file was read first.
         let control = control_file::read(self.pgdata)?;
         let history = parent::history(self.repository, self.pgdata, &control)?;
-        let own = parent::Own {
+        let own = parent::BackedUpServer {
             control: &control,
             history: &history,
             start,
@@ -107,7 +107,7 @@ impl Backup<'_> {
             "a delta to backup {}: changed blocks by {source}",
             parent.entry.id
         );
-        let told = ChangedBlocks {
+        let changed_blocks = ChangedBlocks {
             source,
             reason,
             since,
@@ -115,7 +115,7 @@ impl Backup<'_> {
         Ok(Some(Delta {
             parent,
             changed,
-            told,
+            changed_blocks,
         }))
     }
 
@@ -139,7 +139,7 @@ impl Backup<'_> {
         parent: &Parent,
         history: &History,
         start: Lsn,
-    ) -> Result<Option<Told>, Error> {
+    ) -> Result<Option<ChangesFound>, Error> {
         let (from, to) = (parent.entry.start_lsn, start);
         let may = |source| options.source.is_none_or(|only| only == source);
         let mut reasons = Vec::new();

@@ -102,7 +102,7 @@ pub enum Unusable {
 }
 
 /// The server whose backup is being taken.
-pub(super) struct Own<'a> {
+pub(super) struct BackedUpServer<'a> {
     /// What its control file says now.
     pub(super) control: &'a ControlFile,
     /// The way of its timeline.
@@ -113,7 +113,7 @@ pub(super) struct Own<'a> {
     pub(super) max_chain: usize,
 }
 
-impl Own<'_> {
+impl BackedUpServer<'_> {
     /// The parent named `id`.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Backup<'_> {
     ///
     /// # Errors
     /// Whatever stopped it; the catalog does not show it then, and the server has left backup mode.
-    pub fn take(&self) -> Result<BackupEntry, Error> {
+    pub fn push(&self) -> Result<BackupEntry, Error> {
         let (mut begun, listing) = self.begin()?;
         let left_out = self.left_out(&listing);
         let tablespaces = listing.tablespaces.clone();
@@ -60,7 +60,7 @@ impl Backup<'_> {
         let kind = assembly.id().kind();
         let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
         let entry = assembly.finish(facts, |manifest| {
-            relations.keep(manifest, kind);
+            relations.retain_files_of(manifest, kind);
             relations
         })?;
         self.wait_for_wal(&mut server, range)?;
@@ -178,11 +178,17 @@ impl Backup<'_> {
             system_identifier: self.control.system_identifier,
             range,
             history: history.ancestors,
-            base: delta.map(|Delta { parent, told, .. }| Base {
-                parent: parent.entry.id,
-                parent_manifest: parent.entry.manifest.sha256,
-                changed_blocks: told,
-            }),
+            base: delta.map(
+                |Delta {
+                     parent,
+                     changed_blocks,
+                     ..
+                 }| Base {
+                    parent: parent.entry.id,
+                    parent_manifest: parent.entry.manifest.sha256,
+                    changed_blocks,
+                },
+            ),
             merged_from: None,
             of_standby: label.of_standby,
             checkpoint_lsn: label.checkpoint_lsn,

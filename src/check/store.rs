@@ -82,7 +82,7 @@ impl Check<'_> {
                 };
                 let problem = format!(
                     "the rights {rights} are needed, and one is missing: {}",
-                    told(&error)
+                    reason_in_words(&error)
                 );
                 self.note(name, &absent, Some(problem));
             }
@@ -203,7 +203,7 @@ impl Check<'_> {
         let problem = match self.store.shortcomings().await {
             Ok(found) if found.is_empty() => None,
             Ok(found) => Some(found.join("\n")),
-            Err(error) => Some(told(&error)),
+            Err(error) => Some(reason_in_words(&error)),
         };
         self.findings.push(Finding {
             check: "keep what the protocol promises",
@@ -229,7 +229,7 @@ impl Check<'_> {
                 ("delete them", Some(text))
             }
             (Deletes::Refused, Some(error)) if is_refused(&error) => (NO_DELETE, None),
-            (Deletes::Refused, Some(error)) => (NO_DELETE, Some(told(&error))),
+            (Deletes::Refused, Some(error)) => (NO_DELETE, Some(reason_in_words(&error))),
             (Deletes::Refused, None) => {
                 let right = self.store.right(Right::Delete);
                 let text = format!("they were deleted: take {right} away from these credentials");
@@ -252,14 +252,14 @@ impl Check<'_> {
             Operation::Get | Operation::Head => Right::Read,
             Operation::List => Right::List,
             Operation::Delete => Right::Delete,
-            _ => return told(error),
+            _ => return reason_in_words(error),
         };
         self.missing(right, error)
     }
 
     fn missing(&self, right: Right, error: &Error) -> String {
         if error.kind != ErrorKind::PermissionDenied {
-            return told(error);
+            return reason_in_words(error);
         }
         let right = self.store.right(right);
         // The answer does not say which of them.
@@ -269,7 +269,10 @@ impl Check<'_> {
             }
             _ => "",
         };
-        format!("the right {right} is missing{others}: {}", told(error))
+        format!(
+            "the right {right} is missing{others}: {}",
+            reason_in_words(error)
+        )
     }
 
     fn note(&mut self, check: &'static str, key: &ObjectKey, problem: Option<String>) {
@@ -287,7 +290,7 @@ const SECOND: &[u8] = b"walhalla check must not be able to store this\n";
 const NO_DELETE: &str = "refuse to delete them";
 
 /// The error with its causes in a line.
-fn told(error: &Error) -> String {
+fn reason_in_words(error: &Error) -> String {
     output::chain(error)
 }
 

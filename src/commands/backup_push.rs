@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             show: context.show(),
         },
     };
-    let entry = backup.take()?;
+    let entry = backup.push()?;
     report(context, &entry)?;
     if entry.corrupt_blocks.is_empty() {
         return Ok(Outcome::Done);

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::output;
 use crate::restore;
 use crate::restore::choose::plan;
-use crate::restore::plan::{Plan, Report};
+use crate::restore::plan::{Plan, PlanReport};
 
 pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
@@ -19,7 +19,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, E
         match &planned {
             Ok(plan) => output::json(&plan.report())?,
             Err(restore::Error::Unreachable(unreachable)) => {
-                output::json(&Report::unreachable(&target, unreachable))?;
+                output::json(&PlanReport::unreachable(&target, unreachable))?;
             }
             Err(_) => {}
         }

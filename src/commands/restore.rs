@@ -11,9 +11,9 @@ use crate::error::Error;
 use crate::output;
 use crate::restore;
 use crate::restore::choose::plan;
+use crate::restore::chosen_databases::ChosenDatabases;
 use crate::restore::existing::Existing;
 use crate::restore::leading_out;
-use crate::restore::only::Only;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::Plan;
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
@@ -43,7 +43,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     }
     let only = arguments.only_databases;
     let only = (!only.is_empty())
-        .then(|| Only::of(&repository, &plan.backup, &only))
+        .then(|| ChosenDatabases::of(&repository, &plan.backup, &only))
         .transpose()?;
     let map: BTreeMap<_, _> = arguments.tablespaces.map.into_iter().collect();
     let of_replay = of_replay(&plan, &map);

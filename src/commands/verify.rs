@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::output;
 use crate::verify::archive::{self, Reading};
 use crate::verify::receipts::Receipts;
-use crate::verify::{self, Options, Report, Verified, backups};
+use crate::verify::{self, Options, Verified, VerifyReport, backups};
 
 pub(super) fn backups(context: &Context, arguments: &Verify) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
@@ -68,7 +68,7 @@ fn report(context: &Context, verified: Verified) -> Result<Outcome, Error> {
     })
 }
 
-fn print(report: &Report) -> Result<(), output::Error> {
+fn print(report: &VerifyReport) -> Result<(), output::Error> {
     let rows = [
         ("backups", report.backups),
         ("objects read", report.objects),

@@ -18,7 +18,7 @@ use crate::restore::window::{self, Span, Window, spans};
 
 /// `wal-show --json`
 #[derive(Debug, Serialize)]
-struct Report {
+struct ArchiveReport {
     timelines: Vec<Branch>,
     windows: Vec<Window>,
     reachable: Vec<Span>,
@@ -64,7 +64,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     }
     let windows = window::windows(&archive, &backups)?;
     let reachable = spans(&windows);
-    let report = Report {
+    let report = ArchiveReport {
         timelines,
         windows,
         reachable,

@@ -237,7 +237,7 @@ impl<'a> Chain<'a> {
         let Some(layer) = self.layers.get(task.layer) else {
             return Ok(());
         };
-        let over = Over {
+        let over = MergingSink {
             chain: self,
             layer,
             index: task.layer,
@@ -388,7 +388,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Takes note of what a file of the result was.
-    pub fn came(&self, path: &Path, header: FileHeader, sum: Sum) {
+    pub fn record_file(&self, path: &Path, header: FileHeader, sum: Sum) {
         lock(&self.left).remove(path);
         let (size_bytes, sha256) = sum;
         lock(&self.made).insert(
@@ -463,14 +463,14 @@ fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
 }
 
 /// Lays newer layers over the files of one.
-struct Over<'a, S> {
+struct MergingSink<'a, S> {
     chain: &'a Chain<'a>,
     layer: &'a Layer<'a>,
     index: usize,
     sink: &'a S,
 }
 
-impl<S: Sink> Sink for Over<'_, S> {
+impl<S: Sink> Sink for MergingSink<'_, S> {
     type Error = S::Error;
 
     fn directory(&self, path: &Path, header: FileHeader) -> Result<(), S::Error> {
@@ -498,7 +498,7 @@ impl<S: Sink> Sink for Over<'_, S> {
                 self.sink.file(path, header, content)?
             };
             if let Some(sum) = sum {
-                self.chain.came(path, header, sum);
+                self.chain.record_file(path, header, sum);
             }
             return Ok(sum);
         }
@@ -514,7 +514,7 @@ impl<S: Sink> Sink for Over<'_, S> {
             ..header
         };
         if let Some(sum) = self.sink.file(path, header, &mut merged)? {
-            self.chain.came(path, header, sum);
+            self.chain.record_file(path, header, sum);
         }
         Ok(None)
     }
@@ -524,7 +524,7 @@ impl<S: Sink> Sink for Over<'_, S> {
     }
 }
 
-impl<S: Sink> Over<'_, S> {
+impl<S: Sink> MergingSink<'_, S> {
     /// The label of the whole that the delta is part of.
     fn label(
         &self,
@@ -541,7 +541,7 @@ impl<S: Sink> Over<'_, S> {
             ..header
         };
         if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
-            self.chain.came(path, header, sum);
+            self.chain.record_file(path, header, sum);
         }
         Ok(Some(own.finish().map_err(FileError::Read)?))
     }

@@ -126,7 +126,7 @@ impl Header {
         };
         header.check_blocks(blocks_per_file)?;
         let numbers = FIXED_BYTES + NUMBER_BYTES * u64::from(count);
-        take(input, header.size_bytes(block_size) - numbers)?;
+        read_exactly(input, header.size_bytes(block_size) - numbers)?;
         Ok(header)
     }
 
@@ -185,13 +185,13 @@ fn fixed(input: &mut dyn Read) -> Result<[u32; 3], ReadError> {
 
 /// Takes memory for what is there, whatever `count` says.
 fn numbers(input: &mut dyn Read, count: u32) -> Result<Vec<u32>, ReadError> {
-    let bytes = take(input, NUMBER_BYTES * u64::from(count))?;
+    let bytes = read_exactly(input, NUMBER_BYTES * u64::from(count))?;
     let (numbers, _) = bytes.as_chunks();
     let numbers = numbers.iter().map(|number| u32::from_le_bytes(*number));
     Ok(numbers.collect())
 }
 
-fn take(input: &mut dyn Read, count: u64) -> Result<Vec<u8>, ReadError> {
+fn read_exactly(input: &mut dyn Read, count: u64) -> Result<Vec<u8>, ReadError> {
     let mut bytes = Vec::new();
     let read = input.take(count).read_to_end(&mut bytes);
     let read = read.map_err(ReadError::Read)?;

@@ -177,7 +177,7 @@ impl<'a> Pieces<'a> {
             }
             all => all,
         }?;
-        loading.keep(&blocks);
+        loading.cache_blocks(&blocks);
         Ok(blocks)
     }
 

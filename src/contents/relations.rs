@@ -54,7 +54,7 @@ impl Relations {
     }
 
     /// Leaves out files that the backup does not hold after all: they vanished before they were read.
-    pub fn keep(&mut self, manifest: &Manifest, kind: BackupKind) {
+    pub fn retain_files_of(&mut self, manifest: &Manifest, kind: BackupKind) {
         for (folder, files) in &mut self.folders {
             files.retain(|name, _| {
                 let path = Path::new(folder).join(name);

@@ -42,7 +42,7 @@ pub enum ObjectError {
         /// Where the record begins.
         lsn: Lsn,
         /// What is not understood.
-        damage: record::Damage,
+        damage: record::RecordNotUnderstood,
     },
     /// An encrypted object that cannot be opened here.
     #[error("{object} is encrypted, and {reason}")]
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::output;
     use crate::repository;
-    use walhalla_postgres::wal::reader::Damage;
+    use walhalla_postgres::wal::reader::BrokenRecord;
     use walhalla_providers::{ErrorKind, Operation};
 
     const URL: &str = "file:///store/object";
@@ -216,7 +216,7 @@ mod tests {
             unreachable!();
         };
         assert!(damaged.reason::<std::io::Error>().is_some());
-        let bare = ObjectError::damaged(URL.to_owned(), Damage::Crc(Lsn(1)));
+        let bare = ObjectError::damaged(URL.to_owned(), BrokenRecord::Crc(Lsn(1)));
         let text = format!("{URL} is damaged: the record at 0/1 has a wrong CRC");
         assert_eq!(output::chain(&bare), text);
     }

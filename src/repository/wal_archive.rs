@@ -364,6 +364,16 @@ impl Repository {
         let begin = |name: SegmentName| format!("{folder}{name:.23}");
         let mut begins = vec![first.map(begin)];
         begins.extend(borders.iter().map(|name| Some(begin(*name))));
+        if let [sole] = begins.as_slice() {
+            // One page of it is in memory at a time.
+            let mut pages = self.session.pages(folder, sole.as_deref());
+            while let Some(page) = self.session.wait(pages.next_page())? {
+                let found = page.objects.iter();
+                let archived = found.filter_map(|info| ArchivedFile::of(&self.layout, info));
+                archived.for_each(&mut show);
+            }
+            return Ok(());
+        }
         let ends = begins.iter().skip(1).cloned().chain([None]);
         let lists: Vec<_> = { begins.iter().zip(ends) }
             .map(|(begin, end)| {
@@ -374,10 +384,8 @@ impl Repository {
             .collect();
         for list in lists {
             let found = self.session.join(list);
-            found
-                .unwrap_or_else(|_| unreachable!("a listing neither panics nor is ended"))?
-                .into_iter()
-                .for_each(&mut show);
+            let found = found.unwrap_or_else(|_| unreachable!("a listing is not broken off"));
+            found?.into_iter().for_each(&mut show);
         }
         Ok(())
     }
@@ -465,5 +473,89 @@ impl Repository {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use walhalla_postgres::{SegmentNo, SegmentSize};
+    use walhalla_providers::PutMode;
+    use walhalla_providers::testing::MemoryStore;
+    use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+
+    use super::*;
+    use crate::pipeline::{Codec, Encryption, Identities};
+    use crate::session::{Network, StoreSession};
+
+    fn name(number: u64) -> SegmentName {
+        SegmentNo(number).on(TimelineId::FIRST, SegmentSize::DEFAULT)
+    }
+
+    #[test]
+    fn a_listing_in_parts_is_the_whole_listing() {
+        let network = Network::start(2).unwrap();
+        let options = Options {
+            retry: RetryPolicy::default(),
+            upload_concurrency: 2,
+            download_concurrency: 2,
+        };
+        let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
+        let identifier = "7710533931497189584".parse().unwrap();
+        let session = StoreSession::new(store, &network);
+        let repository = Repository::new(session, Identities::default(), identifier);
+        for number in 3..60 {
+            let packing = Packing {
+                codec: if number % 2 == 0 {
+                    Codec::Lz4
+                } else {
+                    Codec::None
+                },
+                encryption: Encryption::None,
+            };
+            for object in [
+                repository
+                    .layout
+                    .wal(WalFileName::Segment(name(number)), packing),
+                repository.layout.summary(name(number), packing),
+            ] {
+                let put = repository
+                    .session
+                    .put(&object.key, "x".into(), PutMode::Create);
+                put.unwrap();
+            }
+        }
+        for first in [
+            None,
+            Some(name(2)),
+            Some(name(16)),
+            Some(name(59)),
+            Some(name(70)),
+        ] {
+            let list = |borders: &[SegmentName]| {
+                let wal = repository
+                    .list_wal(TimelineId::FIRST, first, borders)
+                    .unwrap();
+                let summaries = repository.list_summaries(TimelineId::FIRST, first, borders);
+                (wal.segments, summaries.unwrap())
+            };
+            let whole = list(&[]);
+            let expected = (3..60).map(name).filter(|name| Some(*name) >= first);
+            assert!(whole.0.keys().copied().eq(expected), "{first:?}");
+            // On a segment, between two first 23 digits, after the last one, all of one name's neighbours.
+            for borders in [
+                vec![20],
+                vec![16, 32, 48],
+                vec![17, 18, 19, 47],
+                vec![59, 60, 99],
+            ] {
+                let borders: Vec<SegmentName> = { borders.into_iter() }
+                    .map(name)
+                    .filter(|border| first.is_none_or(|first| first < *border))
+                    .collect();
+                assert_eq!(list(&borders), whole, "{first:?} {borders:?}");
+            }
+        }
     }
 }

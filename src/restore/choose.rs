@@ -105,7 +105,7 @@ impl<'a> Planner<'a> {
         if let Some((plan, _)) = reaching {
             return self.only(plan, &named);
         }
-        let refusal = refusal.map(|falls| self.told(falls)).transpose()?;
+        let refusal = refusal.map(|falls| self.reason_of(falls)).transpose()?;
         let refusal = refusal.or(left_out);
         match refusal {
             Some(refusal) => Err(refusal.into()),
@@ -203,7 +203,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn told(&self, falls: Falls) -> Result<Unreachable, Error> {
+    fn reason_of(&self, falls: Falls) -> Result<Unreachable, Error> {
         Ok(match falls {
             Falls::Reason(reason) | Falls::Broken(reason) | Falls::RolledBack(reason) => reason,
             Falls::NotFound(way) => self.not_found(&way)?,

@@ -10,6 +10,7 @@
 mod branches;
 mod breaks;
 pub mod choose;
+pub mod chosen_databases;
 mod error;
 pub mod existing;
 mod folder;
@@ -17,7 +18,6 @@ mod hint;
 pub mod leading_out;
 pub mod occupant;
 mod offer;
-pub mod only;
 pub mod outside;
 mod places;
 pub mod plan;

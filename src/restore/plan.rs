@@ -50,7 +50,7 @@ pub struct NewTablespace {
 
 /// `plan --json`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct PlanReport {
     /// Whether the target can be reached.
     pub reachable: bool,
     /// Why not.
@@ -141,8 +141,8 @@ impl Plan {
     }
 
     /// The plan as `plan --json` shows it.
-    pub fn report(&self) -> Report {
-        Report {
+    pub fn report(&self) -> PlanReport {
+        PlanReport {
             reachable: true,
             reason: None,
             nearest: None,
@@ -189,7 +189,7 @@ impl Unreachable {
     }
 }
 
-impl Report {
+impl PlanReport {
     /// The report of a target that cannot be reached.
     pub fn unreachable(target: &Target, unreachable: &Unreachable) -> Self {
         Self {

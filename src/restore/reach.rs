@@ -193,14 +193,14 @@ impl<'a> Search<'a> {
                 return Ok::<_, Error>(true);
             }
             let hits = self.hits_in(&resolved);
-            self.see(&resolved);
+            self.note_for_messages(&resolved);
             let minimal = minimal(&resolved).filter(|lsn| *lsn >= start);
             let before = |found: &Found| minimal.is_none_or(|lsn| found.hit.start < lsn);
             found.extend(from(start, &hits, number).filter(before));
             if minimal.is_some() {
                 (self.seen.minimal, is_over) = (minimal, true);
             } else if was_sure {
-                self.keep(part.name(number), number, hits);
+                self.remember_hits(part.name(number), number, hits);
             }
             Ok(!is_over && !self.is_done(found))
         });
@@ -216,7 +216,7 @@ impl<'a> Search<'a> {
     }
 
     /// Keeps what was found in a segment.
-    fn keep(&mut self, name: SegmentName, number: SegmentNo, hits: Vec<Hit>) {
+    fn remember_hits(&mut self, name: SegmentName, number: SegmentNo, hits: Vec<Hit>) {
         self.searched
             .entry(name.timeline)
             .or_default()
@@ -326,7 +326,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn see(&mut self, resolved: &Resolved) {
+    fn note_for_messages(&mut self, resolved: &Resolved) {
         let ends = &resolved.summary.transactions;
         let committed = |end: &&Transaction| end.outcome == Outcome::Committed && end.xid != 0;
         if let Some(end) = ends.iter().rev().find(committed) {
@@ -361,7 +361,7 @@ impl<'a> Search<'a> {
         let part = stretch.since(holding);
         let mut found = None;
         self.archive.walk(&part, |number, resolved| {
-            self.see(&resolved);
+            self.note_for_messages(&resolved);
             let border = resolved.border.map(|(start, _)| start);
             let last = border.max(resolved.summary.last_record);
             found = last.filter(|last| *last >= target).map(|_| Found {

@@ -50,7 +50,7 @@ pub(super) fn refresh(
     }
     for (offset, length, digest) in std::mem::take(&mut from.known) {
         let before = offset - update.at;
-        update.take(&mut from.content.by_ref().take(before), progress)?;
+        update.write_differences(&mut from.content.by_ref().take(before), progress)?;
         if update.has(length, digest)? {
             from.content
                 .skip(u64::from(length))
@@ -58,10 +58,10 @@ pub(super) fn refresh(
             go_on(progress, u64::from(length))?;
         } else {
             let content = &mut from.content.by_ref().take(u64::from(length));
-            update.take(content, progress)?;
+            update.write_differences(content, progress)?;
         }
     }
-    update.take(&mut from.content, progress)?;
+    update.write_differences(&mut from.content, progress)?;
     update.finish()
 }
 
@@ -111,7 +111,7 @@ impl Update {
     }
 
     /// Writes what differs of `content`, which goes on from here.
-    pub(super) fn take(
+    pub(super) fn write_differences(
         &mut self,
         content: &mut dyn Read,
         progress: &Progress,

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use super::chosen_databases::ChosenDatabases;
 use super::existing::{self, Aside, Existing};
 use super::leading_out;
-use super::only::Only;
 use super::outside::Outside;
 use super::places::{Naming, Place, Places, Role};
 use super::plan::Plan;
@@ -37,7 +37,7 @@ pub struct Destination {
     /// What is done with files that are there.
     pub existing: Existing,
     /// The databases that are restored; all without.
-    pub only: Option<Only>,
+    pub only: Option<ChosenDatabases>,
     /// What the restore itself reads, which it must not remove.
     pub needed: Vec<PathBuf>,
     /// Parts and segments that are fetched at a time.

@@ -130,7 +130,7 @@ impl<'a> Unpacker<'a> {
         }
         self.kept_bytes
             .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
-        self.chain.came(path, header, refreshed.sum);
+        self.chain.record_file(path, header, refreshed.sum);
         lock(&self.unsynced).push(path.to_owned());
         Ok(())
     }
@@ -276,7 +276,7 @@ impl Sink for Unpacker<'_> {
             }
             Existing::Update => {
                 let mut update = self.update(path, mode)?;
-                update.take(content, self.progress)?;
+                update.write_differences(content, self.progress)?;
                 let refreshed = update.finish()?;
                 self.kept_bytes
                     .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walhalla_postgres::ControlFile;
-use walhalla_postgres::control::{Damage, PATH};
+use walhalla_postgres::control::{ControlFileDamage, PATH};
 
 use super::Error;
 
@@ -22,14 +22,14 @@ pub fn read_bytes(pgdata: &Path) -> Result<(ControlFile, Vec<u8>), Error> {
     for _ in 0..20 {
         let bytes = content(&path, pgdata)?;
         match ControlFile::parse(&bytes) {
-            Err(Damage::Crc) => std::thread::sleep(Duration::from_millis(10)),
+            Err(ControlFileDamage::Crc) => std::thread::sleep(Duration::from_millis(10)),
             Err(reason) => return Err(Error::Control { path, reason }),
             Ok(control) => return Ok((control, bytes)),
         }
     }
     Err(Error::Control {
         path,
-        reason: Damage::Crc,
+        reason: ControlFileDamage::Crc,
     })
 }
 

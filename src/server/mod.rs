@@ -74,7 +74,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        reason: control::Damage,
+        reason: control::ControlFileDamage,
     },
     /// No data directory could be found.
     #[error("{} is not a PostgreSQL data directory (it has no global/pg_control)", path.display())]

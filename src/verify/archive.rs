@@ -342,7 +342,7 @@ impl<'a> Archive<'a> {
             "{range}{trace}: replay along timeline {} ends at {} for {}",
             history.timeline.number(),
             first.start(size),
-            told(&ids)
+            backups_in_words(&ids)
         );
         findings.problem(self.repository.url(&object.key), what);
     }
@@ -553,7 +553,7 @@ fn read_all(
     outcome
 }
 
-fn told(ids: &[String]) -> String {
+fn backups_in_words(ids: &[String]) -> String {
     match ids {
         [] => "no backup".to_owned(),
         [id] => format!("backup {id}"),

@@ -108,7 +108,7 @@ pub struct Options {
 
 /// What a verification found, for `--json` too.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct VerifyReport {
     /// Whether nothing is wrong, as far as could be seen.
     pub ok: bool,
     /// Whether the work came to its end.
@@ -143,7 +143,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Verified {
     /// The findings.
-    pub report: Report,
+    pub report: VerifyReport,
     /// What kept the work from its end, if anything.
     pub outcome: Result<(), Error>,
 }
@@ -256,7 +256,7 @@ impl Findings {
         let problems = self.problems.into_inner();
         let problems = problems.unwrap_or_else(std::sync::PoisonError::into_inner);
         let notes = self.notes.into_inner();
-        let report = Report {
+        let report = VerifyReport {
             ok: problems.is_empty() && outcome.is_ok(),
             complete: outcome.is_ok(),
             problems,

@@ -30,7 +30,7 @@ const SUMMARY_DEADLINE: Duration = Duration::from_secs(3);
 const DIGEST_PURPOSE: &str = "walhalla 2026-11-28 digests of WAL files in age headers";
 
 /// A segment's summary, or the record for whose sake there is none.
-type Summarized = Result<Summary, (Lsn, record::Damage)>;
+type Summarized = Result<Summary, (Lsn, record::RecordNotUnderstood)>;
 
 /// What a push did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl Archiver<'_> {
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
         if self.is_archived(path, file, None)? {
-            self.make_up_for(path, file);
+            self.store_missing_summary(path, file);
             return Ok(Pushed::AlreadyThere);
         }
         let pipeline = match file {
@@ -127,7 +127,7 @@ impl Archiver<'_> {
                 if error.kind == ErrorKind::AlreadyExists =>
             {
                 let pushed = self.same_content(path, file, &object)?;
-                self.make_up_for(path, file);
+                self.store_missing_summary(path, file);
                 Ok(pushed)
             }
             Err(error) => Err(error),
@@ -298,7 +298,7 @@ impl Archiver<'_> {
 
     /// Stores the summary of a segment that was archived before, unless there is one: the push may have ended between the
     /// two.
-    fn make_up_for(&self, path: &Path, file: WalFileName) {
+    fn store_missing_summary(&self, path: &Path, file: WalFileName) {
         let WalFileName::Segment(segment) = file else {
             return;
         };
@@ -313,7 +313,7 @@ impl Archiver<'_> {
             && let Ok(Some(read)) = read()
             && let Some(summary) = summary_of(read)
         {
-            self.keep(&summary, file);
+            self.store_summary(&summary, file);
         }
     }
 
@@ -387,7 +387,7 @@ impl Archiver<'_> {
         let reason = match upload.outcome.recv_timeout(SUMMARY_DEADLINE) {
             Ok(Ok(true)) => return,
             // There is one, which may be another segment's of that name.
-            Ok(Ok(false)) => return self.keep(&upload.summary, file),
+            Ok(Ok(false)) => return self.store_summary(&upload.summary, file),
             Ok(Err(reason)) => reason,
             Err(_) => format!(
                 "storing it takes longer than {} s",
@@ -398,7 +398,7 @@ impl Archiver<'_> {
     }
 
     /// Stores the summary of a segment that is archived; whatever hinders it, the segment stays archived.
-    fn keep(&self, summary: &Summarized, file: WalFileName) {
+    fn store_summary(&self, summary: &Summarized, file: WalFileName) {
         let pipeline = self.pipeline.within(SUMMARY_DEADLINE).for_derived();
         let reason = match summary {
             Err((lsn, damage)) => not_understood(*lsn, *damage),
@@ -542,7 +542,7 @@ impl Archiver<'_> {
     }
 }
 
-fn not_understood(lsn: Lsn, damage: record::Damage) -> String {
+fn not_understood(lsn: Lsn, damage: record::RecordNotUnderstood) -> String {
     format!("the record at {lsn} cannot be understood: {damage}")
 }
 

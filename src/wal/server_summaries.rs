@@ -12,7 +12,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use walhalla_postgres::block_table::{self, Damage};
+use walhalla_postgres::block_table::{self, BlockTableDamage};
 use walhalla_postgres::summary::Changes;
 use walhalla_postgres::{History, Lsn, TimelineId, Version};
 
@@ -52,7 +52,7 @@ pub enum Gap {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        damage: Damage,
+        damage: BlockTableDamage,
     },
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walhalla::wal::server_summaries::{Gap, Known, changes};
-use walhalla_postgres::block_table::Damage;
+use walhalla_postgres::block_table::BlockTableDamage;
 use walhalla_postgres::summary::Changes;
 use walhalla_postgres::{History, Lsn, TimelineId, Version};
 
@@ -202,7 +202,7 @@ fn tells_of_what_is_missing(server: &Summarizing, root: &History, last: Lsn) {
     std::fs::write(file, spoiled).unwrap();
     assert!(matches!(gap(server.first, last), Gap::Damaged { path, .. } if path == *file));
     std::fs::write(file, &bytes[..bytes.len() - 1]).unwrap();
-    let damage = Damage::Short;
+    let damage = BlockTableDamage::Short;
     assert!(
         matches!(gap(server.first, last), Gap::Damaged { damage: found, .. } if found == damage)
     );

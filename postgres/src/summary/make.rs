@@ -8,7 +8,7 @@ use super::changes::Collector;
 use super::{Digest, FORMAT, Note, Summary, Transaction};
 use crate::wal::event::{Event, event};
 use crate::wal::reader::Record;
-use crate::wal::record::Damage;
+use crate::wal::record::RecordNotUnderstood;
 use crate::wal::segment_reader::ReadSegment;
 use crate::{Lsn, SegmentName, Version};
 
@@ -30,7 +30,7 @@ pub struct Summarizer {
     writing: (u32, u64),
     pg_class_deletes: BTreeMap<u32, u32>,
     changes: Collector,
-    damage: Option<(Lsn, Damage)>,
+    damage: Option<(Lsn, RecordNotUnderstood)>,
 }
 
 impl Summarizer {
@@ -65,7 +65,7 @@ impl Summarizer {
     ///
     /// # Errors
     /// A record whose CRC is right and whose content is not understood, and where it begins.
-    pub fn finish(mut self, read: &ReadSegment) -> Result<Summary, (Lsn, Damage)> {
+    pub fn finish(mut self, read: &ReadSegment) -> Result<Summary, (Lsn, RecordNotUnderstood)> {
         if let Some(damage) = self.damage {
             return Err(damage);
         }
@@ -99,7 +99,7 @@ impl Summarizer {
         })
     }
 
-    fn take(&mut self, record: &Record, version: Version) -> Result<(), Damage> {
+    fn take(&mut self, record: &Record, version: Version) -> Result<(), RecordNotUnderstood> {
         let xid = record.header.xid;
         let changes = &mut self.changes;
         let mut is_pg_class = false;
@@ -158,7 +158,7 @@ impl Summary {
     ///
     /// # Errors
     /// [`Damage`]: it is not understood.
-    pub fn prepend(&mut self, record: &Record) -> Result<(), Damage> {
+    pub fn prepend(&mut self, record: &Record) -> Result<(), RecordNotUnderstood> {
         let mut early = Summarizer::new(self.segment);
         early.take(record, self.postgres_version)?;
         early.count();

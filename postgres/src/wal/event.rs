@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::reader::Record;
 use super::record::{
-    Damage, Fork, RM_DBASE, RM_SMGR, RM_TABLESPACE, RM_XACT, RM_XLOG, RelationFiles, Rest,
+    Fork, RM_DBASE, RM_SMGR, RM_TABLESPACE, RM_XACT, RM_XLOG, RecordNotUnderstood, RelationFiles,
+    Rest,
 };
 pub use super::text::ServerText;
 use crate::{Limits, Lsn, Version};
@@ -177,7 +178,7 @@ const NAME_BYTES: usize = 64;
 ///
 /// # Errors
 /// [`Damage`]: its data is not what its kind has.
-pub fn event(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+pub fn event(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let read = match record.header.resource_manager {
         RM_XLOG => xlog,
         RM_XACT => transaction,
@@ -190,7 +191,7 @@ pub fn event(record: &Record, version: Version) -> Result<Option<Event>, Damage>
 }
 
 /// pg_control.h, `XLOG_*`.
-fn xlog(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+fn xlog(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let data = || Ok(Rest(record.main_data(version)?));
     Ok(Some(match record.header.operation() {
         0x00 => Event::Checkpoint(checkpoint(data()?, true, version)?),
@@ -223,7 +224,11 @@ fn xlog(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
     }))
 }
 
-fn checkpoint(mut data: Rest, is_shutdown: bool, version: Version) -> Result<Checkpoint, Damage> {
+fn checkpoint(
+    mut data: Rest,
+    is_shutdown: bool,
+    version: Version,
+) -> Result<Checkpoint, RecordNotUnderstood> {
     let redo = lsn(&mut data)?;
     let (timeline, previous) = (data.u32()?, data.u32()?);
     // fullPageWrites, padding or wal_level; from 12 on nextXid has its epoch behind it, before 12 in front of it.
@@ -234,7 +239,7 @@ fn checkpoint(mut data: Rest, is_shutdown: bool, version: Version) -> Result<Che
     Ok(Checkpoint {
         redo,
         timelines: TimelineSwitch {
-            time: Timestamp::from_second(seconds).map_err(|_| Damage::Time)?,
+            time: Timestamp::from_second(seconds).map_err(|_| RecordNotUnderstood::Time)?,
             timeline,
             previous,
         },
@@ -244,7 +249,7 @@ fn checkpoint(mut data: Rest, is_shutdown: bool, version: Version) -> Result<Che
 }
 
 /// `xl_restore_point`
-fn restore_point(mut data: Rest) -> Result<Event, Damage> {
+fn restore_point(mut data: Rest) -> Result<Event, RecordNotUnderstood> {
     let time = time(data.i64()?)?;
     let name = data.bytes(NAME_BYTES)?.split(|byte| *byte == 0).next();
     Ok(Event::RestorePoint {
@@ -254,7 +259,7 @@ fn restore_point(mut data: Rest) -> Result<Event, Damage> {
 }
 
 /// xact.h, `XLOG_XACT_*`; the parts of a commit in their order: xactdesc.c, `ParseCommitRecord` and `ParseAbortRecord`.
-fn transaction(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+fn transaction(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     const OPERATION: u8 = 0x70;
     const HAS_INFO: u8 = 0x80;
     let (outcome, is_prepared) = match record.header.info & OPERATION {
@@ -281,13 +286,17 @@ fn transaction(record: &Record, version: Version) -> Result<Option<Event>, Damag
         parts(&mut end, &mut data, version)?;
     }
     if is_prepared != end.prepared.is_some() {
-        return Err(Damage::Lengths);
+        return Err(RecordNotUnderstood::Lengths);
     }
     Ok(Some(Event::TransactionEnd(end)))
 }
 
 /// What `xl_xact_xinfo` announces, in its order.
-fn parts(end: &mut TransactionEnd, data: &mut Rest, version: Version) -> Result<(), Damage> {
+fn parts(
+    end: &mut TransactionEnd,
+    data: &mut Rest,
+    version: Version,
+) -> Result<(), RecordNotUnderstood> {
     let flags = data.u32()?;
     let has = |bit: u32| flags & 1 << bit != 0;
     if has(0) {
@@ -314,7 +323,7 @@ fn parts(end: &mut TransactionEnd, data: &mut Rest, version: Version) -> Result<
     }
     if has(7) {
         let length = data.0.iter().position(|byte| *byte == 0);
-        let name = data.bytes(length.ok_or(Damage::Short)?)?;
+        let name = data.bytes(length.ok_or(RecordNotUnderstood::Short)?)?;
         data.byte()?;
         end.prepared = Some(Some(String::from_utf8_lossy(name).into_owned()));
     }
@@ -328,15 +337,21 @@ fn parts(end: &mut TransactionEnd, data: &mut Rest, version: Version) -> Result<
 fn list<'a, T>(
     data: &mut Rest<'a>,
     item_bytes: usize,
-    mut item: impl FnMut(&mut Rest<'a>) -> Result<T, Damage>,
-) -> Result<Vec<T>, Damage> {
+    mut item: impl FnMut(&mut Rest<'a>) -> Result<T, RecordNotUnderstood>,
+) -> Result<Vec<T>, RecordNotUnderstood> {
     let items = usize::try_from(data.u32()?).unwrap_or(usize::MAX);
-    let mut list = Rest(data.bytes(items.checked_mul(item_bytes).ok_or(Damage::Short)?)?);
+    let mut list = Rest(
+        data.bytes(
+            items
+                .checked_mul(item_bytes)
+                .ok_or(RecordNotUnderstood::Short)?,
+        )?,
+    );
     (0..items).map(|_| item(&mut list)).collect()
 }
 
 /// `xl_xact_prepare` (before 13 `TwoPhaseFileHeader`).
-fn prepared(record: &Record, version: Version) -> Result<Event, Damage> {
+fn prepared(record: &Record, version: Version) -> Result<Event, RecordNotUnderstood> {
     let mut data = Rest(record.main_data(version)?);
     let _magic_and_length = data.take::<8>()?;
     let xid = data.u32()?;
@@ -348,12 +363,12 @@ fn prepared(record: &Record, version: Version) -> Result<Event, Damage> {
 }
 
 /// storage_xlog.h
-fn storage(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+fn storage(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let mut data = Rest(record.main_data(version)?);
     Ok(Some(match record.header.operation() {
         0x10 => Event::RelationCreated {
             relation: relation(&mut data)?,
-            fork: Fork::of_number(data.u32()?).ok_or(Damage::Lengths)?,
+            fork: Fork::of_number(data.u32()?).ok_or(RecordNotUnderstood::Lengths)?,
         },
         0x20 => {
             let blocks = data.u32()?;
@@ -372,7 +387,7 @@ fn storage(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
 }
 
 /// dbcommands_xlog.h
-fn database(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+fn database(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let mut data = Rest(record.main_data(version)?);
     let operation = record.header.operation();
     if operation == version.database_drop() {
@@ -404,14 +419,14 @@ fn database(record: &Record, version: Version) -> Result<Option<Event>, Damage> 
 }
 
 /// tablespace.h, `xl_tblspc_create_rec` and `xl_tblspc_drop_rec`
-fn tablespace(record: &Record, version: Version) -> Result<Option<Event>, Damage> {
+fn tablespace(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let mut data = Rest(record.main_data(version)?);
     let operation = record.header.operation();
     Ok(match operation {
         0x00 => {
             let tablespace = data.u32()?;
             let end = data.0.iter().position(|byte| *byte == 0);
-            let location = data.bytes(end.ok_or(Damage::Short)?)?;
+            let location = data.bytes(end.ok_or(RecordNotUnderstood::Short)?)?;
             Some(Event::TablespaceCreated {
                 tablespace,
                 location: ServerText::new(location),
@@ -424,7 +439,7 @@ fn tablespace(record: &Record, version: Version) -> Result<Option<Event>, Damage
     })
 }
 
-fn relation(data: &mut Rest) -> Result<RelationFiles, Damage> {
+fn relation(data: &mut Rest) -> Result<RelationFiles, RecordNotUnderstood> {
     Ok(RelationFiles {
         tablespace: data.u32()?,
         database: data.u32()?,
@@ -432,14 +447,14 @@ fn relation(data: &mut Rest) -> Result<RelationFiles, Damage> {
     })
 }
 
-fn lsn(data: &mut Rest) -> Result<Lsn, Damage> {
+fn lsn(data: &mut Rest) -> Result<Lsn, RecordNotUnderstood> {
     data.take().map(u64::from_le_bytes).map(Lsn)
 }
 
 /// `TimestampTz`: microseconds since 2000.
-fn time(since_2000: i64) -> Result<Timestamp, Damage> {
+fn time(since_2000: i64) -> Result<Timestamp, RecordNotUnderstood> {
     let since_1970 = since_2000.checked_add(EPOCH_MICROSECONDS);
     since_1970
         .and_then(|microseconds| Timestamp::from_microsecond(microseconds).ok())
-        .ok_or(Damage::Time)
+        .ok_or(RecordNotUnderstood::Time)
 }

@@ -118,7 +118,7 @@ pub enum Mismatch {
     },
     /// A damaged record.
     #[error("{0}")]
-    Record(reader::Damage),
+    Record(reader::BrokenRecord),
     /// A history or backup history file that does not read as one.
     #[error("it does not read as one")]
     Text,

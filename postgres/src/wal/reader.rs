@@ -64,7 +64,7 @@ pub struct RecordHeader {
 
 /// Damage in the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum BrokenRecord {
     /// A record's CRC is wrong.
     #[error("the record at {0} has a wrong CRC")]
     Crc(Lsn),
@@ -234,7 +234,7 @@ impl RecordReader {
         address: Lsn,
         page: &[u8],
         show: &mut impl FnMut(&Record),
-    ) -> Result<(), Damage> {
+    ) -> Result<(), BrokenRecord> {
         let begins_segment = address.0.is_multiple_of(self.segment_size.bytes());
         if begins_segment {
             self.cut = None;
@@ -254,7 +254,7 @@ impl RecordReader {
             return self.after_end(address, page);
         };
         if header.address != address {
-            return Err(Damage::Continuation(address));
+            return Err(BrokenRecord::Continuation(address));
         }
         self.begin_page(address, &header)?;
         let mut cursor = Cursor {
@@ -274,7 +274,7 @@ impl RecordReader {
     }
 
     /// A page after the WAL's end in a segment: of zeros, with or without a page header.
-    fn after_end(&self, address: Lsn, page: &[u8]) -> Result<(), Damage> {
+    fn after_end(&self, address: Lsn, page: &[u8]) -> Result<(), BrokenRecord> {
         let is_bare = PageHeader::read(page).is_some_and(|header| header.magic != 0);
         let rest = page.get(if is_bare { SHORT_HEADER_BYTES } else { 0 }..);
         let clean = matches!(self.state, State::SegmentOver)
@@ -282,13 +282,13 @@ impl RecordReader {
         if clean {
             Ok(())
         } else {
-            Err(Damage::AfterEnd(address))
+            Err(BrokenRecord::AfterEnd(address))
         }
     }
 
     /// Checks that a page goes on with what is being read, or begins reading with it.
-    fn begin_page(&mut self, address: Lsn, header: &PageHeader) -> Result<(), Damage> {
-        let damage = Damage::Continuation(address);
+    fn begin_page(&mut self, address: Lsn, header: &PageHeader) -> Result<(), BrokenRecord> {
+        let damage = BrokenRecord::Continuation(address);
         // XLogReaderValidatePageHeader does not compare the two, XLogDecodeNextRecord and XLogFindNextRecord rely on both.
         let continues = header.info & FIRST_IS_CONTRECORD != 0;
         if continues != (header.remaining != 0) {
@@ -332,7 +332,7 @@ impl RecordReader {
         let before = usize::try_from(head.size_bytes).unwrap_or(usize::MAX);
         let beyond_header = taken.get(HEADER_BYTES.saturating_sub(before)..);
         head.crc = crc32c::crc32c_append(head.crc, beyond_header.unwrap_or_default());
-        keep(&mut head.bytes, taken, KEPT_HEAD_BYTES);
+        append_up_to(&mut head.bytes, taken, KEPT_HEAD_BYTES);
         head.size_bytes += u32::try_from(taken.len()).unwrap_or(u32::MAX);
         if head.size_bytes == head.left_bytes {
             head.end = Some(cursor.lsn());
@@ -342,7 +342,11 @@ impl RecordReader {
     }
 
     /// The first bytes of a record; `xl_tot_len` never crosses a page, as records begin at multiples of 8.
-    fn begin(&mut self, cursor: &mut Cursor, show: &mut impl FnMut(&Record)) -> Result<(), Damage> {
+    fn begin(
+        &mut self,
+        cursor: &mut Cursor,
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), BrokenRecord> {
         cursor.at = (cursor.at + 7) & !7;
         let start = cursor.lsn();
         let rest = cursor.page.get(cursor.at..).unwrap_or_default();
@@ -363,12 +367,12 @@ impl RecordReader {
             return if clean {
                 Ok(())
             } else {
-                Err(Damage::AfterEnd(start))
+                Err(BrokenRecord::AfterEnd(start))
             };
         }
         let left = usize::try_from(length).unwrap_or(usize::MAX);
         if left < HEADER_BYTES || length > MAX_RECORD_BYTES {
-            return Err(Damage::Length(start));
+            return Err(BrokenRecord::Length(start));
         }
         let whole = rest
             .get(..left)
@@ -397,7 +401,11 @@ impl RecordReader {
     }
 
     /// What a page holds of a record that runs over a page border.
-    fn go_on(&mut self, cursor: &mut Cursor, show: &mut impl FnMut(&Record)) -> Result<(), Damage> {
+    fn go_on(
+        &mut self,
+        cursor: &mut Cursor,
+        show: &mut impl FnMut(&Record),
+    ) -> Result<(), BrokenRecord> {
         let State::Within(begun) = &mut self.state else {
             return Ok(());
         };
@@ -438,10 +446,10 @@ impl RecordReader {
         content_crc: u32,
         content: &[u8],
         show: &mut impl FnMut(&Record),
-    ) -> Result<(), Damage> {
+    ) -> Result<(), BrokenRecord> {
         let header = RecordHeader::checked(start, header, content_crc)?;
         if self.last.is_some_and(|last| last != header.previous) {
-            return Err(Damage::Previous(start));
+            return Err(BrokenRecord::Previous(start));
         }
         self.last = Some(start);
         self.valid_until = aligned(end);
@@ -465,7 +473,7 @@ fn aligned(end: Lsn) -> Lsn {
 }
 
 /// Appends as much of `bytes` as fits into `limit`.
-fn keep(kept: &mut Vec<u8>, bytes: &[u8], limit: usize) {
+fn append_up_to(kept: &mut Vec<u8>, bytes: &[u8], limit: usize) {
     let count = bytes.len().min(limit.saturating_sub(kept.len()));
     kept.extend_from_slice(bytes.get(..count).unwrap_or_default());
 }
@@ -503,7 +511,7 @@ impl Begun {
         self.content_bytes += content.len();
         self.crc = crc32c::crc32c_append(self.crc, content);
         let limit = RecordHeader::read(&self.header).kept_bytes();
-        keep(&mut self.content, content, limit);
+        append_up_to(&mut self.content, content, limit);
     }
 }
 
@@ -546,18 +554,18 @@ impl RecordHeader {
     /// The header of the record at `start` whose content has the CRC `content_crc`.
     ///
     /// # Errors
-    /// [`Damage::Crc`].
+    /// [`BrokenRecord::Crc`].
     pub fn checked(
         start: Lsn,
         bytes: &[u8; HEADER_BYTES],
         content_crc: u32,
-    ) -> Result<Self, Damage> {
+    ) -> Result<Self, BrokenRecord> {
         let header = Self::read(bytes);
         let [covered @ .., _, _, _, _] = bytes;
         if crc32c::crc32c_append(content_crc, covered) == header.crc {
             Ok(header)
         } else {
-            Err(Damage::Crc(start))
+            Err(BrokenRecord::Crc(start))
         }
     }
 

@@ -74,7 +74,7 @@ pub struct Headers {
 
 /// Why headers cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damage {
+pub enum RecordNotUnderstood {
     /// They end before they are whole.
     #[error("its headers are cut")]
     Short,
@@ -133,20 +133,24 @@ impl<'a> Record<'a> {
         &self,
         version: Version,
         show: impl FnMut(BlockReference),
-    ) -> Result<Headers, Damage> {
+    ) -> Result<Headers, RecordNotUnderstood> {
         Headers::read(self.content, self.header.content_bytes(), version, show)
     }
 
     /// The data that is no block's.
     ///
     /// # Errors
-    /// The [`Damage`]; [`Damage::Short`] when the record was too long to be kept.
-    pub fn main_data(&self, version: Version) -> Result<&'a [u8], Damage> {
+    /// The [`Damage`]; [`RecordNotUnderstood::Short`] when the record was too long to be kept.
+    pub fn main_data(&self, version: Version) -> Result<&'a [u8], RecordNotUnderstood> {
         let headers = self.headers(version, |_| {})?;
         let wanted = usize::try_from(headers.main_data_bytes).unwrap_or(usize::MAX);
         let all = usize::try_from(self.header.content_bytes()).unwrap_or(usize::MAX);
-        let begin = all.checked_sub(wanted).ok_or(Damage::Lengths)?;
-        self.content.get(begin..all).ok_or(Damage::Short)
+        let begin = all
+            .checked_sub(wanted)
+            .ok_or(RecordNotUnderstood::Lengths)?;
+        self.content
+            .get(begin..all)
+            .ok_or(RecordNotUnderstood::Short)
     }
 }
 
@@ -161,7 +165,7 @@ impl Headers {
         content_bytes: u32,
         version: Version,
         mut show: impl FnMut(BlockReference),
-    ) -> Result<Self, Damage> {
+    ) -> Result<Self, RecordNotUnderstood> {
         let mut headers = Self::default();
         let mut rest = Rest(content);
         let mut last: Option<BlockReference> = None;
@@ -169,7 +173,7 @@ impl Headers {
         let mut announced = 0_u64;
         let left = |rest: &Rest| u64::from(content_bytes) - (content.len() - rest.0.len()) as u64;
         if (content.len() as u64) > u64::from(content_bytes) {
-            return Err(Damage::Lengths);
+            return Err(RecordNotUnderstood::Lengths);
         }
         while left(&rest) > announced {
             match rest.byte()? {
@@ -192,14 +196,14 @@ impl Headers {
                     show(block);
                     last = Some(block);
                 }
-                id => return Err(Damage::UnknownId(id)),
+                id => return Err(RecordNotUnderstood::UnknownId(id)),
             }
         }
         headers.size_bytes = content.len() - rest.0.len();
         if left(&rest) == announced {
             Ok(headers)
         } else {
-            Err(Damage::Lengths)
+            Err(RecordNotUnderstood::Lengths)
         }
     }
 }
@@ -210,12 +214,13 @@ fn block(
     last: Option<&BlockReference>,
     rest: &mut Rest,
     version: Version,
-) -> Result<BlockReference, Damage> {
+) -> Result<BlockReference, RecordNotUnderstood> {
     if last.is_some_and(|last| last.id >= id) {
-        return Err(Damage::OutOfOrder(id));
+        return Err(RecordNotUnderstood::OutOfOrder(id));
     }
     let flags = rest.byte()?;
-    let fork = Fork::of_number(u32::from(flags & FORK_MASK)).ok_or(Damage::Fork(id))?;
+    let fork =
+        Fork::of_number(u32::from(flags & FORK_MASK)).ok_or(RecordNotUnderstood::Fork(id))?;
     let data_bytes = rest.u16()?;
     let image_bytes = (flags & HAS_IMAGE != 0)
         .then(|| image(rest, version))
@@ -227,7 +232,7 @@ fn block(
             number: rest.u32()?,
         }
     } else {
-        last.ok_or(Damage::NoRelation(id))?.relation
+        last.ok_or(RecordNotUnderstood::NoRelation(id))?.relation
     };
     Ok(BlockReference {
         id,
@@ -241,7 +246,7 @@ fn block(
 }
 
 /// `XLogRecordBlockImageHeader`: the length of the image as it is stored.
-fn image(rest: &mut Rest, version: Version) -> Result<u16, Damage> {
+fn image(rest: &mut Rest, version: Version) -> Result<u16, RecordNotUnderstood> {
     let length = rest.u16()?;
     let _hole_offset = rest.u16()?;
     let flags = rest.byte()?;
@@ -256,31 +261,37 @@ fn image(rest: &mut Rest, version: Version) -> Result<u16, Damage> {
 pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
 impl<'a> Rest<'a> {
-    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], Damage> {
-        let (taken, rest) = self.0.split_first_chunk().ok_or(Damage::Short)?;
+    pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordNotUnderstood> {
+        let (taken, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(RecordNotUnderstood::Short)?;
         self.0 = rest;
         Ok(*taken)
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Damage> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or(Damage::Short)?;
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecordNotUnderstood> {
+        let (taken, rest) = self
+            .0
+            .split_at_checked(count)
+            .ok_or(RecordNotUnderstood::Short)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    pub(super) fn byte(&mut self) -> Result<u8, Damage> {
+    pub(super) fn byte(&mut self) -> Result<u8, RecordNotUnderstood> {
         self.take::<1>().map(|[byte]| byte)
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, Damage> {
+    pub(super) fn u16(&mut self) -> Result<u16, RecordNotUnderstood> {
         self.take().map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Damage> {
+    pub(super) fn u32(&mut self) -> Result<u32, RecordNotUnderstood> {
         self.take().map(u32::from_le_bytes)
     }
 
-    pub(super) fn i64(&mut self) -> Result<i64, Damage> {
+    pub(super) fn i64(&mut self) -> Result<i64, RecordNotUnderstood> {
         self.take().map(i64::from_le_bytes)
     }
 }
@@ -317,7 +328,10 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8], version: Version) -> Result<(Headers, Vec<BlockReference>), Damage> {
+    fn read(
+        bytes: &[u8],
+        version: Version,
+    ) -> Result<(Headers, Vec<BlockReference>), RecordNotUnderstood> {
         let mut blocks = Vec::new();
         let content_bytes = u32::try_from(bytes.len()).unwrap();
         let headers = Headers::read(bytes, content_bytes, version, |block| blocks.push(block))?;
@@ -347,14 +361,17 @@ mod tests {
         let content_bytes = u32::try_from(bytes.len()).unwrap();
         for length in 0..whole.size_bytes {
             let cut = Headers::read(&bytes[..length], content_bytes, version("17"), |_| {});
-            assert_eq!(cut, Err(Damage::Short), "{length}");
+            assert_eq!(cut, Err(RecordNotUnderstood::Short), "{length}");
         }
         assert_eq!(
             read(&bytes[..bytes.len() - 1], version("17")),
-            Err(Damage::Lengths)
+            Err(RecordNotUnderstood::Lengths)
         );
         let mut disordered = bytes.clone();
         disordered[27] = 0;
-        assert_eq!(read(&disordered, version("17")), Err(Damage::OutOfOrder(0)));
+        assert_eq!(
+            read(&disordered, version("17")),
+            Err(RecordNotUnderstood::OutOfOrder(0))
+        );
     }
 }

@@ -82,7 +82,7 @@ impl State {
         !self.blocks.contains_key(&place) && !self.on_their_way.contains(&place)
     }
 
-    fn keep(&mut self, place: Place, block: Bytes) {
+    fn insert(&mut self, place: Place, block: Bytes) {
         self.uses += 1;
         self.blocks.insert(place, (block, self.uses));
         if self.blocks.len() > CACHED_FRAMES {
@@ -99,10 +99,10 @@ impl State {
 
 impl Loading<'_> {
     /// Keeps what was fetched, from the first frame on.
-    pub(super) fn keep(&self, blocks: &[Bytes]) {
+    pub(super) fn cache_blocks(&self, blocks: &[Bytes]) {
         let mut state = lock(&self.cache.state);
         for (frame, block) in self.frames.clone().zip(blocks) {
-            state.keep((self.part, frame), block.clone());
+            state.insert((self.part, frame), block.clone());
         }
     }
 }

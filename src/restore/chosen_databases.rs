@@ -19,11 +19,11 @@ const ALWAYS: [&str; 3] = ["template0", "template1", "postgres"];
 
 /// The databases that are restored.
 #[derive(Clone, Debug)]
-pub struct Only {
+pub struct ChosenDatabases {
     databases: HashSet<u32>,
 }
 
-impl Only {
+impl ChosenDatabases {
     /// The databases called `wanted`, as `backup` knows them, and those that every cluster has.
     ///
     /// # Errors
