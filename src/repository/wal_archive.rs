@@ -264,6 +264,17 @@ impl Repository {
             .collect())
     }
 
+    /// Whether a segment has a summary, in whatever form.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has_summary(&self, segment: SegmentName) -> Result<bool, StoreError> {
+        let objects = Packing::all().map(|packing| self.layout.summary(segment, packing));
+        let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
+        let prefix = self.layout.summary(segment, Packing::NONE).key;
+        Ok(!self.session.present(prefix.as_str(), &keys)?.is_empty())
+    }
+
     /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store
     /// is away.
     ///

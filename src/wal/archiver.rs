@@ -302,12 +302,7 @@ impl Archiver<'_> {
         let WalFileName::Segment(segment) = file else {
             return;
         };
-        let is_there = || {
-            let listed = self
-                .hasty()
-                .list_summaries(segment.timeline, Some(segment), &[]);
-            listed.is_ok_and(|listed| listed.contains_key(&segment))
-        };
+        let is_there = || self.hasty().has_summary(segment).unwrap_or(false);
         let read = || Source::open(path, file, self)?.read_to_end();
         if !is_there()
             && let Ok(Some(read)) = read()
