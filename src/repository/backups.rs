@@ -1,6 +1,7 @@
 //! Backups in the store. A backup exists once its `backup.json` does.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -166,11 +167,10 @@ impl Repository {
         let parsed = self.backup_id(id)?;
         match catalog.get(&parsed) {
             Some(backup) => Ok(backup),
-            // The catalog keeps the reason; reading once more gives one to hand on.
-            None => Err(self
-                .backup_if_there(&parsed)
-                .err()
-                .unwrap_or_else(|| self.no_such_backup(id))),
+            None => Err(match catalog.damage_of(&parsed) {
+                Some(damage) => Error::Entry(Arc::clone(damage)),
+                None => self.no_such_backup(id),
+            }),
         }
     }
 

@@ -66,6 +66,9 @@ pub enum Error {
         /// Where it was looked for.
         store: String,
     },
+    /// A backup whose entry cannot be read, as the catalog found.
+    #[error(transparent)]
+    Entry(Arc<Error>),
     /// A backup that cannot be restored, because of another one that it stands on.
     #[error("{error}")]
     BrokenChain {
@@ -118,6 +121,7 @@ impl Error {
     pub fn object(&self) -> Option<&str> {
         match self {
             Self::Object(error) => Some(error.object()),
+            Self::Entry(error) => error.object(),
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }
@@ -139,6 +143,7 @@ impl Failure for Error {
     fn class(&self) -> Class {
         match self {
             Self::Object(error) => error.class(),
+            Self::Entry(error) => error.class(),
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }
@@ -152,6 +157,7 @@ impl Failure for Error {
     fn hint(&self) -> Option<Advice> {
         let text = match self {
             Self::Object(error) => return error.hint(),
+            Self::Entry(error) => return error.hint(),
             Self::SeveralClusters { .. } => "choose one with --system-identifier",
             Self::NoCluster { .. } => {
                 "archive WAL and take a backup first, or correct `store`: `walhalla config` shows it"
