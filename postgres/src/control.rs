@@ -90,7 +90,7 @@ impl ControlFile {
     /// Parses the file's bytes.
     ///
     /// # Errors
-    /// The [`Damage`].
+    /// The [`ControlFileDamage`].
     pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileDamage> {
         let u32_at = |offset| u32_at(bytes, offset).ok_or(ControlFileDamage::Short);
         let u64_at = |offset| Ok(u64::from(u32_at(offset)?) | u64::from(u32_at(offset + 4)?) << 32);

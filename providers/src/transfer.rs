@@ -50,7 +50,7 @@ pub struct Options {
     pub retry: RetryPolicy,
     /// Most puts and parts on their way at one time, over all uses of one [`Store`]; at least 1.
     pub upload_concurrency: usize,
-    /// Most bodies of each [`BodyUse`] being read at one time, over all uses of one [`Store`]; at least 1.
+    /// Most whole bodies, and most pieces of bodies, being read at one time, over all uses of one [`Store`]; at least 1.
     pub download_concurrency: usize,
 }
 

@@ -11,6 +11,8 @@ pub mod fetcher;
 pub mod segment;
 pub mod server_summaries;
 pub mod stored_summary;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 

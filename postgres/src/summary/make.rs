@@ -157,7 +157,7 @@ impl Summary {
     /// Takes in a record that ended in the segment and began before it.
     ///
     /// # Errors
-    /// [`Damage`]: it is not understood.
+    /// [`RecordNotUnderstood`]: it is not understood.
     pub fn prepend(&mut self, record: &Record) -> Result<(), RecordNotUnderstood> {
         let mut early = Summarizer::new(self.segment);
         early.take(record, self.postgres_version)?;

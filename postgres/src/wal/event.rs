@@ -177,7 +177,7 @@ const NAME_BYTES: usize = 64;
 /// What `record` means, if anything.
 ///
 /// # Errors
-/// [`Damage`]: its data is not what its kind has.
+/// [`RecordNotUnderstood`]: its data is not what its kind has.
 pub fn event(record: &Record, version: Version) -> Result<Option<Event>, RecordNotUnderstood> {
     let read = match record.header.resource_manager {
         RM_XLOG => xlog,

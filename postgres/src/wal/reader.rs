@@ -228,7 +228,7 @@ impl RecordReader {
     /// end in it.
     ///
     /// # Errors
-    /// The [`Damage`]; nothing further can be read then.
+    /// The [`BrokenRecord`]; nothing further can be read then.
     pub fn page(
         &mut self,
         address: Lsn,

@@ -128,7 +128,7 @@ impl<'a> Record<'a> {
     /// Reads its headers and shows the blocks that it changes, by ascending number.
     ///
     /// # Errors
-    /// The [`Damage`].
+    /// The [`RecordNotUnderstood`].
     pub fn headers(
         &self,
         version: Version,
@@ -140,7 +140,7 @@ impl<'a> Record<'a> {
     /// The data that is no block's.
     ///
     /// # Errors
-    /// The [`Damage`]; [`RecordNotUnderstood::Short`] when the record was too long to be kept.
+    /// The [`RecordNotUnderstood`]; [`RecordNotUnderstood::Short`] when the record was too long to be kept.
     pub fn main_data(&self, version: Version) -> Result<&'a [u8], RecordNotUnderstood> {
         let headers = self.headers(version, |_| {})?;
         let wanted = usize::try_from(headers.main_data_bytes).unwrap_or(usize::MAX);
@@ -159,7 +159,7 @@ impl Headers {
     /// more (xlogreader.c, `DecodeXLogRecord`).
     ///
     /// # Errors
-    /// The [`Damage`].
+    /// The [`RecordNotUnderstood`].
     pub fn read(
         content: &[u8],
         content_bytes: u32,

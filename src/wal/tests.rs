@@ -1,0 +1,154 @@
+//! How many requests a push and a fetch send to a store whose listings begin anywhere. `tests/integration/requests.rs` counts
+//! them on the way to the servers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::page_header::PageHeader;
+use walhalla_postgres::{
+    ControlFile, Limits, Lsn, SegmentName, SegmentNo, SystemIdentifier, TimelineId, WalFileName,
+};
+use walhalla_providers::testing::{Call, FaultyStore, MemoryStore};
+use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+
+use super::Error;
+use super::archiver::{Archiver, Pushed};
+use super::fetcher::{Fetcher, NewFile};
+use crate::pipeline::{Compression, Identities, Pipeline};
+use crate::repository::Repository;
+use crate::session::{Network, StoreSession};
+
+const CALLS: [Call; 9] = [
+    Call::Put,
+    Call::StartUpload,
+    Call::PutPart,
+    Call::CompleteUpload,
+    Call::AbortUpload,
+    Call::Get,
+    Call::Head,
+    Call::List,
+    Call::Delete,
+];
+
+/// A segment of a real server, and a store in memory that counts.
+struct Site {
+    store: FaultyStore,
+    repository: Repository,
+    pipeline: Pipeline,
+    control: ControlFile,
+    folder: tempfile::TempDir,
+    _network: Network,
+}
+
+impl Site {
+    /// The segment `name` of PostgreSQL 18.
+    fn with(name: &str) -> (Self, SegmentName, PathBuf) {
+        let fixture = format!(
+            "{}/tests/fixtures/wal/18/{name}.zst",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let bytes = zstd::decode_all(std::fs::File::open(fixture).unwrap()).unwrap();
+        let (identity, ..) = PageHeader::read(&bytes).unwrap().long.unwrap();
+        let cluster = Cluster::of_first_page(&bytes, SystemIdentifier(identity)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let network = Network::start(2).unwrap();
+        let store = FaultyStore::new(Arc::new(MemoryStore::new(1 << 20)));
+        let options = Options {
+            retry: RetryPolicy::default(),
+            upload_concurrency: 2,
+            download_concurrency: 2,
+        };
+        let session = StoreSession::new(Store::new(Arc::new(store.clone()), options), &network);
+        let pipeline = Pipeline::new(session.clone(), Compression::Lz4, None, 1);
+        let repository = Repository::new(session, Identities::default(), cluster.system_identifier);
+        let site = Self {
+            store,
+            repository,
+            pipeline,
+            control: control_of(&cluster),
+            folder,
+            _network: network,
+        };
+        (site, name.parse().unwrap(), path)
+    }
+
+    /// What `work` asked of the store: each kind of request, and how many.
+    fn count<T>(&self, work: impl FnOnce() -> T) -> (T, Vec<(Call, u32)>) {
+        let counts = || CALLS.map(|call| self.store.calls(call));
+        let before = counts();
+        let done = work();
+        let asked = CALLS.into_iter().zip(counts().into_iter().zip(before));
+        let asked = asked.map(|(call, (after, before))| (call, after - before));
+        (done, asked.filter(|(_, count)| *count > 0).collect())
+    }
+
+    fn push(&self, path: &std::path::Path, name: SegmentName) -> Pushed {
+        let archiver = Archiver {
+            repository: &self.repository,
+            pipeline: &self.pipeline,
+            control: &self.control,
+            in_recovery: false,
+        };
+        archiver.push(path, WalFileName::Segment(name)).unwrap()
+    }
+
+    fn fetch(&self, name: SegmentName, ends_recovery: bool) -> Result<(), Error> {
+        let fetcher = Fetcher {
+            repository: &self.repository,
+            cluster: Some(Cluster::from(&self.control)),
+            ends_recovery,
+        };
+        let target = NewFile::create(&self.folder.path().join("fetched"))?;
+        fetcher.fetch(WalFileName::Segment(name), target)
+    }
+}
+
+fn control_of(cluster: &Cluster) -> ControlFile {
+    ControlFile {
+        system_identifier: cluster.system_identifier,
+        version: cluster.version,
+        state: 6,
+        written: 0,
+        checkpoint_lsn: Lsn::ZERO,
+        checkpoint_redo: Lsn::ZERO,
+        timeline: TimelineId::FIRST,
+        min_recovery_point: Lsn::ZERO,
+        min_recovery_timeline: 0,
+        limits: Limits::default(),
+        block_size_bytes: 8192,
+        blocks_per_file: 131_072,
+        wal_block_size_bytes: cluster.page_size_bytes,
+        segment_size: cluster.segment_size,
+        data_checksums: true,
+        secret: None,
+    }
+}
+
+#[test]
+fn a_push_a_fetch_and_a_miss_send_no_more_requests_than_it_takes() {
+    let (site, name, path) = Site::with("00000001000000000000000A");
+    let (pushed, asked) = site.count(|| site.push(&path, name));
+    assert!(matches!(pushed, Pushed::Stored(_)));
+    // The segment between two listings, and its summary.
+    assert_eq!(asked, [(Call::Put, 2), (Call::List, 2)]);
+    // The listing, what is archived, and whether there is a summary.
+    let (pushed, asked) = site.count(|| site.push(&path, name));
+    assert_eq!(pushed, Pushed::AlreadyThere);
+    assert_eq!(asked, [(Call::Get, 1), (Call::List, 2)]);
+    let segment_size = site.control.segment_size;
+    let next = SegmentNo(name.number(segment_size).unwrap().0 + 1).on(name.timeline, segment_size);
+    for ends_recovery in [false, true] {
+        let (fetched, asked) = site.count(|| site.fetch(name, ends_recovery));
+        fetched.unwrap();
+        assert_eq!(asked, [(Call::Get, 1), (Call::List, 1)]);
+        let (missed, asked) = site.count(|| site.fetch(next, ends_recovery));
+        assert!(
+            matches!(missed, Err(Error::NotArchived { .. })),
+            "{missed:?}"
+        );
+        assert_eq!(asked, [(Call::List, 1)]);
+    }
+}
