@@ -255,7 +255,7 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>>;
 
     /// The same store for objects that can be made anew: they may be lost, or empty, when the machine fails soon after they were
-    /// stored. `None` where durability costs nothing.
+    /// stored, and errors of writing them back go unseen. `None` where durability costs nothing.
     fn for_derived(&self) -> Option<Arc<dyn ObjectStore>> {
         None
     }

@@ -37,7 +37,7 @@ pub use retry::{Patience, RetryPolicy};
 use retry::{Retries, Told};
 pub use upload::Upload;
 
-/// Most keys that [`Store::list`] holds in memory, at some 200 bytes each.
+/// Most keys of one listing.
 pub const MAX_LISTED_KEYS: usize = 10_000_000;
 
 /// How often [`Store::get`] reads an object that arrives damaged: a bit may turn on the way.
@@ -350,7 +350,6 @@ impl Store {
         let mut pages = self.pages(prefix, start_after);
         while let Some(page) = pages.next_page().await? {
             objects.extend(page.objects);
-            self.check_room(objects.len())?;
         }
         // SeaweedFS (4.48) sorts folders among files by their names without the slash.
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
@@ -391,7 +390,6 @@ impl Store {
         let mut pages = Listing::of_folders(self.clone(), prefix);
         while let Some(page) = pages.next_page().await? {
             folders.extend(page.folders);
-            self.check_room(folders.len())?;
         }
         folders.sort_unstable();
         let name = |folder: String| {
@@ -399,13 +397,6 @@ impl Store {
             name.strip_suffix('/').unwrap_or(name).to_owned()
         };
         Ok(folders.into_iter().map(name).collect())
-    }
-
-    fn check_room(&self, listed: usize) -> Result<()> {
-        if listed <= MAX_LISTED_KEYS {
-            return Ok(());
-        }
-        Err(self.list_error(ErrorKind::Invalid).with_source(TooManyKeys))
     }
 
     /// Deletes `keys`; a key that is not there counts as deleted. Returns each key that was refused, with its reason.
@@ -540,11 +531,6 @@ struct ObjectTooLarge {
     size_bytes: u64,
     limit_bytes: u64,
 }
-
-/// A listing is longer than [`MAX_LISTED_KEYS`].
-#[derive(Debug, thiserror::Error)]
-#[error("more than {MAX_LISTED_KEYS} keys; list a longer prefix")]
-struct TooManyKeys;
 
 /// Whether a repeated create that is refused so may have met the object of an earlier attempt. Stores that guard
 /// what is there (retention, roles that may not replace) may say "forbidden" before they look at the condition.

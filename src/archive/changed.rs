@@ -88,7 +88,7 @@ impl From<Error> for WalkError {
     }
 }
 
-/// The summaries of a interval's segments, whichever place has them.
+/// The summaries of an interval's segments, whichever place has them.
 struct OwnOrArchived<'a> {
     interval: &'a Interval<'a>,
     stored: inventory::Summaries,

@@ -26,6 +26,8 @@ use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
 };
 
+use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
+
 pub use facts::{Examined, Facts};
 pub use inventory::{Histories, Needed, Run, Stretch};
 pub use walk::{Reading, Resolved};
@@ -258,8 +260,15 @@ impl<'a> Archive<'a> {
         for (timeline, span) in spans().filter(|(_, span)| span.end > missing) {
             self.summaries(timeline, Some(span.first.max(soon).on(timeline, size)))?;
         }
-        let gap = !is_last(lock(&self.inventory).clone());
+        // Between the two listings more may have come.
+        let gap = !is_last(lock(&self.inventory).clone()) && !self.is_there_by_now(&stretch)?;
         Ok(Route { stretch, gap })
+    }
+
+    /// Whether the segment after a stretch has been archived since it was listed.
+    fn is_there_by_now(&self, stretch: &Stretch) -> Result<bool, Error> {
+        let next = WalFileName::Segment(stretch.name(stretch.run().end));
+        Ok(self.repository.find_wal(next)?.is_some())
     }
 
     /// Segments of a timeline from `first` on that follow one another. Where the timeline begins later than that, the first
@@ -291,6 +300,7 @@ impl<'a> Archive<'a> {
         let Some(name) = files.segments.keys().next() else {
             return Ok(None);
         };
+        self.summaries(history.timeline, None)?;
         let summary = self.source(history).summary(*name)?;
         *lock(&self.size) = Some(summary.segment_size);
         Ok(Some(summary.segment_size))
@@ -302,11 +312,13 @@ impl<'a> Archive<'a> {
     /// The repository's.
     pub fn without_summary(&self, timeline: TimelineId) -> Result<u64, Error> {
         let (files, summaries) = (self.files(timeline, None)?, self.summaries(timeline, None)?);
-        let mut names = files.segments.keys();
-        Ok(names
-            .by_ref()
-            .filter(|name| !summaries.contains_key(name))
-            .count() as u64)
+        let names = files.segments.keys();
+        // An empty one was stored just before the machine failed.
+        let has_none = |name: &&SegmentName| {
+            let forms = summaries.get(*name).map(Vec::as_slice);
+            inventory::longest(forms.unwrap_or_default()) == 0
+        };
+        Ok(names.filter(has_none).count() as u64)
     }
 
     /// Shows the summaries of segments that follow one another, in order, until `visit` says no.
@@ -441,12 +453,10 @@ struct Archived<'a> {
 impl Archived<'_> {
     /// The segment's object, or that it is missing.
     fn segment(&self, name: SegmentName) -> Result<&repository::ArchivedFile, Error> {
-        self.inventory
-            .segment(name)
-            .ok_or_else(|| Error::NotArchived {
-                file: WalFileName::Segment(name),
-                archive: self.repository.store_url().to_owned(),
-            })
+        self.inventory.segment(name).ok_or_else(|| {
+            let object = format!("{}/{name}", self.repository.store_url());
+            StoreError::new(Operation::Get, object, ErrorKind::NotFound).into()
+        })
     }
 
     fn url(&self, name: SegmentName) -> String {

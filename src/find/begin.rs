@@ -1,9 +1,12 @@
 //! Where a search for what happened from a time on may begin: with the WAL of a backup that ended before.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use walhalla_postgres::{History, SegmentNo, Snapshot};
 
 use crate::repository::BackupEntry;
+
+/// How far the clocks of the server and of a standby that was backed up may differ, or have been set.
+const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_mins(10);
 
 /// The first segment along `history` that must be searched for transactions that ended at `from` or later; the first one
 /// that there is, where no backup tells.
@@ -17,7 +20,7 @@ pub(super) fn first_segment(
 ) -> SegmentNo {
     let mut on_way: Vec<&BackupEntry> = backups
         .iter()
-        .filter(|backup| backup.leads_to(history) && backup.stop_time < from)
+        .filter(|backup| backup.leads_to(history) && is_well_before(backup, from))
         .collect();
     on_way.sort_by_key(|backup| backup.stop_lsn);
     let mut newest_first = on_way.into_iter().rev();
@@ -39,4 +42,9 @@ pub(super) fn first_segment(
     begin.map_or(SegmentNo(0), |backup| {
         backup.wal_segment_size.segment_of(backup.start_lsn)
     })
+}
+
+fn is_well_before(backup: &BackupEntry, from: Timestamp) -> bool {
+    let sure = backup.stop_time.checked_add(CLOCKS_DIFFER);
+    sure.is_ok_and(|sure| sure < from)
 }

@@ -8,9 +8,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::Error;
 use super::entry::{BackupEntry, BackupId};
 use super::marks::{Marks, Permanence};
+use super::{Error, ObjectError};
 use crate::failure::Failure as _;
 use crate::output;
 
@@ -129,6 +129,13 @@ pub struct DamagedEntry {
     pub id: BackupId,
     /// What is wrong.
     pub error: Arc<Error>,
+}
+
+impl DamagedEntry {
+    /// Whether the store failed to give it, so that another try may.
+    pub fn did_not_arrive(&self) -> bool {
+        matches!(&*self.error, Error::Object(ObjectError::Store(_)))
+    }
 }
 
 /// Why a backup's chain is not whole, and which backup is to blame.

@@ -1,5 +1,7 @@
 //! Marking a backup in the store.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
@@ -71,6 +73,10 @@ impl Repository {
     /// impermanent; [`Error::MarkedByOthers`] when others were faster each time.
     pub fn mark_backup(&self, id: &str, permanence: Permanence) -> Result<Marked, Error> {
         let catalog = self.entries()?;
+        // One that did not arrive may be a delta that keeps this backup, or be the newest.
+        if let Some(entry) = catalog.damaged.iter().find(|entry| entry.did_not_arrive()) {
+            return Err(Error::Entry(Arc::clone(&entry.error)));
+        }
         let backup = self.named_backup(&catalog, id)?;
         let done = |change| Marked {
             backup: backup.id.clone(),

@@ -6,7 +6,7 @@ use std::mem::discriminant;
 use jiff::Timestamp;
 use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::transfer::Listing;
-use walhalla_providers::{Error as StoreError, ObjectInfo, ObjectKey};
+use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, ObjectKey, Operation};
 
 use super::layout::{Key, Layout, Object};
 use super::{Error, ObjectError, Repository};
@@ -130,11 +130,11 @@ impl Repository {
             self.forms_and_later(name, before)?
         } else {
             let forms = self.wal_forms(WalFileName::Segment(name))?;
-            let later = match forms.as_slice() {
-                [] => self.forms_and_later(name, before)?.1,
-                _ => LaterWal::Nothing,
-            };
-            (forms, later)
+            match forms.as_slice() {
+                // What has come meanwhile counts.
+                [] => self.forms_and_later(name, before)?,
+                _ => (forms, LaterWal::Nothing),
+            }
         };
         Ok(self.one_of(name, forms)?.ok_or(later))
     }
@@ -264,7 +264,7 @@ impl Repository {
             .collect())
     }
 
-    /// Whether a segment has a summary, in whatever form.
+    /// Whether a segment has a summary, in whatever form. An empty one, stored just before the machine failed, is none.
     ///
     /// # Errors
     /// The store's.
@@ -272,7 +272,8 @@ impl Repository {
         let objects = Packing::all().map(|packing| self.layout.summary(segment, packing));
         let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
         let prefix = self.layout.summary(segment, Packing::NONE).key;
-        Ok(!self.session.present(prefix.as_str(), &keys)?.is_empty())
+        let found = self.session.present(prefix.as_str(), &keys)?;
+        Ok(found.iter().any(|info| info.size_bytes > 0))
     }
 
     /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store
@@ -317,7 +318,7 @@ impl Repository {
         self.list_archived(&folder, first, borders, |archived| {
             match archived.wal_file() {
                 Some(WalFileName::Segment(name)) if first.is_some_and(|first| name < first) => {}
-                // They ascend, but for a second form of one, which takes reading both.
+                // The second form of a segment comes after the first: the two are compared below.
                 Some(WalFileName::Segment(name)) if sole.last().is_none_or(|it| it.0 < name) => {
                     sole.push((name, archived));
                 }
@@ -325,7 +326,7 @@ impl Repository {
                 None => {}
             }
         })?;
-        // A tree that is made of what ascends has no gaps.
+        // Made in order, the tree has full nodes.
         listing.segments = sole.into_iter().collect();
         for (file, archived) in later {
             self.add(&mut listing, first, file, archived)?;
@@ -395,7 +396,10 @@ impl Repository {
             .collect();
         for list in lists {
             let found = self.session.join(list);
-            let found = found.unwrap_or_else(|_| unreachable!("a listing is not broken off"));
+            let found = found.unwrap_or_else(|broken_off| {
+                let error = StoreError::new(Operation::List, folder, ErrorKind::Other);
+                Err(error.with_source(broken_off))
+            });
             found?.into_iter().for_each(&mut show);
         }
         Ok(())

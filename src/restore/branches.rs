@@ -8,7 +8,7 @@ use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName
 use super::Error;
 use super::plan::Unreachable;
 use super::target::TargetTimeline;
-use crate::archive::{Archive, MOST_READ};
+use crate::archive::Archive;
 use crate::repository::BackupEntry;
 use crate::wal;
 
@@ -125,12 +125,13 @@ pub(super) fn left_for(
     Ok(None)
 }
 
-/// When the last transaction or checkpoint of a timeline ended; `None` where its last segments do not tell.
+/// When the last transaction or checkpoint of a timeline ended; `None` where there was none. Which branch is restored depends
+/// on it, so that it is looked for as far back as it takes.
 fn ended(archive: &Archive, history: &History) -> Result<Option<Timestamp>, Error> {
     let stretches = archive.stretches(history, SegmentNo(0))?;
     let newest_first = stretches.iter().rev();
     let newest_first = newest_first.flat_map(|stretch| stretch.each().rev());
-    for segment in newest_first.take(MOST_READ) {
+    for segment in newest_first {
         let mut ended = None;
         archive.walk(&segment, |_, resolved| {
             let summary = &resolved.summary;

@@ -57,9 +57,10 @@ impl Failure for Error {
         match self {
             Self::Repository(error) => error.class(),
             Self::Contents(error) => error.class(),
+            // Absence is the answer to who asked for a file.
+            Self::Wal(wal::Error::NotArchived { .. }) | Self::BrokenOff => Class::Other,
             Self::Wal(error) => error.class(),
             Self::Receipts(error) => error.class(),
-            Self::BrokenOff => Class::Other,
         }
     }
 

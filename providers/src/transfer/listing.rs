@@ -1,6 +1,6 @@
 //! A listing, page by page: nothing of it is in memory but one page.
 
-use super::Store;
+use super::{MAX_LISTED_KEYS, Store};
 use crate::{ErrorKind, ListPage, ListRequest, Result};
 
 /// Stores may give pages without keys where others were deleted, but not for ever.
@@ -18,6 +18,8 @@ pub struct Listing {
     is_over: bool,
     /// How many in a row.
     empty_pages: u32,
+    /// Keys and folders until now.
+    shown: usize,
 }
 
 impl Listing {
@@ -52,6 +54,7 @@ impl Listing {
             request,
             is_over: false,
             empty_pages: 0,
+            shown: 0,
         }
     }
 
@@ -59,12 +62,17 @@ impl Listing {
     ///
     /// # Errors
     /// The store's, after which the same page can be asked for again; [`ErrorKind::Other`] when the store does not come to an
-    /// end.
+    /// end, and [`ErrorKind::Invalid`] after [`MAX_LISTED_KEYS`] keys.
     pub async fn next_page(&mut self) -> Result<Option<ListPage>> {
         if self.is_over {
             return Ok(None);
         }
         let mut page = self.store.page(&self.request).await?;
+        self.shown += page.objects.len() + page.folders.len();
+        if self.shown > MAX_LISTED_KEYS {
+            let too_many = self.store.list_error(ErrorKind::Invalid);
+            return Err(too_many.with_source(TooManyKeys));
+        }
         let Some(next) = page.next.take() else {
             self.is_over = true;
             return Ok(Some(page));
@@ -79,6 +87,11 @@ impl Listing {
         Ok(Some(page))
     }
 }
+
+/// More keys than any archive has: a store that shows them again and again, perhaps.
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MAX_LISTED_KEYS} keys; list a longer prefix")]
+struct TooManyKeys;
 
 /// A store answered with the same page twice, or with page after page of nothing.
 #[derive(Debug, thiserror::Error)]
