@@ -218,7 +218,7 @@ impl ObjectStore for FsStore {
 
     fn for_derived(&self) -> Option<Arc<dyn ObjectStore>> {
         let inner = Inner {
-            durability: Durability::WhenTheSystemLikes,
+            durability: Durability::Later,
             ..(*self.inner).clone()
         };
         Some(Arc::new(Self {

@@ -145,7 +145,7 @@ pub struct Limits {
     pub listings: ListingCost,
 }
 
-/// What a store reads for a listing. It tells what is asked for where only some keys matter.
+/// What a store reads for a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListingCost {
     /// All names of a folder: a head of each of some keys tells sooner which of them are there.

@@ -284,7 +284,7 @@ pub(super) fn longest(forms: &[ArchivedFile]) -> u64 {
     lengths.max().unwrap_or(0)
 }
 
-/// The first segment of a timeline's own.
+/// The segment in which a timeline begins.
 pub(super) fn own_begin(history: &History, size: SegmentSize) -> SegmentNo {
     let parent = history.ancestors.last();
     parent.map_or(SegmentNo(0), |parent| size.segment_of(parent.switch_lsn))
@@ -338,7 +338,7 @@ impl Run {
         self.first <= number && number < self.end
     }
 
-    /// What both have.
+    /// The segments that are in both.
     #[must_use]
     pub fn within(self, other: Self) -> Self {
         Self {
@@ -359,7 +359,7 @@ impl Runs {
         self.0.iter().copied()
     }
 
-    /// What of them lies within a run.
+    /// The parts of these runs that lie within `span`.
     pub fn within(&self, span: Run) -> impl DoubleEndedIterator<Item = Run> {
         let begin = self.0.partition_point(|run| run.end <= span.first);
         let end = self.0.partition_point(|run| run.first < span.end);
@@ -411,7 +411,7 @@ impl Runs {
         Run { first, end }
     }
 
-    /// What of `span` is missing between them.
+    /// The parts of `span` that are in none of these runs.
     pub fn holes(&self, span: Run) -> Vec<Run> {
         let mut holes = Vec::new();
         let mut next = span.first;

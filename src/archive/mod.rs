@@ -47,9 +47,9 @@ pub const MOST_READ: usize = 1000;
 /// Of those, segments that cannot be read.
 const MOST_UNREADABLE: usize = 16;
 
-/// Parts of a long listing that come at the same time.
+/// Into how many parts a long listing is divided; they are listed at the same time.
 const LISTED_AT_ONCE: usize = 8;
-/// Backups in a part at least. Less is not worth the requests.
+/// How many backups a part has at least. A shorter one is not worth its requests.
 const FEWEST_BACKUPS: usize = 4;
 
 /// The archive of a cluster. What was listed once is not listed again.
@@ -82,7 +82,7 @@ pub enum Sought<T> {
     /// The first of them that told it.
     Found(T),
     /// None of them did.
-    Absent,
+    Nowhere,
     /// Too many did not, or could not be read.
     GivenUp,
 }
@@ -92,7 +92,7 @@ impl<T> Sought<T> {
     pub fn found(self) -> Option<T> {
         match self {
             Self::Found(found) => Some(found),
-            Self::Absent | Self::GivenUp => None,
+            Self::Nowhere | Self::GivenUp => None,
         }
     }
 }
@@ -167,7 +167,7 @@ impl<'a> Archive<'a> {
         let known = lock(&self.inventory).wal.get(&timeline).cloned();
         let from = match known {
             Some(listed) if listed.reaches_back_to(from) => return Ok(listed.found),
-            // Who asks for earlier segments goes from backup to backup: the second listing is a whole one.
+            // A caller that asks for earlier segments will ask for still earlier ones: the second listing is a whole one.
             Some(_) => None,
             None => from,
         };
@@ -256,9 +256,12 @@ impl<'a> Archive<'a> {
             return Ok(Route { stretch, gap: true });
         }
         // Those before the end will be asked for, to see when the last transaction ended.
-        let soon = SegmentNo(missing.0.saturating_sub(MOST_READ as u64)).max(first);
+        let first_read = SegmentNo(missing.0.saturating_sub(MOST_READ as u64)).max(first);
         for (timeline, span) in spans().filter(|(_, span)| span.end > missing) {
-            self.summaries(timeline, Some(span.first.max(soon).on(timeline, size)))?;
+            self.summaries(
+                timeline,
+                Some(span.first.max(first_read).on(timeline, size)),
+            )?;
         }
         // Between the two listings more may have come.
         let gap = !is_last(lock(&self.inventory).clone()) && !self.is_there_by_now(&stretch)?;
@@ -382,7 +385,7 @@ impl<'a> Archive<'a> {
                 return Ok(Sought::Found(told));
             }
         }
-        Ok(Sought::Absent)
+        Ok(Sought::Nowhere)
     }
 
     /// What is known of segments that follow one another.

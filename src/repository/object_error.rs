@@ -25,7 +25,7 @@ pub enum ObjectError {
     #[error(transparent)]
     Damaged(#[from] DamagedObject),
     /// An archived WAL file does not belong under its name, or the WAL in it is damaged.
-    #[error("{object} is not {file}: {mismatch}")]
+    #[error("{object} {}: {mismatch}", wrong_with(*.file, .mismatch))]
     WalMismatch {
         /// The object.
         object: String,
@@ -165,6 +165,15 @@ impl Failure for ObjectError {
             }
         };
         Some(text.into())
+    }
+}
+
+/// What is wrong with an archived WAL file, in a word.
+fn wrong_with(file: WalFileName, mismatch: &Mismatch) -> String {
+    if is_damage(mismatch) {
+        "is damaged".to_owned()
+    } else {
+        format!("is not {file}")
     }
 }
 

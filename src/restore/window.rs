@@ -138,7 +138,7 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
     })
 }
 
-/// When the last transactions of stretches ended. Stretches of one end begin with one backup or another, and are asked once.
+/// When the last transactions of stretches ended. Many backups have the same last segment, so the answer is kept by it.
 struct Ends<'a> {
     archive: &'a Archive<'a>,
     known: RefCell<HashMap<SegmentName, LastEnd>>,
@@ -147,7 +147,7 @@ struct Ends<'a> {
 /// What is known of the stretches that end with a segment.
 #[derive(Clone, Copy)]
 struct LastEnd {
-    /// How far back was looked at most.
+    /// The earliest segment that the search could have read.
     first: SegmentNo,
     /// The segment with the last transaction, and when that ended.
     found: Sought<(SegmentNo, Timestamp)>,
@@ -158,9 +158,9 @@ impl LastEnd {
     fn since(self, first: SegmentNo) -> Option<Sought<Timestamp>> {
         match self.found {
             Sought::Found((number, time)) if first <= number => Some(Sought::Found(time)),
-            Sought::Found(_) => Some(Sought::Absent),
+            Sought::Found(_) => Some(Sought::Nowhere),
             Sought::GivenUp => Some(Sought::GivenUp),
-            Sought::Absent => (self.first <= first).then_some(Sought::Absent),
+            Sought::Nowhere => (self.first <= first).then_some(Sought::Nowhere),
         }
     }
 }

@@ -25,10 +25,10 @@ pub(super) struct Directories {
 /// When an object survives a crash of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Durability {
-    /// Once it has its name.
+    /// From the moment when it has its name.
     Full,
-    /// Some seconds later.
-    WhenTheSystemLikes,
+    /// Some seconds later, when the system has written it to the disk.
+    Later,
 }
 
 /// A file that no listing shows; removed when dropped, unless it was published or kept.
@@ -153,7 +153,7 @@ impl TempFile {
         self.remove_on_drop = false;
         match durability {
             Durability::Full => sync_parent(target),
-            Durability::WhenTheSystemLikes => Ok(()),
+            Durability::Later => Ok(()),
         }
     }
 
