@@ -7,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use sha2::{Digest, Sha256};
-use tokio::runtime::Runtime;
 use walhalla::contents::{Contents, Error, FileError, FileHeader, Sink, Sum};
 use walhalla::contents::manifest::{FileFacts, Manifest, WalRange};
 use walhalla::pipeline::Identities;
 use walhalla::repository::entry::StoredPart;
 use walhalla::repository::{BackupEntry, Repository};
+use walhalla::session::{Network, StoreSession};
 use walhalla_providers::testing::MemoryStore;
 use walhalla_providers::transfer::{Options, RetryPolicy, Store};
 use walhalla_providers::{ObjectKey, PutMode};
@@ -21,7 +21,6 @@ use walhalla_providers::{ObjectKey, PutMode};
 const ENTRY: &[u8] = include_bytes!("../corpus/backup_entry/full.json");
 
 fuzz_target!(|tar: &[u8]| {
-    let runtime = runtime();
     let options = Options {
         retry: RetryPolicy::default(),
         upload_concurrency: 1,
@@ -30,12 +29,8 @@ fuzz_target!(|tar: &[u8]| {
     let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
     let mut entry = BackupEntry::parse(ENTRY).expect("the seed is an entry");
     let system_identifier = entry.system_identifier;
-    let repository = Repository::new(
-        store,
-        runtime.handle().clone(),
-        Identities::default(),
-        system_identifier,
-    );
+    let session = StoreSession::new(store, network());
+    let repository = Repository::new(session, Identities::default(), system_identifier);
     let manifest = manifest();
     let wal = WalRange {
         timeline: entry.timeline,
@@ -44,10 +39,10 @@ fuzz_target!(|tar: &[u8]| {
     };
     let text = manifest.to_text(entry.postgres_version, system_identifier, wal);
     let put = |name: &str, bytes: &[u8]| {
-        let folder = repository.layout.backup_folder(&entry.id);
+        let folder = repository.layout().backup_folder(&entry.id);
         let key = ObjectKey::new(format!("{folder}{name}")).expect("a key");
         let body = bytes::Bytes::copy_from_slice(bytes);
-        let stored = runtime.block_on(repository.store.put(&key, body, PutMode::Create));
+        let stored = repository.session().put(&key, body, PutMode::Create);
         stored.expect("memory takes it");
         StoredPart {
             name: name.to_owned(),
@@ -66,16 +61,9 @@ fuzz_target!(|tar: &[u8]| {
     let _ = contents.part(&entry.parts[0], &Nowhere);
 });
 
-fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder
-            .worker_threads(1)
-            .enable_time()
-            .build()
-            .expect("a runtime")
-    })
+fn network() -> &'static Network {
+    static NETWORK: OnceLock<Network> = OnceLock::new();
+    NETWORK.get_or_init(|| Network::start(1).expect("threads"))
 }
 
 fn manifest() -> Manifest {
