@@ -65,6 +65,8 @@ pub struct Archive<'a> {
     ends: BTreeSet<Lsn>,
     proven: Proven,
     facts: Mutex<BTreeMap<SegmentName, Arc<Facts>>>,
+    /// Whether segments that no listing showed were there when they were asked for.
+    arrived: Mutex<BTreeMap<SegmentName, bool>>,
 }
 
 /// The way of a recovery: archived segments without a hole.
@@ -152,6 +154,7 @@ impl<'a> Archive<'a> {
             ends: ends.collect(),
             proven: Proven::default(),
             facts: Mutex::default(),
+            arrived: Mutex::default(),
         })
     }
 
@@ -270,8 +273,14 @@ impl<'a> Archive<'a> {
 
     /// Whether the segment after a stretch has been archived since it was listed.
     fn is_there_by_now(&self, stretch: &Stretch) -> Result<bool, Error> {
-        let next = WalFileName::Segment(stretch.name(stretch.run().end));
-        Ok(self.repository.find_wal(next)?.is_some())
+        // Many backups come to the same end.
+        let next = stretch.name(stretch.run().end);
+        if let Some(known) = lock(&self.arrived).get(&next) {
+            return Ok(*known);
+        }
+        let found = self.repository.find_wal(WalFileName::Segment(next))?;
+        lock(&self.arrived).insert(next, found.is_some());
+        Ok(found.is_some())
     }
 
     /// Segments of a timeline from `first` on that follow one another. Where the timeline begins later than that, the first

@@ -48,3 +48,56 @@ fn is_well_before(backup: &BackupEntry, from: Timestamp) -> bool {
     let sure = backup.stop_time.checked_add(CLOCKS_DIFFER);
     sure.is_ok_and(|sure| sure < from)
 }
+
+#[cfg(test)]
+mod tests {
+    use walhalla_postgres::TimelineId;
+
+    use super::*;
+
+    /// The backup that began in segment `day` and ended at noon of that day of November, with this snapshot.
+    fn backup(day: u64, snapshot: &str) -> BackupEntry {
+        let part =
+            serde_json::json!({ "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "" });
+        serde_json::from_value(serde_json::json!({
+            "format": 1, "id": format!("202611{day:02}T110000Z-F"), "kind": "full", "parent": null,
+            "system_identifier": "7710533931497189584", "timeline": 1, "history": [],
+            "start_lsn": format!("0/{day:X}000028"), "stop_lsn": format!("0/{day:X}000100"),
+            "start_time": format!("2026-11-{day:02}T11:00:00Z"), "stop_time": format!("2026-11-{day:02}T12:00:00Z"),
+            "stop_snapshot": snapshot, "postgres_version": "17", "server_version": "17.6",
+            "wal_segment_size": 1 << 24, "wal_block_size": 8192, "data_checksums": true, "corrupt_blocks": [],
+            "size_bytes": 1, "files": 1, "stored_bytes": 2, "tablespaces": [], "parts": [part], "manifest": part,
+            "permanent": false, "label": null, "annotations": {}, "walhalla_version": "0",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_search_begins_before_whatever_ran_when_the_last_backup_ended() {
+        let history = History::root(TimelineId::FIRST);
+        let idle = [
+            backup(3, "700:700:"),
+            backup(4, "710:710:"),
+            backup(5, "720:720:"),
+        ];
+        let busy = [
+            backup(3, "700:700:"),
+            backup(4, "705:710:705"),
+            backup(5, "708:720:708"),
+        ];
+        let unknown = [backup(3, "700:700:"), backup(4, "")];
+        for (backups, from, begin) in [
+            (&idle[..], "2026-11-05T13:00:00Z", 5),
+            // The clocks may differ.
+            (&idle, "2026-11-05T12:05:00Z", 4),
+            (&idle, "2026-11-03T12:00:00Z", 0),
+            // 708 ran at the end of the last one, and had begun before the end of the one before.
+            (&busy, "2026-11-05T13:00:00Z", 3),
+            (&busy[1..], "2026-11-05T13:00:00Z", 0),
+            (&unknown, "2026-11-05T13:00:00Z", 0),
+        ] {
+            let found = first_segment(backups, &history, from.parse().unwrap());
+            assert_eq!(found, SegmentNo(begin), "{from}");
+        }
+    }
+}
