@@ -53,7 +53,7 @@ use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use account::{Account, Credential};
 use answer::{BoundedClient, OriginPolicy};
@@ -449,6 +449,7 @@ impl ObjectStore for AzureStore {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
+            cheap_parts: false,
             listings: ListingCost::Prefix,
         }
     }
@@ -488,13 +489,13 @@ impl ObjectStore for AzureStore {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
         if self.uploads.token(upload).is_none() {
             return Err(self.upload_gone(key));
         }
-        self.stage(key, upload, number, body).await
+        self.stage(key, upload, at.number, body).await
     }
 
     async fn complete_upload(

@@ -38,7 +38,7 @@ use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 use bodies::Bodies;
 use credentials::Access;
@@ -276,6 +276,7 @@ impl ObjectStore for GcsStore {
             max_parts: MAX_PARTS,
             parallel_parts: false,
             times_out: true,
+            cheap_parts: false,
             listings: ListingCost::Shown,
         }
     }
@@ -309,13 +310,13 @@ impl ObjectStore for GcsStore {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
         let put = async {
             let session = self.uploads.find(upload)?;
             let mut session = session.lock().await;
-            session.put_part(&self.json, number, body).await
+            session.put_part(&self.json, at.number, body).await
         };
         put.await
             .map_err(|failure| self.failed(Operation::Put, key, failure))

@@ -141,8 +141,20 @@ pub struct Limits {
     ///
     /// A file system's may not: it goes on in its thread and could still create the object.
     pub times_out: bool,
+    /// Whether an upload in parts, of any length, costs no more than a put and keeps [`PutMode::Create`] as well: nothing is
+    /// gained by holding bytes in memory until there are more of them.
+    pub cheap_parts: bool,
     /// What a listing costs.
     pub listings: ListingCost,
+}
+
+/// Where a part stands in its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartAt {
+    /// From 1.
+    pub number: u32,
+    /// Bytes before it.
+    pub offset: u64,
 }
 
 /// What a store reads for a listing.
@@ -206,7 +218,7 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         token: &PutToken,
     ) -> Result<UploadId>;
 
-    /// Stores one part. Parts are numbered from 1; all but the last have the store's part size.
+    /// Stores one part. All but the last have the store's part size, unless its parts are cheap.
     ///
     /// # Errors
     /// As [`ObjectStore::complete_upload`], where the store finds out already now.
@@ -214,7 +226,7 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt>;
 

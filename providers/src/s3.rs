@@ -39,7 +39,7 @@ use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
-    ObjectKey, ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right,
+    ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right,
     UploadId,
 };
 use failure::{Failure, Unexpected};
@@ -363,6 +363,7 @@ impl ObjectStore for S3Store {
             max_parts: MAX_PARTS,
             parallel_parts: true,
             times_out: true,
+            cheap_parts: false,
             listings: ListingCost::Shown,
         }
     }
@@ -420,7 +421,7 @@ impl ObjectStore for S3Store {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
         let size_bytes = body.len() as u64;
@@ -431,7 +432,7 @@ impl ObjectStore for S3Store {
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
             .upload_id(&upload.0)
-            .part_number(part_number(number))
+            .part_number(part_number(at.number))
             .set_request_payer(self.payer())
             .set_checksum_algorithm(session.checksums.then_some(ChecksumAlgorithm::Crc32))
             .body(ByteStream::from(body));
@@ -441,7 +442,7 @@ impl ObjectStore for S3Store {
         };
         let incomplete = || self.unexpected(Operation::Put, key, Unexpected::MissingField);
         Ok(PartReceipt {
-            number,
+            number: at.number,
             tag: output.e_tag.ok_or_else(incomplete)?,
             checksum: output.checksum_crc32,
             size_bytes,

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use walhalla_postgres::summary::{Changes, Rift, Summarizer, Summary};
+use walhalla_postgres::summary::{Changes, Rift, SegmentDigest, Summarizer, Summary};
 use walhalla_postgres::wal::event::Event;
 use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
 use walhalla_postgres::wal::reader::Record;
@@ -162,8 +162,11 @@ impl Interval<'_> {
         let repository = self.repository;
         if let Ok(mut own) = std::fs::File::open(self.wal_folder.join(name.to_string())) {
             let summary = stored_summary::read(repository, name, &form.object())?;
-            let sha256 = streams::sha256(&mut own).ok();
-            let is_it = sha256.is_some() && sha256 == summary.segment_sha256.map(|sum| sum.0);
+            let is_it = match summary.segment_digest() {
+                Some(SegmentDigest::Blake3(known)) => streams::blake3(&mut own).ok() == Some(known),
+                Some(SegmentDigest::Sha256(known)) => streams::sha256(&mut own).ok() == Some(known),
+                None => false,
+            };
             return Ok(is_it.then_some(summary));
         }
         match repository.find_wal(WalFileName::Segment(name))? {

@@ -133,11 +133,9 @@ impl Encoder {
         block: Vec<u8>,
         mut room: Vec<u8>,
     ) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
-        room.clear();
         match self {
             Self::Lz4(encoder) => {
-                room.reserve(block.len() / 2);
-                encoder.append_frame(&block, &mut room)?;
+                encoder.frame(&block, &mut room)?;
                 Ok((room, Some(block)))
             }
             Self::Zstd(compressor) => Ok((compressor.compress(&block)?, Some(block))),

@@ -1,8 +1,8 @@
 //! Writing LZ4 frames (LZ4 frame format 1.6), each of a block that is in memory as a whole.
 //!
 //! ```text
-//! magic │ FLG │ BD │ HC │ { block size │ block │ XXH32 of it }… │ 0 │ XXH32 of the content
-//!   4      1    1    1        4                     4             4        4
+//! magic │ FLG │ BD │ HC │ { block size │ block }… │ 0 │ XXH32 of the content
+//!   4      1    1    1        4                      4        4
 //! ```
 //!
 //! `lz4_flex` compresses the blocks. Its `FrameEncoder` writes the same bytes, but copies each block before and after
@@ -16,11 +16,11 @@ use twox_hash::XxHash32;
 /// Longest block of the frames, as [`DESCRIPTOR`] says.
 const BLOCK_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-/// Version 1, independent blocks, a checksum of each block, no content size, a checksum of the content; blocks of 1 MiB.
-///
-/// Some bits of LZ4 mean nothing (the match length of a block's last token): their change would go unnoticed by a
-/// checksum of the content alone.
-const DESCRIPTOR: [u8; 2] = [0b0111_0100, 6 << 4];
+/// Version 1, independent blocks, no checksum of each, no content size, a checksum of the content; blocks of 1 MiB.
+const DESCRIPTOR: [u8; 2] = [0b0110_0100, 6 << 4];
+/// Magic, descriptor and its checksum.
+const HEADER_BYTES: usize = 7;
+const SIZE_BYTES: usize = 4;
 /// In a block's size: the block is stored as it is.
 const UNCOMPRESSED: u32 = 1 << 31;
 const END_MARK: [u8; 4] = [0; 4];
@@ -28,45 +28,58 @@ const END_MARK: [u8; 4] = [0; 4];
 /// Makes frames, one after the other with the same memory.
 pub(super) struct Lz4Encoder {
     table: CompressTable,
-    packed: Vec<u8>,
 }
 
 impl Lz4Encoder {
     pub(super) fn new() -> Self {
         Self {
             table: CompressTable::large(),
-            packed: vec![0; get_maximum_output_size(BLOCK_BYTES)],
         }
     }
 
-    /// Appends the frame of `content` to `frame`.
-    pub(super) fn append_frame(&mut self, content: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
+    /// Makes the frame of `content` of what is in `frame`.
+    pub(super) fn frame(&mut self, content: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
         let [_, header_checksum, ..] = XxHash32::oneshot(0, &DESCRIPTOR).to_le_bytes();
-        frame.extend_from_slice(&MAGIC);
-        frame.extend_from_slice(&DESCRIPTOR);
-        frame.push(header_checksum);
+        let most_bytes: usize = content
+            .chunks(BLOCK_BYTES)
+            .map(|block| SIZE_BYTES + get_maximum_output_size(block.len()))
+            .sum();
+        // Longer than it becomes, so that blocks are compressed where they are to stand. What is in it is written over.
+        frame.resize(HEADER_BYTES + most_bytes, 0);
+        let header = [&MAGIC[..], &DESCRIPTOR, &[header_checksum]].concat();
+        put(frame, &header);
+        let mut filled = HEADER_BYTES;
         for block in content.chunks(BLOCK_BYTES) {
-            self.append_block(block, frame)?;
+            let room = frame.get_mut(filled..).unwrap_or_default();
+            filled += self.block(block, room)?;
         }
+        frame.truncate(filled);
         frame.extend_from_slice(&END_MARK);
         frame.extend_from_slice(&XxHash32::oneshot(0, content).to_le_bytes());
         Ok(())
     }
 
-    fn append_block(&mut self, block: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
-        let size_bytes = compress_into_with_table(block, &mut self.packed, &mut self.table)
-            .map_err(io::Error::other)?;
-        let packed = self.packed.get(..size_bytes).unwrap_or_default();
-        let (stored, flag) = if size_bytes < block.len() {
-            (packed, 0)
+    /// Writes a block and its size to the begin of `room`; how many bytes that took.
+    fn block(&mut self, block: &[u8], room: &mut [u8]) -> io::Result<usize> {
+        let packed = room.get_mut(SIZE_BYTES..).unwrap_or_default();
+        let packed_bytes =
+            compress_into_with_table(block, packed, &mut self.table).map_err(io::Error::other)?;
+        let (size_bytes, flag) = if packed_bytes < block.len() {
+            (packed_bytes, 0)
         } else {
-            (block, UNCOMPRESSED)
+            put(packed, block);
+            (block.len(), UNCOMPRESSED)
         };
-        let size = u32::try_from(stored.len()).map_err(io::Error::other)? | flag;
-        frame.extend_from_slice(&size.to_le_bytes());
-        frame.extend_from_slice(stored);
-        frame.extend_from_slice(&XxHash32::oneshot(0, stored).to_le_bytes());
-        Ok(())
+        let size = u32::try_from(size_bytes).map_err(io::Error::other)? | flag;
+        put(room, &size.to_le_bytes());
+        Ok(SIZE_BYTES + size_bytes)
+    }
+}
+
+/// Writes `bytes` over the begin of `room`.
+fn put(room: &mut [u8], bytes: &[u8]) {
+    if let Some(place) = room.get_mut(..bytes.len()) {
+        place.copy_from_slice(bytes);
     }
 }
 
@@ -89,12 +102,13 @@ mod tests {
             let info = FrameInfo::new()
                 .block_mode(BlockMode::Independent)
                 .block_size(BlockSize::Max1MB)
-                .block_checksums(true)
+                .block_checksums(false)
                 .content_checksum(true);
             let mut library = FrameEncoder::with_frame_info(info, Vec::new());
             library.write_all(content).unwrap();
-            let mut frame = Vec::new();
-            encoder.append_frame(content, &mut frame).unwrap();
+            // Memory that was used before.
+            let mut frame = vec![1; 3_000];
+            encoder.frame(content, &mut frame).unwrap();
             assert!(frame == library.finish().unwrap(), "{}", content.len());
         }
     }

@@ -4,6 +4,13 @@ use std::io::{ErrorKind, Read, Result};
 
 use sha2::{Digest, Sha256};
 
+/// BLAKE3 hash of all that `input` holds.
+pub fn blake3(input: &mut impl Read) -> Result<[u8; 32]> {
+    let mut hash = blake3::Hasher::new();
+    hash.update_reader(input)?;
+    Ok(hash.finalize().into())
+}
+
 /// SHA-256 of all that `input` holds.
 pub fn sha256(input: &mut impl Read) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();

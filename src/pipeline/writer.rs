@@ -15,7 +15,7 @@ use walhalla_providers::transfer::Upload;
 use walhalla_providers::{ObjectKey, PutMode};
 
 use super::codec::Encoder;
-use super::trailer::Trailer;
+use super::trailer::{self, Trailer};
 use super::{
     BLOCK_SIZE_BYTES, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS, Recipients,
 };
@@ -36,18 +36,48 @@ pub struct Pipeline {
     frames: Reused,
 }
 
-/// Memory that was used before; new memory costs more than what is done with it.
+/// Memory that was used before; new memory costs more than what is done with it. What was used last is still in the cache, and
+/// is given out first.
 #[derive(Clone)]
 struct Reused {
-    used: Sender<Vec<u8>>,
-    free: Receiver<Vec<u8>>,
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// How many pieces wait for another use at most.
+    most: usize,
+}
+
+/// Bytes whose memory is used again when they are needed no more.
+struct Lent {
+    bytes: Vec<u8>,
+    from: Reused,
 }
 
 impl Reused {
-    /// At most `count` pieces that wait for another use.
-    fn new(count: usize) -> Self {
-        let (used, free) = crossbeam_channel::bounded(count);
-        Self { used, free }
+    fn new(most: usize) -> Self {
+        let free = Arc::default();
+        Self { free, most }
+    }
+
+    fn take(&self) -> Option<Vec<u8>> {
+        lock(&self.free).pop()
+    }
+
+    fn give_back(&self, memory: Vec<u8>) {
+        let mut free = lock(&self.free);
+        if free.len() < self.most {
+            free.push(memory);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.from.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -81,7 +111,7 @@ pub struct ObjectWriter {
     filled: usize,
     content_bytes: u64,
     is_indexed: bool,
-    frames: mpsc::Sender<Step>,
+    steps: mpsc::Sender<Step>,
     upload: Option<JoinHandle<Result<StoredObject, Error>>>,
 }
 
@@ -131,8 +161,8 @@ impl Pipeline {
         let blocks = Reused::new(threads * QUEUED_BLOCKS);
         let frames = Reused::new(threads * QUEUED_BLOCKS);
         for _ in 0..threads.max(1) {
-            let (queue, used, free) = (queue.clone(), blocks.used.clone(), frames.free.clone());
-            thread::spawn(move || compress(&queue, &used, &free));
+            let (queue, blocks, frames) = (queue.clone(), blocks.clone(), frames.clone());
+            thread::spawn(move || compress(&queue, &blocks, &frames));
         }
         Self {
             session,
@@ -255,16 +285,16 @@ impl Pipeline {
 
     fn begin(&self, key: &ObjectKey, upload: Upload, wrapping: Wrapping) -> ObjectWriter {
         let object: Arc<str> = self.session.object_url(key).into();
-        let (frames, queue) = mpsc::channel(QUEUED_BLOCKS);
-        let used_frames = self.frames.used.clone();
-        let upload = send(upload, wrapping, Arc::clone(&object), queue, used_frames);
+        let (steps, queue) = mpsc::channel(QUEUED_BLOCKS);
+        let frames = self.frames.clone();
+        let upload = send(upload, wrapping, Arc::clone(&object), queue, frames);
         ObjectWriter {
             object,
             block: self.block(),
             filled: 0,
             content_bytes: 0,
             is_indexed: false,
-            frames,
+            steps,
             upload: Some(self.session.spawn(upload)),
             pipeline: self.clone(),
         }
@@ -272,9 +302,8 @@ impl Pipeline {
 
     fn block(&self) -> Vec<u8> {
         self.blocks
-            .free
-            .try_recv()
-            .unwrap_or_else(|_| vec![0; BLOCK_SIZE_BYTES])
+            .take()
+            .unwrap_or_else(|| vec![0; BLOCK_SIZE_BYTES])
     }
 }
 
@@ -340,7 +369,7 @@ impl ObjectWriter {
             self.send_block()?;
         }
         // A closed channel means that the upload failed; its outcome says why.
-        drop(self.frames.blocking_send(Step::End));
+        drop(self.steps.blocking_send(Step::End));
         let content_bytes = self.content_bytes;
         self.outcome().map(|stored| StoredObject {
             content_bytes,
@@ -361,7 +390,7 @@ impl ObjectWriter {
             is_indexed: self.is_indexed,
             frame,
         };
-        let queued = self.frames.blocking_send(Step::Frame(receiver)).is_ok();
+        let queued = self.steps.blocking_send(Step::Frame(receiver)).is_ok();
         if queued && self.pipeline.jobs.send(job).is_ok() {
             return Ok(());
         }
@@ -409,19 +438,18 @@ impl Drop for ObjectWriter {
 }
 
 /// Compresses until no writer is left.
-fn compress(queue: &Receiver<Job>, used: &Sender<Vec<u8>>, rooms: &Receiver<Vec<u8>>) {
+fn compress(queue: &Receiver<Job>, blocks: &Reused, frames: &Reused) {
     let mut encoder = None;
     for job in queue {
         let content_bytes = job.block.len();
         let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
-        let room = rooms.try_recv().unwrap_or_default();
+        let room = frames.take().unwrap_or_default();
         let result = encoder_for(&mut encoder, job.compression)
             .and_then(|encoder| encoder.frame(job.block, room));
         let framed = result.map(|(bytes, block)| {
             if let Some(mut block) = block {
                 block.resize(BLOCK_SIZE_BYTES, 0);
-                // A full channel only means that the block is freed instead of used again.
-                drop(used.try_send(block));
+                blocks.give_back(block);
             }
             let frame = digest.map(|digest| Frame {
                 content_bytes: length(content_bytes),
@@ -463,6 +491,17 @@ struct Wrapping {
 }
 
 impl Wrapping {
+    /// What stands before the first frame of content.
+    fn begin(&mut self) -> io::Result<Vec<u8>> {
+        let first = self.trailer.as_ref().map(|_| trailer::first_frame());
+        let stored = match (&mut self.encryption, first.unwrap_or_default()) {
+            (None, first) => first,
+            (Some(encryption), first) => encryption.write(&first)?,
+        };
+        self.hash(&stored);
+        Ok(stored)
+    }
+
     fn frame(&mut self, frame: Vec<u8>) -> io::Result<Vec<u8>> {
         if let Some(trailer) = &mut self.trailer {
             trailer.update(&frame);
@@ -484,7 +523,7 @@ impl Wrapping {
     /// The last bytes.
     fn end(mut self) -> io::Result<End> {
         let trailer = self.trailer.take().map(Trailer::frame).unwrap_or_default();
-        let checksum = super::trailer::checksum(&trailer);
+        let checksum = trailer::checksum(&trailer);
         let bytes = match self.encryption.take() {
             None => trailer,
             Some(encryption) => encryption.end(&trailer)?,
@@ -556,7 +595,7 @@ async fn send(
     mut wrapping: Wrapping,
     object: Arc<str>,
     mut steps: mpsc::Receiver<Step>,
-    used_frames: Sender<Vec<u8>>,
+    used: Reused,
 ) -> Result<StoredObject, Error> {
     let mut frames = Vec::new();
     let broken_off = || Error::BrokenOff {
@@ -566,16 +605,17 @@ async fn send(
         object: object.to_string(),
         source,
     };
+    let begin = wrapping.begin().map_err(failed)?;
+    upload.write(Bytes::from(begin)).await?;
     while let Step::Frame(frame) = steps.recv().await.ok_or_else(broken_off)? {
         let packed = frame.await.map_err(|_| broken_off())?;
         let Framed { bytes, frame } = packed.map_err(failed)?;
         frames.extend(frame);
-        let bytes = Bytes::from(wrapping.frame(bytes).map_err(failed)?);
-        upload.write(bytes.clone()).await?;
-        if bytes.is_unique() {
-            // A full channel only means that the memory is freed instead of used again.
-            drop(used_frames.try_send(Vec::from(bytes)));
-        }
+        let bytes = Lent {
+            bytes: wrapping.frame(bytes).map_err(failed)?,
+            from: used.clone(),
+        };
+        upload.write(Bytes::from_owner(bytes)).await?;
     }
     let end = wrapping.end().map_err(failed)?;
     upload.write(Bytes::from(end.bytes)).await?;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use walhalla_postgres::SystemIdentifier;
+use walhalla_postgres::summary::SegmentDigest;
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 pub use backups::LATEST;
@@ -340,7 +341,10 @@ impl Repository {
     /// [`ObjectError::Locked`] where the header names none; [`ObjectError::Damaged`] for more than [`WHOLE_OBJECT_LIMIT_BYTES`].
     pub fn content_digest(&self, object: &layout::Object) -> Result<ContentDigest, Error> {
         let locked = match self.open(object) {
-            Ok(content) => return self.sha256_of(object, content).map(ContentDigest::Sha256),
+            Ok(content) => {
+                let sha256 = self.digest_of(object, content, streams::sha256);
+                return sha256.map(ContentDigest::Sha256);
+            }
             Err(error) if error.is_locked() => error,
             Err(error) => return Err(error),
         };
@@ -358,21 +362,28 @@ impl Repository {
         }
     }
 
-    /// Whether the content of an archived file has the SHA-256 `content`. The `trailer` with which it was stored shows it by
+    /// Whether the content of an archived segment has the digest `content`. The `trailer` with which it was stored shows it by
     /// a small request; where it shows nothing, all of the file is read.
     ///
     /// # Errors
-    /// As [`Repository::content_digest`].
+    /// As [`Repository::content_digest`]; [`ObjectError::Locked`] too where the header tells another kind of digest.
     pub fn has_content(
         &self,
         archived: &ArchivedFile,
-        content: [u8; 32],
+        content: SegmentDigest,
         trailer: Option<[u8; 32]>,
     ) -> Result<bool, Error> {
         if trailer.is_some() && self.trailer(archived)? == trailer {
             return Ok(true);
         }
-        Ok(self.content_sha256(&archived.object())? == content)
+        let object = archived.object();
+        match content {
+            SegmentDigest::Sha256(known) => Ok(self.content_sha256(&object)? == known),
+            SegmentDigest::Blake3(known) => {
+                let content = self.open(&object)?;
+                Ok(self.digest_of(&object, content, streams::blake3)? == known)
+            }
+        }
     }
 
     /// The checksum in a file's trailer; `None` where there is none, or no identity opens it.
@@ -389,12 +400,17 @@ impl Repository {
         }
     }
 
-    fn sha256_of(&self, object: &layout::Object, content: Content) -> Result<[u8; 32], Error> {
+    fn digest_of(
+        &self,
+        object: &layout::Object,
+        content: Content,
+        digest: impl FnOnce(&mut std::io::Take<Content>) -> std::io::Result<[u8; 32]>,
+    ) -> Result<[u8; 32], Error> {
         let mut bounded = std::io::Read::take(content, WHOLE_OBJECT_LIMIT_BYTES + 1);
-        let sha256 = streams::sha256(&mut bounded);
-        let sha256 = sha256.map_err(|source| self.damaged(&object.key, source))?;
+        let digest = digest(&mut bounded);
+        let digest = digest.map_err(|source| self.damaged(&object.key, source))?;
         if bounded.limit() > 0 {
-            return Ok(sha256);
+            return Ok(digest);
         }
         let most = format!("more than {WHOLE_OBJECT_LIMIT_BYTES} bytes");
         Err(self.unfit(&object.key, "it is longer than such a file can be", most))

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
-use walhalla_postgres::summary::{Digest as Sum, Summarizer, Summary, Unusable};
+use walhalla_postgres::summary::{Digest as Sum, SegmentDigest, Summarizer, Summary, Unusable};
 use walhalla_postgres::{History, SegmentName};
 use walhalla_providers::{ErrorKind, ObjectKey};
 
@@ -134,7 +134,7 @@ pub fn read(
 
 /// Archived segments of which it was shown what they hold, by their keys.
 #[derive(Debug, Default)]
-pub struct Proven(Mutex<HashMap<ObjectKey, [u8; 32]>>);
+pub struct Proven(Mutex<HashMap<ObjectKey, SegmentDigest>>);
 
 impl Proven {
     /// Reads the summary in `object`, if it is the one of the segment that is archived.
@@ -153,7 +153,7 @@ impl Proven {
             return Ok(summary);
         }
         let finding = "it is the summary of another segment of that name";
-        let reason = "its SHA-256 is not that of the archived one";
+        let reason = "the digest of its segment is not that of the archived one";
         Err(repository.unfit(&object.key, finding, reason))
     }
 
@@ -163,17 +163,17 @@ impl Proven {
         summary: &Summary,
         archived: &ArchivedFile,
     ) -> Result<bool, repository::Error> {
-        let Some(Sum(sha256)) = summary.segment_sha256 else {
+        let Some(digest) = summary.segment_digest() else {
             return Ok(false);
         };
         let key = &archived.object().key;
-        if lock(&self.0).get(key) == Some(&sha256) {
+        if lock(&self.0).get(key) == Some(&digest) {
             return Ok(true);
         }
         let trailer = summary.segment_trailer.map(|sum| sum.0);
-        let is_it = repository.has_content(archived, sha256, trailer)?;
+        let is_it = repository.has_content(archived, digest, trailer)?;
         if is_it {
-            lock(&self.0).insert(key.clone(), sha256);
+            lock(&self.0).insert(key.clone(), digest);
         }
         Ok(is_it)
     }

@@ -86,11 +86,11 @@ impl Objects {
         let content = name.to_string();
         let (key, stored) = self.packed(&segment, content.as_bytes());
         let trailer: [u8; 32] = *stored.last_chunk().unwrap();
-        let told = self.summary(at, Sha256::digest(&content).into(), trailer);
+        let told = self.summary(at, blake3::hash(content.as_bytes()).into(), trailer);
         [(key, stored), self.packed(&summary, &told.to_json())]
     }
 
-    fn summary(&self, at: usize, sha256: [u8; 32], trailer: [u8; 32]) -> Summary {
+    fn summary(&self, at: usize, blake3: [u8; 32], trailer: [u8; 32]) -> Summary {
         let life = &self.life;
         let transactions: Vec<Transaction> = { 0..3 }.map(|it| self.transaction(at, it)).collect();
         let times = transactions.iter().map(|end| end.time);
@@ -107,7 +107,8 @@ impl Objects {
             segment: life.name(at),
             postgres_version: version(),
             segment_size: life::size(),
-            segment_sha256: Some(Digest(sha256)),
+            segment_blake3: Some(Digest(blake3)),
+            segment_sha256: None,
             segment_trailer: Some(Digest(trailer)),
             first_record: Some(life.lsn(at, life::FIRST_RECORD)),
             first_previous: before,
@@ -285,19 +286,22 @@ impl Objects {
         }
     }
 
-    /// The content in one LZ4 frame, and the frame that holds the checksum of a WAL file or summary, as
+    /// The content in one LZ4 frame, between the frames that announce and hold the checksum of a WAL file or summary, as
     /// `docs/format.md` describes it.
     fn packed(&self, object: &Object, content: &[u8]) -> (ObjectKey, Bytes) {
-        let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        let mut first = 0x184D_2A5E_u32.to_le_bytes().to_vec();
+        first.extend_from_slice(&16_u32.to_le_bytes());
+        first.extend_from_slice(b"walhalla-blake3\n");
+        let mut encoder = lz4_flex::frame::FrameEncoder::new(first);
         std::io::Write::write_all(&mut encoder, content).unwrap();
         let mut stored = encoder.finish().unwrap();
         assert!(self.layout.has_trailer(object));
-        let checksum = Sha256::new().chain_update(object.name()).chain_update("\n");
-        let checksum = checksum.chain_update(&stored).finalize();
+        let named = [object.name().as_bytes(), b"\n", &stored].concat();
+        let checksum = blake3::hash(&named);
         stored.extend_from_slice(&0x184D_2A5E_u32.to_le_bytes());
         stored.extend_from_slice(&48_u32.to_le_bytes());
-        stored.extend_from_slice(b"walhalla-sha256\n");
-        stored.extend_from_slice(&checksum);
+        stored.extend_from_slice(b"walhalla-blake3\n");
+        stored.extend_from_slice(checksum.as_bytes());
         (object.key.clone(), stored.into())
     }
 }

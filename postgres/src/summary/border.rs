@@ -222,6 +222,7 @@ mod tests {
             segment,
             postgres_version: Version::parse("17").unwrap(),
             segment_size: size,
+            segment_blake3: None,
             segment_sha256: None,
             segment_trailer: None,
             first_record: None,

@@ -34,9 +34,13 @@ pub struct Changed {
 pub(super) struct Collector {
     places: FxHashMap<(RelationFiles, Fork), usize>,
     forks: Vec<((RelationFiles, Fork), Touched)>,
-    /// Where the last block was put.
-    last: usize,
+    /// Where the last blocks were put, by the last bits of the relation's number: records turn to the same few relations again
+    /// and again.
+    last: [usize; RECENT],
 }
+
+/// A power of two.
+const RECENT: usize = 16;
 
 /// A fork whose blocks come in any order.
 #[derive(Debug, Default)]
@@ -186,18 +190,16 @@ impl Collector {
 
     fn at(&mut self, relation: RelationFiles, fork: Fork) -> &mut Touched {
         let key = (relation, fork);
-        let is_last = self
-            .forks
-            .get(self.last)
-            .is_some_and(|(last, _)| *last == key);
-        if !is_last {
+        let recent = relation.number as usize % RECENT;
+        let last = self.last.get_mut(recent).expect("it is a remainder");
+        if self.forks.get(*last).is_none_or(|(known, _)| *known != key) {
             let next = self.forks.len();
-            self.last = *self.places.entry(key).or_insert(next);
-            if self.last == next {
+            *last = *self.places.entry(key).or_insert(next);
+            if *last == next {
                 self.forks.push((key, Touched::default()));
             }
         }
-        let (_, touched) = self.forks.get_mut(self.last).expect("it was found or made");
+        let (_, touched) = self.forks.get_mut(*last).expect("it was found or made");
         touched
     }
 }

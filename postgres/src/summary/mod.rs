@@ -27,11 +27,13 @@ use crate::wal::reader::{Head, Tail};
 use crate::wal::record::RelationFiles;
 use crate::{Lsn, SegmentName, SegmentSize, SystemIdentifier, Version};
 
-/// The format that is written; no other one is read. What was written before 2 does not tell of which segment it was made,
-/// nor of tablespaces.
-pub const FORMAT: u32 = 2;
+/// The format that is written.
+pub const FORMAT: u32 = 3;
+/// The oldest that is read: what was written before does not tell of which segment it was made, nor of tablespaces. It names
+/// the segment by its SHA-256.
+const OLDEST_FORMAT: u32 = 2;
 
-/// A SHA-256, in JSON hexadecimal.
+/// A hash of 32 bytes, in JSON hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Digest(#[serde(with = "hex::serde")] pub [u8; 32]);
@@ -55,7 +57,11 @@ pub struct Summary {
     pub postgres_version: Version,
     /// Length of the cluster's segments.
     pub segment_size: SegmentSize,
-    /// SHA-256 of the segment; `None` of one that was still being written, whose summary is never stored.
+    /// BLAKE3 hash of the segment; `None` of one that was still being written, whose summary is never stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment_blake3: Option<Digest>,
+    /// SHA-256 of the segment instead, in format 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_sha256: Option<Digest>,
     /// The checksum in which the segment's object ends, if it does: it shows that the object is that segment's without
     /// reading all of it.
@@ -91,6 +97,15 @@ pub struct Summary {
     pub pg_class_deletes: Vec<(u32, u32)>,
     /// Blocks that changed.
     pub changes: Changes,
+}
+
+/// By what a summary names its segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentDigest {
+    /// Its BLAKE3 hash.
+    Blake3([u8; 32]),
+    /// Its SHA-256, as earlier versions wrote it.
+    Sha256([u8; 32]),
 }
 
 /// Something of which a record tells.
@@ -147,6 +162,13 @@ pub enum Unusable {
 }
 
 impl Summary {
+    /// Which segment it is of; `None` of one that was still being written.
+    pub fn segment_digest(&self) -> Option<SegmentDigest> {
+        let blake3 = self.segment_blake3.map(|sum| SegmentDigest::Blake3(sum.0));
+        let sha256 = self.segment_sha256.map(|sum| SegmentDigest::Sha256(sum.0));
+        blake3.or(sha256)
+    }
+
     /// The summary as it is stored.
     pub fn to_json(&self) -> Vec<u8> {
         let mut json =
@@ -172,7 +194,7 @@ impl Summary {
         if format > FORMAT {
             return Err(Unusable::Newer(format));
         }
-        if format < FORMAT {
+        if format < OLDEST_FORMAT {
             return Err(Unusable::Older(format));
         }
         let summary: Self = serde_json::from_slice(json)?;

@@ -209,6 +209,7 @@ impl Headers {
 }
 
 /// `XLogRecordBlockHeader` after its number, and what its flags announce.
+#[inline]
 fn block(
     id: u8,
     last: Option<&BlockReference>,
@@ -261,6 +262,7 @@ fn image(rest: &mut Rest, version: Version) -> Result<u16, RecordNotUnderstood> 
 pub(super) struct Rest<'a>(pub(super) &'a [u8]);
 
 impl<'a> Rest<'a> {
+    #[inline]
     pub(super) fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordNotUnderstood> {
         let (taken, rest) = self
             .0
@@ -279,18 +281,22 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 
+    #[inline]
     pub(super) fn byte(&mut self) -> Result<u8, RecordNotUnderstood> {
         self.take::<1>().map(|[byte]| byte)
     }
 
+    #[inline]
     pub(super) fn u16(&mut self) -> Result<u16, RecordNotUnderstood> {
         self.take().map(u16::from_le_bytes)
     }
 
+    #[inline]
     pub(super) fn u32(&mut self) -> Result<u32, RecordNotUnderstood> {
         self.take().map(u32::from_le_bytes)
     }
 
+    #[inline]
     pub(super) fn i64(&mut self) -> Result<i64, RecordNotUnderstood> {
         self.take().map(i64::from_le_bytes)
     }

@@ -8,8 +8,6 @@
 //! Pages that are whole in a piece are checked where they lie. Only a page that is torn by the border between two
 //! pieces is copied.
 
-use sha2::{Digest, Sha256};
-
 use super::Mismatch;
 use super::cluster::Cluster;
 use super::page_check::PageCheck;
@@ -41,14 +39,14 @@ pub struct SegmentReader {
     torn: Vec<u8>,
     fed_bytes: u64,
     /// The hash of what was fed, if that is wanted.
-    hash: Option<Sha256>,
+    hash: Option<Box<blake3::Hasher>>,
 }
 
 /// A segment that was read, and found to be what its name says as far as it was read.
 #[derive(Clone, Debug)]
 pub struct ReadSegment {
     pages: PageCheck,
-    sha256: Option<[u8; 32]>,
+    blake3: Option<[u8; 32]>,
 }
 
 impl SegmentReader {
@@ -93,11 +91,11 @@ impl SegmentReader {
         Ok(reader)
     }
 
-    /// The same, which also computes the SHA-256 of the segment.
+    /// The same, which also computes the segment's BLAKE3 hash.
     #[must_use]
     pub fn hashing(self) -> Self {
         Self {
-            hash: Some(Sha256::new()),
+            hash: Some(Box::default()),
             ..self
         }
     }
@@ -153,11 +151,11 @@ impl SegmentReader {
     pub fn finish(self) -> Result<ReadSegment, Mismatch> {
         let pages = self.pages.ok_or(Mismatch::Text)?;
         pages.cluster().must_have_length(self.fed_bytes)?;
-        let sha256 = self.hash.map(|hash| hash.finalize().into());
-        Ok(ReadSegment { pages, sha256 })
+        let blake3 = self.hash.map(|hash| hash.finalize().into());
+        Ok(ReadSegment { pages, blake3 })
     }
 
-    /// The segment as far as whole pages of it were fed, for a caller who needs no more of it. Its SHA-256 is not known.
+    /// The segment as far as whole pages of it were fed, for a caller who needs no more of it. Its hash is not known.
     ///
     /// # Errors
     /// [`Mismatch::Text`] where no first page was fed.
@@ -165,7 +163,7 @@ impl SegmentReader {
         let pages = self.pages.ok_or(Mismatch::Text)?;
         Ok(ReadSegment {
             pages,
-            sha256: None,
+            blake3: None,
         })
     }
 
@@ -200,9 +198,9 @@ impl ReadSegment {
         self.pages.cluster()
     }
 
-    /// SHA-256 of a segment that was read to its end, if [`SegmentReader::hashing`] asked for it.
-    pub fn sha256(&self) -> Option<[u8; 32]> {
-        self.sha256
+    /// The BLAKE3 hash of a segment that was read to its end, if [`SegmentReader::hashing`] asked for it.
+    pub fn blake3(&self) -> Option<[u8; 32]> {
+        self.blake3
     }
 
     /// What is missing of the segment: PostgreSQL finishes one with a switch or fills it, and a record that does not fit
@@ -441,7 +439,7 @@ mod tests {
             let reader = read.records();
             format!(
                 "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
-                read.sha256(),
+                read.blake3(),
                 read.unfinished(),
                 read.valid_until(),
                 read.stopped_at(),

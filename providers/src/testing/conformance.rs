@@ -10,7 +10,12 @@ use bytes::Bytes;
 
 use super::{Call, Fault, FaultyStore};
 use crate::transfer::{Options, RetryPolicy, Store, Upload};
-use crate::{ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken};
+use crate::{ErrorKind, ListRequest, ObjectKey, ObjectStore, PartAt, PutMode, PutToken};
+
+const FIRST_PART: PartAt = PartAt {
+    number: 1,
+    offset: 0,
+};
 
 type AnyStore = Arc<dyn ObjectStore>;
 
@@ -784,9 +789,13 @@ pub async fn nothing_is_visible_during_an_upload(store: AnyStore) {
         .await
         .unwrap();
     let body = pattern(any.limits().part_size_bytes);
-    let first = any.put_part(&key, &upload, 1, body.clone()).await.unwrap();
+    let first = any.put_part(&key, &upload, FIRST_PART, body.clone()).await.unwrap();
+    let second = PartAt {
+        number: 2,
+        offset: body.len() as u64,
+    };
     let second = any
-        .put_part(&key, &upload, 2, Bytes::from_static(b"end"))
+        .put_part(&key, &upload, second, Bytes::from_static(b"end"))
         .await
         .unwrap();
     assert!(store.head(&key).await.unwrap_err().is_not_found());
@@ -815,7 +824,7 @@ pub async fn an_aborted_upload_leaves_nothing(store: AnyStore) {
         .await
         .unwrap();
     let receipt = any
-        .put_part(&key, &upload, 1, Bytes::from_static(b"x"))
+        .put_part(&key, &upload, FIRST_PART, Bytes::from_static(b"x"))
         .await
         .unwrap();
     any.abort_upload(&key, &upload).await.unwrap();

@@ -11,7 +11,7 @@ use futures_util::{Stream, StreamExt, stream};
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
-    Operation, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Operation, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 /// A method of [`ObjectStore`].
@@ -204,13 +204,13 @@ impl ObjectStore for FaultyStore {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
         self.meet(
             Call::PutPart,
             Some(key),
-            self.store.put_part(key, upload, number, body),
+            self.store.put_part(key, upload, at, body),
         )
         .await
         .0

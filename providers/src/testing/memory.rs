@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
 };
 
 const CHUNK_BYTES: usize = 1000;
@@ -134,6 +134,7 @@ impl ObjectStore for MemoryStore {
             max_parts: 10_000,
             parallel_parts: true,
             times_out: true,
+            cheap_parts: false,
             listings: ListingCost::Shown,
         }
     }
@@ -167,7 +168,7 @@ impl ObjectStore for MemoryStore {
         &self,
         key: &ObjectKey,
         upload: &UploadId,
-        number: u32,
+        at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
         let size_bytes = body.len() as u64;
@@ -176,10 +177,10 @@ impl ObjectStore for MemoryStore {
             .uploads
             .get_mut(&upload.0)
             .ok_or_else(|| self.upload_gone(key))?;
-        parts.bodies.insert(number, body);
+        parts.bodies.insert(at.number, body);
         Ok(PartReceipt {
-            number,
-            tag: number.to_string(),
+            number: at.number,
+            tag: at.number.to_string(),
             checksum: None,
             size_bytes,
         })

@@ -9,12 +9,15 @@ use tokio::task::JoinSet;
 
 use super::{Store, may_be_own, permit};
 use crate::{
-    Error, ErrorKind, Limits, ObjectKey, Operation, PartReceipt, PutMode, PutToken, Result,
+    Error, ErrorKind, Limits, ObjectKey, Operation, PartAt, PartReceipt, PutMode, PutToken, Result,
     UploadId,
 };
 
 /// Most parts of one upload on their way at one time.
 const PARTS_IN_FLIGHT: usize = 4;
+
+/// What is at least as long is sent as it comes to a store whose parts are cheap.
+const CHEAP_PART_BYTES: usize = 64 << 10;
 
 /// Most time to delete the parts of an upload that failed: where the store is away, its failure
 /// shall not be told twice as late.
@@ -51,6 +54,8 @@ enum State {
     Started {
         upload: UploadId,
         parts: u32,
+        /// In these parts.
+        sent_bytes: u64,
     },
     Ended,
 }
@@ -73,14 +78,17 @@ impl Upload {
         }
     }
 
-    /// Sends a body of at most `bytes` in one request, even where it is longer than a part; that many are held in memory.
+    /// Sends a body of at most `bytes` in one request, even where it is longer than a part; that many are held in memory. A
+    /// store whose parts are cheap takes parts nevertheless.
     ///
     /// For objects that two writers might create at the same moment: some servers keep the condition of a
     /// single put against a race, and not that of a completion (SeaweedFS 4.48), or keep none on
     /// the latter.
     #[must_use]
     pub fn whole_up_to(mut self, bytes: usize) -> Self {
-        self.whole_bytes = bytes.max(self.limits.part_size_bytes);
+        if !self.limits.cheap_parts {
+            self.whole_bytes = bytes.max(self.limits.part_size_bytes);
+        }
         self
     }
 
@@ -125,6 +133,11 @@ impl Upload {
             return Err(self.error(ErrorKind::Invalid).with_source(UploadEnded));
         }
         let mut rest = chunk;
+        if self.limits.cheap_parts && rest.len() >= CHEAP_PART_BYTES {
+            self.send_rest().await?;
+            self.stored_bytes += rest.len() as u64;
+            return self.send_part(rest).await;
+        }
         while !rest.is_empty() {
             if self.buffer.len() == self.buffer_bytes() {
                 self.send_buffer().await?;
@@ -158,6 +171,15 @@ impl Upload {
         Ok(())
     }
 
+    /// Sends what is in the buffer as a part of its own.
+    async fn send_rest(&mut self) -> Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let part = mem::take(&mut self.buffer).freeze();
+        self.send_part(part).await
+    }
+
     async fn put_whole(&mut self) -> Result<()> {
         let body = mem::take(&mut self.buffer).freeze();
         self.check_sum(body.len() as u64)?;
@@ -165,8 +187,7 @@ impl Upload {
     }
 
     async fn complete(&mut self) -> Result<()> {
-        let part = mem::take(&mut self.buffer).freeze();
-        self.send_part(part).await?;
+        self.send_rest().await?;
         while !self.in_flight.is_empty() {
             self.take_receipt().await?;
         }
@@ -222,27 +243,40 @@ impl Upload {
     }
 
     async fn send_part(&mut self, body: Bytes) -> Result<()> {
-        let (upload, number) = self.next_part().await?;
+        let (upload, at) = self.next_part(body.len()).await?;
         while self.in_flight.len() >= self.most_in_flight() {
             self.take_receipt().await?;
         }
         let (store, key) = (self.store.clone(), self.key.clone());
         self.in_flight
-            .spawn(async move { put_part(&store, &key, &upload, number, body).await });
+            .spawn(async move { put_part(&store, &key, &upload, at, body).await });
         Ok(())
     }
 
-    /// The upload, started if need be, and the number of its next part.
-    async fn next_part(&mut self) -> Result<(UploadId, u32)> {
+    /// The upload, started if need be, and where its next part stands.
+    async fn next_part(&mut self, size_bytes: usize) -> Result<(UploadId, PartAt)> {
         if matches!(self.state, State::Buffered) {
             let upload = start(&self.store, &self.key, self.mode, &self.token).await?;
-            self.state = State::Started { upload, parts: 0 };
+            self.state = State::Started {
+                upload,
+                parts: 0,
+                sent_bytes: 0,
+            };
         }
         let max_parts = self.limits.max_parts;
         match &mut self.state {
-            State::Started { upload, parts } if *parts < max_parts => {
+            State::Started {
+                upload,
+                parts,
+                sent_bytes,
+            } if *parts < max_parts => {
                 *parts += 1;
-                Ok((upload.clone(), *parts))
+                let at = PartAt {
+                    number: *parts,
+                    offset: *sent_bytes,
+                };
+                *sent_bytes += size_bytes as u64;
+                Ok((upload.clone(), at))
             }
             State::Started { .. } => {
                 let part_size_bytes = self.limits.part_size_bytes;
@@ -366,7 +400,7 @@ async fn put_part(
     store: &Store,
     key: &ObjectKey,
     upload: &UploadId,
-    number: u32,
+    at: PartAt,
     body: Bytes,
 ) -> Result<PartReceipt> {
     let _permit = permit(&store.inner.uploads).await;
@@ -375,7 +409,7 @@ async fn put_part(
         let request = store
             .inner
             .store
-            .put_part(key, upload, number, body.clone());
+            .put_part(key, upload, at, body.clone());
         match retries
             .attempt(Operation::Put, || store.object_url(key), request)
             .await
