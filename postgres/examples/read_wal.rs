@@ -1,7 +1,7 @@
 //! How fast WAL is read: `read_wal MODE SEGMENT...`, segments of one timeline that follow each other.
 //!
 //! `crc` takes a CRC-32C of all bytes, `checksums` also a BLAKE3 hash, `records` reads the records and checks their CRCs,
-//! `blocks` also reads which blocks they change, `events` also what they mean. Prints `seconds bytes records`: the time
+//! `blocks` also reads which blocks they change, `events` also what they mean, `summary` takes all of it into a summary. Prints `seconds bytes records`: the time
 //! without that for getting the files into memory.
 #![allow(clippy::print_stdout, reason = "it prints its one line")]
 
@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use walhalla_postgres::summary::Summarizer;
 use walhalla_postgres::wal::event::event;
 use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::wal::reader::{Record, RecordReader};
@@ -56,6 +57,14 @@ fn main() -> Result<(), Box<dyn Error>> {
                 _ = std::hint::black_box(record.headers(version, show));
                 _ = std::hint::black_box(event(record, version));
             })?,
+            "summary" => {
+                let mut summarizer = Summarizer::new(name);
+                read(reader, start, &bytes, |record| {
+                    records += 1;
+                    summarizer.record(record, version);
+                })?;
+                _ = std::hint::black_box(summarizer);
+            }
             _ => return Err("no such mode".into()),
         }
         passed += begin.elapsed();

@@ -38,7 +38,8 @@ use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right,
+    UploadId,
 };
 use bodies::Bodies;
 use credentials::Access;

@@ -157,6 +157,14 @@ pub struct PartAt {
     pub offset: u64,
 }
 
+impl PartAt {
+    /// The object's first part.
+    pub const FIRST: Self = Self {
+        number: 1,
+        offset: 0,
+    };
+}
+
 /// What a store reads for a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListingCost {

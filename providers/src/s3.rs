@@ -39,8 +39,8 @@ use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
-    ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right,
-    UploadId,
+    ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result,
+    Right, UploadId,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;

@@ -17,7 +17,7 @@ use walhalla_providers::testing::emulators::Azurite;
 use walhalla_providers::testing::{Call, Fault, FaultyStore};
 use walhalla_providers::transfer::{AzureSettings, Store, StoreSettings};
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PutMode, PutToken,
+    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PartAt, PutMode, PutToken,
     conformance_tests,
 };
 
@@ -153,7 +153,10 @@ async fn all_kinds(store: &AzureStore) -> Vec<ErrorKind> {
         store.head(&key).await.err(),
         store.list(&ListRequest::default()).await.err(),
         deleted.unwrap_or_else(Some),
-        store.put_part(&key, &upload, 1, body("x")).await.err(),
+        store
+            .put_part(&key, &upload, PartAt::FIRST, body("x"))
+            .await
+            .err(),
         store.complete_upload(&key, &upload, &[], mode).await.err(),
     ];
     let kind = |error: Option<Error>| {
@@ -295,7 +298,9 @@ async fn bytes_that_changed_on_the_way_are_corrupted_both_ways() {
         .start_upload(&object, PutMode::Create, &token)
         .await
         .unwrap();
-    let part = through.put_part(&object, &upload, 1, text.clone()).await;
+    let part = through
+        .put_part(&object, &upload, PartAt::FIRST, text.clone())
+        .await;
     assert_eq!(part.unwrap_err().kind, ErrorKind::Corrupted);
 
     let direct = server.store(Azurite::CONTAINER);
@@ -309,8 +314,12 @@ async fn bytes_that_changed_on_the_way_are_corrupted_both_ways() {
         .await
         .unwrap();
     let mut receipts = Vec::new();
-    for (number, part) in (1..).zip([body("the first; "), text]) {
-        let part = direct.put_part(&parts, &upload, number, part).await;
+    let second = PartAt {
+        number: 2,
+        offset: 11,
+    };
+    for (at, part) in [(PartAt::FIRST, body("the first; ")), (second, text)] {
+        let part = direct.put_part(&parts, &upload, at, part).await;
         receipts.push(part.unwrap());
     }
     direct
@@ -675,7 +684,10 @@ async fn failed_writes(given: &str) -> [Option<Error>; 3] {
         (store, upload)
     };
     let (store, upload) = of_canned().await;
-    let part = store.put_part(&object, &upload, 1, body("x")).await.err();
+    let part = store
+        .put_part(&object, &upload, PartAt::FIRST, body("x"))
+        .await
+        .err();
     let (store, upload) = of_canned().await;
     let committed = store.complete_upload(&object, &upload, &[], mode).await;
     let (store, _) = of_canned().await;

@@ -26,8 +26,8 @@ use walhalla_providers::testing::emulators::FakeGcs;
 use walhalla_providers::testing::{Call, Fault as StoreFault, FaultyStore};
 use walhalla_providers::transfer::{GcsSettings, Store, StoreSettings, open};
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PutMode, PutToken, Right,
-    UploadId,
+    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PartAt, PutMode, PutToken,
+    Right, UploadId,
 };
 
 mod on_the_emulator {
@@ -429,11 +429,13 @@ async fn a_server_that_keeps_nothing_is_asked_again_only_by_the_retries() {
         .await
         .unwrap();
     server.meet([Fault::Keep(0)]);
-    let part = store.put_part(&key("x"), &upload, 1, bytes(PART)).await;
+    let part = store
+        .put_part(&key("x"), &upload, PartAt::FIRST, bytes(PART))
+        .await;
     assert_eq!(part.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(server.take_ranges(), ["bytes 0-16777215/*"]);
     store
-        .put_part(&key("x"), &upload, 1, bytes(PART))
+        .put_part(&key("x"), &upload, PartAt::FIRST, bytes(PART))
         .await
         .unwrap();
 }
@@ -497,7 +499,10 @@ async fn parts_in_another_order_or_with_other_receipts_are_invalid() {
         .start_upload(&object, PutMode::Create, &PutToken::random())
         .await
         .unwrap();
-    let put = |number, body| store.put_part(&object, &upload, number, body);
+    let put = |number: u32, body| {
+        let offset = u64::from(number - 1) * PART as u64;
+        store.put_part(&object, &upload, PartAt { number, offset }, body)
+    };
     let kind = |part: Result<_, Error>| part.err().map(|error| error.kind);
     assert_eq!(kind(put(2, bytes(PART)).await), Some(ErrorKind::Invalid));
     assert_eq!(

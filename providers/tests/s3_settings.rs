@@ -19,7 +19,7 @@ use walhalla_providers::transfer::{
     ConditionalWrites, ObjectLock, S3Settings, Store, StoreSettings, open,
 };
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PutMode, PutToken,
+    Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PartAt, PutMode, PutToken,
 };
 
 fn store_at(endpoint: &str, settings: S3Settings) -> S3Store {
@@ -255,7 +255,9 @@ async fn the_requester_pays_for_every_request() {
     let (url, requests) = recorded(vec![taken(); 8]).await;
     let (store, key) = (store_at(&url, settings), key());
     let upload = walhalla_providers::UploadId("u".to_owned());
-    let _ = store.put_part(&key, &upload, 1, Bytes::new()).await;
+    let _ = store
+        .put_part(&key, &upload, PartAt::FIRST, Bytes::new())
+        .await;
     let _ = store
         .complete_upload(&key, &upload, &[], PutMode::Overwrite)
         .await;

@@ -1,8 +1,8 @@
 //! Writing LZ4 frames (LZ4 frame format 1.6), each of a block that is in memory as a whole.
 //!
 //! ```text
-//! magic │ FLG │ BD │ HC │ { block size │ block }… │ 0 │ XXH32 of the content
-//!   4      1    1    1        4                      4        4
+//! magic │ FLG │ BD │ HC │ { block size │ block │ XXH32 of it }… │ 0 │ XXH32 of the content
+//!   4      1    1    1        4                     4             4        4
 //! ```
 //!
 //! `lz4_flex` compresses the blocks. Its `FrameEncoder` writes the same bytes, but copies each block before and after
@@ -16,11 +16,15 @@ use twox_hash::XxHash32;
 /// Longest block of the frames, as [`DESCRIPTOR`] says.
 const BLOCK_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-/// Version 1, independent blocks, no checksum of each, no content size, a checksum of the content; blocks of 1 MiB.
-const DESCRIPTOR: [u8; 2] = [0b0110_0100, 6 << 4];
+/// Version 1, independent blocks, a checksum of each block, no content size, a checksum of the content; blocks of 1 MiB.
+///
+/// Some bits of LZ4 mean nothing (the match length of a block's last token): their change would go unnoticed by a
+/// checksum of the content alone.
+const DESCRIPTOR: [u8; 2] = [0b0111_0100, 6 << 4];
 /// Magic, descriptor and its checksum.
 const HEADER_BYTES: usize = 7;
 const SIZE_BYTES: usize = 4;
+const CHECKSUM_BYTES: usize = 4;
 /// In a block's size: the block is stored as it is.
 const UNCOMPRESSED: u32 = 1 << 31;
 const END_MARK: [u8; 4] = [0; 4];
@@ -42,7 +46,7 @@ impl Lz4Encoder {
         let [_, header_checksum, ..] = XxHash32::oneshot(0, &DESCRIPTOR).to_le_bytes();
         let most_bytes: usize = content
             .chunks(BLOCK_BYTES)
-            .map(|block| SIZE_BYTES + get_maximum_output_size(block.len()))
+            .map(|block| SIZE_BYTES + get_maximum_output_size(block.len()) + CHECKSUM_BYTES)
             .sum();
         // Longer than it becomes, so that blocks are compressed where they are to stand. What is in it is written over.
         frame.resize(HEADER_BYTES + most_bytes, 0);
@@ -59,7 +63,7 @@ impl Lz4Encoder {
         Ok(())
     }
 
-    /// Writes a block and its size to the begin of `room`; how many bytes that took.
+    /// Writes a block between its size and its checksum to the begin of `room`; how many bytes that took.
     fn block(&mut self, block: &[u8], room: &mut [u8]) -> io::Result<usize> {
         let packed = room.get_mut(SIZE_BYTES..).unwrap_or_default();
         let packed_bytes =
@@ -72,7 +76,10 @@ impl Lz4Encoder {
         };
         let size = u32::try_from(size_bytes).map_err(io::Error::other)? | flag;
         put(room, &size.to_le_bytes());
-        Ok(SIZE_BYTES + size_bytes)
+        let (stored, rest) = room.split_at_mut(SIZE_BYTES + size_bytes);
+        let checksum = XxHash32::oneshot(0, stored.get(SIZE_BYTES..).unwrap_or_default());
+        put(rest, &checksum.to_le_bytes());
+        Ok(SIZE_BYTES + size_bytes + CHECKSUM_BYTES)
     }
 }
 
@@ -102,7 +109,7 @@ mod tests {
             let info = FrameInfo::new()
                 .block_mode(BlockMode::Independent)
                 .block_size(BlockSize::Max1MB)
-                .block_checksums(false)
+                .block_checksums(true)
                 .content_checksum(true);
             let mut library = FrameEncoder::with_frame_info(info, Vec::new());
             library.write_all(content).unwrap();

@@ -377,6 +377,13 @@ impl ObjectWriter {
         })
     }
 
+    /// Gives the object up, and waits until the store holds nothing of it.
+    pub fn discard(mut self) {
+        // Without the word that the object is whole, the upload ends.
+        self.steps = mpsc::channel(1).0;
+        drop(self.outcome());
+    }
+
     fn send_block(&mut self) -> Result<(), Error> {
         let next = self.pipeline.block();
         let mut block = std::mem::replace(&mut self.block, next);
@@ -607,7 +614,15 @@ async fn send(
     };
     let begin = wrapping.begin().map_err(failed)?;
     upload.write(Bytes::from(begin)).await?;
-    while let Step::Frame(frame) = steps.recv().await.ok_or_else(broken_off)? {
+    loop {
+        let frame = match steps.recv().await {
+            Some(Step::Frame(frame)) => frame,
+            Some(Step::End) => break,
+            None => {
+                upload.abort().await;
+                return Err(broken_off());
+            }
+        };
         let packed = frame.await.map_err(|_| broken_off())?;
         let Framed { bytes, frame } = packed.map_err(failed)?;
         frames.extend(frame);

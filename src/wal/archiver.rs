@@ -18,7 +18,7 @@ use super::{Error, Mismatch};
 use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::encryption::ContentDigest;
-use crate::pipeline::{self, Content, Encryption, Pipeline, StoredObject, streams};
+use crate::pipeline::{self, Content, Encryption, ObjectWriter, Pipeline, StoredObject, streams};
 use crate::repository::{Repository, layout::Object};
 use crate::wal::stored_summary;
 
@@ -319,26 +319,25 @@ impl Archiver<'_> {
         object: &Object,
         pipeline: &Pipeline,
     ) -> Result<(StoredObject, Option<Summarized>), Error> {
-        let mut source = Source::open(path, file, self)?;
+        let source = Source::open(path, file, self)?;
         // The header comes first, so the content is read once before.
         let digest = match (object.packing.encryption, self.key()) {
             (Encryption::Age, Some(key)) => Some(keyed_digest(path, &key)?),
             (Encryption::None, _) | (Encryption::Age, None) => None,
         };
         let mut writer = pipeline.create_whole(&object.key, object.name(), digest)?;
-        loop {
-            let room = writer.room().map_err(writing)?;
-            let count = source.read(room)?;
-            if count == 0 {
-                let read = source.finish()?;
-                let stored = writer.finish()?;
-                let summary = read.and_then(summary_of).map(|summary| {
-                    summary.map(|summary| stored_summary::of_stored(summary, &stored))
-                });
-                return Ok((stored, summary));
+        let read = match source.write_to(&mut writer) {
+            Ok(read) => read,
+            Err(error) => {
+                writer.discard();
+                return Err(error);
             }
-            writer.fill(count);
-        }
+        };
+        let stored = writer.finish()?;
+        let summary = read
+            .and_then(summary_of)
+            .map(|summary| summary.map(|summary| stored_summary::of_stored(summary, &stored)));
+        Ok((stored, summary))
     }
 
     /// The key of the digests by which the cluster's servers know what they pushed without reading it.
@@ -629,6 +628,18 @@ impl<'a> Source<'a> {
             fed.map_err(|mismatch| mismatch_at(self.path, self.name, mismatch))?;
         }
         Ok(wanted)
+    }
+
+    /// Reads all of it into an object. A whole segment's file that holds none is refused.
+    fn write_to(mut self, writer: &mut ObjectWriter) -> Result<Option<ReadWithSummarizer>, Error> {
+        loop {
+            let room = writer.room().map_err(writing)?;
+            let count = self.read(room)?;
+            if count == 0 {
+                return self.finish();
+            }
+            writer.fill(count);
+        }
     }
 
     /// Reads all of it; `None` for what is no segment.

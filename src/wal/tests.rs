@@ -9,8 +9,9 @@ use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::{
     ControlFile, Limits, Lsn, SegmentName, SegmentNo, SystemIdentifier, TimelineId, WalFileName,
 };
+use walhalla_providers::ObjectKey;
 use walhalla_providers::testing::{Call, FaultyStore, MemoryStore};
-use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+use walhalla_providers::transfer::{Options, RetryPolicy, Store, StoreSettings};
 
 use super::Error;
 use super::archiver::{Archiver, Pushed};
@@ -151,4 +152,30 @@ fn a_push_a_fetch_and_a_miss_send_no_more_requests_than_it_takes() {
         );
         assert_eq!(asked, [(Call::List, 1)]);
     }
+}
+
+/// An object goes to a directory while it is made. One that is given up leaves nothing there.
+#[test]
+fn what_is_given_up_halfway_leaves_nothing_in_a_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let network = Network::start(2).unwrap();
+    let url = format!("file://{}", folder.path().display());
+    let options = Options {
+        retry: RetryPolicy::default(),
+        upload_concurrency: 2,
+        download_concurrency: 2,
+    };
+    let session = network
+        .open(&url, &StoreSettings::default(), options)
+        .unwrap();
+    let pipeline = Pipeline::new(session, Compression::Lz4, None, 1);
+    let key = ObjectKey::new("object").unwrap();
+    let files = || std::fs::read_dir(folder.path()).unwrap().count();
+    let mut writer = pipeline.create_whole(&key, "object", None).unwrap();
+    let noise: Vec<u8> = (0..1 << 20).map(|_| fastrand::u8(..)).collect();
+    while files() == 0 {
+        writer.append(&noise).unwrap();
+    }
+    writer.discard();
+    assert_eq!(files(), 0);
 }

@@ -37,6 +37,8 @@ impl Archive {
             .says(&[name, "hint:"])
             .says(says);
         self.segments.assert_not_archived(&self.walhalla, name);
+        let left: [std::path::PathBuf; 0] = [];
+        assert_eq!(self.store.objects_named("."), left);
     }
 }
 

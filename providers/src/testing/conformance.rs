@@ -12,11 +12,6 @@ use super::{Call, Fault, FaultyStore};
 use crate::transfer::{Options, RetryPolicy, Store, Upload};
 use crate::{ErrorKind, ListRequest, ObjectKey, ObjectStore, PartAt, PutMode, PutToken};
 
-const FIRST_PART: PartAt = PartAt {
-    number: 1,
-    offset: 0,
-};
-
 type AnyStore = Arc<dyn ObjectStore>;
 
 /// A `#[tokio::test]` for each check; `$open`, in async code, gives the store and what must outlive it.
@@ -789,7 +784,10 @@ pub async fn nothing_is_visible_during_an_upload(store: AnyStore) {
         .await
         .unwrap();
     let body = pattern(any.limits().part_size_bytes);
-    let first = any.put_part(&key, &upload, FIRST_PART, body.clone()).await.unwrap();
+    let first = any
+        .put_part(&key, &upload, PartAt::FIRST, body.clone())
+        .await
+        .unwrap();
     let second = PartAt {
         number: 2,
         offset: body.len() as u64,
@@ -824,7 +822,7 @@ pub async fn an_aborted_upload_leaves_nothing(store: AnyStore) {
         .await
         .unwrap();
     let receipt = any
-        .put_part(&key, &upload, FIRST_PART, Bytes::from_static(b"x"))
+        .put_part(&key, &upload, PartAt::FIRST, Bytes::from_static(b"x"))
         .await
         .unwrap();
     any.abort_upload(&key, &upload).await.unwrap();

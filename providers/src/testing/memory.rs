@@ -11,7 +11,8 @@ use jiff::Timestamp;
 
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right,
+    UploadId,
 };
 
 const CHUNK_BYTES: usize = 1000;

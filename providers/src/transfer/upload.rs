@@ -406,10 +406,7 @@ async fn put_part(
     let _permit = permit(&store.inner.uploads).await;
     let mut retries = store.retries().sending(body.len());
     loop {
-        let request = store
-            .inner
-            .store
-            .put_part(key, upload, at, body.clone());
+        let request = store.inner.store.put_part(key, upload, at, body.clone());
         match retries
             .attempt(Operation::Put, || store.object_url(key), request)
             .await

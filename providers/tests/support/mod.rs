@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use walhalla_providers::{
-    Error, ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken, UploadId,
+    Error, ErrorKind, ListRequest, ObjectKey, ObjectStore, PartAt, PutMode, PutToken, UploadId,
 };
 
 /// An error with all its causes, as a user and as a log would show them.
@@ -40,7 +40,7 @@ pub(crate) async fn all_kinds(store: &dyn ObjectStore, upload: &str) -> Vec<Erro
         store.list(&ListRequest::default()).await.err(),
         first_refused(store.delete(std::slice::from_ref(&key)).await),
         store
-            .put_part(&key, &upload, 1, Bytes::from_static(b"x"))
+            .put_part(&key, &upload, PartAt::FIRST, Bytes::from_static(b"x"))
             .await
             .err(),
     ];
