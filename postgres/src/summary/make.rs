@@ -24,14 +24,23 @@ pub struct Summarizer {
     last: Option<Lsn>,
     notes: Vec<Note>,
     transactions: Vec<Transaction>,
-    /// Bytes of records by transaction.
-    wal_bytes: FxHashMap<u32, u64>,
-    /// The transaction that wrote last, and its bytes.
-    writing: (u32, u64),
+    wal_bytes: WalBytes,
     pg_class_deletes: BTreeMap<u32, u32>,
     changes: Collector,
     damage: Option<(Lsn, RecordNotUnderstood)>,
 }
+
+/// Bytes of records by transaction.
+#[derive(Debug, Default)]
+struct WalBytes {
+    /// Transactions that wrote last, each in the place that the last bits of its number give, or 0; a transaction writes many
+    /// records among those of few others.
+    recent: [(u32, u64); RECENT],
+    others: FxHashMap<u32, u64>,
+}
+
+/// A power of two.
+const RECENT: usize = 16;
 
 impl Summarizer {
     /// A summarizer of the records in `segment`.
@@ -43,8 +52,7 @@ impl Summarizer {
             last: None,
             notes: Vec::new(),
             transactions: Vec::new(),
-            wal_bytes: FxHashMap::default(),
-            writing: (0, 0),
+            wal_bytes: WalBytes::default(),
             pg_class_deletes: BTreeMap::new(),
             changes: Collector::default(),
             damage: None,
@@ -65,16 +73,14 @@ impl Summarizer {
     ///
     /// # Errors
     /// A record whose CRC is right and whose content is not understood, and where it begins.
-    pub fn finish(mut self, read: &ReadSegment) -> Result<Summary, (Lsn, RecordNotUnderstood)> {
+    pub fn finish(self, read: &ReadSegment) -> Result<Summary, (Lsn, RecordNotUnderstood)> {
         if let Some(damage) = self.damage {
             return Err(damage);
         }
-        self.count();
         let times = self.transactions.iter().map(|end| end.time);
         let (cluster, reader) = (read.cluster(), read.records());
         let tail = reader.tail();
-        let mut open: Vec<(u32, u64)> = self.wal_bytes.into_iter().collect();
-        open.sort_unstable();
+        let open = self.wal_bytes.finish();
         Ok(Summary {
             format: FORMAT,
             system_identifier: cluster.system_identifier,
@@ -111,20 +117,15 @@ impl Summarizer {
         if is_pg_class && record.is_heap_delete() {
             *self.pg_class_deletes.entry(xid).or_default() += 1;
         }
-        if self.writing.0 != xid {
-            self.count();
-            self.writing.0 = xid;
-        }
-        self.writing.1 += u64::from(record.header.size_bytes);
+        self.wal_bytes.add(xid, u64::from(record.header.size_bytes));
         let Some(event) = event(record, version)? else {
             return Ok(());
         };
         self.changes.event(&event);
         match event {
             Event::TransactionEnd(end) => {
-                self.count();
                 let own = std::iter::once(&end.xid).chain(&end.subtransactions);
-                let wal_bytes = own.filter_map(|xid| self.wal_bytes.remove(xid)).sum();
+                let wal_bytes = own.map(|xid| self.wal_bytes.take(*xid)).sum();
                 self.transactions.push(Transaction {
                     lsn: record.start,
                     xid: end.xid,
@@ -144,13 +145,49 @@ impl Summarizer {
         }
         Ok(())
     }
+}
 
-    /// Counts the bytes of the transaction that wrote last.
-    fn count(&mut self) {
-        let (xid, bytes) = std::mem::take(&mut self.writing);
-        if xid != 0 && bytes > 0 {
-            *self.wal_bytes.entry(xid).or_default() += bytes;
+impl WalBytes {
+    fn add(&mut self, xid: u32, bytes: u64) {
+        if xid == 0 {
+            return;
         }
+        let (known, sum) = self.place(xid);
+        if *known == xid {
+            *sum += bytes;
+            return;
+        }
+        let (other, its_bytes) = (std::mem::replace(known, xid), std::mem::replace(sum, bytes));
+        if other != 0 {
+            *self.others.entry(other).or_default() += its_bytes;
+        }
+    }
+
+    /// What a transaction wrote, which is forgotten then.
+    fn take(&mut self, xid: u32) -> u64 {
+        let mut bytes = self.others.remove(&xid).unwrap_or_default();
+        let (known, sum) = self.place(xid);
+        if *known == xid {
+            bytes += std::mem::take(sum);
+            *known = 0;
+        }
+        bytes
+    }
+
+    /// Transactions in order, and what each wrote.
+    fn finish(mut self) -> Vec<(u32, u64)> {
+        for (xid, bytes) in self.recent.into_iter().filter(|(xid, _)| *xid != 0) {
+            *self.others.entry(xid).or_default() += bytes;
+        }
+        let mut all: Vec<(u32, u64)> = self.others.into_iter().collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn place(&mut self, xid: u32) -> (&mut u32, &mut u64) {
+        let at = xid as usize % RECENT;
+        let (xid, bytes) = self.recent.get_mut(at).expect("it is a remainder");
+        (xid, bytes)
     }
 }
 
@@ -162,12 +199,11 @@ impl Summary {
     pub fn prepend(&mut self, record: &Record) -> Result<(), RecordNotUnderstood> {
         let mut early = Summarizer::new(self.segment);
         early.take(record, self.postgres_version)?;
-        early.count();
         // A switch that runs into the segment leaves the rest of it unused.
         if record.is_switch() {
             self.cut = None;
         }
-        for (xid, bytes) in early.wal_bytes {
+        for (xid, bytes) in early.wal_bytes.finish() {
             self.count_earlier(xid, bytes);
         }
         self.times = early
