@@ -445,12 +445,12 @@ impl Drop for ObjectWriter {
 }
 
 /// Compresses until no writer is left.
-fn compress(queue: &Receiver<Job>, blocks: &Reused, frames: &Reused) {
+fn compress(queue: &Receiver<Job>, blocks: &Reused, rooms: &Reused) {
     let mut encoder = None;
     for job in queue {
         let content_bytes = job.block.len();
         let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
-        let room = frames.take().unwrap_or_default();
+        let room = rooms.take().unwrap_or_default();
         let result = encoder_for(&mut encoder, job.compression)
             .and_then(|encoder| encoder.frame(job.block, room));
         let framed = result.map(|(bytes, block)| {
