@@ -50,6 +50,7 @@ readonly AGE_LIMIT=1.60
 readonly WAL_CPU_LIMIT=1.60 PGBACKREST_LIMIT=1.00
 readonly READER_LIMIT_MB_S=1000 READER_LIMIT=1.30 READ_SEGMENTS=96
 readonly UPLOAD_LIMIT=0.80 UPLOAD_MEMORY_LIMIT_MIB=200
+readonly LATENCY_MS=20 LINE_ROUNDS=20 LINE_PUSH_LIMIT_MS=100 LINE_FETCH_LIMIT_MS=60
 readonly START_LIMIT_MS=20 BINARY_LIMIT_MB=60 STARTS=21
 
 say() { echo "bench: $*" >&2; }
@@ -85,6 +86,7 @@ as_user() {
   fi
 }
 cleanup() {
+  [ -z "${slow_line:-}" ] || kill "$slow_line" || true
   [ -z "${s3_server:-}" ] || kill "$s3_server" || true
   [ ! -e "$dir/data/postmaster.pid" ] || as_user pg_ctl -D "$dir/data" -m immediate stop >/dev/null || true
   if [ $keep = yes ]; then say "kept: $dir"; else rm -rf "$dir"; fi
@@ -308,8 +310,31 @@ push_all s3://bench/wal
 to=${EPOCHREALTIME/./}
 pushed_mb_s=$(awk -v from="$from" -v to="$to" -v n=$UPLOADS 'BEGIN { printf "%.0f", n * 16.777216 / ((to - from) / 1e6) }')
 
+say 'pushing and fetching one segment over a line with latency'
+"$examples/slow_line" "${endpoint#http://}" $LATENCY_MS >line.log &
+slow_line=$!
+until slow=$(sed -n 's/^listening on //p' line.log) && [ -n "$slow" ]; do sleep 0.1; done
+as_user mkdir spool
+# Always the same prefix: what the server can do was asked once for it, and is noted in the spool.
+over_line() {
+  local line=$1 url=$2 command
+  for command in push fetch; do
+    local words=("wal-$command" "pg_wal/${uploads[0]}")
+    [ $command = push ] || words=(wal-fetch "${uploads[0]}" pg_wal/fetched)
+    (cd data && AWS_ENDPOINT_URL_S3=$url WALHALLA_SPOOL_DIR=$dir/spool \
+      measure_short "$dir/line-$command-$line" "$walhalla" --store s3://bench/line "${words[@]}")
+  done
+  rm -rf s3/bench/line/[0-9]* data/pg_wal/fetched
+}
+over_line first "$endpoint"
+over_line first "$slow"
+for ((round = 1; round <= LINE_ROUNDS; round++)); do
+  over_line direct "$endpoint"
+  over_line slow "$slow"
+done
+
 # The same segments in the form in which they were stored.
-mapfile -t compressed < <(find "$PWD/s3/bench/wal" -name '*.lz4' -type f | sort)
+mapfile -t compressed < <(find "$PWD/s3/bench/wal" -name '*.lz4' ! -name '*.json.lz4' -type f | sort)
 [ ${#compressed[@]} = $UPLOADS ]
 upload() {
   local how=$1 round=$2 result
@@ -387,6 +412,16 @@ row() {
   echo '| --- | ---: | ---: | ---: | ---: | --- |'
   row 'CPU time, against lz4 -1, CRC-32C and BLAKE3' dense-push-cpu dense-parts $WAL_CPU_LIMIT
   row 'wall time, against pgBackRest archive-push' dense-push dense-pgbackrest $PGBACKREST_LIMIT
+  echo
+  echo "| one segment to and from S3, medians of $LINE_ROUNDS | over a line with $LATENCY_MS ms, s | without, s | more, ms | wanted at most | met |"
+  echo '| --- | ---: | ---: | ---: | ---: | --- |'
+  line_row() {
+    awk -v what="$1" -v slow="$(median "line-$2-slow")" -v direct="$(median "line-$2-direct")" -v limit="$3" 'BEGIN {
+      more = (slow - direct) * 1000
+      printf "| %s | %.3f | %.3f | %.0f | %d | %s |\n", what, slow, direct, more, limit, (more <= limit ? "yes" : "NO") }'
+  }
+  line_row wal-push push $LINE_PUSH_LIMIT_MS
+  line_row wal-fetch fetch $LINE_FETCH_LIMIT_MS
   echo
   echo '| | encrypted, s | not encrypted, s | ratio | wanted at most | met |'
   echo '| --- | ---: | ---: | ---: | ---: | --- |'
