@@ -132,7 +132,8 @@ impl ObjectStore for FsStore {
             max_parts: u32::MAX,
             parallel_parts: true,
             times_out: false,
-            cheap_parts: true,
+            // Each part has a descriptor of its own: an error that NFS tells at its close would be lost (decision 0057).
+            cheap_parts: false,
             listings: ListingCost::Folder,
         }
     }
