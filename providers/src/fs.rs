@@ -1,8 +1,11 @@
 //! The directory store: `file:///path`.
 //!
 //! ```text
-//! put: .random.tmp ─▶ write ─▶ fsync ─▶ link (create) or rename (overwrite) ─▶ fsync directory
+//! put or parts: .random.tmp ─▶ write ─▶ fsync ─▶ link (create) or rename (overwrite) ─▶ fsync directory
 //! ```
+//!
+//! From its begin to its fsync a file is written through one descriptor: what NFS finds out later than the write is told
+//! there, and at no descriptor that was opened after it.
 //!
 //! Names that begin with `.` are this store's own and never show. A process that dies leaves at
 //! most its temporary files behind, never part of an object.
@@ -15,11 +18,12 @@ mod listing;
 mod names;
 mod publish;
 
+use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,6 +61,8 @@ struct Inner {
     directories: Directories,
     page_keys: usize,
     durability: Durability,
+    /// Those that were begun, by the names of their files.
+    uploads: Arc<Mutex<HashMap<UploadId, Arc<TempFile>>>>,
 }
 
 impl FsStore {
@@ -93,6 +99,7 @@ impl FsStore {
                 directories,
                 page_keys: page_keys.max(1),
                 durability: Durability::Full,
+                uploads: Arc::default(),
             }),
         })
     }
@@ -132,8 +139,7 @@ impl ObjectStore for FsStore {
             max_parts: u32::MAX,
             parallel_parts: true,
             times_out: false,
-            // Each part has a descriptor of its own: an error that NFS tells at its close would be lost (decision 0057).
-            cheap_parts: false,
+            cheap_parts: true,
             listings: ListingCost::Folder,
         }
     }
@@ -159,7 +165,9 @@ impl ObjectStore for FsStore {
         let key = key.clone();
         self.blocking(Operation::Put, move |inner| {
             let temp = inner.temp_file(&key)?;
-            Ok(UploadId(temp.keep()))
+            let upload = UploadId(temp.name());
+            inner.uploads().insert(upload.clone(), Arc::new(temp));
+            Ok(upload)
         })
         .await
     }
@@ -195,12 +203,10 @@ impl ObjectStore for FsStore {
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
         let (key, upload) = (key.clone(), upload.clone());
         self.blocking(Operation::Put, move |inner| {
-            match fs::remove_file(inner.upload_path(&key, &upload)?) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(inner.error(Operation::Put, &key, error))
-                }
-                Ok(()) | Err(_) => Ok(()),
-            }
+            // A part may still be on its way in another thread: the file goes nevertheless, and what is written is nobody's.
+            let temp = inner.uploads().remove(&upload);
+            let removed = temp.map_or(Ok(()), |temp| temp.remove());
+            removed.map_err(|error| inner.failed(Operation::Put, &key, error))
         })
         .await
     }
@@ -295,10 +301,10 @@ impl Inner {
         at: PartAt,
         body: &[u8],
     ) -> Result<PartReceipt> {
-        let path = self.upload_path(key, upload)?;
-        let fail = |error| self.error(Operation::Put, key, error);
-        let file = File::options().write(true).open(path).map_err(fail)?;
-        write_at(&file, body, at.offset).map_err(fail)?;
+        let temp = self.uploads().get(upload).map(Arc::clone);
+        let temp = temp.ok_or_else(|| self.upload_gone(key))?;
+        let written = write_at(temp.file(), body, at.offset);
+        written.map_err(|error| self.error(Operation::Put, key, error))?;
         Ok(PartReceipt {
             number: at.number,
             tag: String::new(),
@@ -314,21 +320,31 @@ impl Inner {
         parts: &[PartReceipt],
         mode: PutMode,
     ) -> Result<()> {
-        let path = self.upload_path(key, upload)?;
+        let temp = self.uploads().remove(upload);
+        // Nobody else has it: a part that is still being written keeps its file from becoming the object.
+        let temp = temp.and_then(Arc::into_inner);
+        let temp = temp.ok_or_else(|| self.upload_gone(key))?;
         let fail = |error| self.error(Operation::Put, key, error);
-        let temp = TempFile::reopen(path).map_err(fail)?;
         let stored = temp.file().metadata().map_err(fail)?.len();
         let sent = parts.iter().map(|part| part.size_bytes).sum::<u64>();
         if stored == sent {
             temp.publish(&self.path(key), mode, self.durability)
                 .map_err(fail)
         } else {
-            temp.keep();
             let source = LengthDiffers { stored, sent };
             Err(self
                 .new_error(Operation::Put, key, ErrorKind::Corrupted)
                 .with_source(source))
         }
+    }
+
+    fn uploads(&self) -> MutexGuard<'_, HashMap<UploadId, Arc<TempFile>>> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upload_gone(&self, key: &ObjectKey) -> Error {
+        self.new_error(Operation::Put, key, ErrorKind::NotFound)
+            .with_source(UploadGone)
     }
 
     fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
@@ -394,15 +410,6 @@ impl Inner {
                 .map_err(|error| self.store_error(Operation::Delete, error))?;
         }
         Ok(refused)
-    }
-
-    /// The temporary file of an upload; the id is checked, as it becomes part of a path.
-    fn upload_path(&self, key: &ObjectKey, upload: &UploadId) -> Result<PathBuf> {
-        if publish::is_temp_name(&upload.0) {
-            Ok(self.directory(key).join(&upload.0))
-        } else {
-            Err(self.new_error(Operation::Put, key, ErrorKind::Invalid))
-        }
     }
 
     fn object_url(&self, key: &ObjectKey) -> String {
@@ -496,6 +503,11 @@ struct DanglingLink(PathBuf);
 #[error("the path of a directory store must be absolute; write it as file:///path")]
 struct RelativePath;
 
+/// An upload is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload was completed or given up before, or an attempt to complete it failed")]
+struct UploadGone;
+
 /// The parts of an upload do not add up to its file.
 #[derive(Debug, thiserror::Error)]
 #[error("the parts sent have {sent} bytes, the file has {stored}")]
@@ -526,7 +538,6 @@ fn holds_anything(directory: &Path) -> bool {
     fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-/// Changes whenever the file is replaced: the inode, its length and both of its times.
 /// Writes all of `body` from `offset` on.
 fn write_at(file: &File, body: &[u8], offset: u64) -> io::Result<()> {
     let mut at = offset;
@@ -537,6 +548,7 @@ fn write_at(file: &File, body: &[u8], offset: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Changes whenever the file is replaced: the inode, its length and both of its times.
 fn version(metadata: &Metadata) -> String {
     format!(
         "{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",

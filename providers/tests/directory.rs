@@ -10,9 +10,10 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use walhalla_providers::fs::FsStore;
 use walhalla_providers::testing::conformance::quick_options;
+use walhalla_providers::testing::{Call, Fault, FaultyStore};
 use walhalla_providers::transfer::{Store, StoreSettings, open};
 use walhalla_providers::{
-    ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken, conformance_tests,
+    ErrorKind, ListRequest, ObjectKey, ObjectStore, PartAt, PutMode, PutToken, conformance_tests,
 };
 
 fn directory() -> (Arc<dyn ObjectStore>, TempDir) {
@@ -256,6 +257,40 @@ async fn all_pages(root: &Path, page_keys: usize, fold: bool) -> Vec<String> {
     }
 }
 
+/// Chunks shorter and longer than what is sent as it comes; in every other round a part fails.
+#[tokio::test]
+async fn parts_of_any_length_make_the_whole_object_or_nothing() {
+    for round in 0..20 {
+        let root = tempfile::tempdir().unwrap();
+        let faulty = FaultyStore::new(Arc::new(FsStore::open(root.path()).unwrap()));
+        let fails = round % 2 == 1;
+        if fails {
+            let part = fastrand::u32(1..8);
+            faulty.on(Call::PutPart, part, Fault::Fail(ErrorKind::NoSpace));
+        }
+        let store = Store::new(Arc::new(faulty), quick_options());
+        let body: Vec<u8> = (0..3_000_000).map(|_| fastrand::u8(..)).collect();
+        let mut upload = store.upload(key("object"), PutMode::Create);
+        let mut rest = body.as_slice();
+        let mut written = Ok(());
+        while !rest.is_empty() && written.is_ok() {
+            let (chunk, later) = rest.split_at(fastrand::usize(1..140_000).min(rest.len()));
+            written = upload.write(Bytes::copy_from_slice(chunk)).await;
+            rest = later;
+        }
+        let stored = match written {
+            Ok(()) => upload.finish().await,
+            Err(error) => Err(error),
+        };
+        assert_eq!(stored.is_err(), fails, "{stored:?}");
+        if fails {
+            assert_eq!(names(root.path()), [""; 0]);
+        } else {
+            assert!(store.get(&key("object"), 1 << 22).await.unwrap() == body);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_upload_id_is_no_path() {
     let root = tempfile::tempdir().unwrap();
@@ -263,9 +298,14 @@ async fn an_upload_id_is_no_path() {
     put(&store_in(root.path()), "other").await;
     for id in ["../x", "other", ".x.tmp", ".."] {
         let id = walhalla_providers::UploadId(id.to_owned());
-        let aborted = store.abort_upload(&key("object"), &id).await;
-        assert_eq!(aborted.unwrap_err().kind, ErrorKind::Invalid);
+        let object = key("object");
+        store.abort_upload(&object, &id).await.unwrap();
+        let part = store.put_part(&object, &id, PartAt::FIRST, Bytes::from_static(b"x"));
+        assert!(part.await.unwrap_err().is_not_found());
+        let complete = store.complete_upload(&object, &id, &[], PutMode::Create);
+        assert!(complete.await.unwrap_err().is_not_found());
     }
+    assert_eq!(names(root.path()), ["other"]);
     let upload = store
         .start_upload(&key("object"), PutMode::Create, &PutToken::random())
         .await

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use serde::Serialize;
+use walhalla_postgres::summary::{Digest, SegmentDigest, Summary};
 use walhalla_postgres::{History, SegmentName};
 
 use super::Histories;
@@ -141,6 +142,31 @@ impl Work {
         Ok(false)
     }
 
+    /// Whether a stored summary says of this segment what was just `made` of it, in whatever format that is read.
+    fn is_right(
+        &self,
+        repository: &Repository,
+        known: &Summary,
+        made: &Summary,
+    ) -> Result<bool, Error> {
+        let known_trailer = known.segment_trailer.map(|sum| sum.0);
+        let names_it = match known.segment_digest() {
+            Some(SegmentDigest::Blake3(blake3)) => made.segment_blake3 == Some(Digest(blake3)),
+            Some(sha256) => repository.has_content(&self.archived, sha256, known_trailer)?,
+            None => false,
+        };
+        // A push that only made up for a missing summary has no trailer to name.
+        let fits = known_trailer.is_none() || known.segment_trailer == made.segment_trailer;
+        let as_made = Summary {
+            format: made.format,
+            segment_blake3: made.segment_blake3,
+            segment_sha256: made.segment_sha256,
+            segment_trailer: made.segment_trailer,
+            ..known.clone()
+        };
+        Ok(names_it && fits && as_made == *made)
+    }
+
     /// Stores the summary; its stored length, unless there is one that is right.
     fn run(&self, repository: &Repository, pipeline: &Pipeline) -> Result<Option<u64>, Error> {
         if self.scope == Scope::Missing && self.is_there(repository)? {
@@ -149,7 +175,7 @@ impl Work {
         let summary = stored_summary::make(repository, self.name, &self.archived, &self.history)?;
         for form in &self.stored {
             match stored_summary::read(repository, self.name, &form.object()) {
-                Ok(known) if known == summary => return Ok(None),
+                Ok(known) if self.is_right(repository, &known, &summary)? => return Ok(None),
                 Ok(_) => {
                     let url = repository.url(&form.object().key);
                     tracing::warn!("{url} is not the segment's; it is made anew");

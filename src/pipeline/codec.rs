@@ -126,20 +126,24 @@ impl Encoder {
         })
     }
 
-    /// The frame of `block`, in the memory of `room` where that can be; hands `block` back for another use unless it became
-    /// the frame.
+    /// The frame of `block`, in the memory of `room`, and memory for another block.
     pub(super) fn frame(
         &mut self,
         block: Vec<u8>,
         mut room: Vec<u8>,
-    ) -> io::Result<(Vec<u8>, Option<Vec<u8>>)> {
+    ) -> io::Result<(Vec<u8>, Vec<u8>)> {
         match self {
             Self::Lz4(encoder) => {
                 encoder.frame(&block, &mut room)?;
-                Ok((room, Some(block)))
+                Ok((room, block))
             }
-            Self::Zstd(compressor) => Ok((compressor.compress(&block)?, Some(block))),
-            Self::None => Ok((block, None)),
+            Self::Zstd(compressor) => {
+                room.clear();
+                room.reserve(zstd::zstd_safe::compress_bound(block.len()));
+                compressor.compress_to_buffer(&block, &mut room)?;
+                Ok((room, block))
+            }
+            Self::None => Ok((block, room)),
         }
     }
 }

@@ -41,7 +41,7 @@ impl Lz4Encoder {
         }
     }
 
-    /// Makes the frame of `content` of what is in `frame`.
+    /// Makes the frame of `content` in the memory of `frame`.
     pub(super) fn frame(&mut self, content: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
         let [_, header_checksum, ..] = XxHash32::oneshot(0, &DESCRIPTOR).to_le_bytes();
         let most_bytes: usize = content
@@ -51,7 +51,7 @@ impl Lz4Encoder {
         // Longer than it becomes, so that blocks are compressed where they are to stand. What is in it is written over.
         frame.resize(HEADER_BYTES + most_bytes, 0);
         let header = [&MAGIC[..], &DESCRIPTOR, &[header_checksum]].concat();
-        put(frame, &header);
+        put(frame, &header)?;
         let mut filled = HEADER_BYTES;
         for block in content.chunks(BLOCK_BYTES) {
             let room = frame.get_mut(filled..).unwrap_or_default();
@@ -71,23 +71,25 @@ impl Lz4Encoder {
         let (size_bytes, flag) = if packed_bytes < block.len() {
             (packed_bytes, 0)
         } else {
-            put(packed, block);
+            put(packed, block)?;
             (block.len(), UNCOMPRESSED)
         };
         let size = u32::try_from(size_bytes).map_err(io::Error::other)? | flag;
-        put(room, &size.to_le_bytes());
+        put(room, &size.to_le_bytes())?;
         let (stored, rest) = room.split_at_mut(SIZE_BYTES + size_bytes);
         let checksum = XxHash32::oneshot(0, stored.get(SIZE_BYTES..).unwrap_or_default());
-        put(rest, &checksum.to_le_bytes());
+        put(rest, &checksum.to_le_bytes())?;
         Ok(SIZE_BYTES + size_bytes + CHECKSUM_BYTES)
     }
 }
 
 /// Writes `bytes` over the begin of `room`.
-fn put(room: &mut [u8], bytes: &[u8]) {
-    if let Some(place) = room.get_mut(..bytes.len()) {
-        place.copy_from_slice(bytes);
-    }
+fn put(room: &mut [u8], bytes: &[u8]) -> io::Result<()> {
+    let place = room
+        .get_mut(..bytes.len())
+        .ok_or(io::ErrorKind::WriteZero)?;
+    place.copy_from_slice(bytes);
+    Ok(())
 }
 
 #[cfg(test)]

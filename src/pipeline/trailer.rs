@@ -103,6 +103,8 @@ enum State {
     Begun(String),
     Reading(Trailer),
     Ended,
+    /// It is not sound, and nothing more of it is handed out: `lz4_flex` goes on after some errors.
+    Failed(&'static str),
 }
 
 impl<R: Read> Checked<R> {
@@ -136,6 +138,7 @@ impl<R: Read> Checked<R> {
             State::Begun(name) => Trailer::earlier(&name),
             State::Reading(trailer) => trailer,
             State::Ended => return Ok(()),
+            State::Failed(reason) => return self.fail(reason),
         };
         self.ready = self.buffer.len().saturating_sub(TRAILER_BYTES);
         trailer.update(self.buffer.get(..self.ready).unwrap_or_default());
@@ -154,19 +157,19 @@ impl<R: Read> Checked<R> {
             self.found.store(true, Ordering::Relaxed);
             Ok(())
         } else if is_meant_as_trailer(rest) {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "its checksum does not fit its content and name: bits have changed, or it is another object's",
-            ))
+            self.fail("its checksum does not fit its content and name: bits have changed, or it is another object's")
         } else if is_announced {
-            Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it was cut: the checksum is missing that its begin announces",
-            ))
+            self.fail("it was cut: it announces a checksum at its end, and there is none")
         } else {
             self.ready = self.buffer.len();
             Ok(())
         }
+    }
+
+    fn fail(&mut self, reason: &'static str) -> io::Result<()> {
+        self.state = State::Failed(reason);
+        self.ready = self.taken;
+        Err(io::Error::new(io::ErrorKind::InvalidData, reason))
     }
 }
 
@@ -243,6 +246,32 @@ mod tests {
                 damaged[bit / 8] ^= 1 << (bit % 8);
                 assert!(read("a", &damaged).is_err(), "bit {bit}");
             }
+        }
+    }
+
+    /// The cut where all but the last bytes were handed out before, so that a decoder meets the error between its blocks.
+    #[test]
+    fn a_cut_at_the_end_of_what_is_read_at_a_time_is_noticed() {
+        for trailing in 1..=TRAILER_BYTES + 8 {
+            let content: Vec<u8> = (0..2 * BUFFER_BYTES).map(|_| fastrand::u8(..)).collect();
+            let frame_of = |bytes: usize| {
+                let mut encoder = Encoder::new(Compression::Lz4).unwrap();
+                let framed = encoder.frame(content[..bytes].to_vec(), Vec::new());
+                framed.unwrap().0
+            };
+            // A frame of noise is longer than its content, always by as much.
+            let more = frame_of(BUFFER_BYTES).len() - BUFFER_BYTES;
+            let whole = 2 * BUFFER_BYTES + trailing - FIRST_BYTES - TRAILER_BYTES;
+            let stored = with_trailer("a", &frame_of(whole - more));
+            let cut = stored.split_at(2 * BUFFER_BYTES).0;
+            assert_eq!(stored.len() - cut.len(), trailing);
+            let mut content = Decoder::new(
+                Compression::Lz4.codec(),
+                Checked::new(cut, "a", Arc::default()),
+            )
+            .unwrap();
+            let error = content.read_to_end(&mut Vec::new()).unwrap_err();
+            assert!(content.read_to_end(&mut Vec::new()).is_err(), "{error}");
         }
     }
 

@@ -112,6 +112,8 @@ pub struct ObjectWriter {
     content_bytes: u64,
     is_indexed: bool,
     steps: mpsc::Sender<Step>,
+    /// Dropped or sent, it ends the upload at once.
+    give_up: Option<oneshot::Sender<()>>,
     upload: Option<JoinHandle<Result<StoredObject, Error>>>,
 }
 
@@ -248,7 +250,8 @@ impl Pipeline {
     }
 
     /// The same for an object that another server might create at the same moment: in one request up to 64 MiB, which
-    /// are held in memory. It ends in a trailer for `name`; an encrypted one's header tells `content_digest` to all, which is a keyed one.
+    /// are held in memory, unless the store's parts are cheap. It is announced to end in a trailer for `name`, and does; an
+    /// encrypted one's header tells `content_digest` to all, which is a keyed one.
     ///
     /// # Errors
     /// [`Error::Encrypt`].
@@ -286,8 +289,14 @@ impl Pipeline {
     fn begin(&self, key: &ObjectKey, upload: Upload, wrapping: Wrapping) -> ObjectWriter {
         let object: Arc<str> = self.session.object_url(key).into();
         let (steps, queue) = mpsc::channel(QUEUED_BLOCKS);
-        let frames = self.frames.clone();
-        let upload = send(upload, wrapping, Arc::clone(&object), queue, frames);
+        let outgoing = Outgoing {
+            name: Arc::clone(&object),
+            wrapping,
+            steps: queue,
+            used: self.frames.clone(),
+        };
+        let (give_up, ended) = oneshot::channel();
+        let upload = send(upload, outgoing, ended);
         ObjectWriter {
             object,
             block: self.block(),
@@ -295,6 +304,7 @@ impl Pipeline {
             content_bytes: 0,
             is_indexed: false,
             steps,
+            give_up: Some(give_up),
             upload: Some(self.session.spawn(upload)),
             pipeline: self.clone(),
         }
@@ -379,8 +389,7 @@ impl ObjectWriter {
 
     /// Gives the object up, and waits until the store holds nothing of it.
     pub fn discard(mut self) {
-        // Without the word that the object is whole, the upload ends.
-        self.steps = mpsc::channel(1).0;
+        self.give_up = None;
         drop(self.outcome());
     }
 
@@ -453,11 +462,9 @@ fn compress(queue: &Receiver<Job>, blocks: &Reused, rooms: &Reused) {
         let room = rooms.take().unwrap_or_default();
         let result = encoder_for(&mut encoder, job.compression)
             .and_then(|encoder| encoder.frame(job.block, room));
-        let framed = result.map(|(bytes, block)| {
-            if let Some(mut block) = block {
-                block.resize(BLOCK_SIZE_BYTES, 0);
-                blocks.give_back(block);
-            }
+        let framed = result.map(|(bytes, mut block)| {
+            block.resize(BLOCK_SIZE_BYTES, 0);
+            blocks.give_back(block);
             let frame = digest.map(|digest| Frame {
                 content_bytes: length(content_bytes),
                 packed_bytes: length(bytes.len()),
@@ -509,13 +516,13 @@ impl Wrapping {
         Ok(stored)
     }
 
-    fn frame(&mut self, frame: Vec<u8>) -> io::Result<Vec<u8>> {
+    fn frame(&mut self, frame: Lent) -> io::Result<Bytes> {
         if let Some(trailer) = &mut self.trailer {
-            trailer.update(&frame);
+            trailer.update(&frame.bytes);
         }
         let stored = match &mut self.encryption {
-            None => frame,
-            Some(encryption) => encryption.write(&frame)?,
+            None => Bytes::from_owner(frame),
+            Some(encryption) => encryption.write(&frame.bytes)?.into(),
         };
         self.hash(&stored);
         Ok(stored)
@@ -528,7 +535,7 @@ impl Wrapping {
     }
 
     /// The last bytes.
-    fn end(mut self) -> io::Result<End> {
+    fn end(&mut self) -> io::Result<End> {
         let trailer = self.trailer.take().map(Trailer::frame).unwrap_or_default();
         let checksum = trailer::checksum(&trailer);
         let bytes = match self.encryption.take() {
@@ -539,7 +546,7 @@ impl Wrapping {
         Ok(End {
             bytes,
             trailer: checksum,
-            sha256: self.hash.map(|hash| hash.finalize().into()),
+            sha256: self.hash.take().map(|hash| hash.finalize().into()),
         })
     }
 }
@@ -597,49 +604,76 @@ impl Write for Taken {
     }
 }
 
+/// Uploads what the steps bring, unless the writer gives it up; then, and after any failure, the store holds nothing of it.
 async fn send(
     mut upload: Upload,
-    mut wrapping: Wrapping,
-    object: Arc<str>,
-    mut steps: mpsc::Receiver<Step>,
-    used: Reused,
+    mut object: Outgoing,
+    given_up: oneshot::Receiver<()>,
 ) -> Result<StoredObject, Error> {
-    let mut frames = Vec::new();
-    let broken_off = || Error::BrokenOff {
-        object: object.to_string(),
+    let sent = tokio::select! {
+        biased;
+        _ = given_up => Err(object.broken_off()),
+        sent = object.send(&mut upload) => sent,
     };
-    let failed = |source| Error::Compress {
-        object: object.to_string(),
-        source,
-    };
-    let begin = wrapping.begin().map_err(failed)?;
-    upload.write(Bytes::from(begin)).await?;
-    loop {
-        let frame = match steps.recv().await {
-            Some(Step::Frame(frame)) => frame,
-            Some(Step::End) => break,
-            None => {
-                upload.abort().await;
-                return Err(broken_off());
-            }
-        };
-        let packed = frame.await.map_err(|_| broken_off())?;
-        let Framed { bytes, frame } = packed.map_err(failed)?;
-        frames.extend(frame);
-        let bytes = Lent {
-            bytes: wrapping.frame(bytes).map_err(failed)?,
-            from: used.clone(),
-        };
-        upload.write(Bytes::from_owner(bytes)).await?;
+    match sent {
+        Ok(stored) => Ok(StoredObject {
+            stored_bytes: upload.finish().await?,
+            ..stored
+        }),
+        Err(error) => {
+            upload.abort().await;
+            Err(error)
+        }
     }
-    let end = wrapping.end().map_err(failed)?;
-    upload.write(Bytes::from(end.bytes)).await?;
-    let stored_bytes = upload.finish().await?;
-    Ok(StoredObject {
-        content_bytes: 0,
-        stored_bytes,
-        sha256: end.sha256,
-        trailer: end.trailer,
-        frames,
-    })
+}
+
+/// An object whose frames come from the compressing threads.
+struct Outgoing {
+    name: Arc<str>,
+    wrapping: Wrapping,
+    steps: mpsc::Receiver<Step>,
+    /// Where the memory of frames goes.
+    used: Reused,
+}
+
+impl Outgoing {
+    async fn send(&mut self, upload: &mut Upload) -> Result<StoredObject, Error> {
+        let mut frames = Vec::new();
+        let begin = self.wrapping.begin();
+        let begin = begin.map_err(|error| self.failed(error))?;
+        upload.write(Bytes::from(begin)).await?;
+        while let Step::Frame(frame) = self.steps.recv().await.ok_or_else(|| self.broken_off())? {
+            let packed = frame.await.map_err(|_| self.broken_off())?;
+            let Framed { bytes, frame } = packed.map_err(|error| self.failed(error))?;
+            frames.extend(frame);
+            let from = self.used.clone();
+            let stored = self.wrapping.frame(Lent { bytes, from });
+            upload
+                .write(stored.map_err(|error| self.failed(error))?)
+                .await?;
+        }
+        let end = self.wrapping.end();
+        let end = end.map_err(|error| self.failed(error))?;
+        upload.write(Bytes::from(end.bytes)).await?;
+        Ok(StoredObject {
+            content_bytes: 0,
+            stored_bytes: 0,
+            sha256: end.sha256,
+            trailer: end.trailer,
+            frames,
+        })
+    }
+
+    fn broken_off(&self) -> Error {
+        Error::BrokenOff {
+            object: self.name.to_string(),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Compress {
+            object: self.name.to_string(),
+            source,
+        }
+    }
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sha2::Digest as _;
 
 use crate::support::{Area, Cluster, Shape, Store, Walhalla, copy_tree, host, run};
 
@@ -246,11 +247,48 @@ fn an_old_summary_is_made_anew_and_until_then_the_segment_is_read() {
     let plan = walhalla.run(&["plan", "--json"]).succeeds();
     assert!(!plan.stderr.contains("older format"), "{plan}");
     assert_eq!(plan.json(), before);
+
+    // Format 2 named the segment by its SHA-256, and is read as it is.
+    let content = area.path("content");
+    run(host()
+        .command("lz4")
+        .args(["-dq"])
+        .arg(store.object_of(&segment))
+        .arg(&content))
+    .succeeds();
+    let sha256 = hex::encode(sha2::Sha256::digest(std::fs::read(content).unwrap()));
+    let of_format_2 = |sha256: &str, json: &str| {
+        let mut summary: Value = serde_json::from_str(json).unwrap();
+        summary["format"] = 2.into();
+        let members = summary.as_object_mut().unwrap();
+        members.remove("segment_blake3");
+        members.remove("segment_trailer");
+        members.insert("segment_sha256".to_owned(), sha256.into());
+        summary.to_string()
+    };
+    rewrite_summary(&store, &segment, |json| of_format_2(&sha256, json));
+    let stored = || std::fs::read(&store.summaries_named(&segment)[0]).unwrap();
+    let kept = stored();
+    for command in [&["plan", "--json"][..], &["wal-summarize", "--check"]] {
+        let read = walhalla.run(command).succeeds();
+        assert!(!read.stderr.contains(&segment), "{read}");
+    }
+    assert_eq!(walhalla.run(&["plan", "--json"]).succeeds().json(), before);
+    assert!(stored() == kept);
+    rewrite_summary(&store, &segment, |json| of_format_2(&"0".repeat(64), json));
+    walhalla
+        .run(&["plan", "--json"])
+        .succeeds()
+        .says(&["another segment of that name"]);
+    walhalla
+        .run(&["wal-summarize", "--check"])
+        .succeeds()
+        .says(&[&segment, "made anew"]);
+    assert!(stored() != kept);
 }
 
 /// Stores another summary of the segment, with the checksum that belongs to it.
 fn rewrite_summary(store: &Store, segment: &str, change: impl Fn(&str) -> String) {
-    use sha2::Digest as _;
     let summaries = store.summaries_named(segment);
     let [path] = &summaries[..] else {
         panic!("{summaries:?}");

@@ -31,7 +31,7 @@ pub(super) enum Durability {
     Later,
 }
 
-/// A file that no listing shows; removed when dropped, unless it was published or kept.
+/// A file that no listing shows; removed when dropped, unless it was published.
 #[derive(Debug)]
 pub(super) struct TempFile {
     path: PathBuf,
@@ -113,27 +113,22 @@ impl TempFile {
         Ok(temp)
     }
 
-    /// The temporary file at `path`, left in place unless it is published.
-    pub(super) fn reopen(path: PathBuf) -> io::Result<Self> {
-        let file = File::options().write(true).open(&path)?;
-        Ok(Self {
-            path,
-            file,
-            remove_on_drop: false,
-        })
-    }
-
     pub(super) fn file(&self) -> &File {
         &self.file
     }
 
-    /// Leaves the file in place for [`TempFile::reopen`] and returns its name.
-    pub(super) fn keep(mut self) -> String {
-        self.remove_on_drop = false;
-        self.path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+    /// The file's name, which no other file ever has.
+    pub(super) fn name(&self) -> String {
+        let name = self.path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// Removes the file, if it is still there.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes the file durable, if it is to be, and gives it the name `target`.
@@ -202,18 +197,11 @@ impl TempFile {
 impl Drop for TempFile {
     fn drop(&mut self) {
         if self.remove_on_drop
-            && let Err(error) = fs::remove_file(&self.path)
+            && let Err(error) = self.remove()
         {
             tracing::debug!(path = %self.path.display(), %error, "could not remove a temporary file");
         }
     }
-}
-
-/// Whether `name` is a temporary file's, in its own directory.
-pub(super) fn is_temp_name(name: &str) -> bool {
-    name.strip_prefix('.')
-        .and_then(|rest| rest.strip_suffix(TEMP_SUFFIX))
-        .is_some_and(|digits| digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Creates a directory that belongs to whom its parent belongs, for all that root may be who creates it.

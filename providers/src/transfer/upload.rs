@@ -92,7 +92,7 @@ impl Upload {
         self
     }
 
-    /// Length of each part but the last.
+    /// Length of each part but the last, where parts are not cheap.
     pub fn part_size_bytes(&self) -> usize {
         self.limits.part_size_bytes
     }
