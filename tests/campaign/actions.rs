@@ -107,7 +107,7 @@ impl Life {
     pub fn promote(&mut self, mut standby: Cluster) -> Cluster {
         Client::connect(&standby)
             .expect("the standby runs")
-            .ask("select pg_promote()::text");
+            .ask("select pg_promote(false)::text");
         standby.wait_until_promoted();
         let old = self.take_over(standby);
         self.check_primary(Stop::End, "after the promotion");
