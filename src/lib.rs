@@ -10,6 +10,7 @@
 //! Arrows point one way: `walhalla_postgres ← server ← wal ← archive ← backup, restore, verify → repository → pipeline, providers`.
 
 pub mod archive;
+pub mod archiving;
 pub mod backup;
 pub mod check;
 pub mod cli;
@@ -26,6 +27,7 @@ pub mod repository;
 pub mod restore;
 pub mod server;
 pub mod session;
+pub mod spool;
 pub mod threads;
 pub mod verify;
 pub mod wal;

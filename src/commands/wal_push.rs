@@ -1,14 +1,22 @@
 //! `walhalla wal-push PATH`
 
-use walhalla_postgres::WalFileName;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use walhalla_postgres::{ControlFile, SegmentName, WalFileName};
 
 use super::waiting_server::{PATIENCE, times};
 use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
+use crate::archiving::acknowledgement::{Acknowledgements, StoreIdentity};
+use crate::archiving::ahead::Ahead;
+use crate::archiving::ready;
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
-use crate::server::{self, control_file};
+use crate::server::{self, control_file, postmaster};
+use crate::spool::Spool;
 use crate::wal::archiver::{Archiver, Pushed};
 
 pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
@@ -20,6 +28,13 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let file: WalFileName = name.parse().map_err(server::Error::from)?;
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = control_file::read(&pgdata)?;
+    let acknowledgements = acknowledgements(context, &pgdata, &control);
+    if let (Some(known), WalFileName::Segment(segment)) = (&acknowledgements, file)
+        && is_acknowledged(known, segment, path)
+    {
+        tracing::debug!("{file} is archived, it was pushed ahead");
+        return answer(context, file, IsNew::No);
+    }
     let most = context.settings.retry_timeout.min(PATIENCE);
     let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
     let pipeline = context.segment_pipeline(&repository)?;
@@ -29,16 +44,70 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         control: &control,
         in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
     };
-    let pushed = archiver.push(path, file)?;
-    match &pushed {
-        Pushed::Stored(stored) => {
-            tracing::debug!("{file} is archived, {} bytes", stored.stored_bytes);
+    let wal_directory = ready::own_wal_directory(&pgdata, path);
+    let pushed = match acknowledgements.as_ref().zip(wal_directory) {
+        Some((acknowledgements, wal_directory)) => Ahead {
+            wal_directory,
+            acknowledgements,
+            most: context.settings.upload_concurrency,
+            is_stopping: &|| postmaster::is_stopping(&pgdata),
         }
-        Pushed::AlreadyThere => tracing::info!("{file} was archived before, with the same content"),
+        .push(&archiver, path, file)?,
+        None => archiver.push(path, file)?,
+    };
+    match pushed {
+        Pushed::Stored { object, .. } => {
+            tracing::debug!("{file} is archived, {} bytes", object.stored_bytes);
+            answer(context, file, IsNew::Yes)
+        }
+        Pushed::AlreadyThere => {
+            tracing::info!("{file} was archived before, with the same content");
+            answer(context, file, IsNew::No)
+        }
     }
+}
+
+/// Whether this call stored the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IsNew {
+    Yes,
+    No,
+}
+
+fn answer(context: &Context, file: WalFileName, is_new: IsNew) -> Result<Outcome, Error> {
     if context.global.json {
-        let stored = matches!(pushed, Pushed::Stored(_));
-        output::json(&serde_json::json!({ "file": file.to_string(), "already_there": !stored }))?;
+        let was_there = is_new == IsNew::No;
+        output::json(&serde_json::json!({ "file": file.to_string(), "already_there": was_there }))?;
     }
     Ok(Outcome::Done)
+}
+
+/// What earlier batches acknowledged. Only the server's own user keeps it: PostgreSQL runs as the owner of its data directory.
+fn acknowledgements(
+    context: &Context,
+    pgdata: &Path,
+    control: &ControlFile,
+) -> Option<Acknowledgements> {
+    let is_own = |found: Metadata| found.uid() == rustix::process::geteuid().as_raw();
+    if !pgdata.metadata().is_ok_and(is_own) {
+        return None;
+    }
+    let spool = Spool::of(pgdata, context.settings.spool_dir.as_deref());
+    let spool = spool.inspect_err(not_used).ok()?;
+    let store = StoreIdentity(context.settings.store_identity());
+    Some(Acknowledgements::new(
+        spool,
+        control.system_identifier,
+        store,
+    ))
+}
+
+/// Whatever hinders reading an acknowledgement, the segment is pushed then.
+fn is_acknowledged(known: &Acknowledgements, segment: SegmentName, path: &Path) -> bool {
+    let has = known.has(segment, path);
+    has.inspect_err(not_used).unwrap_or(false)
+}
+
+fn not_used(error: &std::io::Error) {
+    tracing::warn!("the spool is not used: {error}");
 }

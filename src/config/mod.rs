@@ -62,6 +62,11 @@ pub enum Environment {
     Ignored,
 }
 
+/// How the variables begin by which the libraries of the stores are set.
+const STORE_VARIABLES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "STORAGE_"];
+/// What [`Settings::store_identity`] is derived for (BLAKE3's context).
+const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in acknowledgements";
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -256,6 +261,21 @@ impl Settings {
     /// [`Error::NoStore`].
     pub fn store(&self) -> Result<&str, Error> {
         self.store.as_deref().ok_or(Error::NoStore)
+    }
+
+    /// A digest of all that can say which store is meant: what was acknowledged under other settings may be in another store.
+    pub fn store_identity(&self) -> String {
+        let is_of_a_store =
+            |name: &str| STORE_VARIABLES.iter().any(|begin| name.starts_with(begin));
+        let variables =
+            std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+        let mut variables: Vec<_> = variables.filter(|(name, _)| is_of_a_store(name)).collect();
+        variables.sort();
+        let settings: Vec<_> = { self.values.iter() }
+            .map(|value| (value.key, &value.text))
+            .collect();
+        let text = format!("{settings:?}{variables:?}");
+        hex::encode(blake3::derive_key(IDENTITY_PURPOSE, text.as_bytes()))
     }
 
     /// Settings that a server's `restore_command` must be told, as they are not in the file: what makes it read the store as

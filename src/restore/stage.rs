@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +32,7 @@ use crate::pipeline::streams;
 use crate::progress::Progress;
 use crate::repository::{ArchivedFile, BackupEntry, ObjectError, Repository};
 use crate::server;
+use crate::spool;
 use crate::threads::{lock, on_threads};
 use crate::wal;
 use crate::wal::fetcher::{Fetcher, NewFile};
@@ -74,15 +74,9 @@ pub struct Seal {
     pub sha256: String,
 }
 
-/// Where the WAL of `pgdata`, an absolute path, is staged: beside it, or in `spool` under a name that
-/// is not another data directory's.
+/// Where the WAL of `pgdata`, an absolute path, is staged: beside it, or in `spool`.
 pub fn directory(pgdata: &Path, spool: Option<&Path>) -> PathBuf {
-    let name = pgdata.file_name().unwrap_or_default().to_string_lossy();
-    let Some(spool) = spool else {
-        return pgdata.with_file_name(format!("{name}.walhalla-wal"));
-    };
-    let digest = hex::encode(Sha256::digest(pgdata.as_os_str().as_bytes()));
-    spool.join(format!("{name}-{digest:.12}.walhalla-wal"))
+    spool::place(pgdata, spool, "walhalla-wal")
 }
 
 /// A stage that a restore may take.

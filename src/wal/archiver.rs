@@ -36,7 +36,12 @@ type Summarized = Result<Summary, (Lsn, record::RecordNotUnderstood)>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pushed {
     /// The file is in the archive now.
-    Stored(StoredObject),
+    Stored {
+        /// The object.
+        object: StoredObject,
+        /// BLAKE3 of the segment, if it is one.
+        content_blake3: Option<[u8; 32]>,
+    },
     /// It was there before, with the same content.
     AlreadyThere,
 }
@@ -58,6 +63,13 @@ struct SummaryUpload {
     summary: Arc<Summarized>,
     /// Whether it was stored, `false` where there was one; or why not.
     outcome: std::sync::mpsc::Receiver<Result<bool, String>>,
+}
+
+/// A file that was just stored.
+struct Stored {
+    object: StoredObject,
+    content_blake3: Option<[u8; 32]>,
+    summary: Option<Summarized>,
 }
 
 /// How far a segment's file holds WAL.
@@ -97,6 +109,15 @@ impl Archiver<'_> {
         }
     }
 
+    /// The same for a segment for which the server's own call is still to come: it is stored if it is whole. What else is to
+    /// be done with one that is not is left to that call.
+    ///
+    /// # Errors
+    /// As [`Archiver::push`].
+    pub fn push_ahead(&self, path: &Path, segment: SegmentName) -> Result<Pushed, Error> {
+        self.push_named(path, WalFileName::Segment(segment))
+    }
+
     fn push_named(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         // A file archived under other settings has another key, which creating this one would not
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
@@ -110,7 +131,11 @@ impl Archiver<'_> {
         };
         let object = self.repository.layout().wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
-            Ok((stored, summary)) => {
+            Ok(Stored {
+                object: stored,
+                content_blake3,
+                summary,
+            }) => {
                 let upload = summary.map(|summary| self.begin_summary(summary));
                 // Two servers with different settings create different objects, and neither create notices the other.
                 // Of the two, one at least sees both now, and both do when they try again.
@@ -121,7 +146,10 @@ impl Archiver<'_> {
                 if let Some(upload) = upload {
                     self.end_summary(&upload, file);
                 }
-                Ok(Pushed::Stored(stored))
+                Ok(Pushed::Stored {
+                    object: stored,
+                    content_blake3,
+                })
             }
             Err(Error::Pipeline(pipeline::Error::Store(error)))
                 if error.kind == ErrorKind::AlreadyExists =>
@@ -318,7 +346,7 @@ impl Archiver<'_> {
         file: WalFileName,
         object: &Object,
         pipeline: &Pipeline,
-    ) -> Result<(StoredObject, Option<Summarized>), Error> {
+    ) -> Result<Stored, Error> {
         let source = Source::open(path, file, self)?;
         // The header comes first, so the content is read once before.
         let digest = match (object.packing.encryption, self.key()) {
@@ -333,11 +361,16 @@ impl Archiver<'_> {
                 return Err(error);
             }
         };
-        let stored = writer.finish()?;
+        let object = writer.finish()?;
+        let content_blake3 = read.as_ref().and_then(|(read, _)| read.blake3());
         let summary = read
             .and_then(summary_of)
-            .map(|summary| summary.map(|summary| stored_summary::of_stored(summary, &stored)));
-        Ok((stored, summary))
+            .map(|summary| summary.map(|summary| stored_summary::of_stored(summary, &object)));
+        Ok(Stored {
+            object,
+            content_blake3,
+            summary,
+        })
     }
 
     /// The key of the digests by which the cluster's servers know what they pushed without reading it.

@@ -132,7 +132,7 @@ fn control_of(cluster: &Cluster) -> ControlFile {
 fn a_push_a_fetch_and_a_miss_send_no_more_requests_than_it_takes() {
     let (site, name, path) = Site::with("00000001000000000000000A");
     let (pushed, asked) = site.count(|| site.push(&path, name));
-    assert!(matches!(pushed, Pushed::Stored(_)));
+    assert!(matches!(pushed, Pushed::Stored { .. }));
     // The segment between two listings, and its summary.
     assert_eq!(asked, [(Call::Put, 2), (Call::List, 2)]);
     // The listing, what is archived, and whether there is a summary.

@@ -1,0 +1,380 @@
+//! Acknowledgements: what tells a later call of the server that its segment is in the archive.
+//!
+//! An acknowledgement is written after the object is durable in the store. It counts only for the very file that was stored,
+//! as it was then, and for the same store and cluster. Whatever does not prove that, a torn acknowledgement among it, is none:
+//! the segment is pushed, and the store says what it has.
+//!
+//! The proof is the file's device, inode, length, and times of change. Nobody can set the time of the last status change
+//! (`ctime`), and every write moves it. A file that was changed within the clock's resolution before it was read may have been
+//! changed after, without another time: its whole content must have the digest of what was stored (decision 0058).
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use walhalla_postgres::{SegmentName, SystemIdentifier};
+
+use crate::pipeline::streams;
+use crate::spool::{Part, Spool};
+
+/// The part of the spool in which acknowledgements stand.
+const PART: &str = "archived";
+/// Longest acknowledgement that is read.
+const LIMIT_BYTES: u64 = 64 << 10;
+/// How coarse the times of files may be: two seconds on the coarsest file systems.
+const TIME_RESOLUTION: Duration = Duration::from_secs(2);
+/// What the digest of an acknowledgement is derived for (BLAKE3's context).
+const SEAL_PURPOSE: &str = "walhalla 2026-11-29 acknowledgements of WAL segments";
+
+/// A store, as the settings name it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreIdentity(pub String);
+
+/// Which file it is, and when it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    /// Nanoseconds since 1970.
+    modified: i64,
+    /// The same of the last change of anything about the file.
+    changed: i64,
+}
+
+/// Which segment was stored, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Acknowledgement {
+    segment: String,
+    system_identifier: String,
+    store: StoreIdentity,
+    file: FileState,
+    /// When the file was read, in nanoseconds since 1970.
+    read: i64,
+    /// BLAKE3 of the segment.
+    #[serde(with = "hex")]
+    content_blake3: [u8; 32],
+}
+
+/// The acknowledgements of one data directory, for one cluster and one store.
+#[derive(Clone, Debug)]
+pub struct Acknowledgements {
+    spool: Spool,
+    system_identifier: SystemIdentifier,
+    store: StoreIdentity,
+}
+
+/// A segment's file just before it is read.
+#[derive(Clone, Copy, Debug)]
+pub struct BeforeRead {
+    file: FileState,
+    read: i64,
+}
+
+impl FileState {
+    fn of(metadata: &Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000) + rest;
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size_bytes: metadata.len(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether the file may be changed after `read` without another time.
+    fn is_younger_than_the_clock_tells(&self, read: i64) -> bool {
+        let resolution = i64::try_from(TIME_RESOLUTION.as_nanos()).unwrap_or(i64::MAX);
+        self.changed.max(self.modified).saturating_add(resolution) >= read
+    }
+}
+
+impl BeforeRead {
+    /// Looks at the file.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn look(path: &Path) -> io::Result<Self> {
+        let read = since_1970(SystemTime::now());
+        let file = FileState::of(&path.metadata()?);
+        Ok(Self { file, read })
+    }
+}
+
+impl Acknowledgements {
+    /// Those in `spool`.
+    pub fn new(spool: Spool, system_identifier: SystemIdentifier, store: StoreIdentity) -> Self {
+        Self {
+            spool,
+            system_identifier,
+            store,
+        }
+    }
+
+    /// Whether the file at `path` is `segment`, and was acknowledged as it is now.
+    ///
+    /// # Errors
+    /// The file or the spool cannot be read.
+    pub fn has(&self, segment: SegmentName, path: &Path) -> io::Result<bool> {
+        let Some(part) = self.spool.part(PART)? else {
+            return Ok(false);
+        };
+        let Some(known) = self.read(&part, segment)? else {
+            return Ok(false);
+        };
+        let mut file = File::open(path)?;
+        let now = FileState::of(&file.metadata()?);
+        if now != known.file {
+            return Ok(false);
+        }
+        if !now.is_younger_than_the_clock_tells(known.read) {
+            return Ok(true);
+        }
+        Ok(streams::blake3(&mut file)? == known.content_blake3)
+    }
+
+    /// Keeps that the file at `path` was stored as `segment`, unless it has changed since `before`. The object must be
+    /// durable in the store.
+    ///
+    /// # Errors
+    /// The spool cannot be written.
+    pub fn keep(
+        &self,
+        segment: SegmentName,
+        path: &Path,
+        before: BeforeRead,
+        content_blake3: [u8; 32],
+    ) -> io::Result<()> {
+        if BeforeRead::look(path)?.file != before.file {
+            return Ok(());
+        }
+        let acknowledgement = Acknowledgement {
+            segment: segment.to_string(),
+            system_identifier: self.system_identifier.to_string(),
+            store: self.store.clone(),
+            file: before.file,
+            read: before.read,
+            content_blake3,
+        };
+        let part = self.spool.make_part(PART)?;
+        part.write(&segment.to_string(), &sealed(&acknowledgement)?)
+    }
+
+    /// Removes all but those of `segments`.
+    ///
+    /// # Errors
+    /// The spool cannot be read or written.
+    pub fn retain(&self, segments: &[SegmentName]) -> io::Result<()> {
+        let Some(part) = self.spool.part(PART)? else {
+            return Ok(());
+        };
+        for name in part.names()? {
+            let segment = name.parse::<SegmentName>().ok();
+            if !segment.is_some_and(|segment| segments.contains(&segment)) {
+                part.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was acknowledged of `segment` of this cluster to this store.
+    fn read(&self, part: &Part, segment: SegmentName) -> io::Result<Option<Acknowledgement>> {
+        let bytes = part.read(&segment.to_string(), LIMIT_BYTES)?;
+        let known = bytes.as_deref().and_then(unsealed);
+        Ok(known.filter(|known| {
+            known.segment == segment.to_string()
+                && known.system_identifier == self.system_identifier.to_string()
+                && known.store == self.store
+        }))
+    }
+}
+
+fn since_1970(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0))
+}
+
+/// The text of an acknowledgement: a line of JSON, and a line with the digest of the first one. Files in the spool are not
+/// waited for until they are on the disk, so that a crash may leave a part of one.
+fn sealed(acknowledgement: &Acknowledgement) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_string(acknowledgement)?;
+    Ok(format!("{json}\n{}\n", seal(&json)).into_bytes())
+}
+
+fn unsealed(bytes: &[u8]) -> Option<Acknowledgement> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let (json, digest) = text.split_once('\n')?;
+    if digest.strip_suffix('\n')? != seal(json) {
+        return None;
+    }
+    serde_json::from_str(json).ok()
+}
+
+fn seal(json: &str) -> String {
+    hex::encode(blake3::derive_key(SEAL_PURPOSE, json.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, FileTimes};
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    const OLD: Duration = Duration::from_secs(10);
+
+    struct Site {
+        dir: tempfile::TempDir,
+        acknowledgements: Acknowledgements,
+        segment: SegmentName,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let acknowledgements = Self::of(&dir, 7, "file:///store");
+            let site = Self {
+                acknowledgements,
+                segment: "000000010000000000000002".parse().unwrap(),
+                dir,
+            };
+            fs::write(site.path(), "a segment").unwrap();
+            site
+        }
+
+        fn of(dir: &tempfile::TempDir, cluster: u64, store: &str) -> Acknowledgements {
+            let pgdata = dir.path().join("data");
+            fs::create_dir_all(&pgdata).unwrap();
+            let spool = Spool::of(&pgdata, None).unwrap();
+            let identifier = SystemIdentifier(cluster);
+            Acknowledgements::new(spool, identifier, StoreIdentity(store.to_owned()))
+        }
+
+        fn path(&self) -> std::path::PathBuf {
+            self.dir.path().join("segment")
+        }
+
+        /// Keeps an acknowledgement as if the file had been read so long after its last change.
+        fn keep(&self, age: Duration) {
+            let mut before = BeforeRead::look(&self.path()).unwrap();
+            before.read = before.file.changed + i64::try_from(age.as_nanos()).unwrap();
+            let digest = *blake3::hash(&fs::read(self.path()).unwrap()).as_bytes();
+            let kept = { &self.acknowledgements }.keep(self.segment, &self.path(), before, digest);
+            kept.unwrap();
+        }
+
+        fn has(&self) -> bool {
+            { &self.acknowledgements }
+                .has(self.segment, &self.path())
+                .unwrap()
+        }
+
+        fn text(&self) -> std::path::PathBuf {
+            let folder = self.acknowledgements.spool.path().join(PART);
+            folder.join(self.segment.to_string())
+        }
+    }
+
+    #[test]
+    fn only_the_very_file_that_was_stored_is_acknowledged() {
+        let site = Site::new();
+        assert!(!site.has());
+        site.keep(OLD);
+        assert!(site.has());
+        let other: SegmentName = "000000020000000000000002".parse().unwrap();
+        assert!(!site.acknowledgements.has(other, &site.path()).unwrap());
+
+        // Another file of the same content, length and time.
+        let modified = fs::metadata(site.path()).unwrap().modified().unwrap();
+        fs::copy(site.path(), site.dir.path().join("copy")).unwrap();
+        fs::rename(site.dir.path().join("copy"), site.path()).unwrap();
+        let times = FileTimes::new().set_modified(modified);
+        File::options()
+            .write(true)
+            .open(site.path())
+            .unwrap()
+            .set_times(times)
+            .unwrap();
+        assert!(!site.has());
+    }
+
+    #[test]
+    fn a_file_that_was_changed_and_got_its_time_back_is_not_acknowledged() {
+        let site = Site::new();
+        site.keep(OLD);
+        let modified = fs::metadata(site.path()).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        let file = File::options().write(true).open(site.path()).unwrap();
+        file.write_all_at(b"A", 0).unwrap();
+        file.set_times(FileTimes::new().set_modified(modified))
+            .unwrap();
+        assert!(!site.has());
+    }
+
+    #[test]
+    fn of_a_file_that_was_just_changed_the_content_counts() {
+        let site = Site::new();
+        site.keep(Duration::from_millis(1));
+        assert!(site.has());
+        let mut known = unsealed(&fs::read(site.text()).unwrap()).unwrap();
+        known.content_blake3 = [0; 32];
+        fs::write(site.text(), sealed(&known).unwrap()).unwrap();
+        assert!(!site.has());
+    }
+
+    #[test]
+    fn a_file_that_changed_while_it_was_stored_gets_no_acknowledgement() {
+        let site = Site::new();
+        let before = BeforeRead::look(&site.path()).unwrap();
+        fs::write(site.path(), "another length").unwrap();
+        let kept = { &site.acknowledgements }.keep(site.segment, &site.path(), before, [0; 32]);
+        kept.unwrap();
+        assert!(!site.text().exists());
+    }
+
+    #[test]
+    fn another_cluster_or_store_knows_nothing_of_it() {
+        let site = Site::new();
+        site.keep(OLD);
+        for (cluster, store) in [(8, "file:///store"), (7, "file:///other")] {
+            let others = Site::of(&site.dir, cluster, store);
+            assert!(!others.has(site.segment, &site.path()).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_torn_or_changed_acknowledgement_is_none() {
+        let site = Site::new();
+        site.keep(OLD);
+        let text = fs::read(site.text()).unwrap();
+        for length in 0..text.len() {
+            fs::write(site.text(), &text[..length]).unwrap();
+            assert!(!site.has(), "{length} bytes of {}", text.len());
+        }
+        for at in 0..text.len() {
+            let mut changed = text.clone();
+            changed[at] ^= 1;
+            fs::write(site.text(), &changed).unwrap();
+            assert!(!site.has(), "with byte {at} changed");
+        }
+        fs::write(site.text(), &text).unwrap();
+        assert!(site.has());
+    }
+
+    #[test]
+    fn acknowledgements_of_what_is_no_longer_ready_go() {
+        let site = Site::new();
+        site.keep(OLD);
+        fs::write(site.text().with_file_name(".0123.tmp"), "left").unwrap();
+        site.acknowledgements.retain(&[site.segment]).unwrap();
+        assert!(site.has());
+        let names = || fs::read_dir(site.text().parent().unwrap()).unwrap().count();
+        assert_eq!(names(), 1);
+        site.acknowledgements.retain(&[]).unwrap();
+        assert_eq!(names(), 0);
+    }
+}
