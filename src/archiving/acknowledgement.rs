@@ -8,6 +8,7 @@
 //! (`ctime`), and every write moves it. A file that was changed within the clock's resolution before it was read may have been
 //! changed after, without another time: its whole content must have the digest of what was stored (decision 0058).
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -168,13 +169,14 @@ impl Acknowledgements {
     ///
     /// # Errors
     /// The spool cannot be read or written.
-    pub fn retain(&self, segments: &[SegmentName]) -> io::Result<()> {
+    pub fn retain(&self, segments: impl IntoIterator<Item = SegmentName>) -> io::Result<()> {
+        let kept: BTreeSet<SegmentName> = segments.into_iter().collect();
         let Some(part) = self.spool.part(PART)? else {
             return Ok(());
         };
         for name in part.names()? {
             let segment = name.parse::<SegmentName>().ok();
-            if !segment.is_some_and(|segment| segments.contains(&segment)) {
+            if !segment.is_some_and(|segment| kept.contains(&segment)) {
                 part.remove(&name)?;
             }
         }
@@ -370,11 +372,11 @@ mod tests {
         let site = Site::new();
         site.keep(OLD);
         fs::write(site.text().with_file_name(".0123.tmp"), "left").unwrap();
-        site.acknowledgements.retain(&[site.segment]).unwrap();
+        site.acknowledgements.retain([site.segment]).unwrap();
         assert!(site.has());
         let names = || fs::read_dir(site.text().parent().unwrap()).unwrap().count();
         assert_eq!(names(), 1);
-        site.acknowledgements.retain(&[]).unwrap();
+        site.acknowledgements.retain([]).unwrap();
         assert_eq!(names(), 0);
     }
 }

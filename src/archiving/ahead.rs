@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use walhalla_postgres::{SegmentName, WalFileName};
 
 use super::acknowledgement::{Acknowledgements, BeforeRead};
-use super::ready;
+use super::ready::WalDirectory;
 use crate::output;
 use crate::pipeline::streams;
 use crate::threads::lock;
@@ -26,7 +26,7 @@ const MOST_TIME: Duration = Duration::from_secs(30);
 /// What may go up beside the segment that the server asks for.
 pub struct Ahead<'a> {
     /// The server's WAL directory.
-    pub wal_directory: PathBuf,
+    pub wal_directory: &'a WalDirectory,
     /// What is known of earlier batches.
     pub acknowledgements: &'a Acknowledgements,
     /// How many segments go up at a time, with the one that was asked for.
@@ -56,6 +56,10 @@ impl Ahead<'_> {
         file: WalFileName,
     ) -> Result<Pushed, Error> {
         let ready = self.ready_beside(file);
+        // What is not ready any more was asked for.
+        if let Err(error) = self.acknowledgements.retain(ready.iter().copied()) {
+            tracing::debug!("earlier acknowledgements were not removed: {error}");
+        }
         let threads = self.most.min(ready.len() + 1);
         let batch = Batch {
             archiver,
@@ -77,20 +81,20 @@ impl Ahead<'_> {
         })
     }
 
-    /// What is ready but `file`. Acknowledgements of what is not ready any more go.
+    /// Whether the server has marked other segments ready.
+    pub fn has_others(&self, file: WalFileName) -> bool {
+        !self.ready_beside(file).is_empty()
+    }
+
+    /// The segments that are ready, without `file`.
     fn ready_beside(&self, file: WalFileName) -> VecDeque<SegmentName> {
-        let mut ready = match ready::segments(&self.wal_directory) {
-            Ok(ready) => ready,
-            Err(error) => {
-                tracing::debug!("what else is ready is not known: {error}");
-                return VecDeque::new();
-            }
-        };
-        if let Err(error) = self.acknowledgements.retain(&ready) {
-            tracing::debug!("earlier acknowledgements were not removed: {error}");
-        }
-        ready.retain(|segment| WalFileName::Segment(*segment) != file);
-        ready.into()
+        let ready = self.wal_directory.ready_segments();
+        let ready =
+            ready.inspect_err(|error| tracing::debug!("what else is ready is not known: {error}"));
+        let others = { ready.unwrap_or_default() }.into_iter();
+        others
+            .filter(|segment| WalFileName::Segment(*segment) != file)
+            .collect()
     }
 }
 
@@ -130,7 +134,7 @@ impl Batch<'_> {
     }
 
     fn push(&self, segment: SegmentName) -> Result<(), Error> {
-        let path = self.ahead.wal_directory.join(segment.to_string());
+        let path = self.ahead.wal_directory.path(segment);
         let acknowledgements = self.ahead.acknowledgements;
         let unreadable = |error| Error::local("read", &path)(error);
         if acknowledgements.has(segment, &path).map_err(unreadable)? {
@@ -138,7 +142,7 @@ impl Batch<'_> {
         }
         let before = BeforeRead::look(&path).map_err(unreadable)?;
         // Between the listing and now another call may have archived it, and the server given its file another name.
-        if !ready::is_ready(&self.ahead.wal_directory, segment) {
+        if !self.ahead.wal_directory.is_ready(segment) {
             return Ok(());
         }
         let digest = match self.archiver.push_ahead(&path, segment)? {

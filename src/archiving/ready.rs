@@ -12,40 +12,53 @@ const WAL_DIRECTORIES: [&str; 2] = ["pg_wal", "pg_xlog"];
 const STATUS_DIRECTORY: &str = "archive_status";
 const READY: &str = ".ready";
 
-/// The directory of the file at `path`, if it is the WAL directory of `pgdata` itself. A file that stands elsewhere is one
-/// that was handed over in place of the server's own, which may be ciphertext then.
-pub fn own_wal_directory(pgdata: &Path, path: &Path) -> Option<PathBuf> {
-    let folder = path.parent()?;
-    let identity = |path: &Path| {
-        let found = fs::metadata(path).ok()?;
-        Some((found.dev(), found.ino()))
-    };
-    let here = identity(folder)?;
-    let is_own = WAL_DIRECTORIES
-        .iter()
-        .any(|name| identity(&pgdata.join(name)) == Some(here));
-    is_own.then(|| folder.to_owned())
-}
+/// The WAL directory of a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalDirectory(PathBuf);
 
-/// The whole segments in `wal_directory` that are marked ready, in the order in which the server archives them.
-///
-/// # Errors
-/// The system's.
-pub fn segments(wal_directory: &Path) -> io::Result<Vec<SegmentName>> {
-    let mut ready = Vec::new();
-    for entry in fs::read_dir(wal_directory.join(STATUS_DIRECTORY))? {
-        let name = entry?.file_name();
-        let name = name.to_str().and_then(|name| name.strip_suffix(READY));
-        ready.extend(name.and_then(|name| name.parse::<SegmentName>().ok()));
+impl WalDirectory {
+    /// That of `pgdata`; `None` where it has none.
+    pub fn of(pgdata: &Path) -> Option<Self> {
+        let paths = WAL_DIRECTORIES.iter().map(|name| pgdata.join(name));
+        { paths.into_iter() }.find(|path| path.is_dir()).map(Self)
     }
-    ready.sort_unstable();
-    Ok(ready)
-}
 
-/// Whether `segment` is still marked ready.
-pub fn is_ready(wal_directory: &Path, segment: SegmentName) -> bool {
-    let status = wal_directory.join(STATUS_DIRECTORY);
-    status.join(format!("{segment}{READY}")).exists()
+    /// Whether the file at `path` stands in it. One that stands elsewhere was handed over in place of the server's own, which
+    /// may be ciphertext then.
+    pub fn has(&self, path: &Path) -> bool {
+        let identity = |path: &Path| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.dev(), found.ino()))
+        };
+        let folder = path.parent().and_then(identity);
+        folder.is_some() && folder == identity(&self.0)
+    }
+
+    /// The file of a segment in it.
+    pub fn path(&self, segment: SegmentName) -> PathBuf {
+        self.0.join(segment.to_string())
+    }
+
+    /// The whole segments that are marked ready, in the order in which the server archives them.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn ready_segments(&self) -> io::Result<Vec<SegmentName>> {
+        let mut ready = Vec::new();
+        for entry in fs::read_dir(self.0.join(STATUS_DIRECTORY))? {
+            let name = entry?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(READY));
+            ready.extend(name.and_then(|name| name.parse::<SegmentName>().ok()));
+        }
+        ready.sort_unstable();
+        Ok(ready)
+    }
+
+    /// Whether `segment` is still marked ready.
+    pub fn is_ready(&self, segment: SegmentName) -> bool {
+        let status = self.0.join(STATUS_DIRECTORY);
+        status.join(format!("{segment}{READY}")).exists()
+    }
 }
 
 #[cfg(test)]
@@ -55,8 +68,8 @@ mod tests {
     #[test]
     fn only_whole_segments_that_are_marked_ready_are_listed_in_order() {
         let dir = tempfile::tempdir().unwrap();
-        let status = dir.path().join("archive_status");
-        fs::create_dir(&status).unwrap();
+        let status = dir.path().join("pg_wal/archive_status");
+        fs::create_dir_all(&status).unwrap();
         for name in [
             "000000020000000000000003.ready",
             "000000010000000000000005.ready",
@@ -68,22 +81,15 @@ mod tests {
         ] {
             fs::write(status.join(name), "").unwrap();
         }
-        let names: Vec<String> = { segments(dir.path()).unwrap() }
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let directory = WalDirectory::of(dir.path()).unwrap();
+        let ready = directory.ready_segments().unwrap();
+        let names: Vec<String> = ready.iter().map(ToString::to_string).collect();
         assert_eq!(
             names,
             ["000000010000000000000005", "000000020000000000000003"]
         );
-        assert!(is_ready(
-            dir.path(),
-            "000000010000000000000005".parse().unwrap()
-        ));
-        assert!(!is_ready(
-            dir.path(),
-            "000000010000000000000004".parse().unwrap()
-        ));
+        assert!(directory.is_ready(ready[0]));
+        assert!(!directory.is_ready("000000010000000000000004".parse().unwrap()));
     }
 
     #[test]
@@ -95,10 +101,12 @@ mod tests {
         for folder in [&pgdata, &real, &other] {
             fs::create_dir_all(folder).unwrap();
         }
+        assert_eq!(WalDirectory::of(&pgdata), None);
         std::os::unix::fs::symlink(&real, pgdata.join("pg_wal")).unwrap();
-        let of = |folder: &Path| own_wal_directory(&pgdata, &folder.join("segment"));
-        assert_eq!(of(&pgdata.join("pg_wal")), Some(pgdata.join("pg_wal")));
-        assert_eq!(of(&real), Some(real.clone()));
-        assert_eq!(of(&other), None);
+        let directory = WalDirectory::of(&pgdata).unwrap();
+        assert!(directory.has(&pgdata.join("pg_wal/segment")));
+        assert!(directory.has(&real.join("segment")));
+        assert!(!directory.has(&other.join("segment")));
+        assert!(!directory.has(Path::new("segment")));
     }
 }

@@ -11,7 +11,7 @@ use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
 use crate::archiving::acknowledgement::{Acknowledgements, StoreIdentity};
 use crate::archiving::ahead::Ahead;
-use crate::archiving::ready;
+use crate::archiving::ready::WalDirectory;
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
@@ -44,15 +44,11 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         control: &control,
         in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
     };
-    let wal_directory = ready::own_wal_directory(&pgdata, path);
-    let pushed = match acknowledgements.as_ref().zip(wal_directory) {
-        Some((acknowledgements, wal_directory)) => Ahead {
-            wal_directory,
-            acknowledgements,
-            most: context.settings.upload_concurrency,
-            is_stopping: &|| postmaster::is_stopping(&pgdata),
+    let pushed = match &acknowledgements {
+        Some(acknowledgements) => {
+            let most = context.settings.upload_concurrency;
+            push_with_others(&archiver, acknowledgements, &pgdata, most, path, file)?
         }
-        .push(&archiver, path, file)?,
         None => archiver.push(path, file)?,
     };
     match pushed {
@@ -65,6 +61,37 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
             answer(context, file, IsNew::No)
         }
     }
+}
+
+/// Pushes the file, and beside it what the server has marked ready.
+fn push_with_others(
+    archiver: &Archiver,
+    acknowledgements: &Acknowledgements,
+    pgdata: &Path,
+    most: usize,
+    path: &Path,
+    file: WalFileName,
+) -> Result<Pushed, Error> {
+    let Some(wal_directory) = WalDirectory::of(pgdata) else {
+        return Ok(archiver.push(path, file)?);
+    };
+    let ahead = Ahead {
+        wal_directory: &wal_directory,
+        acknowledgements,
+        most,
+        is_stopping: &|| postmaster::is_stopping(pgdata),
+    };
+    if wal_directory.has(path) {
+        return Ok(ahead.push(archiver, path, file)?);
+    }
+    if ahead.has_others(file) {
+        tracing::info!(
+            "{} is not in the server's own directory of WAL, which may hold ciphertext: what else is ready there is not pushed \
+             ahead",
+            path.display()
+        );
+    }
+    Ok(archiver.push(path, file)?)
 }
 
 /// Whether this call stored the file.

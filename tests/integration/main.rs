@@ -46,6 +46,7 @@ mod other_pasts;
 mod own_directories;
 mod owners;
 mod planning;
+mod push_ahead;
 mod reachable;
 mod replayed_tablespaces;
 mod requests;

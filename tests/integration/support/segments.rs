@@ -85,6 +85,20 @@ impl Segments {
         host().give_to_user(&path);
     }
 
+    /// Marks a file ready, as the server does for its archiver.
+    pub fn mark_ready(&self, name: &str) {
+        let mark = format!("pg_wal/archive_status/{name}.ready");
+        std::fs::write(self.data.join(&mark), "").unwrap();
+        host().give_to_user(&self.data.join(mark));
+    }
+
+    /// What the server does when a file was archived.
+    pub fn mark_done(&self, name: &str) {
+        let status = self.data.join("pg_wal/archive_status");
+        let mark = |end: &str| status.join(format!("{name}.{end}"));
+        std::fs::rename(mark("ready"), mark("done")).unwrap();
+    }
+
     pub fn push(&self, walhalla: &Walhalla, name: &str) -> Outcome {
         walhalla.run_in(&self.data, &["wal-push", &format!("pg_wal/{name}")])
     }
