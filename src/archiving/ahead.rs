@@ -1,7 +1,7 @@
 //! Pushing ahead: while the server waits for one segment, the next ones that it has marked ready go up beside it.
 //!
-//! The process stays until its batch is done, and then answers for its own segment. The calls for the others find an
-//! acknowledgement. What goes wrong with one of the others changes nothing about the answer: its own call says it.
+//! The process stays until its batch is done, and then answers for its own segment. The calls for the others find a
+//! receipt. What goes wrong with one of the others changes nothing about the answer: its own call says it.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use walhalla_postgres::{SegmentName, WalFileName};
 
-use super::acknowledgement::{Acknowledgements, BeforeRead};
 use super::ready::WalDirectory;
 use crate::output;
 use crate::pipeline::streams;
+use crate::spool::receipts::{BeforeRead, Receipts};
 use crate::threads::lock;
 use crate::wal::Error;
 use crate::wal::archiver::{Archiver, Pushed};
@@ -28,7 +28,7 @@ pub struct Ahead<'a> {
     /// The server's WAL directory.
     pub wal_directory: &'a WalDirectory,
     /// What is known of earlier batches.
-    pub acknowledgements: &'a Acknowledgements,
+    pub receipts: &'a Receipts,
     /// How many segments go up at a time, with the one that was asked for.
     pub most: usize,
     /// Whether the server is shutting down, and so waits for nothing but its own segment.
@@ -57,8 +57,8 @@ impl Ahead<'_> {
     ) -> Result<Pushed, Error> {
         let ready = self.ready_beside(file);
         // What is not ready any more was asked for.
-        if let Err(error) = self.acknowledgements.retain(ready.iter().copied()) {
-            tracing::debug!("earlier acknowledgements were not removed: {error}");
+        if let Err(error) = self.receipts.retain(ready.iter().copied()) {
+            tracing::debug!("earlier receipts were not removed: {error}");
         }
         let threads = self.most.min(ready.len() + 1);
         let batch = Batch {
@@ -135,9 +135,9 @@ impl Batch<'_> {
 
     fn push(&self, segment: SegmentName) -> Result<(), Error> {
         let path = self.ahead.wal_directory.path(segment);
-        let acknowledgements = self.ahead.acknowledgements;
+        let receipts = self.ahead.receipts;
         let unreadable = |error| Error::local("read", &path)(error);
-        if acknowledgements.has(segment, &path).map_err(unreadable)? {
+        if receipts.has(segment, &path).map_err(unreadable)? {
             return Ok(());
         }
         let before = BeforeRead::look(&path).map_err(unreadable)?;
@@ -155,7 +155,7 @@ impl Batch<'_> {
                 { file.and_then(|mut file| streams::blake3(&mut file)) }.map_err(unreadable)?
             }
         };
-        let kept = acknowledgements.keep(segment, &path, before, digest);
+        let kept = receipts.keep(segment, &path, before, digest);
         kept.map_err(Error::local("write", &path))?;
         tracing::debug!("{segment} was pushed ahead");
         Ok(())

@@ -19,6 +19,8 @@ mod wal_push;
 mod wal_show;
 mod wal_summarize;
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use std::time::Duration;
 
 use clap::CommandFactory;
 use tracing::level_filters::LevelFilter;
+use walhalla_postgres::{ControlFile, SegmentName};
 use walhalla_providers::transfer::{Options, RetryPolicy};
 
 use crate::archive::Reading;
@@ -39,6 +42,8 @@ use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
 use crate::session::{Network, StoreSession};
+use crate::spool::Spool;
+use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,10 +258,7 @@ impl Context {
     }
 
     /// The cluster of a control file.
-    pub fn repository_of(
-        &self,
-        control: &walhalla_postgres::ControlFile,
-    ) -> Result<Repository, Error> {
+    pub fn repository_of(&self, control: &ControlFile) -> Result<Repository, Error> {
         Ok(Repository::new(
             self.session()?,
             self.settings.identities.clone(),
@@ -267,7 +269,7 @@ impl Context {
     /// The same for a command that the cluster's server waits for.
     fn hasty_repository_of(
         &self,
-        control: &walhalla_postgres::ControlFile,
+        control: &ControlFile,
         times: &waiting_server::Times,
     ) -> Result<Repository, Error> {
         let session = self.session_within(times.request)?;
@@ -298,6 +300,34 @@ impl Context {
             threads,
         ))
     }
+
+    /// What earlier calls for the server in `pgdata` left, for its own user only: PostgreSQL runs as the owner of its data
+    /// directory. `None` where nothing can be kept.
+    fn receipts(&self, kind: Kind, pgdata: &Path, control: &ControlFile) -> Option<Receipts> {
+        let spool = self.spool_of(pgdata)?;
+        let store = StoreIdentity(self.settings.store_identity());
+        Some(Receipts::new(spool, kind, control.system_identifier, store))
+    }
+
+    /// The spool of the server in `pgdata`, for its own user only.
+    fn spool_of(&self, pgdata: &Path) -> Option<Spool> {
+        let is_own = |found: Metadata| found.uid() == rustix::process::geteuid().as_raw();
+        if !pgdata.metadata().is_ok_and(is_own) {
+            return None;
+        }
+        let spool = Spool::of(pgdata, self.settings.spool_dir.as_deref());
+        spool.inspect_err(spool_not_used).ok()
+    }
+}
+
+/// Whether a file has a receipt. Whatever hinders reading it, the work is done as if there were none.
+fn has_receipt(receipts: &Receipts, segment: SegmentName, path: &Path) -> bool {
+    let has = receipts.has(segment, path);
+    has.inspect_err(spool_not_used).unwrap_or(false)
+}
+
+fn spool_not_used(error: &std::io::Error) {
+    tracing::warn!("the spool is not used: {error}");
 }
 
 /// The path, told from the working directory: a server would tell a relative one from its own.

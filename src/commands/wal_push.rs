@@ -1,22 +1,19 @@
 //! `walhalla wal-push PATH`
 
-use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use walhalla_postgres::{ControlFile, SegmentName, WalFileName};
+use walhalla_postgres::WalFileName;
 
 use super::waiting_server::{PATIENCE, times};
 use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
-use crate::archiving::acknowledgement::{Acknowledgements, StoreIdentity};
 use crate::archiving::ahead::Ahead;
 use crate::archiving::ready::WalDirectory;
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
 use crate::server::{self, control_file, postmaster};
-use crate::spool::Spool;
+use crate::spool::receipts::{Kind, Receipts};
 use crate::wal::archiver::{Archiver, Pushed};
 
 pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
@@ -28,9 +25,9 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let file: WalFileName = name.parse().map_err(server::Error::from)?;
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = control_file::read(&pgdata)?;
-    let acknowledgements = acknowledgements(context, &pgdata, &control);
-    if let (Some(known), WalFileName::Segment(segment)) = (&acknowledgements, file)
-        && is_acknowledged(known, segment, path)
+    let receipts = context.receipts(Kind::Pushed, &pgdata, &control);
+    if let (Some(receipts), WalFileName::Segment(segment)) = (&receipts, file)
+        && super::has_receipt(receipts, segment, path)
     {
         tracing::debug!("{file} is archived, it was pushed ahead");
         return answer(context, file, IsNew::No);
@@ -44,10 +41,10 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         control: &control,
         in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
     };
-    let pushed = match &acknowledgements {
-        Some(acknowledgements) => {
+    let pushed = match &receipts {
+        Some(receipts) => {
             let most = context.settings.upload_concurrency;
-            push_with_others(&archiver, acknowledgements, &pgdata, most, path, file)?
+            push_with_others(&archiver, receipts, &pgdata, most, path, file)?
         }
         None => archiver.push(path, file)?,
     };
@@ -66,7 +63,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
 /// Pushes the file, and beside it what the server has marked ready.
 fn push_with_others(
     archiver: &Archiver,
-    acknowledgements: &Acknowledgements,
+    receipts: &Receipts,
     pgdata: &Path,
     most: usize,
     path: &Path,
@@ -77,7 +74,7 @@ fn push_with_others(
     };
     let ahead = Ahead {
         wal_directory: &wal_directory,
-        acknowledgements,
+        receipts,
         most,
         is_stopping: &|| postmaster::is_stopping(pgdata),
     };
@@ -107,34 +104,4 @@ fn answer(context: &Context, file: WalFileName, is_new: IsNew) -> Result<Outcome
         output::json(&serde_json::json!({ "file": file.to_string(), "already_there": was_there }))?;
     }
     Ok(Outcome::Done)
-}
-
-/// What earlier batches acknowledged. Only the server's own user keeps it: PostgreSQL runs as the owner of its data directory.
-fn acknowledgements(
-    context: &Context,
-    pgdata: &Path,
-    control: &ControlFile,
-) -> Option<Acknowledgements> {
-    let is_own = |found: Metadata| found.uid() == rustix::process::geteuid().as_raw();
-    if !pgdata.metadata().is_ok_and(is_own) {
-        return None;
-    }
-    let spool = Spool::of(pgdata, context.settings.spool_dir.as_deref());
-    let spool = spool.inspect_err(not_used).ok()?;
-    let store = StoreIdentity(context.settings.store_identity());
-    Some(Acknowledgements::new(
-        spool,
-        control.system_identifier,
-        store,
-    ))
-}
-
-/// Whatever hinders reading an acknowledgement, the segment is pushed then.
-fn is_acknowledged(known: &Acknowledgements, segment: SegmentName, path: &Path) -> bool {
-    let has = known.has(segment, path);
-    has.inspect_err(not_used).unwrap_or(false)
-}
-
-fn not_used(error: &std::io::Error) {
-    tracing::warn!("the spool is not used: {error}");
 }

@@ -65,7 +65,7 @@ pub enum Environment {
 /// How the variables begin by which the libraries of the stores are set.
 const STORE_VARIABLES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "STORAGE_"];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
-const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in acknowledgements";
+const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl Settings {
         self.store.as_deref().ok_or(Error::NoStore)
     }
 
-    /// A digest of all that can say which store is meant: what was acknowledged under other settings may be in another store.
+    /// A digest of all that can say which store is meant: what was done under other settings may have been done to another store.
     pub fn store_identity(&self) -> String {
         let is_of_a_store =
             |name: &str| STORE_VARIABLES.iter().any(|begin| name.starts_with(begin));

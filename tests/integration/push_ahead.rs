@@ -45,9 +45,9 @@ impl Backlog {
         self.segments.push(&self.walhalla, name)
     }
 
-    /// A call while the store is away: only an acknowledgement can answer it.
+    /// A call while the store is away: only a receipt can answer it.
     #[track_caller]
-    fn assert_acknowledged(&self, name: &str) {
+    fn assert_has_a_receipt(&self, name: &str) {
         let away = self.area.path("away");
         std::fs::rename(self.store.path(), &away).unwrap();
         self.push(name).succeeds();
@@ -80,7 +80,7 @@ fn one_call_archives_what_is_ready_and_the_later_calls_need_no_store() {
         .assert_not_archived(&backlog.walhalla, last);
     backlog.segments.mark_done(first);
     for name in others {
-        backlog.assert_acknowledged(name);
+        backlog.assert_has_a_receipt(name);
         backlog.segments.mark_done(name);
     }
     assert_eq!(
@@ -89,10 +89,10 @@ fn one_call_archives_what_is_ready_and_the_later_calls_need_no_store() {
         "files in the data directory"
     );
 
-    // The next batch removes acknowledgements that nobody will ask for.
+    // The next batch removes receipts that nobody will ask for.
     backlog.segments.mark_ready(last);
     backlog.push(last).succeeds();
-    let left = names_below(&backlog.spool().join("archived"));
+    let left = names_below(&backlog.spool().join("pushed"));
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -116,13 +116,13 @@ fn the_spool_may_be_elsewhere() {
 }
 
 #[test]
-fn another_content_under_an_acknowledged_name_is_refused() {
+fn another_content_under_a_name_with_a_receipt_is_refused() {
     let backlog = Backlog::make(2);
     let [first, second] = backlog.ready() else {
         panic!("two segments");
     };
     backlog.push(first).succeeds();
-    backlog.assert_acknowledged(second);
+    backlog.assert_has_a_receipt(second);
     let path = backlog.segments.data.join("pg_wal").join(second);
     let times = std::fs::metadata(&path).unwrap().modified().unwrap();
     let changed = with_a_record_changed(&backlog.segments.original(second));
@@ -134,7 +134,7 @@ fn another_content_under_an_acknowledged_name_is_refused() {
 }
 
 #[test]
-fn an_acknowledgement_of_one_store_is_none_for_another() {
+fn a_receipt_for_one_store_is_none_for_another() {
     let backlog = Backlog::make(2);
     let [first, second] = backlog.ready() else {
         panic!("two segments");
@@ -154,7 +154,7 @@ fn a_spool_that_others_may_write_to_answers_nothing() {
         panic!("two segments");
     };
     backlog.push(first).succeeds();
-    let folder = backlog.spool().join("archived");
+    let folder = backlog.spool().join("pushed");
     std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o777)).unwrap();
     backlog.push(second).succeeds().says(&[
         "the spool is not used",

@@ -1,12 +1,16 @@
-//! Acknowledgements: what tells a later call of the server that its segment is in the archive.
+//! Receipts: what one call of the server leaves to a later one about the file of a segment.
 //!
-//! An acknowledgement is written after the object is durable in the store. It counts only for the very file that was stored,
-//! as it was then, and for the same store and cluster. Whatever does not prove that, a torn acknowledgement among it, is none:
-//! the segment is pushed, and the store says what it has.
+//! | part of the spool | what a receipt says |
+//! | --- | --- |
+//! | `pushed` | the segment is durable in the store: its own call is done |
+//! | `fetched` | the file in the spool is the segment, whole and checked: it may be handed over |
+//!
+//! A receipt counts only for the very file, as it was then, and for the same store and cluster. Whatever does not prove that,
+//! a torn receipt among it, counts for nothing: the work is done as if there were none.
 //!
 //! The proof is the file's device, inode, length, and times of change. Nobody can set the time of the last status change
 //! (`ctime`), and every write moves it. A file that was changed within the clock's resolution before it was read may have been
-//! changed after, without another time: its whole content must have the digest of what was stored (decision 0058).
+//! changed after, without another time: its whole content must have the digest of what was read (decision 0058).
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
@@ -18,17 +22,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use walhalla_postgres::{SegmentName, SystemIdentifier};
 
+use super::{Part, Spool};
 use crate::pipeline::streams;
-use crate::spool::{Part, Spool};
 
-/// The part of the spool in which acknowledgements stand.
-const PART: &str = "archived";
-/// Longest acknowledgement that is read.
+/// Longest receipt that is read.
 const LIMIT_BYTES: u64 = 64 << 10;
 /// How coarse the times of files may be: two seconds on the coarsest file systems.
 const TIME_RESOLUTION: Duration = Duration::from_secs(2);
-/// What the digest of an acknowledgement is derived for (BLAKE3's context).
-const SEAL_PURPOSE: &str = "walhalla 2026-11-29 acknowledgements of WAL segments";
+/// What the digest of a receipt is derived for (BLAKE3's context).
+const SEAL_PURPOSE: &str = "walhalla 2026-11-29 receipts for files of WAL segments";
 
 /// A store, as the settings name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,9 +48,28 @@ pub struct FileState {
     changed: i64,
 }
 
-/// Which segment was stored, and where.
+/// What a receipt is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The segment is in the archive.
+    Pushed,
+    /// The file holds what the archive has.
+    Fetched,
+}
+
+impl Kind {
+    /// The part of the spool in which the receipts stand.
+    fn part(self) -> &'static str {
+        match self {
+            Self::Pushed => "pushed",
+            Self::Fetched => "fetched",
+        }
+    }
+}
+
+/// Which segment a file holds, and which store has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Acknowledgement {
+struct Receipt {
     segment: String,
     system_identifier: String,
     store: StoreIdentity,
@@ -60,10 +81,11 @@ struct Acknowledgement {
     content_blake3: [u8; 32],
 }
 
-/// The acknowledgements of one data directory, for one cluster and one store.
+/// The receipts of one kind for one data directory, cluster and store.
 #[derive(Clone, Debug)]
-pub struct Acknowledgements {
+pub struct Receipts {
     spool: Spool,
+    kind: Kind,
     system_identifier: SystemIdentifier,
     store: StoreIdentity,
 }
@@ -106,22 +128,28 @@ impl BeforeRead {
     }
 }
 
-impl Acknowledgements {
+impl Receipts {
     /// Those in `spool`.
-    pub fn new(spool: Spool, system_identifier: SystemIdentifier, store: StoreIdentity) -> Self {
+    pub fn new(
+        spool: Spool,
+        kind: Kind,
+        system_identifier: SystemIdentifier,
+        store: StoreIdentity,
+    ) -> Self {
         Self {
             spool,
+            kind,
             system_identifier,
             store,
         }
     }
 
-    /// Whether the file at `path` is `segment`, and was acknowledged as it is now.
+    /// Whether there is a receipt for the file at `path` as `segment`, as the file is now.
     ///
     /// # Errors
     /// The file or the spool cannot be read.
     pub fn has(&self, segment: SegmentName, path: &Path) -> io::Result<bool> {
-        let Some(part) = self.spool.part(PART)? else {
+        let Some(part) = self.spool.part(self.kind.part())? else {
             return Ok(false);
         };
         let Some(known) = self.read(&part, segment)? else {
@@ -138,8 +166,8 @@ impl Acknowledgements {
         Ok(streams::blake3(&mut file)? == known.content_blake3)
     }
 
-    /// Keeps that the file at `path` was stored as `segment`, unless it has changed since `before`. The object must be
-    /// durable in the store.
+    /// Keeps a receipt for the file at `path` as `segment`, unless it has changed since `before`. What the kind says must be
+    /// true already.
     ///
     /// # Errors
     /// The spool cannot be written.
@@ -153,7 +181,7 @@ impl Acknowledgements {
         if BeforeRead::look(path)?.file != before.file {
             return Ok(());
         }
-        let acknowledgement = Acknowledgement {
+        let receipt = Receipt {
             segment: segment.to_string(),
             system_identifier: self.system_identifier.to_string(),
             store: self.store.clone(),
@@ -161,8 +189,8 @@ impl Acknowledgements {
             read: before.read,
             content_blake3,
         };
-        let part = self.spool.make_part(PART)?;
-        part.write(&segment.to_string(), &sealed(&acknowledgement)?)
+        let part = self.spool.make_part(self.kind.part())?;
+        part.write(&segment.to_string(), &sealed(&receipt)?)
     }
 
     /// Removes all but those of `segments`.
@@ -171,7 +199,7 @@ impl Acknowledgements {
     /// The spool cannot be read or written.
     pub fn retain(&self, segments: impl IntoIterator<Item = SegmentName>) -> io::Result<()> {
         let kept: BTreeSet<SegmentName> = segments.into_iter().collect();
-        let Some(part) = self.spool.part(PART)? else {
+        let Some(part) = self.spool.part(self.kind.part())? else {
             return Ok(());
         };
         for name in part.names()? {
@@ -183,8 +211,8 @@ impl Acknowledgements {
         Ok(())
     }
 
-    /// What was acknowledged of `segment` of this cluster to this store.
-    fn read(&self, part: &Part, segment: SegmentName) -> io::Result<Option<Acknowledgement>> {
+    /// The receipt for `segment` of this cluster and this store.
+    fn read(&self, part: &Part, segment: SegmentName) -> io::Result<Option<Receipt>> {
         let bytes = part.read(&segment.to_string(), LIMIT_BYTES)?;
         let known = bytes.as_deref().and_then(unsealed);
         Ok(known.filter(|known| {
@@ -200,14 +228,14 @@ fn since_1970(time: SystemTime) -> i64 {
     since.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0))
 }
 
-/// The text of an acknowledgement: a line of JSON, and a line with the digest of the first one. Files in the spool are not
+/// The text of a receipt: a line of JSON, and a line with the digest of the first one. Files in the spool are not
 /// waited for until they are on the disk, so that a crash may leave a part of one.
-fn sealed(acknowledgement: &Acknowledgement) -> io::Result<Vec<u8>> {
-    let json = serde_json::to_string(acknowledgement)?;
+fn sealed(receipt: &Receipt) -> io::Result<Vec<u8>> {
+    let json = serde_json::to_string(receipt)?;
     Ok(format!("{json}\n{}\n", seal(&json)).into_bytes())
 }
 
-fn unsealed(bytes: &[u8]) -> Option<Acknowledgement> {
+fn unsealed(bytes: &[u8]) -> Option<Receipt> {
     let text = std::str::from_utf8(bytes).ok()?;
     let (json, digest) = text.split_once('\n')?;
     if digest.strip_suffix('\n')? != seal(json) {
@@ -231,16 +259,16 @@ mod tests {
 
     struct Site {
         dir: tempfile::TempDir,
-        acknowledgements: Acknowledgements,
+        receipts: Receipts,
         segment: SegmentName,
     }
 
     impl Site {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            let acknowledgements = Self::of(&dir, 7, "file:///store");
+            let receipts = Self::of(&dir, 7, "file:///store");
             let site = Self {
-                acknowledgements,
+                receipts,
                 segment: "000000010000000000000002".parse().unwrap(),
                 dir,
             };
@@ -248,47 +276,50 @@ mod tests {
             site
         }
 
-        fn of(dir: &tempfile::TempDir, cluster: u64, store: &str) -> Acknowledgements {
+        fn of(dir: &tempfile::TempDir, cluster: u64, store: &str) -> Receipts {
             let pgdata = dir.path().join("data");
             fs::create_dir_all(&pgdata).unwrap();
             let spool = Spool::of(&pgdata, None).unwrap();
             let identifier = SystemIdentifier(cluster);
-            Acknowledgements::new(spool, identifier, StoreIdentity(store.to_owned()))
+            Receipts::new(
+                spool,
+                Kind::Pushed,
+                identifier,
+                StoreIdentity(store.to_owned()),
+            )
         }
 
         fn path(&self) -> std::path::PathBuf {
             self.dir.path().join("segment")
         }
 
-        /// Keeps an acknowledgement as if the file had been read so long after its last change.
+        /// Keeps a receipt as if the file had been read so long after its last change.
         fn keep(&self, age: Duration) {
             let mut before = BeforeRead::look(&self.path()).unwrap();
             before.read = before.file.changed + i64::try_from(age.as_nanos()).unwrap();
             let digest = *blake3::hash(&fs::read(self.path()).unwrap()).as_bytes();
-            let kept = { &self.acknowledgements }.keep(self.segment, &self.path(), before, digest);
+            let kept = { &self.receipts }.keep(self.segment, &self.path(), before, digest);
             kept.unwrap();
         }
 
         fn has(&self) -> bool {
-            { &self.acknowledgements }
-                .has(self.segment, &self.path())
-                .unwrap()
+            { &self.receipts }.has(self.segment, &self.path()).unwrap()
         }
 
         fn text(&self) -> std::path::PathBuf {
-            let folder = self.acknowledgements.spool.path().join(PART);
+            let folder = self.receipts.spool.path().join(Kind::Pushed.part());
             folder.join(self.segment.to_string())
         }
     }
 
     #[test]
-    fn only_the_very_file_that_was_stored_is_acknowledged() {
+    fn only_the_very_file_has_a_receipt() {
         let site = Site::new();
         assert!(!site.has());
         site.keep(OLD);
         assert!(site.has());
         let other: SegmentName = "000000020000000000000002".parse().unwrap();
-        assert!(!site.acknowledgements.has(other, &site.path()).unwrap());
+        assert!(!site.receipts.has(other, &site.path()).unwrap());
 
         // Another file of the same content, length and time.
         let modified = fs::metadata(site.path()).unwrap().modified().unwrap();
@@ -305,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_changed_and_got_its_time_back_is_not_acknowledged() {
+    fn a_file_that_was_changed_and_got_its_time_back_has_none() {
         let site = Site::new();
         site.keep(OLD);
         let modified = fs::metadata(site.path()).unwrap().modified().unwrap();
@@ -329,11 +360,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_changed_while_it_was_stored_gets_no_acknowledgement() {
+    fn a_file_that_changed_meanwhile_gets_none() {
         let site = Site::new();
         let before = BeforeRead::look(&site.path()).unwrap();
         fs::write(site.path(), "another length").unwrap();
-        let kept = { &site.acknowledgements }.keep(site.segment, &site.path(), before, [0; 32]);
+        let kept = { &site.receipts }.keep(site.segment, &site.path(), before, [0; 32]);
         kept.unwrap();
         assert!(!site.text().exists());
     }
@@ -349,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_torn_or_changed_acknowledgement_is_none() {
+    fn a_torn_or_changed_receipt_counts_for_nothing() {
         let site = Site::new();
         site.keep(OLD);
         let text = fs::read(site.text()).unwrap();
@@ -368,15 +399,15 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgements_of_what_is_no_longer_ready_go() {
+    fn receipts_that_nobody_will_ask_for_go() {
         let site = Site::new();
         site.keep(OLD);
         fs::write(site.text().with_file_name(".0123.tmp"), "left").unwrap();
-        site.acknowledgements.retain([site.segment]).unwrap();
+        site.receipts.retain([site.segment]).unwrap();
         assert!(site.has());
         let names = || fs::read_dir(site.text().parent().unwrap()).unwrap().count();
         assert_eq!(names(), 1);
-        site.acknowledgements.retain([]).unwrap();
+        site.receipts.retain([]).unwrap();
         assert_eq!(names(), 0);
     }
 }

@@ -3,6 +3,8 @@
 //! Losing it loses no data. What stands in it is believed only where it proves to be what it says, and only in a directory
 //! that nobody else can write to.
 
+pub mod receipts;
+
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
@@ -197,11 +199,11 @@ mod tests {
     fn a_part_keeps_files_beside_the_data_directory() {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
-        assert!(spool.part("archived").unwrap().is_none());
-        let part = spool.make_part("archived").unwrap();
+        assert!(spool.part("pushed").unwrap().is_none());
+        let part = spool.make_part("pushed").unwrap();
         part.write("a", b"one").unwrap();
         part.write("a", b"two").unwrap();
-        let found = spool.part("archived").unwrap().unwrap();
+        let found = spool.part("pushed").unwrap().unwrap();
         assert_eq!(found.read("a", 100).unwrap().unwrap(), b"two");
         assert_eq!(found.read("a", 1).unwrap().unwrap(), b"t");
         assert_eq!(found.names().unwrap(), ["a"]);
@@ -234,17 +236,17 @@ mod tests {
     fn what_others_may_write_to_is_not_believed_and_no_link_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let spool = spool(dir.path());
-        let part = spool.make_part("archived").unwrap();
+        let part = spool.make_part("pushed").unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
         symlink(dir.path().join("secret"), part.path().join("a")).unwrap();
         assert!(part.read("a", 100).is_err());
         fs::set_permissions(part.path(), fs::Permissions::from_mode(0o770)).unwrap();
-        let refused = spool.part("archived").unwrap_err();
+        let refused = spool.part("pushed").unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
         fs::set_permissions(part.path(), fs::Permissions::from_mode(0o700)).unwrap();
         fs::rename(spool.path(), dir.path().join("elsewhere")).unwrap();
         symlink(dir.path().join("elsewhere"), spool.path()).unwrap();
-        assert!(spool.part("archived").is_err());
-        assert!(spool.make_part("archived").is_err());
+        assert!(spool.part("pushed").is_err());
+        assert!(spool.make_part("pushed").is_err());
     }
 }
