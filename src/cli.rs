@@ -73,6 +73,9 @@ pub enum Command {
         Exits with 74 when the file is proven not to be in the archive, and with 200 when that cannot be told in archive recovery."
     )]
     WalFetch(WalFetch),
+    /// Fetch the next segments in the background; wal-fetch starts it
+    #[command(hide = true)]
+    WalPrefetch(WalFetch),
     /// Take a base backup of a running server
     #[command(
         after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \

@@ -22,6 +22,7 @@ pub mod failure;
 pub mod find;
 pub mod output;
 pub mod pipeline;
+pub mod prefetch;
 pub mod progress;
 pub mod repository;
 pub mod restore;

@@ -28,7 +28,14 @@ const FLOORS: [&[&str]; 10] = [
     &["repository", "config"],
     &["wal", "contents"],
     &["archive"],
-    &["archiving", "backup", "restore", "verify", "find"],
+    &[
+        "archiving",
+        "prefetch",
+        "backup",
+        "restore",
+        "verify",
+        "find",
+    ],
     &["cli", "error"],
     &["commands", "main"],
 ];

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use walhalla_postgres::{SegmentName, WalFileName};
 
-use super::ready::WalDirectory;
 use crate::output;
 use crate::pipeline::streams;
+use crate::server::wal_directory::WalDirectory;
 use crate::spool::receipts::{BeforeRead, Receipts};
 use crate::threads::lock;
 use crate::wal::Error;

@@ -6,4 +6,3 @@
 //! ```
 
 pub mod ahead;
-pub mod ready;

@@ -15,6 +15,7 @@ mod restore;
 mod verify;
 mod waiting_server;
 mod wal_fetch;
+mod wal_prefetch;
 mod wal_push;
 mod wal_show;
 mod wal_summarize;
@@ -23,7 +24,7 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::CommandFactory;
@@ -38,6 +39,7 @@ use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::failure::Failure as _;
 use crate::output::{self, LogFormat};
 use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
+use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
@@ -60,7 +62,9 @@ pub struct Context {
     pub global: Global,
     /// The settings.
     pub settings: Settings,
-    network: Network,
+    network_threads: usize,
+    /// Started when a store is first opened: many a call is answered without one.
+    network: OnceLock<Network>,
 }
 
 /// Runs the command and prints its error, if any.
@@ -153,19 +157,17 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             Environment::Read
         },
     })?;
-    let threads = network_threads(&command, &settings);
-    let network = Network::start(threads).map_err(|source| Error::System {
-        doing: "start the network's threads",
-        source,
-    })?;
     let context = Context {
+        network_threads: network_threads(&command, &settings),
+        network: OnceLock::new(),
         global,
         settings,
-        network,
     };
     let outcome = run_in(&context, command);
-    // Waiting for a request that hangs would keep the answer back.
-    context.network.stop();
+    if let Some(network) = context.network.into_inner() {
+        // Waiting for a request that hangs would keep the answer back.
+        network.stop();
+    }
     outcome
 }
 
@@ -185,6 +187,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
     match command {
         Command::WalPush(arguments) => wal_push::run(context, &arguments),
         Command::WalFetch(arguments) => wal_fetch::run(context, &arguments),
+        Command::WalPrefetch(arguments) => wal_prefetch::run(context, &arguments),
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
@@ -245,7 +248,18 @@ impl Context {
             upload_concurrency,
             download_concurrency,
         };
-        Ok(self.network.open(settings.store()?, &stores, options)?)
+        Ok(self.network()?.open(settings.store()?, &stores, options)?)
+    }
+
+    fn network(&self) -> Result<&Network, Error> {
+        if let Some(network) = self.network.get() {
+            return Ok(network);
+        }
+        let network = Network::start(self.network_threads).map_err(|source| Error::System {
+            doing: "start the network's threads",
+            source,
+        })?;
+        Ok(self.network.get_or_init(|| network))
     }
 
     /// The cluster that was chosen, or the only one.
@@ -307,6 +321,12 @@ impl Context {
         let spool = self.spool_of(pgdata)?;
         let store = StoreIdentity(self.settings.store_identity());
         Some(Receipts::new(spool, kind, control.system_identifier, store))
+    }
+
+    /// The segments that were fetched ahead for the server in `pgdata`.
+    fn spooled(&self, pgdata: &Path, control: &ControlFile) -> Option<Spooled> {
+        let receipts = self.receipts(Kind::Fetched, pgdata, control)?;
+        Some(Spooled::new(self.spool_of(pgdata)?, receipts))
     }
 
     /// The spool of the server in `pgdata`, for its own user only.

@@ -7,25 +7,14 @@ use walhalla_postgres::WalFileName;
 use walhalla_postgres::wal::cluster::Cluster;
 
 use super::waiting_server::{PATIENCE, times};
-use super::{Context, Outcome};
+use super::{Context, Outcome, wal_prefetch};
 use crate::cli::WalFetch;
 use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
 use crate::restore::stage::{self, Seal};
-use crate::server::conf::Configuration;
+use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::{self, control_file};
 use crate::wal::fetcher::{Fetcher, NewFile};
-
-/// What the server that asks is doing, which decides what it makes of an exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RecoveryMode {
-    /// Archive recovery: at 1 to 125 it ends recovery and promotes, above that it stops.
-    Archive,
-    /// A standby: at 1 to 125 it tries again.
-    Standby,
-    /// No server in recovery asks.
-    None,
-}
 
 pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Error> {
     let file: WalFileName = arguments.name.parse().map_err(server::Error::from)?;
@@ -34,6 +23,15 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
     let mode = recovery_mode(arguments);
     let control = pgdata.and_then(|pgdata| Ok((control_file::read(&pgdata)?, pgdata)));
+    let target = match &control {
+        Ok((control, pgdata)) => {
+            match wal_prefetch::take(context, arguments, file, (pgdata, control), target)? {
+                Some(target) => target,
+                None => return answer(context, arguments),
+            }
+        }
+        Err(_) => target,
+    };
     let (repository, cluster) = match (arguments.cluster.system_identifier, control) {
         (None, Ok((control, pgdata))) => {
             let most = patience(mode, context.settings.retry_timeout);
@@ -57,6 +55,10 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
         ends_recovery: mode == RecoveryMode::Archive,
     }
     .fetch(file, target)?;
+    answer(context, arguments)
+}
+
+fn answer(context: &Context, arguments: &WalFetch) -> Result<Outcome, Error> {
     if context.global.json {
         output::json(&serde_json::json!({ "file": arguments.name, "path": arguments.path }))?;
     }
@@ -88,18 +90,6 @@ pub(super) fn from_plan(arguments: &WalFetch) -> Result<Outcome, Error> {
 pub(super) fn recovery_mode(arguments: &WalFetch) -> RecoveryMode {
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), &arguments.path);
     pgdata.map_or(RecoveryMode::None, |pgdata| mode_of(&pgdata))
-}
-
-pub(super) fn mode_of(pgdata: &Path) -> RecoveryMode {
-    let recovery_conf = Configuration::read(&pgdata.join("recovery.conf"));
-    let standby_mode = |conf: &Configuration| conf.is_on("standby_mode") == Some(true);
-    if pgdata.join("standby.signal").exists() || recovery_conf.as_ref().is_ok_and(standby_mode) {
-        RecoveryMode::Standby
-    } else if pgdata.join("recovery.signal").exists() || recovery_conf.is_ok() {
-        RecoveryMode::Archive
-    } else {
-        RecoveryMode::None
-    }
 }
 
 /// The exit code that makes the server do the right thing when a file could not be fetched and may be there.

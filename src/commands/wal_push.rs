@@ -5,13 +5,13 @@ use std::path::Path;
 use walhalla_postgres::WalFileName;
 
 use super::waiting_server::{PATIENCE, times};
-use super::wal_fetch::{self, RecoveryMode};
 use super::{Context, Outcome};
 use crate::archiving::ahead::Ahead;
-use crate::archiving::ready::WalDirectory;
 use crate::cli::WalPush;
 use crate::error::Error;
 use crate::output;
+use crate::server::recovery_mode::{RecoveryMode, mode_of};
+use crate::server::wal_directory::WalDirectory;
 use crate::server::{self, control_file, postmaster};
 use crate::spool::receipts::{Kind, Receipts};
 use crate::wal::archiver::{Archiver, Pushed};
@@ -39,7 +39,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         repository: &repository,
         pipeline: &pipeline,
         control: &control,
-        in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
+        in_recovery: mode_of(&pgdata) != RecoveryMode::None,
     };
     let pushed = match &receipts {
         Some(receipts) => {

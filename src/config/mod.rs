@@ -116,7 +116,9 @@ pub struct Settings {
     pub upload_concurrency: usize,
     /// Requests and parts that come down at a time.
     pub download_concurrency: usize,
-    /// Where WAL is staged instead of beside the data directory.
+    /// How many segments are fetched ahead at most.
+    pub prefetch_segments: usize,
+    /// Where WAL is staged, and the spool is, instead of beside the data directory.
     pub spool_dir: Option<PathBuf>,
     /// How long a backup waits for each WAL segment to arrive.
     pub archive_timeout: Duration,
@@ -235,6 +237,7 @@ impl Settings {
             identities: Identities::new(resolver.optional(&table::AGE_IDENTITY_FILE)?.as_deref()),
             upload_concurrency: resolver.defaulted(&table::UPLOAD_CONCURRENCY)?,
             download_concurrency: resolver.defaulted(&table::DOWNLOAD_CONCURRENCY)?,
+            prefetch_segments: resolver.defaulted(&table::PREFETCH_SEGMENTS)?,
             spool_dir: resolver.optional(&table::SPOOL_DIR)?,
             archive_timeout: resolver.defaulted(&table::ARCHIVE_TIMEOUT)?,
             retry_timeout: resolver.defaulted(&table::RETRY_TIMEOUT)?,

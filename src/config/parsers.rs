@@ -45,6 +45,12 @@ pub(super) fn deltas(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("{text:?} is no number from 0 to 1000"))
 }
 
+/// How many segments at most.
+pub(super) fn segments(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count <= 256);
+    count.ok_or_else(|| format!("{text:?} is no number from 0 to 256"))
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {
         "true" | "on" | "1" | "yes" => Ok(true),

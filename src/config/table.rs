@@ -13,7 +13,7 @@ use walhalla_providers::transfer::ConditionalWrites;
 
 use super::parsers::{
     boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path,
-    server_side_encryption, size, storage_class, text,
+    segments, server_side_encryption, size, storage_class, text,
 };
 use crate::pipeline::Compression;
 
@@ -103,8 +103,10 @@ settings! {
         "How many requests and parts are sent at a time, 1 to 256.";
     DOWNLOAD_CONCURRENCY: usize = "download_concurrency", "WALHALLA_DOWNLOAD_CONCURRENCY", count, Computed("the number of cores, 2 to 16", requests_for_cores),
         "How many parts and segments a restore fetches at a time, 1 to 256.";
+    PREFETCH_SEGMENTS: usize = "prefetch_segments", "WALHALLA_PREFETCH_SEGMENTS", segments, Text("16"),
+        "How many segments wal-fetch fetches ahead at most, 0 to 256, and no more than 1 GiB of them. With 0 it fetches none ahead.";
     SPOOL_DIR: PathBuf = "spool_dir", "WALHALLA_SPOOL_DIR", path, Otherwise("beside the data directory"),
-        "The directory in which restore stages WAL. It must exist.";
+        "The directory in which restore stages WAL, and in which wal-push and wal-fetch keep what they did ahead. It must exist.";
     SOCKET: PathBuf = "socket", "WALHALLA_SOCKET", path, Nothing,
         "This version accepts the setting and does not use it.";
     ARCHIVE_TIMEOUT: Duration = "archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT", duration, Text("60s"),

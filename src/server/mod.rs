@@ -8,7 +8,9 @@ pub mod connection;
 pub mod control_file;
 pub mod data_directory;
 pub mod postmaster;
+pub mod recovery_mode;
 pub mod session;
+pub mod wal_directory;
 
 use std::path::{Path, PathBuf};
 

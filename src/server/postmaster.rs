@@ -5,6 +5,11 @@ use std::path::Path;
 /// The line with the server's state, from 10 on (pidfile.h, `LOCK_FILE_LINE_PM_STATUS`).
 const STATUS_LINE: usize = 8;
 
+/// Whether a server runs in `pgdata` and is not shutting down, as far as its file tells: after a crash it says so, too.
+pub fn is_running(pgdata: &Path) -> bool {
+    pgdata.join("postmaster.pid").exists() && !is_stopping(pgdata)
+}
+
 /// Whether the server in `pgdata` is shutting down and waits for its archiver, among others.
 pub fn is_stopping(pgdata: &Path) -> bool {
     let Ok(text) = std::fs::read_to_string(pgdata.join("postmaster.pid")) else {

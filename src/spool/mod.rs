@@ -10,8 +10,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-use rustix::fs::{Mode, OFlags, open, openat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open, openat};
 use sha2::{Digest, Sha256};
 
 /// Rights of the spool's directories: their owner's only.
@@ -52,6 +53,23 @@ impl Spool {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// Removes the parts of these names with their files, and the spool itself where nothing else is in it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clear(&self, parts: &[&str]) -> io::Result<()> {
+        for name in parts {
+            let Some(part) = self.part(name)? else {
+                continue;
+            };
+            for file in part.names()? {
+                part.remove(&file)?;
+            }
+            remove_if_empty(&part.path)?;
+        }
+        remove_if_empty(&self.folder)
     }
 
     /// Opens the part `name` of the spool; `None` where there is none.
@@ -101,6 +119,14 @@ fn open_own(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
+fn remove_if_empty(directory: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), DirectoryNotEmpty | NotFound) => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn make_directory(path: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -115,10 +141,29 @@ pub struct Part {
     directory: File,
 }
 
+/// That this process alone works on a part. The system takes it back when the process ends.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "open as long as the lock is to be held")] File);
+
 impl Part {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Locks it for this process, until the returned lock is dropped; `None` while another one has it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn lock(&self) -> io::Result<Option<Lock>> {
+        // A lock belongs to an opening: this one's own, not that of `self`.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = File::from(openat(&self.directory, ".", flags, Mode::empty())?);
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Lock(directory))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The file `name`, at most `limit_bytes` of it; `None` where there is none.
@@ -126,14 +171,28 @@ impl Part {
     /// # Errors
     /// The system's. A link is not followed.
     pub fn read(&self, name: &str, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        let read = self.read_with_time(name, limit_bytes)?;
+        Ok(read.map(|(bytes, _)| bytes))
+    }
+
+    /// The same, and when the file was written.
+    ///
+    /// # Errors
+    /// As [`Part::read`].
+    pub fn read_with_time(
+        &self,
+        name: &str,
+        limit_bytes: u64,
+    ) -> io::Result<Option<(Vec<u8>, SystemTime)>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match openat(&self.directory, name, flags, Mode::empty()) {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             opened => File::from(opened?),
         };
+        let modified = file.metadata()?.modified()?;
         let mut bytes = Vec::new();
         file.take(limit_bytes).read_to_end(&mut bytes)?;
-        Ok(Some(bytes))
+        Ok(Some((bytes, modified)))
     }
 
     /// Puts `bytes` under `name`, over what is there. After a crash of the machine the file may be missing or damaged.
@@ -214,6 +273,25 @@ mod tests {
         assert_eq!(spool.path(), path.join("data.walhalla-spool"));
         let mode = fs::metadata(spool.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn one_process_has_the_lock_and_clearing_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = spool(dir.path());
+        let part = spool.make_part("wal").unwrap();
+        let lock = part.lock().unwrap();
+        assert!(lock.is_some());
+        assert!(part.lock().unwrap().is_none());
+        drop(lock);
+        assert!(part.lock().unwrap().is_some());
+        part.write("a", b"a").unwrap();
+        let other = spool.make_part("pushed").unwrap();
+        other.write("b", b"b").unwrap();
+        spool.clear(&["wal", "nothing"]).unwrap();
+        assert!(!part.path().exists() && other.path().join("b").exists());
+        spool.clear(&["pushed"]).unwrap();
+        assert!(!spool.path().exists());
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub enum Kind {
 
 impl Kind {
     /// The part of the spool in which the receipts stand.
-    fn part(self) -> &'static str {
+    pub fn part(self) -> &'static str {
         match self {
             Self::Pushed => "pushed",
             Self::Fetched => "fetched",

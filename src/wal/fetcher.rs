@@ -6,6 +6,7 @@ use std::io::{ErrorKind as ErrorKindIo, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
@@ -404,6 +405,28 @@ impl NewFile {
         emptied.map_err(Error::local("empty", &self.temporary))
     }
 
+    /// Puts the file at `source`, which is whole and durable, in place: by its name where that can be, else by copying it.
+    ///
+    /// # Errors
+    /// As [`NewFile::finish`].
+    pub fn hand_over(mut self, source: &Path) -> Result<(), Error> {
+        // Exchanged, not renamed: a newer process may have taken the temporary file away, and must not meet it again.
+        let exchanged = renameat_with(CWD, source, CWD, &self.temporary, RenameFlags::EXCHANGE);
+        let mut own = File::open(if exchanged.is_ok() {
+            &self.temporary
+        } else {
+            source
+        })
+        .map_err(Error::local("open", source))?;
+        if exchanged.is_ok() {
+            self.file = own;
+        } else {
+            self.copy(&mut own)?;
+        }
+        self.finish()?;
+        std::fs::remove_file(source).map_err(Error::local("remove", source))
+    }
+
     /// Puts the file in place, durably.
     ///
     /// # Errors
@@ -464,6 +487,22 @@ mod tests {
         assert!(matches!(old.finish(), Err(Error::Superseded(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
         assert_eq!(names(dir.path()), ["RECOVERYXLOG"]);
+    }
+
+    #[test]
+    fn a_file_that_is_handed_over_leaves_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, source) = (dir.path().join("RECOVERYXLOG"), dir.path().join("spooled"));
+        std::fs::write(&source, b"spooled").unwrap();
+        let old = NewFile::create(&path).unwrap();
+        let new = NewFile::create(&path).unwrap();
+        new.hand_over(&source).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"spooled");
+        assert_eq!(names(dir.path()), ["RECOVERYXLOG"]);
+
+        std::fs::write(&source, b"late").unwrap();
+        assert!(matches!(old.hand_over(&source), Err(Error::Superseded(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), b"spooled");
     }
 
     #[test]

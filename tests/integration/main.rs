@@ -36,6 +36,7 @@ mod encryption_keys;
 mod encryption_secrets;
 mod evidence;
 mod faults;
+mod fetch_ahead;
 mod finding;
 mod killed;
 mod left_out_files;

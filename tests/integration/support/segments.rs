@@ -111,6 +111,25 @@ impl Segments {
         (outcome, std::fs::read(path).ok())
     }
 
+    /// The same, with all that the program says.
+    pub fn fetch_verbosely(&self, walhalla: &Walhalla, name: &str) -> (Outcome, Option<Vec<u8>>) {
+        let path = self.data.join(FETCHED);
+        let _ = std::fs::remove_file(&path);
+        let outcome = walhalla.run_in(&self.data, &["-v", "wal-fetch", name, FETCHED]);
+        (outcome, std::fs::read(path).ok())
+    }
+
+    /// Makes the data directory that of a running server, or of none.
+    pub fn signal_running(&self, is_running: bool) {
+        let path = self.data.join("postmaster.pid");
+        if is_running {
+            std::fs::write(&path, "1\n").unwrap();
+            host().give_to_user(&path);
+        } else {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+
     /// Asserts that the archive holds what the server wrote.
     #[track_caller]
     pub fn assert_archived(&self, walhalla: &Walhalla, name: &str) {

@@ -1,4 +1,4 @@
-//! What the server has marked ready for its archiver (`pg_wal/archive_status/NAME.ready`; xlogarchive.c, `XLogArchiveNotify`).
+//! The server's WAL directory, and what it has marked ready in it for its archiver (`pg_wal/archive_status/NAME.ready`; xlogarchive.c, `XLogArchiveNotify`).
 
 use std::fs;
 use std::io;
