@@ -76,6 +76,13 @@ pub enum Command {
     /// Fetch the next segments in the background; wal-fetch starts it
     #[command(hide = true)]
     WalPrefetch(WalFetch),
+    /// Archive and fetch ahead for the servers of this host, with warm connections
+    #[command(
+        after_help = "Example:\n  walhalla daemon --metrics 127.0.0.1:9187\n\n\
+        wal-push and wal-fetch use the daemon if it listens on the setting `socket`, and work alone if not.\n\
+        SIGHUP reads the settings again, SIGTERM ends the daemon when what is on its way is done."
+    )]
+    Daemon(Daemon),
     /// Take a base backup of a running server
     #[command(
         after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
@@ -182,6 +189,14 @@ pub struct WalPush {
     /// Data directory [default: where the file is, the working directory, or PGDATA]
     #[arg(long, value_name = "DIR")]
     pub pgdata: Option<PathBuf>,
+}
+
+/// `daemon`
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Where Prometheus reads what the daemon counts, at /metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub metrics: Option<std::net::SocketAddr>,
 }
 
 /// `wal-fetch`

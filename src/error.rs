@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use walhalla_providers::Error as StoreError;
 
+use crate::daemon::protocol::Failed;
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
 use crate::{backup, config, output, repository, restore, server, verify, wal};
@@ -55,6 +56,18 @@ pub enum Error {
         #[source]
         source: IdentityError,
     },
+    /// The daemon cannot listen.
+    #[error("could not listen on {}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The daemon tried the work and failed.
+    #[error("{}", .0.message)]
+    Daemon(Failed),
     /// The result could not be printed.
     #[error(transparent)]
     Output(#[from] output::Error),
@@ -109,7 +122,11 @@ impl Error {
             Self::Restore(error) => Some(error),
             Self::Verify(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
-            Self::Keys { .. } | Self::Output(_) | Self::System { .. } => None,
+            Self::Keys { .. }
+            | Self::Socket { .. }
+            | Self::Daemon(_)
+            | Self::Output(_)
+            | Self::System { .. } => None,
         }
     }
 }
@@ -120,6 +137,17 @@ impl Failure for Error {
     }
 
     fn hint(&self) -> Option<Advice> {
+        match self {
+            Self::Daemon(failed) => return failed.hint.clone().map(Advice::Owned),
+            Self::Socket { .. } => {
+                return Some(
+                    "the setting `socket` names it: its directory must be there and belong to the user that runs the daemon, and \
+                     no other daemon may listen on it"
+                        .into(),
+                );
+            }
+            _ => {}
+        }
         self.cause().and_then(Failure::hint)
     }
 }

@@ -17,6 +17,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod contents;
+pub mod daemon;
 pub mod error;
 pub mod failure;
 pub mod find;

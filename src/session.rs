@@ -54,6 +54,11 @@ impl Network {
         Ok(StoreSession::new(Store::new(store, options), self))
     }
 
+    /// Sets something to work on them.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(work);
+    }
+
     /// Ends them without waiting: a request to a file system that hangs cannot be ended.
     pub fn stop(self) {
         self.0.shutdown_background();

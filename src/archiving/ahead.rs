@@ -23,12 +23,20 @@ use crate::wal::archiver::{Archiver, Pushed};
 /// How long a batch takes further segments on: the server hears nothing of its own segment meanwhile.
 const MOST_TIME: Duration = Duration::from_secs(30);
 
-/// What may go up beside the segment that the server asks for.
-pub struct Ahead<'a> {
+/// Where segments stand, where they go, and what is kept of that.
+pub struct Site<'a> {
+    /// Stores them.
+    pub archiver: &'a Archiver<'a>,
     /// The server's WAL directory.
     pub wal_directory: &'a WalDirectory,
-    /// What is known of earlier batches.
+    /// Of [`Kind::Pushed`](crate::spool::receipts::Kind::Pushed).
     pub receipts: &'a Receipts,
+}
+
+/// What may go up beside the segment that the server asks for.
+pub struct Ahead<'a> {
+    /// Where and how.
+    pub site: Site<'a>,
     /// How many segments go up at a time, with the one that was asked for.
     pub most: usize,
     /// Whether the server is shutting down, and so waits for nothing but its own segment.
@@ -37,11 +45,60 @@ pub struct Ahead<'a> {
 
 /// The segments of a batch that nobody has taken yet.
 struct Batch<'a> {
-    archiver: &'a Archiver<'a>,
     ahead: &'a Ahead<'a>,
     left: Mutex<VecDeque<SegmentName>>,
     has_ended: AtomicBool,
     begun: Instant,
+}
+
+impl Site<'_> {
+    /// Pushes a segment for which the server's call is still to come, and keeps a receipt.
+    ///
+    /// # Errors
+    /// As [`Archiver::push_ahead`], and where its file cannot be read.
+    pub fn push_ahead(&self, segment: SegmentName) -> Result<(), Error> {
+        let path = self.wal_directory.path(segment);
+        let has = self.receipts.has(segment, &path);
+        if has.map_err(Error::local("read", &path))? {
+            return Ok(());
+        }
+        let before = BeforeRead::look(&path).map_err(Error::local("look at", &path))?;
+        // Another call may have archived it since it was listed, and the server given its file another name.
+        if !self.wal_directory.is_ready(segment) {
+            return Ok(());
+        }
+        let pushed = self.archiver.push_ahead(&path, segment)?;
+        self.keep(segment, &path, before, &pushed);
+        tracing::debug!("{segment} was pushed ahead");
+        Ok(())
+    }
+
+    /// Pushes the segment for which the server waits, and keeps a receipt.
+    ///
+    /// # Errors
+    /// As [`Archiver::push`], and where its file cannot be read.
+    pub fn push_asked(&self, segment: SegmentName) -> Result<(), Error> {
+        let path = self.wal_directory.path(segment);
+        let before = BeforeRead::look(&path).map_err(Error::local("look at", &path))?;
+        let file = WalFileName::Segment(segment);
+        let pushed = self.archiver.push(&path, file)?;
+        self.keep(segment, &path, before, &pushed);
+        Ok(())
+    }
+
+    /// Keeps a receipt. Without one the segment's own call compares it with what is archived.
+    fn keep(&self, segment: SegmentName, path: &Path, before: BeforeRead, pushed: &Pushed) {
+        let known = match pushed {
+            Pushed::Stored { content_blake3, .. } => *content_blake3,
+            Pushed::AlreadyThere => None,
+        };
+        let read = || File::open(path).and_then(|mut file| streams::blake3(&mut file));
+        let kept = { known.map_or_else(read, Ok) }
+            .and_then(|digest| self.receipts.keep(segment, path, before, digest));
+        if let Err(error) = kept {
+            tracing::warn!("{segment} is archived, and no receipt for it can be kept: {error}");
+        }
+    }
 }
 
 impl Ahead<'_> {
@@ -49,20 +106,14 @@ impl Ahead<'_> {
     ///
     /// # Errors
     /// As [`Archiver::push`], of `file` alone.
-    pub fn push(
-        &self,
-        archiver: &Archiver,
-        path: &Path,
-        file: WalFileName,
-    ) -> Result<Pushed, Error> {
+    pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         let ready = self.ready_beside(file);
         // What is not ready any more was asked for.
-        if let Err(error) = self.receipts.retain(ready.iter().copied()) {
+        if let Err(error) = self.site.receipts.retain(ready.iter().copied()) {
             tracing::debug!("earlier receipts were not removed: {error}");
         }
         let threads = self.most.min(ready.len() + 1);
         let batch = Batch {
-            archiver,
             ahead: self,
             left: Mutex::new(ready),
             has_ended: AtomicBool::new(threads < 2),
@@ -72,7 +123,7 @@ impl Ahead<'_> {
             for _ in 1..threads {
                 scope.spawn(|| batch.work());
             }
-            let pushed = archiver.push(path, file);
+            let pushed = self.site.archiver.push(path, file);
             match &pushed {
                 Ok(_) => batch.work(),
                 Err(_) => batch.end(),
@@ -88,7 +139,7 @@ impl Ahead<'_> {
 
     /// The segments that are ready, without `file`.
     fn ready_beside(&self, file: WalFileName) -> VecDeque<SegmentName> {
-        let ready = self.wal_directory.ready_segments();
+        let ready = self.site.wal_directory.ready_segments();
         let ready =
             ready.inspect_err(|error| tracing::debug!("what else is ready is not known: {error}"));
         let others = { ready.unwrap_or_default() }.into_iter();
@@ -102,16 +153,8 @@ impl Batch<'_> {
     /// Pushes one segment after the other until none is left or the batch ends.
     fn work(&self) {
         while let Some(segment) = self.next() {
-            if let Err(error) = self.push(segment) {
-                let reason = output::chain(&error);
-                let found = if matches!(error, Error::Mismatch { .. }) {
-                    "; in pg_wal it is not WAL in the clear, or not whole"
-                } else {
-                    ""
-                };
-                tracing::info!(
-                    "{segment} is left to its own call and not pushed ahead{found}: {reason}"
-                );
+            if let Err(error) = self.ahead.site.push_ahead(segment) {
+                tell_left(segment, &error);
                 self.end();
             }
         }
@@ -132,32 +175,15 @@ impl Batch<'_> {
         }
         lock(&self.left).pop_front()
     }
+}
 
-    fn push(&self, segment: SegmentName) -> Result<(), Error> {
-        let path = self.ahead.wal_directory.path(segment);
-        let receipts = self.ahead.receipts;
-        let unreadable = |error| Error::local("read", &path)(error);
-        if receipts.has(segment, &path).map_err(unreadable)? {
-            return Ok(());
-        }
-        let before = BeforeRead::look(&path).map_err(unreadable)?;
-        // Between the listing and now another call may have archived it, and the server given its file another name.
-        if !self.ahead.wal_directory.is_ready(segment) {
-            return Ok(());
-        }
-        let digest = match self.archiver.push_ahead(&path, segment)? {
-            Pushed::Stored {
-                content_blake3: Some(digest),
-                ..
-            } => digest,
-            Pushed::Stored { .. } | Pushed::AlreadyThere => {
-                let file = File::open(&path);
-                { file.and_then(|mut file| streams::blake3(&mut file)) }.map_err(unreadable)?
-            }
-        };
-        let kept = receipts.keep(segment, &path, before, digest);
-        kept.map_err(Error::local("write", &path))?;
-        tracing::debug!("{segment} was pushed ahead");
-        Ok(())
-    }
+/// Says why a segment is not pushed ahead.
+pub fn tell_left(segment: SegmentName, error: &Error) {
+    let found = if matches!(error, Error::Mismatch { .. }) {
+        "; in pg_wal it is not WAL in the clear, or not whole"
+    } else {
+        ""
+    };
+    let reason = output::chain(error);
+    tracing::info!("{segment} is left to its own call and not pushed ahead{found}: {reason}");
 }

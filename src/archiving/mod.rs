@@ -6,3 +6,4 @@
 //! ```
 
 pub mod ahead;
+pub mod resident;

@@ -8,12 +8,12 @@ mod backup_push;
 mod backup_show;
 mod check;
 mod config;
+mod daemon;
 mod find;
 mod keygen;
 mod plan;
 mod restore;
 mod verify;
-mod waiting_server;
 mod wal_fetch;
 mod wal_prefetch;
 mod wal_push;
@@ -35,6 +35,8 @@ use walhalla_providers::transfer::{Options, RetryPolicy};
 use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
+use crate::daemon::client;
+use crate::daemon::protocol::{Answer, Request, Work};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::failure::Failure as _;
 use crate::output::{self, LogFormat};
@@ -43,6 +45,7 @@ use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
+use crate::server::waiting_server::Times;
 use crate::session::{Network, StoreSession};
 use crate::spool::Spool;
 use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
@@ -147,16 +150,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         }
         _ => {}
     }
-    let settings = Settings::load(&Flags {
-        file: global.config.as_deref(),
-        store: global.store.as_deref(),
-        set: &global.set,
-        environment: if global.no_environment {
-            Environment::Ignored
-        } else {
-            Environment::Read
-        },
-    })?;
+    let settings = load(&global)?;
     let context = Context {
         network_threads: network_threads(&command, &settings),
         network: OnceLock::new(),
@@ -169,6 +163,20 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         network.stop();
     }
     outcome
+}
+
+fn load(global: &Global) -> Result<Settings, Error> {
+    let settings = Settings::load(&Flags {
+        file: global.config.as_deref(),
+        store: global.store.as_deref(),
+        set: &global.set,
+        environment: if global.no_environment {
+            Environment::Ignored
+        } else {
+            Environment::Read
+        },
+    })?;
+    Ok(settings)
 }
 
 /// One segment to or from a directory leaves nothing to do for a second thread.
@@ -188,6 +196,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::WalPush(arguments) => wal_push::run(context, &arguments),
         Command::WalFetch(arguments) => wal_fetch::run(context, &arguments),
         Command::WalPrefetch(arguments) => wal_prefetch::run(context, &arguments),
+        Command::Daemon(arguments) => daemon::run(context, &arguments),
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
@@ -233,22 +242,7 @@ impl Context {
 
     /// The same with another time for which a failing request is tried again.
     fn session_within(&self, deadline: Duration) -> Result<StoreSession, Error> {
-        let settings = &self.settings;
-        let mut stores = settings.stores.clone();
-        stores.s3.probe_memory = spool(self)?;
-        let retry = RetryPolicy {
-            deadline,
-            ..RetryPolicy::default()
-        };
-        let upload_concurrency = settings.upload_concurrency;
-        // Comparing an archived file with another form of it holds two downloads open on one thread.
-        let download_concurrency = settings.download_concurrency + 1;
-        let options = Options {
-            retry,
-            upload_concurrency,
-            download_concurrency,
-        };
-        Ok(self.network()?.open(settings.store()?, &stores, options)?)
+        open(self.network()?, &self.settings, deadline)
     }
 
     fn network(&self) -> Result<&Network, Error> {
@@ -284,7 +278,7 @@ impl Context {
     fn hasty_repository_of(
         &self,
         control: &ControlFile,
-        times: &waiting_server::Times,
+        times: &Times,
     ) -> Result<Repository, Error> {
         let session = self.session_within(times.request)?;
         Ok(Repository::new(
@@ -340,6 +334,47 @@ impl Context {
     }
 }
 
+/// Opens the store that the settings name.
+fn open(network: &Network, settings: &Settings, deadline: Duration) -> Result<StoreSession, Error> {
+    let mut stores = settings.stores.clone();
+    stores.s3.probe_memory = spool(settings)?;
+    let retry = RetryPolicy {
+        deadline,
+        ..RetryPolicy::default()
+    };
+    let upload_concurrency = settings.upload_concurrency;
+    // Comparing an archived file with another form of it holds two downloads open on one thread.
+    let download_concurrency = settings.download_concurrency + 1;
+    let options = Options {
+        retry,
+        upload_concurrency,
+        download_concurrency,
+    };
+    Ok(network.open(settings.store()?, &stores, options)?)
+}
+
+/// Asks the daemon of this host to do something with a segment; `None` where there is none.
+fn ask_daemon(
+    context: &Context,
+    pgdata: &Path,
+    segment: SegmentName,
+    work: Work,
+) -> Option<Answer> {
+    let request = Request {
+        version: crate::LONG_VERSION.to_owned(),
+        store: StoreIdentity(context.settings.store_identity()),
+        pgdata: pgdata.canonicalize().ok()?,
+        segment: segment.to_string(),
+        work,
+    };
+    let answer = client::ask(&context.settings.socket, &request);
+    if let Some(Answer::Unfit(reason)) = &answer {
+        tracing::info!("the daemon is not used: {reason}");
+        return None;
+    }
+    answer
+}
+
 /// Whether a file has a receipt. Whatever hinders reading it, the work is done as if there were none.
 fn has_receipt(receipts: &Receipts, segment: SegmentName, path: &Path) -> bool {
     let has = receipts.has(segment, path);
@@ -367,8 +402,8 @@ fn needed(context: &Context) -> Result<Vec<PathBuf>, Error> {
 }
 
 /// The setting `spool_dir`, as an absolute path.
-fn spool(context: &Context) -> Result<Option<PathBuf>, Error> {
-    let spool = context.settings.spool_dir.as_deref();
+fn spool(settings: &Settings) -> Result<Option<PathBuf>, Error> {
+    let spool = settings.spool_dir.as_deref();
     spool.map(absolute).transpose()
 }
 

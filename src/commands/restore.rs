@@ -51,7 +51,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let tablespaces = map
         .into_iter()
         .filter(|(oid, _)| !of_replay.contains_key(oid));
-    let spool = super::spool(context)?;
+    let spool = super::spool(&context.settings)?;
     let destination = Destination {
         pgdata,
         tablespaces: tablespaces.collect(),

@@ -6,13 +6,13 @@ use std::time::Duration;
 use walhalla_postgres::WalFileName;
 use walhalla_postgres::wal::cluster::Cluster;
 
-use super::waiting_server::{PATIENCE, times};
 use super::{Context, Outcome, wal_prefetch};
 use crate::cli::WalFetch;
 use crate::error::{Error, FAILED, STOP_RECOVERY, USAGE};
 use crate::output;
 use crate::restore::stage::{self, Seal};
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
+use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::{self, control_file};
 use crate::wal::fetcher::{Fetcher, NewFile};
 

@@ -9,6 +9,7 @@ use walhalla_postgres::{ControlFile, WalFileName};
 
 use super::{Context, Outcome};
 use crate::cli::WalFetch;
+use crate::daemon::protocol::Work;
 use crate::error::Error;
 use crate::prefetch::background::Background;
 use crate::prefetch::spooled::Spooled;
@@ -45,7 +46,15 @@ pub(super) fn take(
     let Some(spooled) = context.spooled(pgdata, control) else {
         return Ok(Some(target));
     };
-    if let Err(error) = spooled.want(segment).and_then(|()| start(&spooled)) {
+    let is_there = spooled.want(segment).and_then(|()| spooled.has(segment));
+    let started = is_there.and_then(|is_there| {
+        // Whoever brought it brings the next ones, too.
+        if is_there || super::ask_daemon(context, pgdata, segment, Work::Fetch).is_some() {
+            return Ok(());
+        }
+        start(&spooled)
+    });
+    if let Err(error) = started {
         super::spool_not_used(&error);
         return Ok(Some(target));
     }

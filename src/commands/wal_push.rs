@@ -4,13 +4,14 @@ use std::path::Path;
 
 use walhalla_postgres::WalFileName;
 
-use super::waiting_server::{PATIENCE, times};
 use super::{Context, Outcome};
-use crate::archiving::ahead::Ahead;
+use crate::archiving::ahead::{Ahead, Site};
 use crate::cli::WalPush;
+use crate::daemon::protocol::{Answer, Work};
 use crate::error::Error;
 use crate::output;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
+use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::wal_directory::WalDirectory;
 use crate::server::{self, control_file, postmaster};
 use crate::spool::receipts::{Kind, Receipts};
@@ -31,6 +32,19 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     {
         tracing::debug!("{file} is archived, it was pushed ahead");
         return answer(context, file, IsNew::No);
+    }
+    if let (Some(receipts), WalFileName::Segment(segment)) = (&receipts, file)
+        && WalDirectory::of(&pgdata).is_some_and(|directory| directory.has(path))
+    {
+        match super::ask_daemon(context, &pgdata, segment, Work::Push) {
+            Some(Answer::Failed(failed)) => return Err(Error::Daemon(failed)),
+            // The receipt says it, not the daemon.
+            Some(Answer::Done) if super::has_receipt(receipts, segment, path) => {
+                tracing::debug!("{file} is archived by the daemon");
+                return answer(context, file, IsNew::Yes);
+            }
+            Some(Answer::Done | Answer::Unfit(_)) | None => {}
+        }
     }
     let most = context.settings.retry_timeout.min(PATIENCE);
     let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
@@ -73,13 +87,16 @@ fn push_with_others(
         return Ok(archiver.push(path, file)?);
     };
     let ahead = Ahead {
-        wal_directory: &wal_directory,
-        receipts,
+        site: Site {
+            archiver,
+            wal_directory: &wal_directory,
+            receipts,
+        },
         most,
         is_stopping: &|| postmaster::is_stopping(pgdata),
     };
     if wal_directory.has(path) {
-        return Ok(ahead.push(archiver, path, file)?);
+        return Ok(ahead.push(path, file)?);
     }
     if ahead.has_others(file) {
         tracing::info!(

@@ -62,8 +62,27 @@ pub enum Environment {
     Ignored,
 }
 
-/// How the variables begin by which the libraries of the stores are set.
-const STORE_VARIABLES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "STORAGE_"];
+/// Variables that say which store is meant, as the libraries of the stores read them.
+const STORE_VARIABLES: [&str; 6] = [
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_PROFILE",
+    "AZURE_STORAGE_ACCOUNT",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "STORAGE_EMULATOR_HOST",
+];
+/// Settings that say neither which store is meant nor what objects in it look like.
+const NOT_OF_THE_STORE: [&str; 9] = [
+    table::AGE_IDENTITY_FILE.row.name,
+    table::UPLOAD_CONCURRENCY.row.name,
+    table::DOWNLOAD_CONCURRENCY.row.name,
+    table::PREFETCH_SEGMENTS.row.name,
+    table::SPOOL_DIR.row.name,
+    table::SOCKET.row.name,
+    table::ARCHIVE_TIMEOUT.row.name,
+    table::RETRY_TIMEOUT.row.name,
+    table::DELTA_MAX_CHAIN.row.name,
+];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
 const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
 
@@ -120,6 +139,8 @@ pub struct Settings {
     pub prefetch_segments: usize,
     /// Where WAL is staged, and the spool is, instead of beside the data directory.
     pub spool_dir: Option<PathBuf>,
+    /// The daemon's Unix socket.
+    pub socket: PathBuf,
     /// How long a backup waits for each WAL segment to arrive.
     pub archive_timeout: Duration,
     /// How long a failing request is tried again.
@@ -239,6 +260,7 @@ impl Settings {
             download_concurrency: resolver.defaulted(&table::DOWNLOAD_CONCURRENCY)?,
             prefetch_segments: resolver.defaulted(&table::PREFETCH_SEGMENTS)?,
             spool_dir: resolver.optional(&table::SPOOL_DIR)?,
+            socket: resolver.defaulted(&table::SOCKET)?,
             archive_timeout: resolver.defaulted(&table::ARCHIVE_TIMEOUT)?,
             retry_timeout: resolver.defaulted(&table::RETRY_TIMEOUT)?,
             delta_max_chain: resolver.defaulted(&table::DELTA_MAX_CHAIN)?,
@@ -266,15 +288,13 @@ impl Settings {
         self.store.as_deref().ok_or(Error::NoStore)
     }
 
-    /// A digest of all that can say which store is meant: what was done under other settings may have been done to another store.
+    /// A digest of all that says which store is meant and what objects in it look like, without credentials: what was done
+    /// under other settings may have been done to another store.
     pub fn store_identity(&self) -> String {
-        let is_of_a_store =
-            |name: &str| STORE_VARIABLES.iter().any(|begin| name.starts_with(begin));
-        let variables =
-            std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value));
-        let mut variables: Vec<_> = variables.filter(|(name, _)| is_of_a_store(name)).collect();
-        variables.sort();
-        let settings: Vec<_> = { self.values.iter() }
+        let variables = STORE_VARIABLES.map(|name| (name, std::env::var_os(name)));
+        let values = self.values.iter();
+        let settings: Vec<_> = values
+            .filter(|value| !NOT_OF_THE_STORE.contains(&value.key))
             .map(|value| (value.key, &value.text))
             .collect();
         let text = format!("{settings:?}{variables:?}");

@@ -107,8 +107,8 @@ settings! {
         "How many segments wal-fetch fetches ahead at most, 0 to 256, and no more than 1 GiB of them. With 0 it fetches none ahead.";
     SPOOL_DIR: PathBuf = "spool_dir", "WALHALLA_SPOOL_DIR", path, Otherwise("beside the data directory"),
         "The directory in which restore stages WAL, and in which wal-push and wal-fetch keep what they did ahead. It must exist.";
-    SOCKET: PathBuf = "socket", "WALHALLA_SOCKET", path, Nothing,
-        "This version accepts the setting and does not use it.";
+    SOCKET: PathBuf = "socket", "WALHALLA_SOCKET", path, Text("/run/walhalla/walhalla.sock"),
+        "The Unix socket of the daemon. wal-push and wal-fetch use the daemon if one listens there.";
     ARCHIVE_TIMEOUT: Duration = "archive_timeout", "WALHALLA_ARCHIVE_TIMEOUT", duration, Text("60s"),
         "How long backup-push waits for WAL while nothing arrives.";
     RETRY_TIMEOUT: Duration = "retry_timeout", "WALHALLA_RETRY_TIMEOUT", duration, Text("5min"),

@@ -203,6 +203,15 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline into the store of `session`.
+    #[must_use]
+    pub fn into_store(&self, session: &StoreSession) -> Self {
+        Self {
+            session: session.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The same pipeline for objects that can be made anew: in a directory their files are not waited for until they are on
     /// the disk.
     #[must_use]

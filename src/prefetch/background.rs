@@ -79,6 +79,33 @@ impl Background {
         followed.and(cleared).map_err(unusable)
     }
 
+    /// Brings a segment into the spool; `false` where there is none yet, or where it is not whole and so is for the server's
+    /// own call to judge.
+    ///
+    /// # Errors
+    /// The archive's, and the spool's.
+    pub fn bring(&self, segment: SegmentName) -> Result<bool, Error> {
+        let file = WalFileName::Segment(segment);
+        let Some(archived) = self.repository.find_one_wal(file)? else {
+            return Ok(false);
+        };
+        let beside = self.wal_directory.path(segment);
+        let history = history_beside(&self.repository, &beside, segment.timeline)?;
+        let fetcher = Fetcher {
+            repository: &self.repository,
+            cluster: Some(self.cluster),
+            ends_recovery: false,
+        };
+        let path = self.spooled.path(segment);
+        let read = fetcher.fetch_archived(file, &archived, &history, None, &path)?;
+        if read.is_none_or(|read| read.unfinished().is_some()) {
+            std::fs::remove_file(&path).map_err(Error::local("remove", &path))?;
+            return Ok(false);
+        }
+        self.spooled.keep(segment)?;
+        Ok(true)
+    }
+
     fn lock(&self) -> std::io::Result<Option<crate::spool::Lock>> {
         for _ in 1..LOCK_ATTEMPTS {
             if let Some(lock) = self.spooled.lock()? {
@@ -138,7 +165,7 @@ impl Shared {
                 thread::sleep(INTERVAL);
                 continue;
             };
-            let fetched = self.fetch(segment);
+            let fetched = self.work.bring(segment);
             let mut window = lock(&self.window);
             match fetched {
                 Ok(true) => window.came(segment),
@@ -150,30 +177,5 @@ impl Shared {
                 }
             }
         }
-    }
-
-    /// Brings a segment into the spool; `false` where there is none yet, or where it is not whole and so is for the server's
-    /// own call to judge.
-    fn fetch(&self, segment: SegmentName) -> Result<bool, Error> {
-        let work = &self.work;
-        let file = WalFileName::Segment(segment);
-        let Some(archived) = work.repository.find_one_wal(file)? else {
-            return Ok(false);
-        };
-        let beside = work.wal_directory.path(segment);
-        let history = history_beside(&work.repository, &beside, segment.timeline)?;
-        let fetcher = Fetcher {
-            repository: &work.repository,
-            cluster: Some(work.cluster),
-            ends_recovery: false,
-        };
-        let path = work.spooled.path(segment);
-        let read = fetcher.fetch_archived(file, &archived, &history, None, &path)?;
-        if read.is_none_or(|read| read.unfinished().is_some()) {
-            std::fs::remove_file(&path).map_err(Error::local("remove", &path))?;
-            return Ok(false);
-        }
-        work.spooled.keep(segment)?;
-        Ok(true)
     }
 }

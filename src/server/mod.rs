@@ -10,6 +10,7 @@ pub mod data_directory;
 pub mod postmaster;
 pub mod recovery_mode;
 pub mod session;
+pub mod waiting_server;
 pub mod wal_directory;
 
 use std::path::{Path, PathBuf};

@@ -25,6 +25,7 @@ mod support;
 mod changed_settings;
 mod check;
 mod connecting;
+mod daemon;
 mod damaged_pages;
 mod delta_files;
 mod delta_mix;

@@ -89,6 +89,11 @@ impl Patience {
         });
     }
 
+    /// Whether anybody else still has it.
+    pub fn is_used(&self) -> bool {
+        Arc::strong_count(&self.budget) > 1
+    }
+
     fn remaining(&self) -> Duration {
         let budget = self.budget();
         let failing = budget.failing_since.map(|since| since.elapsed());

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use walhalla_providers::transfer::Patience;
 
-use crate::server::postmaster;
+use super::postmaster;
 
 /// How long requests may go on failing while a server waits.
-pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a command goes on that runs when the server begins to shut down.
 const RUNNING: Duration = Duration::from_secs(5);
 /// How long one goes on that begins after that.
@@ -24,16 +24,16 @@ const REQUEST: Duration = Duration::from_secs(4);
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long requests are tried, each and all together.
-pub(super) struct Times {
+pub struct Times {
     /// How long each is tried.
-    pub(super) request: Duration,
+    pub request: Duration,
     /// How long all of them may go on failing.
-    pub(super) patience: Patience,
+    pub patience: Patience,
 }
 
 /// The times for a command of the server in `pgdata`, whose requests may go on failing for `most`. They get shorter when it
 /// begins to shut down.
-pub(super) fn times(pgdata: &Path, most: Duration) -> Times {
+pub fn times(pgdata: &Path, most: Duration) -> Times {
     let patience = Patience::new(most);
     if postmaster::is_stopping(pgdata) {
         patience.end_within(BEGUN);
@@ -42,10 +42,12 @@ pub(super) fn times(pgdata: &Path, most: Duration) -> Times {
     }
     let (pgdata, watched): (PathBuf, _) = (pgdata.to_owned(), patience.clone());
     thread::spawn(move || {
-        while !postmaster::is_stopping(&pgdata) {
+        while watched.is_used() {
+            if postmaster::is_stopping(&pgdata) {
+                return watched.end_within(RUNNING);
+            }
             thread::sleep(INTERVAL);
         }
-        watched.end_within(RUNNING);
     });
     Times {
         request: most,

@@ -1,0 +1,147 @@
+//! `walhalla daemon`
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Context, Outcome, cores};
+use crate::cli::Daemon;
+use crate::daemon::server::{Loaded, Service};
+use crate::daemon::{metrics, sockets};
+use crate::error::Error;
+use crate::output;
+use crate::pipeline::Pipeline;
+
+/// How long what is on its way is waited for at the end. systemd's own time is 90 s.
+const MOST_ENDING: Duration = Duration::from_secs(20);
+/// How long nothing is done while nothing happens.
+const IDLE: Duration = Duration::from_hours(1);
+
+/// What somebody wants of the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    Reload,
+    End,
+}
+
+pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
+    let service = Arc::new(Service::new(loaded(context, None)?));
+    let path = &context.settings.socket;
+    let listener = listener(path)?;
+    let wishes = wishes(context)?;
+    if let Some(address) = arguments.metrics {
+        let pages = Arc::clone(&service);
+        let served = metrics::serve(context.network()?, address, move || pages.page());
+        served.map_err(|source| Error::System {
+            doing: "listen for Prometheus",
+            source,
+        })?;
+    }
+    let accepting = Arc::clone(&service);
+    thread::spawn(move || accepting.accept(&listener));
+    tracing::info!("the daemon listens on {}", path.display());
+    notify(&[NotifyState::Ready]);
+    until_the_end(context, &service, &wishes);
+    notify(&[NotifyState::Stopping]);
+    service.end(MOST_ENDING);
+    // Not one of systemd's, which goes on listening on it.
+    if std::env::var_os("LISTEN_FDS").is_none() {
+        drop(std::fs::remove_file(path));
+    }
+    Ok(Outcome::Done)
+}
+
+/// Serves until it is told to end; tells systemd that it lives.
+fn until_the_end(context: &Context, service: &Service, wishes: &Receiver<Wish>) {
+    let interval = sd_notify::watchdog_enabled().map_or(IDLE, |most| most / 3);
+    loop {
+        match wishes.recv_timeout(interval) {
+            Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Wish::Reload) => reload(context, service),
+            Err(RecvTimeoutError::Timeout) => notify(&[NotifyState::Watchdog]),
+        }
+    }
+}
+
+/// Reads the settings again. Wrong ones change nothing.
+fn reload(context: &Context, service: &Service) {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now().ok());
+    notify(&states);
+    let settings = super::load(&context.global);
+    match settings.and_then(|settings| loaded(context, Some(settings))) {
+        Ok(loaded) => {
+            service.reload(loaded);
+            tracing::info!("the settings were read again");
+        }
+        Err(error) => tracing::error!("the settings stay as they were: {}", output::chain(&error)),
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// What is opened with the settings: those of the command line, or others.
+fn loaded(context: &Context, settings: Option<crate::config::Settings>) -> Result<Loaded, Error> {
+    let settings = settings.unwrap_or_else(|| context.settings.clone());
+    let session = super::open(context.network()?, &settings, settings.retry_timeout)?;
+    let recipients = settings.recipients()?.map(Arc::new);
+    let pipeline = Pipeline::new(session.clone(), settings.compression, recipients, cores());
+    Ok(Loaded {
+        settings,
+        session,
+        pipeline,
+    })
+}
+
+/// The socket that systemd opened, or a new one.
+fn listener(path: &Path) -> Result<UnixListener, Error> {
+    let activated = ListenFd::from_env().take_unix_listener(0);
+    let listener = match activated {
+        Ok(Some(listener)) => Ok(listener),
+        Ok(None) => sockets::listen(path),
+        Err(error) => Err(error),
+    };
+    listener.map_err(|source| Error::Socket {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Signals, as they come.
+fn wishes(context: &Context) -> Result<Receiver<Wish>, Error> {
+    let (sender, receiver) = channel();
+    let network = context.network()?;
+    for (kind, wish) in [
+        (SignalKind::terminate(), Wish::End),
+        (SignalKind::interrupt(), Wish::End),
+        (SignalKind::hangup(), Wish::Reload),
+    ] {
+        let sender = sender.clone();
+        network.spawn(async move {
+            if let Err(error) = pass_on(kind, wish, &sender).await {
+                tracing::error!("signals are not heard: {error}");
+            }
+        });
+    }
+    Ok(receiver)
+}
+
+async fn pass_on(kind: SignalKind, wish: Wish, sender: &Sender<Wish>) -> io::Result<()> {
+    let mut signals = signal(kind)?;
+    while signals.recv().await.is_some() && sender.send(wish).is_ok() {}
+    Ok(())
+}
+
+/// Without systemd nobody listens.
+fn notify(states: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!("systemd was not told: {error}");
+    }
+}

@@ -1,0 +1,356 @@
+//! What the daemon does for who asks on its socket.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::{ControlFile, SegmentName};
+
+use super::metrics::Metrics;
+use super::protocol::{Answer, Failed, Request, Work, receive, send};
+use super::sockets::must_be_own;
+use crate::archiving::ahead::{Site, tell_left};
+use crate::archiving::resident::{Outcome, Push, Resident};
+use crate::config::Settings;
+use crate::failure::Failure as _;
+use crate::output;
+use crate::pipeline::Pipeline;
+use crate::prefetch::background::Background;
+use crate::prefetch::spooled::Spooled;
+use crate::repository::Repository;
+use crate::server::recovery_mode::{RecoveryMode, mode_of};
+use crate::server::waiting_server::{PATIENCE, times};
+use crate::server::wal_directory::WalDirectory;
+use crate::server::{control_file, postmaster};
+use crate::session::StoreSession;
+use crate::spool::Spool;
+use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
+use crate::threads::lock;
+use crate::wal;
+use crate::wal::archiver::Archiver;
+
+/// Connections at a time: each data directory has one archiver and one startup process, which ask one after the other.
+const MOST_CONNECTIONS: usize = 64;
+/// Data directories of one daemon.
+const MOST_CLUSTERS: usize = 16;
+/// How long a peer is given to say what it wants.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// Settings, and what was opened with them.
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    /// The store.
+    pub session: StoreSession,
+    /// Packs what goes to the store.
+    pub pipeline: Pipeline,
+}
+
+/// What is done for the servers of this host.
+pub struct Service {
+    loaded: RwLock<Arc<Loaded>>,
+    clusters: Mutex<BTreeMap<PathBuf, Arc<Local>>>,
+    connections: AtomicUsize,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// One data directory.
+struct Local {
+    loaded: Arc<Loaded>,
+    pgdata: PathBuf,
+    resident: Resident<Failed>,
+    metrics: Arc<Metrics>,
+}
+
+impl Service {
+    /// One with these settings.
+    pub fn new(loaded: Loaded) -> Self {
+        Self {
+            loaded: RwLock::new(Arc::new(loaded)),
+            clusters: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            metrics: Arc::default(),
+        }
+    }
+
+    /// Takes other settings for all that begins from now on.
+    pub fn reload(&self, loaded: Loaded) {
+        *{ self.loaded.write() }.unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+        // What is on its way goes on with the settings that it has.
+        lock(&self.clusters).clear();
+    }
+
+    /// Answers on `listener` for ever.
+    pub fn accept(self: &Arc<Self>, listener: &UnixListener) {
+        for connection in listener.incoming() {
+            match connection {
+                Ok(connection) => self.take(connection),
+                // Too many open files, perhaps: the next one may fare better.
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
+    }
+
+    /// Begins nothing more and waits for what is on its way.
+    pub fn end(&self, most: Duration) {
+        for local in lock(&self.clusters).values() {
+            local.resident.end(most);
+        }
+    }
+
+    /// All figures, as Prometheus reads them.
+    pub fn page(&self) -> String {
+        for local in lock(&self.clusters).values() {
+            if let Some(control) = local.control() {
+                let ready = local.ready();
+                self.metrics.ready(control.system_identifier, ready.len());
+            }
+        }
+        self.metrics.page()
+    }
+
+    fn take(self: &Arc<Self>, connection: UnixStream) {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= MOST_CONNECTIONS {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let service = Arc::clone(self);
+        thread::spawn(move || {
+            if let Err(error) = service.answer(connection) {
+                tracing::debug!("a connection ended: {error}");
+            }
+            service.connections.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    fn answer(&self, mut connection: UnixStream) -> io::Result<()> {
+        must_be_own(&connection)?;
+        connection.set_read_timeout(Some(REQUEST_TIME))?;
+        let request: Request = receive(&mut connection)?;
+        let answer = self.work(&request);
+        send(&mut connection, &answer)
+    }
+
+    fn work(&self, request: &Request) -> Answer {
+        let segment = request.segment.parse::<SegmentName>();
+        let (local, segment) = match (self.local(request), segment) {
+            (Ok(local), Ok(segment)) => (local, segment),
+            (Err(unfit), _) => return unfit,
+            (_, Err(error)) => return Answer::Unfit(error.to_string()),
+        };
+        match request.work {
+            Work::Push => match local.resident.push(segment) {
+                Some(Ok(())) => Answer::Done,
+                Some(Err(failed)) => Answer::Failed(failed),
+                None => Answer::Unfit("the daemon ends".to_owned()),
+            },
+            Work::Fetch => local
+                .fetch(segment)
+                .map_or_else(Answer::Failed, |()| Answer::Done),
+        }
+    }
+
+    /// The data directory of a request, if it is for this daemon.
+    fn local(&self, request: &Request) -> Result<Arc<Local>, Answer> {
+        let loaded = { self.loaded.read() }.unwrap_or_else(PoisonError::into_inner);
+        let own = StoreIdentity(loaded.settings.store_identity());
+        let unfit = |reason: &str| Err(Answer::Unfit(reason.to_owned()));
+        if request.version != crate::LONG_VERSION {
+            return unfit("the daemon is of another version");
+        }
+        if request.store != own {
+            return unfit("the daemon has other settings");
+        }
+        let mut clusters = lock(&self.clusters);
+        if let Some(known) = clusters.get(&request.pgdata) {
+            return Ok(Arc::clone(known));
+        }
+        if clusters.len() >= MOST_CLUSTERS {
+            return unfit("the daemon has too many data directories");
+        }
+        let local = Arc::new(Local::new(&loaded, &request.pgdata, &self.metrics));
+        clusters.insert(request.pgdata.clone(), Arc::clone(&local));
+        Ok(local)
+    }
+}
+
+impl Local {
+    fn new(loaded: &Arc<Loaded>, pgdata: &Path, metrics: &Arc<Metrics>) -> Self {
+        let pusher = Pusher {
+            loaded: Arc::clone(loaded),
+            pgdata: pgdata.to_owned(),
+            metrics: Arc::clone(metrics),
+        };
+        Self {
+            loaded: Arc::clone(loaded),
+            pgdata: pgdata.to_owned(),
+            resident: Resident::start(loaded.settings.upload_concurrency, pusher),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    fn control(&self) -> Option<ControlFile> {
+        control_file::read(&self.pgdata).ok()
+    }
+
+    fn ready(&self) -> Vec<SegmentName> {
+        ready_in(&self.pgdata)
+    }
+
+    /// Fetches a segment into the spool, and sees to it that the next ones come.
+    fn fetch(&self, segment: SegmentName) -> Outcome<Failed> {
+        let background = self.background()?;
+        let pgdata = self.pgdata.clone();
+        let ahead = background.clone();
+        thread::spawn(move || {
+            let is_recovering =
+                || postmaster::is_running(&pgdata) && mode_of(&pgdata) != RecoveryMode::None;
+            if let Err(error) = ahead.run(is_recovering) {
+                tracing::warn!("nothing is fetched ahead: {}", output::chain(&error));
+            }
+        });
+        let is_there = background.spooled.has(segment).unwrap_or(false);
+        if !is_there && background.bring(segment).map_err(|error| failed(&error))? {
+            let cluster = background.repository.layout().system_identifier();
+            self.metrics.fetched(cluster);
+        }
+        Ok(())
+    }
+
+    fn background(&self) -> Result<Background, Failed> {
+        let loaded = &self.loaded;
+        let wrong = |error| failed(&wal::Error::Postgres(error));
+        let control = control_file::read(&self.pgdata).map_err(wrong)?;
+        let unusable = |error| failed(&wal::Error::local("use the spool of", &self.pgdata)(error));
+        let spool = Spool::of(&self.pgdata, loaded.settings.spool_dir.as_deref());
+        let spool = spool.map_err(unusable)?;
+        let receipts = receipts(loaded, &spool, Kind::Fetched, &control);
+        let wal_directory = WalDirectory::of(&self.pgdata).ok_or_else(no_wal_directory)?;
+        Ok(Background {
+            repository: repository(loaded, &loaded.session, &control),
+            cluster: Cluster::from(&control),
+            spooled: Spooled::new(spool, receipts),
+            wal_directory,
+            threads: loaded.settings.download_concurrency,
+            most: loaded.settings.prefetch_segments,
+        })
+    }
+}
+
+/// Pushes the segments of one data directory.
+struct Pusher {
+    loaded: Arc<Loaded>,
+    pgdata: PathBuf,
+    metrics: Arc<Metrics>,
+}
+
+impl Pusher {
+    /// Pushes by `push`, with all that it takes.
+    fn with_site(&self, push: impl FnOnce(&Site) -> Result<(), wal::Error>) -> Outcome<wal::Error> {
+        let loaded = &self.loaded;
+        let control = control_file::read(&self.pgdata)?;
+        let most = loaded.settings.retry_timeout.min(PATIENCE);
+        let times = times(&self.pgdata, most);
+        let session = loaded
+            .session
+            .within(times.request)
+            .patient(&times.patience);
+        let repository = repository(loaded, &session, &control);
+        let spool = Spool::of(&self.pgdata, loaded.settings.spool_dir.as_deref());
+        let spool = spool.map_err(wal::Error::local("use the spool of", &self.pgdata))?;
+        let wal_directory = WalDirectory::of(&self.pgdata);
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        let wal_directory = wal_directory
+            .ok_or_else(gone)
+            .map_err(wal::Error::local("find the WAL of", &self.pgdata))?;
+        let site = Site {
+            archiver: &Archiver {
+                repository: &repository,
+                pipeline: &loaded.pipeline.into_store(&session),
+                control: &control,
+                in_recovery: mode_of(&self.pgdata) != RecoveryMode::None,
+            },
+            wal_directory: &wal_directory,
+            receipts: &receipts(loaded, &spool, Kind::Pushed, &control),
+        };
+        let pushed = push(&site);
+        match &pushed {
+            Ok(()) => self.metrics.archived(control.system_identifier),
+            Err(error) => self.metrics.store_is_up(!is_of_the_store(error)),
+        }
+        pushed
+    }
+}
+
+impl Push<Failed> for Pusher {
+    fn push_asked(&self, segment: SegmentName) -> Outcome<Failed> {
+        let pushed = self.with_site(|site| site.push_asked(segment));
+        if pushed.is_err()
+            && let Ok(control) = control_file::read(&self.pgdata)
+        {
+            self.metrics.failed(control.system_identifier);
+        }
+        pushed.map_err(|error| failed(&error))
+    }
+
+    fn push_ahead(&self, segment: SegmentName) -> Outcome<Failed> {
+        if postmaster::is_stopping(&self.pgdata) {
+            return Err(failed(&wal::Error::Local {
+                doing: "push ahead for the server that shuts down in",
+                path: self.pgdata.clone(),
+                source: io::ErrorKind::Interrupted.into(),
+            }));
+        }
+        let pushed = self.with_site(|site| site.push_ahead(segment));
+        pushed
+            .inspect_err(|error| tell_left(segment, error))
+            .map_err(|error| failed(&error))
+    }
+
+    fn ready(&self) -> Vec<SegmentName> {
+        ready_in(&self.pgdata)
+    }
+}
+
+fn ready_in(pgdata: &Path) -> Vec<SegmentName> {
+    let ready = WalDirectory::of(pgdata).map(|directory| directory.ready_segments());
+    ready.and_then(Result::ok).unwrap_or_default()
+}
+
+fn repository(loaded: &Loaded, session: &StoreSession, control: &ControlFile) -> Repository {
+    let identities = loaded.settings.identities.clone();
+    Repository::new(session.clone(), identities, control.system_identifier)
+}
+
+fn receipts(loaded: &Loaded, spool: &Spool, kind: Kind, control: &ControlFile) -> Receipts {
+    let store = StoreIdentity(loaded.settings.store_identity());
+    Receipts::new(spool.clone(), kind, control.system_identifier, store)
+}
+
+fn is_of_the_store(error: &wal::Error) -> bool {
+    matches!(error, wal::Error::Repository(_) | wal::Error::Pipeline(_))
+}
+
+fn failed(error: &wal::Error) -> Failed {
+    Failed {
+        message: output::chain(error),
+        hint: error.hint().map(|hint| hint.to_string()),
+    }
+}
+
+fn no_wal_directory() -> Failed {
+    Failed {
+        message: "the data directory has no pg_wal".to_owned(),
+        hint: None,
+    }
+}
