@@ -24,6 +24,7 @@ use crate::wal::archiver::{Archiver, Pushed};
 const MOST_TIME: Duration = Duration::from_secs(30);
 
 /// Where segments stand, where they go, and what is kept of that.
+#[derive(Clone, Copy)]
 pub struct Site<'a> {
     /// Stores them.
     pub archiver: &'a Archiver<'a>,
@@ -46,6 +47,7 @@ pub struct Ahead<'a> {
 /// The segments of a batch that nobody has taken yet.
 struct Batch<'a> {
     ahead: &'a Ahead<'a>,
+    site: Site<'a>,
     left: Mutex<VecDeque<SegmentName>>,
     has_ended: AtomicBool,
     begun: Instant,
@@ -113,17 +115,30 @@ impl Ahead<'_> {
             tracing::debug!("earlier receipts were not removed: {error}");
         }
         let threads = self.most.min(ready.len() + 1);
+        if threads < 2 {
+            return self.site.archiver.push(path, file);
+        }
+        let pipeline = self.site.archiver.pipeline.compressing_in_place();
+        let archiver = Archiver {
+            pipeline: &pipeline,
+            ..*self.site.archiver
+        };
+        let site = Site {
+            archiver: &archiver,
+            ..self.site
+        };
         let batch = Batch {
             ahead: self,
+            site,
             left: Mutex::new(ready),
-            has_ended: AtomicBool::new(threads < 2),
+            has_ended: AtomicBool::new(false),
             begun: Instant::now(),
         };
         std::thread::scope(|scope| {
             for _ in 1..threads {
                 scope.spawn(|| batch.work());
             }
-            let pushed = self.site.archiver.push(path, file);
+            let pushed = archiver.push(path, file);
             match &pushed {
                 Ok(_) => batch.work(),
                 Err(_) => batch.end(),
@@ -153,7 +168,7 @@ impl Batch<'_> {
     /// Pushes one segment after the other until none is left or the batch ends.
     fn work(&self) {
         while let Some(segment) = self.next() {
-            if let Err(error) = self.ahead.site.push_ahead(segment) {
+            if let Err(error) = self.site.push_ahead(segment) {
                 tell_left(segment, &error);
                 self.end();
             }

@@ -258,6 +258,7 @@ impl Pusher {
     /// Pushes by `push`, with all that it takes.
     fn with_site(&self, push: impl FnOnce(&Site) -> Result<(), wal::Error>) -> Outcome<wal::Error> {
         let loaded = &self.loaded;
+        let is_alone = ready_in(&self.pgdata).len() < 2;
         let control = control_file::read(&self.pgdata)?;
         let most = loaded.settings.retry_timeout.min(PATIENCE);
         let times = times(&self.pgdata, most);
@@ -273,10 +274,16 @@ impl Pusher {
         let wal_directory = wal_directory
             .ok_or_else(gone)
             .map_err(wal::Error::local("find the WAL of", &self.pgdata))?;
+        let pipeline = loaded.pipeline.into_store(&session);
+        let pipeline = if is_alone {
+            pipeline
+        } else {
+            pipeline.compressing_in_place()
+        };
         let site = Site {
             archiver: &Archiver {
                 repository: &repository,
-                pipeline: &loaded.pipeline.into_store(&session),
+                pipeline: &pipeline,
                 control: &control,
                 in_recovery: mode_of(&self.pgdata) != RecoveryMode::None,
             },

@@ -31,7 +31,8 @@ pub struct Pipeline {
     session: StoreSession,
     compression: Compression,
     recipients: Option<Arc<Recipients>>,
-    jobs: Sender<Job>,
+    /// To the compressing threads; without them whoever writes compresses.
+    jobs: Option<Sender<Job>>,
     blocks: Reused,
     frames: Reused,
 }
@@ -111,6 +112,8 @@ pub struct ObjectWriter {
     filled: usize,
     content_bytes: u64,
     is_indexed: bool,
+    /// Of a pipeline without compressing threads.
+    encoder: Option<(Compression, Encoder)>,
     steps: mpsc::Sender<Step>,
     /// Dropped or sent, it ends the upload at once.
     give_up: Option<oneshot::Sender<()>>,
@@ -170,9 +173,19 @@ impl Pipeline {
             session,
             compression,
             recipients,
-            jobs,
+            jobs: Some(jobs),
             blocks,
             frames,
+        }
+    }
+
+    /// The same pipeline, in which whoever writes an object compresses it: where many objects are written at a time, each block
+    /// stays in one core's cache.
+    #[must_use]
+    pub fn compressing_in_place(&self) -> Self {
+        Self {
+            jobs: None,
+            ..self.clone()
         }
     }
 
@@ -312,6 +325,7 @@ impl Pipeline {
             filled: 0,
             content_bytes: 0,
             is_indexed: false,
+            encoder: None,
             steps,
             give_up: Some(give_up),
             upload: Some(self.session.spawn(upload)),
@@ -416,7 +430,7 @@ impl ObjectWriter {
             frame,
         };
         let queued = self.steps.blocking_send(Step::Frame(receiver)).is_ok();
-        if queued && self.pipeline.jobs.send(job).is_ok() {
+        if queued && self.compress(job) {
             return Ok(());
         }
         self.outcome().and_then(|_| {
@@ -424,6 +438,16 @@ impl ObjectWriter {
                 object: self.object.to_string(),
             })
         })
+    }
+
+    /// Has the block compressed; whether that can be.
+    fn compress(&mut self, job: Job) -> bool {
+        if let Some(jobs) = &self.pipeline.jobs {
+            return jobs.send(job).is_ok();
+        }
+        let Pipeline { blocks, frames, .. } = &self.pipeline;
+        frame(&mut self.encoder, job, blocks, frames);
+        true
     }
 
     fn outcome(&mut self) -> Result<StoredObject, Error> {
@@ -466,24 +490,29 @@ impl Drop for ObjectWriter {
 fn compress(queue: &Receiver<Job>, blocks: &Reused, rooms: &Reused) {
     let mut encoder = None;
     for job in queue {
-        let content_bytes = job.block.len();
-        let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
-        let room = rooms.take().unwrap_or_default();
-        let result = encoder_for(&mut encoder, job.compression)
-            .and_then(|encoder| encoder.frame(job.block, room));
-        let framed = result.map(|(bytes, mut block)| {
-            block.resize(BLOCK_SIZE_BYTES, 0);
-            blocks.give_back(block);
-            let frame = digest.map(|digest| Frame {
-                content_bytes: length(content_bytes),
-                packed_bytes: length(bytes.len()),
-                digest,
-            });
-            Framed { bytes, frame }
-        });
-        // A receiver that is gone means that its writer failed or was dropped.
-        drop(job.frame.send(framed));
+        frame(&mut encoder, job, blocks, rooms);
     }
+}
+
+/// Makes the frame of a block, and gives its memory back.
+fn frame(encoder: &mut Option<(Compression, Encoder)>, job: Job, blocks: &Reused, rooms: &Reused) {
+    let content_bytes = job.block.len();
+    let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
+    let room = rooms.take().unwrap_or_default();
+    let result =
+        encoder_for(encoder, job.compression).and_then(|encoder| encoder.frame(job.block, room));
+    let framed = result.map(|(bytes, mut block)| {
+        block.resize(BLOCK_SIZE_BYTES, 0);
+        blocks.give_back(block);
+        let frame = digest.map(|digest| Frame {
+            content_bytes: length(content_bytes),
+            packed_bytes: length(bytes.len()),
+            digest,
+        });
+        Framed { bytes, frame }
+    });
+    // A receiver that is gone means that its writer failed or was dropped.
+    drop(job.frame.send(framed));
 }
 
 fn length(bytes: usize) -> u32 {

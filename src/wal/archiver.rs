@@ -47,6 +47,7 @@ pub enum Pushed {
 }
 
 /// One push: a file, its name and its cluster.
+#[derive(Clone, Copy)]
 pub struct Archiver<'a> {
     /// Where it goes.
     pub repository: &'a Repository,
