@@ -247,6 +247,7 @@ impl Context {
             retry,
             upload_concurrency,
             download_concurrency,
+            ..Options::default()
         };
         Ok(self.network()?.open(settings.store()?, &stores, options)?)
     }
