@@ -30,7 +30,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
-use walhalla_providers::transfer::{Options, RetryPolicy};
+use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
 
 use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
@@ -63,6 +63,8 @@ pub struct Context {
     /// The settings.
     pub settings: Settings,
     network_threads: usize,
+    /// Of all stores together.
+    rates: Rates,
     /// Started when a store is first opened: many a call is answered without one.
     network: OnceLock<Network>,
 }
@@ -150,6 +152,9 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     let settings = Settings::load(&Flags {
         file: global.config.as_deref(),
         store: global.store.as_deref(),
+        upload_rate: global.upload_rate.as_deref(),
+        download_rate: global.download_rate.as_deref(),
+        read_rate: read_rate(&command),
         set: &global.set,
         environment: if global.no_environment {
             Environment::Ignored
@@ -160,6 +165,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     let context = Context {
         network_threads: network_threads(&command, &settings),
         network: OnceLock::new(),
+        rates: Rates::new(settings.upload_rate, settings.download_rate),
         global,
         settings,
     };
@@ -169,6 +175,14 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         network.stop();
     }
     outcome
+}
+
+/// The flag of the one command that reads a data directory.
+fn read_rate(command: &Command) -> Option<&str> {
+    match command {
+        Command::BackupPush(arguments) => arguments.read_rate.as_deref(),
+        _ => None,
+    }
 }
 
 /// One segment to or from a directory leaves nothing to do for a second thread.
@@ -247,7 +261,7 @@ impl Context {
             retry,
             upload_concurrency,
             download_concurrency,
-            ..Options::default()
+            rates: self.rates.clone(),
         };
         Ok(self.network()?.open(settings.store()?, &stores, options)?)
     }

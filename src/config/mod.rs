@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walhalla_providers::transfer::{
-    AzureSettings, GcsSettings, ObjectLock, S3Settings, StoreSettings,
+    AzureSettings, GcsSettings, ObjectLock, Rate, S3Settings, StoreSettings,
 };
 
 use crate::failure::{Advice, Class, Failure};
@@ -30,8 +30,9 @@ use variables::Variables;
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
 
 /// Those with which a store is read.
-const READ_WITH: [&str; 7] = [
+const READ_WITH: [&str; 8] = [
     table::DOWNLOAD_CONCURRENCY.row.name,
+    table::DOWNLOAD_RATE.row.name,
     table::RETRY_TIMEOUT.row.name,
     table::CA_FILE.row.name,
     table::S3_FORCE_PATH_STYLE.row.name,
@@ -47,6 +48,12 @@ pub struct Flags<'a> {
     pub file: Option<&'a Path>,
     /// `--store`
     pub store: Option<&'a str>,
+    /// `--upload-rate`
+    pub upload_rate: Option<&'a str>,
+    /// `--download-rate`
+    pub download_rate: Option<&'a str>,
+    /// `--read-rate`
+    pub read_rate: Option<&'a str>,
     /// `--set`
     pub set: &'a [(String, String)],
     /// Whether variables count.
@@ -64,6 +71,12 @@ pub enum Environment {
 
 /// How the variables begin by which the libraries of the stores are set.
 const STORE_VARIABLES: [&str; 4] = ["AWS_", "AZURE_", "GOOGLE_", "STORAGE_"];
+/// Settings that say nothing of which store is meant, and that may change from call to call.
+const RATES: [&str; 3] = [
+    table::UPLOAD_RATE.row.name,
+    table::DOWNLOAD_RATE.row.name,
+    table::READ_RATE.row.name,
+];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
 const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
 
@@ -116,6 +129,12 @@ pub struct Settings {
     pub upload_concurrency: usize,
     /// Requests and parts that come down at a time.
     pub download_concurrency: usize,
+    /// How many bytes a second go up.
+    pub upload_rate: Option<Rate>,
+    /// How many bytes a second come down.
+    pub download_rate: Option<Rate>,
+    /// How many bytes a second are read from a data directory.
+    pub read_rate: Option<Rate>,
     /// How many segments are fetched ahead at most.
     pub prefetch_segments: usize,
     /// Where WAL is staged, and the spool is, instead of beside the data directory.
@@ -237,6 +256,9 @@ impl Settings {
             identities: Identities::new(resolver.optional(&table::AGE_IDENTITY_FILE)?.as_deref()),
             upload_concurrency: resolver.defaulted(&table::UPLOAD_CONCURRENCY)?,
             download_concurrency: resolver.defaulted(&table::DOWNLOAD_CONCURRENCY)?,
+            upload_rate: resolver.optional(&table::UPLOAD_RATE)?,
+            download_rate: resolver.optional(&table::DOWNLOAD_RATE)?,
+            read_rate: resolver.optional(&table::READ_RATE)?,
             prefetch_segments: resolver.defaulted(&table::PREFETCH_SEGMENTS)?,
             spool_dir: resolver.optional(&table::SPOOL_DIR)?,
             archive_timeout: resolver.defaulted(&table::ARCHIVE_TIMEOUT)?,
@@ -275,6 +297,7 @@ impl Settings {
         let mut variables: Vec<_> = variables.filter(|(name, _)| is_of_a_store(name)).collect();
         variables.sort();
         let settings: Vec<_> = { self.values.iter() }
+            .filter(|value| !RATES.contains(&value.key))
             .map(|value| (value.key, &value.text))
             .collect();
         let text = format!("{settings:?}{variables:?}");
@@ -469,6 +492,44 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_rate_is_a_size_within_bounds_and_has_no_default() {
+        for key in ["upload_rate", "download_rate", "read_rate"] {
+            let rates = |text| {
+                let settings = resolved(key, text)?;
+                Ok([
+                    settings.upload_rate,
+                    settings.download_rate,
+                    settings.read_rate,
+                ])
+            };
+            let bytes = |text| {
+                let rates: Result<_, Error> = rates(text);
+                let set: Vec<_> = rates.unwrap().into_iter().flatten().collect();
+                set
+            };
+            let rate = |bytes| vec![Rate::new(bytes).unwrap()];
+            assert_eq!(bytes("10MiB"), rate(10 << 20), "{key}");
+            assert_eq!(bytes("500kB"), rate(500 << 10), "{key}");
+            assert_eq!(bytes("123456"), rate(123_456), "{key}");
+            assert_eq!(bytes("1TiB"), rate(1 << 40), "{key}");
+            for wrong in ["0", "0MiB", "-1", "1023", "2TiB", "fast", "10MiB/s", ""] {
+                let error = rates(wrong).unwrap_err().to_string();
+                assert!(error.contains(key), "{error}");
+            }
+        }
+        let none = Settings::resolve(vec![], None).unwrap();
+        assert_eq!(none.upload_rate.or(none.download_rate), None);
+        assert_eq!(none.read_rate, None);
+    }
+
+    #[test]
+    fn receipts_hold_whatever_the_rate() {
+        let set = resolved("upload_rate", "1MiB").unwrap();
+        let other = resolved("upload_rate", "2MiB").unwrap();
+        assert_eq!(set.store_identity(), other.store_identity());
     }
 
     #[test]
