@@ -572,7 +572,7 @@ struct ObjectTooLarge {
 
 /// A transfer waited for the rate until nobody had time for it any more.
 #[derive(Debug, thiserror::Error)]
-#[error("under the rate limit its turn did not come in time")]
+#[error("the rate limit left no time for it before this process had to end")]
 struct TurnNotCome;
 
 /// Whether a repeated create that is refused so may have met the object of an earlier attempt. Stores that guard

@@ -526,6 +526,15 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_asks_the_store_itself_is_told_the_download_rate() {
+        let told = |key| resolved(key, "1MiB").unwrap().beside_the_file();
+        let pair = ("download_rate".to_owned(), "1MiB".to_owned());
+        assert_eq!(told("download_rate"), [pair]);
+        assert_eq!(told("upload_rate"), []);
+        assert_eq!(told("read_rate"), []);
+    }
+
+    #[test]
     fn receipts_hold_whatever_the_rate() {
         let set = resolved("upload_rate", "1MiB").unwrap();
         let other = resolved("upload_rate", "2MiB").unwrap();
