@@ -36,6 +36,12 @@ pub struct Global {
     /// Store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
+    /// Bytes a second that go to the store, such as 10MiB [default: no limit]
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub upload_rate: Option<String>,
+    /// Bytes a second that come from the store, such as 10MiB [default: no limit]
+    #[arg(long, global = true, value_name = "BYTES")]
+    pub download_rate: Option<String>,
     /// Take settings from the file and the command line, and none from WALHALLA_* variables
     #[arg(long, global = true, hide = true)]
     pub no_environment: bool,
@@ -258,6 +264,9 @@ pub struct BackupPush {
         requires = "delta"
     )]
     pub changed_blocks: ChangedBlocks,
+    /// Bytes a second that are read from the data directory, such as 50MiB [default: no limit]
+    #[arg(long, value_name = "BYTES")]
+    pub read_rate: Option<String>,
 }
 
 /// `--changed-blocks`

@@ -126,6 +126,20 @@ impl StoreSession {
         }
     }
 
+    /// The same session for what goes before all else: see [`Store::urgent`].
+    #[must_use]
+    pub fn urgent(&self) -> Self {
+        Self {
+            store: self.store.urgent(),
+            ..self.clone()
+        }
+    }
+
+    /// [`Store::is_held_back`]
+    pub fn is_held_back(&self) -> bool {
+        self.store.is_held_back()
+    }
+
     /// The same session, whose requests together may go on failing only as long as `patience` lasts.
     #[must_use]
     pub fn patient(&self, patience: &Patience) -> Self {

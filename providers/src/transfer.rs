@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! write ─▶ part buffer ─▶ ≤ 4 parts in flight ─┐
-//! put ─────────────────────────────────────────┼─▶ permits of the store ─▶ attempts ─▶ dyn ObjectStore
-//! read ────────────────────────────────────────┘   (up, down)             until the deadline
+//! put ─────────────────────────────────────────┼─▶ rates of the process, permits of the store ─▶ attempts ─▶ dyn ObjectStore
+//! read ────────────────────────────────────────┘   (up, down)             (up, down)             until the deadline
 //! ```
 //!
 //! Retried are [`Error::is_retryable`] failures and, two times, a body that arrived damaged; nothing
@@ -12,6 +12,7 @@
 
 mod listing;
 mod open;
+mod rate;
 mod reader;
 mod retry;
 mod upload;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::{
     Error, ErrorKind, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo, ObjectKey,
@@ -32,6 +34,8 @@ pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
     directory_of, open, shown,
 };
+use rate::Limiter;
+pub use rate::{MOST_SAVED, Priority, Rate, RateClock, Rates};
 pub use reader::Reader;
 pub use retry::{Patience, RetryPolicy};
 use retry::{Retries, Told};
@@ -52,6 +56,8 @@ pub struct Options {
     pub upload_concurrency: usize,
     /// Most whole bodies, and most pieces of bodies, being read at one time, over all uses of one [`Store`]; at least 1.
     pub download_concurrency: usize,
+    /// How many bytes a second go up and come down, over all stores with clones of these rates.
+    pub rates: Rates,
 }
 
 /// What a body is read for. Each use has permits of its own: who reads a whole object, for as long as it takes, may wait for
@@ -64,15 +70,17 @@ enum BodyUse {
     Piece,
 }
 
-/// A store with retries, uploads in parts and bounded concurrency; clones share their permits.
+/// A store with retries, uploads in parts, bounded concurrency and rates; clones share their permits and rates.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
 }
 
+#[derive(Clone)]
 struct Inner {
     store: Arc<dyn ObjectStore>,
     options: Options,
+    priority: Priority,
     uploads: Arc<Semaphore>,
     whole_bodies: Arc<Semaphore>,
     pieces: Arc<Semaphore>,
@@ -92,6 +100,7 @@ impl Store {
             inner: Arc::new(Inner {
                 store,
                 options,
+                priority: Priority::Ordinary,
                 uploads,
                 whole_bodies,
                 pieces,
@@ -104,59 +113,44 @@ impl Store {
     /// The same store, whose requests together may go on failing only as long as `patience` lasts.
     #[must_use]
     pub fn patient(&self, patience: &Patience) -> Self {
-        self.with(
-            Arc::clone(&self.inner.store),
-            self.inner.options.clone(),
-            Some(patience.clone()),
-        )
+        self.with(|inner| inner.patience = Some(patience.clone()))
     }
 
-    fn with(
-        &self,
-        store: Arc<dyn ObjectStore>,
-        options: Options,
-        patience: Option<Patience>,
-    ) -> Self {
-        let inner = &*self.inner;
-        Self {
-            inner: Arc::new(Inner {
-                store,
-                options,
-                uploads: Arc::clone(&inner.uploads),
-                whole_bodies: Arc::clone(&inner.whole_bodies),
-                pieces: Arc::clone(&inner.pieces),
-                patience,
-                told: Arc::clone(&inner.told),
-            }),
-        }
+    /// The same store for what goes before all else where there is a rate.
+    #[must_use]
+    pub fn urgent(&self) -> Self {
+        self.with(|inner| inner.priority = Priority::Urgent)
     }
 
-    /// The same store for objects that can be made anew, see [`ObjectStore::for_derived`].
+    /// The same store for objects that can be made anew, see [`ObjectStore::for_derived`]. They are not urgent.
     #[must_use]
     pub fn for_derived(&self) -> Self {
-        match self.inner.store.for_derived() {
-            Some(store) => self.with(
-                store,
-                self.inner.options.clone(),
-                self.inner.patience.clone(),
-            ),
-            None => self.clone(),
-        }
+        self.with(|inner| {
+            inner.priority = Priority::Ordinary;
+            if let Some(store) = inner.store.for_derived() {
+                inner.store = store;
+            }
+        })
     }
 
     /// The same store, with another time for which failed requests are sent again.
     #[must_use]
     pub fn within(&self, deadline: Duration) -> Self {
-        let options = self.inner.options.clone();
-        let retry = RetryPolicy {
-            deadline,
-            ..options.retry
-        };
-        self.with(
-            Arc::clone(&self.inner.store),
-            Options { retry, ..options },
-            self.inner.patience.clone(),
-        )
+        self.with(|inner| inner.options.retry.deadline = deadline)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Inner)) -> Self {
+        let mut inner = Inner::clone(&self.inner);
+        change(&mut inner);
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Whether something that is as urgent as what this store sends waits for the rate now.
+    pub fn is_held_back(&self) -> bool {
+        let rate = self.inner.options.rates.up.as_ref();
+        rate.is_some_and(|rate| rate.is_waited_for(self.inner.priority))
     }
 
     /// The store's URL, without secrets and without a trailing slash.
@@ -194,9 +188,11 @@ impl Store {
     /// writer's object; an own earlier attempt whose answer was lost is success.
     pub async fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode) -> Result<()> {
         let token = PutToken::random();
-        let _permit = permit(&self.inner.uploads).await;
+        let mut permit = None;
         let mut retries = self.retries().sending(body.len());
         loop {
+            self.may_send(key, body.len(), &mut permit, &mut retries)
+                .await?;
             let request = self.inner.store.put(key, body.clone(), mode, &token);
             let Err(error) = retries
                 .attempt(Operation::Put, || self.object_url(key), request)
@@ -485,6 +481,47 @@ impl Store {
         }
     }
 
+    /// Returns when a body of `bytes` may be sent, with a permit for it. No limit of `retries` counts the time. Whoever waits
+    /// for the rate holds no permit meanwhile: a more urgent body needs one.
+    ///
+    /// # Errors
+    /// The end of patience.
+    async fn may_send(
+        &self,
+        key: &ObjectKey,
+        bytes: usize,
+        held: &mut Option<OwnedSemaphorePermit>,
+        retries: &mut Retries,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        if let Some(rate) = &self.inner.options.rates.up {
+            *held = None;
+            let waited = self.wait_for_turn(rate, bytes).await;
+            waited.map_err(|ended| {
+                let object = self.object_url(key);
+                Error::new(Operation::Put, object, ErrorKind::DeadlineExceeded).with_source(ended)
+            })?;
+        }
+        if held.is_none() {
+            *held = Some(permit(&self.inner.uploads).await);
+        }
+        retries.excuse(begun.elapsed());
+        Ok(())
+    }
+
+    async fn wait_for_turn(
+        &self,
+        rate: &Limiter,
+        bytes: usize,
+    ) -> std::result::Result<(), TurnNotCome> {
+        let turn = rate.wait_for_turn(self.inner.priority, bytes);
+        match &self.inner.patience {
+            None => turn.await,
+            Some(patience) => patience.excused(turn).await.ok_or(TurnNotCome)?,
+        }
+        Ok(())
+    }
+
     fn retries(&self) -> Retries {
         Retries::new(
             self.inner.options.retry.clone(),
@@ -510,6 +547,7 @@ impl Default for Options {
             retry: RetryPolicy::default(),
             upload_concurrency: 8,
             download_concurrency: 8,
+            rates: Rates::default(),
         }
     }
 }
@@ -531,6 +569,11 @@ struct ObjectTooLarge {
     size_bytes: u64,
     limit_bytes: u64,
 }
+
+/// A transfer waited for the rate until nobody had time for it any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the rate limit left no time for it before this process had to end")]
+struct TurnNotCome;
 
 /// Whether a repeated create that is refused so may have met the object of an earlier attempt. Stores that guard
 /// what is there (retention, roles that may not replace) may say "forbidden" before they look at the condition.

@@ -15,6 +15,7 @@ use super::extent::{Base, Item, Since};
 use super::newest::Newest;
 use super::pack::{Packer, PageRules};
 use super::parts::{self, Part};
+use super::reading::{Pass, ReadPace, Reading};
 use super::request::Backup;
 use crate::contents::Owner;
 use crate::contents::relations::Relations;
@@ -47,6 +48,12 @@ impl Backup<'_> {
         let parts = self.parts(listing.files, base.as_ref());
         let total = parts.iter().map(|part| part.size_bytes).sum();
         let progress = Progress::new(self.options.show, "backing up", total);
+        let pace = ReadPace::new(self.options.read_rate);
+        let reading = Reading {
+            progress: &progress,
+            pace: &pace,
+            pass: Pass::First,
+        };
         let (next, copied) = (AtomicUsize::new(0), Mutex::new(Copied::default()));
         let owner = owner_of(self.pgdata)?;
         let rules = PageRules::new(self.control, begun.start_lsn);
@@ -62,9 +69,8 @@ impl Backup<'_> {
                     let mut directories = directories.iter();
                     directories.try_for_each(|directory| packer.part.directory(directory))?;
                 }
-                files.iter().try_for_each(|file| {
-                    packer.item(self.pgdata, file, &|bytes| progress.add(bytes))
-                })?;
+                let mut files = files.iter();
+                files.try_for_each(|file| packer.item(self.pgdata, file, reading))?;
                 lock(&copied).add(&mut packer);
                 begun.assembly.end_part(packer.part, index + 1)?;
             }

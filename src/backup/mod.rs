@@ -24,6 +24,7 @@ mod pack;
 mod parent;
 mod parts;
 pub mod push;
+mod reading;
 pub mod request;
 
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ use walhalla_postgres::{ControlFile, Fork, Lsn};
 use super::Error;
 use super::extent::{Extent, Item, Since, count, is_older, is_worth_it, joined};
 use super::newest::Newest;
+use super::reading::Reading;
 use crate::contents::delta_file::{Header, delta_name};
 use crate::contents::manifest::FileFacts;
 use crate::contents::tar_part::{PartWriter, failed};
@@ -79,12 +80,12 @@ impl Packer {
 
     /// Adds a file of the data directory, or what of it is to be stored; one that vanished is left out.
     ///
-    /// `progress` is told of bytes as they are read and answers whether to go on.
+    /// `reading` is told of bytes as they are read and answers whether to go on.
     pub(super) fn item(
         &mut self,
         pgdata: &Path,
         item: &Item,
-        progress: &dyn Fn(u64) -> bool,
+        reading: Reading,
     ) -> Result<(), Error> {
         let path = pgdata.join(&item.entry.path);
         // What did not change is told by its length alone.
@@ -92,7 +93,7 @@ impl Packer {
             && runs.is_empty()
         {
             let entry = &item.entry;
-            return self.delta(&path, None, entry, runs, *length, progress);
+            return self.delta(&path, None, entry, runs, *length, reading);
         }
         // Of an unlogged relation the init fork alone is stored, and recovery fails where it finds the main fork too.
         if is_unlogged_by_now(&path, &item.entry) {
@@ -104,19 +105,19 @@ impl Packer {
             Err(source) => return Err(Error::Read { path, source }),
         };
         match &item.extent {
-            Extent::Whole => self.file(&path, &file, &item.entry, progress),
+            Extent::Whole => self.file(&path, &file, &item.entry, reading),
             Extent::Blocks { runs, length } => {
-                self.delta(&path, Some(&file), &item.entry, runs, *length, progress)
+                self.delta(&path, Some(&file), &item.entry, runs, *length, reading)
             }
             Extent::Newer { runs, length } => {
-                let newer = self.newer(&path, &file, *length, progress)?;
-                let again = |_| progress(0);
+                let newer = self.newer(&path, &file, *length, reading)?;
+                let again = reading.again();
                 let all = runs.iter().chain(&newer).cloned();
                 let runs = joined(all.collect(), *length);
                 if is_worth_it(&runs, *length) {
-                    self.delta(&path, Some(&file), &item.entry, &runs, *length, &again)
+                    self.delta(&path, Some(&file), &item.entry, &runs, *length, again)
                 } else {
-                    self.file(&path, &file, &item.entry, &again)
+                    self.file(&path, &file, &item.entry, again)
                 }
             }
         }
@@ -128,13 +129,13 @@ impl Packer {
         path: &Path,
         file: &File,
         entry: &Entry,
-        progress: &dyn Fn(u64) -> bool,
+        reading: Reading,
     ) -> Result<(), Error> {
-        let metadata = file.metadata().map_err(reading(path))?;
+        let metadata = file.metadata().map_err(unreadable(path))?;
         let size_bytes = metadata.len();
         self.part
             .begin(&entry.path, size_bytes, entry.mode, metadata.mtime())?;
-        let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), progress);
+        let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), reading);
         content.range(self.part.object(), 0..size_bytes)?;
         let facts = FileFacts {
             size_bytes,
@@ -156,7 +157,7 @@ impl Packer {
         entry: &Entry,
         runs: &[Range<u32>],
         length: u32,
-        progress: &dyn Fn(u64) -> bool,
+        reading: Reading,
     ) -> Result<(), Error> {
         let block_size = self.rules.block_size_bytes as u64;
         let header = Header {
@@ -171,7 +172,7 @@ impl Packer {
         self.part.object().append(&header)?;
         let mut hash = Sha256::new_with_prefix(&header);
         if let Some(file) = file {
-            let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), progress);
+            let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), reading);
             content.hash = hash;
             for run in runs {
                 let bytes = u64::from(run.start) * block_size..u64::from(run.end) * block_size;
@@ -203,14 +204,14 @@ impl Packer {
         path: &Path,
         file: &File,
         length: u32,
-        progress: &dyn Fn(u64) -> bool,
+        reading: Reading,
     ) -> Result<Vec<Range<u32>>, Error> {
         let page = self.rules.block_size_bytes;
         let mut buffer = vec![0; page * SCANNED_PAGES];
         let (mut newer, mut block) = (Vec::new(), 0);
         while block < length {
             let at = u64::from(block) * page as u64;
-            let read = read_full_at(file, &mut buffer, at).map_err(reading(path))?;
+            let read = read_full_at(file, &mut buffer, at).map_err(unreadable(path))?;
             let pages = buffer.get(..read / page * page).unwrap_or_default();
             if pages.is_empty() {
                 // Cut meanwhile, which WAL replay will see to.
@@ -222,7 +223,7 @@ impl Packer {
                 }
                 block = block.saturating_add(1);
             }
-            go_on(path, progress, pages.len() as u64)?;
+            go_on(path, reading, pages.len() as u64)?;
         }
         Ok(newer)
     }
@@ -233,16 +234,16 @@ struct Content<'a> {
     path: &'a Path,
     check: FileCheck<'a>,
     hash: Sha256,
-    progress: &'a dyn Fn(u64) -> bool,
+    reading: Reading<'a>,
 }
 
 impl<'a> Content<'a> {
-    fn new(path: &'a Path, check: FileCheck<'a>, progress: &'a dyn Fn(u64) -> bool) -> Self {
+    fn new(path: &'a Path, check: FileCheck<'a>, reading: Reading<'a>) -> Self {
         Self {
             path,
             check,
             hash: Sha256::new(),
-            progress,
+            reading,
         }
     }
 
@@ -257,18 +258,18 @@ impl<'a> Content<'a> {
             let whole_pages = room.len() / page * page;
             let count = whole_pages.min(usize::try_from(bytes.end - at).unwrap_or(usize::MAX));
             let chunk = room.get_mut(..count).unwrap_or_default();
-            self.check.read(chunk, at).map_err(reading(self.path))?;
+            self.check.read(chunk, at).map_err(unreadable(self.path))?;
             self.hash.update(&*chunk);
             object.fill(count);
             at += count as u64;
-            go_on(self.path, self.progress, count as u64)?;
+            go_on(self.path, self.reading, count as u64)?;
         }
         Ok(())
     }
 }
 
-fn go_on(path: &Path, progress: &dyn Fn(u64) -> bool, bytes: u64) -> Result<(), Error> {
-    if progress(bytes) {
+fn go_on(path: &Path, reading: Reading, bytes: u64) -> Result<(), Error> {
+    if reading.goes_on_after(bytes) {
         return Ok(());
     }
     Err(pipeline::Error::BrokenOff {
@@ -287,7 +288,7 @@ fn is_unlogged_by_now(path: &Path, entry: &Entry) -> bool {
     })
 }
 
-fn reading(path: &Path) -> impl FnOnce(io::Error) -> Error {
+fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Read { path, source }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use walhalla_postgres::ControlFile;
+use walhalla_providers::transfer::Rate;
 
 use super::Error;
 use crate::pipeline::Pipeline;
@@ -28,6 +29,8 @@ pub struct Options {
     pub archive_timeout: Duration,
     /// Files that are packed at a time.
     pub threads: usize,
+    /// How many bytes a second are read from the data directory.
+    pub read_rate: Option<Rate>,
     /// How progress is shown.
     pub show: Show,
 }

@@ -33,6 +33,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             }),
             archive_timeout: context.settings.archive_timeout,
             threads: threads(context),
+            read_rate: context.settings.read_rate,
             show: context.show(),
         },
     };

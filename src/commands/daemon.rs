@@ -11,6 +11,7 @@ use std::time::Duration;
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use walhalla_providers::transfer::Rates;
 
 use super::{Context, Outcome, cores};
 use crate::cli::Daemon;
@@ -76,7 +77,7 @@ fn reload(context: &Context, service: &Service) {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now().ok());
     notify(&states);
-    let settings = super::load(&context.global);
+    let settings = super::load(&context.global, None);
     match settings.and_then(|settings| loaded(context, Some(settings))) {
         Ok(loaded) => {
             service.reload(loaded);
@@ -90,7 +91,13 @@ fn reload(context: &Context, service: &Service) {
 /// What is opened with the settings: those of the command line, or others.
 fn loaded(context: &Context, settings: Option<crate::config::Settings>) -> Result<Loaded, Error> {
     let settings = settings.unwrap_or_else(|| context.settings.clone());
-    let session = super::open(context.network()?, &settings, settings.retry_timeout)?;
+    let rates = Rates::new(settings.upload_rate, settings.download_rate);
+    let session = super::open(
+        context.network()?,
+        &settings,
+        &rates,
+        settings.retry_timeout,
+    )?;
     let recipients = settings.recipients()?.map(Arc::new);
     let pipeline = Pipeline::new(session.clone(), settings.compression, recipients, cores());
     Ok(Loaded {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
-use walhalla_providers::transfer::{Options, RetryPolicy};
+use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
 
 use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
@@ -66,6 +66,8 @@ pub struct Context {
     /// The settings.
     pub settings: Settings,
     network_threads: usize,
+    /// Of all stores together.
+    rates: Rates,
     /// Started when a store is first opened: many a call is answered without one.
     network: OnceLock<Network>,
 }
@@ -150,10 +152,11 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         }
         _ => {}
     }
-    let settings = load(&global)?;
+    let settings = load(&global, read_rate(&command))?;
     let context = Context {
         network_threads: network_threads(&command, &settings),
         network: OnceLock::new(),
+        rates: Rates::new(settings.upload_rate, settings.download_rate),
         global,
         settings,
     };
@@ -165,10 +168,21 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     outcome
 }
 
-fn load(global: &Global) -> Result<Settings, Error> {
+/// The flag of the one command that reads a data directory.
+fn read_rate(command: &Command) -> Option<&str> {
+    match command {
+        Command::BackupPush(arguments) => arguments.read_rate.as_deref(),
+        _ => None,
+    }
+}
+
+fn load(global: &Global, read_rate: Option<&str>) -> Result<Settings, Error> {
     let settings = Settings::load(&Flags {
         file: global.config.as_deref(),
         store: global.store.as_deref(),
+        upload_rate: global.upload_rate.as_deref(),
+        download_rate: global.download_rate.as_deref(),
+        read_rate,
         set: &global.set,
         environment: if global.no_environment {
             Environment::Ignored
@@ -242,7 +256,7 @@ impl Context {
 
     /// The same with another time for which a failing request is tried again.
     fn session_within(&self, deadline: Duration) -> Result<StoreSession, Error> {
-        open(self.network()?, &self.settings, deadline)
+        open(self.network()?, &self.settings, &self.rates, deadline)
     }
 
     fn network(&self) -> Result<&Network, Error> {
@@ -335,7 +349,12 @@ impl Context {
 }
 
 /// Opens the store that the settings name.
-fn open(network: &Network, settings: &Settings, deadline: Duration) -> Result<StoreSession, Error> {
+fn open(
+    network: &Network,
+    settings: &Settings,
+    rates: &Rates,
+    deadline: Duration,
+) -> Result<StoreSession, Error> {
     let mut stores = settings.stores.clone();
     stores.s3.probe_memory = spool(settings)?;
     let retry = RetryPolicy {
@@ -349,6 +368,7 @@ fn open(network: &Network, settings: &Settings, deadline: Duration) -> Result<St
         retry,
         upload_concurrency,
         download_concurrency,
+        rates: rates.clone(),
     };
     Ok(network.open(settings.store()?, &stores, options)?)
 }

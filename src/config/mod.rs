@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use walhalla_providers::transfer::{
-    AzureSettings, GcsSettings, ObjectLock, S3Settings, StoreSettings,
+    AzureSettings, GcsSettings, ObjectLock, Rate, S3Settings, StoreSettings,
 };
 
 use crate::failure::{Advice, Class, Failure};
@@ -30,8 +30,9 @@ use variables::Variables;
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
 
 /// Those with which a store is read.
-const READ_WITH: [&str; 7] = [
+const READ_WITH: [&str; 8] = [
     table::DOWNLOAD_CONCURRENCY.row.name,
+    table::DOWNLOAD_RATE.row.name,
     table::RETRY_TIMEOUT.row.name,
     table::CA_FILE.row.name,
     table::S3_FORCE_PATH_STYLE.row.name,
@@ -47,6 +48,12 @@ pub struct Flags<'a> {
     pub file: Option<&'a Path>,
     /// `--store`
     pub store: Option<&'a str>,
+    /// `--upload-rate`
+    pub upload_rate: Option<&'a str>,
+    /// `--download-rate`
+    pub download_rate: Option<&'a str>,
+    /// `--read-rate`
+    pub read_rate: Option<&'a str>,
     /// `--set`
     pub set: &'a [(String, String)],
     /// Whether variables count.
@@ -72,7 +79,7 @@ const STORE_VARIABLES: [&str; 6] = [
     "STORAGE_EMULATOR_HOST",
 ];
 /// Settings that say neither which store is meant nor what objects in it look like.
-const NOT_OF_THE_STORE: [&str; 9] = [
+const NOT_OF_THE_STORE: [&str; 12] = [
     table::AGE_IDENTITY_FILE.row.name,
     table::UPLOAD_CONCURRENCY.row.name,
     table::DOWNLOAD_CONCURRENCY.row.name,
@@ -82,6 +89,9 @@ const NOT_OF_THE_STORE: [&str; 9] = [
     table::ARCHIVE_TIMEOUT.row.name,
     table::RETRY_TIMEOUT.row.name,
     table::DELTA_MAX_CHAIN.row.name,
+    table::UPLOAD_RATE.row.name,
+    table::DOWNLOAD_RATE.row.name,
+    table::READ_RATE.row.name,
 ];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
 const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
@@ -135,6 +145,12 @@ pub struct Settings {
     pub upload_concurrency: usize,
     /// Requests and parts that come down at a time.
     pub download_concurrency: usize,
+    /// How many bytes a second go up.
+    pub upload_rate: Option<Rate>,
+    /// How many bytes a second come down.
+    pub download_rate: Option<Rate>,
+    /// How many bytes a second are read from a data directory.
+    pub read_rate: Option<Rate>,
     /// How many segments are fetched ahead at most.
     pub prefetch_segments: usize,
     /// Where WAL is staged, and the spool is, instead of beside the data directory.
@@ -258,6 +274,9 @@ impl Settings {
             identities: Identities::new(resolver.optional(&table::AGE_IDENTITY_FILE)?.as_deref()),
             upload_concurrency: resolver.defaulted(&table::UPLOAD_CONCURRENCY)?,
             download_concurrency: resolver.defaulted(&table::DOWNLOAD_CONCURRENCY)?,
+            upload_rate: resolver.optional(&table::UPLOAD_RATE)?,
+            download_rate: resolver.optional(&table::DOWNLOAD_RATE)?,
+            read_rate: resolver.optional(&table::READ_RATE)?,
             prefetch_segments: resolver.defaulted(&table::PREFETCH_SEGMENTS)?,
             spool_dir: resolver.optional(&table::SPOOL_DIR)?,
             socket: resolver.defaulted(&table::SOCKET)?,
@@ -489,6 +508,53 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_rate_is_a_size_within_bounds_and_has_no_default() {
+        for key in ["upload_rate", "download_rate", "read_rate"] {
+            let rates = |text| {
+                let settings = resolved(key, text)?;
+                Ok([
+                    settings.upload_rate,
+                    settings.download_rate,
+                    settings.read_rate,
+                ])
+            };
+            let bytes = |text| {
+                let rates: Result<_, Error> = rates(text);
+                let set: Vec<_> = rates.unwrap().into_iter().flatten().collect();
+                set
+            };
+            let rate = |bytes| vec![Rate::new(bytes).unwrap()];
+            assert_eq!(bytes("10MiB"), rate(10 << 20), "{key}");
+            assert_eq!(bytes("500kB"), rate(500 << 10), "{key}");
+            assert_eq!(bytes("123456"), rate(123_456), "{key}");
+            assert_eq!(bytes("1TiB"), rate(1 << 40), "{key}");
+            for wrong in ["0", "0MiB", "-1", "1023", "2TiB", "fast", "10MiB/s", ""] {
+                let error = rates(wrong).unwrap_err().to_string();
+                assert!(error.contains(key), "{error}");
+            }
+        }
+        let none = Settings::resolve(vec![], None).unwrap();
+        assert_eq!(none.upload_rate.or(none.download_rate), None);
+        assert_eq!(none.read_rate, None);
+    }
+
+    #[test]
+    fn a_server_that_asks_the_store_itself_is_told_the_download_rate() {
+        let told = |key| resolved(key, "1MiB").unwrap().beside_the_file();
+        let pair = ("download_rate".to_owned(), "1MiB".to_owned());
+        assert_eq!(told("download_rate"), [pair]);
+        assert_eq!(told("upload_rate"), []);
+        assert_eq!(told("read_rate"), []);
+    }
+
+    #[test]
+    fn receipts_hold_whatever_the_rate() {
+        let set = resolved("upload_rate", "1MiB").unwrap();
+        let other = resolved("upload_rate", "2MiB").unwrap();
+        assert_eq!(set.store_identity(), other.store_identity());
     }
 
     #[test]

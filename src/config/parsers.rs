@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use walhalla_providers::transfer::ConditionalWrites;
+use walhalla_providers::transfer::{ConditionalWrites, Rate};
 
 use crate::pipeline::encryption::is_secret;
 
@@ -108,9 +108,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 /// Bytes, or a number with its unit: `8MiB`.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let units = [
+        ("TiB", 40),
         ("GiB", 30),
         ("MiB", 20),
         ("KiB", 10),
+        ("TB", 40),
         ("GB", 30),
         ("MB", 20),
         ("kB", 10),
@@ -118,9 +120,19 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     ];
     let parsed = units.iter().find_map(|(unit, shift)| {
         let number: usize = text.strip_suffix(unit)?.trim().parse().ok()?;
-        number.checked_mul(1 << shift)
+        number.checked_mul(1_usize.checked_shl(*shift)?)
     });
     parsed.ok_or_else(|| format!("{text:?} is no size (8MiB is one)"))
+}
+
+/// A size, for each second.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    let bytes = size(text)?;
+    if bytes == 0 {
+        return Err("with 0 bytes a second nothing would ever be done; without the setting there is no limit".to_owned());
+    }
+    let rate = u64::try_from(bytes).ok().and_then(Rate::new);
+    rate.ok_or_else(|| format!("{text:?} is not from 1KiB to 1TiB a second"))
 }
 
 pub(super) fn server_side_encryption(text: &str) -> Result<String, String> {

@@ -56,12 +56,18 @@ pub(super) fn values(
 
 /// Puts what flags say in the place of other texts.
 fn set(values: &mut [Value], flags: &Flags) -> Result<(), Error> {
-    let store = flags.store.map(|store| (table::STORE.row.name, store));
+    let own_flags = [
+        (&table::STORE.row, flags.store),
+        (&table::UPLOAD_RATE.row, flags.upload_rate),
+        (&table::DOWNLOAD_RATE.row, flags.download_rate),
+        (&table::READ_RATE.row, flags.read_rate),
+    ];
+    let own_flags = { own_flags.into_iter() }.filter_map(|(row, text)| Some((row.name, text?)));
     let pairs = flags
         .set
         .iter()
         .map(|(key, text)| (key.as_str(), text.as_str()));
-    for (key, text) in pairs.chain(store) {
+    for (key, text) in pairs.chain(own_flags) {
         let value = values.iter_mut().find(|value| value.key == key);
         let value = value.ok_or_else(|| Error::UnknownKey {
             path: "--set".into(),

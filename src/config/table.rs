@@ -9,10 +9,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use walhalla_providers::transfer::ConditionalWrites;
+use walhalla_providers::transfer::{ConditionalWrites, Rate};
 
 use super::parsers::{
-    boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path,
+    boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path, rate,
     segments, server_side_encryption, size, storage_class, text,
 };
 use crate::pipeline::Compression;
@@ -103,6 +103,12 @@ settings! {
         "How many requests and parts are sent at a time, 1 to 256.";
     DOWNLOAD_CONCURRENCY: usize = "download_concurrency", "WALHALLA_DOWNLOAD_CONCURRENCY", count, Computed("the number of cores, 2 to 16", requests_for_cores),
         "How many parts and segments a restore fetches at a time, 1 to 256.";
+    UPLOAD_RATE: Rate = "upload_rate", "WALHALLA_UPLOAD_RATE", rate, Nothing,
+        "How many bytes a second each process sends to the store, 1KiB to 1TiB.";
+    DOWNLOAD_RATE: Rate = "download_rate", "WALHALLA_DOWNLOAD_RATE", rate, Nothing,
+        "How many bytes a second each process fetches from the store, 1KiB to 1TiB.";
+    READ_RATE: Rate = "read_rate", "WALHALLA_READ_RATE", rate, Nothing,
+        "How many bytes a second backup-push reads from the data directory, 1KiB to 1TiB.";
     PREFETCH_SEGMENTS: usize = "prefetch_segments", "WALHALLA_PREFETCH_SEGMENTS", segments, Text("16"),
         "How many segments wal-fetch fetches ahead at most, 0 to 256, and no more than 1 GiB of them. With 0 it fetches none ahead.";
     SPOOL_DIR: PathBuf = "spool_dir", "WALHALLA_SPOOL_DIR", path, Otherwise("beside the data directory"),

@@ -235,6 +235,20 @@ impl Pipeline {
         }
     }
 
+    /// The same pipeline for objects that go before all others where there is a rate.
+    #[must_use]
+    pub fn urgent(&self) -> Self {
+        Self {
+            session: self.session.urgent(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether an object as urgent as this pipeline's waits for the rate.
+    pub fn is_held_back(&self) -> bool {
+        self.session.is_held_back()
+    }
+
     /// How objects are packed.
     pub fn packing(&self) -> Packing {
         Packing {

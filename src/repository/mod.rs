@@ -250,6 +250,15 @@ impl Repository {
         }
     }
 
+    /// The same repository for WAL files, which are urgent where there is a rate.
+    #[must_use]
+    pub fn urgent(&self) -> Self {
+        Self {
+            session: self.session.urgent(),
+            ..self.clone()
+        }
+    }
+
     /// The store's URL, for messages.
     pub fn store_url(&self) -> &str {
         self.session.url()

@@ -498,7 +498,7 @@ mod tests {
     use walhalla_postgres::{SegmentNo, SegmentSize};
     use walhalla_providers::PutMode;
     use walhalla_providers::testing::MemoryStore;
-    use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+    use walhalla_providers::transfer::{Options, Store};
 
     use super::*;
     use crate::pipeline::{Codec, Encryption, Identities};
@@ -512,9 +512,9 @@ mod tests {
     fn a_listing_in_parts_is_the_whole_listing() {
         let network = Network::start(2).unwrap();
         let options = Options {
-            retry: RetryPolicy::default(),
             upload_concurrency: 2,
             download_concurrency: 2,
+            ..Options::default()
         };
         let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
         let identifier = "7710533931497189584".parse().unwrap();

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use walhalla_postgres::segment::MOST_PARTIALS;
@@ -63,7 +64,9 @@ pub struct Archiver<'a> {
 struct SummaryUpload {
     summary: Arc<Summarized>,
     /// Whether it was stored, `false` where there was one; or why not.
-    outcome: std::sync::mpsc::Receiver<Result<bool, String>>,
+    outcome: mpsc::Receiver<Result<bool, String>>,
+    /// What it goes through.
+    pipeline: Pipeline,
 }
 
 /// A file that was just stored.
@@ -83,6 +86,19 @@ struct Survey {
     valid_bytes: u64,
     /// Whether the segment is finished.
     is_whole: bool,
+}
+
+impl SummaryUpload {
+    /// What became of it, unless that takes too long. The time does not count in which summaries wait for their turn: where
+    /// there is a rate, segments go first.
+    fn wait(&self) -> Result<Result<bool, String>, RecvTimeoutError> {
+        loop {
+            match self.outcome.recv_timeout(SUMMARY_DEADLINE) {
+                Err(RecvTimeoutError::Timeout) if self.pipeline.is_held_back() => {}
+                outcome => return outcome,
+            }
+        }
+    }
 }
 
 impl Archiver<'_> {
@@ -126,9 +142,10 @@ impl Archiver<'_> {
             self.store_missing_summary(path, file);
             return Ok(Pushed::AlreadyThere);
         }
+        let pipeline = self.pipeline.urgent();
         let pipeline = match file {
-            WalFileName::Segment(_) | WalFileName::Partial(..) => self.pipeline.clone(),
-            WalFileName::History(_) | WalFileName::BackupHistory(..) => self.pipeline.framed(),
+            WalFileName::Segment(_) | WalFileName::Partial(..) => pipeline,
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => pipeline.framed(),
         };
         let object = self.repository.layout().wal(file, pipeline.packing());
         match self.store(path, file, &object, &pipeline) {
@@ -387,9 +404,10 @@ impl Archiver<'_> {
 
     /// Begins to store the summary of a segment that is in the archive, on a thread of its own.
     fn begin_summary(&self, summary: Summarized) -> SummaryUpload {
-        let (outcome, receiver) = std::sync::mpsc::channel();
+        let (outcome, receiver) = mpsc::channel();
         let (repository, key) = (self.hasty(), self.key());
         let pipeline = self.pipeline.within(SUMMARY_DEADLINE).for_derived();
+        let own_pipeline = pipeline.clone();
         let summary = Arc::new(summary);
         let upload = Arc::clone(&summary);
         std::thread::spawn(move || {
@@ -407,12 +425,13 @@ impl Archiver<'_> {
         SummaryUpload {
             summary,
             outcome: receiver,
+            pipeline: own_pipeline,
         }
     }
 
     /// Waits for a summary's upload, not for long: the server waits. Whatever hinders it, the segment stays archived.
     fn end_summary(&self, upload: &SummaryUpload, file: WalFileName) {
-        let reason = match upload.outcome.recv_timeout(SUMMARY_DEADLINE) {
+        let reason = match upload.wait() {
             Ok(Ok(true)) => return,
             // There is one, which may be another segment's of that name.
             Ok(Ok(false)) => return self.store_summary(&upload.summary, file),
@@ -473,7 +492,7 @@ impl Archiver<'_> {
         file: WalFileName,
         archived: &Object,
     ) -> Result<Pushed, Error> {
-        let is_same = match self.repository.open(archived) {
+        let is_same = match self.repository.urgent().open(archived) {
             Ok(mut content) => match file {
                 WalFileName::Segment(name) | WalFileName::Partial(name, _) => {
                     let is_partial = matches!(file, WalFileName::Partial(..));

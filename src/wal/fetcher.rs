@@ -265,7 +265,7 @@ impl Fetcher<'_> {
             history,
             cluster: self.cluster,
         };
-        let mut content = self.repository.open(&archived.object())?;
+        let mut content = self.repository.urgent().open(&archived.object())?;
         let reader = segment.reader(last)?;
         let keep = |checked: &[u8]| target.write(checked);
         let read = segment.feed(reader, &mut content, |_, _| {}, keep)?;
@@ -303,7 +303,7 @@ impl Fetcher<'_> {
         archived: &ArchivedFile,
         target: &mut NewFile,
     ) -> Result<(), Error> {
-        let text = self.repository.read_text(&archived.object())?;
+        let text = self.repository.urgent().read_text(&archived.object())?;
         if !walhalla_postgres::wal::reads_as(file, &text) {
             return Err(ObjectError::WalMismatch {
                 object: self.repository.url(&archived.object().key),

@@ -11,7 +11,7 @@ use walhalla_postgres::{
 };
 use walhalla_providers::ObjectKey;
 use walhalla_providers::testing::{Call, FaultyStore, MemoryStore};
-use walhalla_providers::transfer::{Options, RetryPolicy, Store, StoreSettings};
+use walhalla_providers::transfer::{Options, Store, StoreSettings};
 
 use super::Error;
 use super::archiver::{Archiver, Pushed};
@@ -58,9 +58,9 @@ impl Site {
         let network = Network::start(2).unwrap();
         let store = FaultyStore::new(Arc::new(MemoryStore::new(1 << 20)));
         let options = Options {
-            retry: RetryPolicy::default(),
             upload_concurrency: 2,
             download_concurrency: 2,
+            ..Options::default()
         };
         let session = StoreSession::new(Store::new(Arc::new(store.clone()), options), &network);
         let pipeline = Pipeline::new(session.clone(), Compression::Lz4, None, 1);
@@ -161,9 +161,9 @@ fn what_is_given_up_halfway_leaves_nothing_in_a_directory() {
     let network = Network::start(2).unwrap();
     let url = format!("file://{}", folder.path().display());
     let options = Options {
-        retry: RetryPolicy::default(),
         upload_concurrency: 2,
         download_concurrency: 2,
+        ..Options::default()
     };
     let session = network
         .open(&url, &StoreSettings::default(), options)

@@ -49,6 +49,7 @@ mod own_directories;
 mod owners;
 mod planning;
 mod push_ahead;
+mod rates;
 mod reachable;
 mod replayed_tablespaces;
 mod requests;

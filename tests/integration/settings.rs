@@ -154,7 +154,7 @@ fn config_says_of_each_setting_whether_file_variable_flag_or_default_gave_it() {
     for words in [
         vec!["s3_sse", "the bucket's", "default"],
         vec!["store", "file:///srv", "flag"],
-        vec!["upload_rate"],
+        vec!["no_such_setting"],
     ] {
         let has = |line: &str| words.iter().all(|word| line.contains(word));
         let is_there = shown.stdout.lines().any(has);

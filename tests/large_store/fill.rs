@@ -136,6 +136,7 @@ async fn fill(store: Arc<dyn ObjectStore>, objects: &Objects, extent: Extent) {
             },
             upload_concurrency: PUTS,
             download_concurrency: 1,
+            ..Options::default()
         },
     );
     if extent == Extent::All {

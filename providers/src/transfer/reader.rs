@@ -18,7 +18,8 @@ const MAX_EARLY_ENDS: u32 = 5;
 /// still. Exactly the promised number of bytes comes before the end.
 ///
 /// A connection on which next to nothing comes is made again, too, and a body that stays so slow
-/// fails when it has fallen behind by the deadline. The caller's own time between two calls does not count.
+/// fails when it has fallen behind by the deadline. The caller's own time between two calls does not count, and neither does
+/// the time that the rate takes: each call waits for the bytes of the call before it, so that none are lost when it is dropped.
 pub struct Reader {
     store: Store,
     key: ObjectKey,
@@ -27,6 +28,8 @@ pub struct Reader {
     position: u64,
     end: u64,
     pace: Pace,
+    /// Bytes that were handed over and are not paid by the rate yet.
+    unpaid_bytes: usize,
     body: Body,
 }
 
@@ -58,6 +61,7 @@ impl Reader {
             position: offset,
             end: offset.saturating_add(length.unwrap_or(u64::MAX)).min(size),
             pace: Pace::default(),
+            unpaid_bytes: 0,
             body: if length == Some(0) {
                 Body::Done
             } else {
@@ -78,6 +82,7 @@ impl Reader {
     /// [`ErrorKind::Conflict`] when another object took the place of the one being read, and
     /// [`ErrorKind::Corrupted`] when the bytes are too few, too many or not those that were stored.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        self.pay().await?;
         let started = Instant::now();
         let mut retries = self.store.retries().having_spent(self.pace.behind());
         let mut early_ends = 0;
@@ -172,7 +177,18 @@ impl Reader {
             return Err(self.error(ErrorKind::Corrupted).with_source(BodyTooLong));
         }
         self.position += length;
+        self.unpaid_bytes = chunk.len();
         Ok(chunk)
+    }
+
+    /// Waits until the rate allows what was handed over.
+    async fn pay(&mut self) -> Result<()> {
+        if let Some(rate) = &self.store.inner.options.rates.down {
+            let waited = self.store.wait_for_turn(rate, self.unpaid_bytes).await;
+            waited.map_err(|ended| self.error(ErrorKind::DeadlineExceeded).with_source(ended))?;
+        }
+        self.unpaid_bytes = 0;
+        Ok(())
     }
 
     /// Reads past the last byte, where stores tell that the checksum did not match, and frees the permit.
@@ -222,6 +238,14 @@ impl Reader {
 
     fn error(&self, kind: ErrorKind) -> Error {
         Error::new(Operation::Get, self.store.object_url(&self.key), kind)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(rate) = &self.store.inner.options.rates.down {
+            rate.owe(self.unpaid_bytes);
+        }
     }
 }
 

@@ -67,7 +67,13 @@ pub struct Patience {
 struct Budget {
     left: Duration,
     failing_since: Option<Instant>,
+    /// Requests that wait for something else than the store, and since when there are any: no failing time passes then.
+    excused: usize,
+    excused_since: Option<Instant>,
 }
+
+/// A request that waits for something else than the store, until this is dropped.
+struct Excuse<'a>(&'a Patience);
 
 impl Patience {
     /// `most` in all.
@@ -76,6 +82,8 @@ impl Patience {
             budget: Arc::new(Mutex::new(Budget {
                 left: most,
                 failing_since: None,
+                excused: 0,
+                excused_since: None,
             })),
             until: Arc::new(watch::Sender::new(None)),
         }
@@ -96,8 +104,8 @@ impl Patience {
 
     fn remaining(&self) -> Duration {
         let budget = self.budget();
-        let failing = budget.failing_since.map(|since| since.elapsed());
-        let left = budget.left.saturating_sub(failing.unwrap_or_default());
+        let left = budget.left.saturating_sub(budget.failing());
+        drop(budget);
         let until = *self.until.borrow();
         until.map_or(left, |until| {
             left.min(until.saturating_duration_since(Instant::now()))
@@ -111,8 +119,17 @@ impl Patience {
 
     fn answered(&self) {
         let mut budget = self.budget();
-        if let Some(since) = budget.failing_since.take() {
-            budget.left = budget.left.saturating_sub(since.elapsed());
+        budget.left = budget.left.saturating_sub(budget.failing());
+        budget.failing_since = None;
+    }
+
+    /// What `wait` returns, which is for something else than the store: meanwhile no time counts. `None` when the time is
+    /// over that [`Patience::end_within`] gave.
+    pub(super) async fn excused<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        let _excuse = Excuse::begin(self);
+        tokio::select! {
+            waited = wait => Some(waited),
+            () = self.ended() => None,
         }
     }
 
@@ -134,6 +151,42 @@ impl Patience {
                 },
             }
         }
+    }
+}
+
+impl Budget {
+    /// How long requests have been failing.
+    fn failing(&self) -> Duration {
+        let until = self.excused_since.unwrap_or_else(Instant::now);
+        let since = self.failing_since;
+        since.map_or(Duration::ZERO, |since| {
+            until.saturating_duration_since(since)
+        })
+    }
+}
+
+impl<'a> Excuse<'a> {
+    fn begin(patience: &'a Patience) -> Self {
+        let mut budget = patience.budget();
+        budget.excused += 1;
+        budget.excused_since.get_or_insert_with(Instant::now);
+        drop(budget);
+        Self(patience)
+    }
+}
+
+impl Drop for Excuse<'_> {
+    fn drop(&mut self) {
+        let mut budget = self.0.budget();
+        budget.excused -= 1;
+        if budget.excused > 0 {
+            return;
+        }
+        let (Some(begun), Some(failing)) = (budget.excused_since.take(), budget.failing_since)
+        else {
+            return;
+        };
+        budget.failing_since = Some(failing + failing.max(begun).elapsed());
     }
 }
 
@@ -234,6 +287,11 @@ impl Retries {
     pub(super) fn within(mut self, deadline: Duration) -> Self {
         self.policy.deadline = self.policy.deadline.min(deadline);
         self
+    }
+
+    /// Does not count so much of the time until now.
+    pub(super) fn excuse(&mut self, waited: Duration) {
+        self.started += waited;
     }
 
     /// Whether an earlier attempt may have done what it was asked without saying so.

@@ -403,9 +403,12 @@ async fn put_part(
     at: PartAt,
     body: Bytes,
 ) -> Result<PartReceipt> {
-    let _permit = permit(&store.inner.uploads).await;
+    let mut permit = None;
     let mut retries = store.retries().sending(body.len());
     loop {
+        store
+            .may_send(key, body.len(), &mut permit, &mut retries)
+            .await?;
         let request = store.inner.store.put_part(key, upload, at, body.clone());
         match retries
             .attempt(Operation::Put, || store.object_url(key), request)

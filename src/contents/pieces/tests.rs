@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use age::secrecy::ExposeSecret;
 use walhalla_providers::testing::{Call, Fault, FaultyStore, MemoryStore};
-use walhalla_providers::transfer::{Options, RetryPolicy, Store};
+use walhalla_providers::transfer::{Options, Store};
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 
 use super::*;
@@ -78,9 +78,9 @@ impl Site {
         std::fs::write(&identity, secret.expose_secret()).unwrap();
         let faulty = FaultyStore::new(Arc::new(MemoryStore::new(MIB)));
         let options = Options {
-            retry: RetryPolicy::default(),
             upload_concurrency: 2,
             download_concurrency: DOWNLOADS,
+            ..Options::default()
         };
         let store = Store::new(Arc::new(faulty.clone()), options);
         let session = StoreSession::new(store, &network);
