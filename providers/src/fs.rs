@@ -1,7 +1,7 @@
 //! The directory store: `file:///path`.
 //!
 //! ```text
-//! put or parts: .random.tmp ─▶ write ─▶ fsync ─▶ link (create) or rename (overwrite) ─▶ fsync directory
+//! put or parts: .random.tmp ─▶ write ─▶ fsync ─▶ link (create) or rename (overwrite) ─▶ fsync directory, for all who wait
 //! ```
 //!
 //! From its begin to its fsync a file is written through one descriptor: what NFS finds out later than the write is told
@@ -14,6 +14,7 @@
 //! mounted is not an empty archive. Reads therefore never create the root; the first write does.
 
 mod denied;
+mod grouped;
 mod listing;
 mod names;
 mod publish;
@@ -284,7 +285,7 @@ impl Inner {
         let temp = self.temp_file(key)?;
         let fail = |error| self.error(Operation::Put, key, error);
         write_at(temp.file(), body, 0).map_err(fail)?;
-        temp.publish(&self.path(key), mode, self.durability)
+        temp.publish(&self.path(key), mode, self.durability, &self.directories)
             .map_err(fail)
     }
 
@@ -328,7 +329,7 @@ impl Inner {
         let stored = temp.file().metadata().map_err(fail)?.len();
         let sent = parts.iter().map(|part| part.size_bytes).sum::<u64>();
         if stored == sent {
-            temp.publish(&self.path(key), mode, self.durability)
+            temp.publish(&self.path(key), mode, self.durability, &self.directories)
                 .map_err(fail)
         } else {
             let source = LengthDiffers { stored, sent };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with};
 
+use super::grouped::GroupedSyncs;
 use crate::PutMode;
 
 const FILE_MODE: u32 = 0o600;
@@ -20,6 +21,7 @@ const PRUNE_RACES: u32 = 16;
 #[derive(Clone, Debug)]
 pub(super) struct Directories {
     root: PathBuf,
+    syncs: GroupedSyncs,
 }
 
 /// When an object survives a crash of the machine.
@@ -41,11 +43,20 @@ pub(super) struct TempFile {
 
 impl Directories {
     pub(super) fn new(root: PathBuf) -> Self {
-        Self { root }
+        let syncs = GroupedSyncs::default();
+        Self { root, syncs }
     }
 
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// Makes the names in the directory of `path` durable, together with other writers.
+    fn sync_parent(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent();
+        directory.map_or(Ok(()), |directory| {
+            self.syncs.sync(directory, sync_directory)
+        })
     }
 
     /// A new temporary file in `directory`, which is created where it is missing.
@@ -137,6 +148,7 @@ impl TempFile {
         target: &Path,
         mode: PutMode,
         durability: Durability,
+        directories: &Directories,
     ) -> io::Result<()> {
         if durability == Durability::Full {
             self.file.sync_all()?;
@@ -147,7 +159,7 @@ impl TempFile {
         }
         self.remove_on_drop = false;
         match durability {
-            Durability::Full => sync_parent(target),
+            Durability::Full => directories.sync_parent(target),
             Durability::Later => Ok(()),
         }
     }
