@@ -73,6 +73,14 @@ pub enum Command {
         Exits with 74 when the file is proven not to be in the archive, and with 200 when that cannot be told in archive recovery."
     )]
     WalFetch(WalFetch),
+    /// Receive WAL from a running server as it is written
+    #[command(
+        after_help = "Example (PGHOST, PGUSER and the others say how to connect, as for pg_receivewal):\n  \
+        PGHOST=db1 PGUSER=walhalla walhalla wal-receive --slot walhalla --create-slot\n\n\
+        With --synchronous and synchronous_standby_names = 'walhalla' in postgresql.conf a commit returns when it is in the store.\n\
+        Runs until SIGTERM or SIGINT, and stores what it has before it ends."
+    )]
+    WalReceive(WalReceive),
     /// Take a base backup of a running server
     #[command(
         after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
@@ -179,6 +187,29 @@ pub struct WalPush {
     /// Data directory [default: where the file is, the working directory, or PGDATA]
     #[arg(long, value_name = "DIR")]
     pub pgdata: Option<PathBuf>,
+}
+
+/// `wal-receive`
+#[derive(Debug, Args)]
+pub struct WalReceive {
+    /// Replication slot, by which the server keeps WAL until it is stored
+    #[arg(long, value_name = "NAME", value_parser = slot)]
+    pub slot: Option<String>,
+    /// Make the slot where there is none of this name
+    #[arg(long, requires = "slot")]
+    pub create_slot: bool,
+    /// Store WAL as soon as it comes, so that a synchronous commit waits for the store
+    #[arg(long)]
+    pub synchronous: bool,
+    /// Seconds after which WAL of the unfinished segment is stored
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "synchronous", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// End when the connection or the store fails, instead of trying again
+    #[arg(long)]
+    pub no_loop: bool,
+    /// Which cluster the server must be of
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// `wal-fetch`
@@ -545,6 +576,16 @@ pub struct Check {
     /// The credentials must not be able to delete: that they can is the problem
     #[arg(long)]
     pub append_only: bool,
+}
+
+/// A slot's name, as servers take it (slot.c, `ReplicationSlotValidateName`).
+fn slot(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..64).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("it may have up to 63 lower case letters, digits and underscores".to_owned())
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -28,7 +28,7 @@ const FLOORS: [&[&str]; 10] = [
     &["repository", "config"],
     &["wal", "contents"],
     &["archive"],
-    &["backup", "restore", "verify", "find"],
+    &["backup", "receive", "restore", "verify", "find"],
     &["cli", "error"],
     &["commands", "main"],
 ];

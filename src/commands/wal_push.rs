@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
-        control: &control,
+        origin: (&control).into(),
         in_recovery: wal_fetch::mode_of(&pgdata) != RecoveryMode::None,
     };
     let pushed = archiver.push(path, file)?;

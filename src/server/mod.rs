@@ -8,6 +8,7 @@ pub mod connection;
 pub mod control_file;
 pub mod data_directory;
 pub mod postmaster;
+pub mod replication;
 pub mod session;
 
 use std::path::{Path, PathBuf};

@@ -264,7 +264,7 @@ impl Fetcher<'_> {
             history,
             cluster: self.cluster,
         };
-        let mut content = self.repository.open(&archived.object())?;
+        let mut content = self.repository.open_archived(archived)?;
         let reader = segment.reader(last)?;
         let keep = |checked: &[u8]| target.write(checked);
         let read = segment.feed(reader, &mut content, |_, _| {}, keep)?;
