@@ -34,7 +34,7 @@ pub use walk::{Reading, Resolved};
 
 use crate::failure::Failure as _;
 use crate::output;
-use crate::repository::{self, ArchivedFile, BackupEntry, ObjectError, Repository, WalListing};
+use crate::repository::{self, BackupEntry, ObjectError, Repository, WalListing};
 use crate::threads::lock;
 use crate::wal::stored_summary::{self, Proven};
 use crate::wal::{Error, segment, tail};
@@ -239,12 +239,7 @@ impl<'a> Archive<'a> {
         };
         let after = last.map(|(name, _)| *name);
         let tails = tail::of_timeline(self.repository, history, timeline, after, read_before)?;
-        // What does not come to the timeline's own WAL is the ancestor's, of which more may be known there.
-        let switch = history.ancestors.last().map(|parent| parent.switch_lsn);
-        let is_own = |tail: &ArchivedFile| switch < tail::end_of(tail);
-        let wanted = tails
-            .into_iter()
-            .filter(|(name, tail)| Some(*name) >= from && is_own(tail));
+        let wanted = tails.into_iter().filter(|(name, _)| Some(*name) >= from);
         let wanted: Vec<_> = wanted.collect();
         wal.segments.extend(wanted);
         Ok(())
@@ -380,7 +375,9 @@ impl<'a> Archive<'a> {
     /// The repository's.
     pub fn without_summary(&self, timeline: TimelineId) -> Result<u64, Error> {
         let (files, summaries) = (self.files(timeline, None)?, self.summaries(timeline, None)?);
-        let names = files.segments.keys();
+        let whole = files.segments.iter();
+        let whole = whole.filter(|(_, file)| file.tail().is_none());
+        let names = whole.map(|(name, _)| name);
         // An empty one was stored just before the machine failed.
         let has_none = |name: &&SegmentName| {
             let forms = summaries.get(*name).map(Vec::as_slice);

@@ -110,8 +110,14 @@ impl Receiver {
     }
 
     fn is_stopped_within(&mut self, pause: Duration) -> bool {
-        let stop = self.stop.wait_for(|stop| *stop);
-        let waited = self.session.wait(tokio::time::timeout(pause, stop));
+        // A timer has to be made where the network's threads are at hand.
+        let waited = async {
+            let stop = self.stop.wait_for(|stop| *stop);
+            tokio::time::timeout(pause, stop)
+                .await
+                .map(|stopped| stopped.map(drop))
+        };
+        let waited = self.session.wait(waited);
         // A listener that is gone has told what there was to tell.
         waited.is_ok_and(|stopped| stopped.is_ok())
     }
@@ -251,7 +257,6 @@ impl Receiver {
             .and_then(|bytes| ControlFile::parse(&bytes).map_err(|damage| damage.to_string()));
         match control {
             Ok(control) if control.system_identifier == system_identifier => Some(control),
-            Ok(_) => None,
             Err(reason) if self.reached.is_none() => {
                 tracing::warn!(
                     "the server's control file cannot be read ({reason}): without what is in it a wal-push that archives to this \
@@ -260,7 +265,7 @@ impl Receiver {
                 );
                 None
             }
-            Err(_) => None,
+            Ok(_) | Err(_) => None,
         }
     }
 
@@ -330,16 +335,15 @@ impl Receiver {
     /// Where to begin.
     fn begin(&self, source: &mut Source) -> Result<(TimelineId, Lsn), Error> {
         let size = source.origin.cluster.segment_size;
-        let slot = match &self.options.slot {
-            Some(slot) => self.slot_position(source, slot)?,
-            None => {
-                if self.reached.is_none() {
-                    tracing::warn!(
-                        "no slot is used: the server may remove WAL before it is received; --slot and --create-slot keep it"
-                    );
-                }
-                None
+        let slot = if let Some(slot) = &self.options.slot {
+            self.slot_position(source, slot)?
+        } else {
+            if self.reached.is_none() {
+                tracing::warn!(
+                    "no slot is used: the server may remove WAL before it is received; --slot and --create-slot keep it"
+                );
             }
+            None
         };
         let archived = match slot {
             Some(_) => None,

@@ -108,11 +108,11 @@ impl Spool {
     /// Writes the list anew. When it is lost, objects stay in the store longer than they had to.
     fn write_runs(&self) {
         let lines = self.runs.iter();
-        let text: String = lines
+        let lines: Vec<String> = lines
             .map(|(segment, run)| format!("{segment} {run}\n"))
             .collect();
         let (new, path) = (self.path("runs.new"), self.path(RUNS));
-        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        let written = fs::write(&new, lines.concat()).and_then(|()| fs::rename(&new, &path));
         if let Err(error) = written {
             tracing::debug!("could not write {}: {error}", path.display());
         }

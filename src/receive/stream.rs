@@ -87,15 +87,14 @@ impl Stream<'_> {
 
     fn receive(&mut self, progress: &mut Progress) -> Result<Ended, Error> {
         loop {
-            let event = match self.source.connection.heard()? {
-                Some(received) => Event::Received(received),
-                None => {
-                    // All that has come is stored together.
-                    if self.storing == Storing::AtOnce {
-                        self.store(progress)?;
-                    }
-                    self.wait(progress)?
+            let event = if let Some(received) = self.source.connection.heard()? {
+                Event::Received(received)
+            } else {
+                // All that has come is stored together.
+                if self.storing == Storing::AtOnce {
+                    self.store(progress)?;
                 }
+                self.wait(progress)?
             };
             match event {
                 Event::Received(Received::Wal(at, bytes)) => self.take(progress, at, &bytes)?,

@@ -52,10 +52,13 @@ enum Medium {
 struct Pieces {
     /// As they were stored, then those that were made out of a thousand, and so on. Those of a level follow one another.
     levels: Vec<Vec<(u32, u32)>>,
-    merging: Option<(usize, JoinHandle<Result<(u32, u32), String>>)>,
+    merging: Option<(usize, Merge)>,
     /// After a failure nothing is merged any more: without the right to delete it would only store more.
     has_failed: bool,
 }
+
+/// A piece that is being made out of many, or why it was not.
+type Merge = JoinHandle<Result<(u32, u32), String>>;
 
 impl TailWriter {
     /// The run of a segment of which nothing is stored yet.

@@ -286,7 +286,24 @@ pub struct RunReader {
     repository: Repository,
     at: u32,
     source: Source,
-    damage: Option<Error>,
+    damage: Option<RunDamage>,
+}
+
+/// Why a run ends where it does, if it ends in something that is not whole.
+#[derive(Debug)]
+pub enum RunDamage {
+    /// What was written last when its writer died, it seems. Nothing of it was acknowledged.
+    Torn(Error),
+    /// An object that was whole once.
+    Damaged(Error),
+}
+
+impl RunDamage {
+    /// What is wrong.
+    pub fn error(&self) -> &Error {
+        let (Self::Torn(error) | Self::Damaged(error)) = self;
+        error
+    }
 }
 
 enum Source {
@@ -323,7 +340,7 @@ impl RunReader {
     }
 
     /// What is wrong with the last object that could not be used, if there was one.
-    pub fn damage(&mut self) -> Option<Error> {
+    pub fn damage(&mut self) -> Option<RunDamage> {
         self.damage.take()
     }
 }
@@ -333,13 +350,13 @@ impl PieceReader {
         &mut self,
         repository: &Repository,
         at: u32,
-        damage: &mut Option<Error>,
+        damage: &mut Option<RunDamage>,
     ) -> Result<Option<Vec<u8>>, Error> {
         while let Some((file, _)) = piece_at(&self.files, &self.unusable, at) {
             match piece(repository, file, at) {
                 Ok(bytes) => return Ok(Some(bytes)),
                 Err(error) if error.class() == Class::Damaged => {
-                    *damage = Some(error);
+                    *damage = Some(RunDamage::Damaged(error));
                     let what = file.what;
                     self.unusable.insert(what);
                 }
@@ -376,7 +393,7 @@ impl LogReader {
         &mut self,
         repository: &Repository,
         at: u32,
-        damage: &mut Option<Error>,
+        damage: &mut Option<RunDamage>,
     ) -> Result<Option<Vec<u8>>, Error> {
         let key = &self.file.object.key;
         let input = match &mut self.input {
@@ -388,8 +405,14 @@ impl LogReader {
             Entry::Whole(part, packed) => (part, packed),
             Entry::End => return Ok(None),
             Entry::Torn => {
+                let follows = has_entry(input).map_err(|source| repository.damaged(key, source))?;
                 let reason = "an entry in it is not whole";
-                *damage = Some(repository.unfit(key, "its end cannot be read", reason));
+                let error = repository.unfit(key, "its end cannot be read", reason);
+                *damage = Some(if follows {
+                    RunDamage::Damaged(error)
+                } else {
+                    RunDamage::Torn(error)
+                });
                 return Ok(None);
             }
         };
@@ -402,13 +425,14 @@ impl LogReader {
         };
         if from > at || to <= at {
             let reason = format!("an entry for {from} to {to} stands where {at} is due");
-            *damage = Some(repository.unfit(key, "its entries do not follow one another", reason));
+            let error = repository.unfit(key, "its entries do not follow one another", reason);
+            *damage = Some(RunDamage::Damaged(error));
             return Ok(None);
         }
         match repository.unpack_piece(what, self.file.object.packing, packed) {
             Ok(bytes) => Ok(Some(from_place(part, bytes, at))),
             Err(error) if error.class() == Class::Damaged => {
-                *damage = Some(error);
+                *damage = Some(RunDamage::Damaged(error));
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -425,6 +449,28 @@ enum Entry {
     End,
     /// Something that is no whole entry: added by a writer that died, or damaged since.
     Torn,
+}
+
+/// Whether an entry begins in what is left of a log.
+fn has_entry(input: &mut impl BufRead) -> io::Result<bool> {
+    let mut kept = Vec::new();
+    loop {
+        let chunk = input.fill_buf()?;
+        if chunk.is_empty() {
+            return Ok(false);
+        }
+        kept.extend_from_slice(chunk);
+        let count = chunk.len();
+        input.consume(count);
+        if kept
+            .windows(ENTRY_BEGIN.len())
+            .any(|begin| begin == ENTRY_BEGIN)
+        {
+            return Ok(true);
+        }
+        let rest = kept.len().saturating_sub(ENTRY_BEGIN.len());
+        kept.drain(..rest);
+    }
 }
 
 fn read_entry(input: &mut impl BufRead) -> io::Result<Entry> {
@@ -496,11 +542,131 @@ impl TailReader {
             }
             let next = self.run.next_chunk().map_err(io::Error::other)?;
             let Some(next) = next else {
-                let damage = self.run.damage();
-                let changed = damage.unwrap_or_else(|| self.run.repository.nothing_of(&self.tail));
+                let changed = match self.run.damage() {
+                    Some(RunDamage::Torn(error) | RunDamage::Damaged(error)) => error,
+                    None => self.run.repository.nothing_of(&self.tail),
+                };
                 return Err(io::Error::other(changed));
             };
             self.chunk = Cursor::new(next);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Packing;
+
+    const SEGMENT: &str = "000000010000000000000003";
+
+    fn piece(from: u32, to: u32) -> TailFile {
+        let what = TailObject {
+            segment: SEGMENT.parse().unwrap(),
+            run: "0123456789abcdef".parse().unwrap(),
+            part: TailPart::Piece(from, to),
+        };
+        let layout = super::super::Layout::new("7710533931497189584".parse().unwrap());
+        TailFile {
+            what,
+            object: layout.tail(what, Packing::NONE),
+            stored_bytes: 1,
+            modified: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// How far pieces lead, of which some are unusable.
+    fn reach(files: &[TailFile], unusable: &BTreeSet<TailObject>) -> u32 {
+        let mut at = 0;
+        while let Some((_, to)) = piece_at(files, unusable, at) {
+            assert!(to > at);
+            at = to;
+        }
+        at
+    }
+
+    #[test]
+    fn pieces_lead_as_far_as_any_choice_of_them_leads() {
+        for _ in 0..2000 {
+            let end = fastrand::u32(1..40);
+            let files: Vec<TailFile> = (0..fastrand::usize(0..12))
+                .map(|_| {
+                    let from = fastrand::u32(0..end);
+                    piece(from, fastrand::u32(from + 1..=end))
+                })
+                .collect();
+            let (usable, unusable): (Vec<_>, Vec<_>) =
+                files.iter().cloned().partition(|_| fastrand::u8(..) > 50);
+            let unusable: BTreeSet<TailObject> = { unusable.iter() }
+                .map(|file| file.what)
+                .filter(|what| usable.iter().all(|file| file.what != *what))
+                .collect();
+            // Every byte up to where the first one is in no piece.
+            let has = |at: &u32| {
+                usable.iter().any(|file| match file.what.part {
+                    TailPart::Piece(from, to) => from <= *at && at < &to,
+                    TailPart::Log => false,
+                })
+            };
+            let expected = (0..end).take_while(has).count();
+            assert_eq!(reach(&files, &unusable) as usize, expected);
+        }
+    }
+
+    #[test]
+    fn a_log_is_read_up_to_where_it_is_whole() {
+        let entries = [(0, 100), (100, 180), (180, 181)];
+        let bodies: Vec<Vec<u8>> = (1..4)
+            .map(|body| vec![body; 50 * usize::from(body)])
+            .collect();
+        let mut log = Vec::new();
+        let mut ends = vec![0];
+        for ((from, to), body) in entries.iter().zip(&bodies) {
+            log.extend(entry_header(*from, *to, body));
+            log.extend(body);
+            ends.push(log.len());
+        }
+        let whole = log.len();
+        log.resize(whole + 500, 0);
+        let read = |log: &[u8]| {
+            let (mut input, mut count) = (log, 0);
+            loop {
+                match read_entry(&mut input).unwrap() {
+                    Entry::Whole(part, body) => {
+                        let (from, to) = entries[count];
+                        assert_eq!((part, &body), (TailPart::Piece(from, to), &bodies[count]));
+                        count += 1;
+                    }
+                    Entry::End => return (count, false),
+                    Entry::Torn => return (count, true),
+                }
+            }
+        };
+        assert_eq!(read(&log), (3, false));
+        for length in 0..whole {
+            let within = ends
+                .iter()
+                .filter(|end| **end > 0 && **end <= length)
+                .count();
+            assert_eq!(
+                read(&log[..length]),
+                (within, !ends.contains(&length)),
+                "{length}"
+            );
+            let mut zeros = log[..length].to_vec();
+            zeros.resize(log.len(), 0);
+            assert_eq!(read(&zeros).0, within, "zeros after {length}");
+            let mut changed = log.clone();
+            changed[length] ^= 4;
+            let before = ends
+                .iter()
+                .filter(|end| **end > 0 && **end <= length)
+                .count();
+            assert_eq!(read(&changed), (before, true), "changed at {length}");
+        }
+        let mut rest = &log[1..];
+        assert!(has_entry(&mut rest).unwrap());
+        let mut rest = &log[ends[2] + 1..];
+        assert!(!has_entry(&mut rest).unwrap());
     }
 }

@@ -489,13 +489,12 @@ fn base(
     if let Some((certificate, key)) = &client_certificate {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
-    let replication_password = match set.get("password") {
-        Some(password) => Some(password.to_owned()),
-        None => {
-            let passfile = set.get("passfile");
-            password::of(passfile, surroundings, place, "replication", user)
-                .or_else(|| password.clone())
-        }
+    let replication_password = if set.get("password").is_some() {
+        password.clone()
+    } else {
+        let passfile = set.get("passfile");
+        let own = password::of(passfile, surroundings, place, "replication", user);
+        own.or_else(|| password.clone())
     };
     let login = Login {
         endpoint: place.endpoint(),

@@ -1,17 +1,22 @@
 //! How far a segment was received: choosing among runs, and checking that what they stored is WAL.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
 
+use walhalla_postgres::wal::Mismatch;
+use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
-use walhalla_postgres::{History, Lsn, SegmentName, TimelineId};
+use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId};
 
 use super::Error;
 use crate::failure::{Class, Failure as _};
 use crate::output;
 use crate::pipeline::streams::read_full;
-use crate::repository::tails::{Tail, TailFile, TailFiles, by_run};
-use crate::repository::{self, ArchivedFile, ObjectError, Repository};
+use crate::repository::tails::{RunDamage, RunReader, Tail, TailFile, TailFiles, by_run};
+use crate::repository::{ArchivedFile, ObjectError, Repository};
 
 /// Bytes that are compared at a time.
 const COMPARED_BYTES: usize = 1 << 18;
@@ -43,6 +48,86 @@ pub fn of_timeline(
     }
 }
 
+/// What is stored of one segment that is not archived, for a server that asks for it at `path`; `None` where that is nothing, or
+/// no more than the server has itself: the file beside `path` would be replaced.
+///
+/// # Errors
+/// As [`of_timeline`].
+pub fn for_server(
+    repository: &Repository,
+    cluster: Cluster,
+    history: &History,
+    segment: SegmentName,
+    path: &Path,
+) -> Result<Option<ArchivedFile>, Error> {
+    let listed = || repository.tail_files(segment);
+    if listed()?.is_empty() {
+        return Ok(None);
+    }
+    let before = segment.number(cluster.segment_size);
+    let before = before
+        .and_then(|number| number.0.checked_sub(1))
+        .map(SegmentNo);
+    let after = before.map(|number| number.on(segment.timeline, cluster.segment_size));
+    let mut tails = of_timeline(repository, history, segment.timeline, after, |_| None)?;
+    let Some(archived) = tails.remove(&segment) else {
+        return Ok(None);
+    };
+    let local = path.with_file_name(segment.to_string());
+    let is_of_use = match archived.tail() {
+        Some(tail) => adds_to(repository, tail, &local, cluster, history)?,
+        None => false,
+    };
+    Ok(is_of_use.then_some(archived))
+}
+
+/// Whether a tail begins with what is valid in a local segment's file, and goes on after that.
+fn adds_to(
+    repository: &Repository,
+    tail: &Arc<Tail>,
+    local: &Path,
+    cluster: Cluster,
+    history: &History,
+) -> Result<bool, Error> {
+    let Some(known_bytes) = valid_bytes_of(local, tail, cluster, history) else {
+        return Ok(true);
+    };
+    if known_bytes >= tail.valid_bytes {
+        return Ok(false);
+    }
+    let mut own = File::open(local).map_err(Error::local("open", local))?;
+    let mut stored = repository.open_tail(tail)?.take(known_bytes);
+    let mut own = own.by_ref().take(known_bytes);
+    let is_same = same(&mut own, &mut stored).map_err(Error::local("compare", local))?;
+    if !is_same {
+        tracing::warn!(
+            "{} holds other WAL than what wal-receive stored of it, and stays",
+            local.display()
+        );
+    }
+    Ok(is_same)
+}
+
+/// How much of a segment's local file is WAL of it; `None` where there is none.
+fn valid_bytes_of(local: &Path, tail: &Tail, cluster: Cluster, history: &History) -> Option<u64> {
+    let mut file = File::open(local).ok()?;
+    let known = KnownCluster::Whole(cluster);
+    let reader = SegmentReader::begin(known, history, tail.segment, Extent::Partial, None);
+    let mut reader = reader.ok()?;
+    let mut buffer = vec![0; COMPARED_BYTES];
+    loop {
+        let bytes = read_full(&mut file, &mut buffer).ok()?;
+        if bytes.is_empty() {
+            break;
+        }
+        // What was recycled does not begin as the segment does.
+        reader.feed(bytes, |_, _| {}).ok()?;
+    }
+    let valid_until = reader.finish().ok()?.valid_until();
+    let begin = tail.valid_until.0.saturating_sub(tail.valid_bytes);
+    Some(valid_until.0.saturating_sub(begin)).filter(|bytes| *bytes > 0)
+}
+
 fn all_of(
     repository: &Repository,
     history: &History,
@@ -51,7 +136,10 @@ fn all_of(
 ) -> Result<BTreeMap<SegmentName, ArchivedFile>, Error> {
     let mut tails = BTreeMap::new();
     for (segment, files) in listed {
-        if let Some(tail) = of_segment(repository, history, *segment, files, &before)? {
+        let tail = of_segment(repository, history, *segment, files, &before)?;
+        // What does not come to the timeline's own WAL is the ancestor's, of which more may be known there.
+        let switch = history.ancestors.last().map(|parent| parent.switch_lsn);
+        if let Some(tail) = tail.filter(|tail| switch < Some(tail.valid_until)) {
             let system_identifier = repository.layout().system_identifier();
             tails.insert(*segment, ArchivedFile::of_tail(system_identifier, tail));
         }
@@ -73,8 +161,7 @@ fn of_segment(
     let last = (runs.len() > 1).then(|| before(segment)).flatten();
     let mut tails: Vec<Tail> = Vec::new();
     for files in runs.into_values() {
-        let surveyed = survey(repository, history, segment, files, last.clone())?;
-        tails.extend(surveyed);
+        tails.extend(usable(repository, history, segment, files, last.clone())?);
     }
     tails.sort_by_key(|tail| tail.valid_bytes);
     let Some(furthest) = tails.pop() else {
@@ -86,71 +173,106 @@ fn of_segment(
     Ok(Some(furthest))
 }
 
-/// How far a run holds WAL of a segment; `None` where it holds none that can be used.
+/// What was found when a run was read.
+#[derive(Debug)]
+pub struct Surveyed {
+    /// How far it holds WAL of the segment; `None` where it holds none that can be used.
+    pub tail: Option<Tail>,
+    /// Why it is not used, where what it holds is no WAL of the segment.
+    pub unfit: Option<Mismatch>,
+    /// What is wrong with the object that ends it.
+    pub damage: Option<RunDamage>,
+}
+
+/// How far a run holds WAL of a segment.
 ///
 /// # Errors
-/// The repository's.
+/// The repository's; [`ObjectError::Locked`] where it cannot be opened here.
 pub fn survey(
     repository: &Repository,
     history: &History,
     segment: SegmentName,
     files: Vec<TailFile>,
     last: Option<ReadSegment>,
-) -> Result<Option<Tail>, Error> {
+) -> Result<Surveyed, Error> {
     let mut run = repository.read_run(&files);
-    let Some(read) = read_run(repository, history, segment, &mut run, last)? else {
-        return Ok(None);
+    let read = read_run(repository, history, segment, &mut run, last)?;
+    let damage = run.damage();
+    let (read, unfit) = match read {
+        Ok(read) => (read, None),
+        Err(mismatch) => (None, Some(mismatch)),
     };
-    let (size, valid_until) = (read.cluster().segment_size, read.valid_until());
-    let begin = segment.number(size).map(|number| number.start(size));
-    let valid_bytes = valid_until.0.saturating_sub(begin.unwrap_or(valid_until).0);
-    Ok((valid_bytes > 0).then_some(Tail {
-        segment,
-        size,
-        files,
-        valid_until,
-        valid_bytes,
-    }))
+    let tail = read.and_then(|read| {
+        let (size, valid_until) = (read.cluster().segment_size, read.valid_until());
+        let begin = segment.number(size)?.start(size);
+        let valid_bytes = valid_until.0.saturating_sub(begin.0);
+        (valid_bytes > 0).then_some(Tail {
+            segment,
+            size,
+            files,
+            valid_until,
+            valid_bytes,
+        })
+    });
+    Ok(Surveyed {
+        tail,
+        unfit,
+        damage,
+    })
 }
 
-/// Reads a run to its end and as if zeros followed; `None` where it does not begin as the segment must.
+/// As [`survey`], for who uses the tail: says what is wrong.
+fn usable(
+    repository: &Repository,
+    history: &History,
+    segment: SegmentName,
+    files: Vec<TailFile>,
+    last: Option<ReadSegment>,
+) -> Result<Option<Tail>, Error> {
+    let surveyed = match survey(repository, history, segment, files, last) {
+        // A host without the identity goes by what is whole.
+        Err(locked) if locked.is_locked() => {
+            let reason = output::chain(&locked);
+            tracing::warn!("how far {segment} was received cannot be told here: {reason}");
+            return Ok(None);
+        }
+        surveyed => surveyed?,
+    };
+    if let Some(mismatch) = surveyed.unfit {
+        tracing::warn!("what was received of {segment} is not used: {mismatch}");
+    }
+    if let Some(damage) = surveyed.damage {
+        let error = output::chain(damage.error());
+        match damage {
+            RunDamage::Torn(_) => tracing::info!("{error}; what is before it is used"),
+            RunDamage::Damaged(_) => tracing::warn!("{error}; what is before it is used"),
+        }
+    }
+    Ok(surveyed.tail)
+}
+
+/// Reads a run to its end and as if zeros followed; `None` where nothing of it is whole.
 fn read_run(
     repository: &Repository,
     history: &History,
     segment: SegmentName,
-    run: &mut repository::tails::RunReader,
+    run: &mut RunReader,
     last: Option<ReadSegment>,
-) -> Result<Option<ReadSegment>, Error> {
+) -> Result<Result<Option<ReadSegment>, Mismatch>, Error> {
     let identity = KnownCluster::Identity(repository.layout().system_identifier());
     let begun = SegmentReader::begin(identity, history, segment, Extent::Partial, last);
-    let Ok(mut reader) = begun else {
-        return Ok(None);
+    let mut reader = match begun {
+        Ok(reader) => reader,
+        Err(mismatch) => return Ok(Err(mismatch)),
     };
     let mut length = 0;
-    loop {
-        let chunk = match run.next_chunk() {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break,
-            // A host without the identity goes by what is whole.
-            Err(locked) if locked.is_locked() => {
-                tracing::warn!(
-                    "how far {segment} was received cannot be told here: {}",
-                    output::chain(&locked)
-                );
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
-        };
+    while let Some(chunk) = run.next_chunk()? {
         length += chunk.len() as u64;
         if let Err(mismatch) = reader.feed(&chunk, |_, _| {}) {
-            tracing::warn!("what was received of {segment} is not used: {mismatch}");
-            return Ok(None);
+            return Ok(Err(mismatch));
         }
     }
-    if let Some(damage) = run.damage() {
-        tracing::warn!("{}; what is before it is used", output::chain(&damage));
-    }
-    Ok(padded(reader, length))
+    Ok(Ok(padded(reader, length)))
 }
 
 /// The segment, with zeros after what was fed.
@@ -177,7 +299,6 @@ fn must_agree(repository: &Repository, first: &Tail, second: &Tail) -> Result<()
         )
     };
     let (mut ours, mut theirs) = (open(first)?, open(second)?);
-    let (mut own, mut other) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
     let url = |tail: &Tail| {
         let object = tail.object().map(|object| repository.url(&object.key));
         object.unwrap_or_default()
@@ -186,23 +307,24 @@ fn must_agree(repository: &Repository, first: &Tail, second: &Tail) -> Result<()
         Some(object) => Error::from(repository.damaged(&object.key, source)),
         None => Error::local("read", tail.segment.to_string())(source),
     };
-    loop {
-        let own = read_full(&mut ours, &mut own).map_err(|source| damaged(first, source))?;
-        let other = read_full(&mut theirs, &mut other).map_err(|source| damaged(second, source))?;
-        if own != other {
-            let two = ObjectError::TwoContents {
-                first: url(first),
-                second: url(second),
-            };
-            return Err(two.into());
-        }
-        if own.is_empty() {
-            return Ok(());
-        }
+    if same(&mut ours, &mut theirs).map_err(|source| damaged(first, source))? {
+        return Ok(());
     }
+    let two = ObjectError::TwoContents {
+        first: url(first),
+        second: url(second),
+    };
+    Err(two.into())
 }
 
-/// Where the WAL of an archived file ends, if it is the begin of a segment that was received.
-pub fn end_of(archived: &ArchivedFile) -> Option<Lsn> {
-    archived.tail().map(|tail| tail.valid_until)
+/// Whether two readers give the same bytes.
+fn same(ours: &mut impl Read, theirs: &mut impl Read) -> std::io::Result<bool> {
+    let (mut own, mut other) = (vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]);
+    loop {
+        let own = read_full(ours, &mut own)?;
+        let other = read_full(theirs, &mut other)?;
+        if own != other || own.is_empty() {
+            return Ok(own == other);
+        }
+    }
 }

@@ -511,7 +511,7 @@ impl Replication {
             };
             match message.kind {
                 b'D' => {
-                    rows.push(row(message.body).ok_or(Problem::Unexpected("a row that is cut"))?)
+                    rows.push(row(message.body).ok_or(Problem::Unexpected("a row that is cut"))?);
                 }
                 b'E' => refused = Some(refusal(doing, &message.body)),
                 b'Z' => return refused.map_or(Ok(rows), Err),

@@ -54,7 +54,7 @@ fn config(login: &Login) -> io::Result<ClientConfig> {
     let Some((certificate, key)) = &login.client_certificate else {
         return Ok(builder.with_no_client_auth());
     };
-    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, error))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
     builder
         .with_client_auth_cert(certificates(certificate)?, key)
         .map_err(io::Error::other)
@@ -81,10 +81,10 @@ fn authority(
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    all.map_err(|error| unreadable(path, error))
+    all.map_err(|error| unreadable(path, &error))
 }
 
-fn unreadable(path: &Path, error: rustls::pki_types::pem::Error) -> io::Error {
+fn unreadable(path: &Path, error: &rustls::pki_types::pem::Error) -> io::Error {
     io::Error::other(format!("{} cannot be read: {error}", path.display()))
 }
 
@@ -124,7 +124,7 @@ impl ServerCertVerifier for Verifier {
                     CertificateError::NotValidForName
                     | CertificateError::NotValidForNameContext { .. },
                 )) => Ok(ServerCertVerified::assertion()),
-                verified => verified,
+                outcome => outcome,
             },
         }
     }
