@@ -13,6 +13,7 @@
 
 mod receiver;
 mod segment;
+mod source;
 mod spool;
 mod start;
 mod stream;

@@ -9,7 +9,7 @@ use walhalla_postgres::{
     ControlFile, History, Lsn, SegmentNo, SystemIdentifier, TimelineId, WalFileName,
 };
 
-use super::segment;
+use super::source::{Source, Target};
 use super::spool::Spool;
 use super::start::{self, Known};
 use super::stream::{Ended, Stream};
@@ -41,21 +41,6 @@ pub struct Receiver {
     target: Option<Target>,
     /// How far it got, and on which timeline.
     reached: Option<(TimelineId, Lsn)>,
-}
-
-/// The cluster's place in the store and on this host.
-pub(super) struct Target {
-    pub(super) repository: Repository,
-    pub(super) spool: Spool,
-}
-
-/// What a connection was found to lead to.
-pub(super) struct Source {
-    pub(super) connection: Replication,
-    pub(super) identity: Identity,
-    pub(super) origin: Origin,
-    /// The history of the server's timeline.
-    pub(super) history: History,
 }
 
 impl Receiver {
@@ -434,12 +419,5 @@ async fn listen(stop: watch::Sender<bool>) {
         if stop.send_replace(true) {
             std::process::exit(1);
         }
-    }
-}
-
-/// Removes the file of a segment that is archived.
-pub(super) fn discard(segment: &segment::OpenSegment) {
-    if let Err(error) = segment::remove(&segment.path) {
-        tracing::warn!("{}", output::chain(&error));
     }
 }

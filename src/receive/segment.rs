@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use walhalla_postgres::{Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId};
 
@@ -73,6 +73,16 @@ impl OpenSegment {
         Ok(later)
     }
 
+    /// Removes the file, of a segment that is archived. The next one does not need its name.
+    pub(super) fn discard(&self) {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("could not remove {}: {error}", self.path.display());
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// The file, for who reads it at the same time.
     pub(super) fn reader(&self) -> Result<SegmentFile, Error> {
         let file = self.file.try_clone();
@@ -99,15 +109,5 @@ impl SegmentFile {
             .read_exact_at(&mut bytes, u64::from(from))
             .map_err(Error::local("read", &self.path))?;
         Ok(bytes)
-    }
-}
-
-/// Removes a file of the spool, if it is there.
-pub(super) fn remove(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::local("remove", path)(error))
-        }
-        Ok(()) | Err(_) => Ok(()),
     }
 }

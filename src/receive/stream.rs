@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use walhalla_postgres::{Lsn, TimelineId, WalFileName};
 
-use super::receiver::{Source, Target, discard};
 use super::segment::OpenSegment;
+use super::source::{Source, Target};
 use super::tail::{TailWriter, sweep};
 use super::{Error, Storing};
 use crate::pipeline::Pipeline;
@@ -189,7 +189,7 @@ impl Stream<'_> {
         }
         self.sweep(segment);
         let next = progress.open.end();
-        discard(&progress.open);
+        progress.open.discard();
         progress.open = self.open(next)?;
         self.has_stored(progress, next)
     }

@@ -260,7 +260,7 @@ fn first_that_follow(pieces: &mut Vec<(u32, u32)>) -> Vec<(u32, u32)> {
         fits
     };
     let count = pieces.iter().take_while(follows).count();
-    pieces.drain(..count.max(1)).collect()
+    pieces.drain(..count.max(1).min(pieces.len())).collect()
 }
 
 /// Takes away what runs stored of a segment that is archived; whatever hinders it, it is only superseded.

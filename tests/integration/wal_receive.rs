@@ -239,8 +239,9 @@ fn the_timeline_of_a_standby_that_is_promoted_is_followed() {
     standby.start();
     primary.sql("insert into t select generate_series(1, 100)");
     let rows = "select count(*) from t";
+    let exists = "select count(*) from pg_class where relname = 't'";
     eventually("the standby to follow", LIMIT, || {
-        standby.sql(rows) == "100"
+        standby.sql(exists) == "1" && standby.sql(rows) == "100"
     });
     let mut receiver = Receiver::start(&area, &walhalla, &standby, &with_slot(&["--synchronous"]));
     eventually("the receiver to follow the standby", LIMIT, || {
@@ -322,6 +323,8 @@ fn passwords_are_scrams_and_connections_may_be_encrypted() {
     openssl.args([
         "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
     ]);
+    // One that may sign others is no server's for rustls.
+    openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
     openssl.args([
         "-subj",
         "/CN=localhost",

@@ -84,7 +84,7 @@ mod tests {
         let key = ObjectKey::new("a/b/c").unwrap();
         let mut object = store.grow(&key).await.unwrap().unwrap();
         let (mut all, path) = (Vec::new(), dir.path().join("a/b/c"));
-        for length in [1, 1000, 1 << 20, 5, 3 << 20] {
+        for length in [1_usize, 1000, 1 << 20, 5, 3 << 20] {
             let bytes = vec![length.to_le_bytes()[0] | 1; length];
             object.append(&bytes).unwrap();
             all.extend(bytes);

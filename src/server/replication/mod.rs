@@ -535,6 +535,7 @@ const CLOSING: Duration = Duration::from_secs(2);
 const DUPLICATE_OBJECT: &str = "42710";
 const UNDEFINED_OBJECT: &str = "42704";
 const OBJECT_IN_USE: &str = "55006";
+const TOO_MANY_CONNECTIONS: &str = "53300";
 const UNDEFINED_FILE: &str = "58P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const NOT_IN_PREREQUISITE_STATE: &str = "55000";
@@ -701,6 +702,9 @@ impl Failure for Error {
                 }
                 INSUFFICIENT_PRIVILEGE => {
                     "the role needs the attribute REPLICATION: ALTER ROLE name REPLICATION"
+                }
+                TOO_MANY_CONNECTIONS => {
+                    "each receiver and standby takes one of max_wal_senders; it must be above 0, with wal_level = replica"
                 }
                 NOT_IN_PREREQUISITE_STATE => {
                     "set wal_level = replica, and max_wal_senders and max_replication_slots above 0, and restart the server"
