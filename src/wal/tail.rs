@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walhalla_postgres::wal::Mismatch;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
-use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId};
+use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName};
 
 use super::Error;
 use crate::failure::{Class, Failure as _};
@@ -79,6 +79,24 @@ pub fn for_server(
         None => false,
     };
     Ok(is_of_use.then_some(archived))
+}
+
+/// The segment of a tail that is not any more what it was: archived meanwhile, or received further.
+///
+/// # Errors
+/// As [`of_timeline`].
+pub fn by_now(
+    repository: &Repository,
+    history: &History,
+    segment: SegmentName,
+) -> Result<Option<ArchivedFile>, Error> {
+    let whole = repository.find_one_wal(WalFileName::Segment(segment))?;
+    if whole.is_some() {
+        return Ok(whole);
+    }
+    let listed = TailFiles::from([(segment, repository.tail_files(segment)?)]);
+    let mut tails = all_of(repository, history, &listed, |_| None)?;
+    Ok(tails.remove(&segment))
 }
 
 /// Whether a tail begins with what is valid in a local segment's file, and goes on after that.
