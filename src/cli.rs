@@ -89,6 +89,14 @@ pub enum Command {
         SIGHUP reads the settings again, SIGTERM ends the daemon when what is on its way is done."
     )]
     Daemon(Daemon),
+    /// Receive WAL from a running server as it is written
+    #[command(
+        after_help = "Example (PGHOST, PGUSER and the others say how to connect, as for pg_receivewal):\n  \
+        PGHOST=db1 PGUSER=walhalla walhalla wal-receive --slot walhalla --create-slot\n\n\
+        With --synchronous and synchronous_standby_names = 'walhalla' in postgresql.conf a commit returns when it is in the store.\n\
+        Runs until SIGTERM or SIGINT, and stores what it has before it ends."
+    )]
+    WalReceive(WalReceive),
     /// Take a base backup of a running server
     #[command(
         after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
@@ -203,6 +211,29 @@ pub struct Daemon {
     /// Where Prometheus reads what the daemon counts, at /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub metrics: Option<std::net::SocketAddr>,
+}
+
+/// `wal-receive`
+#[derive(Debug, Args)]
+pub struct WalReceive {
+    /// Replication slot, by which the server keeps WAL until it is stored
+    #[arg(long, value_name = "NAME", value_parser = slot)]
+    pub slot: Option<String>,
+    /// Make the slot where there is none of this name
+    #[arg(long, requires = "slot")]
+    pub create_slot: bool,
+    /// Store WAL as soon as it comes, so that a synchronous commit waits for the store
+    #[arg(long)]
+    pub synchronous: bool,
+    /// Seconds after which WAL of the unfinished segment is stored
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, conflicts_with = "synchronous", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// End when the connection or the store fails, instead of trying again
+    #[arg(long)]
+    pub no_loop: bool,
+    /// Which cluster the server must be of
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// `wal-fetch`
@@ -572,6 +603,16 @@ pub struct Check {
     /// The credentials must not be able to delete: that they can is the problem
     #[arg(long)]
     pub append_only: bool,
+}
+
+/// A slot's name, as servers take it (slot.c, `ReplicationSlotValidateName`).
+fn slot(text: &str) -> Result<String, String> {
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..64).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Ok(text.to_owned())
+    } else {
+        Err("it may have up to 63 lower case letters, digits and underscores".to_owned())
+    }
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

@@ -7,7 +7,7 @@ use walhalla_providers::Error as StoreError;
 use crate::daemon::protocol::Failed;
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
-use crate::{backup, config, output, repository, restore, server, verify, wal};
+use crate::{backup, config, output, receive, repository, restore, server, verify, wal};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,9 @@ pub enum Error {
     /// A backup.
     #[error(transparent)]
     Backup(#[from] backup::Error),
+    /// Receiving WAL.
+    #[error(transparent)]
+    Receive(#[from] receive::Error),
     /// A restore.
     #[error(transparent)]
     Restore(#[from] restore::Error),
@@ -119,6 +122,7 @@ impl Error {
             Self::Postgres(error) => Some(error),
             Self::Wal(error) => Some(error),
             Self::Backup(error) => Some(error),
+            Self::Receive(error) => Some(error),
             Self::Restore(error) => Some(error),
             Self::Verify(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),

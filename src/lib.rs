@@ -3,6 +3,7 @@
 //! ```text
 //! PGDATA ─▶ walk ─▶ pack ─▶ compress ─▶ encrypt ─▶ store          backup
 //! pg_wal ─▶ check ────────▶ compress ─▶ encrypt ─▶ store          wal
+//! server ─▶ stream ─▶ pieces, whole segments ────────▶ store      receive
 //! store  ─▶ decrypt ─▶ decompress ─▶ unpack ─▶ fsync ─▶ PGDATA    restore
 //! store  ─▶ decrypt ─▶ decompress ─▶ untar ─▶ check               verify
 //! ```
@@ -25,6 +26,7 @@ pub mod output;
 pub mod pipeline;
 pub mod prefetch;
 pub mod progress;
+pub mod receive;
 pub mod repository;
 pub mod restore;
 pub mod server;

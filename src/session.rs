@@ -20,7 +20,7 @@ use tokio::task::{JoinError, JoinHandle};
 use walhalla_providers::transfer::{
     self, Listing, Options, Patience, Store, StoreSettings, Upload,
 };
-use walhalla_providers::{Error, ObjectInfo, ObjectKey, PutMode, Result};
+use walhalla_providers::{Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result};
 
 /// Chunks of an object that wait for who reads it.
 const QUEUED_CHUNKS: usize = 2;
@@ -186,6 +186,14 @@ impl StoreSession {
     /// The store's.
     pub fn put(&self, key: &ObjectKey, body: Bytes, mode: PutMode) -> Result<()> {
         self.wait(self.store.put(key, body, mode))
+    }
+
+    /// [`Store::grow`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn grow(&self, key: &ObjectKey) -> Result<Option<Box<dyn GrowingObject>>> {
+        self.wait(self.store.grow(key))
     }
 
     /// [`Store::get`]

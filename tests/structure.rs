@@ -32,6 +32,7 @@ const FLOORS: [&[&str]; 11] = [
         "archiving",
         "prefetch",
         "backup",
+        "receive",
         "restore",
         "verify",
         "find",

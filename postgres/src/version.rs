@@ -199,6 +199,11 @@ impl Version {
         self.0.number < 1300
     }
 
+    /// Whether a session for replication tells where a slot is (`READ_REPLICATION_SLOT`, from 15).
+    pub fn tells_slots(self) -> bool {
+        self.0.number >= 1500
+    }
+
     /// Whether recovery looks at `max_wal_senders`.
     pub fn limits_wal_senders(self) -> bool {
         self.0.number >= 1200

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //! put or parts: .random.tmp ─▶ write ─▶ fsync ─▶ link (create) or rename (overwrite) ─▶ fsync directory, for all who wait
+//! grow: its name ─▶ fsync directory ─▶ zeros ─▶ write over them ─▶ fdatasync, again and again
 //! ```
 //!
 //! From its begin to its fsync a file is written through one descriptor: what NFS finds out later than the write is told
 //! there, and at no descriptor that was opened after it.
 //!
 //! Names that begin with `.` are this store's own and never show. A process that dies leaves at
-//! most its temporary files behind, never part of an object.
+//! most its temporary files behind, never part of an object, unless that was one that grows.
 //!
 //! "Not there" is said only while the root directory exists: an archive whose file system is not
 //! mounted is not an empty archive. Reads therefore never create the root; the first write does.
 
 mod denied;
 mod grouped;
+mod growing;
 mod listing;
 mod names;
 mod publish;
@@ -33,10 +35,12 @@ use rustix::fs::OFlags;
 use url::Url;
 
 use crate::{
-    Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    Download, Error, ErrorKind, GrowingObject, Limits, ListPage, ListRequest, ListingCost,
+    ObjectInfo, ObjectKey, ObjectStore, Operation, PartAt, PartReceipt, PutMode, PutToken, Result,
+    Right, UploadId,
 };
 use denied::Denied;
+use growing::Growing;
 use publish::{Directories, Durability, TempFile};
 
 const PART_SIZE_BYTES: usize = 1 << 20;
@@ -236,6 +240,17 @@ impl ObjectStore for FsStore {
         Some(Arc::new(Self {
             inner: Arc::new(inner),
         }))
+    }
+
+    async fn grow(&self, key: &ObjectKey) -> Result<Option<Box<dyn GrowingObject>>> {
+        let key = key.clone();
+        self.blocking(Operation::Put, move |inner| {
+            let created = inner.directories.create_file(&inner.path(&key));
+            let file = created.map_err(|error| inner.error(Operation::Put, &key, error))?;
+            let growing = Growing::new(file, inner.object_url(&key));
+            Ok(Some(Box::new(growing) as Box<dyn GrowingObject>))
+        })
+        .await
     }
 
     async fn settle(&self, key: &ObjectKey) -> Result<()> {

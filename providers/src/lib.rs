@@ -280,6 +280,15 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Creates an object that grows at its end, in a store where that costs less than one more object; `None` where objects
+    /// cannot grow.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyExists`] when the key is taken.
+    async fn grow(&self, _key: &ObjectKey) -> Result<Option<Box<dyn GrowingObject>>> {
+        Ok(None)
+    }
+
     /// Makes sure that an object that is there stays there: its writer may have died just before it did so. What a server
     /// answered for is durable; a directory is not before it was synced.
     async fn settle(&self, _key: &ObjectKey) -> Result<()> {
@@ -291,6 +300,19 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     async fn shortcomings(&self) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
+}
+
+/// An object that its one writer makes longer. It is visible from its begin. After its end there may be zeros, and where the
+/// writer died, part of what was added last: what is added tells by itself where it ends and whether it is whole.
+pub trait GrowingObject: Send + fmt::Debug {
+    /// Adds `bytes`; blocks. After `Ok` they survive a crash.
+    ///
+    /// # Errors
+    /// The store's. What became of the bytes is not known then, and nothing more can be added.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Takes the zeros at the end away, as far as that is possible.
+    fn finish(self: Box<Self>);
 }
 
 impl PutToken {

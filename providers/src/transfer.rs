@@ -26,8 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::{
-    Error, ErrorKind, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PutMode, PutToken, Result, Right,
+    Error, ErrorKind, GrowingObject, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo,
+    ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Right,
 };
 pub use listing::Listing;
 pub use open::{
@@ -210,6 +210,14 @@ impl Store {
             }
             retries.wait_after(error).await?;
         }
+    }
+
+    /// Begins an object that grows, see [`ObjectStore::grow`].
+    ///
+    /// # Errors
+    /// The store's; nothing is tried again.
+    pub async fn grow(&self, key: &ObjectKey) -> Result<Option<Box<dyn GrowingObject>>> {
+        self.inner.store.grow(key).await
     }
 
     /// Begins an object of unknown length. No request is sent before a part is full: a body that

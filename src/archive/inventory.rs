@@ -12,6 +12,7 @@ use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
 };
 
+use crate::repository::tails::Tail;
 use crate::repository::{ArchivedFile, BackupEntry, WalListing};
 
 /// What is known of timelines.
@@ -504,6 +505,16 @@ impl Stretch {
                 archived,
             })
         })
+    }
+
+    /// The last segment, where it is not archived and was received in part.
+    pub fn tail(&self) -> Option<&Arc<Tail>> {
+        self.inventory.segment(self.last_name()?)?.tail()
+    }
+
+    /// Whether its last segment is not whole, and was received so far.
+    pub fn ends_in_a_tail(&self) -> bool {
+        self.tail().is_some()
     }
 
     /// The last segment's name.

@@ -34,10 +34,10 @@ pub use walk::{Reading, Resolved};
 
 use crate::failure::Failure as _;
 use crate::output;
-use crate::repository::{self, BackupEntry, ObjectError, Repository};
+use crate::repository::{self, BackupEntry, ObjectError, Repository, WalListing};
 use crate::threads::lock;
 use crate::wal::stored_summary::{self, Proven};
-use crate::wal::{Error, segment};
+use crate::wal::{Error, segment, tail};
 use inventory::{Inventory, Listed, WalFiles};
 use walk::{Summaries, Way, walk};
 
@@ -65,8 +65,20 @@ pub struct Archive<'a> {
     ends: BTreeSet<Lsn>,
     proven: Proven,
     facts: Mutex<BTreeMap<SegmentName, Arc<Facts>>>,
+    /// Whether the begins of segments that were received count as segments.
+    tails: Tails,
     /// Whether segments that no listing showed were there when they were asked for.
     arrived: Mutex<BTreeMap<SegmentName, bool>>,
+}
+
+/// Whether the begin of a segment that was received counts, where the segment is not archived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tails {
+    /// It counts as the segment: recovery ends in it.
+    Used,
+    /// Segments are whole.
+    #[default]
+    Left,
 }
 
 /// The way of a recovery: archived segments without a hole.
@@ -154,8 +166,15 @@ impl<'a> Archive<'a> {
             ends: ends.collect(),
             proven: Proven::default(),
             facts: Mutex::default(),
+            tails: Tails::Left,
             arrived: Mutex::default(),
         })
+    }
+
+    /// The same archive, of which begins of segments that were received count or not.
+    #[must_use]
+    pub fn with_tails(self, tails: Tails) -> Self {
+        Self { tails, ..self }
     }
 
     /// What is archived of a timeline, at least from `from` on.
@@ -185,6 +204,9 @@ impl<'a> Archive<'a> {
                 damaged => tracing::warn!("{damaged}; its other form is used"),
             }
         }
+        if self.tails == Tails::Used {
+            self.add_tails(timeline, from, &mut wal)?;
+        }
         let found = Arc::new(WalFiles::from(wal));
         let listed = Listed {
             from,
@@ -192,6 +214,35 @@ impl<'a> Archive<'a> {
         };
         lock(&self.inventory).wal.insert(timeline, listed);
         Ok(found)
+    }
+
+    /// Adds what was received of segments after the last one that is archived. Before it a tail counts for nothing: where a
+    /// segment is missing there, it is a hole.
+    fn add_tails(
+        &self,
+        timeline: TimelineId,
+        from: Option<SegmentName>,
+        wal: &mut WalListing,
+    ) -> Result<(), Error> {
+        let last = wal.segments.last_key_value();
+        let root = History::root(timeline);
+        let history = self.histories.known.get(&timeline).unwrap_or(&root);
+        let read_before = |segment: SegmentName| {
+            let (name, archived) = last?;
+            let size = *lock(&self.size);
+            let follows = size.is_none_or(|size| {
+                let next = name.number(size).map(SegmentNo::next);
+                next == segment.number(size)
+            });
+            let read = || segment::read(self.repository, *name, archived, history, None, |_, _| {});
+            follows.then(read)?.ok()
+        };
+        let after = last.map(|(name, _)| *name);
+        let tails = tail::of_timeline(self.repository, history, timeline, after, read_before)?;
+        let wanted = tails.into_iter().filter(|(name, _)| Some(*name) >= from);
+        let wanted: Vec<_> = wanted.collect();
+        wal.segments.extend(wanted);
+        Ok(())
     }
 
     /// The summaries of a timeline's segments, at least from `from` on.
@@ -324,7 +375,9 @@ impl<'a> Archive<'a> {
     /// The repository's.
     pub fn without_summary(&self, timeline: TimelineId) -> Result<u64, Error> {
         let (files, summaries) = (self.files(timeline, None)?, self.summaries(timeline, None)?);
-        let names = files.segments.keys();
+        let whole = files.segments.iter();
+        let whole = whole.filter(|(_, file)| file.tail().is_none());
+        let names = whole.map(|(name, _)| name);
         // An empty one was stored just before the machine failed.
         let has_none = |name: &&SegmentName| {
             let forms = summaries.get(*name).map(Vec::as_slice);

@@ -121,7 +121,7 @@ impl Ahead<'_> {
         let pipeline = self.site.archiver.pipeline.compressing_in_place();
         let archiver = Archiver {
             pipeline: &pipeline,
-            ..*self.site.archiver
+            ..self.site.archiver.clone()
         };
         let site = Site {
             archiver: &archiver,

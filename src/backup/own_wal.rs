@@ -116,7 +116,7 @@ fn read(
 ) -> Result<ReadSegment, wal::Error> {
     let history = backup.timeline_history();
     if backup.of_standby != Some(true) && path.exists() {
-        let cluster = Cluster::from(archiver.control);
+        let cluster = archiver.origin.cluster;
         let show = |record: &Record| show(&cluster, record);
         return segment::read_local(path, cluster, name, &history, last, None, show);
     }

@@ -72,7 +72,7 @@ impl Backup<'_> {
         Archiver {
             repository: self.repository,
             pipeline: self.pipeline,
-            control: self.control,
+            origin: self.control.into(),
             in_recovery: false,
         }
     }

@@ -12,7 +12,7 @@ use walhalla_postgres::wal::event::Outcome as End;
 use walhalla_postgres::wal::record::RelationFiles;
 
 use super::{Context, Outcome};
-use crate::archive::Archive;
+use crate::archive::{Archive, Tails};
 use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
@@ -47,7 +47,7 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     let repository = context.repository(&arguments.cluster)?;
     repository.must_be_known()?;
     let backups = repository.usable_backups()?;
-    let archive = Archive::new(&repository, &backups, context.reading())?;
+    let archive = Archive::new(&repository, &backups, context.reading())?.with_tails(Tails::Used);
     let finds = find(&archive, &backups, &Query::from(arguments))?;
     let relations = Relations::new(&repository, &backups);
     let commands = Commands {

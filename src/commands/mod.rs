@@ -17,6 +17,7 @@ mod verify;
 mod wal_fetch;
 mod wal_prefetch;
 mod wal_push;
+mod wal_receive;
 mod wal_show;
 mod wal_summarize;
 
@@ -211,6 +212,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::WalFetch(arguments) => wal_fetch::run(context, &arguments),
         Command::WalPrefetch(arguments) => wal_prefetch::run(context, &arguments),
         Command::Daemon(arguments) => daemon::run(context, &arguments),
+        Command::WalReceive(arguments) => wal_receive::run(context, arguments),
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
@@ -313,10 +315,15 @@ impl Context {
     }
 
     fn pipeline_with(&self, repository: &Repository, threads: usize) -> Result<Pipeline, Error> {
+        self.pipeline_into(repository.session(), threads)
+    }
+
+    /// A pipeline into a session's store.
+    fn pipeline_into(&self, session: &StoreSession, threads: usize) -> Result<Pipeline, Error> {
         let recipients = self.settings.recipients()?.map(Arc::new);
         let compression = self.settings.compression;
         Ok(Pipeline::new(
-            repository.session().clone(),
+            session.clone(),
             compression,
             recipients,
             threads,

@@ -54,6 +54,11 @@ fn print(plan: &Plan) -> Result<(), output::Error> {
         "             {} to consistency, {} to the target",
         report.segments_to_consistency, report.segments_to_target
     ))?;
+    if let Some(end) = report.tail_end {
+        output::line(&format!(
+            "             the last one is not finished: wal-receive stored its WAL up to {end}"
+        ))?;
+    }
     for tablespace in &report.new_tablespaces {
         output::line(&format!("replay makes {tablespace}"))?;
     }

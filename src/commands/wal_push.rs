@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
-        control: &control,
+        origin: (&control).into(),
         in_recovery: mode_of(&pgdata) != RecoveryMode::None,
     };
     let pushed = match &receipts {

@@ -8,7 +8,7 @@ use walhalla_postgres::wal::event::Outcome as End;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, WalFileName};
 
 use super::{Context, Outcome};
-use crate::archive::{Archive, Resolved, Run, Stretch};
+use crate::archive::{Archive, Resolved, Run, Stretch, Tails};
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::failure::Failure as _;
@@ -37,6 +37,10 @@ struct Branch {
     gaps: Vec<Gap>,
     without_summary: u64,
     partial_segments: Vec<String>,
+    /// The segment after the last one, as far as it was received.
+    tail_segment: Option<SegmentName>,
+    /// Where its WAL ends.
+    tail_end: Option<Lsn>,
     first_commit_time: Option<Timestamp>,
     last_commit_time: Option<Timestamp>,
 }
@@ -53,7 +57,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     let repository = context.repository(cluster)?;
     repository.must_be_known()?;
     let backups = repository.usable_backups()?;
-    let archive = Archive::new(&repository, &backups, context.reading())?;
+    let archive = Archive::new(&repository, &backups, context.reading())?.with_tails(Tails::Used);
     let known = archive.histories.known.values();
     let timelines = known.map(|history| timeline(&archive, history));
     let mut timelines = timelines.collect::<Result<Vec<_>, Error>>()?;
@@ -90,13 +94,22 @@ fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
     let first = archive.seek(each(), |_, resolved| commits(history, &resolved))?;
     let last = archive.seek(each().rev(), |_, resolved| commits(history, &resolved))?;
     let stored_bytes = files.segments.values().map(|file| file.stored_bytes);
+    let whole = || {
+        files
+            .segments
+            .iter()
+            .filter(|(_, file)| file.tail().is_none())
+    };
+    let tail = files.segments.values().rev().find_map(ArchivedFile::tail);
     Ok(Branch {
         timeline: history.timeline.number(),
         parent_timeline: parent.map(|parent| parent.timeline.number()),
         switch_lsn: parent.map(|parent| parent.switch_lsn),
-        first_segment: files.segments.keys().next().copied(),
-        last_segment: files.segments.keys().next_back().copied(),
-        segments: files.segments.len() as u64,
+        first_segment: whole().next().map(|(name, _)| *name),
+        last_segment: whole().next_back().map(|(name, _)| *name),
+        segments: whole().count() as u64,
+        tail_segment: tail.map(|tail| tail.segment),
+        tail_end: tail.map(|tail| tail.valid_until),
         stored_bytes: stored_bytes.sum(),
         gaps: gaps(&own, history),
         without_summary: archive.without_summary(history.timeline)?,
@@ -229,6 +242,12 @@ fn print_gaps(timelines: &[Branch]) -> Result<(), Error> {
 
 fn print_partial_segments(timelines: &[Branch]) -> Result<(), Error> {
     for row in timelines {
+        if let (Some(segment), Some(end)) = (row.tail_segment, row.tail_end) {
+            output::line(&format!(
+                "timeline {} goes on in {segment}, which is not finished: wal-receive stored its WAL up to {end}",
+                row.timeline
+            ))?;
+        }
         for name in &row.partial_segments {
             output::line(&format!(
                 "unfinished end of timeline {}: {name}",

@@ -284,7 +284,7 @@ impl Pusher {
             archiver: &Archiver {
                 repository: &repository,
                 pipeline: &pipeline,
-                control: &control,
+                origin: (&control).into(),
                 in_recovery: mode_of(&self.pgdata) != RecoveryMode::None,
             },
             wal_directory: &wal_directory,

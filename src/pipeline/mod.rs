@@ -28,7 +28,7 @@ pub use codec::{Codec, Compression, open_frame};
 pub use encryption::{Identities, Locked, OpenError, Recipients};
 pub use packing::{Encryption, Packing};
 pub use ranged::Ranged;
-pub use reader::{Content, ObjectReader, SharedHash, Trailed, unpack};
+pub use reader::{Content, ObjectReader, SharedHash, Trailed, plain, unpack};
 pub use writer::{Frame, ObjectWriter, Pipeline, StoredObject};
 
 use crate::failure::{Advice, Failure};

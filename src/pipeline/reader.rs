@@ -49,6 +49,14 @@ pub fn unpack(
     Decoder::new(packing.codec, input).map_err(OpenError::Unreadable)
 }
 
+/// Content that is neither packed nor encrypted.
+///
+/// # Errors
+/// Never, but the signature is a decoder's.
+pub fn plain(content: impl BufRead + Send + 'static) -> io::Result<Content> {
+    Decoder::new(Codec::None, Box::new(content))
+}
+
 /// An object's stored bytes as a blocking reader.
 ///
 /// Store errors come out as [`io::Error`]s that hold the [`StoreError`].

@@ -309,6 +309,34 @@ impl Pipeline {
         Ok(self.begin(key, upload.whole_up_to(WHOLE_BYTES), wrapping))
     }
 
+    /// The bytes of an object as [`Pipeline::create_whole`] stores them, made on the calling thread: for content that is short.
+    /// It always ends in a trailer for `name`.
+    ///
+    /// # Errors
+    /// [`Error::Encrypt`] and [`Error::Compress`].
+    pub fn packed(&self, key: &ObjectKey, name: &str, content: &[u8]) -> Result<Vec<u8>, Error> {
+        let mut wrapping = Wrapping {
+            trailer: Some(Trailer::new(name)),
+            encryption: self.encrypting(key, None)?,
+            hash: None,
+        };
+        let mut packed = || -> io::Result<Vec<u8>> {
+            let mut encoder = Encoder::new(self.compression.framed())?;
+            let mut packed = wrapping.begin()?;
+            for block in content.chunks(BLOCK_SIZE_BYTES) {
+                let (bytes, _) = encoder.frame(block.to_vec(), Vec::new())?;
+                let from = self.frames.clone();
+                packed.extend_from_slice(&wrapping.frame(Lent { bytes, from })?);
+            }
+            packed.extend_from_slice(&wrapping.end()?.bytes);
+            Ok(packed)
+        };
+        packed().map_err(|source| Error::Compress {
+            object: self.session.object_url(key),
+            source,
+        })
+    }
+
     fn encrypting(
         &self,
         key: &ObjectKey,

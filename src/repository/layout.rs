@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
+//! <system identifier>/tail/<TLI>/<segment>/<run>.<from>-<to>.lz4|.zst[.age]
+//! <system identifier>/tail/<TLI>/<segment>/<run>.log.lz4|.zst[.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age], relations.json[.lz4|.zst]
@@ -25,6 +27,8 @@ pub enum Key {
     Wal(WalFileName, Packing),
     /// A segment's summary.
     Summary(SegmentName, Packing),
+    /// The begin of a segment that was being received, or a piece of it.
+    Tail(TailObject, Packing),
     /// An object of a backup.
     Backup(BackupId, BackupObject),
     /// That a backup has begun in this second: created once, so that two never share an id.
@@ -33,6 +37,76 @@ pub enum Key {
     Mark(BackupId, Mark),
     /// Anything else: another program's, another cluster's, or a later version's.
     Foreign(ObjectKey),
+}
+
+/// An object that holds WAL of a segment which was not finished when it was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TailObject {
+    /// The segment.
+    pub segment: SegmentName,
+    /// Who stored it.
+    pub run: TailRun,
+    /// What of the segment it holds.
+    pub part: TailPart,
+}
+
+/// What receives a segment from its begin on, over one connection. Objects of one run are of one server and go together;
+/// shown as 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TailRun(u64);
+
+/// What of a segment an object holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TailPart {
+    /// All that the run received, piece after piece.
+    Log,
+    /// The bytes from the first to before the second place in the segment.
+    Piece(u32, u32),
+}
+
+impl TailRun {
+    /// A new one.
+    pub fn random() -> Self {
+        Self(fastrand::u64(..))
+    }
+}
+
+impl std::str::FromStr for TailRun {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let number = u64::from_str_radix(text, 16).map_err(drop)?;
+        Some(Self(number))
+            .filter(|run| run.to_string() == text)
+            .ok_or(())
+    }
+}
+
+impl std::fmt::Display for TailRun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::fmt::Display for TailPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Log => f.write_str("log"),
+            Self::Piece(from, to) => write!(f, "{from:08X}-{to:08X}"),
+        }
+    }
+}
+
+impl TailPart {
+    fn parse(text: &str) -> Option<Self> {
+        if text == "log" {
+            return Some(Self::Log);
+        }
+        let (from, to) = text.split_once('-')?;
+        let place = |text| u32::from_str_radix(text, 16).ok();
+        let (from, to) = (place(from)?, place(to)?);
+        (from < to).then_some(Self::Piece(from, to))
+    }
 }
 
 /// An object of a backup.
@@ -124,6 +198,10 @@ impl Layout {
                     self.summary_folder(segment.timeline)
                 )
             }
+            Key::Tail(TailObject { segment, run, part }, packing) => {
+                let folder = self.tail_folder(segment.timeline);
+                format!("{folder}{segment}/{run}.{part}{packing}")
+            }
             Key::Backup(id, object) => format!("{}{object}", self.backup_folder(id)),
             Key::Claim(second) => format!("{}/claims/{second}", self.system_identifier),
             Key::Mark(id, Mark { number, permanence }) => {
@@ -158,6 +236,17 @@ impl Layout {
                 let segment = file.strip_suffix(".json")?;
                 Some(Key::Summary(segment.parse().ok()?, packing))
             }
+            "tail" => {
+                let (segment, name) = name.split_once('/')?;
+                let (name, packing) = Packing::split(name);
+                let (run, part) = name.split_once('.')?;
+                let object = TailObject {
+                    segment: segment.parse().ok()?,
+                    run: run.parse().ok()?,
+                    part: TailPart::parse(part)?,
+                };
+                Some(Key::Tail(object, packing))
+            }
             "backups" => Some(Key::Backup(first.parse().ok()?, BackupObject::parse(name)?)),
             "claims" => Some(Key::Claim(first.parse().ok()?)),
             "marks" => {
@@ -187,6 +276,24 @@ impl Layout {
         }
     }
 
+    /// Part of a segment that is being received.
+    pub fn tail(&self, what: TailObject, packing: Packing) -> Object {
+        Object {
+            key: self.key(&Key::Tail(what, packing)),
+            packing,
+        }
+    }
+
+    /// Prefix of what is stored of unfinished segments of a timeline.
+    pub fn tail_folder(&self, timeline: TimelineId) -> String {
+        format!("{}{timeline}/", self.tail_folders())
+    }
+
+    /// Prefix of what is stored of unfinished segments of all timelines.
+    pub fn tail_folders(&self) -> String {
+        format!("{}/tail/", self.system_identifier)
+    }
+
     /// A backup's entry, its commit point.
     pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
         self.key(&Key::Backup(id.clone(), BackupObject::Entry))
@@ -201,10 +308,15 @@ impl Layout {
         format!("{}/summary/", self.system_identifier)
     }
 
-    /// Whether an object ends in a trailer, as WAL files and summaries do.
+    /// Whether an object ends in a trailer, as WAL files, summaries and pieces of segments do.
     pub fn has_trailer(&self, object: &Object) -> bool {
         let key = object.key.as_str();
-        key.starts_with(&self.wal_folders()) || key.starts_with(&self.summary_folders())
+        let folders = [
+            self.wal_folders(),
+            self.summary_folders(),
+            self.tail_folders(),
+        ];
+        folders.iter().any(|folder| key.starts_with(folder))
     }
 
     /// Prefix of all timelines' folders.
@@ -309,8 +421,22 @@ mod tests {
         }
     }
 
+    fn tail() -> TailObject {
+        let from = fastrand::u32(..1 << 30);
+        let part = match fastrand::u32(..3) {
+            0 => TailPart::Log,
+            _ => TailPart::Piece(from, fastrand::u32(from + 1..=1 << 30)),
+        };
+        TailObject {
+            segment: segment(),
+            run: TailRun::random(),
+            part,
+        }
+    }
+
     fn any() -> Key {
-        match fastrand::u32(..5) {
+        match fastrand::u32(..6) {
+            5 => Key::Tail(tail(), packing()),
             0 => Key::Wal(file(), packing()),
             1 => Key::Summary(segment(), packing()),
             2 => Key::Backup(id(), object()),
@@ -369,6 +495,10 @@ mod tests {
             "7710533931497189584/backups/20261121T043000Z-F/base/1.tar".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.lz4".to_owned(),
             "7710533931497189584/leases/archiver".to_owned(),
+            "7710533931497189584/tail/00000002/000000010000000000000001/0123456789abcdef.log.lz4".to_owned(),
+            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789ABCDEF.log.lz4".to_owned(),
+            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.00000002-00000001.lz4".to_owned(),
+            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.1-2.lz4".to_owned(),
             "x".to_owned(),
         ] {
             let key = ObjectKey::new(text).unwrap();

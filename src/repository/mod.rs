@@ -9,6 +9,7 @@ pub mod layout;
 pub mod marking;
 pub mod marks;
 pub mod object_error;
+pub mod tails;
 mod wal_archive;
 
 use std::sync::Arc;
@@ -307,6 +308,17 @@ impl Repository {
         self.content(object, reader, Arc::default())
     }
 
+    /// Opens an archived file, also one that is the begin of a segment which was received.
+    ///
+    /// # Errors
+    /// As [`Repository::open`].
+    pub fn open_archived(&self, archived: &ArchivedFile) -> Result<Content, Error> {
+        match archived.tail() {
+            Some(tail) => self.open_tail(tail),
+            None => self.open(&archived.object()),
+        }
+    }
+
     /// As [`Repository::open`], with what comes to be known of the object while it is read.
     pub fn open_watched(&self, object: &layout::Object) -> Result<Watched, Error> {
         let (stored, hash) = self.open_stored(object)?;
@@ -386,6 +398,10 @@ impl Repository {
             return Ok(true);
         }
         let object = archived.object();
+        if archived.tail().is_some() {
+            // It grows.
+            return Ok(false);
+        }
         match content {
             SegmentDigest::Sha256(known) => Ok(self.content_sha256(&object)? == known),
             SegmentDigest::Blake3(known) => {
@@ -398,7 +414,8 @@ impl Repository {
     /// The checksum in a file's trailer; `None` where there is none, or no identity opens it.
     pub fn trailer(&self, archived: &ArchivedFile) -> Result<Option<[u8; 32]>, Error> {
         let object = &archived.object();
-        if object.packing.codec == Codec::None || !self.layout.has_trailer(object) {
+        let has_one = object.packing.codec != Codec::None && self.layout.has_trailer(object);
+        if archived.tail().is_some() || !has_one {
             return Ok(None);
         }
         let ranged = self.ranged(object.clone(), archived.stored_bytes);

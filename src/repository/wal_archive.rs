@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::discriminant;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalFileName};
@@ -9,6 +10,7 @@ use walhalla_providers::transfer::Listing;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, ObjectKey, Operation};
 
 use super::layout::{Key, Layout, Object};
+use super::tails::Tail;
 use super::{Error, ObjectError, Repository};
 use crate::failure::Failure as _;
 use crate::pipeline::Packing;
@@ -19,7 +21,7 @@ pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
 /// Objects among which the next segment is found, from one before it on: sixteen segments, in several forms perhaps.
 const NEIGHBOURS: u16 = 100;
 
-/// A WAL file or a summary in the archive. There may be a million of them in memory, so that each tells its key only when it is
+/// A WAL file, a tail or a summary in the archive. There may be a million of them in memory, so that each tells its key only when it is
 /// asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArchivedFile {
@@ -32,10 +34,12 @@ pub struct ArchivedFile {
     pub modified: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum ArchivedKind {
     Wal(WalFileName),
     Summary(SegmentName),
+    /// The begin of a segment that is not finished.
+    Tail(Arc<Tail>),
 }
 
 /// What is archived of one timeline, from some segment on.
@@ -68,7 +72,9 @@ impl ArchivedFile {
         let (kind, packing) = match layout.parse(&info.key) {
             Key::Wal(file, packing) => (ArchivedKind::Wal(file), packing),
             Key::Summary(segment, packing) => (ArchivedKind::Summary(segment), packing),
-            Key::Backup(..) | Key::Claim(_) | Key::Mark(..) | Key::Foreign(_) => return None,
+            Key::Tail(..) | Key::Backup(..) | Key::Claim(_) | Key::Mark(..) | Key::Foreign(_) => {
+                return None;
+            }
         };
         Some(Self {
             system_identifier: layout.system_identifier(),
@@ -82,17 +88,41 @@ impl ArchivedFile {
     /// Where and how it is stored.
     pub fn object(&self) -> Object {
         let layout = Layout::new(self.system_identifier);
-        match self.kind {
-            ArchivedKind::Wal(file) => layout.wal(file, self.packing),
-            ArchivedKind::Summary(segment) => layout.summary(segment, self.packing),
+        match &self.kind {
+            ArchivedKind::Wal(file) => layout.wal(*file, self.packing),
+            ArchivedKind::Summary(segment) => layout.summary(*segment, self.packing),
+            ArchivedKind::Tail(tail) => match tail.object() {
+                Some(object) => object.clone(),
+                None => layout.wal(WalFileName::Segment(tail.segment), Packing::NONE),
+            },
         }
     }
 
-    /// The WAL file that it is; `None` of a summary.
+    /// A segment as far as it was received.
+    pub fn of_tail(system_identifier: SystemIdentifier, tail: Tail) -> Self {
+        let packing = tail.object().map_or(Packing::NONE, |object| object.packing);
+        Self {
+            system_identifier,
+            packing,
+            stored_bytes: tail.stored_bytes(),
+            modified: tail.modified(),
+            kind: ArchivedKind::Tail(Arc::new(tail)),
+        }
+    }
+
+    /// How far the segment was received, where it is not archived whole.
+    pub fn tail(&self) -> Option<&Arc<Tail>> {
+        match &self.kind {
+            ArchivedKind::Tail(tail) => Some(tail),
+            ArchivedKind::Wal(_) | ArchivedKind::Summary(_) => None,
+        }
+    }
+
+    /// The WAL file that it is; `None` of a summary and of a tail.
     fn wal_file(&self) -> Option<WalFileName> {
         match self.kind {
             ArchivedKind::Wal(file) => Some(file),
-            ArchivedKind::Summary(_) => None,
+            ArchivedKind::Summary(_) | ArchivedKind::Tail(_) => None,
         }
     }
 }

@@ -48,7 +48,11 @@ impl Planner<'_> {
             .enumerate()
             .find_map(|(index, facts)| {
                 // What is looked for in the last one was found before it.
-                let lsn = facts.cut.filter(|_| is_end || number(index) < last)?;
+                let at = number(index);
+                // The archive ends in what was received last; of what comes after it nothing may be lost.
+                let is_tail = at.next() == way.next() && way.route.stretch.ends_in_a_tail();
+                let counts = (is_end && !is_tail) || at < last;
+                let lsn = facts.cut.filter(|_| counts)?;
                 Some((index, lsn))
             });
         let size = way.backup.wal_segment_size;

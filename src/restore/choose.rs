@@ -17,7 +17,7 @@ use super::offer::{Falls, Offer};
 use super::plan::{Plan, Unreachable};
 use super::planner::Planner;
 use super::target::{Point, Target, TargetTimeline};
-use crate::archive::{Archive, Reading};
+use crate::archive::{Archive, Reading, Tails};
 use crate::failure::Failure as _;
 use crate::repository::{BackupEntry, Repository};
 
@@ -36,7 +36,7 @@ pub fn plan(
 ) -> Result<Plan, Error> {
     let catalog = repository.catalog()?;
     let all = catalog.usable();
-    let archive = Archive::new(repository, &all, reading)?;
+    let archive = Archive::new(repository, &all, reading)?.with_tails(Tails::Used);
     let backups = match chosen {
         Some(id) => {
             let chosen = repository.named_backup(&catalog, id)?;

@@ -66,10 +66,11 @@ impl<'a> Planner<'a> {
             route: self.archive.route(history, size, first)?,
             consistent: size.segment_before(backup.stop_lsn),
         };
-        if !way.has(way.consistent) {
+        if !way.is_consistent() {
+            let missing = way.consistent.min(way.next());
             let reason = format!(
                 "WAL segment {}, without which backup {} is not consistent, is missing",
-                way.missing(),
+                way.route.stretch.name(missing),
                 backup.id
             );
             return Ok(Offer::Falls(Falls::Broken(Unreachable::because(reason))));
@@ -217,7 +218,9 @@ impl<'a> Planner<'a> {
         let first = backup.wal_segment_size.segment_of(backup.start_lsn);
         let count = |last: SegmentNo| usize::try_from(last.0 - first.0 + 1).unwrap_or(usize::MAX);
         let segments = route.stretch.to(last);
+        let tail = segments.tail().map(|tail| tail.valid_until);
         Ok(Plan {
+            tail,
             target: self.target.clone(),
             backup: backup.clone(),
             chain,

@@ -23,6 +23,8 @@ pub struct Plan {
     pub history: History,
     /// Every segment that recovery will ask for, in the order of replay.
     pub segments: Vec<(SegmentName, ArchivedFile)>,
+    /// Where the WAL of the last one ends, if that is not archived whole and was received so far.
+    pub tail: Option<Lsn>,
     /// How many of them make the backup consistent.
     pub segments_to_consistency: usize,
     /// History files that the server will ask for.
@@ -70,6 +72,9 @@ pub struct PlanReport {
     pub needed_settings: Option<Limits>,
     /// Segments to replay, in order.
     pub segments: Vec<String>,
+    /// Where the WAL of the last one ends, if that is not archived whole and was received so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tail_end: Option<Lsn>,
     /// How many of them make the backup consistent.
     pub segments_to_consistency: usize,
     /// How many of them reach the target.
@@ -160,6 +165,7 @@ impl Plan {
                 .iter()
                 .map(|(name, _)| name.to_string())
                 .collect(),
+            tail_end: self.tail,
             segments_to_consistency: self.segments_to_consistency,
             segments_to_target: self.segments.len(),
             download_bytes: self.download_bytes(),
@@ -202,6 +208,7 @@ impl PlanReport {
             new_tablespaces: Vec::new(),
             needed_settings: None,
             segments: Vec::new(),
+            tail_end: None,
             segments_to_consistency: 0,
             segments_to_target: 0,
             download_bytes: 0,

@@ -28,6 +28,7 @@ use super::Error;
 use super::existing::broken_off;
 use super::folder::{Folder, Kind, Owner, existing, is_temporary};
 use super::plan::Plan;
+use crate::failure::{Class, Failure as _};
 use crate::pipeline::streams;
 use crate::progress::Progress;
 use crate::repository::{ArchivedFile, BackupEntry, ObjectError, Repository};
@@ -359,10 +360,22 @@ fn fetch(
         ends_recovery: false,
     };
     let sealed = Mutex::new(BTreeMap::new());
-    let put = |file: WalFileName, archived: &ArchivedFile, last| -> Result<_, Error> {
+    let put = |file: WalFileName,
+               archived: &ArchivedFile,
+               last: Option<ReadSegment>|
+     -> Result<_, Error> {
         let path = stage.join(file.to_string());
         let history = plan.history.of(file.timeline());
-        let check = fetcher.fetch_archived(file, archived, &history, last, &path)?;
+        let outcome = fetcher.fetch_archived(file, archived, &history, last.clone(), &path);
+        let check = match (outcome, archived.tail()) {
+            // Since the plan was made the segment was archived, or its pieces became fewer.
+            (Err(error), Some(tail)) if error.class() == Class::Inaccessible => {
+                let now = wal::tail::by_now(repository, &history, tail.segment)?;
+                let now = now.ok_or(error)?;
+                fetcher.fetch_archived(file, &now, &history, last, &path)?
+            }
+            (outcome, _) => outcome?,
+        };
         lock(&sealed).insert(file.to_string(), digest(&path)?);
         if progress.add(archived.stored_bytes) {
             Ok(check)

@@ -9,6 +9,7 @@ use walhalla_postgres::{History, Limits, Lsn, SegmentName, SegmentNo};
 use super::plan::NewTablespace;
 use crate::archive::{Facts, Route, Stretch};
 use crate::repository::BackupEntry;
+use crate::repository::tails::Tail;
 
 /// Where recovery from a backup goes to.
 #[derive(Clone)]
@@ -51,6 +52,16 @@ impl Way<'_> {
 
     pub(super) fn has(&self, segment: SegmentNo) -> bool {
         segment < self.next()
+    }
+
+    /// Whether it makes the backup consistent.
+    pub(super) fn is_consistent(&self) -> bool {
+        let tail = self.route.stretch.tail();
+        let is_too_short = |tail: &Arc<Tail>| {
+            let is_last = self.consistent.next() == self.next();
+            is_last && tail.valid_until < self.backup.stop_lsn
+        };
+        self.has(self.consistent) && !tail.is_some_and(is_too_short)
     }
 }
 

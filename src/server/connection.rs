@@ -194,10 +194,56 @@ pub enum Wanted {
 pub struct Attempt {
     /// What the driver is told.
     pub options: PgConnectOptions,
+    /// The same for who speaks to the server without the driver.
+    pub login: Login,
     /// Where it leads, for messages.
     pub place: String,
     /// Tried only where the attempt before it, with encryption or without, failed.
     pub is_second_try: bool,
+}
+
+/// Who connects, to where, and what is demanded of the connection.
+#[derive(Clone)]
+pub struct Login {
+    /// Where the server listens.
+    pub endpoint: Endpoint,
+    /// The user.
+    pub user: String,
+    /// The password, if one is known.
+    pub password: Option<String>,
+    /// The one for replication, which password files may give apart, as that of the database `replication`.
+    pub replication_password: Option<String>,
+    /// The database.
+    pub database: String,
+    /// What the connection calls itself.
+    pub application_name: String,
+    /// Settings of the session, as `options` gives them.
+    pub options: Option<String>,
+    /// How it is encrypted.
+    pub encryption: PgSslMode,
+    /// The authority that has to have signed the server's certificate; without one, those that the world knows.
+    pub root_certificate: Option<PathBuf>,
+    /// The client's own certificate and its key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A socket, or with a zero byte at its begin an abstract one.
+    Socket(PathBuf),
+    /// A host's name or address, and the port.
+    Tcp(String, u16),
+}
+
+impl std::fmt::Debug for Login {
+    /// Without the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("endpoint", &self.endpoint)
+            .field("user", &self.user)
+            .finish_non_exhaustive()
+    }
 }
 
 /// All that is needed to connect.
@@ -375,10 +421,15 @@ pub fn connection(
     }
     let mut attempts = Vec::new();
     for place in &places {
-        let options = base(&set, surroundings, &user, place)?;
+        let (options, login) = base(&set, surroundings, &user, place)?;
         let modes = encryption(&set, surroundings, &place.host)?;
         for (index, (mode, root)) in modes.into_iter().enumerate() {
             let mut options = options.clone().ssl_mode(mode);
+            let login = Login {
+                encryption: mode,
+                root_certificate: root.clone(),
+                ..login.clone()
+            };
             // Without one nothing of the variable may be left, which may say "system".
             options = match root {
                 Some(root) => options.ssl_root_cert(root),
@@ -386,6 +437,7 @@ pub fn connection(
             };
             attempts.push(Attempt {
                 options,
+                login,
                 place: place.to_string(),
                 is_second_try: index > 0,
             });
@@ -404,13 +456,14 @@ fn base(
     surroundings: &Surroundings,
     user: &str,
     place: &Place,
-) -> Result<PgConnectOptions, Error> {
+) -> Result<(PgConnectOptions, Login), Error> {
     let database = set.get("dbname").unwrap_or("postgres");
+    let application_name = set.get("application_name").unwrap_or("walhalla");
     let mut options = PgConnectOptions::new_without_pgpass()
         .port(place.port)
         .username(user)
         .database(database)
-        .application_name(set.get("application_name").unwrap_or("walhalla"))
+        .application_name(application_name)
         .statement_cache_capacity(0)
         .disable_statement_logging();
     options = match &place.host {
@@ -421,8 +474,8 @@ fn base(
         Some(password) => Some(password.to_owned()),
         None => password::of(set.get("passfile"), surroundings, place, database, user),
     };
-    if let Some(password) = password {
-        options = options.password(&password);
+    if let Some(password) = &password {
+        options = options.password(password);
     }
     // The driver reads the variable by itself, and nothing else.
     if let Some(given) = set.get("options")
@@ -432,10 +485,43 @@ fn base(
     }
     let certificate = file_of(set.get("sslcert"), surroundings, "postgresql.crt");
     let key = file_of(set.get("sslkey"), surroundings, "postgresql.key");
-    if let (Some(certificate), Some(key)) = (certificate, key) {
+    let client_certificate = certificate.zip(key);
+    if let Some((certificate, key)) = &client_certificate {
         options = options.ssl_client_cert(certificate).ssl_client_key(key);
     }
-    Ok(options)
+    let replication_password = if set.get("password").is_some() {
+        password.clone()
+    } else {
+        let passfile = set.get("passfile");
+        let own = password::of(passfile, surroundings, place, "replication", user);
+        own.or_else(|| password.clone())
+    };
+    let login = Login {
+        endpoint: place.endpoint(),
+        replication_password,
+        user: user.to_owned(),
+        password,
+        database: database.to_owned(),
+        application_name: application_name.to_owned(),
+        options: set.get("options").map(str::to_owned),
+        encryption: PgSslMode::Disable,
+        root_certificate: None,
+        client_certificate,
+    };
+    Ok((options, login))
+}
+
+impl Place {
+    fn endpoint(&self) -> Endpoint {
+        match &self.host {
+            Host::Tcp(host) => Endpoint::Tcp(host.clone(), self.port),
+            Host::Socket(directory) => {
+                let mut socket = driver_path(directory).into_os_string();
+                socket.push(format!("/.s.PGSQL.{}", self.port));
+                Endpoint::Socket(socket.into())
+            }
+        }
+    }
 }
 
 /// A file that is named, or the one in the home directory if it is there.

@@ -9,6 +9,7 @@ pub mod control_file;
 pub mod data_directory;
 pub mod postmaster;
 pub mod recovery_mode;
+pub mod replication;
 pub mod session;
 pub mod waiting_server;
 pub mod wal_directory;

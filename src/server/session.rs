@@ -93,13 +93,7 @@ impl Server {
     /// # Errors
     /// [`Error::Connection`] for settings that cannot be followed, [`Error::Server`] with the driver's reason.
     pub async fn connect(pgdata: &Path) -> Result<Self, Error> {
-        let surroundings = Surroundings {
-            variable: &|name| std::env::var_os(name),
-            home: std::env::home_dir(),
-            user: &|| whoami::username().map_err(|_| rustix::process::geteuid().as_raw()),
-        };
-        let listens = PidFile::read(pgdata).and_then(|pid_file| pid_file.listens(pgdata));
-        let ways = connection::connection(&surroundings, listens.as_ref())?;
+        let ways = ways(Some(pgdata))?;
         let passes = match ways.wanted {
             Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
             wanted => vec![wanted],
@@ -354,6 +348,21 @@ impl Server {
         // The server forgets the session either way.
         drop(self.connection.close().await);
     }
+}
+
+/// The ways to a server that libpq's variables, service and password files name; where they name none, to the one that runs
+/// in `pgdata`.
+///
+/// # Errors
+/// [`Error::Connection`].
+pub fn ways(pgdata: Option<&Path>) -> Result<connection::Connection, Error> {
+    let surroundings = Surroundings {
+        variable: &|name| std::env::var_os(name),
+        home: std::env::home_dir(),
+        user: &|| whoami::username().map_err(|_| rustix::process::geteuid().as_raw()),
+    };
+    let listens = pgdata.and_then(|pgdata| PidFile::read(pgdata)?.listens(pgdata));
+    connection::connection(&surroundings, listens.as_ref())
 }
 
 /// Whether the process `pid` is seen on this host to work in another data directory of the same cluster than `pgdata`: a

@@ -17,8 +17,10 @@ use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
 use crate::repository::layout::Key;
+use crate::repository::tails::{RunDamage, TailFile, by_run};
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, ObjectError, Repository};
 use crate::threads::{lock, on_threads};
+use crate::wal::tail;
 
 /// Segments that a thread reads one after the other; the one before them is read again.
 const RUN_SEGMENTS: usize = 32;
@@ -383,7 +385,69 @@ impl<'a> Archive<'a> {
             let other = files.others.iter().filter(|(_, file)| is_wanted(file));
             others.extend(other.map(|(name, file)| (*name, file.clone(), history.clone())));
         }
-        read_all(&reader, options, &runs, &others)
+        read_all(&reader, options, &runs, &others)?;
+        self.tails(findings)
+    }
+
+    /// Reads what was stored of segments that are not archived.
+    fn tails(&self, findings: &Findings) -> Result<(), Error> {
+        let mut superseded = 0;
+        for timeline in self.repository.timelines_with_tails()? {
+            let root = History::root(timeline);
+            let history = self.histories.get(&timeline).unwrap_or(&root);
+            for (segment, files) in self.repository.list_tails(timeline, None)? {
+                if self.inventory.segment(segment).is_some() {
+                    superseded += files.len();
+                    continue;
+                }
+                for files in by_run(&files).into_values() {
+                    self.tail(history, segment, files, findings)?;
+                }
+            }
+        }
+        if superseded > 0 {
+            findings.note(format!(
+                "{superseded} objects hold WAL of segments that were archived since, and are of no use any more"
+            ));
+        }
+        Ok(())
+    }
+
+    fn tail(
+        &self,
+        history: &History,
+        segment: SegmentName,
+        files: Vec<TailFile>,
+        findings: &Findings,
+    ) -> Result<(), Error> {
+        let folder = self.repository.layout().tail_folder(segment.timeline);
+        let url = format!("{}/{folder}{segment}/", self.repository.store_url());
+        count(&findings.objects, files.len() as u64);
+        count(
+            &findings.bytes,
+            files.iter().map(|file| file.stored_bytes).sum(),
+        );
+        let surveyed = tail::survey(self.repository, history, segment, files, None);
+        let Some(surveyed) = findings.judge(&url, surveyed.map_err(Error::from))? else {
+            return Ok(());
+        };
+        if let Some(mismatch) = surveyed.unfit {
+            findings.problem(url, format!("it is no WAL of the segment: {mismatch}"));
+        }
+        match surveyed.damage {
+            Some(RunDamage::Damaged(error)) => {
+                let object = error.object().unwrap_or_default().to_owned();
+                findings.judge::<()>(&object, Err(error.into()))?;
+            }
+            Some(RunDamage::Torn(error)) => {
+                findings.note(format!(
+                    "{}: its writer died there",
+                    crate::output::chain(&error)
+                ));
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     fn note_absent(&self, findings: &Findings, options: &Options) {

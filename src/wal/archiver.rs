@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use walhalla_postgres::control::ClusterSecret;
 use walhalla_postgres::segment::MOST_PARTIALS;
 use walhalla_postgres::summary::{Summarizer, Summary};
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::record;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
-use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, WalFileName};
+use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
 use walhalla_providers::ErrorKind;
 
 use super::{Error, Mismatch};
@@ -47,15 +48,36 @@ pub enum Pushed {
     AlreadyThere,
 }
 
+/// What is known of the cluster whose files are pushed.
+#[derive(Clone)]
+pub struct Origin {
+    /// What all of its segments have in common.
+    pub cluster: Cluster,
+    /// The timeline that its server is on.
+    pub timeline: TimelineId,
+    /// What only its servers know, where it is known here.
+    pub secret: Option<ClusterSecret>,
+}
+
+impl From<&ControlFile> for Origin {
+    fn from(control: &ControlFile) -> Self {
+        Self {
+            cluster: control.into(),
+            timeline: control.timeline,
+            secret: control.secret.clone(),
+        }
+    }
+}
+
 /// One push: a file, its name and its cluster.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Archiver<'a> {
     /// Where it goes.
     pub repository: &'a Repository,
     /// Compresses and encrypts it.
     pub pipeline: &'a Pipeline,
     /// The cluster it must belong to.
-    pub control: &'a ControlFile,
+    pub origin: Origin,
     /// Whether the server is in recovery: it then receives WAL and writes none.
     pub in_recovery: bool,
 }
@@ -287,11 +309,11 @@ impl Archiver<'_> {
     /// is on a later one that left it in this segment or before, or never was on it; or, for a server in recovery, by the one that it follows, at exactly
     /// the place where the segment's WAL ends. Anything else is a segment that was cut.
     fn was_left(&self, path: &Path, name: SegmentName, survey: &Survey) -> Result<bool, Error> {
-        let size = self.control.segment_size;
+        let size = self.origin.cluster.segment_size;
         let Some(number) = name.number(size) else {
             return Ok(false);
         };
-        let own = self.control.timeline;
+        let own = self.origin.timeline;
         if own > name.timeline {
             let history = super::history_beside(self.repository, path, own)?;
             let left = history.switch_from(name.timeline);
@@ -329,7 +351,7 @@ impl Archiver<'_> {
         let (read, _) = source
             .read_to_end()?
             .ok_or_else(|| mismatch_at(path, WalFileName::Segment(name), Mismatch::Text))?;
-        let size = self.control.segment_size;
+        let size = self.origin.cluster.segment_size;
         let begin = name
             .number(size)
             .map_or(Lsn::ZERO, |number| number.start(size));
@@ -393,8 +415,8 @@ impl Archiver<'_> {
 
     /// The key of the digests by which the cluster's servers know what they pushed without reading it.
     fn key(&self) -> Option<[u8; 32]> {
-        let secret = self.control.secret.as_ref()?;
-        Some(secret.key(DIGEST_PURPOSE, self.control.system_identifier))
+        let secret = self.origin.secret.as_ref()?;
+        Some(secret.key(DIGEST_PURPOSE, self.origin.cluster.system_identifier))
     }
 
     /// The repository, for what is not waited for long.
@@ -499,7 +521,7 @@ impl Archiver<'_> {
                     let survey = self.survey(path, name).ok();
                     // Of a segment that was refused as cut nothing is known; its timeline may have been left, though.
                     let survey = survey.filter(|survey| is_partial || survey.is_whole);
-                    let whole_bytes = self.control.segment_size.bytes();
+                    let whole_bytes = self.origin.cluster.segment_size.bytes();
                     let valid_bytes = survey.map_or(whole_bytes, |survey| survey.valid_bytes);
                     self.begins_alike(path, file, archived, &mut content, valid_bytes)?
                 }
@@ -576,7 +598,7 @@ impl Archiver<'_> {
         archived: &Object,
         begin: &[u8],
     ) -> Result<(), Error> {
-        let own = Cluster::from(self.control);
+        let own = self.origin.cluster;
         match Cluster::of_first_page(begin, own.system_identifier) {
             Some(other) if other.segment_size != own.segment_size => Err(Error::OtherSegmentSize {
                 file,
@@ -737,7 +759,7 @@ fn segment_reader(
     extent: Extent,
     archiver: &Archiver,
 ) -> Result<SegmentReader, Error> {
-    let cluster = Cluster::from(archiver.control);
+    let cluster = archiver.origin.cluster;
     let history = super::history_beside(archiver.repository, path, name.timeline)?;
     let file = match extent {
         Extent::Whole => WalFileName::Segment(name),

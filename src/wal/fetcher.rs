@@ -12,7 +12,7 @@ use walhalla_postgres::wal::segment_reader::ReadSegment;
 use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFileName};
 
 use super::segment::ArchivedSegment;
-use super::{Error, Mismatch, history_beside};
+use super::{Error, Mismatch, history_beside, tail};
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::Packing;
 use crate::repository::{ArchivedFile, LaterWal, ObjectError, Repository};
@@ -71,8 +71,60 @@ impl Fetcher<'_> {
         };
         match found {
             Some(archived) => Ok(Ok(archived)),
-            None => Ok(Err(self.absent(file, neighbours, path)?)),
+            None => match (self.absent(file, neighbours, path)?, file) {
+                (absent @ Error::NotArchived { .. }, WalFileName::Segment(name)) => {
+                    Ok(self.tail(name, path)?.ok_or(absent))
+                }
+                (absent, _) => Ok(Err(absent)),
+            },
         }
+    }
+
+    /// A segment that is not archived, as far as it was received, where the archive of its timeline ends before it.
+    ///
+    /// # Errors
+    /// [`Error::Hole`] in archive recovery where another timeline left it: whether it is wanted to its end cannot be told here.
+    fn tail(&self, name: SegmentName, path: &Path) -> Result<Option<ArchivedFile>, Error> {
+        let (Some(cluster), Some(before)) = (self.cluster, self.before(name)) else {
+            return Ok(None);
+        };
+        let history = history_beside(self.repository, path, name.timeline)?;
+        let tail = tail::for_server(self.repository, cluster, &history, name, path)?;
+        let Some(tail) = tail else { return Ok(None) };
+        let begin = name.number(cluster.segment_size);
+        let end = begin.map_or(Lsn::ZERO, |number| {
+            number.next().start(cluster.segment_size)
+        });
+        match self.repository.later_wal(name, before)? {
+            LaterWal::Segment(_) => Ok(None),
+            LaterWal::Timelines if self.was_left_before(name.timeline, end)? => {
+                if !self.ends_recovery {
+                    return Ok(None);
+                }
+                Err(Error::Hole {
+                    file: WalFileName::Segment(name),
+                    archive: self.repository.url(&tail.object().key),
+                    later: "its begin was stored by wal-receive, and another timeline left it"
+                        .to_owned(),
+                })
+            }
+            LaterWal::Timelines | LaterWal::Nothing | LaterWal::NothingKnown => Ok(Some(tail)),
+        }
+    }
+
+    /// Whether a later timeline left `timeline` before `end`.
+    fn was_left_before(&self, timeline: TimelineId, end: Lsn) -> Result<bool, Error> {
+        for later in self.repository.timelines()? {
+            if later > timeline
+                && let Some(history) = self.repository.history(later)?
+                && history
+                    .switch_from(timeline)
+                    .is_some_and(|switch| switch < end)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The segment before `name` on its timeline, where it is known how long segments are.
@@ -265,7 +317,7 @@ impl Fetcher<'_> {
             history,
             cluster: self.cluster,
         };
-        let mut content = self.repository.urgent().open(&archived.object())?;
+        let mut content = self.repository.urgent().open_archived(archived)?;
         let reader = segment.reader(last)?;
         let keep = |checked: &[u8]| target.write(checked);
         let read = segment.feed(reader, &mut content, |_, _| {}, keep)?;

@@ -4,6 +4,7 @@
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
 //! segment     ─▶ summary beside it                                       stored_summary
+//! tail        ─▶ the run that leads furthest, as the segment it will be  tail
 //! ```
 
 pub mod archiver;
@@ -11,6 +12,7 @@ pub mod fetcher;
 pub mod segment;
 pub mod server_summaries;
 pub mod stored_summary;
+pub mod tail;
 #[cfg(test)]
 mod tests;
 

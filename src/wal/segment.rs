@@ -110,7 +110,7 @@ pub fn read(
         history,
         cluster: None,
     };
-    let mut content = repository.open(&archived.object())?;
+    let mut content = repository.open_archived(archived)?;
     let reader = segment.reader(last)?.hashing();
     segment.feed(reader, &mut content, show, |_| Ok(()))
 }

@@ -90,7 +90,7 @@ impl Site {
         let archiver = Archiver {
             repository: &self.repository,
             pipeline: &self.pipeline,
-            control: &self.control,
+            origin: (&self.control).into(),
             in_recovery: false,
         };
         archiver.push(path, WalFileName::Segment(name)).unwrap()

@@ -73,6 +73,8 @@ mod verify;
 mod wal_corpus;
 mod wal_fetch_answers;
 mod wal_push_refusals;
+mod wal_receive;
+mod wal_receive_tails;
 mod wal_records;
 mod whole_path;
 mod whose_wal;

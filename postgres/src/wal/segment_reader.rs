@@ -100,6 +100,11 @@ impl SegmentReader {
         }
     }
 
+    /// What the segment has in common with all others, once its first page was fed or where that is known.
+    pub fn cluster(&self) -> Option<Cluster> {
+        self.pages.as_ref().map(PageCheck::cluster)
+    }
+
     /// Takes in the next bytes, and shows each record that ends in them.
     ///
     /// # Errors

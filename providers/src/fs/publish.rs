@@ -70,6 +70,31 @@ impl Directories {
         TempFile::create(directory)
     }
 
+    /// Creates the empty file `target`, whose name is durable.
+    pub(super) fn create_file(&self, target: &Path) -> io::Result<File> {
+        let (Some(directory), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let create = || {
+            let folder = open_directory(directory)?;
+            let file = File::from(openat(&folder, name, flags, Mode::from(FILE_MODE))?);
+            hand_over(&file, &folder, FILE_MODE)?;
+            file.sync_all()?;
+            folder.sync_all()?;
+            Ok(file)
+        };
+        for _ in 0..PRUNE_RACES {
+            match create() {
+                Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => {
+                    self.create(directory)?;
+                }
+                created => return created,
+            }
+        }
+        create()
+    }
+
     /// Creates `directory` and what is missing of its parents, down from the root, each made
     /// durable before the next.
     ///

@@ -6,6 +6,7 @@ mod history;
 mod host;
 mod keys;
 mod program;
+mod receiver;
 mod segments;
 mod store;
 mod waiting;
@@ -20,6 +21,7 @@ pub use history::{Moment, PgbenchLoad, create_fill_segment, fill, make_history};
 pub use host::{PATH, host};
 pub use keys::{Key, PLUGIN, with_plugin, write_private};
 pub use program::{Outcome, run};
+pub use receiver::Receiver;
 pub use segments::{
     Segments, give_rights_back, make_read_only, make_unreadable, with_a_byte_changed,
     with_a_record_changed,

@@ -1,0 +1,767 @@
+//! A server's replication protocol: WAL as it is written.
+//!
+//! ```text
+//! Login ─▶ socket, TLS, password ─▶ commands ─▶ START_REPLICATION ─▶ WAL, keepalives ─▶ the timeline's end
+//!   login, tls                      text rows                      ◀─ positions that are durable
+//! ```
+//!
+//! Source: PostgreSQL's manual, "Streaming Replication Protocol". The driver does not speak it, so that the few messages are
+//! here; those that a client sends, and SCRAM, are of the crate `postgres-protocol`.
+
+mod login;
+mod tls;
+mod wire;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use postgres_protocol::message::frontend;
+use walhalla_postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
+
+use super::connection::{self, Attempt, Wanted};
+use super::session::ways;
+use crate::failure::{Advice, Failure};
+use wire::{Fields, Message, Wire};
+
+/// Which kind of session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Session {
+    /// It takes commands of the replication protocol.
+    Replication,
+    /// It takes SQL.
+    Sql,
+}
+
+/// A session without the driver.
+#[derive(Debug)]
+pub struct Replication {
+    wire: Wire,
+    place: String,
+}
+
+/// What a server says of itself (`IDENTIFY_SYSTEM`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub system_identifier: SystemIdentifier,
+    /// Its timeline.
+    pub timeline: TimelineId,
+    /// Up to where its WAL is on its disk.
+    pub flushed: Lsn,
+}
+
+/// What the server says next while it streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// WAL from a position on.
+    Wal(Lsn, Bytes),
+    /// That it is there.
+    Alive(Answer),
+    /// That its timeline has ended here.
+    EndOfTimeline,
+}
+
+/// Whether the server wants to hear at once what is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// At once.
+    Wanted,
+    /// As usual.
+    Unneeded,
+}
+
+/// What became of `START_REPLICATION`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    /// WAL comes.
+    Streaming,
+    /// The timeline has ended there: the next one, and where it begins.
+    Ended(Option<(TimelineId, Lsn)>),
+}
+
+/// What went wrong with a session.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The connection broke, or there was none.
+    #[error("the connection broke")]
+    Broken(#[source] io::Error),
+    /// The server said no.
+    #[error("{doing} failed: {message} (SQLSTATE {code})")]
+    Refused {
+        /// What was asked of it.
+        doing: String,
+        /// Its SQLSTATE.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+    /// It did not answer in time.
+    #[error("it did not answer within {0} s")]
+    TimedOut(u64),
+    /// It does not encrypt, and that is demanded.
+    #[error("the server does not encrypt connections, and PGSSLMODE demands it")]
+    NoTls,
+    /// Encryption failed.
+    #[error("the connection could not be encrypted")]
+    Tls(#[source] io::Error),
+    /// It asks for a password and there is none.
+    #[error("the server asks for a password and none is set")]
+    NoPassword,
+    /// It does not know the password, or the one who answers is not the server.
+    #[error("SCRAM failed: the password is wrong, or this is not the server that knows it")]
+    Scram(#[source] io::Error),
+    /// It asks for what is not known here.
+    #[error("the server asks for a way of logging in that Walhalla does not know")]
+    Unsupported,
+    /// It does not say what the protocol tells.
+    #[error("the server sent {0}")]
+    Unexpected(&'static str),
+    /// A text of it cannot be understood.
+    #[error(transparent)]
+    Format(#[from] walhalla_postgres::Error),
+}
+
+/// A problem, and with which server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings of the connection.
+    #[error(transparent)]
+    Settings(#[from] super::Error),
+    /// A session.
+    #[error("PostgreSQL at {place}: {problem}")]
+    Session {
+        /// The socket, or host and port.
+        place: String,
+        /// What went wrong.
+        problem: Problem,
+        /// What is beneath it.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// A server of another kind than is asked for.
+    #[error("the server at {place} is not of the kind that PGTARGETSESSIONATTRS asks for")]
+    Unwanted {
+        /// The socket, or host and port.
+        place: String,
+    },
+}
+
+impl Replication {
+    /// Connects as libpq's variables, service and password files say.
+    ///
+    /// # Errors
+    /// Of the last way that was tried.
+    pub async fn connect(session: Session) -> Result<Self, Error> {
+        let ways = ways(None)?;
+        let passes = match ways.wanted {
+            Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
+            wanted => vec![wanted],
+        };
+        let mut failure = None;
+        for wanted in passes {
+            for attempt in &ways.attempts {
+                match Self::attempt(attempt, &ways, session, wanted).await {
+                    Ok(connection) => return Ok(connection),
+                    Err(_) if attempt.is_second_try => {}
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+        let nowhere = || super::Error::from(walhalla_postgres::Error::invalid("PGHOST", "")).into();
+        Err(failure.unwrap_or_else(nowhere))
+    }
+
+    async fn attempt(
+        attempt: &Attempt,
+        ways: &connection::Connection,
+        session: Session,
+        wanted: Wanted,
+    ) -> Result<Self, Error> {
+        let place = attempt.place.clone();
+        let opened = login::open(&attempt.login, session);
+        let opened = within(ways.timeout, opened).await;
+        let wire = opened.map_err(|problem| Error::of(&place, problem))?;
+        let mut connection = Self { wire, place };
+        let is_wanted = match wanted {
+            Wanted::Any | Wanted::PreferStandby => true,
+            Wanted::Primary | Wanted::ReadWrite => !connection.is_read_only().await?,
+            Wanted::Standby | Wanted::ReadOnly => connection.is_read_only().await?,
+        };
+        let place = connection.place.clone();
+        is_wanted
+            .then_some(connection)
+            .ok_or(Error::Unwanted { place })
+    }
+
+    /// A standby's sessions are, and only they unless that is set so.
+    async fn is_read_only(&mut self) -> Result<bool, Error> {
+        Ok(self.show("transaction_read_only").await? == "on")
+    }
+
+    /// Where the server is.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// `IDENTIFY_SYSTEM`
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn identify(&mut self) -> Result<Identity, Error> {
+        let row = self.row("IDENTIFY_SYSTEM", "IDENTIFY_SYSTEM").await?;
+        let text = |index: usize| {
+            let field = row.get(index).and_then(Option::as_deref);
+            String::from_utf8_lossy(field.unwrap_or_default()).into_owned()
+        };
+        let parse = || {
+            Ok::<_, Problem>(Identity {
+                system_identifier: text(0).parse()?,
+                timeline: timeline(&text(1))?,
+                flushed: text(2).parse()?,
+            })
+        };
+        parse().map_err(|problem| self.error(problem))
+    }
+
+    /// A setting of the server, as `SHOW` tells it.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn show(&mut self, setting: &'static str) -> Result<String, Error> {
+        let doing = format!("SHOW {setting}");
+        self.text(&doing, &doing).await
+    }
+
+    /// The server's version.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn version(&mut self) -> Result<Version, Error> {
+        let number = self.show("server_version_num").await?;
+        let version = Version::of_server(number.parse().unwrap_or(0));
+        version.map_err(|error| self.error(error.into()))
+    }
+
+    /// Length of the server's WAL segments.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn segment_size(&mut self) -> Result<SegmentSize, Error> {
+        let text = self.show("wal_segment_size").await?;
+        let size = bytes_of(&text).and_then(SegmentSize::new);
+        let unknown = walhalla_postgres::Error::invalid("wal_segment_size", text);
+        size.ok_or_else(|| self.error(unknown.into()))
+    }
+
+    /// Makes a physical slot that holds WAL from now on, unless there is one of this name.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn create_slot(&mut self, slot: &str) -> Result<(), Error> {
+        let doing = format!("creating replication slot {slot}");
+        let command = format!("CREATE_REPLICATION_SLOT \"{slot}\" PHYSICAL RESERVE_WAL");
+        match self.rows(&doing, &command).await {
+            Err(error) if error.code() == Some(DUPLICATE_OBJECT) => Ok(()),
+            created => created.map(drop),
+        }
+    }
+
+    /// Where a slot holds WAL from, of a server from 15 on; `None` where it holds none.
+    ///
+    /// # Errors
+    /// The session's; [`Problem::Refused`] with `undefined_object` where there is no such slot.
+    pub async fn slot_position(&mut self, slot: &str) -> Result<Option<Lsn>, Error> {
+        let doing = format!("reading replication slot {slot}");
+        let command = format!("READ_REPLICATION_SLOT \"{slot}\"");
+        let row = self.row(&doing, &command).await?;
+        let field = |index: usize| row.get(index).cloned().flatten();
+        if field(0).is_none() {
+            return Err(self.no_slot(slot));
+        }
+        self.lsn(field(1))
+    }
+
+    /// The same of an older server, which tells it to sessions for SQL only.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn slot_position_by_sql(&mut self, slot: &str) -> Result<Option<Lsn>, Error> {
+        let doing = format!("looking for replication slot {slot}");
+        let slot_literal = slot.replace('\'', "''");
+        let query = format!(
+            "SELECT restart_lsn::pg_catalog.text FROM pg_catalog.pg_replication_slots \
+             WHERE slot_name OPERATOR(pg_catalog.=) '{slot_literal}' AND slot_type OPERATOR(pg_catalog.=) 'physical'"
+        );
+        let rows = self.rows(&doing, &query).await?;
+        match rows.into_iter().next() {
+            Some(row) => self.lsn(row.into_iter().next().flatten()),
+            None => Err(self.no_slot(slot)),
+        }
+    }
+
+    /// The server's control file, where this user may read it.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn control_file(&mut self) -> Result<Vec<u8>, Error> {
+        let query =
+            "SELECT pg_catalog.encode(pg_catalog.pg_read_binary_file('global/pg_control'), 'hex')";
+        let text = self.text("reading the control file", query).await?;
+        let damaged = Problem::Unexpected("a control file that is not hexadecimal");
+        hex::decode(text).map_err(|_| self.error(damaged))
+    }
+
+    /// The text of a timeline's history file.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn history(&mut self, timeline: TimelineId) -> Result<Vec<u8>, Error> {
+        let number = timeline.number();
+        let doing = format!("asking for the history of timeline {number}");
+        let row = self
+            .row(&doing, &format!("TIMELINE_HISTORY {number}"))
+            .await?;
+        let text = row.get(1).cloned().flatten();
+        let missing = Problem::Unexpected("no content of a history file");
+        Ok(text.ok_or_else(|| self.error(missing))?.to_vec())
+    }
+
+    /// Lets WAL come, of `timeline` from `from` on.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn start(
+        &mut self,
+        slot: Option<&str>,
+        from: Lsn,
+        timeline: TimelineId,
+    ) -> Result<Started, Error> {
+        let number = timeline.number();
+        let slot = slot.map(|slot| format!("SLOT \"{slot}\" "));
+        let slot = slot.unwrap_or_default();
+        let doing = format!("streaming WAL of timeline {number} from {from}");
+        let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {number}");
+        self.command(&command)
+            .await
+            .map_err(|problem| self.error(problem))?;
+        let message = self.wire.receive().await;
+        let message = message.map_err(|error| self.error(error.into()))?;
+        match message.kind {
+            b'W' => Ok(Started::Streaming),
+            b'E' => Err(self.error(refusal(&doing, &message.body))),
+            _ => {
+                let rows = self.rest_of_rows(&doing, Some(message)).await;
+                let rows = rows.map_err(|problem| self.error(problem))?;
+                Ok(Started::Ended(self.next_timeline(&rows)?))
+            }
+        }
+    }
+
+    /// What the server says next. Nothing is lost when the wait is given up.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn next(&mut self) -> Result<Received, Error> {
+        loop {
+            let message = self.wire.receive().await;
+            let message = message.map_err(|error| self.error(error.into()))?;
+            if let Some(received) = self.understood(message)? {
+                return Ok(received);
+            }
+        }
+    }
+
+    /// The same, if it has been said.
+    ///
+    /// # Errors
+    /// The session's.
+    pub fn heard(&mut self) -> Result<Option<Received>, Error> {
+        loop {
+            let message = self.wire.received();
+            let Some(message) = message.map_err(|error| self.error(error.into()))? else {
+                return Ok(None);
+            };
+            if let Some(received) = self.understood(message)? {
+                return Ok(Some(received));
+            }
+        }
+    }
+
+    fn understood(&self, message: Message) -> Result<Option<Received>, Error> {
+        match message.kind {
+            b'd' => streamed(message.body).map(Some),
+            b'c' => Ok(Some(Received::EndOfTimeline)),
+            b'E' => Err(refusal("streaming WAL", &message.body)),
+            // The server shuts down, and has sent all.
+            b'C' => Err(Problem::Broken(io::ErrorKind::ConnectionAborted.into())),
+            _ => Ok(None),
+        }
+        .map_err(|problem| self.error(problem))
+    }
+
+    /// Tells the server what was received, and what of it is durable.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn report(&mut self, received: Lsn, durable: Lsn) -> Result<(), Error> {
+        // Microseconds since 2000, which the server uses for nothing but its view.
+        let now = jiff::Timestamp::now().as_microsecond() - 946_684_800_000_000;
+        let mut body = BytesMut::with_capacity(34);
+        body.put_u8(b'r');
+        body.put_u64(received.0);
+        body.put_u64(durable.0);
+        // Nothing is replayed here.
+        body.put_u64(0);
+        body.put_i64(now);
+        body.put_u8(0);
+        let sent = self.copy_data(&body).await;
+        sent.map_err(|problem| self.error(problem))
+    }
+
+    async fn copy_data(&mut self, body: &[u8]) -> Result<(), Problem> {
+        frontend::CopyData::new(body)?.write(&mut self.wire.output);
+        Ok(self.wire.send().await?)
+    }
+
+    /// Ends the stream after the timeline's end: the next timeline, and where it begins.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn end_of_timeline(&mut self) -> Result<Option<(TimelineId, Lsn)>, Error> {
+        frontend::copy_done(&mut self.wire.output);
+        let rows = async {
+            self.wire.send().await?;
+            self.rest_of_rows("ending a timeline", None).await
+        };
+        let rows = rows.await.map_err(|problem| self.error(problem))?;
+        self.next_timeline(&rows)
+    }
+
+    /// Ends the stream and the session, as far as that is still possible.
+    pub async fn close(mut self) {
+        frontend::copy_done(&mut self.wire.output);
+        frontend::terminate(&mut self.wire.output);
+        drop(tokio::time::timeout(CLOSING, self.wire.send()).await);
+    }
+
+    fn next_timeline(&self, rows: &[Row]) -> Result<Option<(TimelineId, Lsn)>, Error> {
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let text = |index: usize| {
+            let field = row.get(index).and_then(Option::as_deref);
+            String::from_utf8_lossy(field.unwrap_or_default()).into_owned()
+        };
+        let parse = || Ok::<_, Problem>((timeline(&text(0))?, text(1).parse()?));
+        parse().map(Some).map_err(|problem| self.error(problem))
+    }
+
+    fn lsn(&self, field: Option<Bytes>) -> Result<Option<Lsn>, Error> {
+        let parse = |text: Bytes| String::from_utf8_lossy(&text).parse();
+        let lsn = field.map(parse).transpose();
+        lsn.map_err(|error: walhalla_postgres::Error| self.error(error.into()))
+    }
+
+    fn no_slot(&self, slot: &str) -> Error {
+        self.error(Problem::Refused {
+            doing: format!("reading replication slot {slot}"),
+            code: UNDEFINED_OBJECT.to_owned(),
+            message: format!("physical replication slot \"{slot}\" does not exist"),
+        })
+    }
+
+    async fn text(&mut self, doing: &str, query: &str) -> Result<String, Error> {
+        let row = self.row(doing, query).await?;
+        let field = row.into_iter().next().flatten().unwrap_or_default();
+        Ok(String::from_utf8_lossy(&field).into_owned())
+    }
+
+    async fn row(&mut self, doing: &str, query: &str) -> Result<Row, Error> {
+        let rows = self.rows(doing, query).await?;
+        let none = Problem::Unexpected("no row as its answer");
+        rows.into_iter().next().ok_or_else(|| self.error(none))
+    }
+
+    async fn rows(&mut self, doing: &str, query: &str) -> Result<Vec<Row>, Error> {
+        let rows = async {
+            self.command(query).await?;
+            self.rest_of_rows(doing, None).await
+        };
+        let rows = within(Some(ANSWERING), rows).await;
+        rows.map_err(|problem| self.error(problem))
+    }
+
+    async fn command(&mut self, query: &str) -> Result<(), Problem> {
+        frontend::query(query, &mut self.wire.output)?;
+        Ok(self.wire.send().await?)
+    }
+
+    /// The rows of an answer, to its end.
+    async fn rest_of_rows(
+        &mut self,
+        doing: &str,
+        first: Option<Message>,
+    ) -> Result<Vec<Row>, Problem> {
+        let (mut rows, mut refused, mut next) = (Vec::new(), None, first);
+        loop {
+            let message = match next.take() {
+                Some(message) => message,
+                None => self.wire.receive().await?,
+            };
+            match message.kind {
+                b'D' => {
+                    rows.push(row(message.body).ok_or(Problem::Unexpected("a row that is cut"))?);
+                }
+                b'E' => refused = Some(refusal(doing, &message.body)),
+                b'Z' => return refused.map_or(Ok(rows), Err),
+                _ => {}
+            }
+        }
+    }
+
+    fn error(&self, problem: Problem) -> Error {
+        Error::of(&self.place, problem)
+    }
+}
+
+/// Fields of a row.
+type Row = Vec<Option<Bytes>>;
+
+/// How long a server may take for an answer.
+const ANSWERING: Duration = Duration::from_mins(1);
+/// How long the end of a session is waited for.
+const CLOSING: Duration = Duration::from_secs(2);
+const DUPLICATE_OBJECT: &str = "42710";
+const UNDEFINED_OBJECT: &str = "42704";
+const OBJECT_IN_USE: &str = "55006";
+const TOO_MANY_CONNECTIONS: &str = "53300";
+const UNDEFINED_FILE: &str = "58P01";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+const NOT_IN_PREREQUISITE_STATE: &str = "55000";
+
+async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
+    match limit {
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or(Err(Problem::TimedOut(limit.as_secs()))),
+        None => work.await,
+    }
+}
+
+fn timeline(text: &str) -> Result<TimelineId, Problem> {
+    let number = text.parse().ok().and_then(TimelineId::new);
+    Ok(number.ok_or_else(|| walhalla_postgres::Error::invalid("timeline", text))?)
+}
+
+/// A number with a unit, as `SHOW` spells it.
+fn bytes_of(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text.strip_prefix(digits)? {
+        "B" | "" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// What a message within the stream says.
+fn streamed(body: Bytes) -> Result<Received, Problem> {
+    let mut fields = Fields(body);
+    let cut = || Problem::Unexpected("a message that is cut");
+    match fields.u8() {
+        Some(b'w') => {
+            let start = Lsn(fields.u64().ok_or_else(cut)?);
+            // Its end of WAL and its clock.
+            fields.bytes(16).ok_or_else(cut)?;
+            Ok(Received::Wal(start, fields.0))
+        }
+        Some(b'k') => {
+            fields.bytes(16).ok_or_else(cut)?;
+            Ok(Received::Alive(match fields.u8() {
+                Some(1) => Answer::Wanted,
+                _ => Answer::Unneeded,
+            }))
+        }
+        _ => Err(Problem::Unexpected(
+            "a message within the stream that is neither WAL nor a sign of life",
+        )),
+    }
+}
+
+fn row(body: Bytes) -> Option<Row> {
+    let mut fields = Fields(body);
+    let count = fields.u16()?;
+    let mut row = Vec::new();
+    for _ in 0..count {
+        let length = fields.i32()?;
+        row.push(match usize::try_from(length) {
+            Ok(length) => Some(fields.bytes(length)?),
+            Err(_) => None,
+        });
+    }
+    Some(row)
+}
+
+/// What an error message of the server says.
+fn refusal(doing: &str, body: &Bytes) -> Problem {
+    let mut fields = Fields(body.clone());
+    let (mut code, mut message) = (String::new(), String::new());
+    while let Some(kind) = fields.u8().filter(|kind| *kind != 0) {
+        let Some(text) = fields.text() else { break };
+        match kind {
+            b'C' => code = text,
+            b'M' => message = text,
+            _ => {}
+        }
+    }
+    Problem::Refused {
+        doing: doing.to_owned(),
+        code,
+        message,
+    }
+}
+
+impl Error {
+    fn of(place: &str, problem: Problem) -> Self {
+        let (problem, source) = match problem {
+            Problem::Broken(source) => {
+                let kind = source.kind();
+                (Problem::Broken(kind.into()), Some(source.into()))
+            }
+            Problem::Tls(source) => (Problem::Tls(source.kind().into()), Some(source.into())),
+            Problem::Scram(source) => (Problem::Scram(source.kind().into()), Some(source.into())),
+            problem => (problem, None),
+        };
+        Self::Session {
+            place: place.to_owned(),
+            problem,
+            source,
+        }
+    }
+
+    /// The server's SQLSTATE, if it said no.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Session {
+                problem: Problem::Refused { code, .. },
+                ..
+            } => Some(code),
+            _ => None,
+        }
+    }
+
+    /// Whether it may be otherwise later: the server is away, starts or stops, has no place left, or still holds the slot for
+    /// a connection that is gone.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Self::Settings(_) => false,
+            Self::Unwanted { .. } => true,
+            Self::Session { problem, .. } => match problem {
+                Problem::Broken(_) | Problem::TimedOut(_) => true,
+                Problem::Refused { code, .. } => {
+                    code.starts_with("57P")
+                        || code.starts_with("08")
+                        || code.starts_with("53")
+                        || code == OBJECT_IN_USE
+                }
+                _ => false,
+            },
+        }
+    }
+}
+
+impl Failure for Error {
+    fn hint(&self) -> Option<Advice> {
+        let problem = match self {
+            Self::Settings(error) => return error.hint(),
+            Self::Unwanted { .. } => return None,
+            Self::Session { problem, .. } => problem,
+        };
+        let text = match problem {
+            Problem::Broken(_) | Problem::TimedOut(_) => {
+                "PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for pg_receivewal"
+            }
+            Problem::NoPassword | Problem::Scram(_) => {
+                "PGPASSFILE or PGPASSWORD give the password; in a password file the database is `replication` or *"
+            }
+            Problem::Refused { code, .. } => match code.as_str() {
+                UNDEFINED_OBJECT => "--create-slot makes the slot",
+                OBJECT_IN_USE => {
+                    "another receiver uses the slot, or the server has not noticed yet that the last one is gone; each needs a \
+                     slot of its own"
+                }
+                UNDEFINED_FILE => {
+                    "the server has removed this WAL: what is missing in the archive must come by wal-push; take a base backup, and \
+                     use --slot, which keeps WAL until it is stored"
+                }
+                INSUFFICIENT_PRIVILEGE => {
+                    "the role needs the attribute REPLICATION: ALTER ROLE name REPLICATION"
+                }
+                TOO_MANY_CONNECTIONS => {
+                    "each receiver and standby takes one of max_wal_senders; it must be above 0, with wal_level = replica"
+                }
+                NOT_IN_PREREQUISITE_STATE => {
+                    "set wal_level = replica, and max_wal_senders and max_replication_slots above 0, and restart the server"
+                }
+                "28000" => "pg_hba.conf needs a line for the database `replication` and this user",
+                "28P01" => {
+                    "the password is wrong; in a password file the database is `replication` or *"
+                }
+                _ => return None,
+            },
+            Problem::Tls(_) | Problem::NoTls => {
+                "PGSSLMODE and PGSSLROOTCERT say what is demanded of the server's certificate"
+            }
+            Problem::Unsupported | Problem::Unexpected(_) | Problem::Format(_) => return None,
+        };
+        Some(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_units() {
+        for (text, bytes) in [
+            ("16MB", Some(16 << 20)),
+            ("1GB", Some(1 << 30)),
+            ("2048kB", Some(2 << 20)),
+            ("16777216", Some(16 << 20)),
+            ("16TBs", None),
+            ("MB", None),
+            ("99999999999999999GB", None),
+        ] {
+            assert_eq!(bytes_of(text), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_that_are_cut_are_no_reason_to_panic() {
+        let wal = [&b"w"[..], &[0; 24], b"bytes"].concat();
+        assert!(matches!(
+            streamed(Bytes::from(wal.clone())).unwrap(),
+            Received::Wal(Lsn(0), bytes) if bytes == "bytes"
+        ));
+        for length in 0..25 {
+            assert!(streamed(Bytes::from(wal[..length].to_vec())).is_err());
+        }
+        let cells = [&[0, 2, 0, 0, 0, 1][..], b"a", &[255; 4]].concat();
+        let read = row(Bytes::from(cells.clone())).unwrap();
+        assert_eq!(read, [Some(Bytes::from_static(b"a")), None]);
+        for length in 0..cells.len() {
+            assert_eq!(row(Bytes::from(cells[..length].to_vec())), None);
+        }
+        let error = [&b"SERROR\0C42704\0Mno such slot\0"[..], &[0]].concat();
+        for length in 0..=error.len() {
+            refusal("x", &Bytes::from(error[..length].to_vec()));
+        }
+    }
+}
