@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use walhalla_providers::Error as StoreError;
 
-use crate::daemon::protocol::Failed;
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
 use crate::{backup, config, output, receive, repository, restore, server, verify, wal};
@@ -68,9 +67,6 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The daemon tried the work and failed.
-    #[error("{}", .0.message)]
-    Daemon(Failed),
     /// The result could not be printed.
     #[error(transparent)]
     Output(#[from] output::Error),
@@ -126,11 +122,7 @@ impl Error {
             Self::Restore(error) => Some(error),
             Self::Verify(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
-            Self::Keys { .. }
-            | Self::Socket { .. }
-            | Self::Daemon(_)
-            | Self::Output(_)
-            | Self::System { .. } => None,
+            Self::Keys { .. } | Self::Socket { .. } | Self::Output(_) | Self::System { .. } => None,
         }
     }
 }
@@ -141,16 +133,12 @@ impl Failure for Error {
     }
 
     fn hint(&self) -> Option<Advice> {
-        match self {
-            Self::Daemon(failed) => return failed.hint.clone().map(Advice::Owned),
-            Self::Socket { .. } => {
-                return Some(
+        if let Self::Socket { .. } = self {
+            return Some(
                     "the setting `socket` names it: its directory must be there and belong to the user that runs the daemon, and \
                      no other daemon may listen on it"
                         .into(),
                 );
-            }
-            _ => {}
         }
         self.cause().and_then(Failure::hint)
     }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,25 +55,26 @@ struct Batch<'a> {
 }
 
 impl Site<'_> {
-    /// Pushes a segment for which the server's call is still to come, and keeps a receipt.
+    /// Pushes a segment for which the server's call is still to come, and keeps a receipt; `false` where there is nothing to do.
     ///
     /// # Errors
     /// As [`Archiver::push_ahead`], and where its file cannot be read.
-    pub fn push_ahead(&self, segment: SegmentName) -> Result<(), Error> {
+    pub fn push_ahead(&self, segment: SegmentName) -> Result<bool, Error> {
         let path = self.wal_directory.path(segment);
         let has = self.receipts.has(segment, &path);
         if has.map_err(Error::local("read", &path))? {
-            return Ok(());
+            return Ok(false);
         }
         let before = BeforeRead::look(&path).map_err(Error::local("look at", &path))?;
         // Another call may have archived it since it was listed, and the server given its file another name.
         if !self.wal_directory.is_ready(segment) {
-            return Ok(());
+            return Ok(false);
         }
         let pushed = self.archiver.push_ahead(&path, segment)?;
-        self.keep(segment, &path, before, &pushed);
+        let kept = self.keep(segment, &path, before, &pushed);
+        kept.map_err(Error::local("keep a receipt for", &path))?;
         tracing::debug!("{segment} was pushed ahead");
-        Ok(())
+        Ok(true)
     }
 
     /// Pushes the segment for which the server waits, and keeps a receipt.
@@ -84,22 +86,27 @@ impl Site<'_> {
         let before = BeforeRead::look(&path).map_err(Error::local("look at", &path))?;
         let file = WalFileName::Segment(segment);
         let pushed = self.archiver.push(&path, file)?;
-        self.keep(segment, &path, before, &pushed);
+        if let Err(error) = self.keep(segment, &path, before, &pushed) {
+            tracing::warn!("{segment} is archived, and no receipt for it can be kept: {error}");
+        }
         Ok(())
     }
 
     /// Keeps a receipt. Without one the segment's own call compares it with what is archived.
-    fn keep(&self, segment: SegmentName, path: &Path, before: BeforeRead, pushed: &Pushed) {
+    fn keep(
+        &self,
+        segment: SegmentName,
+        path: &Path,
+        before: BeforeRead,
+        pushed: &Pushed,
+    ) -> io::Result<()> {
         let known = match pushed {
             Pushed::Stored { content_blake3, .. } => *content_blake3,
             Pushed::AlreadyThere => None,
         };
         let read = || File::open(path).and_then(|mut file| streams::blake3(&mut file));
-        let kept = { known.map_or_else(read, Ok) }
-            .and_then(|digest| self.receipts.keep(segment, path, before, digest));
-        if let Err(error) = kept {
-            tracing::warn!("{segment} is archived, and no receipt for it can be kept: {error}");
-        }
+        let digest = known.map_or_else(read, Ok)?;
+        self.receipts.keep(segment, path, before, digest)
     }
 }
 
@@ -115,7 +122,7 @@ impl Ahead<'_> {
             tracing::debug!("earlier receipts were not removed: {error}");
         }
         let threads = self.most.min(ready.len() + 1);
-        if threads < 2 {
+        if threads < 2 || !self.can_keep_receipts() {
             return self.site.archiver.push(path, file);
         }
         let pipeline = self.site.archiver.pipeline.compressing_in_place();
@@ -145,6 +152,17 @@ impl Ahead<'_> {
             }
             pushed
         })
+    }
+
+    /// Whether the calls for other segments can be told that they are done: else it would all be done once more.
+    fn can_keep_receipts(&self) -> bool {
+        let kept = self.site.receipts.try_out();
+        if let Err(error) = &kept {
+            tracing::warn!(
+                "nothing is pushed ahead, as receipts cannot be kept in the spool: {error}"
+            );
+        }
+        kept.is_ok()
     }
 
     /// Whether the server has marked other segments ready.

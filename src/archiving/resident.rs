@@ -101,14 +101,20 @@ impl<E: Send + Clone + 'static> Resident<E> {
         Some(receiver)
     }
 
-    /// Begins nothing more, and waits for what is on its way, but not longer than `most`.
-    pub fn end(&self, most: Duration) {
-        let begun = Instant::now();
+    /// Begins nothing more.
+    pub fn stop(&self) {
         let mut state = lock(&self.shared.state);
         state.has_ended = true;
         state.asked.clear();
         state.ahead.clear();
         self.shared.changed.notify_all();
+    }
+
+    /// The same, and waits for what is on its way, but not longer than `most`.
+    pub fn end(&self, most: Duration) {
+        let begun = Instant::now();
+        self.stop();
+        let mut state = lock(&self.shared.state);
         while !state.going.is_empty() && begun.elapsed() < most {
             let left = most.saturating_sub(begun.elapsed());
             let waited = self.shared.changed.wait_timeout(state, left);

@@ -16,7 +16,7 @@ use walhalla_providers::transfer::Rates;
 use super::{Context, Outcome, cores};
 use crate::cli::Daemon;
 use crate::daemon::server::{Loaded, Service};
-use crate::daemon::{metrics, sockets};
+use crate::daemon::{client, metrics, sockets};
 use crate::error::Error;
 use crate::output;
 use crate::pipeline::Pipeline;
@@ -25,6 +25,15 @@ use crate::pipeline::Pipeline;
 const MOST_ENDING: Duration = Duration::from_secs(20);
 /// How long nothing is done while nothing happens.
 const IDLE: Duration = Duration::from_hours(1);
+
+/// Where the socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// systemd opened it.
+    Activated,
+    /// This process.
+    Made,
+}
 
 /// What somebody wants of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +45,8 @@ enum Wish {
 pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
     let service = Arc::new(Service::new(loaded(context, None)?));
     let path = &context.settings.socket;
-    let listener = listener(path)?;
+    let (listener, origin) = listener(path)?;
+    let own = sockets::identity(path);
     let wishes = wishes(context)?;
     if let Some(address) = arguments.metrics {
         let pages = Arc::clone(&service);
@@ -53,8 +63,8 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
     until_the_end(context, &service, &wishes);
     notify(&[NotifyState::Stopping]);
     service.end(MOST_ENDING);
-    // Not one of systemd's, which goes on listening on it.
-    if std::env::var_os("LISTEN_FDS").is_none() {
+    // Neither one of systemd's, which goes on listening on it, nor another daemon's.
+    if origin == Origin::Made && own.is_some() && sockets::identity(path) == own {
         drop(std::fs::remove_file(path));
     }
     Ok(Outcome::Done)
@@ -67,7 +77,12 @@ fn until_the_end(context: &Context, service: &Service, wishes: &Receiver<Wish>) 
         match wishes.recv_timeout(interval) {
             Ok(Wish::End) | Err(RecvTimeoutError::Disconnected) => return,
             Ok(Wish::Reload) => reload(context, service),
-            Err(RecvTimeoutError::Timeout) => notify(&[NotifyState::Watchdog]),
+            Err(RecvTimeoutError::Timeout) if client::answers(&context.settings.socket) => {
+                notify(&[NotifyState::Watchdog]);
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::error!("the daemon does not answer on its own socket");
+            }
         }
     }
 }
@@ -108,11 +123,11 @@ fn loaded(context: &Context, settings: Option<crate::config::Settings>) -> Resul
 }
 
 /// The socket that systemd opened, or a new one.
-fn listener(path: &Path) -> Result<UnixListener, Error> {
+fn listener(path: &Path) -> Result<(UnixListener, Origin), Error> {
     let activated = ListenFd::from_env().take_unix_listener(0);
     let listener = match activated {
-        Ok(Some(listener)) => Ok(listener),
-        Ok(None) => sockets::listen(path),
+        Ok(Some(listener)) => Ok((listener, Origin::Activated)),
+        Ok(None) => sockets::listen(path).map(|listener| (listener, Origin::Made)),
         Err(error) => Err(error),
     };
     listener.map_err(|source| Error::Socket {

@@ -46,6 +46,7 @@ use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
+use crate::server::postmaster;
 use crate::server::waiting_server::Times;
 use crate::session::{Network, StoreSession};
 use crate::spool::Spool;
@@ -341,7 +342,7 @@ impl Context {
     /// The segments that were fetched ahead for the server in `pgdata`.
     fn spooled(&self, pgdata: &Path, control: &ControlFile) -> Option<Spooled> {
         let receipts = self.receipts(Kind::Fetched, pgdata, control)?;
-        Some(Spooled::new(self.spool_of(pgdata)?, receipts))
+        Some(Spooled::new(self.spool_of(pgdata)?, receipts, pgdata))
     }
 
     /// The spool of the server in `pgdata`, for its own user only.
@@ -394,7 +395,8 @@ fn ask_daemon(
         segment: segment.to_string(),
         work,
     };
-    let answer = client::ask(&context.settings.socket, &request);
+    let is_stopping = || postmaster::is_stopping(pgdata);
+    let answer = client::ask(&context.settings.socket, &request, is_stopping);
     if let Some(Answer::Unfit(reason)) = &answer {
         tracing::info!("the daemon is not used: {reason}");
         return None;
@@ -402,9 +404,9 @@ fn ask_daemon(
     answer
 }
 
-/// Whether a file has a receipt. Whatever hinders reading it, the work is done as if there were none.
-fn has_receipt(receipts: &Receipts, segment: SegmentName, path: &Path) -> bool {
-    let has = receipts.has(segment, path);
+/// Whether a file had a receipt, which is spent. Whatever hinders that, the work is done as if there were none.
+fn take_receipt(receipts: &Receipts, segment: SegmentName, path: &Path) -> bool {
+    let has = receipts.take(segment, path);
     has.inspect_err(spool_not_used).unwrap_or(false)
 }
 

@@ -18,6 +18,8 @@ use crate::server::wal_directory::WalDirectory;
 use crate::server::{control_file, postmaster};
 use crate::wal::fetcher::NewFile;
 
+/// After standard input, output and error.
+const FIRST_FREE_DESCRIPTOR: i32 = 3;
 /// The name under which a server's startup process asks for a segment (xlogarchive.c, `RestoreArchivedFile`, called by
 /// xlogrecovery.c, `XLogFileRead`). `pg_rewind` asks for them under their own names, backwards.
 const ASKED_FOR: &str = "RECOVERYXLOG";
@@ -84,6 +86,9 @@ fn start(spooled: &Spooled) -> std::io::Result<()> {
     // The server waits for whoever has its standard error, and signals the group of its own command.
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.stderr(Stdio::null()).process_group(0);
+    // Up to PostgreSQL 15 the startup process hands its open files on, and the room of a relation that is dropped meanwhile
+    // would not become free.
+    close_fds::set_fds_cloexec_threadsafe(FIRST_FREE_DESCRIPTOR, &[]);
     command.spawn().map(drop)
 }
 

@@ -28,7 +28,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let control = control_file::read(&pgdata)?;
     let receipts = context.receipts(Kind::Pushed, &pgdata, &control);
     if let (Some(receipts), WalFileName::Segment(segment)) = (&receipts, file)
-        && super::has_receipt(receipts, segment, path)
+        && super::take_receipt(receipts, segment, path)
     {
         tracing::debug!("{file} is archived, it was pushed ahead");
         return answer(context, file, IsNew::No);
@@ -37,9 +37,12 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         && WalDirectory::of(&pgdata).is_some_and(|directory| directory.has(path))
     {
         match super::ask_daemon(context, &pgdata, segment, Work::Push) {
-            Some(Answer::Failed(failed)) => return Err(Error::Daemon(failed)),
+            // It may lack what this process has; if not, this process says the same.
+            Some(Answer::Failed(failed)) => {
+                tracing::info!("the daemon did not archive {file}: {}", failed.message);
+            }
             // The receipt says it, not the daemon.
-            Some(Answer::Done) if super::has_receipt(receipts, segment, path) => {
+            Some(Answer::Done) if super::take_receipt(receipts, segment, path) => {
                 tracing::debug!("{file} is archived by the daemon");
                 return answer(context, file, IsNew::Yes);
             }

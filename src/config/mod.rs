@@ -70,7 +70,8 @@ pub enum Environment {
 }
 
 /// Variables that say which store is meant, as the libraries of the stores read them.
-const STORE_VARIABLES: [&str; 6] = [
+const STORE_VARIABLES: [&str; 7] = [
+    "AWS_CONFIG_FILE",
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_PROFILE",

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -25,6 +25,11 @@ use crate::session::Network;
 
 /// The format that `prometheus_client` writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How long a scraper may take.
+const MOST_TIME: Duration = Duration::from_secs(10);
+/// After a connection that could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whose a figure is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,9 +65,9 @@ impl Metrics {
         self.failures.get_or_create(&of(cluster)).inc();
     }
 
-    /// Takes up whether the store answers.
-    pub fn store_is_up(&self, is_up: bool) {
-        self.store_up.set(i64::from(is_up));
+    /// Takes up that the store did not answer.
+    pub fn store_is_down(&self) {
+        self.store_up.set(0);
     }
 
     /// Takes up that a segment was fetched.
@@ -151,6 +156,8 @@ pub fn serve(
         };
         loop {
             let Ok((connection, _)) = listener.accept().await else {
+                // Too many open files, perhaps: the next one may fare better.
+                tokio::time::sleep(PAUSE).await;
                 continue;
             };
             let page = Arc::clone(&page);
@@ -163,7 +170,7 @@ pub fn serve(
                 http.keep_alive(false);
                 let served = http.serve_connection(TokioIo::new(connection), answer);
                 // A scraper that goes away is no matter.
-                drop(served.await);
+                drop(tokio::time::timeout(MOST_TIME, served).await);
             });
         }
     });

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::{ControlFile, SegmentName};
@@ -41,6 +41,8 @@ const MOST_CONNECTIONS: usize = 64;
 const MOST_CLUSTERS: usize = 16;
 /// How long a peer is given to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How long requests for a segment that is fetched may go on failing. Who asks fetches it alone then.
+const FETCH_TIME: Duration = Duration::from_secs(10);
 
 /// Settings, and what was opened with them.
 pub struct Loaded {
@@ -67,6 +69,7 @@ struct Local {
     pgdata: PathBuf,
     resident: Resident<Failed>,
     metrics: Arc<Metrics>,
+    has_ended: Arc<AtomicBool>,
 }
 
 impl Service {
@@ -101,10 +104,21 @@ impl Service {
         }
     }
 
-    /// Begins nothing more and waits for what is on its way.
+    /// Begins nothing more and waits for what is on its way, for `most` in all.
     pub fn end(&self, most: Duration) {
-        for local in lock(&self.clusters).values() {
-            local.resident.end(most);
+        let end = Instant::now() + most;
+        let clusters = std::mem::take(&mut *lock(&self.clusters));
+        for local in clusters.values() {
+            local.has_ended.store(true, Ordering::Relaxed);
+            local.resident.stop();
+        }
+        for local in clusters.values() {
+            local
+                .resident
+                .end(end.saturating_duration_since(Instant::now()));
+            if let Ok(background) = local.background() {
+                drop(background.spooled.clear());
+            }
         }
     }
 
@@ -176,6 +190,9 @@ impl Service {
             return Ok(Arc::clone(known));
         }
         if clusters.len() >= MOST_CLUSTERS {
+            clusters.retain(|_, local| local.control().is_some());
+        }
+        if clusters.len() >= MOST_CLUSTERS {
             return unfit("the daemon has too many data directories");
         }
         let local = Arc::new(Local::new(&loaded, &request.pgdata, &self.metrics));
@@ -196,6 +213,7 @@ impl Local {
             pgdata: pgdata.to_owned(),
             resident: Resident::start(loaded.settings.upload_concurrency, pusher),
             metrics: Arc::clone(metrics),
+            has_ended: Arc::default(),
         }
     }
 
@@ -211,15 +229,29 @@ impl Local {
     fn fetch(&self, segment: SegmentName) -> Outcome<Failed> {
         let background = self.background()?;
         let pgdata = self.pgdata.clone();
-        let ahead = background.clone();
+        let (ahead, has_ended) = (background.clone(), Arc::clone(&self.has_ended));
         thread::spawn(move || {
-            let is_recovering =
-                || postmaster::is_running(&pgdata) && mode_of(&pgdata) != RecoveryMode::None;
-            if let Err(error) = ahead.run(is_recovering) {
+            let is_needed = || {
+                !has_ended.load(Ordering::Relaxed)
+                    && postmaster::is_running(&pgdata)
+                    && mode_of(&pgdata) != RecoveryMode::None
+            };
+            if let Err(error) = ahead.run(is_needed) {
                 tracing::warn!("nothing is fetched ahead: {}", output::chain(&error));
             }
         });
         let is_there = background.spooled.has(segment).unwrap_or(false);
+        // Who asks waits.
+        let loaded = &self.loaded;
+        let times = times(&self.pgdata, loaded.settings.retry_timeout.min(FETCH_TIME));
+        let session = loaded
+            .session
+            .within(times.request)
+            .patient(&times.patience);
+        let background = Background {
+            repository: background.repository.with_session(&session),
+            ..background
+        };
         if !is_there && background.bring(segment).map_err(|error| failed(&error))? {
             let cluster = background.repository.layout().system_identifier();
             self.metrics.fetched(cluster);
@@ -239,7 +271,7 @@ impl Local {
         Ok(Background {
             repository: repository(loaded, &loaded.session, &control),
             cluster: Cluster::from(&control),
-            spooled: Spooled::new(spool, receipts),
+            spooled: Spooled::new(spool, receipts, &self.pgdata),
             wal_directory,
             threads: loaded.settings.download_concurrency,
             most: loaded.settings.prefetch_segments,
@@ -256,7 +288,10 @@ struct Pusher {
 
 impl Pusher {
     /// Pushes by `push`, with all that it takes.
-    fn with_site(&self, push: impl FnOnce(&Site) -> Result<(), wal::Error>) -> Outcome<wal::Error> {
+    fn with_site(
+        &self,
+        push: impl FnOnce(&Site) -> Result<bool, wal::Error>,
+    ) -> Outcome<wal::Error> {
         let loaded = &self.loaded;
         let is_alone = ready_in(&self.pgdata).len() < 2;
         let control = control_file::read(&self.pgdata)?;
@@ -292,16 +327,20 @@ impl Pusher {
         };
         let pushed = push(&site);
         match &pushed {
-            Ok(()) => self.metrics.archived(control.system_identifier),
-            Err(error) => self.metrics.store_is_up(!is_of_the_store(error)),
+            Ok(true) => self.metrics.archived(control.system_identifier),
+            Err(error) if is_of_the_store(error) => self.metrics.store_is_down(),
+            Ok(false) | Err(_) => {}
         }
-        pushed
+        if is_alone && let Err(error) = site.receipts.retain(ready_in(&self.pgdata)) {
+            tracing::debug!("earlier receipts were not removed: {error}");
+        }
+        pushed.map(drop)
     }
 }
 
 impl Push<Failed> for Pusher {
     fn push_asked(&self, segment: SegmentName) -> Outcome<Failed> {
-        let pushed = self.with_site(|site| site.push_asked(segment));
+        let pushed = self.with_site(|site| site.push_asked(segment).map(|()| true));
         if pushed.is_err()
             && let Ok(control) = control_file::read(&self.pgdata)
         {

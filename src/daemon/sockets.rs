@@ -2,12 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::net::sockopt::socket_peercred;
+use rustix::process::Uid;
 
 /// Rights of the socket: its owner's only.
 const SOCKET_MODE: u32 = 0o600;
@@ -47,7 +48,7 @@ fn is_left_over(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// That the process at the other end is of the same user.
+/// That the process that asks is of the same user.
 ///
 /// # Errors
 /// [`io::ErrorKind::PermissionDenied`] where it is not.
@@ -56,8 +57,30 @@ pub fn must_be_own(connection: &UnixStream) -> io::Result<()> {
     if peer.uid == rustix::process::geteuid() {
         return Ok(());
     }
-    let problem = format!("the other end is a process of user {}", peer.uid.as_raw());
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+    Err(of_another(peer.uid))
+}
+
+/// That the process that listens is of the same user, or root's: that is systemd where it opened the socket.
+///
+/// # Errors
+/// As [`must_be_own`].
+pub fn must_be_own_listener(connection: &UnixStream) -> io::Result<()> {
+    let peer = socket_peercred(connection)?;
+    if peer.uid == rustix::process::geteuid() || peer.uid.is_root() {
+        return Ok(());
+    }
+    Err(of_another(peer.uid))
+}
+
+fn of_another(user: Uid) -> io::Error {
+    let problem = format!("the other end is a process of user {}", user.as_raw());
+    io::Error::new(io::ErrorKind::PermissionDenied, problem)
+}
+
+/// Which socket stands at a path: another daemon may put its own there.
+pub fn identity(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::symlink_metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 #[cfg(test)]

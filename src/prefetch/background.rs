@@ -19,8 +19,8 @@ use crate::wal::{Error, history_beside};
 
 /// Disk that the segments in the spool take at most, unless one is longer.
 const MOST_BYTES: u64 = 1 << 30;
-/// How long nothing is asked for until fetching ahead ends. What it left is removed then.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long nothing is asked for until fetching ahead ends: replay may be delayed, and what was fetched is removed then.
+const IDLE: Duration = Duration::from_mins(10);
 /// How often is looked what the server asks for.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// How often the server is looked at.
@@ -64,6 +64,9 @@ impl Background {
         let Some(_lock) = self.lock().map_err(unusable)? else {
             return Ok(());
         };
+        // What an earlier one left for a server that is gone.
+        let left = spool.retain(|segment| spool.has(segment).unwrap_or(false));
+        left.map_err(unusable)?;
         let shared = Arc::new(Shared::new(self));
         let threads: Vec<JoinHandle<()>> = (0..shared.work.threads.max(1))
             .map(|_| {
@@ -166,6 +169,11 @@ impl Shared {
                 continue;
             };
             let fetched = self.work.bring(segment);
+            if self.has_ended.load(Ordering::Relaxed) {
+                // Nothing may be left.
+                drop(self.work.spooled.clear());
+                return;
+            }
             let mut window = lock(&self.window);
             match fetched {
                 Ok(true) => window.came(segment),

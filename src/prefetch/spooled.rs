@@ -1,6 +1,7 @@
 //! Segments that were fetched before the server asked for them.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use walhalla_postgres::SegmentName;
 
 use crate::pipeline::streams;
+use crate::server::postmaster;
 use crate::spool::receipts::{BeforeRead, Kind, Receipts};
 use crate::spool::{Lock, Part, Spool};
 use crate::wal::Error;
@@ -28,12 +30,18 @@ const NAME_BYTES: u64 = 64;
 pub struct Spooled {
     spool: Spool,
     receipts: Receipts,
+    /// Seconds since 1970. What was fetched before was fetched for a server that is gone.
+    since: i64,
 }
 
 impl Spooled {
-    /// Those in `spool`. `receipts` are of [`Kind::Fetched`].
-    pub fn new(spool: Spool, receipts: Receipts) -> Self {
-        Self { spool, receipts }
+    /// Those in `spool` that were fetched for the server which runs in `pgdata`. `receipts` are of [`Kind::Fetched`].
+    pub fn new(spool: Spool, receipts: Receipts, pgdata: &Path) -> Self {
+        Self {
+            spool,
+            receipts,
+            since: postmaster::started(pgdata).unwrap_or(0),
+        }
     }
 
     /// Says which segment the server asks for.
@@ -78,14 +86,11 @@ impl Spooled {
     /// Those of [`NewFile::hand_over`].
     pub fn take(&self, segment: SegmentName, target: NewFile) -> Result<Option<NewFile>, Error> {
         let path = self.path(segment);
-        let is_there = self.wait_for(segment).and_then(|()| {
-            let is_there = path.try_exists()?;
-            Ok(is_there && self.receipts.has(segment, &path)?)
-        });
+        let is_there = self.wait_for(segment).and_then(|()| self.has(segment));
         match is_there {
             Ok(true) => {
                 tracing::debug!("{segment} was fetched ahead");
-                target.hand_over(&path).map(|()| None)
+                target.hand_over(&path)
             }
             Ok(false) => Ok(Some(target)),
             Err(error) => {
@@ -118,7 +123,12 @@ impl Spooled {
     /// The system's.
     pub fn has(&self, segment: SegmentName) -> io::Result<bool> {
         let path = self.path(segment);
-        Ok(path.try_exists()? && self.receipts.has(segment, &path)?)
+        match path.metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+            Ok(found) if found.ctime() < self.since => Ok(false),
+            Ok(_) => self.receipts.has(segment, &path),
+        }
     }
 
     /// Where the segment stands once it was fetched.

@@ -46,8 +46,9 @@ impl Window {
         }
         self.wanted = Some(segment);
         self.end = None;
-        let kept: BTreeSet<SegmentName> = self.segments().collect();
-        self.done.retain(|segment| kept.contains(segment));
+        let numbers = self.numbers();
+        let size = self.size;
+        self.done.retain(|segment| is_in(*segment, size, numbers));
     }
 
     /// The next segment to fetch, which counts as on its way from now on.
@@ -79,9 +80,16 @@ impl Window {
         }
     }
 
-    /// Whether a segment may stay in the spool: the server asks for it, or is to do so soon.
+    /// Whether a segment may stay in the spool: the server asks for it, or is to do so soon. The timeline says nothing of that:
+    /// up to 12 a server asks for each segment on the newest timeline first.
     pub fn holds(&self, segment: SegmentName) -> bool {
-        self.segments().any(|held| held == segment)
+        is_in(segment, self.size, self.numbers())
+    }
+
+    /// The first and the last number of the window.
+    fn numbers(&self) -> Option<(u64, u64)> {
+        let first = self.wanted?.number(self.size)?.0;
+        Some((first, first.saturating_add(self.width as u64)))
     }
 
     /// The segment that the server asked for, and those after it.
@@ -103,6 +111,12 @@ impl Window {
         let number = SegmentNo(number.0.saturating_add(steps));
         Some(number.on(segment.timeline, self.size))
     }
+}
+
+fn is_in(segment: SegmentName, size: SegmentSize, numbers: Option<(u64, u64)>) -> bool {
+    let number = segment.number(size).map(|number| number.0);
+    let held = number.zip(numbers);
+    held.is_some_and(|(number, (first, last))| (first..=last).contains(&number))
 }
 
 #[cfg(test)]
@@ -158,7 +172,10 @@ mod tests {
         assert_eq!(taken(&mut window), [segment(1, 91), segment(1, 92)]);
         window.want(segment(2, 90));
         assert_eq!(taken(&mut window), [segment(2, 91), segment(2, 92)]);
-        assert!(!window.holds(segment(1, 91)));
+        // The server may come back to the older timeline.
+        assert!(window.holds(segment(1, 91)));
+        window.want(segment(1, 90));
+        assert_eq!(taken(&mut window), []);
     }
 
     #[test]

@@ -260,6 +260,15 @@ impl Repository {
         }
     }
 
+    /// The same repository, asked by `session`.
+    #[must_use]
+    pub fn with_session(&self, session: &StoreSession) -> Self {
+        Self {
+            session: session.clone(),
+            ..self.clone()
+        }
+    }
+
     /// The store's URL, for messages.
     pub fn store_url(&self) -> &str {
         self.session.url()

@@ -2,12 +2,20 @@
 
 use std::path::Path;
 
+/// The line with the time of the server's start.
+const START_LINE: usize = 3;
 /// The line with the server's state, from 10 on (pidfile.h, `LOCK_FILE_LINE_PM_STATUS`).
 const STATUS_LINE: usize = 8;
 
 /// Whether a server runs in `pgdata` and is not shutting down, as far as its file tells: after a crash it says so, too.
 pub fn is_running(pgdata: &Path) -> bool {
     pgdata.join("postmaster.pid").exists() && !is_stopping(pgdata)
+}
+
+/// When the server in `pgdata` was started, in seconds since 1970 (pidfile.h, `LOCK_FILE_LINE_START_TIME`).
+pub fn started(pgdata: &Path) -> Option<i64> {
+    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?;
+    text.lines().nth(START_LINE - 1)?.trim().parse().ok()
 }
 
 /// Whether the server in `pgdata` is shutting down and waits for its archiver, among others.

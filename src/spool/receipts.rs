@@ -27,6 +27,8 @@ use crate::pipeline::streams;
 
 /// Longest receipt that is read.
 const LIMIT_BYTES: u64 = 64 << 10;
+/// The file by which is tried whether receipts can be kept.
+const TRIAL: &str = ".trial";
 /// How coarse the times of files may be: two seconds on the coarsest file systems.
 const TIME_RESOLUTION: Duration = Duration::from_secs(2);
 /// What the digest of a receipt is derived for (BLAKE3's context).
@@ -164,6 +166,28 @@ impl Receipts {
             return Ok(true);
         }
         Ok(streams::blake3(&mut file)? == known.content_blake3)
+    }
+
+    /// As [`Receipts::has`]; the receipt goes. One that stayed would answer for a segment that was taken out of the archive since.
+    ///
+    /// # Errors
+    /// As [`Receipts::has`]; the receipt cannot be removed.
+    pub fn take(&self, segment: SegmentName, path: &Path) -> io::Result<bool> {
+        let has = self.has(segment, path)?;
+        if has && let Some(part) = self.spool.part(self.kind.part())? {
+            part.remove(&segment.to_string())?;
+        }
+        Ok(has)
+    }
+
+    /// That receipts can be kept.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn try_out(&self) -> io::Result<()> {
+        let part = self.spool.make_part(self.kind.part())?;
+        part.write(TRIAL, b"")?;
+        part.remove(TRIAL)
     }
 
     /// Keeps a receipt for the file at `path` as `segment`, unless it has changed since `before`. What the kind says must be

@@ -457,26 +457,32 @@ impl NewFile {
         emptied.map_err(Error::local("empty", &self.temporary))
     }
 
-    /// Puts the file at `source`, which is whole and durable, in place: by its name where that can be, else by copying it.
+    /// Puts the file at `source`, which is whole and durable, in place: by its name where that can be, else by copying it. Gives
+    /// itself back where `source` is gone.
     ///
     /// # Errors
     /// As [`NewFile::finish`].
-    pub fn hand_over(mut self, source: &Path) -> Result<(), Error> {
+    pub fn hand_over(mut self, source: &Path) -> Result<Option<Self>, Error> {
         // Exchanged, not renamed: a newer process may have taken the temporary file away, and must not meet it again.
         let exchanged = renameat_with(CWD, source, CWD, &self.temporary, RenameFlags::EXCHANGE);
-        let mut own = File::open(if exchanged.is_ok() {
-            &self.temporary
-        } else {
-            source
-        })
-        .map_err(Error::local("open", source))?;
         if exchanged.is_ok() {
-            self.file = own;
+            let spooled = File::open(&self.temporary).and_then(|spooled| {
+                // Whoever made it may have had another umask.
+                spooled.set_permissions(self.file.metadata()?.permissions())?;
+                Ok(spooled)
+            });
+            self.file = spooled.map_err(Error::local("open", &self.temporary))?;
         } else {
-            self.copy(&mut own)?;
+            let mut spooled = match File::open(source) {
+                Err(error) if error.kind() == ErrorKindIo::NotFound => return Ok(Some(self)),
+                opened => opened.map_err(Error::local("open", source))?,
+            };
+            self.copy(&mut spooled)?;
         }
         self.finish()?;
-        std::fs::remove_file(source).map_err(Error::local("remove", source))
+        // It is in place; whatever is left in the spool goes with the rest of it.
+        drop(std::fs::remove_file(source));
+        Ok(None)
     }
 
     /// Puts the file in place, durably.
@@ -548,13 +554,20 @@ mod tests {
         std::fs::write(&source, b"spooled").unwrap();
         let old = NewFile::create(&path).unwrap();
         let new = NewFile::create(&path).unwrap();
-        new.hand_over(&source).unwrap();
+        assert!(new.hand_over(&source).unwrap().is_none());
         assert_eq!(std::fs::read(&path).unwrap(), b"spooled");
         assert_eq!(names(dir.path()), ["RECOVERYXLOG"]);
 
         std::fs::write(&source, b"late").unwrap();
         assert!(matches!(old.hand_over(&source), Err(Error::Superseded(_))));
         assert_eq!(std::fs::read(&path).unwrap(), b"spooled");
+
+        // What is gone is fetched as if it had never been there.
+        let again = NewFile::create(&path).unwrap();
+        let mut again = again.hand_over(&dir.path().join("gone")).unwrap().unwrap();
+        again.write(b"fetched").unwrap();
+        again.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"fetched");
     }
 
     #[test]

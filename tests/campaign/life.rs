@@ -331,11 +331,17 @@ impl Life {
             if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.')) {
                 continue;
             }
-            if entry.file_type().unwrap().is_dir() {
-                std::fs::remove_dir_all(entry.path()).unwrap();
+            let removed = if entry.path().is_dir() {
+                std::fs::remove_dir_all(entry.path())
             } else {
-                std::fs::remove_file(entry.path()).unwrap();
-            }
+                std::fs::remove_file(entry.path())
+            };
+            // What fetches ahead removes its spool itself when the server has ended.
+            let is_gone = removed.or_else(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Ok(()),
+                _ => Err(error),
+            });
+            is_gone.unwrap();
         }
     }
 

@@ -191,6 +191,21 @@ fn a_false_daemon_is_not_believed() {
     }
 }
 
+/// It answers nothing, and the server waits for the call when it shuts down.
+#[test]
+fn a_daemon_that_hangs_is_not_waited_for_at_a_shutdown() {
+    let site = Site::make(1);
+    let daemon = site.start(&[]);
+    daemon.signal(Signal::STOP);
+    let pid_file = "7\n/d\n1\n5432\n/tmp\n\n 1 2\nstopping\n";
+    std::fs::write(site.segments.data.join("postmaster.pid"), pid_file).unwrap();
+    let said = site.push(&site.segments.names[0]);
+    assert!(said.contains("did not answer in time"), "{said}");
+    site.segments
+        .assert_archived(&site.walhalla, &site.segments.names[0]);
+    daemon.kill();
+}
+
 #[test]
 fn a_daemon_that_is_killed_in_mid_call_costs_nothing() {
     let site = Site::before(8, Store::s3);

@@ -122,7 +122,7 @@ fn another_content_under_a_name_with_a_receipt_is_refused() {
         panic!("two segments");
     };
     backlog.push(first).succeeds();
-    backlog.assert_has_a_receipt(second);
+    assert!(backlog.spool().join("pushed").join(second).exists());
     let path = backlog.segments.data.join("pg_wal").join(second);
     let times = std::fs::metadata(&path).unwrap().modified().unwrap();
     let changed = with_a_record_changed(&backlog.segments.original(second));
@@ -131,6 +131,39 @@ fn another_content_under_a_name_with_a_receipt_is_refused() {
     file.set_modified(times).unwrap();
     backlog.push(second).exits_with(1).says(&[second]);
     backlog.segments.assert_archived(&backlog.walhalla, second);
+}
+
+/// Somebody may bring back what was lost in the store by marking it ready again.
+#[test]
+fn a_receipt_serves_once() {
+    let backlog = Backlog::make(2);
+    let [first, second] = backlog.ready() else {
+        panic!("two segments");
+    };
+    backlog.push(first).succeeds();
+    backlog.assert_has_a_receipt(second);
+    backlog.segments.mark_done(second);
+    std::fs::remove_file(backlog.store.object_of(second)).unwrap();
+    backlog.segments.mark_ready(second);
+    backlog.push(second).succeeds();
+    backlog.segments.assert_archived(&backlog.walhalla, second);
+}
+
+#[test]
+fn without_a_spool_that_can_be_written_only_what_is_asked_for_is_pushed() {
+    let backlog = Backlog::make(3);
+    let [first, second, _] = backlog.ready() else {
+        panic!("three segments");
+    };
+    std::fs::write(backlog.spool(), "a file").unwrap();
+    backlog
+        .push(first)
+        .succeeds()
+        .says(&["nothing is pushed ahead"]);
+    backlog.segments.assert_archived(&backlog.walhalla, first);
+    backlog
+        .segments
+        .assert_not_archived(&backlog.walhalla, second);
 }
 
 #[test]
