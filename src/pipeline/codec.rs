@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use lz4_flex::frame::FrameDecoder;
 
-use super::lz4::Lz4Encoder;
+use super::lz4::{BlockSize, Lz4Encoder};
 
 /// How new objects are compressed (the setting `compression`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -106,6 +106,9 @@ impl Codec {
     }
 }
 
+/// Content up to this length is one block of the shorter kind.
+const SHORT_BYTES: usize = 64 << 10;
+
 /// Compresses blocks, each into a frame of its own that carries its content's checksum.
 pub(super) enum Encoder {
     Lz4(Lz4Encoder),
@@ -115,8 +118,22 @@ pub(super) enum Encoder {
 
 impl Encoder {
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
+        Self::with_blocks(compression, BlockSize::Long)
+    }
+
+    /// One for a single object with content of this length.
+    pub(super) fn of_length(compression: Compression, content_bytes: usize) -> io::Result<Self> {
+        let blocks = if content_bytes <= SHORT_BYTES {
+            BlockSize::Short
+        } else {
+            BlockSize::Long
+        };
+        Self::with_blocks(compression, blocks)
+    }
+
+    fn with_blocks(compression: Compression, blocks: BlockSize) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Lz4 => Self::Lz4(Lz4Encoder::new()),
+            Compression::Lz4 => Self::Lz4(Lz4Encoder::new(blocks)),
             Compression::Zstd(level) => {
                 let mut compressor = zstd::bulk::Compressor::new(level)?;
                 compressor.include_checksum(true)?;

@@ -13,14 +13,12 @@ use std::io;
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use twox_hash::XxHash32;
 
-/// Longest block of the frames, as [`DESCRIPTOR`] says.
-const BLOCK_BYTES: usize = 1 << 20;
 const MAGIC: [u8; 4] = 0x184D_2204_u32.to_le_bytes();
-/// Version 1, independent blocks, a checksum of each block, no content size, a checksum of the content; blocks of 1 MiB.
+/// Version 1, independent blocks, a checksum of each block, no content size, a checksum of the content.
 ///
 /// Some bits of LZ4 mean nothing (the match length of a block's last token): their change would go unnoticed by a
 /// checksum of the content alone.
-const DESCRIPTOR: [u8; 2] = [0b0111_0100, 6 << 4];
+const FLAGS: u8 = 0b0111_0100;
 /// Magic, descriptor and its checksum.
 const HEADER_BYTES: usize = 7;
 const SIZE_BYTES: usize = 4;
@@ -29,31 +27,61 @@ const CHECKSUM_BYTES: usize = 4;
 const UNCOMPRESSED: u32 = 1 << 31;
 const END_MARK: [u8; 4] = [0; 4];
 
+/// Longest block of a frame. A reader makes room for some blocks of this length before it reads the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockSize {
+    /// 64 KiB: for objects that are short, and many.
+    Short,
+    /// 1 MiB.
+    Long,
+}
+
+impl BlockSize {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Short => 64 << 10,
+            Self::Long => 1 << 20,
+        }
+    }
+
+    /// The frame's two bytes that say how it is made.
+    fn descriptor(self) -> [u8; 2] {
+        let size: u8 = match self {
+            Self::Short => 4,
+            Self::Long => 6,
+        };
+        [FLAGS, size << 4]
+    }
+}
+
 /// Makes frames, one after the other with the same memory.
 pub(super) struct Lz4Encoder {
     table: CompressTable,
+    blocks: BlockSize,
 }
 
 impl Lz4Encoder {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(blocks: BlockSize) -> Self {
         Self {
             table: CompressTable::large(),
+            blocks,
         }
     }
 
     /// Makes the frame of `content` in the memory of `frame`.
     pub(super) fn frame(&mut self, content: &[u8], frame: &mut Vec<u8>) -> io::Result<()> {
-        let [_, header_checksum, ..] = XxHash32::oneshot(0, &DESCRIPTOR).to_le_bytes();
+        let (block_bytes, descriptor) = (self.blocks.bytes(), self.blocks.descriptor());
+        let [_, header_checksum, ..] = XxHash32::oneshot(0, &descriptor).to_le_bytes();
         let most_bytes: usize = content
-            .chunks(BLOCK_BYTES)
+            .chunks(block_bytes)
             .map(|block| SIZE_BYTES + get_maximum_output_size(block.len()) + CHECKSUM_BYTES)
             .sum();
         // Longer than it becomes, so that blocks are compressed where they are to stand. What is in it is written over.
         frame.resize(HEADER_BYTES + most_bytes, 0);
-        let header = [&MAGIC[..], &DESCRIPTOR, &[header_checksum]].concat();
+        let header = [&MAGIC[..], &descriptor, &[header_checksum]].concat();
         put(frame, &header)?;
         let mut filled = HEADER_BYTES;
-        for block in content.chunks(BLOCK_BYTES) {
+        for block in content.chunks(block_bytes) {
             let room = frame.get_mut(filled..).unwrap_or_default();
             filled += self.block(block, room)?;
         }
@@ -94,31 +122,49 @@ fn put(room: &mut [u8], bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
 
-    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+    use lz4_flex::frame::{BlockMode, BlockSize as Library, FrameDecoder, FrameEncoder, FrameInfo};
 
     use super::*;
 
-    #[test]
-    fn a_frame_is_what_the_library_writes() {
+    fn contents() -> [Vec<u8>; 5] {
         let noise: Vec<u8> = (0..70_000).map(|_| fastrand::u8(..)).collect();
         let text: Vec<u8> = (0..400_000_u32)
             .flat_map(|n| (n / 7).to_le_bytes())
             .collect();
-        let mut encoder = Lz4Encoder::new();
-        for content in [&noise, &text, &text[..1 << 20], b"a", b""] {
+        let block = text[..1 << 20].to_vec();
+        [noise, text, block, b"a".to_vec(), Vec::new()]
+    }
+
+    #[test]
+    fn a_frame_is_what_the_library_writes() {
+        let mut encoder = Lz4Encoder::new(BlockSize::Long);
+        for content in contents() {
             let info = FrameInfo::new()
                 .block_mode(BlockMode::Independent)
-                .block_size(BlockSize::Max1MB)
+                .block_size(Library::Max1MB)
                 .block_checksums(true)
                 .content_checksum(true);
             let mut library = FrameEncoder::with_frame_info(info, Vec::new());
-            library.write_all(content).unwrap();
+            library.write_all(&content).unwrap();
             // Memory that was used before.
             let mut frame = vec![1; 3_000];
-            encoder.frame(content, &mut frame).unwrap();
+            encoder.frame(&content, &mut frame).unwrap();
             assert!(frame == library.finish().unwrap(), "{}", content.len());
+        }
+    }
+
+    /// For shorter blocks the library takes another table, so that it finds other matches.
+    #[test]
+    fn a_frame_of_short_blocks_is_read_by_the_library() {
+        let mut encoder = Lz4Encoder::new(BlockSize::Short);
+        for content in contents() {
+            let (mut frame, mut read) = (Vec::new(), Vec::new());
+            encoder.frame(&content, &mut frame).unwrap();
+            let mut library = FrameDecoder::new(frame.as_slice());
+            library.read_to_end(&mut read).unwrap();
+            assert!(read == content, "{}", content.len());
         }
     }
 }

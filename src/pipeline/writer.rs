@@ -321,7 +321,7 @@ impl Pipeline {
             hash: None,
         };
         let mut packed = || -> io::Result<Vec<u8>> {
-            let mut encoder = Encoder::new(self.compression.framed())?;
+            let mut encoder = Encoder::of_length(self.compression.framed(), content.len())?;
             let mut packed = wrapping.begin()?;
             for block in content.chunks(BLOCK_SIZE_BYTES) {
                 let (bytes, _) = encoder.frame(block.to_vec(), Vec::new())?;
