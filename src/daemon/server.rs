@@ -325,14 +325,14 @@ impl Pusher {
             wal_directory: &wal_directory,
             receipts: &receipts(loaded, &spool, Kind::Pushed, &control),
         };
+        if is_alone && let Err(error) = site.receipts.retain(ready_in(&self.pgdata)) {
+            tracing::debug!("earlier receipts were not removed: {error}");
+        }
         let pushed = push(&site);
         match &pushed {
             Ok(true) => self.metrics.archived(control.system_identifier),
             Err(error) if is_of_the_store(error) => self.metrics.store_is_down(),
             Ok(false) | Err(_) => {}
-        }
-        if is_alone && let Err(error) = site.receipts.retain(ready_in(&self.pgdata)) {
-            tracing::debug!("earlier receipts were not removed: {error}");
         }
         pushed.map(drop)
     }
