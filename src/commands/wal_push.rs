@@ -27,6 +27,12 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
     let pgdata = control_file::find_data_directory(arguments.pgdata.as_deref(), path)?;
     let control = control_file::read(&pgdata)?;
     let receipts = context.receipts(Kind::Pushed, &pgdata, &control);
+    let in_recovery = mode_of(&pgdata) != RecoveryMode::None;
+    if !in_recovery && let Some(spooled) = context.spooled(&pgdata, &control) {
+        // The server was promoted, and fetches nothing any more.
+        let cleared = spooled.clear_what_is_left();
+        drop(cleared.inspect_err(super::spool_not_used));
+    }
     if let (Some(receipts), WalFileName::Segment(segment)) = (&receipts, file)
         && super::take_receipt(receipts, segment, path)
     {
@@ -56,7 +62,7 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         repository: &repository,
         pipeline: &pipeline,
         origin: (&control).into(),
-        in_recovery: mode_of(&pgdata) != RecoveryMode::None,
+        in_recovery,
     };
     let pushed = match &receipts {
         Some(receipts) => {

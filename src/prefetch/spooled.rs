@@ -176,6 +176,18 @@ impl Spooled {
         self.spool.clear(&[PART, Kind::Fetched.part()])
     }
 
+    /// Removes what a process that was killed left, unless another one fetches ahead.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn clear_what_is_left(&self) -> io::Result<()> {
+        let Some(part) = self.spool.part(PART)? else {
+            return Ok(());
+        };
+        let lock = part.lock()?;
+        if lock.is_some() { self.clear() } else { Ok(()) }
+    }
+
     fn part(&self) -> io::Result<Part> {
         self.spool.make_part(PART)
     }

@@ -15,7 +15,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 struct Standby {
     segments: Segments,
     walhalla: Walhalla,
-    #[allow(dead_code, reason = "its directory holds all others")]
     area: Area,
 }
 
@@ -145,6 +144,21 @@ fn half_a_segment_that_a_dead_process_left_is_not_waited_for() {
     standby.fetch(&names[0]);
     eventually("what is left to go", PATIENCE, || !half.exists());
     standby.end();
+}
+
+#[test]
+fn what_a_killed_process_left_goes_with_the_first_push_after_the_promotion() {
+    let standby = Standby::make(4);
+    let names = &standby.segments.names;
+    standby.fetch(&names[0]);
+    standby.wait_for(&names[1]);
+    kill_what_fetches_ahead(&standby.area.path("walhalla.toml"));
+    assert!(standby.spool().exists());
+    std::fs::remove_file(standby.segments.data.join("standby.signal")).unwrap();
+    eventually("the first push to clear the spool", PATIENCE, || {
+        standby.segments.push(&standby.walhalla, &names[0]);
+        !standby.spool().exists()
+    });
 }
 
 #[test]
