@@ -12,6 +12,7 @@ use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
 };
 
+use crate::repository::gaps::RecordedGap;
 use crate::repository::tails::Tail;
 use crate::repository::{ArchivedFile, BackupEntry, WalListing};
 
@@ -79,6 +80,8 @@ pub struct Inventory {
     pub histories: Arc<Histories>,
     /// Timelines and positions at which backups ended, so that the segment before was archived once.
     backup_ends: Arc<BTreeMap<TimelineId, BTreeSet<Lsn>>>,
+    /// Segments that were dropped.
+    pub gaps: Arc<Vec<RecordedGap>>,
     /// WAL files by timeline.
     pub wal: BTreeMap<TimelineId, Listed<WalFiles>>,
     /// Summaries by timeline.
@@ -226,8 +229,8 @@ impl Inventory {
         }
     }
 
-    /// The last segment along a history, not before `first`, that was archived once: it is there, or its summary is, or a
-    /// backup history file or a backup tells of it.
+    /// The last segment along a history, not before `first`, of which something tells that there was one: it is archived, or
+    /// its summary is, or a backup history file, a backup or the ledger of gaps tells of it.
     pub fn last_trace(
         &self,
         history: &History,
@@ -251,12 +254,29 @@ impl Inventory {
                 let stop = stops.range(..=span.end.start(size)).next_back()?;
                 Some(size.segment_before(*stop)).filter(|number| span.contains(*number))
             });
-            [archived.map(Run::last), begins, summaries, stops]
-                .into_iter()
-                .flatten()
-                .max()
+            let dropped = self.gaps.iter().map(|gap| gap.dropped.last);
+            let dropped = dropped
+                .filter(|last| names.contains(last))
+                .filter_map(|last| number(&last));
+            [
+                archived.map(Run::last),
+                begins,
+                summaries,
+                stops,
+                dropped.max(),
+            ]
+            .into_iter()
+            .flatten()
+            .max()
         };
         spans(history, size, first).filter_map(of_span).max()
+    }
+
+    /// What the ledger of gaps says of a segment that is not archived.
+    pub fn why_missing(&self, segment: SegmentName) -> Option<RecordedGap> {
+        { self.gaps.iter() }
+            .find(|gap| gap.dropped.has(segment))
+            .copied()
     }
 
     /// The segments of a timeline in which backups ended, ascending.
@@ -532,6 +552,7 @@ mod tests {
     use super::*;
     use crate::pipeline::Packing;
     use crate::repository::Layout;
+    use crate::repository::gaps::DroppedSegments;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -666,5 +687,14 @@ mod tests {
         let listed = Listed::whole(Summaries::from([(summary, Vec::new())]));
         inventory.summaries.insert(timeline(2), listed);
         assert_eq!(last(&inventory), Some(SegmentNo(14)));
+        let segment = |of, number| SegmentNo(number).on(timeline(of), SIZE);
+        let gap = |of, from, to| RecordedGap {
+            dropped: DroppedSegments::new(segment(of, from), segment(of, to)).unwrap(),
+            recorded: jiff::Timestamp::UNIX_EPOCH,
+        };
+        inventory.gaps = Arc::new(vec![gap(1, 60, 70), gap(2, 15, 16), gap(2, 8, 8)]);
+        assert_eq!(last(&inventory), Some(SegmentNo(16)));
+        assert!(inventory.why_missing(segment(2, 15)).is_some());
+        assert!(inventory.why_missing(segment(2, 14)).is_none());
     }
 }

@@ -34,6 +34,7 @@ pub use walk::{Reading, Resolved};
 
 use crate::failure::Failure as _;
 use crate::output;
+use crate::repository::gaps::RecordedGap;
 use crate::repository::{self, BackupEntry, ObjectError, Repository, WalListing};
 use crate::threads::lock;
 use crate::wal::stored_summary::{self, Proven};
@@ -155,7 +156,8 @@ impl<'a> Archive<'a> {
         reading: Reading,
     ) -> Result<Self, Error> {
         let size = backups.first().map(|backup| backup.wal_segment_size);
-        let inventory = Inventory::new(Histories::read(repository, backups)?, backups);
+        let mut inventory = Inventory::new(Histories::read(repository, backups)?, backups);
+        inventory.gaps = Arc::new(repository.recorded_gaps()?);
         let ends = backups.iter().filter_map(|backup| backup.replayed_lsn);
         Ok(Self {
             repository,
@@ -320,6 +322,16 @@ impl<'a> Archive<'a> {
         // Between the two listings more may have come.
         let gap = !is_last(lock(&self.inventory).clone()) && !self.is_there_by_now(&stretch)?;
         Ok(Route { stretch, gap })
+    }
+
+    /// What the ledger of gaps says of a segment that is not archived.
+    pub fn why_missing(&self, segment: SegmentName) -> Option<RecordedGap> {
+        lock(&self.inventory).why_missing(segment)
+    }
+
+    /// The segments that were dropped, as the ledger of gaps says.
+    pub fn recorded_gaps(&self) -> Arc<Vec<RecordedGap>> {
+        Arc::clone(&lock(&self.inventory).gaps)
     }
 
     /// Whether the segment after a stretch has been archived since it was listed.

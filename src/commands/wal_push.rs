@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
-use walhalla_postgres::WalFileName;
+use indicatif::HumanBytes;
+use walhalla_postgres::{ControlFile, SegmentName, WalFileName};
 
 use super::{Context, Outcome};
 use crate::archiving::ahead::{Ahead, Site};
+use crate::archiving::backlog::{Backlog, Decision, Notes};
 use crate::cli::WalPush;
 use crate::daemon::protocol::{Answer, Work};
 use crate::error::Error;
+use crate::failure::{Class, Failure as _};
 use crate::output;
+use crate::repository::gaps::DroppedSegments;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::wal_directory::WalDirectory;
@@ -37,12 +41,167 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         && super::take_receipt(receipts, segment, path)
     {
         tracing::debug!("{file} is archived, it was pushed ahead");
-        return answer(context, file, IsNew::No);
+        return answer(context, file, Fate::AlreadyThere);
     }
-    if let (Some(receipts), WalFileName::Segment(segment)) = (&receipts, file)
-        && WalDirectory::of(&pgdata).is_some_and(|directory| directory.has(path))
+    let backlog = backlog(context, &pgdata, &control, file);
+    if let Some((backlog, segment)) = &backlog
+        && backlog
+            .decide()
+            .is_ok_and(|decision| decision == Decision::Drop)
     {
-        match super::ask_daemon(context, &pgdata, segment, Work::Push) {
+        drop_segment(backlog, *segment, None)?;
+        return answer(context, file, Fate::Dropped);
+    }
+    let server = Server {
+        pgdata: &pgdata,
+        control: &control,
+        in_recovery,
+    };
+    match push(context, &server, receipts.as_ref(), path, file) {
+        Ok(fate) => {
+            record_gaps(context, &server);
+            answer(context, file, fate)
+        }
+        Err(error) => {
+            let Some((backlog, segment)) = backlog.filter(|_| is_of_the_store(&error)) else {
+                return Err(error);
+            };
+            drop(backlog.note_trouble().inspect_err(super::spool_not_used));
+            if !backlog.is_over().is_ok_and(|is_over| is_over) {
+                return Err(error);
+            }
+            drop_segment(&backlog, segment, Some(error))?;
+            answer(context, file, Fate::Dropped)
+        }
+    }
+}
+
+/// The server whose file it is.
+struct Server<'a> {
+    pgdata: &'a Path,
+    control: &'a ControlFile,
+    in_recovery: bool,
+}
+
+/// The backlog and the segment that may be dropped from it; `None` where none may be. A server that shuts down keeps what it
+/// has, and its archiver goes on after the next start.
+fn backlog(
+    context: &Context,
+    pgdata: &Path,
+    control: &ControlFile,
+    file: WalFileName,
+) -> Option<(Backlog, SegmentName)> {
+    let max_bytes = context.settings.max_backlog_bytes?;
+    let WalFileName::Segment(segment) = file else {
+        return None;
+    };
+    if postmaster::is_stopping(pgdata) {
+        return None;
+    }
+    let Some(spool) = context.spool_of(pgdata) else {
+        tracing::warn!(
+            "max_backlog has no effect: what is dropped cannot be noted in the spool of another user"
+        );
+        return None;
+    };
+    let backlog = Backlog {
+        wal_directory: WalDirectory::of(pgdata)?,
+        segment_size: control.segment_size,
+        max_bytes,
+        notes: Notes::new(spool, control.system_identifier),
+    };
+    Some((backlog, segment))
+}
+
+/// Drops a segment that the store did not take: `failure` says why, or it was not tried.
+///
+/// # Errors
+/// `failure`, or that the drop could not be noted. The server keeps the segment then.
+fn drop_segment(
+    backlog: &Backlog,
+    segment: SegmentName,
+    failure: Option<Error>,
+) -> Result<(), Error> {
+    let backlog_bytes = backlog.bytes().unwrap_or(0);
+    if let Err(source) = backlog.drop(segment) {
+        let doing = "note that a segment is dropped";
+        return Err(failure.unwrap_or(Error::System { doing, source }));
+    }
+    let reason = failure.map_or_else(
+        || "the archive has not kept up for a while".to_owned(),
+        |failure| output::chain(&failure),
+    );
+    tracing::warn!(
+        "WAL segment {segment} is dropped and NOT archived: {} wait for the archive, and max_backlog is {}. Recovery cannot go \
+         past {segment}: take a new base backup as soon as the store takes WAL again. Why it was not archived: {reason}",
+        HumanBytes(backlog_bytes),
+        HumanBytes(backlog.max_bytes),
+    );
+    Ok(())
+}
+
+/// Whether it was the store that did not take the file. Nothing is dropped for another reason.
+fn is_of_the_store(error: &Error) -> bool {
+    use crate::wal::Error as Wal;
+    let may_be = matches!(
+        error,
+        Error::Store(_) | Error::Repository(_) | Error::Wal(Wal::Repository(_) | Wal::Pipeline(_))
+    );
+    may_be
+        && matches!(
+            error.class(),
+            Class::Other | Class::Inaccessible | Class::Usage
+        )
+}
+
+/// After a push that succeeded: records in the store what was dropped before. Whatever hinders that, the push has succeeded,
+/// and the next one tries again.
+fn record_gaps(context: &Context, server: &Server) {
+    let Some(spool) = context.spool_of(server.pgdata) else {
+        return;
+    };
+    let notes = Notes::new(spool, server.control.system_identifier);
+    let record = || -> Result<(), Error> {
+        let note = |source| Error::System {
+            doing: "record in the store that segments were dropped",
+            source,
+        };
+        if !notes.end_trouble().map_err(note)? {
+            return Ok(());
+        }
+        let most = context.settings.retry_timeout.min(PATIENCE);
+        let times = times(server.pgdata, most);
+        let repository = context.hasty_repository_of(server.control, &times)?;
+        let recorded = notes.record(&repository, server.control.segment_size);
+        for DroppedSegments { first, last } in recorded.map_err(note)? {
+            tracing::warn!(
+                "the gap from {first} to {last}, which were dropped, is recorded in the store: take a new base backup now"
+            );
+        }
+        Ok(())
+    };
+    if let Err(error) = record() {
+        tracing::warn!("{}", output::chain(&error));
+    }
+}
+
+/// Has the daemon push the file, or pushes it.
+fn push(
+    context: &Context,
+    server: &Server,
+    receipts: Option<&Receipts>,
+    path: &Path,
+    file: WalFileName,
+) -> Result<Fate, Error> {
+    let Server {
+        pgdata,
+        control,
+        in_recovery,
+    } = *server;
+    if let (Some(receipts), WalFileName::Segment(segment)) = (receipts, file)
+        && WalDirectory::of(pgdata).is_some_and(|directory| directory.has(path))
+    {
+        match super::ask_daemon(context, pgdata, segment, Work::Push) {
             // It may lack what this process has; if not, this process says the same.
             Some(Answer::Failed(failed)) => {
                 tracing::info!("the daemon did not archive {file}: {}", failed.message);
@@ -50,37 +209,37 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
             // The receipt says it, not the daemon.
             Some(Answer::Done) if super::take_receipt(receipts, segment, path) => {
                 tracing::debug!("{file} is archived by the daemon");
-                return answer(context, file, IsNew::Yes);
+                return Ok(Fate::Stored);
             }
             Some(Answer::Done | Answer::Unfit(_)) | None => {}
         }
     }
     let most = context.settings.retry_timeout.min(PATIENCE);
-    let repository = context.hasty_repository_of(&control, &times(&pgdata, most))?;
+    let repository = context.hasty_repository_of(control, &times(pgdata, most))?;
     let pipeline = context.segment_pipeline(&repository)?;
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
-        origin: (&control).into(),
+        origin: control.into(),
         in_recovery,
     };
-    let pushed = match &receipts {
+    let pushed = match receipts {
         Some(receipts) => {
             let most = context.settings.upload_concurrency;
-            push_with_others(&archiver, receipts, &pgdata, most, path, file)?
+            push_with_others(&archiver, receipts, pgdata, most, path, file)?
         }
         None => archiver.push(path, file)?,
     };
-    match pushed {
+    Ok(match pushed {
         Pushed::Stored { object, .. } => {
             tracing::debug!("{file} is archived, {} bytes", object.stored_bytes);
-            answer(context, file, IsNew::Yes)
+            Fate::Stored
         }
         Pushed::AlreadyThere => {
             tracing::info!("{file} was archived before, with the same content");
-            answer(context, file, IsNew::No)
+            Fate::AlreadyThere
         }
-    }
+    })
 }
 
 /// Pushes the file, and beside it what the server has marked ready.
@@ -117,17 +276,21 @@ fn push_with_others(
     Ok(archiver.push(path, file)?)
 }
 
-/// Whether this call stored the file.
+/// What became of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IsNew {
-    Yes,
-    No,
+enum Fate {
+    Stored,
+    AlreadyThere,
+    Dropped,
 }
 
-fn answer(context: &Context, file: WalFileName, is_new: IsNew) -> Result<Outcome, Error> {
+fn answer(context: &Context, file: WalFileName, fate: Fate) -> Result<Outcome, Error> {
     if context.global.json {
-        let was_there = is_new == IsNew::No;
-        output::json(&serde_json::json!({ "file": file.to_string(), "already_there": was_there }))?;
+        output::json(&serde_json::json!({
+            "file": file.to_string(),
+            "already_there": fate == Fate::AlreadyThere,
+            "dropped": fate == Fate::Dropped,
+        }))?;
     }
     Ok(Outcome::Done)
 }

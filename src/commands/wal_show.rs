@@ -1,5 +1,7 @@
 //! `walhalla wal-show`
 
+use std::sync::Arc;
+
 use comfy_table::{Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
@@ -13,7 +15,8 @@ use crate::cli::Cluster;
 use crate::error::Error;
 use crate::failure::Failure as _;
 use crate::output;
-use crate::repository::ArchivedFile;
+use crate::repository::gaps::{DroppedSegments, RecordedGap};
+use crate::repository::{ArchivedFile, BackupEntry};
 use crate::restore::window::{self, Span, Window, spans};
 
 /// `wal-show --json`
@@ -51,6 +54,20 @@ struct Gap {
     first: SegmentName,
     last: SegmentName,
     segments: u64,
+    /// What wal-push dropped of it, as the setting max_backlog allows.
+    dropped: Vec<Dropped>,
+}
+
+/// Segments that wal-push dropped.
+#[derive(Debug, Serialize)]
+struct Dropped {
+    first: SegmentName,
+    last: SegmentName,
+    recorded: Timestamp,
+    /// Whether a backup begins after them, so that what came later can be reached.
+    is_before_a_backup: bool,
+    #[serde(skip)]
+    told: RecordedGap,
 }
 
 pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error> {
@@ -58,13 +75,17 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     repository.must_be_known()?;
     let backups = repository.usable_backups()?;
     let archive = Archive::new(&repository, &backups, context.reading())?.with_tails(Tails::Used);
+    let ledger = Ledger {
+        gaps: archive.recorded_gaps(),
+        backups: &backups,
+    };
     let known = archive.histories.known.values();
-    let timelines = known.map(|history| timeline(&archive, history));
+    let timelines = known.map(|history| timeline(&archive, history, &ledger));
     let mut timelines = timelines.collect::<Result<Vec<_>, Error>>()?;
     for lost in &archive.histories.unknown {
         let number = lost.number();
         tracing::warn!("the archive holds WAL of timeline {number} and not its history");
-        timelines.push(timeline(&archive, &History::root(*lost))?);
+        timelines.push(timeline(&archive, &History::root(*lost), &ledger)?);
     }
     let windows = window::windows(&archive, &backups)?;
     let reachable = spans(&windows);
@@ -84,7 +105,7 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     Ok(Outcome::Done)
 }
 
-fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
+fn timeline(archive: &Archive, history: &History, ledger: &Ledger) -> Result<Branch, Error> {
     let (parent, files) = (
         history.ancestors.last(),
         archive.files(history.timeline, None)?,
@@ -111,7 +132,7 @@ fn timeline(archive: &Archive, history: &History) -> Result<Branch, Error> {
         tail_segment: tail.map(|tail| tail.segment),
         tail_end: tail.map(|tail| tail.valid_until),
         stored_bytes: stored_bytes.sum(),
-        gaps: gaps(&own, history),
+        gaps: gaps(&own, history, ledger),
         without_summary: archive.without_summary(history.timeline)?,
         partial_segments: partial_segments(&files.others),
         first_commit_time: first.found().map(|(first, _)| first),
@@ -152,7 +173,7 @@ fn own_stretches(archive: &Archive, history: &History) -> Result<Vec<Stretch>, E
 }
 
 /// What is missing between segments; and before the first, where the timeline began earlier.
-fn gaps(own: &[Stretch], history: &History) -> Vec<Gap> {
+fn gaps(own: &[Stretch], history: &History, ledger: &Ledger) -> Vec<Gap> {
     let Some(first) = own.first() else {
         return Vec::new();
     };
@@ -166,12 +187,42 @@ fn gaps(own: &[Stretch], history: &History) -> Vec<Gap> {
         end: next.run().first,
     });
     gaps.filter(|gap| !gap.is_empty())
-        .map(|gap| Gap {
-            first: gap.first.on(history.timeline, size),
-            last: gap.last().on(history.timeline, size),
-            segments: gap.len(),
+        .map(|gap| {
+            let first = gap.first.on(history.timeline, size);
+            let last = gap.last().on(history.timeline, size);
+            Gap {
+                first,
+                last,
+                segments: gap.len(),
+                dropped: ledger.within(first, last),
+            }
         })
         .collect()
+}
+
+/// What is known of dropped segments, and the backups that may begin after them.
+struct Ledger<'a> {
+    gaps: Arc<Vec<RecordedGap>>,
+    backups: &'a [BackupEntry],
+}
+
+impl Ledger<'_> {
+    /// What was dropped of the segments from `first` to `last`.
+    fn within(&self, first: SegmentName, last: SegmentName) -> Vec<Dropped> {
+        let meets = |gap: &&RecordedGap| gap.dropped.meets(DroppedSegments { first, last });
+        let met = self.gaps.iter().filter(meets);
+        met.map(|gap| Dropped {
+            first: gap.dropped.first,
+            last: gap.dropped.last,
+            recorded: gap.recorded,
+            is_before_a_backup: { self.backups.iter() }.any(|backup| {
+                let start = backup.wal_segment_size.segment_of(backup.start_lsn);
+                start.on(backup.timeline, backup.wal_segment_size) > gap.dropped.last
+            }),
+            told: *gap,
+        })
+        .collect()
+    }
 }
 
 /// First and last commit of the timeline's own in a segment.
@@ -229,6 +280,14 @@ fn print_gaps(timelines: &[Branch]) -> Result<(), Error> {
                 "gap on timeline {}: {} to {}, {} segments",
                 row.timeline, gap.first, gap.last, gap.segments
             ))?;
+            for dropped in &gap.dropped {
+                output::line(&format!("  {}", dropped.told))?;
+                if !dropped.is_before_a_backup {
+                    output::line(
+                        "  no backup begins after it: take one now, `walhalla backup-push`",
+                    )?;
+                }
+            }
         }
         if row.without_summary > 0 {
             output::line(&format!(

@@ -80,7 +80,7 @@ const STORE_VARIABLES: [&str; 7] = [
     "STORAGE_EMULATOR_HOST",
 ];
 /// Settings that say neither which store is meant nor what objects in it look like.
-const NOT_OF_THE_STORE: [&str; 12] = [
+const NOT_OF_THE_STORE: [&str; 13] = [
     table::AGE_IDENTITY_FILE.row.name,
     table::UPLOAD_CONCURRENCY.row.name,
     table::DOWNLOAD_CONCURRENCY.row.name,
@@ -93,6 +93,7 @@ const NOT_OF_THE_STORE: [&str; 12] = [
     table::UPLOAD_RATE.row.name,
     table::DOWNLOAD_RATE.row.name,
     table::READ_RATE.row.name,
+    table::MAX_BACKLOG.row.name,
 ];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
 const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
@@ -152,6 +153,8 @@ pub struct Settings {
     pub download_rate: Option<Rate>,
     /// How many bytes a second are read from a data directory.
     pub read_rate: Option<Rate>,
+    /// How many bytes of WAL may wait before segments are dropped.
+    pub max_backlog_bytes: Option<u64>,
     /// How many segments are fetched ahead at most.
     pub prefetch_segments: usize,
     /// Where WAL is staged, and the spool is, instead of beside the data directory.
@@ -278,6 +281,7 @@ impl Settings {
             upload_rate: resolver.optional(&table::UPLOAD_RATE)?,
             download_rate: resolver.optional(&table::DOWNLOAD_RATE)?,
             read_rate: resolver.optional(&table::READ_RATE)?,
+            max_backlog_bytes: resolver.optional(&table::MAX_BACKLOG)?,
             prefetch_segments: resolver.defaulted(&table::PREFETCH_SEGMENTS)?,
             spool_dir: resolver.optional(&table::SPOOL_DIR)?,
             socket: resolver.defaulted(&table::SOCKET)?,

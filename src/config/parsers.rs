@@ -125,6 +125,15 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     parsed.ok_or_else(|| format!("{text:?} is no size (8MiB is one)"))
 }
 
+/// A size that holds at least one segment of the usual length.
+pub(super) fn backlog(text: &str) -> Result<u64, String> {
+    let bytes = size(text)?;
+    let enough = u64::try_from(bytes).ok().filter(|bytes| *bytes >= 16 << 20);
+    enough.ok_or_else(|| {
+        format!("{text:?} is less than 16MiB; without the setting wal-push drops nothing")
+    })
+}
+
 /// A size, for each second.
 pub(super) fn rate(text: &str) -> Result<Rate, String> {
     let bytes = size(text)?;

@@ -12,8 +12,8 @@ use std::time::Duration;
 use walhalla_providers::transfer::{ConditionalWrites, Rate};
 
 use super::parsers::{
-    boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path, rate,
-    segments, server_side_encryption, size, storage_class, text,
+    backlog, boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path,
+    rate, segments, server_side_encryption, size, storage_class, text,
 };
 use crate::pipeline::Compression;
 
@@ -111,6 +111,8 @@ settings! {
         "How many bytes a second backup-push reads from the data directory, 1KiB to 1TiB.";
     PREFETCH_SEGMENTS: usize = "prefetch_segments", "WALHALLA_PREFETCH_SEGMENTS", segments, Text("16"),
         "How many segments wal-fetch fetches ahead at most, 0 to 256, and no more than 1 GiB of them. With 0 it fetches none ahead.";
+    MAX_BACKLOG: u64 = "max_backlog", "WALHALLA_MAX_BACKLOG", backlog, Nothing,
+        "How many bytes of WAL may wait for the archive, from 16MiB on. Above it wal-push drops segments while the store does not take them.";
     SPOOL_DIR: PathBuf = "spool_dir", "WALHALLA_SPOOL_DIR", path, Otherwise("beside the data directory"),
         "The directory in which restore stages WAL, and in which wal-push and wal-fetch keep what they did ahead. It must exist.";
     SOCKET: PathBuf = "socket", "WALHALLA_SOCKET", path, Text("/run/walhalla/walhalla.sock"),

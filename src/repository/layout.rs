@@ -11,12 +11,14 @@
 //! <system identifier>/backups/<id>/base/NNNNN.tar[.lz4|.zst][.age]
 //! <system identifier>/claims/<second>                   that a backup's id is taken
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
+//! <system identifier>/gaps/<TLI>/<segment>-<segment>.json   that segments were dropped: the first and the last
 //! ```
 
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
 use super::entry::{BackupId, BackupSecond};
+use super::gaps::DroppedSegments;
 use super::marks::{Mark, Permanence};
 use crate::pipeline::Packing;
 
@@ -35,6 +37,8 @@ pub enum Key {
     Claim(BackupSecond),
     /// What was said of a backup after it was taken.
     Mark(BackupId, Mark),
+    /// That segments were dropped and not archived.
+    Gap(DroppedSegments),
     /// Anything else: another program's, another cluster's, or a later version's.
     Foreign(ObjectKey),
 }
@@ -207,6 +211,9 @@ impl Layout {
             Key::Mark(id, Mark { number, permanence }) => {
                 format!("{}{id}/{number:05}-{permanence}", self.marks())
             }
+            Key::Gap(DroppedSegments { first, last }) => {
+                format!("{}{first}-{last}.json", self.gap_folder(first.timeline))
+            }
             Key::Foreign(key) => return key.clone(),
         };
         ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
@@ -255,6 +262,11 @@ impl Layout {
                 let permanence = known.into_iter().find(|known| known.to_string() == said)?;
                 let number = number.parse().ok()?;
                 Some(Key::Mark(first.parse().ok()?, Mark { number, permanence }))
+            }
+            "gaps" => {
+                let (first, last) = name.strip_suffix(".json")?.split_once('-')?;
+                let dropped = DroppedSegments::new(first.parse().ok()?, last.parse().ok()?)?;
+                Some(Key::Gap(dropped))
             }
             _ => None,
         }
@@ -337,6 +349,16 @@ impl Layout {
     /// Prefix of everything of a backup.
     pub fn backup_folder(&self, id: &BackupId) -> String {
         format!("{}{id}/", self.backups())
+    }
+
+    /// Prefix of what tells that segments of a timeline were dropped.
+    pub fn gap_folder(&self, timeline: TimelineId) -> String {
+        format!("{}{timeline}/", self.gap_folders())
+    }
+
+    /// The same of all timelines.
+    pub fn gap_folders(&self) -> String {
+        format!("{}/gaps/", self.system_identifier)
     }
 
     /// Prefix of all marks.
@@ -435,7 +457,12 @@ mod tests {
     }
 
     fn any() -> Key {
-        match fastrand::u32(..6) {
+        match fastrand::u32(..7) {
+            6 => {
+                let (a, b) = (segment(), segment().to_string());
+                let b = format!("{}{}", a.timeline, &b[8..]).parse().unwrap();
+                Key::Gap(DroppedSegments::new(a.min(b), a.max(b)).unwrap())
+            }
             5 => Key::Tail(tail(), packing()),
             0 => Key::Wal(file(), packing()),
             1 => Key::Summary(segment(), packing()),
@@ -499,6 +526,9 @@ mod tests {
             "7710533931497189584/tail/00000001/000000010000000000000001/0123456789ABCDEF.log.lz4".to_owned(),
             "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.00000002-00000001.lz4".to_owned(),
             "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.1-2.lz4".to_owned(),
+            "7710533931497189584/gaps/00000001/000000010000000000000002-000000010000000000000001.json".to_owned(),
+            "7710533931497189584/gaps/00000001/000000010000000000000001-000000020000000000000002.json".to_owned(),
+            "7710533931497189584/gaps/00000002/000000010000000000000001-000000010000000000000002.json".to_owned(),
             "x".to_owned(),
         ] {
             let key = ObjectKey::new(text).unwrap();

@@ -5,6 +5,7 @@
 pub mod backups;
 pub mod catalog;
 pub mod entry;
+pub mod gaps;
 pub mod layout;
 pub mod marking;
 pub mod marks;

@@ -72,9 +72,12 @@ impl ArchivedFile {
         let (kind, packing) = match layout.parse(&info.key) {
             Key::Wal(file, packing) => (ArchivedKind::Wal(file), packing),
             Key::Summary(segment, packing) => (ArchivedKind::Summary(segment), packing),
-            Key::Tail(..) | Key::Backup(..) | Key::Claim(_) | Key::Mark(..) | Key::Foreign(_) => {
-                return None;
-            }
+            Key::Tail(..)
+            | Key::Backup(..)
+            | Key::Claim(_)
+            | Key::Mark(..)
+            | Key::Gap(_)
+            | Key::Foreign(_) => return None,
         };
         Some(Self {
             system_identifier: layout.system_identifier(),

@@ -132,9 +132,12 @@ impl<'a> Planner<'a> {
         let missing = way.missing();
         if way.route.gap {
             return Ok(Err(Unreachable {
-                reason: format!(
-                    "WAL segment {missing} is missing, and it or later ones were there"
-                ),
+                reason: match self.archive.why_missing(missing) {
+                    Some(gap) => format!("WAL segment {missing} is missing: {gap}"),
+                    None => {
+                        format!("WAL segment {missing} is missing, and it or later ones were there")
+                    }
+                },
                 nearest: self.before_gap(way)?,
             }));
         }

@@ -186,7 +186,12 @@ impl Planner<'_> {
         let missing = way.missing();
         if way.route.gap {
             return Ok(Unreachable {
-                reason: format!("{absent}, which has a gap at WAL segment {missing}"),
+                reason: match self.archive.why_missing(missing) {
+                    Some(gap) => {
+                        format!("{absent}, which has a gap at WAL segment {missing}: {gap}")
+                    }
+                    None => format!("{absent}, which has a gap at WAL segment {missing}"),
+                },
                 nearest: self.before_gap(way)?,
             });
         }

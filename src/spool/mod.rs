@@ -200,11 +200,33 @@ impl Part {
     /// # Errors
     /// The system's.
     pub fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.put(name, bytes, |_| Ok(()))
+    }
+
+    /// The same. After `Ok` the file survives a crash of the machine.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn write_durably(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.put(name, bytes, File::sync_all)?;
+        self.directory.sync_all()?;
+        // The part and the spool may be as new as the file.
+        let folders = self.path.ancestors().skip(1).take(2);
+        { folders }.try_for_each(|folder| File::open(folder)?.sync_all())
+    }
+
+    fn put(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        sync: impl FnOnce(&File) -> io::Result<()>,
+    ) -> io::Result<()> {
         let temporary = format!(".{:032x}.tmp", fastrand::u128(..));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from(FILE_MODE);
         let mut file = File::from(openat(&self.directory, &*temporary, flags, mode)?);
-        let written = file.write_all(bytes).and_then(|()| {
+        let written = file.write_all(bytes).and_then(|()| sync(&file));
+        let written = written.and_then(|()| {
             let renamed = rustix::fs::renameat(&self.directory, &*temporary, &self.directory, name);
             Ok(renamed?)
         });
@@ -261,7 +283,7 @@ mod tests {
         assert!(spool.part("pushed").unwrap().is_none());
         let part = spool.make_part("pushed").unwrap();
         part.write("a", b"one").unwrap();
-        part.write("a", b"two").unwrap();
+        part.write_durably("a", b"two").unwrap();
         let found = spool.part("pushed").unwrap().unwrap();
         assert_eq!(found.read("a", 100).unwrap().unwrap(), b"two");
         assert_eq!(found.read("a", 1).unwrap().unwrap(), b"t");

@@ -16,6 +16,7 @@ use super::{Error, Findings, Options, Verified, count, damaged_entries, note_abs
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
+use crate::repository::gaps::RecordedGap;
 use crate::repository::layout::Key;
 use crate::repository::tails::{RunDamage, TailFile, by_run};
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, ObjectError, Repository};
@@ -90,6 +91,7 @@ enum Trace {
     Summary,
     BackupHistory,
     Receipt,
+    Dropped(RecordedGap),
 }
 
 impl std::fmt::Display for Trace {
@@ -98,6 +100,7 @@ impl std::fmt::Display for Trace {
             Self::Summary => "its summary is there",
             Self::BackupHistory => "the history file of a backup that begins in it is there",
             Self::Receipt => "a receipt says that it was there",
+            Self::Dropped(gap) => return gap.fmt(f),
         })
     }
 }
@@ -136,6 +139,13 @@ impl<'a> Archive<'a> {
             archive.history_of(timeline, &files, findings)?;
             archive.traces_of(timeline, &files)?;
             archive.inventory.wal.insert(timeline, Listed::whole(files));
+        }
+        for gap in repository.recorded_gaps()? {
+            // Its words come before those of other traces.
+            let ends = [gap.dropped.first, gap.dropped.last];
+            archive
+                .traces
+                .extend(ends.map(|name| (name, Trace::Dropped(gap))));
         }
         Ok(archive)
     }

@@ -170,10 +170,25 @@ impl Fetcher<'_> {
             Some(later) => Error::Hole {
                 file,
                 archive,
-                later,
+                later: self.with_ledger(file, later),
             },
             None => Error::NotArchived { file, archive },
         })
+    }
+
+    /// What is `later` than a missing file, and what the ledger of gaps says of the file itself.
+    fn with_ledger(&self, file: WalFileName, later: String) -> String {
+        let WalFileName::Segment(name) = file else {
+            return later;
+        };
+        match self.repository.why_missing(name) {
+            Ok(Some(gap)) => format!("{later}; {gap}"),
+            Ok(None) => later,
+            Err(error) => {
+                tracing::debug!("the ledger of gaps cannot be read: {error}");
+                later
+            }
+        }
     }
 
     /// What shows that the archive does not end with the segment before `name`, if anything does: a later segment of its

@@ -102,6 +102,28 @@ impl Site {
 }
 
 #[test]
+fn a_gap_is_recorded_after_a_push_of_the_daemon_too() {
+    let site = Site::make(2);
+    let hasty = { site.walhalla.with_env("WALHALLA_MAX_BACKLOG", "16MiB") }
+        .with_env("WALHALLA_RETRY_TIMEOUT", "2s");
+    let names = &site.segments.names;
+    names.iter().for_each(|name| site.segments.mark_ready(name));
+    let away = site.area.path("away");
+    std::fs::rename(site.store.path(), &away).unwrap();
+    // Of a file no directory can be made.
+    std::fs::write(site.store.path(), "").unwrap();
+    let dropped = site.segments.push(&hasty, &names[0]).succeeds();
+    dropped.says(&["NOT archived"]);
+    site.segments.mark_done(&names[0]);
+    std::fs::remove_file(site.store.path()).unwrap();
+    std::fs::rename(&away, site.store.path()).unwrap();
+    let _daemon = site.start(&[]);
+    let said = site.push(&names[1]);
+    assert!(said.contains("archived by the daemon"), "{said}");
+    assert!(said.contains("is recorded in the store"), "{said}");
+}
+
+#[test]
 fn the_daemon_archives_what_is_asked_for_and_what_is_ready() {
     let site = Site::make(5);
     for name in &site.segments.names {

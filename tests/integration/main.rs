@@ -42,6 +42,7 @@ mod finding;
 mod killed;
 mod left_out_files;
 mod marks;
+mod max_backlog;
 mod odd_paths;
 mod open_formats;
 mod other_pasts;
