@@ -107,7 +107,9 @@ fn a_gap_is_recorded_after_a_push_of_the_daemon_too() {
     let hasty = { site.walhalla.with_env("WALHALLA_MAX_BACKLOG", "16MiB") }
         .with_env("WALHALLA_RETRY_TIMEOUT", "2s");
     let names = &site.segments.names;
-    names.iter().for_each(|name| site.segments.mark_ready(name));
+    for name in names {
+        site.segments.mark_ready(name);
+    }
     let away = site.area.path("away");
     std::fs::rename(site.store.path(), &away).unwrap();
     // Of a file no directory can be made.
