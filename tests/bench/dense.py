@@ -1,12 +1,13 @@
 """WAL as pgbench writes it: N full segments, in the data directory of a server that was stopped before it archived them.
 
-Its transactions run in the server (a procedure in place of pgbench's client), so that a segment takes a second and not ten:
-the records are the same. Full page images are off, as WAL is long after a checkpoint: that is the WAL that is hardest on a
+Its changes are made in the server, a hundred transactions at a time, so that a segment takes a second and not ten: the records
+are the same but for fewer commits. Full page images are off, as WAL is long after a checkpoint: that is the WAL that is hardest on a
 compressor, and of which there is most.
 """
 
 import os
 import pathlib
+import time
 
 from cluster import Cluster
 from host import say
@@ -17,19 +18,20 @@ SEGMENT_BYTES = 16 << 20
 # PostgreSQL 15 is the newest that Debian's pgBackRest knows.
 MAJOR = 15
 
+# A hundred transactions at a time. Each client has rows of its own, by their parity, and waits for nobody.
 TRANSACTIONS = f"""
-create procedure run(transactions int) language plpgsql as $$
-declare account int; teller int; branch int; amount int;
+create procedure run(client int, hundreds int) language plpgsql as $$
 begin
-  for number in 1..transactions loop
-    account := 1 + random() * {ACCOUNTS - 1};
-    teller := 1 + random() * {SCALE * 10 - 1};
-    branch := 1 + random() * {SCALE - 1};
-    amount := random() * 10000 - 5000;
-    update pgbench_accounts set abalance = abalance + amount where aid = account;
-    update pgbench_tellers set tbalance = tbalance + amount where tid = teller;
-    update pgbench_branches set bbalance = bbalance + amount where bid = branch;
-    insert into pgbench_history (tid, bid, aid, delta, mtime) values (teller, branch, account, amount, now());
+  for number in 1..hundreds loop
+    update pgbench_accounts set abalance = abalance + (random() * 10000)::int - 5000
+      where aid in (select 1 + client + 2 * (random() * {ACCOUNTS // 2 - 1})::int from generate_series(1, 100));
+    update pgbench_tellers set tbalance = tbalance + (random() * 10000)::int - 5000 where tid % 2 = client;
+    for again in 1..10 loop
+      update pgbench_branches set bbalance = bbalance + (random() * 10000)::int - 5000 where bid % 2 = client;
+    end loop;
+    insert into pgbench_history (tid, bid, aid, delta, mtime)
+      select 1 + random() * {SCALE * 10 - 1}, 1 + random() * {SCALE - 1}, 1 + random() * {ACCOUNTS - 1},
+        random() * 10000 - 5000, clock_timestamp() from generate_series(1, 100);
     commit;
   end loop;
 end $$"""
@@ -48,7 +50,9 @@ class Dense:
         self.cluster.sql("vacuum freeze")
         self.cluster.stop()
         self.base = self.cluster.copy("dense-base")
+        begun = time.monotonic()
         first = self.write(count)
+        say(f"that took {time.monotonic() - begun:.0f} s")
         self.segments = [f"{number // 256:08X}{number % 256:08X}" for number in range(first, first + count)]
         self.segments = [f"00000001{name}" for name in self.segments]
         self.mark_ready()
@@ -61,10 +65,9 @@ class Dense:
         first = int(self.cluster.sql(position)) // SEGMENT_BYTES
         end = (first + count) * SEGMENT_BYTES
         while (left := end - int(self.cluster.sql(position))) >= 0:
-            transactions = min(100_000, left // 1000 + 1000)
-            both = f"call run({transactions})"
-            # A client for each of two cores.
-            self.host.shell(f"for client in 1 2; do {self.cluster.programs}/psql -Xqc '{both}' & done; wait", env=self.cluster.env)
+            hundreds = min(5000, left // 100_000 + 10)
+            psql = f"{self.cluster.programs}/psql -Xqc 'call run('$client', {hundreds})'"
+            self.host.shell(f"for client in 0 1; do {psql} & done; wait", env=self.cluster.env)
         self.cluster.stop("immediate")
         return first
 
