@@ -17,13 +17,14 @@ S3_LIMIT = 1.5
 
 @dataclasses.dataclass
 class Side:
-    """One way to archive: the archive_command, its environment, and where what it stored is removed from."""
+    """One way to archive: the archive_command, its environment, and where it stores. `spool` is emptied before each run, too."""
 
     name: str
     command: str
     stored: pathlib.Path
     env: dict = dataclasses.field(default_factory=dict)
     has_daemon: bool = False
+    spool: pathlib.Path | None = None
     is_busy: typing.Callable[[], bool] = lambda: False
 
 
@@ -47,12 +48,13 @@ class Backlog:
         peer = PgBackRest(self.host, "directory", self.dense.cluster, self.workers)
         peer.run("--no-online", "stanza-create")
         archived = peer.repository / "archive/bench/15-1"
+        waits = {"spool": peer.home / "spool", "is_busy": peer.is_busy}
         return [
             self.walhalla("Walhalla, one at a time", env, store, upload_concurrency=1),
             self.walhalla("Walhalla, ahead", env, store),
             self.walhalla("Walhalla, daemon", env, store, has_daemon=True),
             Side("pgBackRest, one at a time", peer.command("archive-push", "%p"), archived),
-            Side("pgBackRest, async", peer.command("--archive-async", "archive-push", "%p"), archived, is_busy=peer.is_busy),
+            Side("pgBackRest, async", peer.command("--archive-async", "archive-push", "%p"), archived, **waits),
             Side("cp, without fsync", f"test ! -f {copies}/%f && cp %p {copies}/%f", copies),
         ]
 
@@ -69,7 +71,7 @@ class Backlog:
         return [
             self.walhalla(f"{where}: Walhalla, ahead", env, stored),
             self.walhalla(f"{where}: Walhalla, daemon", env, stored, has_daemon=True),
-            Side(f"{where}: pgBackRest, async", command, archived, is_busy=peer.is_busy),
+            Side(f"{where}: pgBackRest, async", command, archived, spool=peer.home / "spool", is_busy=peer.is_busy),
         ]
 
     def run(self, sides, rounds, floor=True):
@@ -91,7 +93,7 @@ class Backlog:
         self.host.make(floor)
 
     def drain(self, side):
-        self.empty(side.stored)
+        self.empty(side)
         self.dense.mark_ready()
         self.dense.warm()
         daemon = start_daemon(self.host, side.env) if side.has_daemon else None
@@ -108,10 +110,11 @@ class Backlog:
         self.seconds.add(name, seconds)
         say(f"backlog, {name}: {seconds:.2f} s, {len(self.dense.segments) / seconds:.1f} segments/s")
 
-    def empty(self, stored):
-        """Removes what was stored, and not what pgBackRest notes beside it."""
-        if stored.is_dir():
-            self.host.run("find", stored, "-mindepth", 1, "-maxdepth", 1, "!", "-name", "archive.info*", "-exec", "rm", "-rf", "{}", "+")
+    def empty(self, side):
+        """Removes what was stored and what is noted of it; the repository itself stays."""
+        for directory in filter(None, (side.stored, side.spool)):
+            if directory.is_dir():
+                self.host.run("find", directory, "-mindepth", 1, "!", "-name", "archive.info*", "-delete")
 
     def rate(self, name):
         return len(self.dense.segments) / self.seconds.median(name)

@@ -26,7 +26,7 @@ class Calls:
 
     def measure(self, side):
         """The first call lets all go up. The others are measured once that is done."""
-        self.backlog.empty(side.stored)
+        self.backlog.empty(side)
         count = min(CALLS, len(self.dense.segments))
         self.dense.mark_ready(count)
         self.dense.warm()

@@ -1,7 +1,7 @@
 """The daemon's memory: encrypted, eight workers, the backlog ten times over."""
 
 import archiver
-from backlog import Backlog, start_daemon
+from backlog import Backlog, Side, start_daemon
 from host import say
 from report import Table, Wanted
 
@@ -27,18 +27,18 @@ class DaemonMemory:
 
     def measure(self, where, env, stored):
         """The peak after each pass, in MiB. What one stored is removed before the next."""
+        side = Side(where, f"{self.host.walhalla} wal-push %p", stored, env)
         daemon = start_daemon(self.host, env)
         backlog = Backlog(self.host, self.dense, WORKERS)
         peaks = self.peaks[where] = []
         for number in range(PASSES):
-            backlog.empty(stored)
+            backlog.empty(side)
             self.dense.mark_ready()
-            command = f"{self.host.walhalla} wal-push %p"
-            self.host.in_child(lambda: archiver.drain(command), self.dense.cluster.data, env)
+            self.host.in_child(lambda: archiver.drain(side.command), self.dense.cluster.data, env)
             peaks.append(peak_mib(daemon.pid))
             say(f"daemon, {where}: peak {peaks[-1]:.0f} MiB after {(number + 1) * len(self.dense.segments)} segments")
         self.host.stop(daemon)
-        backlog.empty(stored)
+        backlog.empty(side)
 
     def tables(self):
         count = len(self.dense.segments)
