@@ -9,7 +9,9 @@ from host import REPOSITORY, say
 
 # Debian's packages of the programs.
 PACKAGES = {"pgbackrest": "pgbackrest", "haproxy": "haproxy", "openssl": "openssl", "lz4": "lz4"}
-MAJORS = (15, 17)
+# PostgreSQL 15 is the newest that Debian's pgBackRest knows.
+MAJORS = (15,)
+EXAMPLES = ("s3_server", "slow_line", "s3_upload", "read_wal")
 
 
 def install():

@@ -129,11 +129,11 @@ class Host:
     def shell(self, script, **options):
         return self.run("bash", "-euo", "pipefail", "-c", script, **options)
 
-    def timed(self, *arguments, env=None, cwd=None, is_fine=(0,)):
+    def timed(self, *arguments, env=None, cwd=None, is_fine=(0,), output=None):
         """How long a command takes, after what others left to be written is on the disk."""
         os.sync()
         begun = time.monotonic()
-        process = self.start(arguments, env=env, cwd=cwd)
+        process = self.start(arguments, env=env, cwd=cwd, output=output)
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         wall_s = time.monotonic() - begun
         read_bytes = int(pathlib.Path(f"/proc/{process.pid}/io").read_text().split()[1])

@@ -11,16 +11,25 @@ import functools
 import os
 import pathlib
 import platform
+import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import build
+import small
 from backlog import Backlog
+from backups import Backups
+from calls import Calls
+from daemon_memory import DaemonMemory
 from dense import Dense
 from host import REPOSITORY, Host, say
 from pgbackrest import PgBackRest
+from receive import Receive
+from replay import Replay
 from s3 import S3
+from segment import Segment
 
 LATENCIES_MS = (0, 20)
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
@@ -33,12 +42,17 @@ class Run:
     def __init__(self, arguments):
         self.rounds = arguments.rounds
         self.segments = arguments.segments
+        self.scale = arguments.scale
         self.workers = os.cpu_count()
         self.host = Host(build.walhalla(), arguments.keep)
 
     @functools.cached_property
-    def examples(self):
-        return build.examples()
+    def programs(self):
+        """The examples, where the user who runs servers can reach them."""
+        programs = self.host.make(self.host.directory / "programs")
+        for path in map(build.examples().joinpath, build.EXAMPLES):
+            shutil.copy(path, programs)
+        return programs
 
     @functools.cached_property
     def dense(self):
@@ -46,7 +60,7 @@ class Run:
 
     @functools.cached_property
     def s3(self):
-        return S3(self.host, self.examples, LATENCIES_MS)
+        return S3(self.host, self.programs, LATENCIES_MS)
 
 
 def backlog(run):
@@ -57,15 +71,73 @@ def backlog(run):
     return [subject.table(), subject.wanted(LATENCIES_MS)]
 
 
+def calls(run):
+    subject = Calls(run.host, run.dense, run.workers)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
+def segment(run):
+    subject = Segment(run.host, run.dense, run.programs)
+    subject.run(run.s3)
+    return subject.tables()
+
+
+def daemon(run):
+    subject = DaemonMemory(run.host, run.dense)
+    subject.run(run.s3)
+    return subject.tables()
+
+
+def replay(run):
+    subject = Replay(run.host, run.dense, run.workers)
+    subject.run(run.s3, run.rounds)
+    return subject.tables()
+
+
+def receive(run):
+    subject = Receive(run.host)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
+def backups(run):
+    subject = Backups(run.host, run.scale, run.workers)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
+def start_up(run):
+    return small.start_up(run.host, run.dense)
+
+
+def upload(run):
+    return small.upload(run.host, run.dense, run.s3, run.rounds)
+
+
+def reader(run):
+    return small.reader(run.host, run.dense, run.programs, run.rounds)
+
+
 # In the order in which they run.
 SUBJECTS = {
     "backlog": backlog,
+    "calls": calls,
+    "segment": segment,
+    "daemon": daemon,
+    "replay": replay,
+    "upload": upload,
+    "reader": reader,
+    "start-up": start_up,
+    "receive": receive,
+    "backups": backups,
 }
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segments", type=int, default=200, help="of the backlog and of replay (200)")
+    parser.add_argument("--scale", type=int, default=140, help="of the cluster that is backed up, pgbench's; 140 is about 2 GB (140)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="these subjects only; then no document is written")
     parser.add_argument("--keep", action="store_true", help="keep the directories of the run")
@@ -74,6 +146,8 @@ def parse_arguments():
 
 def main():
     arguments = parse_arguments()
+    # An end from outside cleans up, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     build.install()
     run = Run(arguments)
     try:

@@ -5,8 +5,6 @@
 pgBackRest speaks S3 over TLS only, so that Walhalla does the same. haproxy passes bytes on and reads nothing in them.
 """
 
-import shutil
-
 from host import free_port
 
 KEY = "bench-key"
@@ -32,11 +30,11 @@ listen latency-{latency_ms}
 class S3:
     """`ports` are those for TLS by latency; `plain` is the endpoint without either."""
 
-    def __init__(self, host, examples, latencies_ms):
+    def __init__(self, host, programs, latencies_ms):
         self.host = host
+        self.programs = programs
         self.objects = host.make(host.memory / "s3")
         self.certificates = host.make(host.directory / "tls")
-        self.examples = examples
         self.make_certificates()
         server = self.listening("s3_server", self.objects, 0, KEY, SECRET, "--bucket", BUCKET)
         self.plain = f"http://{server}"
@@ -51,10 +49,8 @@ class S3:
     def listening(self, example, *arguments):
         """Starts an example program; returns `host:port`."""
         log = self.host.directory / f"{example}.{len(self.host.running)}.log"
-        program = self.host.directory / example
-        shutil.copy(self.examples / example, program)
         with open(log, "wb") as output:
-            process = self.host.start([program, *arguments], output=output)
+            process = self.host.start([self.programs / example, *arguments], output=output)
         return self.host.await_line(process, log, "listening on http://")
 
     def make_certificates(self):

@@ -26,12 +26,10 @@ class Place:
 
 
 class Segment:
-    def __init__(self, host, dense, examples):
+    def __init__(self, host, dense, programs):
         self.host = host
         self.dense = dense
-        self.read_wal = host.directory / "read_wal"
-        self.read_wal.write_bytes((examples / "read_wal").read_bytes())
-        self.read_wal.chmod(0o755)
+        self.programs = programs
         self.wall = Samples()
         self.cpu = Samples()
 
@@ -79,7 +77,7 @@ class Segment:
         self.wall.add("fetch: lz4 -d, fsync", fetch.wall_s)
         self.cpu.add("push: lz4 -1, fsync", push.cpu_s)
         alone = self.host.timed("lz4", "-1", "-q", "-f", path, compressed).cpu_s
-        checksums = float(self.host.run(self.read_wal, "checksums", path).split()[0])
+        checksums = float(self.host.run(self.programs / "read_wal", "checksums", path).split()[0])
         self.cpu.add("parts", alone + checksums)
 
     def measure(self, name, place, words, segment):
