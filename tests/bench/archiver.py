@@ -19,11 +19,16 @@ def drain(command, most=None):
 
 def archive(command, segment):
     words = command.replace("%p", f"pg_wal/{segment}").replace("%f", segment)
-    begun = time.monotonic()
-    process = os.posix_spawn("/bin/sh", ["sh", "-c", words], os.environ)
-    _, status = os.waitpid(process, 0)
-    took_s = time.monotonic() - begun
+    status, took_s = run(["/bin/sh", "-c", words])
     if status != 0:
         raise RuntimeError(f"status {status} of: {words}")
     os.rename(STATUS / f"{segment}.ready", STATUS / f"{segment}.done")
     return took_s
+
+
+def run(words):
+    """The status of a command and the seconds that it took, with as little around it as there can be."""
+    begun = time.monotonic()
+    process = os.posix_spawn(words[0], words, os.environ)
+    _, status = os.waitpid(process, 0)
+    return status, time.monotonic() - begun

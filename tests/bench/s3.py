@@ -28,7 +28,7 @@ listen latency-{latency_ms}
 
 
 class S3:
-    """`ports` are those for TLS by latency; `plain` is the endpoint without either."""
+    """`ports` are those for TLS by latency, `lines` those before it: `host:port` by latency."""
 
     def __init__(self, host, programs, latencies_ms):
         self.host = host
@@ -37,13 +37,12 @@ class S3:
         self.certificates = host.make(host.directory / "tls")
         self.make_certificates()
         server = self.listening("s3_server", self.objects, 0, KEY, SECRET, "--bucket", BUCKET)
-        self.plain = f"http://{server}"
+        self.lines = {latency_ms: self.listening("slow_line", server, latency_ms) if latency_ms else server for latency_ms in latencies_ms}
         self.ports = {latency_ms: free_port() for latency_ms in latencies_ms}
         config = PROXY
         for latency_ms, port in self.ports.items():
-            line = self.listening("slow_line", server, latency_ms) if latency_ms else server
             certificate = self.certificates / "server.pem"
-            config += LISTENER.format(latency_ms=latency_ms, port=port, certificate=certificate, server=line)
+            config += LISTENER.format(latency_ms=latency_ms, port=port, certificate=certificate, server=self.lines[latency_ms])
         host.start(["haproxy", "-db", "-f", host.write(host.directory / "haproxy.cfg", config)])
 
     def listening(self, example, *arguments):
@@ -74,6 +73,9 @@ class S3:
             "WALHALLA_CA_FILE": str(self.certificates / "authority.pem"),
             "WALHALLA_STORE": f"s3://{BUCKET}/{prefix}",
         }
+
+    def walhalla_without_tls(self, latency_ms, prefix):
+        return self.walhalla(latency_ms, prefix) | {"AWS_ENDPOINT_URL_S3": f"http://{self.lines[latency_ms]}"}
 
     def pgbackrest(self, latency_ms, prefix):
         """Settings of pgBackRest's; it does not check the certificate, which is less work."""

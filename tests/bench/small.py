@@ -2,6 +2,7 @@
 
 import pathlib
 
+import archiver
 from report import Samples, Table, Wanted
 from s3 import BUCKET, KEY, SECRET
 
@@ -15,19 +16,18 @@ UPLOAD_MEMORY_LIMIT_MIB = 200
 READ_SEGMENTS = 60
 READER_LIMIT_MB_S = 1000
 MISSING = "0000000100000FFF000000FF"
-ABSENT = 74
 
 
 def start_up(host, dense):
     samples = Samples()
     store = host.make(host.directory / "small-store")
     env = {"WALHALLA_STORE": f"file://{store}"}
-    for number in range(STARTS):
-        samples.add("`--version`", host.timed(host.walhalla, "--version").wall_s)
-        # The answer to a segment that is not there. In a store with nothing in it that cannot be told.
-        words = [host.walhalla, "wal-fetch", MISSING, "pg_wal/RECOVERYXLOG"]
-        timing = host.timed(*words, env=env, cwd=dense.cluster.data, is_fine=(1, ABSENT))
-        samples.add("`wal-fetch` of a missing segment", timing.wall_s)
+    # The answer to a segment that is not there. In a store with nothing in it that cannot be told.
+    commands = {"`--version`": "--version", "`wal-fetch` of a missing segment": f"wal-fetch {MISSING} pg_wal/RECOVERYXLOG"}
+    for name, arguments in commands.items():
+        words = [host.walhalla, *arguments.split()]
+        for seconds in host.in_child(lambda: [archiver.run(words)[1] for number in range(STARTS)], dense.cluster.data, env):
+            samples.add(name, seconds)
     wanted = Wanted("Start-up and size")
     for name in samples.sides():
         wanted.at_most(f"{name}, ms", samples.median(name) * 1000, START_LIMIT_MS, digits=1)
@@ -46,7 +46,7 @@ def upload(host, dense, s3, rounds):
     for number in range(rounds):
         for how in ("bare", "walhalla"):
             prefix = f"{BUCKET}/upload-{how}-{number}"
-            words = [s3.programs / "s3_upload", how, s3.plain, KEY, SECRET, prefix, UPLOAD_WORKERS, *files]
+            words = [s3.programs / "s3_upload", how, f"http://{s3.lines[0]}", KEY, SECRET, prefix, UPLOAD_WORKERS, *files]
             with open(printed, "wb") as output:
                 timing = host.timed(*words, output=output)
             seconds, size = map(float, printed.read_text().split())
