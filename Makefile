@@ -16,7 +16,7 @@ SCRIPTS := $(wildcard tests/*.sh) .ci/run
 .PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 
 setup:
 	@tests/setup.sh
