@@ -56,11 +56,12 @@ class Backups:
 
     def full_backups(self):
         data, home = self.server.data, self.host.directory
-        self.time_shell("full: tar, lz4 -1", f"tar -c --exclude pg_wal {data} | lz4 -1 -q -f - {home}/tar.lz4; sync -f {home}/tar.lz4")
+        packed = f"tar -c --exclude pg_wal {data} | lz4 -1 -q -f - {home}/tar.lz4; sync -f {home}/tar.lz4"
+        self.time_shell("full: tar, lz4 -1", packed)
         self.stored["full: tar, lz4 -1"] = (home / "tar.lz4").stat().st_size
         copied = self.host.make(home / "basebackup")
-        words = f"{self.server.programs}/pg_basebackup -Ft -X none -c fast --no-manifest -D {copied}"
-        self.time_shell("full: pg_basebackup, tar", words, env=self.server.env)
+        taken = f"{self.server.programs}/pg_basebackup -Ft -X none -c fast --no-manifest -D {copied}"
+        self.time_shell("full: pg_basebackup, tar", taken, env=self.server.env)
         self.stored["full: pg_basebackup, tar"] = size_bytes(copied)
         self.id = self.own_backup("full: Walhalla")
         self.age_id = self.own_backup("full: Walhalla, encrypted", env=self.age)
@@ -161,7 +162,8 @@ class Backups:
         wanted.at_most("full: encrypted, of not encrypted", ratio("full: Walhalla, encrypted", full), AGE_LIMIT)
         wanted.at_most("full: peak, MiB", max(self.memory.of[full]), MEMORY_LIMIT_MIB, digits=0)
         wanted.at_most("delta: time, of the full backup's", ratio(delta, full), DELTA_TIME_LIMIT, digits=3)
-        wanted.at_most("delta: stored, of the full backup's", self.stored[delta] / self.stored[full], DELTA_STORED_LIMIT, digits=3)
+        stored = self.stored[delta] / self.stored[full]
+        wanted.at_most("delta: stored, of the full backup's", stored, DELTA_STORED_LIMIT, digits=3)
         wanted.at_most("delta: read, of the data directory", self.read[delta] / self.size_bytes, DELTA_READ_LIMIT, digits=3)
         wanted.at_most("restore: time, of `lz4 -d` and `tar`", ratio("restore: Walhalla", "restore: lz4 -d, tar"), FETCH_LIMIT)
         wanted.at_most(f"restore: {DELTAS} deltas, of a full backup alone", ratio(chain, "restore: Walhalla"), CHAIN_LIMIT)

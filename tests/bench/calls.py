@@ -51,7 +51,7 @@ class Calls:
         return self.host.in_child(lambda: archiver.drain(command, most), self.dense.cluster.data, env)
 
     def tables(self):
-        table = Table("Calls whose segment is already up", ["", "median ms", "slowest of 100, ms"])
+        table = Table("Calls whose segment is already up", ["", "median ms", "99 of 100 within, ms"])
         for name, samples in self.samples.of.items():
             slowest = sorted(samples)[len(samples) * 99 // 100]
             table.row(name, f"{self.samples.median(name) * 1000:.2f}", f"{slowest * 1000:.2f}")

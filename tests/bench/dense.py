@@ -1,8 +1,8 @@
 """WAL as pgbench writes it: N full segments, in the data directory of a server that was stopped before it archived them.
 
 Its changes are made in the server, a hundred transactions at a time, so that a segment takes a second and not ten: the records
-are the same but for fewer commits. Full page images are off, as WAL is long after a checkpoint: that is the WAL that is hardest on a
-compressor, and of which there is most.
+are the same but for fewer commits. Full page images are off, as WAL is long after a checkpoint: that is the WAL that is hardest
+on a compressor, and of which there is most.
 """
 
 import os

@@ -43,7 +43,7 @@ class Run:
         self.rounds = arguments.rounds
         self.segments = arguments.segments
         self.scale = arguments.scale
-        self.workers = os.cpu_count()
+        self.workers = arguments.workers
         self.host = Host(build.walhalla(), arguments.keep)
 
     @functools.cached_property
@@ -137,7 +137,8 @@ SUBJECTS = {
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segments", type=int, default=200, help="of the backlog and of replay (200)")
-    parser.add_argument("--scale", type=int, default=140, help="of the cluster that is backed up, pgbench's; 140 is about 2 GB (140)")
+    parser.add_argument("--scale", type=int, default=140, help="pgbench's, of the backups; 140 is about 2 GB (140)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of Walhalla and of pgBackRest (one a core)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="these subjects only; then no document is written")
     parser.add_argument("--keep", action="store_true", help="keep the directories of the run")
@@ -184,10 +185,10 @@ def machine(run, arguments):
     postgres = [first_line(run.host.postgres / str(major) / "bin/postgres", "--version").split()[-1] for major in build.MAJORS]
     lines = [
         "## Figures",
-        f"- Machine: {run.workers} cores ({processor}), {memory_gib:.0f} GiB, {disk}, Linux {platform.release()}; load before the run "
+        f"- Machine: {os.cpu_count()} cores ({processor}), {memory_gib:.0f} GiB, {disk}, Linux {platform.release()}; load before the run "
         f"{os.getloadavg()[0]:.1f}.",
         f"- Versions: {first_line(run.host.walhalla, '--version')}; PostgreSQL {' and '.join(postgres)}; {PgBackRest.version()}; "
-        f"{first_line('lz4', '--version').strip('* ')}; {first_line('haproxy', '-v').split(' http')[0]}.",
+        f"lz4 {first_line('lz4', '--version').split(' v')[1].split(',')[0]}; haproxy {first_line('haproxy', '-v').split()[2]}.",
         f"- Settings: {arguments.segments} segments, medians of {arguments.rounds} rounds, {run.workers} workers on each side.",
         f"- Taken: {datetime.date.today()}.",
     ]

@@ -37,7 +37,7 @@ class S3:
         self.certificates = host.make(host.directory / "tls")
         self.make_certificates()
         server = self.listening("s3_server", self.objects, 0, KEY, SECRET, "--bucket", BUCKET)
-        self.lines = {latency_ms: self.listening("slow_line", server, latency_ms) if latency_ms else server for latency_ms in latencies_ms}
+        self.lines = {ms: self.listening("slow_line", server, ms) if ms else server for ms in latencies_ms}
         self.ports = {latency_ms: free_port() for latency_ms in latencies_ms}
         config = PROXY
         for latency_ms, port in self.ports.items():

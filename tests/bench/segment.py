@@ -56,7 +56,12 @@ class Segment:
         places = [
             self.walhalla("Walhalla, directory", {"WALHALLA_STORE": f"file://{directory}"}),
             self.walhalla("Walhalla, directory, encrypted", {"WALHALLA_STORE": f"file://{encrypted}"} | age),
-            Place("pgBackRest, directory", peer.words("archive-push", "{path}"), peer.words("archive-get", "{name}", "pg_wal/fetched"), {}),
+            Place(
+                "pgBackRest, directory",
+                peer.words("archive-push", "{path}"),
+                peer.words("archive-get", "{name}", "pg_wal/fetched"),
+                {},
+            ),
         ]
         for latency_ms in (0, LATENCY_MS):
             places.append(self.walhalla(f"Walhalla, S3, {latency_ms} ms", s3.walhalla(latency_ms, f"segment-{latency_ms}")))
@@ -87,7 +92,7 @@ class Segment:
         self.cpu.add(name, timing.cpu_s)
 
     def tables(self):
-        table = Table("One dense segment, a process each", ["", "ms", "CPU ms"], note=f"Medians of {SEGMENTS} segments.")
+        table = Table("One dense segment, a process each", ["", "ms", "CPU ms"], note=f"Medians of {min(SEGMENTS, len(self.dense.segments))} segments.")
         for name in sorted(self.wall.sides()):
             cpu = milliseconds(self.cpu.median(name)) if name in self.cpu.of else None
             table.row(name, milliseconds(self.wall.median(name)), cpu)

@@ -77,13 +77,19 @@ def reader(host, dense, programs, rounds):
         for mode in ("quiet", "stats"):
             words = [dense.cluster.programs / "pg_waldump", f"--{mode}", "-p", dense.pg_wal, segments[0], segments[-1]]
             seconds.add(f"pg_waldump --{mode}", host.timed(*words, is_fine=(0, 1)).wall_s)
-    names = {"crc": "a bare CRC-32C", "records": "records, CRCs checked", "blocks": "… and the blocks they change", "events": "… and what they mean"}
+    names = {
+        "crc": "a bare CRC-32C",
+        "records": "records, CRCs checked",
+        "blocks": "… and the blocks they change",
+        "events": "… and what they mean",
+    }
     title = f"Reading {size / 1e6:.0f} MB of WAL with {all_records / 1e6:.1f} million records, one core"
     table = Table(title, ["", "s", "MB/s", "× CRC-32C"])
     floor = seconds.median("crc")
     for mode in seconds.sides():
         took = seconds.median(mode)
-        table.row(names.get(mode, f"`{mode}`, the whole process"), f"{took:.3f}", f"{size / took / 1e6:,.0f}", f"{took / floor:.1f}")
+        name = names.get(mode, f"`{mode}`, the whole process")
+        table.row(name, f"{took:.3f}", f"{size / took / 1e6:,.0f}", f"{took / floor:.1f}")
     wanted = Wanted("Reader: what is wanted")
     wanted.at_least("records, CRCs checked, MB/s", size / seconds.median("records") / 1e6, READER_LIMIT_MB_S, digits=0)
     return [table, wanted]
