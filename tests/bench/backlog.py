@@ -1,6 +1,7 @@
 """A backlog of dense segments that PostgreSQL's archiver drains: to a directory, to S3 without and with latency."""
 
 import dataclasses
+import os
 import pathlib
 import time
 import typing
@@ -88,7 +89,7 @@ class Backlog:
         self.dense.warm()
         one = f"lz4 -1 -q -f pg_wal/$0 {floor}/$0.lz4 && sync {floor}/$0.lz4"
         names = self.host.write(self.host.directory / "segments", "\n".join(self.dense.segments) + "\n")
-        script = f"xargs -n 1 -P {self.workers} sh -c '{one}' <{names}"
+        script = f"xargs -n 1 -P {os.cpu_count()} sh -c '{one}' <{names}"
         self.add("lz4 -1, fsync", self.host.timed_shell(script, cwd=self.dense.cluster.data).wall_s)
         self.host.make(floor)
 
