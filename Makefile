@@ -13,10 +13,10 @@ DELTA_ROUNDS ?= 200
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench check fmt
+.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check fmt
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
 
 setup:
 	@tests/setup.sh
@@ -44,10 +44,11 @@ campaign: setup ## clusters live through ROUNDS (ten) rounds of faults, with new
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)
 
-bench: setup ## time and memory against tar | lz4 and lz4, deltas against pgBackRest's, and an archive of years, as Markdown tables
-	@tests/bench.sh $(ARGS)
-	@tests/bench-delta.sh $(DELTA_ARGS)
-	@tests/bench-large-store.sh $(LARGE_STORE_ARGS)
+bench: setup ## figures beside pgBackRest, pg_basebackup, lz4 and tar, into docs/benchmarks.md (half an hour); ARGS='--only backlog --segments 20'
+	@python3 tests/bench/run.py $(ARGS)
+
+bench-large-store: setup ## what commands cost that look at an archive of years
+	@tests/bench-large-store.sh $(ARGS)
 
 check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
 	cargo fmt --all --check

@@ -1,0 +1,175 @@
+"""Full backups, deltas of a cluster of which 1 % of the pages changed, and restores, beside what others do with the same files.
+
+A pgbench cluster with data checksums. One row in every hundredth page of pgbench_accounts is updated, within the page.
+"""
+
+import json
+import shutil
+
+from cluster import Cluster
+from host import say, size_bytes
+from pgbackrest import PgBackRest
+from report import Samples, Table, Wanted, megabytes
+
+EVERY_NTH_PAGE = 100
+DELTAS = 5
+FULL_LIMIT = 0.90
+FETCH_LIMIT = 0.70
+AGE_LIMIT = 1.60
+MEMORY_LIMIT_MIB = 128
+# Of the full backup's time and bytes, of the data directory's bytes, of a full restore's time.
+DELTA_TIME_LIMIT, DELTA_STORED_LIMIT, DELTA_READ_LIMIT, CHAIN_LIMIT = 0.10, 0.10, 0.05, 1.20
+
+
+class Backups:
+    def __init__(self, host, scale, workers):
+        self.host = host
+        say(f"making a cluster of scale {scale}")
+        self.store = host.make(host.directory / "backup-store")
+        self.archive_command = f"{host.walhalla} --store file://{self.store} wal-push %p"
+        settings = f"archive_mode = on\narchive_command = '{self.archive_command}'\nmax_wal_senders = 5"
+        self.server = Cluster(host, 15, "backups", settings)
+        self.server.start()
+        self.server.pgbench("-i", "-q", "-F", "90", "-s", scale)
+        self.server.sql("vacuum freeze")
+        self.server.sql("checkpoint")
+        self.pages = int(self.server.sql("select relpages from pg_class where relname = 'pgbench_accounts'"))
+        self.size_bytes = int(host.shell(f"du -sb --exclude pg_wal {self.server.data} | cut -f 1"))
+        self.peer = PgBackRest(host, "backups", self.server, workers)
+        self.peer.run("stanza-create")
+        key = host.directory / "backup-identity"
+        recipient = host.run(host.walhalla, "keygen", "--quiet", "--output", key).strip()
+        self.env = {"WALHALLA_STORE": f"file://{self.store}"} | self.server.env
+        self.age = self.env | {"WALHALLA_AGE_RECIPIENTS": recipient, "WALHALLA_AGE_IDENTITY_FILE": str(key)}
+        self.seconds, self.memory, self.stored, self.read = Samples(), Samples(), {}, {}
+
+    def run(self, rounds):
+        for number in range(rounds):
+            self.full_backups()
+        self.deltas(rounds)
+        self.chain()
+        self.server.stop()
+        for number in range(rounds):
+            self.restores()
+
+    # Backups.
+
+    def full_backups(self):
+        data, home = self.server.data, self.host.directory
+        packed = f"tar -c --exclude pg_wal {data} | lz4 -1 -q -f - {home}/tar.lz4; sync -f {home}/tar.lz4"
+        self.time_shell("full: tar, lz4 -1", packed)
+        self.stored["full: tar, lz4 -1"] = (home / "tar.lz4").stat().st_size
+        copied = self.host.make(home / "basebackup")
+        taken = f"{self.server.programs}/pg_basebackup -Ft -X none -c fast --no-manifest -D {copied}"
+        self.time_shell("full: pg_basebackup, tar", taken, env=self.server.env)
+        self.stored["full: pg_basebackup, tar"] = size_bytes(copied)
+        self.id = self.own_backup("full: Walhalla")
+        self.age_id = self.own_backup("full: Walhalla, encrypted", env=self.age)
+        self.peer_backup("full: pgBackRest", "full")
+
+    def own_backup(self, name, *options, env=None):
+        """Returns the backup's id."""
+        words = [self.host.walhalla, "backup-push", self.server.data, *options]
+        self.time(name, *words, env=env or self.env)
+        listed = json.loads(self.host.run(self.host.walhalla, "backup-list", "--json", env=env or self.env))
+        self.stored[name] = size_bytes(next(self.store.glob(f"*/backups/{listed[-1]['id']}")))
+        return listed[-1]["id"]
+
+    def peer_backup(self, name, kind):
+        before = size_bytes(self.peer.repository / "backup")
+        self.time(name, *self.peer.words(f"--type={kind}", "backup"))
+        self.stored[name] = size_bytes(self.peer.repository / "backup") - before
+
+    def deltas(self, rounds):
+        self.change(0)
+        for number in range(rounds):
+            self.delta_id = self.own_backup("delta: Walhalla", "--delta", "--parent", self.id)
+            self.own_backup("delta: Walhalla, by page LSNs", "--delta", "--parent", self.id, "--changed-blocks", "pages")
+            # Differential: to the same full backup each time.
+            self.peer_backup("delta: pgBackRest, block incremental", "diff")
+
+    def change(self, first_page):
+        """Updates a row in every hundredth page, with room for its new version beside it."""
+        self.server.sql(f"""update pgbench_accounts set abalance = abalance + 1
+          from generate_series({first_page}, {self.pages} - 1, {EVERY_NTH_PAGE}) page
+          where pgbench_accounts.ctid = format('(%s,1)', page)::tid""")
+        self.server.sql("checkpoint")
+
+    def chain(self):
+        """A chain of deltas, each to the one before, and a full backup of the same state."""
+        self.leaf = self.delta_id
+        for number in range(1, DELTAS):
+            self.change(number * 7)
+            self.leaf = self.own_backup("chain", "--delta", "--parent", self.leaf)
+        self.last_full = self.own_backup("last full")
+
+    # Restores.
+
+    def restores(self):
+        home = self.host.directory
+        self.restore("restore: lz4 -d, tar", f"lz4 -d -q -c {home}/tar.lz4 | tar -x -C {{to}}; sync -f {{to}}")
+        self.restore("restore: tar of pg_basebackup", f"tar -x -C {{to}} -f {home}/basebackup/base.tar; sync -f {{to}}")
+        own = f"{self.host.walhalla} backup-fetch {{to}}"
+        self.restore("restore: Walhalla", f"{own} {self.last_full}", env=self.env)
+        self.restore("restore: Walhalla, encrypted", f"{own} {self.age_id}", env=self.age)
+        self.restore(f"restore: Walhalla, full and {DELTAS} deltas", f"{own} {self.leaf}", env=self.env)
+        peer = self.peer.command("--type=none", "--pg1-path={to}", "--set={set}", "restore")
+        labels = [backup["label"] for backup in json.loads(self.peer.run("--output=json", "info"))[0]["backup"]]
+        full = [label for label in labels if label.endswith("F")]
+        self.restore("restore: pgBackRest", peer.replace("{set}", full[-1]))
+        self.restore("restore: pgBackRest, full and a delta", peer.replace("{set}", labels[-1]))
+        self.time("verify: Walhalla", self.host.walhalla, "verify", self.last_full, env=self.env)
+        self.time("verify: Walhalla, encrypted", self.host.walhalla, "verify", self.age_id, env=self.age)
+
+    def restore(self, name, script, env=None):
+        """Restores into a directory that is empty, and removed afterwards."""
+        restored = self.host.make(self.host.directory / "restored")
+        self.time_shell(name, script.replace("{to}", str(restored)), env=env)
+        shutil.rmtree(restored)
+
+    # Figures.
+
+    def time(self, name, *words, env=None):
+        self.add(name, self.host.timed(*words, env=env))
+
+    def time_shell(self, name, script, env=None):
+        self.add(name, self.host.timed_shell(script, env=env))
+
+    def add(self, name, timing):
+        self.seconds.add(name, timing.wall_s)
+        self.memory.add(name, timing.peak_mib)
+        self.read[name] = timing.read_bytes
+        say(f"{name}: {timing.wall_s:.2f} s, peak {timing.peak_mib:.0f} MiB")
+
+    def tables(self):
+        size = megabytes(self.size_bytes)
+        note = f"A cluster of {size} MB without `pg_wal`, 1 % of the pages of its largest table changed for the deltas."
+        table = Table("Backup, delta, restore, verify", ["", "s", "MB stored", "MB read", "peak MiB"], note)
+        for name in sorted(self.seconds.sides()):
+            if name in ("chain", "last full"):
+                continue
+            stored = megabytes(self.stored[name]) if name in self.stored else None
+            read = megabytes(self.read[name]) if "Walhalla" in name or "pgBackRest" in name else None
+            peak = f"{max(self.memory.of[name]):.0f}" if "Walhalla" in name else None
+            table.row(name, f"{self.seconds.median(name):.2f}", stored, read, peak)
+        return [table, self.wanted()]
+
+    def wanted(self):
+        wanted = Wanted("Backups: what is wanted")
+        ratio = lambda one, other: self.seconds.median(one) / self.seconds.median(other)
+        full, delta, chain = "full: Walhalla", "delta: Walhalla", f"restore: Walhalla, full and {DELTAS} deltas"
+        wanted.at_most("full: time, of `tar` and `lz4 -1`", ratio(full, "full: tar, lz4 -1"), FULL_LIMIT)
+        wanted.at_most("full: encrypted, of not encrypted", ratio("full: Walhalla, encrypted", full), AGE_LIMIT)
+        wanted.at_most("full: peak, MiB", max(self.memory.of[full]), MEMORY_LIMIT_MIB, digits=0)
+        wanted.at_most("delta: time, of the full backup's", ratio(delta, full), DELTA_TIME_LIMIT, digits=3)
+        stored = self.stored[delta] / self.stored[full]
+        wanted.at_most("delta: stored, of the full backup's", stored, DELTA_STORED_LIMIT, digits=3)
+        wanted.at_most("delta: read, of the data directory", self.read[delta] / self.size_bytes, DELTA_READ_LIMIT, digits=3)
+        wanted.at_most("restore: time, of `lz4 -d` and `tar`", ratio("restore: Walhalla", "restore: lz4 -d, tar"), FETCH_LIMIT)
+        wanted.at_most(f"restore: {DELTAS} deltas, of a full backup alone", ratio(chain, "restore: Walhalla"), CHAIN_LIMIT)
+        encrypted = ratio("restore: Walhalla, encrypted", "restore: Walhalla")
+        wanted.at_most("restore: encrypted, of not encrypted", encrypted, AGE_LIMIT)
+        encrypted = ratio("verify: Walhalla, encrypted", "verify: Walhalla")
+        wanted.at_most("verify: encrypted, of not encrypted", encrypted, AGE_LIMIT)
+        wanted.at_most("restore: peak, MiB", max(self.memory.of["restore: Walhalla"]), MEMORY_LIMIT_MIB, digits=0)
+        return wanted
