@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use walhalla_postgres::{SegmentName, WalFileName};
 
+use super::workers;
 use crate::output;
 use crate::pipeline::streams;
 use crate::server::wal_directory::WalDirectory;
@@ -39,7 +40,7 @@ pub struct Site<'a> {
 pub struct Ahead<'a> {
     /// Where and how.
     pub site: Site<'a>,
-    /// How many segments go up at a time, with the one that was asked for.
+    /// The setting `upload_concurrency`.
     pub most: usize,
     /// Whether the server is shutting down, and so waits for nothing but its own segment.
     pub is_stopping: &'a (dyn Fn() -> bool + Sync),
@@ -121,7 +122,7 @@ impl Ahead<'_> {
         if let Err(error) = self.site.receipts.retain(ready.iter().copied()) {
             tracing::debug!("earlier receipts were not removed: {error}");
         }
-        let threads = self.most.min(ready.len() + 1);
+        let threads = workers(self.most).min(ready.len() + 1);
         if threads < 2 || !self.can_keep_receipts() {
             return self.site.archiver.push(path, file);
         }

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -23,6 +25,9 @@ use crate::pipeline::Pipeline;
 
 /// How long what is on its way is waited for at the end. systemd's own time is 90 s.
 const MOST_ENDING: Duration = Duration::from_secs(20);
+/// How many arenas glibc's `malloc` may have, and where it looks for that (mallopt(3)).
+const ARENAS_VARIABLE: &str = "MALLOC_ARENA_MAX";
+const ARENAS: &str = "2";
 /// How long nothing is done while nothing happens.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -43,6 +48,7 @@ enum Wish {
 }
 
 pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
+    start_anew_with_few_arenas();
     let service = Arc::new(Service::new(loaded(context, None)?));
     let path = &context.settings.socket;
     let (listener, origin) = listener(path)?;
@@ -68,6 +74,25 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
         drop(std::fs::remove_file(path));
     }
     Ok(Outcome::Done)
+}
+
+/// Starts this program anew in the same process, with a limit for the arenas of glibc's `malloc`. It has eight a core otherwise,
+/// each of which keeps memory that was freed, and glibc reads the limit only when a program starts. Where that does not
+/// succeed, the daemon needs more memory.
+fn start_anew_with_few_arenas() {
+    if std::env::var_os(ARENAS_VARIABLE).is_some() {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else {
+        return;
+    };
+    let mut arguments = std::env::args_os();
+    let mut anew = Command::new(program);
+    if let Some(name) = arguments.next() {
+        anew.arg0(name);
+    }
+    let error = anew.args(arguments).env(ARENAS_VARIABLE, ARENAS).exec();
+    tracing::debug!("{ARENAS_VARIABLE} cannot be set: {error}");
 }
 
 /// Serves until it is told to end; tells systemd that it lives.

@@ -17,6 +17,7 @@ use super::protocol::{Answer, Failed, Request, Work, receive, send};
 use super::sockets::must_be_own;
 use crate::archiving::ahead::{Site, tell_left};
 use crate::archiving::resident::{Outcome, Push, Resident};
+use crate::archiving::workers;
 use crate::config::Settings;
 use crate::failure::Failure as _;
 use crate::output;
@@ -211,7 +212,7 @@ impl Local {
         Self {
             loaded: Arc::clone(loaded),
             pgdata: pgdata.to_owned(),
-            resident: Resident::start(loaded.settings.upload_concurrency, pusher),
+            resident: Resident::start(workers(loaded.settings.upload_concurrency), pusher),
             metrics: Arc::clone(metrics),
             has_ended: Arc::default(),
         }

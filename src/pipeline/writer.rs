@@ -35,6 +35,41 @@ pub struct Pipeline {
     jobs: Option<Sender<Job>>,
     blocks: Reused,
     frames: Reused,
+    seats: Seats,
+}
+
+/// Bounds how many writers fill their objects at a time where writers compress: more than there are cores would hold memory
+/// and get nothing done sooner. A writer that waits for its store has no seat.
+#[derive(Clone)]
+struct Seats {
+    taken: Sender<()>,
+    free: Receiver<()>,
+}
+
+/// One of the seats, until it is dropped.
+struct Seat {
+    free: Receiver<()>,
+}
+
+impl Seats {
+    fn new(count: usize) -> Self {
+        let (taken, free) = crossbeam_channel::bounded(count.max(1));
+        Self { taken, free }
+    }
+
+    /// Waits for a seat.
+    fn take(&self) -> Seat {
+        self.taken.send(()).expect("this holds the other end");
+        let free = self.free.clone();
+        Seat { free }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        // Its own word is in there.
+        let _ = self.free.try_recv();
+    }
 }
 
 /// Memory that was used before; new memory costs more than what is done with it. What was used last is still in the cache, and
@@ -114,6 +149,8 @@ pub struct ObjectWriter {
     is_indexed: bool,
     /// Of a pipeline without compressing threads.
     encoder: Option<(Compression, Encoder)>,
+    /// The same.
+    seat: Option<Seat>,
     steps: mpsc::Sender<Step>,
     /// Dropped or sent, it ends the upload at once.
     give_up: Option<oneshot::Sender<()>>,
@@ -176,6 +213,7 @@ impl Pipeline {
             jobs: Some(jobs),
             blocks,
             frames,
+            seats: Seats::new(threads),
         }
     }
 
@@ -351,6 +389,7 @@ impl Pipeline {
     }
 
     fn begin(&self, key: &ObjectKey, upload: Upload, wrapping: Wrapping) -> ObjectWriter {
+        let seat = self.jobs.is_none().then(|| self.seats.take());
         let object: Arc<str> = self.session.object_url(key).into();
         let (steps, queue) = mpsc::channel(QUEUED_BLOCKS);
         let outgoing = Outgoing {
@@ -368,6 +407,7 @@ impl Pipeline {
             content_bytes: 0,
             is_indexed: false,
             encoder: None,
+            seat,
             steps,
             give_up: Some(give_up),
             upload: Some(self.session.spawn(upload)),
@@ -445,6 +485,7 @@ impl ObjectWriter {
         }
         // A closed channel means that the upload failed; its outcome says why.
         drop(self.steps.blocking_send(Step::End));
+        self.seat = None;
         let content_bytes = self.content_bytes;
         self.outcome().map(|stored| StoredObject {
             content_bytes,
@@ -455,6 +496,7 @@ impl ObjectWriter {
     /// Gives the object up, and waits until the store holds nothing of it.
     pub fn discard(mut self) {
         self.give_up = None;
+        self.seat = None;
         drop(self.outcome());
     }
 
