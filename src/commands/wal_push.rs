@@ -67,7 +67,9 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
                 return Err(error);
             };
             drop(backlog.note_trouble().inspect_err(super::spool_not_used));
-            if !backlog.is_over().is_ok_and(|is_over| is_over) {
+            // A server that has begun to shut down cut the push short.
+            let is_stopping = postmaster::is_stopping(&pgdata);
+            if is_stopping || !backlog.is_over().is_ok_and(|is_over| is_over) {
                 return Err(error);
             }
             drop_segment(&backlog, segment, Some(error))?;
