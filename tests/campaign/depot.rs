@@ -25,9 +25,9 @@ pub struct Depot {
 }
 
 /// Requests to a store that does not answer are given up soon, for the campaign's sake.
-const HASTY: &str = "retry_timeout = \"2s\"";
+const HASTY: &str = "\"2s\"";
 /// Where the store answers now and then, it is asked as often as it takes.
-const PATIENT: &str = "retry_timeout = \"60s\"";
+const PATIENT: &str = "\"60s\"";
 
 /// Of the file system in which a store runs out of room.
 const DISK_MB: u32 = 256;
@@ -55,7 +55,9 @@ impl Depot {
     }
 
     fn of(area: &Area, store: Store, line: Option<Proxy>, disk: Option<SmallDisk>) -> Self {
-        let direct = Walhalla::with_settings(area, &store, HASTY);
+        let socket = area.path("socket");
+        let lines = format!("retry_timeout = {HASTY}\nsocket = {socket:?}");
+        let direct = Walhalla::with_settings(area, &store, &lines);
         let walhalla = match &line {
             Some(line) => direct.with_env("AWS_ENDPOINT_URL_S3", &line.endpoint()),
             None => direct,
@@ -116,7 +118,7 @@ impl Depot {
 
     /// Now and then a cut, a lost answer, a silent connection or a 503; nothing of it lasts.
     pub fn make_flaky(&self, rng: &mut Rng) {
-        self.replace_setting(HASTY, PATIENT);
+        self.set("retry_timeout", PATIENT);
         let line = self.line.as_ref().expect("a store behind a line");
         let cut = |side, ending| Fault::Break {
             side,
@@ -190,7 +192,7 @@ impl Depot {
         if let Some(ballast) = self.ballast.take() {
             std::fs::remove_file(ballast).unwrap();
         }
-        self.replace_setting(PATIENT, HASTY);
+        self.set("retry_timeout", HASTY);
         cluster.configure(&archive_settings(&self.walhalla));
     }
 
@@ -206,9 +208,17 @@ impl Depot {
         }
     }
 
-    fn replace_setting(&self, from: &str, to: &str) {
+    /// Sets one line of the settings file. Whoever reads it meanwhile reads all of the old or all of the new one.
+    pub fn set(&self, key: &str, value: &str) {
         let text = std::fs::read_to_string(&self.settings).unwrap();
-        std::fs::write(&self.settings, text.replace(from, to)).unwrap();
+        let is_other = |line: &&str| line.split(" =").next() != Some(key);
+        let mut lines: Vec<&str> = text.lines().filter(is_other).collect();
+        let line = format!("{key} = {value}");
+        lines.push(&line);
+        let new = self.settings.with_extension("new");
+        std::fs::write(&new, lines.join("\n")).unwrap();
+        host().give_to_user(&new);
+        std::fs::rename(new, &self.settings).unwrap();
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use walhalla_postgres::Lsn;
 
+use crate::beside::Beside;
 use crate::client::{Client, Crowd};
 use crate::depot::{Depot, PATIENCE, archive_settings};
 use crate::model::{Backup, Model, Moment, RestorePoint, Stop};
@@ -23,6 +24,7 @@ pub struct Life {
     pub primary: Cluster,
     pub timeline: u32,
     pub depot: Depot,
+    pub beside: Beside,
     pub model: Model,
     pub journal: Journal,
     pub score: Score,
@@ -55,12 +57,14 @@ impl Life {
         primary.configure(&archive_settings(&depot.walhalla));
         depot.walhalla.give_env(&mut primary);
         primary.start();
+        let beside = Beside::new(&area, &mut rng);
         let mut life = Self {
             version,
             rng,
             primary,
             timeline: 1,
             depot,
+            beside,
             model: Model::default(),
             journal,
             score: Score::default(),

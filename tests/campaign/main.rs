@@ -32,6 +32,7 @@
 mod support;
 
 mod actions;
+mod beside;
 mod client;
 mod depot;
 mod faults;
@@ -247,8 +248,11 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
         for (round, deed) in deeds.iter().enumerate() {
             let begun = Instant::now();
             life.note(&format!("round {}: {deed:?}", round + 1));
+            life.stir();
             life.live_on();
+            life.stir();
             life.act(*deed);
+            life.stir();
             life.score.took("deeds", begun);
             life.judge();
             *played += 1;
