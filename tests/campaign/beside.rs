@@ -19,15 +19,20 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rustix::process::{Pid, Signal, kill_process};
+use walhalla_postgres::Lsn;
 
 use crate::depot::PATIENCE;
 use crate::life::Life;
-use crate::support::Area;
+use crate::model::SEGMENT_BYTES;
+use crate::support::{Area, eventually};
 
 /// How long nothing happens to what runs beside the server.
 const LULL: Duration = Duration::from_millis(2500);
 /// How long something that was ended stays away before it is started again.
 const ABSENCE: Duration = Duration::from_millis(300);
+
+/// A thread that panics leaves its lock poisoned.
+const TOLD: &str = "what went wrong beside the server is told above";
 
 /// What happens to a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +43,7 @@ enum Blow {
 }
 
 /// A process that runs beside the server, or is not wanted now.
-pub struct Companion {
+struct Companion {
     log: PathBuf,
     /// What can happen to it, and under which name that is counted.
     blows: &'static [(Blow, &'static str)],
@@ -74,7 +79,7 @@ impl Companion {
         }
     }
 
-    pub fn is_on(&self) -> bool {
+    fn is_on(&self) -> bool {
         self.running.is_some()
     }
 
@@ -127,7 +132,7 @@ impl Companion {
     }
 
     /// Ends it in one of the ways in which it can end.
-    pub fn end(&mut self, rng: &mut Rng) {
+    fn end(&mut self, rng: &mut Rng) {
         let ends = &self.blows[..2];
         if self.is_on() {
             self.strike(*rng.choice(ends).unwrap());
@@ -191,10 +196,17 @@ impl Drop for Unrest {
     }
 }
 
-/// The companions of a life.
+/// The companions of a life, and how its program works ahead.
 pub struct Beside {
     _unrest: Unrest,
     daemon: Arc<Mutex<Companion>>,
+    receiver: Arc<Mutex<Companion>>,
+    /// Whether the receiver, while it is on, has each piece stored before it says that it has it.
+    receives_at_once: bool,
+    /// The data directory of the server that has the receiver's slot.
+    slot_on: Option<PathBuf>,
+    upload_concurrency: usize,
+    prefetch_segments: usize,
 }
 
 impl Beside {
@@ -209,27 +221,84 @@ impl Beside {
         Self {
             _unrest: Unrest::begin(both, rng.fork()),
             daemon,
+            receiver,
+            receives_at_once: false,
+            slot_on: None,
+            upload_concurrency: 2,
+            prefetch_segments: 16,
         }
     }
 
-    pub fn daemon(&self) -> MutexGuard<'_, Companion> {
-        self.daemon
-            .lock()
-            .expect("what happened to the daemon is told above")
+    fn daemon(&self) -> MutexGuard<'_, Companion> {
+        self.daemon.lock().expect(TOLD)
+    }
+
+    fn receiver(&self) -> MutexGuard<'_, Companion> {
+        self.receiver.lock().expect(TOLD)
+    }
+
+    pub fn has_daemon(&self) -> bool {
+        self.daemon().is_on()
+    }
+
+    pub fn has_receiver(&self) -> bool {
+        self.receiver().is_on()
+    }
+
+    /// Whether there is a receiver that stores at once what it gets.
+    pub fn is_synchronous(&self) -> bool {
+        self.receives_at_once && self.has_receiver()
+    }
+
+    /// What is on now.
+    pub fn parts(&self) -> Vec<&'static str> {
+        let parts = [
+            (self.has_daemon(), "with the daemon"),
+            (self.upload_concurrency > 1, "with push ahead"),
+            (self.prefetch_segments > 0, "with prefetch"),
+            (self.has_receiver(), "with wal-receive"),
+            (self.is_synchronous(), "with wal-receive --synchronous"),
+        ];
+        let on = parts.into_iter().filter(|(is_on, _)| *is_on);
+        on.map(|(_, name)| name).collect()
     }
 
     /// What happened to them since this was asked last.
-    pub fn take_counts(&self) -> BTreeMap<&'static str, usize> {
-        std::mem::take(&mut self.daemon().counts)
+    pub fn take_counts(&self) -> Vec<(&'static str, usize)> {
+        let mut counts = Vec::new();
+        for companion in [&self.daemon, &self.receiver] {
+            counts.extend(std::mem::take(&mut companion.lock().expect(TOLD).counts));
+        }
+        counts
     }
 }
 
 impl Life {
-    /// Switches what runs beside the server on, off, or to something else.
+    /// Switches what runs beside the server, and work ahead, on and off.
     pub fn stir(&mut self) {
+        self.stir_settings();
         self.stir_daemon();
+        self.stir_receiver();
         for (fault, count) in self.beside.take_counts() {
             *self.score.faults.entry(fault).or_default() += count;
+        }
+    }
+
+    /// A running daemon hears of it with its next SIGHUP; until then the commands work without it.
+    fn stir_settings(&mut self) {
+        if self.chance(60) {
+            return;
+        }
+        let (pushes, fetches) = (self.rng.usize(2..9), self.rng.usize(1..17));
+        let beside = &mut self.beside;
+        beside.upload_concurrency = if self.rng.bool() { pushes } else { 1 };
+        beside.prefetch_segments = if self.rng.bool() { fetches } else { 0 };
+        for (key, value) in [
+            ("upload_concurrency", beside.upload_concurrency),
+            ("prefetch_segments", beside.prefetch_segments),
+        ] {
+            self.journal.note(&format!("{key} = {value}"));
+            self.depot.set(key, &value.to_string());
         }
     }
 
@@ -249,5 +318,87 @@ impl Life {
             }
             _ => {}
         }
+    }
+
+    fn stir_receiver(&mut self) {
+        let is_on = {
+            let mut receiver = self.beside.receiver();
+            receiver.must_run();
+            receiver.is_on()
+        };
+        match (is_on, self.rng.u32(..10)) {
+            (true, 0..3) => self.part_from_receiver(),
+            (false, 0..5) => {
+                let at_once = self.rng.bool();
+                self.receive(at_once);
+            }
+            _ => {}
+        }
+    }
+
+    /// A receiver begins to follow the primary, in place of the one that may be there.
+    pub fn receive(&mut self, at_once: bool) {
+        self.part_from_receiver();
+        let storing: &[&str] = if at_once {
+            &["--synchronous"]
+        } else {
+            &["--interval", "1"]
+        };
+        self.note(&format!("wal-receive {} starts", storing.join(" ")));
+        let arguments = ["wal-receive", "--slot", "walhalla", "--create-slot"];
+        let mut command = self.depot.walhalla.command(&arguments);
+        command
+            .args(storing)
+            .envs(self.primary.connection())
+            .env("WALHALLA_SPOOL_DIR", self.area.make_dir("spool"));
+        self.beside.receiver().start(command);
+        if self.beside.slot_on.as_ref() != Some(&self.primary.data) {
+            self.begin_slot();
+        }
+        self.beside.receives_at_once = at_once;
+        self.beside.receiver().is_restless = self.rng.bool();
+    }
+
+    /// What was written before there was a slot is not received, and a tail behind a hole is of no use.
+    fn begin_slot(&mut self) {
+        let mut client = self.client();
+        eventually("the receiver's slot", PATIENCE, || {
+            self.beside.receiver().must_run();
+            let slots = "select count(restart_lsn)::text from pg_replication_slots";
+            client.ask(slots) != Some("0".to_owned())
+        });
+        self.archive();
+        self.beside.slot_on = Some(self.primary.data.clone());
+    }
+
+    pub fn part_from_receiver(&mut self) {
+        let mut receiver = self.beside.receiver();
+        if receiver.is_on() {
+            self.journal.note("wal-receive ends");
+            receiver.end(&mut self.rng);
+            receiver.is_restless = false;
+        }
+    }
+
+    /// Up to here the store has all WAL of the primary: so it was told by `archive_command` and by the receiver.
+    pub fn promised(&self) -> Lsn {
+        let mut client = self.client();
+        let received = client.ask(
+            "select coalesce(max(flush_lsn), '0/0')::text from pg_stat_replication where application_name = 'walhalla'",
+        );
+        let archived = client.ask("select coalesce(last_archived_wal, '') from pg_stat_archiver");
+        let received: Lsn = received.unwrap().parse().unwrap();
+        received.max(self.end_of(&archived.unwrap()))
+    }
+
+    /// Where a segment of the timeline that counts ends. Of other files in the archive nothing is known.
+    fn end_of(&self, file: &str) -> Lsn {
+        let number = file.strip_prefix(&format!("{:08X}", self.timeline));
+        let number = number.and_then(|number| u64::from_str_radix(number, 16).ok());
+        // Sixteen digits: those of 4 GiB, and of the segment in them.
+        number.map_or(Lsn::ZERO, |number| {
+            let segments = (number >> 32) * ((1 << 32) / SEGMENT_BYTES) + (number & 0xFFFF_FFFF);
+            Lsn((segments + 1) * SEGMENT_BYTES)
+        })
     }
 }

@@ -20,6 +20,8 @@ pub struct Depot {
     line: Option<Proxy>,
     disk: Option<SmallDisk>,
     settings: PathBuf,
+    /// Whether it is cut off, or full.
+    is_out: bool,
     /// The file that takes the room of a small disk.
     ballast: Option<PathBuf>,
 }
@@ -68,6 +70,7 @@ impl Depot {
             line,
             disk,
             settings: area.path("walhalla.toml"),
+            is_out: false,
             ballast: None,
         }
     }
@@ -85,12 +88,17 @@ impl Depot {
         self.line.is_some() || self.disk.is_some()
     }
 
+    pub fn takes_objects(&self) -> bool {
+        !self.is_out
+    }
+
     pub fn is_behind_line(&self) -> bool {
         self.line.is_some()
     }
 
     /// Nobody reaches the store any more; returns in which way.
-    pub fn cut_off(&self, rng: &mut Rng) -> &'static str {
+    pub fn cut_off(&mut self, rng: &mut Rng) -> &'static str {
+        self.is_out = true;
         let Some(line) = &self.line else {
             make_unreadable(self.store.path());
             return "store outage: no right to the directory";
@@ -151,6 +159,7 @@ impl Depot {
     /// Only root can mount a file system to fill. For others, and on an S3 server, it is the answer of a store that is
     /// full, or a limit on the length of files, by which a write ends in the middle too.
     pub fn fill(&mut self, cluster: &Cluster) -> &'static str {
+        self.is_out = true;
         if let Some(line) = &self.line {
             let full = Answer::status(507).body("<Error><Code>InsufficientStorage</Code></Error>");
             line.on(
@@ -183,6 +192,7 @@ impl Depot {
 
     /// Everything works again.
     pub fn heal(&mut self, cluster: &Cluster) {
+        self.is_out = false;
         if let Some(line) = &self.line {
             line.heal();
             line.accept();
@@ -222,12 +232,12 @@ impl Depot {
     }
 }
 
-/// With a killed program told to the server as a failure: by a signal its archiver would end, and come again no sooner
+/// What it says more is counted. With a killed program told to the server as a failure: by a signal its archiver would end, and come again no sooner
 /// than after ten seconds (pgarch.c, `PGARCH_RESTART_INTERVAL`).
 pub fn archive_settings(walhalla: &Walhalla) -> String {
     walhalla
         .archive_settings()
-        .replace("wal-push %p'", "wal-push %p || exit 1'")
+        .replace("wal-push %p'", "-v wal-push %p || exit 1'")
 }
 
 /// Writes fail with EFBIG after so many blocks of 512 bytes, as the signal is ignored.

@@ -57,7 +57,12 @@ const ROUNDS: usize = 8;
 const EVERY_DAY: [(u64, [Deed; ROUNDS / 2]); 2] = [
     (
         15,
-        [Deed::KillServer, Deed::FailOver, Deed::GoBack, Deed::Outage],
+        [
+            Deed::KillServer,
+            Deed::LoseServer,
+            Deed::GoBack,
+            Deed::Outage,
+        ],
     ),
     (
         17,
@@ -80,6 +85,7 @@ const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     KillServer,
+    LoseServer,
     KillWalPushes,
     KillBackupPush,
     KillRestore,
@@ -99,8 +105,11 @@ enum Deed {
     RootAndUser,
 }
 
-const DEEDS: [Deed; 18] = [
+/// The loss of a server stands there for each way in which its WAL may come into the store.
+const DEEDS: [Deed; 20] = [
     Deed::KillServer,
+    Deed::LoseServer,
+    Deed::LoseServer,
     Deed::KillWalPushes,
     Deed::KillBackupPush,
     Deed::KillRestore,
@@ -124,6 +133,7 @@ impl Life {
     fn act(&mut self, deed: Deed) {
         match deed {
             Deed::KillServer => self.kill_server(),
+            Deed::LoseServer => self.lose_server(),
             Deed::KillWalPushes => self.kill_wal_pushes(),
             Deed::KillBackupPush => self.kill_backup_push(),
             Deed::KillRestore => self.kill_restore(),
@@ -251,6 +261,9 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
             life.stir();
             life.live_on();
             life.stir();
+            for part in life.beside.parts() {
+                *life.score.parts.entry(part).or_default() += 1;
+            }
             life.act(*deed);
             life.stir();
             life.score.took("deeds", begun);
@@ -267,6 +280,9 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
     }
     if std::env::var_os("WALHALLA_TEST_JOURNAL").is_some() {
         life.journal.show();
+    }
+    for entry in std::fs::read_dir(life.area.root()).unwrap() {
+        life.read_log(&entry.unwrap().path());
     }
     life.score.commits = life.model.commits.len();
     std::mem::take(&mut life.score)
