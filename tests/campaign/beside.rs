@@ -114,6 +114,12 @@ impl Companion {
             Blow::Terminate => Signal::TERM,
             Blow::Reload => Signal::HUP,
         };
+        // One that has only just begun dies of any signal, as every program does.
+        if blow != Blow::Kill {
+            eventually("a handler of signals", PATIENCE, || {
+                catches(pid, signal) || running.child.try_wait().unwrap().is_some()
+            });
+        }
         kill_process(pid, signal).unwrap();
         *self.counts.entry(name).or_default() += 1;
         if blow == Blow::Reload {
@@ -150,6 +156,14 @@ impl Companion {
             self.start(running.command);
         }
     }
+}
+
+/// Whether a process has a handler for a signal.
+fn catches(pid: Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
+    caught & (1 << (signal.as_raw() - 1)) != 0
 }
 
 impl Drop for Companion {
@@ -307,8 +321,8 @@ impl Life {
         daemon.must_run();
         match (daemon.is_on(), self.rng.u32(..10)) {
             (true, 0..3) => {
-                self.journal.note("the daemon ends");
-                daemon.end(&mut self.rng);
+                drop(daemon);
+                self.part_from_daemon();
             }
             (true, 3..6) => daemon.strike(DAEMON[2]),
             (false, 0..5) => {
@@ -369,6 +383,14 @@ impl Life {
         });
         self.archive();
         self.beside.slot_on = Some(self.primary.data.clone());
+    }
+
+    pub fn part_from_daemon(&mut self) {
+        let mut daemon = self.beside.daemon();
+        if daemon.is_on() {
+            self.journal.note("the daemon ends");
+            daemon.end(&mut self.rng);
+        }
     }
 
     pub fn part_from_receiver(&mut self) {

@@ -275,6 +275,11 @@ impl Life {
     /// The store has no room.
     pub fn full_store(&mut self) {
         self.archive();
+        if !self.depot.tells_that_it_is_full() {
+            // They would archive what the limited command cannot.
+            self.part_from_daemon();
+            self.part_from_receiver();
+        }
         let kind = self.depot.fill(&self.primary);
         self.note(kind);
         // Before the archive command fails, behind which no backup would begin.
