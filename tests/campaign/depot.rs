@@ -58,7 +58,8 @@ impl Depot {
 
     fn of(area: &Area, store: Store, line: Option<Proxy>, disk: Option<SmallDisk>) -> Self {
         let socket = area.path("socket");
-        let lines = format!("retry_timeout = {HASTY}\nsocket = {socket:?}");
+        let socket = socket.display();
+        let lines = format!("retry_timeout = {HASTY}\nsocket = \"{socket}\"");
         let direct = Walhalla::with_settings(area, &store, &lines);
         let walhalla = match &line {
             Some(line) => direct.with_env("AWS_ENDPOINT_URL_S3", &line.endpoint()),

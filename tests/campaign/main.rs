@@ -3,7 +3,8 @@
 //! ```text
 //! seed ─▶ Life ─▶ round: action or fault, clients at work ─▶ Judge: the end, three targets, each backup ─▶ Score
 //!          │ Depot (a directory, a small disk, S3 behind a proxy)      │ plan ═ restore ═ server ═ Model
-//!          └─▶ Journal, shown with the seed when something fails       └ verify, wal-verify, pg_amcheck, pg_checksums
+//!          │ Beside (daemon, wal-receive, work ahead; off, on, killed) └ verify, wal-verify, pg_amcheck, pg_checksums
+//!          └─▶ Journal, shown with the seed when something fails
 //! ```
 //!
 //! `make test` plays a minute of it with fixed seeds, `make campaign ROUNDS=N` as many rounds as one likes with new ones.
