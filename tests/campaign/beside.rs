@@ -219,6 +219,7 @@ pub struct Beside {
     receives_at_once: bool,
     /// The data directory of the server that has the receiver's slot.
     slot_on: Option<PathBuf>,
+    has_ever_received: bool,
     upload_concurrency: usize,
     prefetch_segments: usize,
 }
@@ -238,6 +239,7 @@ impl Beside {
             receiver,
             receives_at_once: false,
             slot_on: None,
+            has_ever_received: false,
             upload_concurrency: 2,
             prefetch_segments: 16,
         }
@@ -257,6 +259,11 @@ impl Beside {
 
     pub fn has_receiver(&self) -> bool {
         self.receiver().is_on()
+    }
+
+    /// Whether there may be tails in the store.
+    pub fn has_received(&self) -> bool {
+        self.has_ever_received
     }
 
     /// Whether there is a receiver that stores at once what it gets.
@@ -370,6 +377,7 @@ impl Life {
             self.begin_slot();
         }
         self.beside.receives_at_once = at_once;
+        self.beside.has_ever_received = true;
         self.beside.receiver().is_restless = self.rng.bool();
     }
 
