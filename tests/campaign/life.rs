@@ -30,6 +30,8 @@ pub struct Life {
     pub score: Score,
     /// The tablespace in which something of the cluster lies, if it has one.
     pub tablespace: Option<u32>,
+    /// Whether a lost server left a hole in the archive: what the judge knows does not hold of such a one.
+    pub has_hole: bool,
     ids: AtomicI64,
     serial: u32,
     pub area: Area,
@@ -84,6 +86,7 @@ impl Life {
             journal,
             score: Score::default(),
             tablespace: None,
+            has_hole: false,
             ids: AtomicI64::new(1),
             serial: 1,
             area,

@@ -266,6 +266,9 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
                 *life.score.parts.entry(part).or_default() += 1;
             }
             life.act(*deed);
+            if life.has_hole {
+                return life.note("the life ends with a hole in its archive");
+            }
             life.stir();
             life.score.took("deeds", begun);
             life.judge();
