@@ -8,19 +8,16 @@
 //! A commit whose client waits for a receiver with `--synchronous` is in the store when it is acknowledged. Only clients
 //! wait, by a setting of their session: a copy that is restored waits for nobody.
 
-use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use rustix::process::{Pid, Signal, kill_process};
 use walhalla_postgres::Lsn;
 
+use crate::companion::{Companion, DAEMON, RECEIVER};
 use crate::depot::PATIENCE;
 use crate::life::Life;
 use crate::model::SEGMENT_BYTES;
@@ -28,152 +25,8 @@ use crate::support::{Area, eventually};
 
 /// How long nothing happens to what runs beside the server.
 const LULL: Duration = Duration::from_millis(2500);
-/// How long something that was ended stays away before it is started again.
-const ABSENCE: Duration = Duration::from_millis(300);
-
 /// A thread that panics leaves its lock poisoned.
 const TOLD: &str = "what went wrong beside the server is told above";
-
-/// What happens to a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Blow {
-    Kill,
-    Terminate,
-    Reload,
-}
-
-/// A process that runs beside the server, or is not wanted now.
-struct Companion {
-    log: PathBuf,
-    /// What can happen to it, and under which name that is counted.
-    blows: &'static [(Blow, &'static str)],
-    running: Option<Running>,
-    /// Whether it is also ended and started again while other things happen.
-    is_restless: bool,
-    counts: BTreeMap<&'static str, usize>,
-}
-
-struct Running {
-    command: Command,
-    child: Child,
-}
-
-const DAEMON: &[(Blow, &str)] = &[
-    (Blow::Kill, "kill -9 of the daemon"),
-    (Blow::Terminate, "SIGTERM of the daemon"),
-    (Blow::Reload, "SIGHUP of the daemon"),
-];
-const RECEIVER: &[(Blow, &str)] = &[
-    (Blow::Kill, "kill -9 of wal-receive"),
-    (Blow::Terminate, "SIGTERM of wal-receive"),
-];
-
-impl Companion {
-    fn new(log: PathBuf, blows: &'static [(Blow, &'static str)]) -> Self {
-        Self {
-            log,
-            blows,
-            running: None,
-            is_restless: false,
-            counts: BTreeMap::new(),
-        }
-    }
-
-    fn is_on(&self) -> bool {
-        self.running.is_some()
-    }
-
-    fn start(&mut self, mut command: Command) {
-        let log = File::options().create(true).append(true).open(&self.log);
-        command.stdout(Stdio::null()).stderr(log.unwrap());
-        let child = command.spawn().unwrap();
-        self.running = Some(Running { command, child });
-    }
-
-    /// It does not end by itself.
-    fn must_run(&mut self) {
-        let Some(running) = &mut self.running else {
-            return;
-        };
-        let ended = running.child.try_wait().unwrap();
-        assert!(ended.is_none(), "ended by itself: {}", self.last_words());
-    }
-
-    fn last_words(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(20)..].join("\n")
-    }
-
-    /// Does this to it. What was told to end says that all is well.
-    fn strike(&mut self, (blow, name): (Blow, &'static str)) {
-        let running = self.running.as_mut().unwrap();
-        let pid = Pid::from_child(&running.child);
-        let signal = match blow {
-            Blow::Kill => Signal::KILL,
-            Blow::Terminate => Signal::TERM,
-            Blow::Reload => Signal::HUP,
-        };
-        // One that has only just begun dies of any signal, as every program does.
-        if blow != Blow::Kill {
-            eventually("a handler of signals", PATIENCE, || {
-                catches(pid, signal) || running.child.try_wait().unwrap().is_some()
-            });
-        }
-        kill_process(pid, signal).unwrap();
-        *self.counts.entry(name).or_default() += 1;
-        if blow == Blow::Reload {
-            return;
-        }
-        let begun = Instant::now();
-        let ended = loop {
-            if let Some(ended) = running.child.try_wait().unwrap() {
-                break ended;
-            }
-            assert!(begun.elapsed() < PATIENCE, "{name}: it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let is_well = blow == Blow::Kill || ended.success();
-        assert!(is_well, "{name}: {ended}\n{}", self.last_words());
-    }
-
-    /// Ends it in one of the ways in which it can end.
-    fn end(&mut self, rng: &mut Rng) {
-        let ends = &self.blows[..2];
-        if self.is_on() {
-            self.strike(*rng.choice(ends).unwrap());
-            self.running = None;
-        }
-    }
-
-    /// What may happen at any moment; if it ends by that it is started again.
-    fn suffer(&mut self, rng: &mut Rng) {
-        let blow = *rng.choice(self.blows).unwrap();
-        self.strike(blow);
-        if blow.0 != Blow::Reload {
-            std::thread::sleep(ABSENCE.mul_f64(rng.f64()));
-            let running = self.running.take().unwrap();
-            self.start(running.command);
-        }
-    }
-}
-
-/// Whether a process has a handler for a signal.
-fn catches(pid: Pid, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid())).unwrap();
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-    caught & (1 << (signal.as_raw() - 1)) != 0
-}
-
-impl Drop for Companion {
-    fn drop(&mut self) {
-        if let Some(running) = &mut self.running {
-            let _ = running.child.kill();
-            let _ = running.child.wait();
-        }
-    }
-}
 
 /// Something happens to what runs beside the server, whatever else goes on; until it is dropped.
 struct Unrest {
@@ -283,15 +136,6 @@ impl Beside {
         let on = parts.into_iter().filter(|(is_on, _)| *is_on);
         on.map(|(_, name)| name).collect()
     }
-
-    /// What happened to them since this was asked last.
-    pub fn take_counts(&self) -> Vec<(&'static str, usize)> {
-        let mut counts = Vec::new();
-        for companion in [&self.daemon, &self.receiver] {
-            counts.extend(std::mem::take(&mut companion.lock().expect(TOLD).counts));
-        }
-        counts
-    }
 }
 
 impl Life {
@@ -300,8 +144,16 @@ impl Life {
         self.stir_settings();
         self.stir_daemon();
         self.stir_receiver();
-        for (fault, count) in self.beside.take_counts() {
-            *self.score.faults.entry(fault).or_default() += count;
+        self.count_blows();
+    }
+
+    /// Counts what happened to the companions since this was done last. None of them ended by itself.
+    pub fn count_blows(&mut self) {
+        for mut companion in [self.beside.daemon(), self.beside.receiver()] {
+            companion.must_run();
+            for (fault, count) in std::mem::take(&mut companion.counts) {
+                *self.score.faults.entry(fault).or_default() += count;
+            }
         }
     }
 
@@ -331,7 +183,7 @@ impl Life {
                 drop(daemon);
                 self.part_from_daemon();
             }
-            (true, 3..6) => daemon.strike(DAEMON[2]),
+            (true, 3..6) => daemon.reload(),
             (false, 0..5) => {
                 self.journal.note("the daemon starts");
                 daemon.start(self.depot.walhalla.command(&["daemon"]));

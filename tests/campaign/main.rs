@@ -35,6 +35,7 @@ mod support;
 mod actions;
 mod beside;
 mod client;
+mod companion;
 mod depot;
 mod faults;
 mod judge;
@@ -274,6 +275,7 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
             life.judge();
             *played += 1;
         }
+        life.count_blows();
     }));
     if let Err(panic) = lived {
         life.depot.rescue(&life.area);
