@@ -69,7 +69,7 @@ const EVERY_DAY: [(u64, [Deed; ROUNDS / 2]); 2] = [
     (
         17,
         [
-            Deed::KillBackupPush,
+            Deed::KillWalPushes,
             Deed::FailOver,
             Deed::KillWalFetches,
             Deed::FullStore,
