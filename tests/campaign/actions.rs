@@ -31,6 +31,9 @@ impl Life {
         if self.chance(25) {
             self.client().ask("checkpoint");
         }
+        if self.chance(30) {
+            self.burst();
+        }
         if self.chance(30) && !self.has_enough_backups() {
             let is_delta = self.chance(60);
             self.back_up(if is_delta { &["--delta"] } else { &[] });
@@ -168,7 +171,7 @@ impl Life {
     }
 
     /// A stopped server that nobody needs any more.
-    pub fn forget(&self, cluster: Cluster) {
+    pub fn forget(&mut self, cluster: Cluster) {
         let name = cluster
             .data
             .file_name()

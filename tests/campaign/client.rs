@@ -19,6 +19,7 @@ use crate::support::Cluster;
 pub struct Client {
     runtime: Runtime,
     connection: PgConnection,
+    waits_for_store: bool,
 }
 
 /// Why a client does not go on: the server is gone.
@@ -81,7 +82,16 @@ impl Client {
         Ok(Self {
             runtime,
             connection,
+            waits_for_store: false,
         })
+    }
+
+    /// What it commits from now on is acknowledged when a receiver has stored it.
+    pub fn wait_for_store(mut self) -> Result<Self, Gone> {
+        let set = sqlx::query("set synchronous_commit = on").execute(&mut self.connection);
+        self.runtime.block_on(within(set))?;
+        self.waits_for_store = true;
+        Ok(self)
     }
 
     /// Makes the tables.
@@ -112,6 +122,7 @@ impl Client {
             timeline,
             xid: None,
             is_acknowledged: false,
+            waits_for_store: self.waits_for_store,
             from,
             to: None,
         };
@@ -189,6 +200,7 @@ pub struct Crowd<'a> {
     pub cluster: &'a Cluster,
     pub timeline: u32,
     pub ids: &'a AtomicI64,
+    pub waits_for_store: bool,
     is_over: AtomicBool,
     commits: Mutex<Vec<Commit>>,
 }
@@ -202,6 +214,7 @@ impl<'a> Crowd<'a> {
             cluster,
             timeline,
             ids,
+            waits_for_store: false,
             is_over: AtomicBool::new(false),
             commits: Mutex::default(),
         }
@@ -228,7 +241,14 @@ impl<'a> Crowd<'a> {
     }
 
     fn write(&self) {
-        let Ok(mut client) = Client::connect(self.cluster) else {
+        let client = Client::connect(self.cluster).and_then(|client| {
+            if self.waits_for_store {
+                client.wait_for_store()
+            } else {
+                Ok(client)
+            }
+        });
+        let Ok(mut client) = client else {
             return;
         };
         while !self.is_over.load(Ordering::Relaxed) {

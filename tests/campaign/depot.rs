@@ -20,14 +20,16 @@ pub struct Depot {
     line: Option<Proxy>,
     disk: Option<SmallDisk>,
     settings: PathBuf,
+    /// Whether it is cut off, or full.
+    is_out: bool,
     /// The file that takes the room of a small disk.
     ballast: Option<PathBuf>,
 }
 
 /// Requests to a store that does not answer are given up soon, for the campaign's sake.
-const HASTY: &str = "retry_timeout = \"2s\"";
+const HASTY: &str = "\"2s\"";
 /// Where the store answers now and then, it is asked as often as it takes.
-const PATIENT: &str = "retry_timeout = \"60s\"";
+const PATIENT: &str = "\"60s\"";
 
 /// Of the file system in which a store runs out of room.
 const DISK_MB: u32 = 256;
@@ -55,7 +57,10 @@ impl Depot {
     }
 
     fn of(area: &Area, store: Store, line: Option<Proxy>, disk: Option<SmallDisk>) -> Self {
-        let direct = Walhalla::with_settings(area, &store, HASTY);
+        let socket = area.path("socket");
+        let socket = socket.display();
+        let lines = format!("retry_timeout = {HASTY}\nsocket = \"{socket}\"");
+        let direct = Walhalla::with_settings(area, &store, &lines);
         let walhalla = match &line {
             Some(line) => direct.with_env("AWS_ENDPOINT_URL_S3", &line.endpoint()),
             None => direct,
@@ -66,6 +71,7 @@ impl Depot {
             line,
             disk,
             settings: area.path("walhalla.toml"),
+            is_out: false,
             ballast: None,
         }
     }
@@ -83,12 +89,17 @@ impl Depot {
         self.line.is_some() || self.disk.is_some()
     }
 
+    pub fn takes_objects(&self) -> bool {
+        !self.is_out
+    }
+
     pub fn is_behind_line(&self) -> bool {
         self.line.is_some()
     }
 
     /// Nobody reaches the store any more; returns in which way.
-    pub fn cut_off(&self, rng: &mut Rng) -> &'static str {
+    pub fn cut_off(&mut self, rng: &mut Rng) -> &'static str {
+        self.is_out = true;
         let Some(line) = &self.line else {
             make_unreadable(self.store.path());
             return "store outage: no right to the directory";
@@ -116,7 +127,7 @@ impl Depot {
 
     /// Now and then a cut, a lost answer, a silent connection or a 503; nothing of it lasts.
     pub fn make_flaky(&self, rng: &mut Rng) {
-        self.replace_setting(HASTY, PATIENT);
+        self.set("retry_timeout", PATIENT);
         let line = self.line.as_ref().expect("a store behind a line");
         let cut = |side, ending| Fault::Break {
             side,
@@ -149,6 +160,7 @@ impl Depot {
     /// Only root can mount a file system to fill. For others, and on an S3 server, it is the answer of a store that is
     /// full, or a limit on the length of files, by which a write ends in the middle too.
     pub fn fill(&mut self, cluster: &Cluster) -> &'static str {
+        self.is_out = true;
         if let Some(line) = &self.line {
             let full = Answer::status(507).body("<Error><Code>InsufficientStorage</Code></Error>");
             line.on(
@@ -181,6 +193,7 @@ impl Depot {
 
     /// Everything works again.
     pub fn heal(&mut self, cluster: &Cluster) {
+        self.is_out = false;
         if let Some(line) = &self.line {
             line.heal();
             line.accept();
@@ -190,7 +203,7 @@ impl Depot {
         if let Some(ballast) = self.ballast.take() {
             std::fs::remove_file(ballast).unwrap();
         }
-        self.replace_setting(PATIENT, HASTY);
+        self.set("retry_timeout", HASTY);
         cluster.configure(&archive_settings(&self.walhalla));
     }
 
@@ -206,18 +219,26 @@ impl Depot {
         }
     }
 
-    fn replace_setting(&self, from: &str, to: &str) {
+    /// Sets one line of the settings file. Whoever reads it meanwhile reads all of the old or all of the new one.
+    pub fn set(&self, key: &str, value: &str) {
         let text = std::fs::read_to_string(&self.settings).unwrap();
-        std::fs::write(&self.settings, text.replace(from, to)).unwrap();
+        let is_other = |line: &&str| line.split(" =").next() != Some(key);
+        let mut lines: Vec<&str> = text.lines().filter(is_other).collect();
+        let line = format!("{key} = {value}");
+        lines.push(&line);
+        let new = self.settings.with_extension("new");
+        std::fs::write(&new, lines.join("\n")).unwrap();
+        host().give_to_user(&new);
+        std::fs::rename(new, &self.settings).unwrap();
     }
 }
 
-/// With a killed program told to the server as a failure: by a signal its archiver would end, and come again no sooner
+/// What it says more is counted. With a killed program told to the server as a failure: by a signal its archiver would end, and come again no sooner
 /// than after ten seconds (pgarch.c, `PGARCH_RESTART_INTERVAL`).
 pub fn archive_settings(walhalla: &Walhalla) -> String {
     walhalla
         .archive_settings()
-        .replace("wal-push %p'", "wal-push %p || exit 1'")
+        .replace("wal-push %p'", "-v wal-push %p || exit 1'")
 }
 
 /// Writes fail with EFBIG after so many blocks of 512 bytes, as the signal is ignored.

@@ -1,6 +1,7 @@
 //! What goes wrong in a life: processes that are killed, stores that are away, cut off or full.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +32,68 @@ impl Life {
         self.score.fault("kill -9 of the server");
         self.primary.start();
         self.settle();
+    }
+
+    /// The server is gone at any moment, and its disk with it: what there is comes out of the store.
+    pub fn lose_server(&mut self) {
+        // Without one there is nothing in the store that is not archived.
+        if self.chance(60) && !self.beside.is_synchronous() {
+            self.receive(true);
+        }
+        let moment = self.moment_within(SPAN);
+        self.note(&format!("the server is lost {moment:?} after a commit"));
+        if self.chance(50) {
+            self.burst();
+        }
+        let pid = self.primary.pid();
+        let promised = self.meanwhile(3, |life| {
+            std::thread::sleep(moment);
+            let promised = life.promised();
+            kill_process(pid, Signal::KILL).unwrap();
+            for push in processes(life.area.root(), "wal-push") {
+                // It may have ended by itself.
+                let _ = kill_process(push, Signal::KILL);
+            }
+            promised
+        });
+        self.primary.was_killed();
+        std::fs::remove_dir_all(&self.primary.data).unwrap();
+        self.score.fault(if self.beside.is_synchronous() {
+            "loss of a server with a synchronous receiver"
+        } else if self.beside.has_receiver() {
+            "loss of a server with a receiver"
+        } else {
+            "loss of a server"
+        });
+        self.part_from_receiver();
+        self.model.archived(self.timeline, promised);
+        self.live_after_loss();
+    }
+
+    /// A server at the end of what the store has takes the lost one's place.
+    fn live_after_loss(&mut self) {
+        let end = Goal::end(self);
+        let plan = self.depot.walhalla.run(&["plan", "--json"]);
+        let nearest = plan.json()["nearest"].as_str().map(str::to_owned);
+        let mut args = vec!["--target-action", "promote"];
+        if let Some(nearest) = &nearest {
+            // Push ahead keeps no order: what its last batch had not yet stored is a hole before what it had.
+            self.note(&format!("{plan}"));
+            self.score.fault("a hole that push ahead left");
+            self.has_hole = true;
+            args.extend(nearest.split(' '));
+        } else {
+            assert!(self.plan(&end), "the end can be reached");
+        }
+        let name = self.new_name("server");
+        let mut server = self.restore_to(&name, &args);
+        server.start();
+        server.wait_until_promoted();
+        self.compare(&end, &server);
+        let old = self.take_over(server);
+        self.score.restores += 1;
+        self.forget(old);
+        self.work(8);
     }
 
     /// kill -9 of the archive command, again and again.
@@ -149,24 +212,28 @@ impl Life {
         let args = ["--wal", "on-demand", "--archive-mode", "off"];
         let mut server = self.restore_to(&name, &args);
         let seed = self.rng.u64(..);
-        let is_over = std::sync::atomic::AtomicBool::new(false);
-        let killed = std::thread::scope(|scope| {
+        let is_over = AtomicBool::new(false);
+        let (fetches, ahead) = std::thread::scope(|scope| {
             let hunter = scope.spawn(|| {
                 let mut rng = fastrand::Rng::with_seed(seed);
-                let mut killed = 0;
-                while killed < 3 && !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                    killed += self.hunt("wal-fetch", &mut rng, Duration::from_millis(20));
+                let (mut fetches, mut ahead) = (0, 0);
+                while fetches < 3 && !is_over.load(Ordering::Relaxed) {
+                    ahead += self.hunt("wal-prefetch", &mut rng, Duration::from_millis(20));
+                    fetches += self.hunt("wal-fetch", &mut rng, Duration::from_millis(20));
                 }
-                killed
+                (fetches, ahead)
             });
             // A killed restore_command ends the server (xlogarchive.c, `RestoreArchivedFile`).
             let is_up = (0..20).any(|_| server.starts_to_the_end());
-            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            is_over.store(true, Ordering::Relaxed);
             assert!(is_up, "recovery did not end:\n{}", server.log_text());
             hunter.join().unwrap()
         });
-        for _ in 0..killed {
+        for _ in 0..fetches {
             self.score.fault("kill -9 of wal-fetch");
+        }
+        for _ in 0..ahead {
+            self.score.fault("kill -9 of wal-prefetch");
         }
         let end = Goal::end(self);
         self.compare(&end, &server);
@@ -187,6 +254,9 @@ impl Life {
         let push = self.push_args(&[]);
         let push = self.depot.walhalla.run_with(&self.primary, &push);
         push.exits_with(1).says(&["error:", "hint:"]);
+        if self.chance(60) {
+            self.burst();
+        }
         self.work(3);
         self.depot.heal(&self.primary);
         self.score.fault(kind);
@@ -216,6 +286,11 @@ impl Life {
     /// The store has no room.
     pub fn full_store(&mut self) {
         self.archive();
+        if !self.depot.tells_that_it_is_full() {
+            // They would archive what the limited command cannot.
+            self.part_from_daemon();
+            self.part_from_receiver();
+        }
         let kind = self.depot.fill(&self.primary);
         self.note(kind);
         // Before the archive command fails, behind which no backup would begin.

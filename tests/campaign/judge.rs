@@ -350,7 +350,9 @@ impl Life {
     fn restore(&mut self, goal: &Goal, name: &str, action: &str, can: bool) -> Option<Cluster> {
         let mut args = goal.args();
         args.extend(["--archive-mode".to_owned(), "off".to_owned()]);
-        if self.chance(20) {
+        // Along a timeline that was left within its tail wal-fetch cannot tell how far it is wanted, and gives nothing.
+        let may_end_in_a_tail = goal.timeline != self.timeline && self.beside.has_received();
+        if self.chance(20) && !may_end_in_a_tail {
             args.extend(["--wal".to_owned(), "on-demand".to_owned()]);
         }
         if !matches!(goal.point, Point::End) {

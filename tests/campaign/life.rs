@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use walhalla_postgres::Lsn;
 
+use crate::beside::Beside;
 use crate::client::{Client, Crowd};
 use crate::depot::{Depot, PATIENCE, archive_settings};
 use crate::model::{Backup, Model, Moment, RestorePoint, Stop};
@@ -23,11 +24,14 @@ pub struct Life {
     pub primary: Cluster,
     pub timeline: u32,
     pub depot: Depot,
+    pub beside: Beside,
     pub model: Model,
     pub journal: Journal,
     pub score: Score,
     /// The tablespace in which something of the cluster lies, if it has one.
     pub tablespace: Option<u32>,
+    /// Whether a lost server left a hole in the archive: what the judge knows does not hold of such a one.
+    pub has_hole: bool,
     ids: AtomicI64,
     serial: u32,
     pub area: Area,
@@ -36,9 +40,24 @@ pub struct Life {
 /// More than this are only taken when a deed asks for it: from each one there is a restore in each round.
 const ENOUGH_BACKUPS: usize = 4;
 
-/// Beside the settings of every test: what is archived is what the campaign says, and standbys ask often.
-const SETTINGS: &str =
-    "checkpoint_timeout = 1h\nwal_retrieve_retry_interval = 50ms\nwal_keep_size = 64MB\n";
+/// Beside the settings of every test: what is archived is what the campaign says, and standbys ask often. A receiver may be
+/// waited for, by clients that say so.
+const SETTINGS: &str = "\
+    checkpoint_timeout = 1h\n\
+    wal_retrieve_retry_interval = 50ms\n\
+    wal_keep_size = 64MB\n\
+    synchronous_standby_names = 'walhalla'\n\
+    synchronous_commit = local\n";
+
+/// What commands say of segments that were archived or fetched in another way than by themselves.
+const TRACES: [(&str, &str); 3] = [
+    ("it was pushed ahead", "segments pushed ahead"),
+    (
+        "is archived by the daemon",
+        "segments archived by the daemon",
+    ),
+    ("was fetched ahead", "segments fetched ahead"),
+];
 
 impl Life {
     pub fn begin(version: u32, title: String, mut rng: Rng) -> Self {
@@ -55,16 +74,19 @@ impl Life {
         primary.configure(&archive_settings(&depot.walhalla));
         depot.walhalla.give_env(&mut primary);
         primary.start();
+        let beside = Beside::new(&area, &mut rng);
         let mut life = Self {
             version,
             rng,
             primary,
             timeline: 1,
             depot,
+            beside,
             model: Model::default(),
             journal,
             score: Score::default(),
             tablespace: None,
+            has_hole: false,
             ids: AtomicI64::new(1),
             serial: 1,
             area,
@@ -126,10 +148,26 @@ impl Life {
     /// Commits so many rows, one after the other.
     pub fn work(&mut self, commits: usize) {
         let mut client = self.client();
+        if self.waits_for_store() {
+            client = client.wait_for_store().expect("the primary runs");
+        }
         for _ in 0..commits {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             let commit = client.commit(id, self.timeline);
-            self.model.commits.push(commit.expect("the primary runs"));
+            self.model.add(commit.expect("the primary runs"));
+        }
+    }
+
+    /// Whether clients wait until what they commit is in the store: they would for ever where nobody brings it there.
+    pub fn waits_for_store(&self) -> bool {
+        self.beside.is_synchronous() && self.depot.takes_objects()
+    }
+
+    /// Segments become ready faster than one call after the other archives them.
+    pub fn burst(&mut self) {
+        for _ in 0..self.rng.usize(3..9) {
+            self.work(1);
+            self.client().ask("select pg_switch_wal()::text");
         }
     }
 
@@ -139,14 +177,15 @@ impl Life {
         for _ in 0..commits {
             let id = self.ids.fetch_add(1, Ordering::Relaxed);
             let commit = client.commit(id, timeline);
-            self.model.commits.push(commit.expect("the server runs"));
+            self.model.add(commit.expect("the server runs"));
         }
     }
 
     /// Does something while clients commit, from when the first of them has; they stop by themselves when the server
     /// goes.
     pub fn meanwhile<T>(&mut self, clients: usize, work: impl FnOnce(&Self) -> T) -> T {
-        let crowd = Crowd::new(&self.primary, self.timeline, &self.ids);
+        let mut crowd = Crowd::new(&self.primary, self.timeline, &self.ids);
+        crowd.waits_for_store = self.waits_for_store();
         let result = std::thread::scope(|scope| {
             crowd.enter(scope, clients);
             // A panic here would leave the clients at their work.
@@ -158,7 +197,9 @@ impl Life {
             result
         });
         let commits = crowd.commits();
-        self.model.commits.extend(commits);
+        for commit in commits {
+            self.model.add(commit);
+        }
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
@@ -264,6 +305,7 @@ impl Life {
 
     /// A promotion has made this server, on a new timeline, the one that counts.
     pub fn take_over(&mut self, cluster: Cluster) -> Cluster {
+        self.part_from_receiver();
         let old = std::mem::replace(&mut self.primary, cluster);
         let timeline = self.client().ask(
             "select ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int::text",
@@ -318,12 +360,19 @@ impl Life {
     /// The cluster in the directory of this name.
     pub fn server_in(&self, name: &str) -> Cluster {
         let mut server = Cluster::adopt(&self.area, self.version, self.area.path(name));
+        // What was fetched ahead is to be counted.
+        let settings = format!("{name}/postgresql.auto.conf");
+        if let Ok(text) = std::fs::read_to_string(self.area.path(&settings)) {
+            let text = text.replace(" wal-fetch ", " -v wal-fetch ");
+            self.area.write(&settings, text);
+        }
         self.depot.walhalla.give_env(&mut server);
         server
     }
 
     /// Removes a data directory, and what lies beside it under its name.
-    pub fn remove(&self, name: &str) {
+    pub fn remove(&mut self, name: &str) {
+        self.read_log(&self.area.path(&format!("{name}.log")));
         for entry in std::fs::read_dir(self.area.root()).unwrap() {
             let entry = entry.unwrap();
             let file = entry.file_name().to_string_lossy().into_owned();
@@ -342,6 +391,15 @@ impl Life {
                 _ => Err(error),
             });
             is_gone.unwrap();
+        }
+    }
+
+    /// Counts what was done ahead or by the daemon, as a server's log tells it.
+    pub fn read_log(&mut self, path: &Path) {
+        let text = std::fs::read(path).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        for (words, what) in TRACES {
+            *self.score.parts.entry(what).or_default() += text.matches(words).count();
         }
     }
 

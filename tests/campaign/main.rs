@@ -3,7 +3,8 @@
 //! ```text
 //! seed ─▶ Life ─▶ round: action or fault, clients at work ─▶ Judge: the end, three targets, each backup ─▶ Score
 //!          │ Depot (a directory, a small disk, S3 behind a proxy)      │ plan ═ restore ═ server ═ Model
-//!          └─▶ Journal, shown with the seed when something fails       └ verify, wal-verify, pg_amcheck, pg_checksums
+//!          │ Beside (daemon, wal-receive, work ahead; off, on, killed) └ verify, wal-verify, pg_amcheck, pg_checksums
+//!          └─▶ Journal, shown with the seed when something fails
 //! ```
 //!
 //! `make test` plays a minute of it with fixed seeds, `make campaign ROUNDS=N` as many rounds as one likes with new ones.
@@ -32,7 +33,9 @@
 mod support;
 
 mod actions;
+mod beside;
 mod client;
+mod companion;
 mod depot;
 mod faults;
 mod judge;
@@ -56,12 +59,17 @@ const ROUNDS: usize = 8;
 const EVERY_DAY: [(u64, [Deed; ROUNDS / 2]); 2] = [
     (
         15,
-        [Deed::KillServer, Deed::FailOver, Deed::GoBack, Deed::Outage],
+        [
+            Deed::KillServer,
+            Deed::LoseServer,
+            Deed::GoBack,
+            Deed::Outage,
+        ],
     ),
     (
         17,
         [
-            Deed::KillBackupPush,
+            Deed::KillWalPushes,
             Deed::FailOver,
             Deed::KillWalFetches,
             Deed::FullStore,
@@ -79,6 +87,7 @@ const VERSIONS: [u32; 5] = [14, 15, 16, 17, 18];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
     KillServer,
+    LoseServer,
     KillWalPushes,
     KillBackupPush,
     KillRestore,
@@ -98,8 +107,11 @@ enum Deed {
     RootAndUser,
 }
 
-const DEEDS: [Deed; 18] = [
+/// The loss of a server stands there for each way in which its WAL may come into the store.
+const DEEDS: [Deed; 20] = [
     Deed::KillServer,
+    Deed::LoseServer,
+    Deed::LoseServer,
     Deed::KillWalPushes,
     Deed::KillBackupPush,
     Deed::KillRestore,
@@ -123,6 +135,7 @@ impl Life {
     fn act(&mut self, deed: Deed) {
         match deed {
             Deed::KillServer => self.kill_server(),
+            Deed::LoseServer => self.lose_server(),
             Deed::KillWalPushes => self.kill_wal_pushes(),
             Deed::KillBackupPush => self.kill_backup_push(),
             Deed::KillRestore => self.kill_restore(),
@@ -247,12 +260,22 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
         for (round, deed) in deeds.iter().enumerate() {
             let begun = Instant::now();
             life.note(&format!("round {}: {deed:?}", round + 1));
+            life.stir();
             life.live_on();
+            life.stir();
+            for part in life.beside.parts() {
+                *life.score.parts.entry(part).or_default() += 1;
+            }
             life.act(*deed);
+            if life.has_hole {
+                return life.note("the life ends with a hole in its archive");
+            }
+            life.stir();
             life.score.took("deeds", begun);
             life.judge();
             *played += 1;
         }
+        life.count_blows();
     }));
     if let Err(panic) = lived {
         life.depot.rescue(&life.area);
@@ -263,6 +286,9 @@ fn live_through(version: u32, title: &str, deeds: &[Deed], rng: Rng, played: &mu
     }
     if std::env::var_os("WALHALLA_TEST_JOURNAL").is_some() {
         life.journal.show();
+    }
+    for entry in std::fs::read_dir(life.area.root()).unwrap() {
+        life.read_log(&entry.unwrap().path());
     }
     life.score.commits = life.model.commits.len();
     std::mem::take(&mut life.score)

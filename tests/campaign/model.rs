@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use walhalla_postgres::Lsn;
 
 /// Of the servers here (`Shape::small`).
-const SEGMENT_BYTES: u64 = 1 << 20;
+pub const SEGMENT_BYTES: u64 = 1 << 20;
 
 /// A position in the WAL and the time at which it was the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Commit {
     pub timeline: u32,
     pub xid: Option<u32>,
     pub is_acknowledged: bool,
+    /// Whether the server acknowledges it only when a receiver has stored it.
+    pub waits_for_store: bool,
     /// Before the commit began.
     pub from: Moment,
     /// After it was there; `None` while that is in doubt.
@@ -118,6 +120,11 @@ impl Moment {
 }
 
 impl Commit {
+    /// Whether a receiver had stored it when it was acknowledged.
+    fn is_received(&self) -> bool {
+        self.is_acknowledged && self.waits_for_store
+    }
+
     fn before_lsn(&self, border: Lsn) -> Presence {
         let to = self.to.map(|to| to.lsn);
         Moment::before(&self.from.lsn, to.as_ref(), &border)
@@ -178,6 +185,14 @@ impl Model {
         assert!(known.is_none(), "timeline {number} began twice");
     }
 
+    /// A client committed, or may have.
+    pub fn add(&mut self, commit: Commit) {
+        if let (true, Some(to)) = (commit.is_received(), commit.to) {
+            self.archived(commit.timeline, to.lsn);
+        }
+        self.commits.push(commit);
+    }
+
     /// The archive has everything of this timeline before `lsn`.
     pub fn archived(&mut self, number: u32, lsn: Lsn) {
         let archived = &mut self.timelines.get_mut(&number).unwrap().archived;
@@ -192,6 +207,10 @@ impl Model {
         };
         let on_path = commit.before_lsn(leaves);
         let by_stop = match stop {
+            // The answer came, so that it is in the store, and where on its path nobody need know.
+            Stop::End if commit.is_received() && commit.timeline == timeline => {
+                return Presence::Required;
+            }
             // What was not acknowledged by the archive may be in it all the same.
             Stop::End => commit.before_lsn(path.archived).max(Presence::Possible),
             Stop::Lsn(lsn) => commit.before_lsn(lsn),

@@ -39,6 +39,8 @@ pub struct Score {
     pub restores: usize,
     pub refusals: usize,
     pub backups: usize,
+    /// In how many rounds each of what may be off was on, and what came of it.
+    pub parts: BTreeMap<&'static str, usize>,
     /// How often each fault hit something.
     pub faults: BTreeMap<&'static str, usize>,
     /// Where the time went.
@@ -61,6 +63,9 @@ impl Score {
         self.restores += other.restores;
         self.refusals += other.refusals;
         self.backups += other.backups;
+        for (part, count) in &other.parts {
+            *self.parts.entry(part).or_default() += count;
+        }
         for (kind, count) in &other.faults {
             *self.faults.entry(kind).or_default() += count;
         }
@@ -87,6 +92,10 @@ impl std::fmt::Display for Score {
             "  {restores} restores, {refusals} targets refused by plan and restore alike"
         )?;
         writeln!(f, "  {commits} commits, looked for {checks} times")?;
+        writeln!(f, "  rounds, and segments:")?;
+        for (part, count) in &self.parts {
+            writeln!(f, "  {count:6} {part}")?;
+        }
         writeln!(f, "  faults:")?;
         for (kind, count) in &self.faults {
             writeln!(f, "  {count:6} {kind}")?;

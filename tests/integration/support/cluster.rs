@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -575,6 +576,9 @@ enum Checksums {
     Off,
 }
 
+/// Threads of one process would make a template in the same place.
+static MAKING: Mutex<()> = Mutex::new(());
+
 /// A cluster of this shape that was made once and never started.
 fn template(shape: Shape) -> PathBuf {
     template_with(shape, Checksums::On)
@@ -592,6 +596,7 @@ fn template_with(shape: Shape, checksums: Checksums) -> PathBuf {
     };
     let name = format!("{version}-{segment_mb}MB{bare}");
     let path = host().templates.join(&name);
+    let _making = MAKING.lock();
     if !path.exists() {
         let made = host()
             .templates
