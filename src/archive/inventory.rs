@@ -45,9 +45,13 @@ pub struct Run {
     pub end: SegmentNo,
 }
 
-/// Runs in ascending order that do not touch.
+/// Runs in ascending order. Two of them touch only where the first one ends in a tail: nothing goes on behind that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Runs(Vec<Run>);
+pub struct Runs {
+    all: Vec<Run>,
+    /// Whether the last one ends although another may follow.
+    has_ended: bool,
+}
 
 /// What is listed of one timeline's folder, from a segment on.
 #[derive(Debug)]
@@ -145,16 +149,32 @@ impl From<WalListing> for WalFiles {
 }
 
 impl WalFiles {
-    /// The runs of whole segments.
+    /// The runs of segments. A tail ends its run.
     fn runs(&self, size: SegmentSize) -> Cow<'_, Runs> {
-        let numbers = || self.segments.keys().filter_map(|name| name.number(size));
-        let (known, runs) = self.runs.get_or_init(|| (size, numbers().collect()));
+        let runs = || {
+            let mut runs = Runs::default();
+            for (name, file) in &self.segments {
+                if let Some(number) = name.number(size) {
+                    runs.push(Run::through(number, number));
+                }
+                if file.tail().is_some() {
+                    runs.end_here();
+                }
+            }
+            runs
+        };
+        let (known, kept) = self.runs.get_or_init(|| (size, runs()));
         if *known == size {
-            Cow::Borrowed(runs)
+            Cow::Borrowed(kept)
         } else {
             // The size was changed (`pg_resetwal --wal-segsize`) between two backups.
-            Cow::Owned(numbers().collect())
+            Cow::Owned(runs())
         }
+    }
+
+    fn is_tail(&self, segment: SegmentName) -> bool {
+        let file = self.segments.get(&segment);
+        file.is_some_and(|file| file.tail().is_some())
     }
 
     /// Every file: segments and the others.
@@ -184,8 +204,12 @@ impl Inventory {
         let mut along = Runs::default();
         for (timeline, span) in spans(history, size, first) {
             if let Some(listed) = self.wal.get(&timeline) {
-                let runs = listed.found.runs(size);
-                runs.within(span).for_each(|run| along.push(run));
+                for run in listed.found.runs(size).within(span) {
+                    along.push(run);
+                    if listed.found.is_tail(run.last().on(timeline, size)) {
+                        along.end_here();
+                    }
+                }
             }
         }
         along
@@ -377,36 +401,42 @@ impl Run {
 impl Runs {
     /// The runs, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Run> {
-        self.0.iter().copied()
+        self.all.iter().copied()
     }
 
     /// The parts of these runs that lie within `span`.
     pub fn within(&self, span: Run) -> impl DoubleEndedIterator<Item = Run> {
-        let begin = self.0.partition_point(|run| run.end <= span.first);
-        let end = self.0.partition_point(|run| run.first < span.end);
-        let touched = self.0.get(begin..end).unwrap_or_default();
+        let begin = self.all.partition_point(|run| run.end <= span.first);
+        let end = self.all.partition_point(|run| run.first < span.end);
+        let touched = self.all.get(begin..end).unwrap_or_default();
         touched.iter().map(move |run| run.within(span))
     }
 
     /// The run that holds a segment.
     pub fn containing(&self, number: SegmentNo) -> Option<Run> {
-        let at = self.0.partition_point(|run| run.end <= number);
-        let run = self.0.get(at).copied();
+        let at = self.all.partition_point(|run| run.end <= number);
+        let run = self.all.get(at).copied();
         run.filter(|run| run.contains(number))
     }
 
     /// Adds a run that begins where the last one ends or later.
     fn push(&mut self, run: Run) {
-        match self.0.last_mut() {
+        let has_ended = std::mem::take(&mut self.has_ended);
+        match self.all.last_mut().filter(|_| !has_ended) {
             Some(last) if last.end >= run.first => last.end = last.end.max(run.end),
-            _ => self.0.push(run),
+            _ => self.all.push(run),
         }
+    }
+
+    /// Ends the last run: what is added next is another one, even where it touches.
+    fn end_here(&mut self) {
+        self.has_ended = true;
     }
 
     /// Adds a segment, wherever it is.
     pub fn insert(&mut self, number: SegmentNo) {
-        let at = self.0.partition_point(|run| run.end < number);
-        let touched = self.0.get_mut(at);
+        let at = self.all.partition_point(|run| run.end < number);
+        let touched = self.all.get_mut(at);
         match touched.filter(|run| run.first <= number.next()) {
             Some(run) if run.contains(number) => {}
             Some(run) if number < run.first => run.first = number,
@@ -414,21 +444,21 @@ impl Runs {
                 run.end = number.next();
                 let end = run.end;
                 let joins = |next: &Run| next.first == end;
-                if let Some(next) = self.0.get(at + 1).copied().filter(joins) {
-                    self.0.remove(at + 1);
-                    if let Some(run) = self.0.get_mut(at) {
+                if let Some(next) = self.all.get(at + 1).copied().filter(joins) {
+                    self.all.remove(at + 1);
+                    if let Some(run) = self.all.get_mut(at) {
                         run.end = next.end;
                     }
                 }
             }
-            None => self.0.insert(at, Run::through(number, number)),
+            None => self.all.insert(at, Run::through(number, number)),
         }
     }
 
     /// From the first to the last segment.
     pub fn whole(&self) -> Run {
-        let first = self.0.first().map_or(SegmentNo(0), |run| run.first);
-        let end = self.0.last().map_or(first, |run| run.end);
+        let first = self.all.first().map_or(SegmentNo(0), |run| run.first);
+        let end = self.all.last().map_or(first, |run| run.end);
         Run { first, end }
     }
 
@@ -535,6 +565,16 @@ impl Stretch {
     /// Whether its last segment is not whole, and was received so far.
     pub fn ends_in_a_tail(&self) -> bool {
         self.tail().is_some()
+    }
+
+    /// The segment that ends it: the one after the last, or a tail, which is its last one and not whole.
+    pub fn missing(&self) -> SegmentName {
+        let end = if self.ends_in_a_tail() {
+            self.run.last()
+        } else {
+            self.run.end
+        };
+        self.name(end)
     }
 
     /// The last segment's name.

@@ -82,7 +82,7 @@ pub enum Tails {
     Left,
 }
 
-/// The way of a recovery: archived segments without a hole.
+/// The way of a recovery: archived segments without a hole. The last one may be a tail.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// The segments.
@@ -218,32 +218,34 @@ impl<'a> Archive<'a> {
         Ok(found)
     }
 
-    /// Adds what was received of segments after the last one that is archived. Before it a tail counts for nothing: where a
-    /// segment is missing there, it is a hole.
+    /// Adds what was received of a segment that is not archived, where the one before it is: after the last one, and where the
+    /// archive has a hole. Recovery ends in it, and may come to commits that their clients were told of.
     fn add_tails(
         &self,
         timeline: TimelineId,
         from: Option<SegmentName>,
         wal: &mut WalListing,
     ) -> Result<(), Error> {
-        let last = wal.segments.last_key_value();
         let root = History::root(timeline);
         let history = self.histories.known.get(&timeline).unwrap_or(&root);
-        let read_before = |segment: SegmentName| {
-            let (name, archived) = last?;
-            let size = *lock(&self.size);
-            let follows = size.is_none_or(|size| {
-                let next = name.number(size).map(SegmentNo::next);
-                next == segment.number(size)
-            });
-            let read = || segment::read(self.repository, *name, archived, history, None, |_, _| {});
-            follows.then(read)?.ok()
+        let size = *lock(&self.size);
+        let before = |segment: SegmentName| {
+            let size = size?;
+            let number = segment.number(size)?.0.checked_sub(1)?;
+            let name = SegmentNo(number).on(timeline, size);
+            Some((name, wal.segments.get(&name)?))
         };
-        let after = last.map(|(name, _)| *name);
-        let tails = tail::of_timeline(self.repository, history, timeline, after, read_before)?;
-        let wanted = tails.into_iter().filter(|(name, _)| Some(*name) >= from);
-        let wanted: Vec<_> = wanted.collect();
-        wal.segments.extend(wanted);
+        let last = wal.segments.last_key_value().map(|(name, _)| *name);
+        let is_wanted = |segment: SegmentName| {
+            let is_in_a_hole = !wal.segments.contains_key(&segment) && before(segment).is_some();
+            Some(segment) >= from && (Some(segment) > last || is_in_a_hole)
+        };
+        let read_before = |segment: SegmentName| {
+            let (name, archived) = before(segment)?;
+            segment::read(self.repository, name, archived, history, None, |_, _| {}).ok()
+        };
+        let tails = tail::of_timeline(self.repository, history, timeline, is_wanted, read_before)?;
+        wal.segments.extend(tails);
         Ok(())
     }
 
@@ -320,7 +322,8 @@ impl<'a> Archive<'a> {
             )?;
         }
         // Between the two listings more may have come.
-        let gap = !is_last(lock(&self.inventory).clone()) && !self.is_there_by_now(&stretch)?;
+        let goes_on = !is_last(lock(&self.inventory).clone());
+        let gap = goes_on && (stretch.ends_in_a_tail() || !self.is_there_by_now(&stretch)?);
         Ok(Route { stretch, gap })
     }
 

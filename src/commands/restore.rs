@@ -40,6 +40,9 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     plan.warn();
     if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
         on_demand.must_fit(&program, plan.backup.postgres_version)?;
+        if plan.tail.is_some() && !plan.tail_is_the_end && !arguments.standby {
+            return Err(restore::Error::TailOnDemand.into());
+        }
     }
     let only = arguments.only_databases;
     let only = (!only.is_empty())

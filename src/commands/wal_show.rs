@@ -121,7 +121,11 @@ fn timeline(archive: &Archive, history: &History, ledger: &Ledger) -> Result<Bra
             .iter()
             .filter(|(_, file)| file.tail().is_none())
     };
-    let tail = files.segments.values().rev().find_map(ArchivedFile::tail);
+    let tail = files
+        .segments
+        .values()
+        .next_back()
+        .and_then(ArchivedFile::tail);
     Ok(Branch {
         timeline: history.timeline.number(),
         parent_timeline: parent.map(|parent| parent.timeline.number()),
@@ -181,7 +185,16 @@ fn gaps(own: &[Stretch], history: &History, ledger: &Ledger) -> Vec<Gap> {
     let begin = history.ancestors.last();
     let begin = begin.map(|parent| size.segment_of(parent.switch_lsn));
     let begin = begin.unwrap_or(first.run().first);
-    let ends = std::iter::once(begin).chain(own.iter().map(|stretch| stretch.run().end));
+    // Of a segment that was received in part and not archived, some is missing.
+    let whole_end = |stretch: &Stretch| {
+        let run = stretch.run();
+        if stretch.ends_in_a_tail() {
+            run.last()
+        } else {
+            run.end
+        }
+    };
+    let ends = std::iter::once(begin).chain(own.iter().map(whole_end));
     let gaps = ends.zip(own).map(|(end, next)| Run {
         first: end,
         end: next.run().first,

@@ -93,19 +93,13 @@ pub fn entry_header(from: u32, to: u32, packed: &[u8]) -> [u8; ENTRY_HEADER_BYTE
 }
 
 impl Repository {
-    /// What is stored of unfinished segments of `timeline`, of those after `after`.
+    /// What is stored of unfinished segments of `timeline`.
     ///
     /// # Errors
     /// The store's.
-    pub fn list_tails(
-        &self,
-        timeline: TimelineId,
-        after: Option<SegmentName>,
-    ) -> Result<TailFiles, StoreError> {
+    pub fn list_tails(&self, timeline: TimelineId) -> Result<TailFiles, StoreError> {
         let folder = self.layout.tail_folder(timeline);
-        // A slash comes before every digit, and what is behind it before this.
-        let begin = after.map(|after| format!("{folder}{after}/~"));
-        let mut pages = self.session.pages(&folder, begin.as_deref());
+        let mut pages = self.session.pages(&folder, None);
         let mut found = TailFiles::new();
         while let Some(page) = self.session.wait(pages.next_page())? {
             for file in page

@@ -230,6 +230,12 @@ pub enum Error {
     /// The server will ask the store, but nothing tells it which and how.
     #[error("the server could not reach the store without a settings file")]
     NeedsConfig,
+    /// The plan ends in a tail that `wal-fetch` does not hand over: it cannot know how far the timeline is wanted.
+    #[error(
+        "the server could not fetch the last WAL by itself: it is the begin of a segment that wal-receive stored, and there is \
+         later WAL"
+    )]
+    TailOnDemand,
     /// The server will open encrypted WAL, and does not have the variable that says with what.
     #[error(
         "the server could not open encrypted WAL: age_identity_file is not in the settings file"
@@ -291,6 +297,7 @@ impl Failure for Error {
             | Self::NoSuchDatabase { .. }
             | Self::SharedPlace(..)
             | Self::NeedsConfig
+            | Self::TailOnDemand
             | Self::IdentityBesideFile => Class::Usage,
             Self::Repository(error) => error.class(),
             Self::Wal(error) => error.class(),
@@ -337,6 +344,7 @@ impl Failure for Error {
             Self::NeedsConfig => {
                 "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
             }
+            Self::TailOnDemand => "stage the WAL (--wal staged)",
             Self::IdentityBesideFile => {
                 "put `age_identity_file` into the settings file, or stage the WAL (--wal staged)"
             }

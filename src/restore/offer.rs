@@ -134,6 +134,9 @@ impl<'a> Planner<'a> {
             return Ok(Err(Unreachable {
                 reason: match self.archive.why_missing(missing) {
                     Some(gap) => format!("WAL segment {missing} is missing: {gap}"),
+                    None if way.route.stretch.ends_in_a_tail() => format!(
+                        "of WAL segment {missing} only the begin that wal-receive stored is there, and later ones are archived"
+                    ),
                     None => {
                         format!("WAL segment {missing} is missing, and it or later ones were there")
                     }
@@ -222,8 +225,16 @@ impl<'a> Planner<'a> {
         let count = |last: SegmentNo| usize::try_from(last.0 - first.0 + 1).unwrap_or(usize::MAX);
         let segments = route.stretch.to(last);
         let tail = segments.tail().map(|tail| tail.valid_until);
+        let end = last.next().start(backup.wal_segment_size);
+        let mut histories = self.archive.histories.known.values();
+        let is_left_before = |later: &History| {
+            let switch = later.switch_from(history.timeline);
+            switch.is_some_and(|switch| switch < end)
+        };
+        let tail_is_the_end = !route.gap && !histories.any(is_left_before);
         Ok(Plan {
             tail,
+            tail_is_the_end,
             target: self.target.clone(),
             backup: backup.clone(),
             chain,

@@ -25,6 +25,8 @@ pub struct Plan {
     pub segments: Vec<(SegmentName, ArchivedFile)>,
     /// Where the WAL of the last one ends, if that is not archived whole and was received so far.
     pub tail: Option<Lsn>,
+    /// Whether no WAL comes after that one, on its timeline or on one that left it before: else `wal-fetch` does not hand it over.
+    pub tail_is_the_end: bool,
     /// How many of them make the backup consistent.
     pub segments_to_consistency: usize,
     /// History files that the server will ask for.

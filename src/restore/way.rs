@@ -45,9 +45,9 @@ impl Way<'_> {
         self.route.stretch.run().end
     }
 
-    /// Its name, for messages.
+    /// The segment that is not whole in the archive and ends the route, for messages.
     pub(super) fn missing(&self) -> SegmentName {
-        self.route.stretch.name(self.next())
+        self.route.stretch.missing()
     }
 
     pub(super) fn has(&self, segment: SegmentNo) -> bool {

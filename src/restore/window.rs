@@ -134,7 +134,7 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
         from: backup.data_end(),
         to: to.flatten(),
         last_segment: route.stretch.last_name().filter(|_| is_whole),
-        missing: (route.gap || !is_whole).then(|| route.stretch.name(run.end)),
+        missing: (route.gap || !is_whole).then(|| route.stretch.missing()),
     })
 }
 

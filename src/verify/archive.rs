@@ -405,7 +405,7 @@ impl<'a> Archive<'a> {
         for timeline in self.repository.timelines_with_tails()? {
             let root = History::root(timeline);
             let history = self.histories.get(&timeline).unwrap_or(&root);
-            for (segment, files) in self.repository.list_tails(timeline, None)? {
+            for (segment, files) in self.repository.list_tails(timeline)? {
                 if self.inventory.segment(segment).is_some() {
                     superseded += files.len();
                     continue;

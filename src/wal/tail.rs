@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walhalla_postgres::wal::Mismatch;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
-use walhalla_postgres::{History, SegmentName, SegmentNo, TimelineId, WalFileName};
+use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
 
 use super::Error;
 use crate::failure::{Class, Failure as _};
@@ -23,8 +23,8 @@ const COMPARED_BYTES: usize = 1 << 18;
 /// How often what is stored is listed anew because it changed while it was read.
 const MOST_CHANGES: usize = 3;
 
-/// The tails of a timeline's segments after `after`, each as an archived file; `before` reads the segment before one, where it
-/// is archived. A segment of which nothing can be used has none.
+/// The tails of a timeline's segments that are wanted, each as an archived file; `before` reads the segment before one, where
+/// it is archived. A segment of which nothing can be used has none.
 ///
 /// # Errors
 /// The repository's; [`ObjectError::TwoContents`] where two runs stored different WAL.
@@ -32,12 +32,13 @@ pub fn of_timeline(
     repository: &Repository,
     history: &History,
     timeline: TimelineId,
-    after: Option<SegmentName>,
+    is_wanted: impl Fn(SegmentName) -> bool,
     before: impl Fn(SegmentName) -> Option<ReadSegment>,
 ) -> Result<BTreeMap<SegmentName, ArchivedFile>, Error> {
     let mut changes = 0;
     loop {
-        let listed = repository.list_tails(timeline, after)?;
+        let mut listed = repository.list_tails(timeline)?;
+        listed.retain(|segment, _| is_wanted(*segment));
         match all_of(repository, history, &listed, &before) {
             // Its pieces were made one, or its segment was archived.
             Err(error) if error.class() == Class::Inaccessible && changes < MOST_CHANGES => {
@@ -64,12 +65,8 @@ pub fn for_server(
     if listed()?.is_empty() {
         return Ok(None);
     }
-    let before = segment.number(cluster.segment_size);
-    let before = before
-        .and_then(|number| number.0.checked_sub(1))
-        .map(SegmentNo);
-    let after = before.map(|number| number.on(segment.timeline, cluster.segment_size));
-    let mut tails = of_timeline(repository, history, segment.timeline, after, |_| None)?;
+    let is_wanted = |other| other == segment;
+    let mut tails = of_timeline(repository, history, segment.timeline, is_wanted, |_| None)?;
     let Some(archived) = tails.remove(&segment) else {
         return Ok(None);
     };

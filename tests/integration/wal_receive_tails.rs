@@ -116,13 +116,14 @@ fn pieces_are_used_up_to_one_that_is_damaged() {
 }
 
 #[test]
-fn a_tail_goes_when_its_segment_is_archived_and_never_fills_a_hole() {
+fn a_tail_goes_when_its_segment_is_archived_and_in_a_hole_it_leads_to_its_last_commit() {
     let area = Area::new();
     let store = Store::directory(&area);
     let walhalla = Walhalla::new(&area, &store);
     let (mut cluster, mut receiver) = received(&area, &walhalla);
     cluster.sql("insert into t values (1)");
     receiver.catches_up_with(&cluster);
+    let xid = cluster.sql("select xmin from t where i = 1");
     let first = objects(&store);
     assert_eq!(first.len(), 1);
     let kept = std::fs::read(&first[0]).unwrap();
@@ -142,5 +143,21 @@ fn a_tail_goes_when_its_segment_is_archived_and_never_fills_a_hole() {
         crate::support::host().give_to_user(path);
     }
     std::fs::remove_file(object).unwrap();
-    walhalla.run(&["plan"]).exits_with(4).says(&["hint"]);
+    let hint = format!("--target-xid {xid}");
+    let refused = walhalla.run(&["plan"]).exits_with(4);
+    refused.says(&[&segment, "only the begin", &hint]);
+    let shown = walhalla.run(&["wal-show", "--json"]).succeeds().json();
+    let timeline = &shown["timelines"][0];
+    assert_eq!(timeline["gaps"][0]["first"], segment, "{shown}");
+    assert_eq!(timeline["gaps"][0]["segments"], 1, "{shown}");
+    assert_eq!(shown["reachable"][0]["missing"], segment, "{shown}");
+    let on_demand = area.path("on-demand");
+    let on_demand = ["restore", on_demand.to_str().unwrap(), "--wal", "on-demand"];
+    let refused = walhalla.run(&[&on_demand[..], &["--target-xid", &xid]].concat());
+    refused.exits_with(2).says(&["later WAL", "--wal staged"]);
+    let args = ["--target-xid", &xid, "--target-action", "promote"];
+    let mut copy = walhalla.restore(&area, 17, "copy", &args);
+    copy.start();
+    copy.wait_until_promoted();
+    assert_eq!(copy.sql("select i from t"), "1");
 }
