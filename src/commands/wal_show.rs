@@ -55,6 +55,7 @@ struct Gap {
     last: SegmentName,
     segments: u64,
     /// What wal-push dropped of it, as the setting max_backlog allows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     dropped: Vec<Dropped>,
 }
 
