@@ -592,7 +592,7 @@ mod tests {
     use super::*;
     use crate::pipeline::Packing;
     use crate::repository::Layout;
-    use crate::repository::gaps::DroppedSegments;
+    use crate::repository::layout::DroppedSegments;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 

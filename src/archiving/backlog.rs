@@ -18,7 +18,8 @@ use walhalla_postgres::{SegmentName, SegmentSize, SystemIdentifier};
 use walhalla_providers::Error as StoreError;
 
 use crate::repository::Repository;
-use crate::repository::gaps::{Circumstances, DroppedSegments};
+use crate::repository::gaps::Circumstances;
+use crate::repository::layout::DroppedSegments;
 use crate::server::wal_directory::WalDirectory;
 use crate::spool::{Part, Spool};
 

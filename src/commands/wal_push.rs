@@ -13,7 +13,7 @@ use crate::daemon::protocol::{Answer, Work};
 use crate::error::Error;
 use crate::failure::{Class, Failure as _};
 use crate::output;
-use crate::repository::gaps::DroppedSegments;
+use crate::repository::layout::DroppedSegments;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::wal_directory::WalDirectory;

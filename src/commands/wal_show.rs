@@ -15,7 +15,8 @@ use crate::cli::Cluster;
 use crate::error::Error;
 use crate::failure::Failure as _;
 use crate::output;
-use crate::repository::gaps::{DroppedSegments, RecordedGap};
+use crate::repository::gaps::RecordedGap;
+use crate::repository::layout::DroppedSegments;
 use crate::repository::{ArchivedFile, BackupEntry};
 use crate::restore::window::{self, Span, Window, spans};
 

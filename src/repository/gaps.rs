@@ -8,19 +8,10 @@ use walhalla_postgres::SegmentName;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, PutMode};
 
 use super::Repository;
-use super::layout::Key;
+use super::layout::{DroppedSegments, Key};
 
 /// The format of a gap's content.
 const FORMAT: u32 = 1;
-
-/// Segments of one timeline that were dropped one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DroppedSegments {
-    /// The first one.
-    pub first: SegmentName,
-    /// The last one.
-    pub last: SegmentName,
-}
 
 /// When and why segments were dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,24 +46,6 @@ struct Content {
     last_dropped: Timestamp,
     max_backlog_bytes: u64,
     walhalla_version: &'static str,
-}
-
-impl DroppedSegments {
-    /// The segments from `first` to `last`; `None` where these are not of one timeline and in order.
-    pub fn new(first: SegmentName, last: SegmentName) -> Option<Self> {
-        let is_range = first.timeline == last.timeline && first <= last;
-        is_range.then_some(Self { first, last })
-    }
-
-    /// Whether the segment is among them.
-    pub fn has(self, segment: SegmentName) -> bool {
-        (self.first..=self.last).contains(&segment)
-    }
-
-    /// Whether some segment is among both.
-    pub fn meets(self, other: Self) -> bool {
-        self.first <= other.last && other.first <= self.last
-    }
 }
 
 impl std::fmt::Display for RecordedGap {

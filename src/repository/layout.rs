@@ -18,7 +18,6 @@ use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
 use super::entry::{BackupId, BackupSecond};
-use super::gaps::DroppedSegments;
 use super::marks::{Mark, Permanence};
 use crate::pipeline::Packing;
 
@@ -59,6 +58,15 @@ pub struct TailObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TailRun(u64);
 
+/// Segments of one timeline that were dropped one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DroppedSegments {
+    /// The first one.
+    pub first: SegmentName,
+    /// The last one.
+    pub last: SegmentName,
+}
+
 /// What of a segment an object holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TailPart {
@@ -66,6 +74,24 @@ pub enum TailPart {
     Log,
     /// The bytes from the first to before the second place in the segment.
     Piece(u32, u32),
+}
+
+impl DroppedSegments {
+    /// The segments from `first` to `last`; `None` where these are not of one timeline and in order.
+    pub fn new(first: SegmentName, last: SegmentName) -> Option<Self> {
+        let is_range = first.timeline == last.timeline && first <= last;
+        is_range.then_some(Self { first, last })
+    }
+
+    /// Whether the segment is among them.
+    pub fn has(self, segment: SegmentName) -> bool {
+        (self.first..=self.last).contains(&segment)
+    }
+
+    /// Whether some segment is among both.
+    pub fn meets(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
 }
 
 impl TailRun {
