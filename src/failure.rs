@@ -51,6 +51,14 @@ pub trait Failure: std::error::Error {
         }
     }
 
+    /// Whether what was found in an object is the fault, or what opens it is missing: the store itself did what it was asked.
+    fn is_of_an_objects_content(&self) -> bool {
+        matches!(
+            self.class(),
+            Class::Damaged | Class::OtherKey | Class::Locked
+        )
+    }
+
     /// Whether an encrypted object could not be opened here, for whatever reason.
     fn is_locked(&self) -> bool {
         matches!(self.class(), Class::Locked | Class::OtherKey)

@@ -183,7 +183,8 @@ impl Notes {
         let names = part.names()?;
         let has_notes = { names.iter() }.any(|name| name.parse::<SegmentName>().is_ok());
         if !has_notes {
-            self.spool.clear(&[PART])?;
+            // Another process may just have noted a drop.
+            self.spool.remove_if_empty(PART)?;
         }
         Ok(has_notes)
     }

@@ -11,7 +11,7 @@ use crate::archiving::backlog::{Backlog, Decision, Notes};
 use crate::cli::WalPush;
 use crate::daemon::protocol::{Answer, Work};
 use crate::error::Error;
-use crate::failure::{Class, Failure as _};
+use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::layout::DroppedSegments;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
@@ -144,16 +144,11 @@ fn drop_segment(
 
 /// Whether it was the store that did not take the file. Nothing is dropped for another reason.
 fn is_of_the_store(error: &Error) -> bool {
-    use crate::wal::Error as Wal;
-    let may_be = matches!(
-        error,
-        Error::Store(_) | Error::Repository(_) | Error::Wal(Wal::Repository(_) | Wal::Pipeline(_))
-    );
-    may_be
-        && matches!(
-            error.class(),
-            Class::Other | Class::Inaccessible | Class::Usage
-        )
+    match error {
+        Error::Store(_) | Error::Repository(_) => !error.is_of_an_objects_content(),
+        Error::Wal(error) => error.is_of_the_store(),
+        _ => false,
+    }
 }
 
 /// After a push that succeeded: records in the store what was dropped before. Whatever hinders that, the push has succeeded,

@@ -332,7 +332,7 @@ impl Pusher {
         let pushed = push(&site);
         match &pushed {
             Ok(true) => self.metrics.archived(control.system_identifier),
-            Err(error) if is_of_the_store(error) => self.metrics.store_is_down(),
+            Err(error) if error.is_of_the_store() => self.metrics.store_is_down(),
             Ok(false) | Err(_) => {}
         }
         pushed.map(drop)
@@ -382,10 +382,6 @@ fn repository(loaded: &Loaded, session: &StoreSession, control: &ControlFile) ->
 fn receipts(loaded: &Loaded, spool: &Spool, kind: Kind, control: &ControlFile) -> Receipts {
     let store = StoreIdentity(loaded.settings.store_identity());
     Receipts::new(spool.clone(), kind, control.system_identifier, store)
-}
-
-fn is_of_the_store(error: &wal::Error) -> bool {
-    matches!(error, wal::Error::Repository(_) | wal::Error::Pipeline(_))
 }
 
 fn failed(error: &wal::Error) -> Failed {

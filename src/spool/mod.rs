@@ -72,6 +72,15 @@ impl Spool {
         remove_if_empty(&self.folder)
     }
 
+    /// Removes the part, and the spool itself, where nothing is in them. What another process puts there meanwhile stays.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remove_if_empty(&self, name: &str) -> io::Result<()> {
+        remove_if_empty(&self.folder.join(name))?;
+        remove_if_empty(&self.folder)
+    }
+
     /// Opens the part `name` of the spool; `None` where there is none.
     ///
     /// # Errors

@@ -106,6 +106,13 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the store did not do what it was asked.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Repository(_) | Self::Pipeline(_)) && !self.is_of_an_objects_content()
+    }
+}
+
 /// The history of `timeline`: from the folder of `path`, else from the archive; without ancestors where neither has it.
 pub fn history_beside(
     repository: &Repository,
