@@ -166,13 +166,24 @@ impl Life {
         let beside = &mut self.beside;
         beside.upload_concurrency = if self.rng.bool() { pushes } else { 1 };
         beside.prefetch_segments = if self.rng.bool() { fetches } else { 0 };
+        self.write_settings();
+    }
+
+    fn write_settings(&mut self) {
         for (key, value) in [
-            ("upload_concurrency", beside.upload_concurrency),
-            ("prefetch_segments", beside.prefetch_segments),
+            ("upload_concurrency", self.beside.upload_concurrency),
+            ("prefetch_segments", self.beside.prefetch_segments),
         ] {
             self.journal.note(&format!("{key} = {value}"));
             self.depot.set(key, &value.to_string());
         }
+    }
+
+    /// From here on `wal-fetch` starts processes that fetch ahead: only without a daemon does it need them.
+    pub fn fetch_ahead(&mut self) {
+        self.part_from_daemon();
+        self.beside.prefetch_segments = 16;
+        self.write_settings();
     }
 
     fn stir_daemon(&mut self) {

@@ -204,11 +204,14 @@ impl Life {
         }
     }
 
-    /// kill -9 of restore_command: recovery stops, and never ends early.
+    /// kill -9 of restore_command, and of what fetches ahead for it: recovery stops, and never ends early.
     pub fn kill_wal_fetches(&mut self) {
         self.archive();
         let name = self.new_name("fetching");
         self.note("kill -9 of wal-fetch in a recovery");
+        if self.chance(50) {
+            self.fetch_ahead();
+        }
         let args = ["--wal", "on-demand", "--archive-mode", "off"];
         let mut server = self.restore_to(&name, &args);
         let seed = self.rng.u64(..);
