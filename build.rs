@@ -1,4 +1,4 @@
-//! Puts the commit into the version string.
+//! Puts the commit into the version string, and the program at a fixed address.
 
 use std::process::Command;
 
@@ -20,6 +20,11 @@ fn main() {
         .or_else(|| git(&["rev-parse", "--short=12", "HEAD"]))
         .unwrap_or_else(|| "unknown".to_owned());
     println!("cargo::rustc-env=WALHALLA_COMMIT={commit}");
+    // PostgreSQL starts the program once a segment: docs/decisions/0062-the-program-is-at-a-fixed-address.md
+    let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+    if target("OS") == "linux" && target("ENV") == "gnu" {
+        println!("cargo::rustc-link-arg-bins=-no-pie");
+    }
     if let Some(head) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo::rerun-if-changed={head}");
     }

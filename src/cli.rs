@@ -1,5 +1,10 @@
 //! The command line.
 
+#![expect(
+    missing_docs,
+    reason = "what a command does is said at its name in `Command`; said at its flags, clap would take it for another help"
+)]
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -65,8 +70,9 @@ pub struct Global {
     pub progress: Show,
 }
 
-/// The commands.
+/// The commands. Only the flags of the one that is called are built: PostgreSQL waits for it.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Archive a WAL file: archive_command = 'walhalla wal-push %p'
     #[command(
@@ -195,7 +201,6 @@ pub enum Command {
     },
 }
 
-/// `wal-push`
 #[derive(Debug, Args)]
 pub struct WalPush {
     /// The file, as PostgreSQL gives it for %p
@@ -205,7 +210,6 @@ pub struct WalPush {
     pub pgdata: Option<PathBuf>,
 }
 
-/// `daemon`
 #[derive(Debug, Args)]
 pub struct Daemon {
     /// Where Prometheus reads what the daemon counts, at /metrics
@@ -213,7 +217,6 @@ pub struct Daemon {
     pub metrics: Option<std::net::SocketAddr>,
 }
 
-/// `wal-receive`
 #[derive(Debug, Args)]
 pub struct WalReceive {
     /// Replication slot, by which the server keeps WAL until it is stored
@@ -236,7 +239,6 @@ pub struct WalReceive {
     pub cluster: Cluster,
 }
 
-/// `wal-fetch`
 #[derive(Debug, Args)]
 pub struct WalFetch {
     /// The file's name, as PostgreSQL gives it for %f
@@ -257,7 +259,7 @@ pub struct WalFetch {
     pub cluster: Cluster,
 }
 
-/// Which cluster of the store.
+// Which cluster of the store.
 #[derive(Clone, Debug, Args)]
 pub struct Cluster {
     /// Cluster in the store [default: the only one]
@@ -265,7 +267,6 @@ pub struct Cluster {
     pub system_identifier: Option<SystemIdentifier>,
 }
 
-/// `backup-push`
 #[derive(Debug, Args)]
 pub struct BackupPush {
     /// Data directory of the running server
@@ -325,7 +326,6 @@ impl ChangedBlocks {
     }
 }
 
-/// `backup-show`
 #[derive(Debug, Args)]
 pub struct BackupShow {
     /// The backup's id, or LATEST
@@ -335,7 +335,6 @@ pub struct BackupShow {
     pub cluster: Cluster,
 }
 
-/// `backup-mark`
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("mark").required(true))]
 pub struct BackupMark {
@@ -352,7 +351,6 @@ pub struct BackupMark {
     pub cluster: Cluster,
 }
 
-/// `backup-merge`
 #[derive(Debug, Args)]
 pub struct BackupMerge {
     /// The delta's id, or LATEST
@@ -362,7 +360,6 @@ pub struct BackupMerge {
     pub cluster: Cluster,
 }
 
-/// `backup-fetch`
 #[derive(Debug, Args)]
 pub struct BackupFetch {
     /// Data directory to make; new or empty, or with --delta one of this cluster
@@ -380,7 +377,7 @@ pub struct BackupFetch {
     pub tablespaces: TablespaceMap,
 }
 
-/// `--tablespace-map` and `--waldir`
+// `--tablespace-map` and `--waldir`
 #[derive(Clone, Debug, Args)]
 pub struct TablespaceMap {
     /// Put a tablespace elsewhere; may be given more than once
@@ -391,7 +388,6 @@ pub struct TablespaceMap {
     pub waldir: Option<PathBuf>,
 }
 
-/// `restore`
 #[derive(Debug, Args)]
 pub struct Restore {
     /// Data directory to make; new or empty, or with --delta one of this cluster
@@ -429,7 +425,7 @@ pub enum WalMode {
     OnDemand,
 }
 
-/// Where to restore to: `plan`, and part of `restore`.
+// Where to restore to: `plan`, and part of `restore`.
 #[derive(Clone, Debug, Args)]
 pub struct Plan {
     /// Stop after the last commit at or before this time; it needs a UTC offset
@@ -504,7 +500,6 @@ impl Plan {
     }
 }
 
-/// `verify`
 #[derive(Debug, Args)]
 pub struct Verify {
     /// The backups' ids [default: LATEST]
@@ -520,7 +515,6 @@ pub struct Verify {
     pub cluster: Cluster,
 }
 
-/// `wal-verify`
 #[derive(Debug, Args)]
 pub struct WalVerify {
     /// Read every file and check headers and records, across the borders of segments too
@@ -534,7 +528,6 @@ pub struct WalVerify {
     pub cluster: Cluster,
 }
 
-/// `find`
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 pub struct Find {
@@ -564,7 +557,6 @@ pub struct Find {
     pub cluster: Cluster,
 }
 
-/// `wal-summarize`
 #[derive(Debug, Args)]
 pub struct WalSummarize {
     /// Read every segment, and make those stored summaries anew too that are damaged or another content's
@@ -575,7 +567,7 @@ pub struct WalSummarize {
     pub cluster: Cluster,
 }
 
-/// What was verified before.
+// What was verified before.
 #[derive(Clone, Debug, Args)]
 pub struct Receipts {
     /// Keep note in FILE of what was found sound, and pass over what it vouches for
@@ -586,7 +578,6 @@ pub struct Receipts {
     pub recheck_days: u16,
 }
 
-/// `keygen`
 #[derive(Debug, Args)]
 pub struct Keygen {
     /// File for the identity, readable by its owner only; never overwritten [default: standard output]
@@ -597,7 +588,6 @@ pub struct Keygen {
     pub recipients_of: Option<PathBuf>,
 }
 
-/// `check`
 #[derive(Debug, Args)]
 pub struct Check {
     /// The credentials must not be able to delete: that they can is the problem
@@ -633,5 +623,23 @@ fn absolute_directory(text: &str) -> Result<PathBuf, String> {
         Ok(directory)
     } else {
         Err("the directory must be absolute".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn a_commands_help_begins_with_what_the_list_of_commands_says() {
+        let (listed, mut built) = (Cli::command(), Cli::command());
+        built.build();
+        for command in listed.get_subcommands() {
+            let built = built.find_subcommand(command.get_name()).unwrap();
+            let about = |command: &clap::Command| command.get_about().map(ToString::to_string);
+            assert_eq!(about(built), about(command), "{}", command.get_name());
+        }
     }
 }

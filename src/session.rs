@@ -280,6 +280,11 @@ impl StoreSession {
         self.store.pages(prefix, start_after)
     }
 
+    /// [`Store::lists_by_prefix`]
+    pub fn lists_by_prefix(&self) -> bool {
+        self.store.lists_by_prefix()
+    }
+
     /// [`Store::begins_listings_anywhere`]
     pub fn begins_listings_anywhere(&self) -> bool {
         self.store.begins_listings_anywhere()

@@ -317,7 +317,7 @@ impl Store {
     ///
     /// A key that is not among them is proven absent: listings of every store are as consistent as heads.
     pub async fn present(&self, prefix: &str, keys: &[ObjectKey]) -> Result<Vec<ObjectInfo>> {
-        if self.inner.store.limits().listings >= ListingCost::Prefix {
+        if self.lists_by_prefix() {
             let listed = self.list(prefix, None).await;
             let mut found = listed.map_err(|error| Error {
                 object: format!("{}/{prefix}", self.url()),
@@ -358,6 +358,11 @@ impl Store {
         // SeaweedFS (4.48) sorts folders among files by their names without the slash.
         objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(objects)
+    }
+
+    /// Whether a listing of keys with one prefix costs no more than one request for one of them.
+    pub fn lists_by_prefix(&self) -> bool {
+        self.inner.store.limits().listings >= ListingCost::Prefix
     }
 
     /// Whether a listing that begins after a key costs no more than one that begins with the first key.

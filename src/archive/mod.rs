@@ -244,7 +244,9 @@ impl<'a> Archive<'a> {
             let (name, archived) = before(segment)?;
             segment::read(self.repository, name, archived, history, None, |_, _| {}).ok()
         };
-        let tails = tail::of_timeline(self.repository, history, timeline, is_wanted, read_before)?;
+        let mut listed = std::mem::take(&mut wal.tails);
+        listed.retain(|segment, _| is_wanted(*segment));
+        let tails = tail::of_segments(self.repository, history, listed, read_before)?;
         wal.segments.extend(tails);
         Ok(())
     }

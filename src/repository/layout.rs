@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! <system identifier>/wal/<TLI>/<file>[.lz4|.zst][.age]
-//! <system identifier>/tail/<TLI>/<segment>/<run>.<from>-<to>.lz4|.zst[.age]
-//! <system identifier>/tail/<TLI>/<segment>/<run>.log.lz4|.zst[.age]
+//! <system identifier>/wal/<TLI>/<segment>.tail/<run>.<from>-<to>.lz4|.zst[.age]
+//! <system identifier>/wal/<TLI>/<segment>.tail/<run>.log.lz4|.zst[.age]
 //! <system identifier>/backups/<id>/backup.json
 //! <system identifier>/backups/<id>/backup_manifest[.lz4|.zst][.age]
 //! <system identifier>/backups/<id>/index.json[.lz4|.zst][.age], relations.json[.lz4|.zst]
@@ -198,6 +198,9 @@ pub struct Object {
     pub packing: Packing,
 }
 
+/// What follows a segment's name in the folder of its tail.
+const TAIL_SUFFIX: &str = ".tail/";
+
 impl Object {
     /// The key without the suffixes of its packing: what the object is, however it is packed.
     pub fn name(&self) -> &str {
@@ -229,8 +232,7 @@ impl Layout {
                 )
             }
             Key::Tail(TailObject { segment, run, part }, packing) => {
-                let folder = self.tail_folder(segment.timeline);
-                format!("{folder}{segment}/{run}.{part}{packing}")
+                format!("{}{run}.{part}{packing}", self.tail_folder(*segment))
             }
             Key::Backup(id, object) => format!("{}{object}", self.backup_folder(id)),
             Key::Claim(second) => format!("{}/claims/{second}", self.system_identifier),
@@ -261,17 +263,10 @@ impl Layout {
         let (first, name) = rest.split_once('/').unwrap_or((rest, ""));
         match kind {
             "wal" => {
-                let (file, packing) = Packing::split(name);
-                Some(Key::Wal(file.parse().ok()?, packing))
-            }
-            "summary" => {
-                let (file, packing) = Packing::split(name);
-                let segment = file.strip_suffix(".json")?;
-                Some(Key::Summary(segment.parse().ok()?, packing))
-            }
-            "tail" => {
-                let (segment, name) = name.split_once('/')?;
                 let (name, packing) = Packing::split(name);
+                let Some((segment, name)) = name.split_once(TAIL_SUFFIX) else {
+                    return Some(Key::Wal(name.parse().ok()?, packing));
+                };
                 let (run, part) = name.split_once('.')?;
                 let object = TailObject {
                     segment: segment.parse().ok()?,
@@ -279,6 +274,11 @@ impl Layout {
                     part: TailPart::parse(part)?,
                 };
                 Some(Key::Tail(object, packing))
+            }
+            "summary" => {
+                let (file, packing) = Packing::split(name);
+                let segment = file.strip_suffix(".json")?;
+                Some(Key::Summary(segment.parse().ok()?, packing))
             }
             "backups" => Some(Key::Backup(first.parse().ok()?, BackupObject::parse(name)?)),
             "claims" => Some(Key::Claim(first.parse().ok()?)),
@@ -322,14 +322,12 @@ impl Layout {
         }
     }
 
-    /// Prefix of what is stored of unfinished segments of a timeline.
-    pub fn tail_folder(&self, timeline: TimelineId) -> String {
-        format!("{}{timeline}/", self.tail_folders())
-    }
-
-    /// Prefix of what is stored of unfinished segments of all timelines.
-    pub fn tail_folders(&self) -> String {
-        format!("{}/tail/", self.system_identifier)
+    /// Prefix of what is stored of an unfinished segment. Who lists the forms of the segment sees it too.
+    pub fn tail_folder(&self, segment: SegmentName) -> String {
+        format!(
+            "{}{segment}{TAIL_SUFFIX}",
+            self.wal_folder(segment.timeline)
+        )
     }
 
     /// A backup's entry, its commit point.
@@ -349,11 +347,7 @@ impl Layout {
     /// Whether an object ends in a trailer, as WAL files, summaries and pieces of segments do.
     pub fn has_trailer(&self, object: &Object) -> bool {
         let key = object.key.as_str();
-        let folders = [
-            self.wal_folders(),
-            self.summary_folders(),
-            self.tail_folders(),
-        ];
+        let folders = [self.wal_folders(), self.summary_folders()];
         folders.iter().any(|folder| key.starts_with(folder))
     }
 
@@ -548,10 +542,10 @@ mod tests {
             "7710533931497189584/backups/20261121T043000Z-F/base/1.tar".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.lz4".to_owned(),
             "7710533931497189584/leases/archiver".to_owned(),
-            "7710533931497189584/tail/00000002/000000010000000000000001/0123456789abcdef.log.lz4".to_owned(),
-            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789ABCDEF.log.lz4".to_owned(),
-            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.00000002-00000001.lz4".to_owned(),
-            "7710533931497189584/tail/00000001/000000010000000000000001/0123456789abcdef.1-2.lz4".to_owned(),
+            "7710533931497189584/wal/00000002/000000010000000000000001.tail/0123456789abcdef.log.lz4".to_owned(),
+            "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789ABCDEF.log.lz4".to_owned(),
+            "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789abcdef.00000002-00000001.lz4".to_owned(),
+            "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789abcdef.1-2.lz4".to_owned(),
             "7710533931497189584/gaps/00000001/000000010000000000000002-000000010000000000000001.json".to_owned(),
             "7710533931497189584/gaps/00000001/000000010000000000000001-000000020000000000000002.json".to_owned(),
             "7710533931497189584/gaps/00000002/000000010000000000000001-000000010000000000000002.json".to_owned(),

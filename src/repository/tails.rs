@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
-use walhalla_postgres::{Lsn, SegmentName, SegmentSize, TimelineId};
+use walhalla_postgres::{Lsn, SegmentName, SegmentSize};
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo};
 
-use super::layout::{Key, Object, TailObject, TailPart, TailRun};
+use super::layout::{Key, Layout, Object, TailObject, TailPart, TailRun};
 use super::{Error, Repository};
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::{Content, ObjectReader, OpenError, Packing, Trailed, plain, streams, unpack};
@@ -43,6 +43,25 @@ pub struct TailFile {
     pub stored_bytes: u64,
     /// When the store received it, by the store's clock.
     pub modified: Timestamp,
+}
+
+impl TailFile {
+    /// What a listing tells of an object; `None` of one that is no part of a tail.
+    pub(crate) fn of(layout: &Layout, info: &ObjectInfo) -> Option<Self> {
+        let Key::Tail(what, packing) = layout.parse(&info.key) else {
+            return None;
+        };
+        let object = Object {
+            key: info.key.clone(),
+            packing,
+        };
+        Some(Self {
+            what,
+            object,
+            stored_bytes: info.size_bytes,
+            modified: info.modified,
+        })
+    }
 }
 
 /// A segment as far as it was received: WAL up to a position, and zeros after it.
@@ -93,64 +112,16 @@ pub fn entry_header(from: u32, to: u32, packed: &[u8]) -> [u8; ENTRY_HEADER_BYTE
 }
 
 impl Repository {
-    /// What is stored of unfinished segments of `timeline`.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn list_tails(&self, timeline: TimelineId) -> Result<TailFiles, StoreError> {
-        let folder = self.layout.tail_folder(timeline);
-        let mut pages = self.session.pages(&folder, None);
-        let mut found = TailFiles::new();
-        while let Some(page) = self.session.wait(pages.next_page())? {
-            for file in page
-                .objects
-                .into_iter()
-                .filter_map(|info| self.tail_file(info))
-            {
-                found.entry(file.what.segment).or_default().push(file);
-            }
-        }
-        Ok(found)
-    }
-
     /// What is stored of one unfinished segment.
     ///
     /// # Errors
     /// The store's.
     pub fn tail_files(&self, segment: SegmentName) -> Result<Vec<TailFile>, StoreError> {
-        let folder = self.layout.tail_folder(segment.timeline);
-        let listed = self.session.list(&format!("{folder}{segment}/"), None)?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|info| self.tail_file(info))
-            .collect())
-    }
-
-    fn tail_file(&self, info: ObjectInfo) -> Option<TailFile> {
-        let Key::Tail(what, packing) = self.layout.parse(&info.key) else {
-            return None;
-        };
-        let object = Object {
-            key: info.key,
-            packing,
-        };
-        Some(TailFile {
-            what,
-            object,
-            stored_bytes: info.size_bytes,
-            modified: info.modified,
-        })
-    }
-
-    /// The timelines of which unfinished segments are stored, ascending.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn timelines_with_tails(&self) -> Result<Vec<TimelineId>, StoreError> {
-        let folders = self.session.folders(&self.layout.tail_folders())?;
-        Ok(folders
-            .iter()
-            .filter_map(|name| name.parse().ok())
+        let folder = self.layout.tail_folder(segment);
+        let listed = self.session.list(&folder, None)?;
+        let files = listed.iter();
+        Ok(files
+            .filter_map(|info| TailFile::of(&self.layout, info))
             .collect())
     }
 
@@ -241,8 +212,8 @@ impl Repository {
     }
 
     fn nothing_of(&self, tail: &Tail) -> Error {
-        let folder = self.layout.tail_folder(tail.segment.timeline);
-        let object = format!("{}/{folder}{}/", self.session.url(), tail.segment);
+        let folder = self.layout.tail_folder(tail.segment);
+        let object = format!("{}/{folder}", self.session.url());
         StoreError::new(
             walhalla_providers::Operation::Get,
             object,

@@ -10,7 +10,7 @@ use walhalla_providers::transfer::Listing;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, ObjectKey, Operation};
 
 use super::layout::{Key, Layout, Object};
-use super::tails::Tail;
+use super::tails::{Tail, TailFile, TailFiles};
 use super::{Error, ObjectError, Repository};
 use crate::failure::Failure as _;
 use crate::pipeline::Packing;
@@ -47,10 +47,21 @@ enum ArchivedKind {
 pub struct WalListing {
     /// Whole segments, in order.
     pub segments: BTreeMap<SegmentName, ArchivedFile>,
-    /// Everything else.
+    /// Other WAL files.
     pub others: Vec<(WalFileName, ArchivedFile)>,
+    /// What is stored of unfinished segments.
+    pub tails: TailFiles,
     /// Segments in two forms of which one is damaged (the other is listed) or whose contents differ.
     pub doubles: Vec<Error>,
+}
+
+/// What the archive holds in place of a segment that is not archived.
+#[derive(Debug)]
+pub struct Absence {
+    /// What it holds after the segment, where that was asked.
+    pub later: Option<LaterWal>,
+    /// What is stored of the segment's begin.
+    pub tail: Vec<TailFile>,
 }
 
 /// What the archive holds after a segment of a timeline.
@@ -120,29 +131,44 @@ impl ArchivedFile {
             ArchivedKind::Wal(_) | ArchivedKind::Summary(_) => None,
         }
     }
+}
 
-    /// The WAL file that it is; `None` of a summary and of a tail.
-    fn wal_file(&self) -> Option<WalFileName> {
-        match self.kind {
-            ArchivedKind::Wal(file) => Some(file),
+/// What an object in the folder of a timeline's WAL is.
+enum InWalFolder {
+    File(WalFileName, ArchivedFile),
+    Tail(TailFile),
+}
+
+impl InWalFolder {
+    fn of(layout: &Layout, info: &ObjectInfo) -> Option<Self> {
+        if let Some(tail) = TailFile::of(layout, info) {
+            return Some(Self::Tail(tail));
+        }
+        let archived = ArchivedFile::of(layout, info)?;
+        match archived.kind {
+            ArchivedKind::Wal(file) => Some(Self::File(file, archived)),
             ArchivedKind::Summary(_) | ArchivedKind::Tail(_) => None,
         }
     }
 }
 
-/// What Walhalla archived, of a listing up to the key `end`.
-async fn archived_in(
+/// What an object that was listed is; `None` of what is not looked for.
+type Reading<T> = fn(&Layout, &ObjectInfo) -> Option<T>;
+
+/// What `of` makes of a listing up to the key `end`.
+async fn read_list<T>(
     mut pages: Listing,
     end: Option<String>,
     layout: Layout,
-) -> Result<Vec<ArchivedFile>, StoreError> {
+    of: Reading<T>,
+) -> Result<Vec<T>, StoreError> {
     let mut found = Vec::new();
     while let Some(page) = pages.next_page().await? {
         for info in &page.objects {
             if end.as_deref().is_some_and(|end| info.key.as_str() > end) {
                 return Ok(found);
             }
-            found.extend(ArchivedFile::of(&layout, info));
+            found.extend(of(&layout, info));
         }
     }
     Ok(found)
@@ -158,18 +184,44 @@ impl Repository {
         &self,
         name: SegmentName,
         before: SegmentName,
-    ) -> Result<Result<ArchivedFile, LaterWal>, Error> {
-        let (forms, later) = if self.session.begins_listings_anywhere() {
-            self.forms_and_later(name, before)?
-        } else {
+    ) -> Result<Result<ArchivedFile, Absence>, Error> {
+        if !self.session.begins_listings_anywhere() {
             let forms = self.wal_forms(WalFileName::Segment(name))?;
-            match forms.as_slice() {
-                // What has come meanwhile counts.
-                [] => self.forms_and_later(name, before)?,
-                _ => (forms, LaterWal::Nothing),
+            if let Some(archived) = self.one_of(name, forms)? {
+                return Ok(Ok(archived));
             }
-        };
-        Ok(self.one_of(name, forms)?.ok_or(later))
+            // What has come meanwhile counts.
+        }
+        let (forms, absence) = self.forms_and_later(name, before)?;
+        Ok(self.one_of(name, forms)?.ok_or(absence))
+    }
+
+    /// A segment, and what is stored of its begin where the archive does not hold it.
+    ///
+    /// # Errors
+    /// As [`Repository::find_one_wal`].
+    pub fn segment_or_tail(
+        &self,
+        name: SegmentName,
+    ) -> Result<Result<ArchivedFile, Absence>, Error> {
+        let (mut forms, mut tail) = (Vec::new(), Vec::new());
+        if self.session.lists_by_prefix() {
+            let prefix = self.layout.wal(WalFileName::Segment(name), Packing::NONE);
+            for info in self.session.list(prefix.key.as_str(), None)? {
+                match InWalFolder::of(&self.layout, &info) {
+                    Some(InWalFolder::File(WalFileName::Segment(_), form)) => forms.push(form),
+                    Some(InWalFolder::Tail(file)) => tail.push(file),
+                    Some(InWalFolder::File(..)) | None => {}
+                }
+            }
+        } else {
+            forms = self.wal_forms(WalFileName::Segment(name))?;
+            if forms.is_empty() {
+                tail = self.tail_files(name)?;
+            }
+        }
+        let later = None;
+        Ok(self.one_of(name, forms)?.ok_or(Absence { later, tail }))
     }
 
     /// What is archived after `name`, where `before` is the segment before it.
@@ -181,28 +233,33 @@ impl Repository {
         name: SegmentName,
         before: SegmentName,
     ) -> Result<LaterWal, StoreError> {
-        Ok(self.forms_and_later(name, before)?.1)
+        let (_, absence) = self.forms_and_later(name, before)?;
+        Ok(absence.later.unwrap_or(LaterWal::Nothing))
     }
 
-    /// Every form of a segment, and what is archived after it, by one listing that begins with the segment before it and ends
+    /// Every form of a segment, its tail and what is archived after it, by one listing that begins with the segment before it and ends
     /// with the first later object.
     fn forms_and_later(
         &self,
         name: SegmentName,
         before: SegmentName,
-    ) -> Result<(Vec<ArchivedFile>, LaterWal), StoreError> {
+    ) -> Result<(Vec<ArchivedFile>, Absence), StoreError> {
         // A name's first 23 digits come before the name itself in every form of it.
         let start_after = format!("{}{before:.23}", self.layout.wal_folder(name.timeline));
-        let (mut forms, mut is_known) = (Vec::new(), false);
+        let (mut forms, mut tail, mut is_known) = (Vec::new(), Vec::new(), false);
         let folders = self.layout.wal_folders();
         let within = Some(NEIGHBOURS);
         let later = self.session.find(&folders, &start_after, within, |info| {
-            let Key::Wal(file, _) = self.layout.parse(&info.key) else {
-                return None;
+            let (file, archived) = match InWalFolder::of(&self.layout, info)? {
+                InWalFolder::File(file, archived) => (file, archived),
+                InWalFolder::Tail(file) => {
+                    tail.extend((file.what.segment == name).then_some(file));
+                    return None;
+                }
             };
             match file {
                 WalFileName::Segment(found) if found == name => {
-                    forms.extend(ArchivedFile::of(&self.layout, info));
+                    forms.push(archived);
                     None
                 }
                 WalFileName::Segment(later) if later.timeline == name.timeline => {
@@ -223,7 +280,8 @@ impl Repository {
         } else {
             LaterWal::NothingKnown
         };
-        Ok((forms, later.unwrap_or(none)))
+        let later = Some(later.unwrap_or(none));
+        Ok((forms, Absence { later, tail }))
     }
 
     /// The content of a history or backup history file.
@@ -348,15 +406,22 @@ impl Repository {
         let mut listing = WalListing::default();
         let mut sole: Vec<(SegmentName, ArchivedFile)> = Vec::new();
         let mut later = Vec::new();
-        self.list_archived(&folder, first, borders, |archived| {
-            match archived.wal_file() {
-                Some(WalFileName::Segment(name)) if first.is_some_and(|first| name < first) => {}
+        let tails = &mut listing.tails;
+        self.list_folder(&folder, first, borders, InWalFolder::of, |found| {
+            let (file, archived) = match found {
+                InWalFolder::File(file, archived) => (file, archived),
+                InWalFolder::Tail(file) => {
+                    tails.entry(file.what.segment).or_default().push(file);
+                    return;
+                }
+            };
+            match file {
+                WalFileName::Segment(name) if first.is_some_and(|first| name < first) => {}
                 // The second form of a segment comes after the first: the two are compared below.
-                Some(WalFileName::Segment(name)) if sole.last().is_none_or(|it| it.0 < name) => {
+                WalFileName::Segment(name) if sole.last().is_none_or(|it| it.0 < name) => {
                     sole.push((name, archived));
                 }
-                Some(file) => later.push((file, archived)),
-                None => {}
+                file => later.push((file, archived)),
             }
         })?;
         // Made in order, the tree has full nodes.
@@ -379,7 +444,7 @@ impl Repository {
     ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
         let folder = self.layout.summary_folder(timeline);
         let mut summaries: Vec<(SegmentName, Vec<ArchivedFile>)> = Vec::new();
-        self.list_archived(&folder, first, borders, |archived| {
+        self.list_folder(&folder, first, borders, ArchivedFile::of, |archived| {
             let ArchivedKind::Summary(segment) = archived.kind else {
                 return;
             };
@@ -391,14 +456,15 @@ impl Repository {
         Ok(summaries.into_iter().collect())
     }
 
-    /// Shows what Walhalla archived in a timeline's folder, in order, from `first` on. Between `borders` it is listed at the same
+    /// Shows what `of` makes of the objects in a timeline's folder, in order, from `first` on. Between `borders` it is listed at the same
     /// time, where that costs no more.
-    fn list_archived(
+    fn list_folder<T: Send + 'static>(
         &self,
         folder: &str,
         first: Option<SegmentName>,
         borders: &[SegmentName],
-        mut show: impl FnMut(ArchivedFile),
+        of: Reading<T>,
+        mut show: impl FnMut(T),
     ) -> Result<(), StoreError> {
         let borders = if self.session.begins_listings_anywhere() {
             borders
@@ -414,8 +480,8 @@ impl Repository {
             let mut pages = self.session.pages(folder, sole.as_deref());
             while let Some(page) = self.session.wait(pages.next_page())? {
                 let found = page.objects.iter();
-                let archived = found.filter_map(|info| ArchivedFile::of(&self.layout, info));
-                archived.for_each(&mut show);
+                let read = found.filter_map(|info| of(&self.layout, info));
+                read.for_each(&mut show);
             }
             return Ok(());
         }
@@ -424,7 +490,7 @@ impl Repository {
             .map(|(begin, end)| {
                 let pages = self.session.pages(folder, begin.as_deref());
                 self.session
-                    .spawn(archived_in(pages, end, self.layout.clone()))
+                    .spawn(read_list(pages, end, self.layout.clone(), of))
             })
             .collect();
         for list in lists {

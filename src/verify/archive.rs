@@ -79,6 +79,8 @@ struct Archive<'a> {
     backups: &'a [BackupEntry],
     histories: BTreeMap<TimelineId, History>,
     inventory: Inventory,
+    /// Segments of which the store has a tail.
+    unfinished: BTreeSet<SegmentName>,
     /// Segments of which something tells that they were there, and what.
     traces: BTreeMap<SegmentName, Trace>,
     /// Those of them that are missing.
@@ -116,6 +118,7 @@ impl<'a> Archive<'a> {
             backups,
             histories: BTreeMap::new(),
             inventory: Inventory::default(),
+            unfinished: BTreeSet::new(),
             traces: BTreeMap::new(),
             lost: Mutex::default(),
         };
@@ -134,6 +137,7 @@ impl<'a> Archive<'a> {
                 let object = double.object().unwrap_or(&url).to_owned();
                 findings.judge::<()>(&object, Err(double.into()))?;
             }
+            archive.unfinished.extend(listing.tails.keys());
             let files = WalFiles::from(listing);
             archive.nothing_is_empty(&files, findings);
             archive.history_of(timeline, &files, findings)?;
@@ -402,17 +406,17 @@ impl<'a> Archive<'a> {
     /// Reads what was stored of segments that are not archived.
     fn tails(&self, findings: &Findings) -> Result<(), Error> {
         let mut superseded = 0;
-        for timeline in self.repository.timelines_with_tails()? {
-            let root = History::root(timeline);
-            let history = self.histories.get(&timeline).unwrap_or(&root);
-            for (segment, files) in self.repository.list_tails(timeline)? {
-                if self.inventory.segment(segment).is_some() {
-                    superseded += files.len();
-                    continue;
-                }
-                for files in by_run(&files).into_values() {
-                    self.tail(history, segment, files, findings)?;
-                }
+        for segment in &self.unfinished {
+            let root = History::root(segment.timeline);
+            let history = self.histories.get(&segment.timeline).unwrap_or(&root);
+            // Since it was listed it may have become longer, or the segment may have been archived.
+            let files = self.repository.tail_files(*segment)?;
+            if self.inventory.segment(*segment).is_some() {
+                superseded += files.len();
+                continue;
+            }
+            for files in by_run(&files).into_values() {
+                self.tail(history, *segment, files, findings)?;
             }
         }
         if superseded > 0 {
@@ -430,8 +434,8 @@ impl<'a> Archive<'a> {
         files: Vec<TailFile>,
         findings: &Findings,
     ) -> Result<(), Error> {
-        let folder = self.repository.layout().tail_folder(segment.timeline);
-        let url = format!("{}/{folder}{segment}/", self.repository.store_url());
+        let folder = self.repository.layout().tail_folder(segment);
+        let url = format!("{}/{folder}", self.repository.store_url());
         count(&findings.objects, files.len() as u64);
         count(
             &findings.bytes,

@@ -15,7 +15,8 @@ use super::segment::ArchivedSegment;
 use super::{Error, Mismatch, history_beside, tail};
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::Packing;
-use crate::repository::{ArchivedFile, LaterWal, ObjectError, Repository};
+use crate::repository::tails::TailFile;
+use crate::repository::{Absence, ArchivedFile, LaterWal, ObjectError, Repository};
 
 /// Permissions of new files: PostgreSQL's own, as WAL is not for everyone to read. A server whose group may not read it,
 /// either, has an umask that takes that right away (file_perm.c, `pg_mode_mask`).
@@ -58,25 +59,23 @@ impl Fetcher<'_> {
 
     /// Where a file is, or what to say of one that is in no form in the archive.
     fn find(&self, file: WalFileName, path: &Path) -> Result<Result<ArchivedFile, Error>, Error> {
-        let mut neighbours = None;
-        let found = match file {
-            WalFileName::Segment(name) if self.ends_recovery => match self.before(name) {
-                Some(before) => {
-                    let found = self.repository.segment_or_later(name, before)?;
-                    found.map_err(|later| neighbours = Some(later)).ok()
-                }
-                None => self.repository.find_one_wal(file)?,
-            },
-            _ => self.repository.find_one_wal(file)?,
+        let WalFileName::Segment(name) = file else {
+            return match self.repository.find_wal(file)? {
+                Some(archived) => Ok(Ok(archived)),
+                None => Ok(Err(self.absent(file, None, path)?)),
+            };
         };
-        match found {
-            Some(archived) => Ok(Ok(archived)),
-            None => match (self.absent(file, neighbours, path)?, file) {
-                (absent @ Error::NotArchived { .. }, WalFileName::Segment(name)) => {
-                    Ok(self.tail(name, path)?.ok_or(absent))
-                }
-                (absent, _) => Ok(Err(absent)),
-            },
+        let found = match self.before(name) {
+            Some(before) if self.ends_recovery => self.repository.segment_or_later(name, before)?,
+            _ => self.repository.segment_or_tail(name)?,
+        };
+        let Absence { later, tail } = match found {
+            Ok(archived) => return Ok(Ok(archived)),
+            Err(absence) => absence,
+        };
+        match self.absent(file, later, path)? {
+            absent @ Error::NotArchived { .. } => Ok(self.tail(name, tail, path)?.ok_or(absent)),
+            absent => Ok(Err(absent)),
         }
     }
 
@@ -84,12 +83,20 @@ impl Fetcher<'_> {
     ///
     /// # Errors
     /// [`Error::Hole`] in archive recovery where another timeline left it: whether it is wanted to its end cannot be told here.
-    fn tail(&self, name: SegmentName, path: &Path) -> Result<Option<ArchivedFile>, Error> {
+    fn tail(
+        &self,
+        name: SegmentName,
+        files: Vec<TailFile>,
+        path: &Path,
+    ) -> Result<Option<ArchivedFile>, Error> {
+        if files.is_empty() {
+            return Ok(None);
+        }
         let (Some(cluster), Some(before)) = (self.cluster, self.before(name)) else {
             return Ok(None);
         };
         let history = history_beside(self.repository, path, name.timeline)?;
-        let tail = tail::for_server(self.repository, cluster, &history, name, path)?;
+        let tail = tail::for_server(self.repository, cluster, &history, name, files, path)?;
         let Some(tail) = tail else { return Ok(None) };
         let begin = name.number(cluster.segment_size);
         let end = begin.map_or(Lsn::ZERO, |number| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walhalla_postgres::wal::Mismatch;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, SegmentReader};
-use walhalla_postgres::{History, SegmentName, TimelineId, WalFileName};
+use walhalla_postgres::{History, SegmentName, WalFileName};
 
 use super::Error;
 use crate::failure::{Class, Failure as _};
@@ -23,50 +23,47 @@ const COMPARED_BYTES: usize = 1 << 18;
 /// How often what is stored is listed anew because it changed while it was read.
 const MOST_CHANGES: usize = 3;
 
-/// The tails of a timeline's segments that are wanted, each as an archived file; `before` reads the segment before one, where
-/// it is archived. A segment of which nothing can be used has none.
+/// The tails of segments of a timeline of which something is `listed`, each as an archived file; `before` reads the segment
+/// before one, where it is archived. A segment of which nothing can be used has none.
 ///
 /// # Errors
 /// The repository's; [`ObjectError::TwoContents`] where two runs stored different WAL.
-pub fn of_timeline(
+pub fn of_segments(
     repository: &Repository,
     history: &History,
-    timeline: TimelineId,
-    is_wanted: impl Fn(SegmentName) -> bool,
+    mut listed: TailFiles,
     before: impl Fn(SegmentName) -> Option<ReadSegment>,
 ) -> Result<BTreeMap<SegmentName, ArchivedFile>, Error> {
     let mut changes = 0;
     loop {
-        let mut listed = repository.list_tails(timeline)?;
-        listed.retain(|segment, _| is_wanted(*segment));
         match all_of(repository, history, &listed, &before) {
             // Its pieces were made one, or its segment was archived.
             Err(error) if error.class() == Class::Inaccessible && changes < MOST_CHANGES => {
                 changes += 1;
+                for (segment, files) in &mut listed {
+                    *files = repository.tail_files(*segment)?;
+                }
             }
             tails => return tails,
         }
     }
 }
 
-/// What is stored of one segment that is not archived, for a server that asks for it at `path`; `None` where that is nothing, or
+/// What is stored in `files` of one segment that is not archived, for a server that asks for it at `path`; `None` where that is nothing, or
 /// no more than the server has itself: the file beside `path` would be replaced.
 ///
 /// # Errors
-/// As [`of_timeline`].
+/// As [`of_segments`].
 pub fn for_server(
     repository: &Repository,
     cluster: Cluster,
     history: &History,
     segment: SegmentName,
+    files: Vec<TailFile>,
     path: &Path,
 ) -> Result<Option<ArchivedFile>, Error> {
-    let listed = || repository.tail_files(segment);
-    if listed()?.is_empty() {
-        return Ok(None);
-    }
-    let is_wanted = |other| other == segment;
-    let mut tails = of_timeline(repository, history, segment.timeline, is_wanted, |_| None)?;
+    let listed = TailFiles::from([(segment, files)]);
+    let mut tails = of_segments(repository, history, listed, |_| None)?;
     let Some(archived) = tails.remove(&segment) else {
         return Ok(None);
     };
@@ -81,7 +78,7 @@ pub fn for_server(
 /// The segment of a tail that is not any more what it was: archived meanwhile, or received further.
 ///
 /// # Errors
-/// As [`of_timeline`].
+/// As [`of_segments`].
 pub fn by_now(
     repository: &Repository,
     history: &History,

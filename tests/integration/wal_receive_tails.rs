@@ -26,7 +26,9 @@ fn objects(store: &Store) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.components().any(|part| part.as_os_str() == "tail")
+            } else if path
+                .components()
+                .any(|part| part.as_os_str().to_string_lossy().ends_with(".tail"))
                 && !path.file_name().unwrap().to_string_lossy().starts_with('.')
             {
                 found.push(path);
