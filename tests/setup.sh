@@ -65,6 +65,7 @@ install_packages() {
   # What tests alone need.
   if [ $for_tests = yes ]; then
     { have age && have age-keygen; } || missing+=(age)
+    have b3sum || missing+=(b3sum)
     have ssh-keygen || missing+=(openssh-client)
   fi
   [ -x /usr/bin/time ] || missing+=(time)

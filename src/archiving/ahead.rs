@@ -107,7 +107,7 @@ impl Site<'_> {
         };
         let read = || File::open(path).and_then(|mut file| streams::blake3(&mut file));
         let digest = known.map_or_else(read, Ok)?;
-        self.receipts.keep(segment, path, before, digest)
+        self.receipts.keep(segment, path, before, Some(digest))
     }
 }
 

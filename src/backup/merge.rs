@@ -6,7 +6,6 @@
 //!
 //! The new backup is what a restore of the leaf would put in place: it begins and ends where the leaf does. The chain stays.
 
-use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +15,7 @@ use crate::contents::assembly::{Assembly, Facts};
 use crate::contents::chain::{Access, Chain, Task};
 use crate::contents::relations::Relations;
 use crate::contents::tar_part::PartWriter;
-use crate::contents::{self, FileError, FileHeader, Owner, Sink, Sum};
+use crate::contents::{self, FileError, FileHeader, Owner, Sink, Summed, Taken};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
 use crate::repository::marks::Permanence;
@@ -155,15 +154,14 @@ impl Sink for Copy<'_> {
         &self,
         path: &Path,
         header: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<Error>> {
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<Error>> {
         let mut part = lock(&self.part);
         part.owner = header.owner;
-        let sum = part
-            .stream(path, header, content)
+        part.stream(path, header, content)
             .map_err(FileError::into_other)?;
         if self.progress.add(header.size_bytes) {
-            Ok(Some(sum))
+            Ok(Taken::Content)
         } else {
             Err(FileError::Sink(Error::BrokenOff))
         }

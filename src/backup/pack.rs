@@ -7,7 +7,6 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
 use walhalla_postgres::page::{Judge, PageState};
 use walhalla_postgres::{ControlFile, Fork, Lsn};
 
@@ -15,8 +14,8 @@ use super::Error;
 use super::extent::{Extent, Item, Since, count, is_older, is_worth_it, joined};
 use super::newest::Newest;
 use super::reading::Reading;
+use crate::contents::checksum::FileSums;
 use crate::contents::delta_file::{Header, delta_name};
-use crate::contents::manifest::FileFacts;
 use crate::contents::tar_part::{PartWriter, failed};
 use crate::pipeline::{self, ObjectWriter};
 use crate::repository::entry::CorruptBlock;
@@ -137,14 +136,9 @@ impl Packer {
             .begin(&entry.path, size_bytes, entry.mode, metadata.mtime())?;
         let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), reading);
         content.range(self.part.object(), 0..size_bytes)?;
-        let facts = FileFacts {
-            size_bytes,
-            modified: metadata.mtime(),
-            sha256: content.hash.finalize().into(),
-        };
-        let check = content.check;
+        let Content { check, sums, .. } = content;
         self.checked(check.corrupt_blocks, check.newest);
-        self.part.end(entry.path.clone(), facts)?;
+        self.part.end(&sums)?;
         self.part.restored_bytes += size_bytes;
         Ok(())
     }
@@ -170,24 +164,20 @@ impl Packer {
         self.part
             .begin(&name, size_bytes, entry.mode, entry.modified)?;
         self.part.object().append(&header)?;
-        let mut hash = Sha256::new_with_prefix(&header);
+        let mut sums = FileSums::default();
+        sums.update(&header);
         if let Some(file) = file {
             let mut content = Content::new(path, FileCheck::new(file, entry, self.rules), reading);
-            content.hash = hash;
+            content.sums = sums;
             for run in runs {
                 let bytes = u64::from(run.start) * block_size..u64::from(run.end) * block_size;
                 content.range(self.part.object(), bytes)?;
             }
-            hash = content.hash;
             let check = content.check;
+            sums = content.sums;
             self.checked(check.corrupt_blocks, check.newest);
         }
-        let facts = FileFacts {
-            size_bytes,
-            modified: entry.modified,
-            sha256: hash.finalize().into(),
-        };
-        self.part.end(name, facts)?;
+        self.part.end(&sums)?;
         self.part.restored_bytes += u64::from(length) * block_size;
         Ok(())
     }
@@ -233,7 +223,7 @@ impl Packer {
 struct Content<'a> {
     path: &'a Path,
     check: FileCheck<'a>,
-    hash: Sha256,
+    sums: FileSums,
     reading: Reading<'a>,
 }
 
@@ -242,7 +232,7 @@ impl<'a> Content<'a> {
         Self {
             path,
             check,
-            hash: Sha256::new(),
+            sums: FileSums::default(),
             reading,
         }
     }
@@ -259,7 +249,7 @@ impl<'a> Content<'a> {
             let count = whole_pages.min(usize::try_from(bytes.end - at).unwrap_or(usize::MAX));
             let chunk = room.get_mut(..count).unwrap_or_default();
             self.check.read(chunk, at).map_err(unreadable(self.path))?;
-            self.hash.update(&*chunk);
+            self.sums.update(chunk);
             object.fill(count);
             at += count as u64;
             go_on(self.path, self.reading, count as u64)?;

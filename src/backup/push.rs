@@ -185,7 +185,7 @@ impl Backup<'_> {
                      ..
                  }| Base {
                     parent: parent.entry.id,
-                    parent_manifest: parent.entry.manifest.sha256,
+                    parent_manifest: parent.entry.manifest.digest.to_hex(),
                     changed_blocks,
                 },
             ),

@@ -25,9 +25,13 @@ use crate::pipeline::Pipeline;
 
 /// How long what is on its way is waited for at the end. systemd's own time is 90 s.
 const MOST_ENDING: Duration = Duration::from_secs(20);
-/// How many arenas glibc's `malloc` may have, and where it looks for that (mallopt(3)).
-const ARENAS_VARIABLE: &str = "MALLOC_ARENA_MAX";
-const ARENAS: &str = "2";
+/// How glibc's `malloc` is to keep memory, and where it looks for that (mallopt(3)).
+const MALLOC: [(&str, &str); 2] = [
+    // Each arena keeps what was freed.
+    ("MALLOC_ARENA_MAX", "2"),
+    // Longer pieces go back to the system, and leave no holes. Without this word the bound grows with what was freed.
+    ("MALLOC_MMAP_THRESHOLD_", "262144"),
+];
 /// How long nothing is done while nothing happens.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -48,7 +52,7 @@ enum Wish {
 }
 
 pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
-    start_anew_with_few_arenas();
+    start_anew_with_little_memory();
     let service = Arc::new(Service::new(loaded(context, None)?));
     let path = &context.settings.socket;
     let (listener, origin) = listener(path)?;
@@ -76,11 +80,11 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
     Ok(Outcome::Done)
 }
 
-/// Starts this program anew in the same process, with a limit for the arenas of glibc's `malloc`. It has eight a core otherwise,
-/// each of which keeps memory that was freed, and glibc reads the limit only when a program starts. Where that does not
-/// succeed, the daemon needs more memory.
-fn start_anew_with_few_arenas() {
-    if std::env::var_os(ARENAS_VARIABLE).is_some() {
+/// Starts this program anew in the same process, with [`MALLOC`]: glibc reads these words only when a program starts. Where that
+/// does not succeed, the daemon needs more memory.
+fn start_anew_with_little_memory() {
+    let is_set = |(variable, _)| std::env::var_os(variable).is_some();
+    if MALLOC.into_iter().any(is_set) {
         return;
     }
     let Ok(program) = std::env::current_exe() else {
@@ -91,8 +95,8 @@ fn start_anew_with_few_arenas() {
     if let Some(name) = arguments.next() {
         anew.arg0(name);
     }
-    let error = anew.args(arguments).env(ARENAS_VARIABLE, ARENAS).exec();
-    tracing::debug!("{ARENAS_VARIABLE} cannot be set: {error}");
+    let error = anew.args(arguments).envs(MALLOC).exec();
+    tracing::debug!("the daemon cannot start itself anew: {error}");
 }
 
 /// Serves until it is told to end; tells systemd that it lives.

@@ -21,7 +21,7 @@ use super::manifest::{Manifest, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError};
 use crate::pipeline::{Pipeline, StoredObject};
-use crate::repository::entry::{ChangedBlocks, CorruptBlock, LeftOut, StoredPart};
+use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
 use crate::repository::marks::Permanence;
 use crate::repository::{BackupEntry, BackupId, Repository};
@@ -97,7 +97,7 @@ pub struct Facts {
 pub struct Base {
     /// The parent.
     pub parent: BackupId,
-    /// SHA-256 of the parent's manifest as it is stored.
+    /// The digest of the parent's manifest as it is stored.
     pub parent_manifest: String,
     /// What told which blocks changed since then.
     pub changed_blocks: ChangedBlocks,
@@ -188,7 +188,7 @@ impl<'a> Assembly<'a> {
             None => (None, None, None),
         };
         let mut entry = BackupEntry {
-            format: kind.format(),
+            format: FORMAT,
             id: self.id,
             kind,
             parent,
@@ -313,10 +313,8 @@ fn stored_part(name: String, size_bytes: u64, stored: &StoredObject) -> StoredPa
         name,
         size_bytes,
         stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(
-            stored
-                .sha256
-                .expect("objects of Pipeline::create are hashed"),
-        ),
+        digest: stored
+            .digest
+            .expect("objects of Pipeline::create are hashed"),
     }
 }

@@ -15,12 +15,13 @@ use std::sync::Mutex;
 
 use walhalla_providers::Error as StoreError;
 
+use super::checksum::{Checksum, Identity, Summing};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
 use super::manifest::{FileFacts, Manifest, WalRange};
 use super::merged::{Layout, Merged, Run, Skip, Source};
 use super::pieces::{PieceReader, Pieces};
 use super::reader::{
-    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed,
+    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken,
 };
 use super::relations::Relations;
 use crate::pipeline::Frame;
@@ -41,7 +42,7 @@ pub struct Chain<'a> {
     left_out: Vec<(PathBuf, u64)>,
     /// Files of the result that did not come yet.
     left: Mutex<HashMap<PathBuf, usize>>,
-    /// What the files of the result are.
+    /// What the files of the result of several backups are.
     made: Mutex<BTreeMap<PathBuf, FileFacts>>,
 }
 
@@ -294,9 +295,9 @@ impl<'a> Chain<'a> {
         };
         let overlays = self.overlays(path, index);
         let overlays = overlays.map_err(|source| self.unreadable(path, source))?;
-        let sha256 = overlays
+        let whole = overlays
             .is_empty()
-            .then(|| layer.contents.sha256(path))
+            .then(|| Some(Whole::of(layer.contents.checksum(path)?, place.xxh128)))
             .flatten();
         let block_size = self.relations.block_size;
         let content = Merged::new(overlays, bottom, place.size_bytes, block_size);
@@ -307,7 +308,7 @@ impl<'a> Chain<'a> {
                 modified: place.modified,
                 owner: Owner::default(),
             },
-            sha256,
+            whole,
             known: known(content.layout(), &pieces.frames_within(path), block_size),
             content,
         }))
@@ -390,13 +391,17 @@ impl<'a> Chain<'a> {
     /// Takes note of what a file of the result was.
     pub fn record_file(&self, path: &Path, header: FileHeader, sum: Sum) {
         lock(&self.left).remove(path);
-        let (size_bytes, sha256) = sum;
+        // A backup that stands alone has its manifest.
+        if self.layers.len() == 1 {
+            return;
+        }
+        let (size_bytes, checksum) = sum;
         lock(&self.made).insert(
             path.to_owned(),
             FileFacts {
                 size_bytes,
                 modified: header.modified,
-                sha256,
+                checksum,
             },
         );
     }
@@ -406,12 +411,32 @@ impl<'a> Chain<'a> {
 pub struct ChainFile<'a> {
     /// Its final length, and what its bottom says of it besides.
     pub header: FileHeader,
-    /// SHA-256 of its content, where one backup alone holds it.
-    pub sha256: Option<[u8; 32]>,
+    /// What tells its content, where one backup alone holds it.
+    pub whole: Option<Whole>,
     /// Stretches of which the index tells what they hold: offset, length and digest ([`Frame::digest_of`]), ascending.
     pub known: Vec<(u64, u32, [u8; 16])>,
     /// Its content.
     pub content: Merged<PieceReader<'a>, PieceReader<'a>>,
+}
+
+/// What tells the content of a file that one backup holds whole.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole {
+    /// In the manifest.
+    pub checksum: Checksum,
+    /// By which a file that is there is known; a CRC alone is too short for that.
+    pub identity: Option<Identity>,
+}
+
+impl Whole {
+    fn of(checksum: Checksum, xxh128: Option<u128>) -> Self {
+        let identity = match (xxh128, checksum) {
+            (Some(hash), _) => Some(Identity::Xxh128(hash)),
+            (None, Checksum::Sha256(hash)) => Some(Identity::Sha256(hash)),
+            (None, Checksum::Crc32c(_)) => None,
+        };
+        Self { checksum, identity }
+    }
 }
 
 /// The frames of the bottom that no newer layer changes anything of.
@@ -454,10 +479,10 @@ impl Layer<'_> {
 fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
     let name = delta_name(path);
     for (number, layer) in older.iter().enumerate().rev() {
-        if layer.contents.sha256(path).is_some() {
+        if layer.contents.checksum(path).is_some() {
             return Some(number);
         }
-        layer.contents.sha256(&name)?;
+        layer.contents.checksum(&name)?;
     }
     None
 }
@@ -486,37 +511,31 @@ impl<S: Sink> Sink for MergingSink<'_, S> {
         &self,
         path: &Path,
         header: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<S::Error>> {
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<S::Error>> {
         if !self.layer.bottoms.contains(path) {
-            return Ok(None);
+            return Ok(Taken::Nothing);
         }
         if self.index + 1 == self.chain.layers.len() {
-            let sum = if path == Path::new(LABEL) && self.index > 0 {
+            if path == Path::new(LABEL) && self.index > 0 {
                 return self.label(path, header, content);
-            } else {
-                self.sink.file(path, header, content)?
-            };
-            if let Some(sum) = sum {
-                self.chain.record_file(path, header, sum);
             }
-            return Ok(sum);
+            return self.hand_over(path, header, content);
         }
         let overlays = self.chain.overlays(path, self.index);
         let unreadable = |source| FileError::Sink(self.chain.unreadable(path, source).into());
         let overlays = overlays.map_err(unreadable)?;
-        // What it is, the part's SHA-256 tells: hashing it here as well as the result would cost a fifth of the restore.
-        let bottom = Streamed(content);
+        // What it is, the part's digest tells.
+        let bottom = Streamed(content.unsummed());
         let block_size = self.chain.relations.block_size;
         let mut merged = Merged::new(overlays, bottom, header.size_bytes, block_size);
         let header = FileHeader {
             size_bytes: merged.size_bytes(),
             ..header
         };
-        if let Some(sum) = self.sink.file(path, header, &mut merged)? {
-            self.chain.record_file(path, header, sum);
-        }
-        Ok(None)
+        let mut merged = Summed::new(&mut merged, Summing::default());
+        self.hand_over(path, header, &mut merged)?;
+        Ok(Taken::Nothing)
     }
 
     fn problem(&self, error: Error) -> Result<(), S::Error> {
@@ -525,25 +544,39 @@ impl<S: Sink> Sink for MergingSink<'_, S> {
 }
 
 impl<S: Sink> MergingSink<'_, S> {
+    /// Gives the sink a file of the result, and notes what it was.
+    fn hand_over(
+        &self,
+        path: &Path,
+        header: FileHeader,
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<S::Error>> {
+        let taken = self.sink.file(path, header, content)?;
+        if taken == Taken::Content {
+            let sum = content.finish().map_err(FileError::Read)?;
+            self.chain.record_file(path, header, sum);
+        }
+        Ok(taken)
+    }
+
     /// The label of the whole that the delta is part of.
     fn label(
         &self,
         path: &Path,
         header: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<S::Error>> {
-        let mut own = Summed::new(content);
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<S::Error>> {
         let mut text = String::new();
-        own.read_to_string(&mut text).map_err(FileError::Read)?;
+        content.read_to_string(&mut text).map_err(FileError::Read)?;
         let whole = walhalla_postgres::backup_label::of_whole(&text);
         let header = FileHeader {
             size_bytes: whole.len() as u64,
             ..header
         };
-        if let Some(sum) = self.sink.file(path, header, &mut whole.as_bytes())? {
-            self.chain.record_file(path, header, sum);
-        }
-        Ok(Some(own.finish().map_err(FileError::Read)?))
+        let mut whole = whole.as_bytes();
+        let mut whole = Summed::new(&mut whole, Summing::default());
+        self.hand_over(path, header, &mut whole)?;
+        Ok(Taken::Content)
     }
 }
 

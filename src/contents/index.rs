@@ -55,6 +55,8 @@ pub struct FilePlace {
     pub mode: u32,
     /// Modification time, seconds since 1970.
     pub modified: i64,
+    /// XXH3 of its content, with 128 bits; earlier versions did not note it.
+    pub xxh128: Option<u128>,
 }
 
 /// Why a text is no index, or not the backup's.
@@ -223,6 +225,9 @@ struct RawFile<'a> {
     size_bytes: u64,
     mode: u32,
     modified: i64,
+    /// Hexadecimal, as `xxh128sum` prints it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xxh128: Option<String>,
 }
 
 impl<'a> From<&'a PartIndex> for RawPart<'a> {
@@ -267,6 +272,7 @@ impl<'a> From<&'a FilePlace> for RawFile<'a> {
             size_bytes: file.size_bytes,
             mode: file.mode,
             modified: file.modified,
+            xxh128: file.xxh128.map(|hash| format!("{hash:032x}")),
         }
     }
 }
@@ -280,12 +286,16 @@ impl RawFile<'_> {
                 .map(OsString::from_vec)
                 .map_err(|_| Error::File(encoded.into()))?,
         };
+        let xxh128 = { self.xxh128 }.map(|digits| u128::from_str_radix(&digits, 16));
+        let xxh128 = { xxh128 }.transpose();
+        let xxh128 = xxh128.map_err(|_| Error::File(PathBuf::from(&path)))?;
         Ok(FilePlace {
             path: path.into(),
             offset: self.offset,
             size_bytes: self.size_bytes,
             mode: self.mode & 0o777,
             modified: self.modified,
+            xxh128,
         })
     }
 }
@@ -293,6 +303,7 @@ impl RawFile<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::StoredDigest;
 
     fn frame(content_bytes: u32, packed_bytes: u32) -> Frame {
         Frame {
@@ -309,6 +320,7 @@ mod tests {
             size_bytes,
             mode: 0o600,
             modified: 1_790_000_000,
+            xxh128: offset.checked_sub(9000).map(u128::from),
         }
     }
 
@@ -338,7 +350,7 @@ mod tests {
             name: part.name.clone(),
             size_bytes: part.files.iter().map(|file| file.size_bytes).sum(),
             stored_bytes: part.packed_bytes(),
-            sha256: String::new(),
+            digest: StoredDigest::of(b""),
         });
         parts.collect()
     }

@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use walhalla_postgres::{Lsn, SystemIdentifier, TimelineId, Version};
 
+use super::checksum::Checksum;
+
 /// The manifest's name in a data directory.
 pub const FILE_NAME: &str = "backup_manifest";
 
@@ -27,8 +29,8 @@ pub struct FileFacts {
     pub size_bytes: u64,
     /// Modification time, seconds since 1970.
     pub modified: i64,
-    /// SHA-256 of its content.
-    pub sha256: [u8; 32],
+    /// Of its content.
+    pub checksum: Checksum,
 }
 
 /// The WAL that makes a backup consistent.
@@ -71,11 +73,12 @@ impl Manifest {
             let _ = write!(
                 text,
                 "{separator}{{ {}, \"Size\": {}, \"Last-Modified\": \"{}\", \
-                 \"Checksum-Algorithm\": \"SHA256\", \"Checksum\": \"{}\" }}",
+                 \"Checksum-Algorithm\": \"{}\", \"Checksum\": \"{}\" }}",
                 path_field(path.as_os_str()),
                 facts.size_bytes,
                 gmt(facts.modified),
-                hex::encode(facts.sha256),
+                facts.checksum.algorithm(),
+                facts.checksum,
             );
             separator = ",\n";
         }
@@ -94,7 +97,7 @@ impl Manifest {
         text
     }
 
-    /// Reads a manifest that [`Manifest::to_text`] or PostgreSQL wrote with SHA-256.
+    /// Reads a manifest that [`Manifest::to_text`] or PostgreSQL wrote, with CRC-32C or SHA-256.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let raw: Raw = serde_json::from_str(text)?;
         let covered = text
@@ -129,6 +132,8 @@ struct RawFile {
     encoded_path: Option<String>,
     #[serde(rename = "Size")]
     size_bytes: u64,
+    #[serde(rename = "Checksum-Algorithm")]
+    algorithm: String,
     #[serde(rename = "Checksum")]
     checksum: String,
 }
@@ -147,10 +152,8 @@ impl RawFile {
                 .map(OsString::from_vec)
         };
         let path = self.path.clone().map(OsString::from).or_else(encoded);
-        let sha256 = hex::decode(&self.checksum)
-            .ok()
-            .and_then(|bytes| bytes.try_into().ok());
-        let (Some(path), Some(sha256)) = (path, sha256) else {
+        let checksum = Checksum::parse(&self.algorithm, &self.checksum);
+        let (Some(path), Some(checksum)) = (path, checksum) else {
             return Err(Error::Entry(name));
         };
         Ok((
@@ -158,7 +161,7 @@ impl RawFile {
             FileFacts {
                 size_bytes: self.size_bytes,
                 modified: 0,
-                sha256,
+                checksum,
             },
         ))
     }
@@ -181,16 +184,20 @@ mod tests {
     use super::*;
 
     fn sample() -> (Manifest, WalRange) {
-        let facts = |size_bytes| FileFacts {
+        let facts = |size_bytes, checksum| FileFacts {
             size_bytes,
             modified: 0,
-            sha256: [7; 32],
+            checksum,
         };
+        let crc = Checksum::Crc32c(7);
         let odd = OsString::from_vec(b"odd\xFF\"name".to_vec());
         let files = [
-            ("base/5/16384".into(), facts(8192)),
-            ("a \"quoted\" name".into(), facts(1)),
-            (odd.into(), facts(2)),
+            ("base/5/16384".into(), facts(8192, crc)),
+            (
+                "a \"quoted\" name".into(),
+                facts(1, Checksum::Sha256([7; 32])),
+            ),
+            (odd.into(), facts(2, crc)),
         ];
         let range = WalRange {
             timeline: TimelineId::FIRST,

@@ -10,6 +10,7 @@
 
 pub mod assembly;
 pub mod chain;
+pub mod checksum;
 pub mod delta_file;
 pub mod index;
 pub mod manifest;
@@ -21,6 +22,6 @@ pub mod relations;
 pub mod tar_part;
 
 pub use reader::{
-    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, check_stored,
-    read_index,
+    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken,
+    check_stored, read_index,
 };

@@ -4,10 +4,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use sha2::{Digest, Sha256};
 use walhalla_postgres::catalogs::{Catalogs, Names, is_map};
 
-use super::reader::{self, Contents, FileError, FileHeader, Sink, Sum};
+use super::reader::{self, Contents, FileError, FileHeader, Sink, Summed, Taken};
 use crate::repository::BackupEntry;
 use crate::threads::lock;
 
@@ -62,14 +61,13 @@ impl Sink for Files {
         &self,
         path: &Path,
         _: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<Self::Error>> {
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<Self::Error>> {
         let mut bytes = Vec::new();
         let read = content.take(CATALOG_LIMIT_BYTES).read_to_end(&mut bytes);
         read.map_err(FileError::Read)?;
-        let facts = (bytes.len() as u64, Sha256::digest(&bytes).into());
         lock(&self.0).push((path.to_owned(), bytes));
-        Ok(Some(facts))
+        Ok(Taken::Content)
     }
 
     fn problem(&self, error: reader::Error) -> Result<(), Self::Error> {

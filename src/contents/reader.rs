@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each file must be in the manifest, once, with the content that the manifest gives; each part must have the
-//! SHA-256 that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
+//! digest that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
 //! `verify` looks at their pages.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,9 +13,9 @@ use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Mutex;
 
-use sha2::{Digest, Sha256};
 use tar::{Archive, EntryType};
 
+use super::checksum::{Checksum, Summing};
 use super::index::Index;
 use super::manifest::{FileFacts, Manifest};
 use super::merged::Skip;
@@ -72,7 +72,7 @@ pub enum PartProblem {
     #[error("the file {0} in it is not the one that was backed up")]
     Content(String),
     /// The stored bytes are not those of `backup.json`.
-    #[error("its SHA-256 is not the one in backup.json")]
+    #[error("its checksum is not the one in backup.json")]
     Digest,
     /// Files that no part held.
     #[error("the file {0} is in none of the parts")]
@@ -90,16 +90,25 @@ pub trait Sink: Sync {
     /// A directory, by its path below the data directory.
     fn directory(&self, path: &Path, header: FileHeader) -> Result<(), Self::Error>;
 
-    /// A file; returns the length and SHA-256 of what `content` held, or `None` when it was passed over.
+    /// A file, and what became of it.
     fn file(
         &self,
         path: &Path,
         header: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<Self::Error>>;
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<Self::Error>>;
 
     /// Something in a part that is not as it must be; `Ok` goes on with what comes after it.
     fn problem(&self, error: Error) -> Result<(), Self::Error>;
+}
+
+/// What a [`Sink`] did with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It took the content, which must be the manifest's.
+    Content,
+    /// It passed the file over.
+    Nothing,
 }
 
 /// What a part says of a file or directory besides its content.
@@ -124,8 +133,8 @@ pub struct Owner {
     pub group: u32,
 }
 
-/// Length and SHA-256 of a content.
-pub type Sum = (u64, [u8; 32]);
+/// Length and checksum of a content.
+pub type Sum = (u64, Checksum);
 
 /// Why a file was not taken in.
 pub enum FileError<E> {
@@ -231,8 +240,12 @@ impl<'a> Contents<'a> {
                         problem(PartProblem::Unexpected(name()))?;
                         continue;
                     };
-                    let sum = sink.file(&path, header, &mut entry)?;
-                    if sum.is_some_and(|sum| sum != (facts.size_bytes, facts.sha256)) {
+                    let mut content = Summed::new(&mut entry, facts.checksum.summing());
+                    if sink.file(&path, header, &mut content)? == Taken::Nothing {
+                        continue;
+                    }
+                    let sum = content.finish().map_err(FileError::Read)?;
+                    if sum != (facts.size_bytes, facts.checksum) {
                         problem(PartProblem::Content(name()))?;
                     }
                 }
@@ -259,9 +272,9 @@ impl<'a> Contents<'a> {
         Some(ObjectError::damaged(self.folder_url(), problem).into())
     }
 
-    /// SHA-256 of a file that did not come yet.
-    pub(super) fn sha256(&self, path: &Path) -> Option<[u8; 32]> {
-        lock(&self.expected).get(path).map(|facts| facts.sha256)
+    /// The checksum of a file that did not come yet.
+    pub(super) fn checksum(&self, path: &Path) -> Option<Checksum> {
+        lock(&self.expected).get(path).map(|facts| facts.checksum)
     }
 
     /// URL of the backup's folder.
@@ -291,14 +304,14 @@ fn owner(header: &tar::Header) -> io::Result<Owner> {
     })
 }
 
-/// Reads an object of a backup as it is stored and compares its SHA-256: what can be known without the identity.
+/// Reads an object of a backup as it is stored and compares its digest: what can be known without the identity.
 pub fn check_stored(
     repository: &Repository,
     backup: &BackupEntry,
     part: &StoredPart,
 ) -> Result<(), Error> {
     let object = object_of(repository, backup, part)?;
-    let (mut reader, hash) = repository.open_stored(&object)?;
+    let (mut reader, hash) = repository.open_stored(&object, part.digest.hash())?;
     io::copy(&mut reader, &mut io::sink())
         .map_err(|source| repository.damaged(&object.key, source))?;
     same_digest(repository, &object, &hash, part)
@@ -307,7 +320,7 @@ pub fn check_stored(
 /// Longest manifest, index or list of relations that is read into memory: that of some ten million files.
 const LIST_LIMIT_BYTES: u64 = 2 << 30;
 
-/// The content of an object that is no tar file, and has the SHA-256 of `backup.json`.
+/// The content of an object that is no tar file, and has the digest of `backup.json`.
 pub(super) fn read_whole(
     repository: &Repository,
     backup: &BackupEntry,
@@ -341,44 +354,49 @@ fn same_digest(
     hash: &SharedHash,
     part: &StoredPart,
 ) -> Result<(), Error> {
-    if hex::encode(hash.value()) == part.sha256 {
+    if hash.digest() == part.digest {
         return Ok(());
     }
     let url = repository.url(&object.key);
     Err(ObjectError::damaged(url, PartProblem::Digest).into())
 }
 
-/// A content that is hashed as it is read, what is skipped too.
+/// A content whose checksum is taken as it is read, of what is skipped too.
 pub struct Summed<'a> {
     content: &'a mut dyn Read,
-    hash: Sha256,
+    summing: Summing,
     size_bytes: u64,
 }
 
 impl<'a> Summed<'a> {
     /// `content`, of which nothing was read yet.
-    pub fn new(content: &'a mut dyn Read) -> Self {
+    pub fn new(content: &'a mut dyn Read, summing: Summing) -> Self {
         Self {
             content,
-            hash: Sha256::new(),
+            summing,
             size_bytes: 0,
         }
+    }
+
+    /// The content without its checksum.
+    pub fn unsummed(&mut self) -> &mut dyn Read {
+        self.content
     }
 
     /// Reads what is left.
     ///
     /// # Errors
     /// Those of the content.
-    pub fn finish(mut self) -> io::Result<Sum> {
+    pub fn finish(&mut self) -> io::Result<Sum> {
         self.skip(u64::MAX)?;
-        Ok((self.size_bytes, self.hash.finalize().into()))
+        Ok((self.size_bytes, self.summing.checksum()))
     }
 }
 
 impl Read for Summed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.content.read(buffer)?;
-        self.hash.update(buffer.get(..count).unwrap_or_default());
+        self.summing.update(buffer.get(..count).unwrap_or_default());
         self.size_bytes += count as u64;
         Ok(count)
     }
@@ -405,7 +423,7 @@ impl<'a> PartReader<'a> {
         part: &StoredPart,
     ) -> Result<Self, Error> {
         let object = object_of(repository, backup, part)?;
-        let Watched { content, hash, .. } = repository.open_watched(&object)?;
+        let Watched { content, hash, .. } = repository.open_watched(&object, part.digest.hash())?;
         Ok(Self {
             repository,
             object,

@@ -3,12 +3,12 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
+use super::checksum::FileSums;
 use super::index::FilePlace;
 use super::manifest::FileFacts;
-use super::reader::{FileError, FileHeader, Owner, Sum};
+use super::reader::{FileError, FileHeader, Owner};
 use crate::pipeline::{self, ObjectWriter, StoredObject};
 use crate::server::data_directory::Entry;
 
@@ -98,6 +98,7 @@ impl PartWriter {
             size_bytes,
             mode,
             modified,
+            xxh128: None,
         });
         Ok(())
     }
@@ -122,10 +123,19 @@ impl PartWriter {
         self.tar.get_mut()
     }
 
-    /// Ends a file.
-    pub fn end(&mut self, path: PathBuf, facts: FileFacts) -> Result<(), WriteError> {
-        self.pad(facts.size_bytes)
-            .map_err(|error| failed(&path, error))?;
+    /// Ends the file that was begun last.
+    pub fn end(&mut self, sums: &FileSums) -> Result<(), WriteError> {
+        let Some(place) = self.places.last_mut() else {
+            return Ok(());
+        };
+        place.xxh128 = Some(sums.xxh128());
+        let (path, size_bytes) = (place.path.clone(), place.size_bytes);
+        let facts = FileFacts {
+            size_bytes,
+            modified: place.modified,
+            checksum: sums.checksum(),
+        };
+        self.pad(size_bytes).map_err(|error| failed(&path, error))?;
         self.files.push((path, facts));
         Ok(())
     }
@@ -136,9 +146,9 @@ impl PartWriter {
         path: &Path,
         header: FileHeader,
         content: &mut dyn Read,
-    ) -> Result<Sum, FileError<WriteError>> {
+    ) -> Result<(), FileError<WriteError>> {
         self.begin(path, header.size_bytes, header.mode, header.modified)?;
-        let (mut hash, mut left) = (Sha256::new(), header.size_bytes);
+        let (mut sums, mut left) = (FileSums::default(), header.size_bytes);
         while left > 0 {
             let room = self.object().room().map_err(|error| failed(path, error))?;
             let count = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -147,19 +157,13 @@ impl PartWriter {
             if count == 0 {
                 return Err(FileError::Read(io::ErrorKind::UnexpectedEof.into()));
             }
-            hash.update(room.get(..count).unwrap_or_default());
+            sums.update(room.get(..count).unwrap_or_default());
             self.object().fill(count);
             left -= count as u64;
         }
-        let sha256 = hash.finalize().into();
-        let facts = FileFacts {
-            size_bytes: header.size_bytes,
-            modified: header.modified,
-            sha256,
-        };
-        self.end(path.to_owned(), facts)?;
+        self.end(&sums)?;
         self.restored_bytes += header.size_bytes;
-        Ok((header.size_bytes, sha256))
+        Ok(())
     }
 
     /// Adds a file from memory.
@@ -167,14 +171,10 @@ impl PartWriter {
         let size_bytes = bytes.len() as u64;
         self.begin(Path::new(path), size_bytes, 0o600, modified)?;
         self.object().append(bytes)?;
-        let sha256 = Sha256::digest(bytes).into();
         self.restored_bytes += size_bytes;
-        let facts = FileFacts {
-            size_bytes,
-            modified,
-            sha256,
-        };
-        self.end(path.into(), facts)
+        let mut sums = FileSums::default();
+        sums.update(bytes);
+        self.end(&sums)
     }
 
     /// Adds a file for stock tools, which is neither in the manifest nor in the index.

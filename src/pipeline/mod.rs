@@ -15,6 +15,7 @@
 //! compression, and the parts of its upload (see `walhalla_providers::transfer`).
 
 mod codec;
+mod digest;
 pub mod encryption;
 mod lz4;
 mod packing;
@@ -25,6 +26,7 @@ pub mod trailer;
 mod writer;
 
 pub use codec::{Codec, Compression, open_frame};
+pub use digest::{StoredDigest, StoredHash};
 pub use encryption::{Identities, Locked, OpenError, Recipients};
 pub use packing::{Encryption, Packing};
 pub use ranged::Ranged;

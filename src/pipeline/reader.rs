@@ -5,14 +5,15 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, Bytes};
-use sha2::{Digest, Sha256};
 use walhalla_providers::{Error as StoreError, ObjectKey};
 
 use super::codec::{Codec, Decoder};
+use super::digest::{StoredDigest, StoredHash};
 use super::encryption::{Identities, OpenError};
 use super::packing::{Encryption, Packing};
 use super::trailer::Checked;
 use crate::session::{Chunks, StoreSession};
+use crate::threads::lock;
 
 /// An object's content: decrypted, checked and decompressed while it is read.
 pub type Content = Decoder<Box<dyn BufRead + Send>>;
@@ -67,17 +68,13 @@ pub struct ObjectReader {
 }
 
 /// The hash of what was read so far.
-#[derive(Clone, Default)]
-pub struct SharedHash(Arc<Mutex<Sha256>>);
+#[derive(Clone)]
+pub struct SharedHash(Arc<Mutex<StoredHash>>);
 
 impl SharedHash {
-    /// SHA-256 of all stored bytes read until now.
-    pub fn value(&self) -> [u8; 32] {
-        let hash = self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        hash.clone().finalize().into()
+    /// Of all stored bytes read until now.
+    pub fn digest(&self) -> StoredDigest {
+        lock(&self.0).digest()
     }
 }
 
@@ -94,9 +91,11 @@ impl ObjectReader {
         })
     }
 
-    /// Hashes what is read from here on.
-    pub fn hash(&mut self) -> SharedHash {
-        self.hash.get_or_insert_default().clone()
+    /// Takes what is read from here on into `hash`.
+    pub fn hash(&mut self, hash: StoredHash) -> SharedHash {
+        let shared = SharedHash(Arc::new(Mutex::new(hash)));
+        self.hash = Some(shared.clone());
+        shared
     }
 }
 
@@ -121,10 +120,7 @@ impl BufRead for ObjectReader {
                 None => break,
             }
             if let Some(hash) = &self.hash {
-                hash.0
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .update(&self.chunk);
+                lock(&hash.0).update(&self.chunk);
             }
         }
         Ok(&self.chunk)

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Result};
 
 use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 
 /// BLAKE3 hash of all that `input` holds.
 pub fn blake3(input: &mut impl Read) -> Result<[u8; 32]> {
@@ -14,13 +15,25 @@ pub fn blake3(input: &mut impl Read) -> Result<[u8; 32]> {
 /// SHA-256 of all that `input` holds.
 pub fn sha256(input: &mut impl Read) -> Result<[u8; 32]> {
     let mut hash = Sha256::new();
+    each_chunk(input, |bytes| hash.update(bytes))?;
+    Ok(hash.finalize().into())
+}
+
+/// XXH3 of all that `input` holds, with 128 bits.
+pub fn xxh128(input: &mut impl Read) -> Result<u128> {
+    let mut hash = XxHash3_128::new();
+    each_chunk(input, |bytes| hash.write(bytes))?;
+    Ok(hash.finish_128())
+}
+
+fn each_chunk(input: &mut impl Read, mut take: impl FnMut(&[u8])) -> Result<()> {
     let mut buffer = vec![0; 1 << 18];
     loop {
         let bytes = read_full(input, &mut buffer)?;
         if bytes.is_empty() {
-            return Ok(hash.finalize().into());
+            return Ok(());
         }
-        hash.update(bytes);
+        take(bytes);
     }
 }
 

@@ -8,16 +8,17 @@ use std::time::Duration;
 use age::stream::StreamWriter;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use sha2::{Digest, Sha256};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use walhalla_providers::transfer::Upload;
 use walhalla_providers::{ObjectKey, PutMode};
 
 use super::codec::Encoder;
+use super::encryption::{CHUNK_BYTES, payload_bytes};
 use super::trailer::{self, Trailer};
 use super::{
     BLOCK_SIZE_BYTES, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS, Recipients,
+    StoredDigest, StoredHash,
 };
 use crate::session::StoreSession;
 use crate::threads::lock;
@@ -164,8 +165,8 @@ pub struct StoredObject {
     pub content_bytes: u64,
     /// Length in the store.
     pub stored_bytes: u64,
-    /// SHA-256 of the stored bytes, of an object of [`Pipeline::create`].
-    pub sha256: Option<[u8; 32]>,
+    /// Of the stored bytes, of an object of [`Pipeline::create`].
+    pub digest: Option<StoredDigest>,
     /// The checksum in its trailer, of an object of [`Pipeline::create_whole`] that has one.
     pub trailer: Option<[u8; 32]>,
     /// Its frames in order, which are all that is packed in it; none for an object of [`Pipeline::create_whole`].
@@ -316,7 +317,7 @@ impl Pipeline {
         let wrapping = Wrapping {
             trailer: None,
             encryption: self.encrypting(key, None)?,
-            hash: Some(Sha256::new()),
+            hash: Some(StoredHash::default()),
         };
         let mut writer = self.begin(key, upload, wrapping);
         writer.is_indexed = true;
@@ -623,7 +624,7 @@ struct Wrapping {
     trailer: Option<Trailer>,
     encryption: Option<Encrypting>,
     /// Of what is stored.
-    hash: Option<Sha256>,
+    hash: Option<StoredHash>,
 }
 
 impl Wrapping {
@@ -668,7 +669,7 @@ impl Wrapping {
         Ok(End {
             bytes,
             trailer: checksum,
-            sha256: self.hash.take().map(|hash| hash.finalize().into()),
+            digest: self.hash.take().map(|hash| hash.digest()),
         })
     }
 }
@@ -677,7 +678,7 @@ impl Wrapping {
 struct End {
     bytes: Vec<u8>,
     trailer: Option<[u8; 32]>,
-    sha256: Option<[u8; 32]>,
+    digest: Option<StoredDigest>,
 }
 
 /// An age file in the making, whose bytes are taken out as they come.
@@ -700,6 +701,9 @@ impl Encrypting {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<Vec<u8>> {
+        // What comes is kept until the store has it, with the chunk that was begun before: at once as long as it becomes.
+        self.taken
+            .make_room(payload_bytes(bytes.len() as u64 + CHUNK_BYTES));
         self.writer.write_all(bytes)?;
         Ok(self.taken.take())
     }
@@ -711,8 +715,15 @@ impl Encrypting {
 }
 
 impl Taken {
+    fn make_room(&self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or_default();
+        lock(&self.0).reserve_exact(bytes);
+    }
+
     fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *lock(&self.0))
+        let mut taken = std::mem::take(&mut *lock(&self.0));
+        taken.shrink_to_fit();
+        taken
     }
 }
 
@@ -780,7 +791,7 @@ impl Outgoing {
         Ok(StoredObject {
             content_bytes: 0,
             stored_bytes: 0,
-            sha256: end.sha256,
+            digest: end.digest,
             trailer: end.trailer,
             frames,
         })

@@ -278,7 +278,7 @@ fn comes_from(child: &BackupEntry, parent: &BackupEntry) -> bool {
     let since = child.changed_blocks.as_ref().map(|told| told.since);
     let manifest = child.parent_manifest.as_ref();
     since.is_none_or(|since| since == parent.start_lsn)
-        && manifest.is_none_or(|known| *known == parent.manifest.sha256)
+        && manifest.is_none_or(|known| *known == parent.manifest.digest.to_hex())
         && parent.start_lsn <= child.start_lsn
         && parent.leads_to(&child.timeline_history())
 }
@@ -298,10 +298,10 @@ pub(super) mod tests {
         let number = day.split_at(1).0;
         let id = id(day);
         let part = serde_json::json!({
-            "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "",
+            "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "00".repeat(32),
         });
         serde_json::from_value(serde_json::json!({
-            "format": id.kind().format(), "id": id, "kind": id.kind(), "parent": parent.map(self::id),
+            "format": super::super::entry::FORMAT, "id": id, "kind": id.kind(), "parent": parent.map(self::id),
             "system_identifier": "7710533931497189584", "timeline": 1, "history": [],
             "start_lsn": format!("{number}/28"), "stop_lsn": format!("{number}/100"),
             "start_time": format!("2026-11-0{number}T04:30:00Z"),

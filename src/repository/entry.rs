@@ -10,10 +10,11 @@ use walhalla_postgres::control::page_size;
 use walhalla_postgres::timeline::Ancestor;
 use walhalla_postgres::{History, Limits, Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
+use crate::pipeline::StoredDigest;
 use crate::server::data_directory::Tablespace;
 
-/// The greatest format of `backup.json` that is read; see [`BackupKind::format`] for what is written.
-pub const FORMAT: u32 = 2;
+/// The format of `backup.json` that is written, and the greatest that is read. Programs that know no BLAKE3 refuse it.
+pub const FORMAT: u32 = 3;
 
 /// A backup's start time and kind: `20261121T043000Z-F`. Ids sort by time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +37,7 @@ pub enum BackupKind {
 /// `backup.json`: what there is to know of a backup without reading it. Holds no user data.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackupEntry {
-    /// [`BackupKind::format`] of its kind.
+    /// [`FORMAT`], or an earlier one.
     pub format: u32,
     /// The backup's name.
     pub id: BackupId,
@@ -44,7 +45,7 @@ pub struct BackupEntry {
     pub kind: BackupKind,
     /// The backup that a delta is based on.
     pub parent: Option<BackupId>,
-    /// SHA-256 of that backup's manifest as it is stored: an id is a name, and may be another backup's; older programs did
+    /// The digest of that backup's manifest as it is stored: an id is a name, and may be another backup's; older programs did
     /// not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_manifest: Option<String>,
@@ -199,8 +200,9 @@ pub struct StoredPart {
     pub size_bytes: u64,
     /// Length in the store.
     pub stored_bytes: u64,
-    /// SHA-256 of the stored bytes, hexadecimal.
-    pub sha256: String,
+    /// Of the stored bytes.
+    #[serde(flatten)]
+    pub digest: StoredDigest,
 }
 
 /// A block whose page is damaged: its checksum, its header or its LSN cannot be right.
@@ -213,8 +215,8 @@ pub struct CorruptBlock {
 }
 
 impl BackupKind {
-    /// The format of `backup.json` for this kind: programs that do not know deltas read full backups and refuse deltas.
-    pub fn format(self) -> u32 {
+    /// The first format of `backup.json` for this kind.
+    fn first_format(self) -> u32 {
         match self {
             Self::Full => 1,
             Self::Delta => 2,
@@ -367,7 +369,7 @@ impl BackupEntry {
         self.id.kind() == self.kind
             && self.parent.is_some() == is_delta
             && self.parent.as_ref() != Some(&self.id)
-            && self.format >= self.kind.format()
+            && self.format >= self.kind.first_format()
     }
 
     /// Everything in the backup's folder but the entry itself: the parts in order, then the rest.

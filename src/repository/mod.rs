@@ -33,7 +33,7 @@ use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::{ContentDigest, HEADER_BYTES, has_header, named_digest};
 use crate::pipeline::{
     Codec, Content, Encryption, Identities, Locked, ObjectReader, OpenError, Ranged, SharedHash,
-    Trailed, streams, trailer, unpack,
+    StoredHash, Trailed, streams, trailer, unpack,
 };
 use crate::session::StoreSession;
 
@@ -49,7 +49,7 @@ pub struct Repository {
 pub struct Watched {
     /// What it holds.
     pub content: Content,
-    /// SHA-256 of the stored bytes.
+    /// Of the stored bytes.
     pub hash: SharedHash,
     /// Whether it ended in a trailer.
     pub has_trailer: Arc<AtomicBool>,
@@ -330,8 +330,12 @@ impl Repository {
     }
 
     /// As [`Repository::open`], with what comes to be known of the object while it is read.
-    pub fn open_watched(&self, object: &layout::Object) -> Result<Watched, Error> {
-        let (stored, hash) = self.open_stored(object)?;
+    pub fn open_watched(
+        &self,
+        object: &layout::Object,
+        hash: StoredHash,
+    ) -> Result<Watched, Error> {
+        let (stored, hash) = self.open_stored(object, hash)?;
         let has_trailer = Arc::default();
         let content = self.content(object, stored, Arc::clone(&has_trailer))?;
         Ok(Watched {
@@ -341,13 +345,14 @@ impl Repository {
         })
     }
 
-    /// The bytes as they are stored, and their hash.
+    /// The bytes as they are stored, which are taken into `hash`.
     pub fn open_stored(
         &self,
         object: &layout::Object,
+        hash: StoredHash,
     ) -> Result<(ObjectReader, SharedHash), Error> {
         let mut stored = ObjectReader::open(&self.session, &object.key)?;
-        let hash = stored.hash();
+        let hash = stored.hash(hash);
         Ok((stored, hash))
     }
 

@@ -74,6 +74,20 @@ enum Missing {
     Fail,
 }
 
+/// The first Linux whose `syncfs` tells errors of writing (syncfs(2)).
+const TELLING_LINUX: (u32, u32) = (5, 8);
+
+/// Whether [`Folder::sync_file_system`] fails where a file could not be written.
+pub(super) fn tells_errors_of_file_systems() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= TELLING_LINUX,
+        _ => false,
+    }
+}
+
 impl Folder {
     /// The directory at `path`, which the user named: links in it are followed, once.
     ///
@@ -444,6 +458,12 @@ impl Folder {
             None => Err(io::ErrorKind::NotFound.into()),
         };
         synced.map_err(Error::local("fsync", self.path.join(path)))
+    }
+
+    /// Makes everything on the directory's file system durable that was written since the directory was opened.
+    pub(super) fn sync_file_system(&self) -> Result<(), Error> {
+        rustix::fs::syncfs(&self.handle)
+            .map_err(|errno| self.failed("sync the file system of", "".as_ref(), errno))
     }
 
     /// The user to whom what is here must belong.

@@ -9,12 +9,12 @@
 //! Nothing is written anywhere else, whatever a backup says: the link to a tablespace's place is for PostgreSQL, never for
 //! the restore.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use super::folder::{Folder, Kind};
+use super::folder::{self, Folder, Kind};
 use crate::repository::BackupEntry;
 
 /// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
@@ -184,6 +184,22 @@ impl Places {
     pub(super) fn sync_file(&self, path: &Path) -> Result<(), Error> {
         let (folder, path) = self.locate(path)?;
         folder.sync_file(path)
+    }
+
+    /// Makes all files durable at once, where the system tells of files that it could not write; whether it did.
+    pub(super) fn sync_all_files(&self) -> Result<bool, Error> {
+        if !folder::tells_errors_of_file_systems() {
+            return Ok(false);
+        }
+        let tablespaces = self.tablespaces.values().map(|(_, folder)| folder);
+        let wal = self.wal.iter().map(|(_, folder)| folder);
+        let mut synced = BTreeSet::new();
+        for folder in [&self.data].into_iter().chain(wal).chain(tablespaces) {
+            if synced.insert(folder.stat()?.st_dev) {
+                folder.sync_file_system()?;
+            }
+        }
+        Ok(true)
     }
 
     /// Gives a directory its mode, and makes what it holds durable.

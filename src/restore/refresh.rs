@@ -5,10 +5,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use sha2::{Digest, Sha256};
-
 use super::Error;
-use crate::contents::chain::ChainFile;
+use crate::contents::chain::{ChainFile, Whole};
+use crate::contents::checksum::{Identity, Summing};
 use crate::contents::merged::Skip;
 use crate::contents::{FileError, Sum};
 use crate::pipeline::Frame;
@@ -21,7 +20,7 @@ const CHUNK_BYTES: usize = 1 << 18;
 /// What became of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Refreshed {
-    /// Length and SHA-256.
+    /// Length and checksum.
     pub(super) sum: Sum,
     /// How much of it was there.
     pub(super) kept_bytes: u64,
@@ -33,7 +32,7 @@ pub(super) struct Update {
     file: File,
     /// Where the next bytes go.
     at: u64,
-    hash: Sha256,
+    summing: Summing,
     kept_bytes: u64,
     here: Vec<u8>,
 }
@@ -44,7 +43,7 @@ pub(super) fn refresh(
     mut from: ChainFile,
     progress: &Progress,
 ) -> Result<Refreshed, FileError<Error>> {
-    if let Some(kept) = update.is_same(from.header.size_bytes, from.sha256)? {
+    if let Some(kept) = update.is_same(from.header.size_bytes, from.whole)? {
         go_on(progress, from.header.size_bytes)?;
         return Ok(kept);
     }
@@ -66,13 +65,13 @@ pub(super) fn refresh(
 }
 
 impl Update {
-    /// Of an open file; `path` is for messages.
-    pub(super) fn of(file: File, path: PathBuf) -> Self {
+    /// Of an open file; `path` is for messages, and `summing` makes the checksum of what it will hold.
+    pub(super) fn of(file: File, path: PathBuf, summing: Summing) -> Self {
         Self {
             path,
             file,
             at: 0,
-            hash: Sha256::new(),
+            summing,
             kept_bytes: 0,
             here: vec![0; CHUNK_BYTES],
         }
@@ -82,16 +81,22 @@ impl Update {
     fn is_same(
         &mut self,
         size_bytes: u64,
-        sha256: Option<[u8; 32]>,
+        whole: Option<Whole>,
     ) -> Result<Option<Refreshed>, Error> {
         let metadata = self.file.metadata();
         let length = metadata.map_err(Error::local("look at", &self.path))?.len();
-        let Some(sha256) = sha256.filter(|_| length == size_bytes) else {
+        let whole = whole.filter(|_| length == size_bytes);
+        let Some((checksum, identity)) = whole.and_then(|of| Some((of.checksum, of.identity?)))
+        else {
             return Ok(None);
         };
-        let here = streams::sha256(&mut self.file).map_err(Error::local("read", &self.path))?;
-        Ok((here == sha256).then_some(Refreshed {
-            sum: (size_bytes, sha256),
+        let here = match identity {
+            Identity::Xxh128(_) => streams::xxh128(&mut self.file).map(Identity::Xxh128),
+            Identity::Sha256(_) => streams::sha256(&mut self.file).map(Identity::Sha256),
+        };
+        let here = here.map_err(Error::local("read", &self.path))?;
+        Ok((here == identity).then_some(Refreshed {
+            sum: (size_bytes, checksum),
             kept_bytes: size_bytes,
         }))
     }
@@ -104,7 +109,7 @@ impl Update {
         if here.len() != bytes.len() || Frame::digest_of(&bytes) != digest {
             return Ok(false);
         }
-        self.hash.update(&bytes);
+        self.summing.update(&bytes);
         self.at += u64::from(length);
         self.kept_bytes += u64::from(length);
         Ok(true)
@@ -132,7 +137,7 @@ impl Update {
                 let written = self.file.write_all_at(bytes, self.at);
                 written.map_err(Error::local("write", &self.path))?;
             }
-            self.hash.update(bytes);
+            self.summing.update(bytes);
             self.at += bytes.len() as u64;
             go_on(progress, bytes.len() as u64)?;
         }
@@ -143,7 +148,7 @@ impl Update {
         let cut = self.file.set_len(self.at);
         cut.map_err(Error::local("set the length of", &self.path))?;
         Ok(Refreshed {
-            sum: (self.at, self.hash.finalize().into()),
+            sum: (self.at, self.summing.checksum()),
             kept_bytes: self.kept_bytes,
         })
     }

@@ -1,7 +1,7 @@
 //! Unpacking a backup's parts into a data directory.
 //!
 //! ```text
-//! parts ─▶ write and hash each file       N parts at a time
+//! parts ─▶ write and check each file       N parts at a time
 //! all parts ─▶ fsync every file ─▶ modes of directories, fsync each
 //! ```
 //!
@@ -16,7 +16,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fs::Advice;
-use sha2::{Digest, Sha256};
 use walhalla_postgres::control;
 
 use super::Error;
@@ -24,15 +23,18 @@ use super::existing::{self, Existing};
 use super::places::Places;
 use super::refresh::{Update, refresh};
 use crate::contents::chain::Chain;
+use crate::contents::checksum::{Checksum, Summing};
 use crate::contents::manifest;
-use crate::contents::{self, FileError, FileHeader, Sink, Sum};
+use crate::contents::{self, FileError, FileHeader, Sink, Summed, Taken};
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
 
-/// Bytes that are hashed and written at a time.
+/// Bytes that are checked and written at a time.
 const CHUNK_BYTES: usize = 1 << 18;
 /// How much of a file is written before the disk is told to begin.
 const FLUSH_BYTES: u64 = 8 << 20;
+/// So many files are not made durable one by one. That would spare what else is on the file system, and take seconds.
+const MANY_FILES: usize = 2_000;
 /// Where `pg_control` is until everything else is in place.
 const HELD_BACK: &str = "global/pg_control.walhalla.tmp";
 /// Written when the backup ended, so that no file of the server's says which mode it has.
@@ -119,13 +121,14 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         };
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-        let (header, sha256) = (file.header, file.sha256);
-        let update = self.update(path, header.mode)?;
+        let (header, checksum) = (file.header, file.whole.map(|whole| whole.checksum));
+        let summing = checksum.map_or_else(Summing::default, Checksum::summing);
+        let update = self.update(path, header.mode, summing)?;
         let refreshed = refresh(update, file, self.progress).map_err(|failure| match failure {
             FileError::Read(source) => self.chain.unreadable(path, source).into(),
             FileError::Sink(error) => error,
         })?;
-        if sha256.is_some_and(|sha256| sha256 != refreshed.sum.1) {
+        if checksum.is_some_and(|checksum| checksum != refreshed.sum.1) {
             return Err(self.chain.other_content(path).into());
         }
         self.kept_bytes
@@ -135,9 +138,10 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn update(&self, path: &Path, mode: u32) -> Result<Update, Error> {
+    fn update(&self, path: &Path, mode: u32, summing: Summing) -> Result<Update, Error> {
         let file = self.places.open_or_create(path, mode)?;
-        Ok(Update::of(file, self.places.data.path().join(path)))
+        let full = self.places.data.path().join(path);
+        Ok(Update::of(file, full, summing))
     }
 
     /// Gives what is not restored its length, and no content.
@@ -156,6 +160,10 @@ impl<'a> Unpacker<'a> {
     /// system's journal does for many files, where an fsync after each file would take one for each.
     fn sync_files(&self, threads: usize) -> Result<(), Error> {
         let files = std::mem::take(&mut *lock(&self.unsynced));
+        if files.len() >= MANY_FILES && self.places.sync_all_files()? {
+            tracing::debug!("{} files were made durable at once", files.len());
+            return Ok(());
+        }
         let next = AtomicUsize::new(0);
         on_threads(threads, self.progress, &|| {
             while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -253,8 +261,8 @@ impl Sink for Unpacker<'_> {
         &self,
         path: &Path,
         header: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<Error>> {
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<Error>> {
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
         let mode = match path.to_str() {
             Some(name) if WITHOUT_MODE.contains(&name) => self.file_mode()?,
@@ -264,27 +272,26 @@ impl Sink for Unpacker<'_> {
         if path == Path::new(control::PATH) {
             let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
             lock(&self.unsynced).push(HELD_BACK.into());
-            return write_file(content, held_back, &full, self.progress).map(Some);
+            write_file(content, held_back, &full, self.progress)?;
+            return Ok(Taken::Content);
         }
         if path == Path::new(HELD_BACK) {
             return Err(Error::StrangePath(path.to_owned()).into());
         }
-        let found = match self.existing {
+        match self.existing {
             Existing::Refuse => {
                 let file = self.places.create(path, mode)?;
-                write_file(content, file, &full, self.progress)?
+                write_file(content, file, &full, self.progress)?;
             }
             Existing::Update => {
-                let mut update = self.update(path, mode)?;
+                let mut update = self.update(path, mode, Summing::default())?;
                 update.write_differences(content, self.progress)?;
-                let refreshed = update.finish()?;
-                self.kept_bytes
-                    .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
-                refreshed.sum
+                let kept_bytes = update.finish()?.kept_bytes;
+                self.kept_bytes.fetch_add(kept_bytes, Ordering::Relaxed);
             }
-        };
+        }
         lock(&self.unsynced).push(path.to_owned());
-        Ok(Some(found))
+        Ok(Taken::Content)
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
@@ -292,14 +299,14 @@ impl Sink for Unpacker<'_> {
     }
 }
 
-/// Writes an entry's content; returns its length and SHA-256. It is durable only after [`Unpacker::sync_files`].
+/// Writes an entry's content. It is durable only after [`Unpacker::sync_files`].
 fn write_file(
     content: &mut dyn Read,
     mut file: File,
     path: &Path,
     progress: &Progress,
-) -> Result<Sum, FileError<Error>> {
-    let (mut hash, mut size_bytes, mut flushed) = (Sha256::new(), 0, 0);
+) -> Result<(), FileError<Error>> {
+    let (mut size_bytes, mut flushed) = (0, 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let count = content.read(&mut buffer).map_err(FileError::Read)?;
@@ -307,7 +314,6 @@ fn write_file(
         if bytes.is_empty() {
             break;
         }
-        hash.update(bytes);
         file.write_all(bytes).map_err(Error::local("write", path))?;
         size_bytes += count as u64;
         if size_bytes - flushed >= FLUSH_BYTES {
@@ -318,8 +324,11 @@ fn write_file(
             return Err(Error::BrokenOff.into());
         }
     }
-    start_writeback(&file, flushed, size_bytes);
-    Ok((size_bytes, hash.finalize().into()))
+    // What is short is left to the system, which writes many such files at a time.
+    if size_bytes >= FLUSH_BYTES / 8 {
+        start_writeback(&file, flushed, size_bytes);
+    }
+    Ok(())
 }
 
 /// Lets the disk begin with what was written, so that it is not idle until the fsync.

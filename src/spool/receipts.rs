@@ -10,7 +10,8 @@
 //!
 //! The proof is the file's device, inode, length, and times of change. Nobody can set the time of the last status change
 //! (`ctime`), and every write moves it. A file that was changed within the clock's resolution before it was read may have been
-//! changed after, without another time: its whole content must have the digest of what was read (decision 0058).
+//! changed after, without another time: its whole content must have the digest of what was read (decision 0058). A file that
+//! was fetched is Walhalla's own, which nobody else writes to: it needs no digest.
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
@@ -78,9 +79,9 @@ struct Receipt {
     file: FileState,
     /// When the file was read, in nanoseconds since 1970.
     read: i64,
-    /// BLAKE3 of the segment.
-    #[serde(with = "hex")]
-    content_blake3: [u8; 32],
+    /// BLAKE3 of the segment, hexadecimal; of one that was pushed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content_blake3: Option<String>,
 }
 
 /// The receipts of one kind for one data directory, cluster and store.
@@ -162,10 +163,11 @@ impl Receipts {
         if now != known.file {
             return Ok(false);
         }
-        if !now.is_younger_than_the_clock_tells(known.read) {
+        if self.kind == Kind::Fetched || !now.is_younger_than_the_clock_tells(known.read) {
             return Ok(true);
         }
-        Ok(streams::blake3(&mut file)? == known.content_blake3)
+        let digest = hex::encode(streams::blake3(&mut file)?);
+        Ok(Some(digest) == known.content_blake3)
     }
 
     /// As [`Receipts::has`]; the receipt goes. One that stayed would answer for a segment that was taken out of the archive since.
@@ -191,7 +193,7 @@ impl Receipts {
     }
 
     /// Keeps a receipt for the file at `path` as `segment`, unless it has changed since `before`. What the kind says must be
-    /// true already.
+    /// true already. One for a pushed segment has the BLAKE3 hash of its content.
     ///
     /// # Errors
     /// The spool cannot be written.
@@ -200,7 +202,7 @@ impl Receipts {
         segment: SegmentName,
         path: &Path,
         before: BeforeRead,
-        content_blake3: [u8; 32],
+        content_blake3: Option<[u8; 32]>,
     ) -> io::Result<()> {
         if BeforeRead::look(path)?.file != before.file {
             return Ok(());
@@ -211,7 +213,7 @@ impl Receipts {
             store: self.store.clone(),
             file: before.file,
             read: before.read,
-            content_blake3,
+            content_blake3: content_blake3.map(hex::encode),
         };
         let part = self.spool.make_part(self.kind.part())?;
         part.write(&segment.to_string(), &sealed(&receipt)?)
@@ -322,7 +324,7 @@ mod tests {
             let mut before = BeforeRead::look(&self.path()).unwrap();
             before.read = before.file.changed + i64::try_from(age.as_nanos()).unwrap();
             let digest = *blake3::hash(&fs::read(self.path()).unwrap()).as_bytes();
-            let kept = { &self.receipts }.keep(self.segment, &self.path(), before, digest);
+            let kept = { &self.receipts }.keep(self.segment, &self.path(), before, Some(digest));
             kept.unwrap();
         }
 
@@ -378,7 +380,7 @@ mod tests {
         site.keep(Duration::from_millis(1));
         assert!(site.has());
         let mut known = unsealed(&fs::read(site.text()).unwrap()).unwrap();
-        known.content_blake3 = [0; 32];
+        known.content_blake3 = Some(hex::encode([0; 32]));
         fs::write(site.text(), sealed(&known).unwrap()).unwrap();
         assert!(!site.has());
     }
@@ -388,7 +390,7 @@ mod tests {
         let site = Site::new();
         let before = BeforeRead::look(&site.path()).unwrap();
         fs::write(site.path(), "another length").unwrap();
-        let kept = { &site.receipts }.keep(site.segment, &site.path(), before, [0; 32]);
+        let kept = { &site.receipts }.keep(site.segment, &site.path(), before, Some([0; 32]));
         kept.unwrap();
         assert!(!site.text().exists());
     }

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +20,7 @@ use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
 use crate::archive::proof::read_backup_wal;
 use crate::contents::delta_file::{Header, ReadError, whole_name};
 use crate::contents::relations::Relations;
-use crate::contents::{self, Contents, FileError, FileHeader, Sink, Sum, Summed, check_stored};
+use crate::contents::{self, Contents, FileError, FileHeader, Sink, Summed, Taken, check_stored};
 use crate::failure::Failure as _;
 use crate::pipeline::Packing;
 use crate::pipeline::streams::read_full;
@@ -234,7 +233,7 @@ impl Verification<'_> {
         let (length, modified) = self.stored.get(&part.name)?;
         let receipt = receipts.valid(&self.url(part), *length, *modified, depth)?;
         // Another entry under the same name is another backup's.
-        if receipt.sha256 != part.sha256 {
+        if receipt.digest != part.digest {
             return None;
         }
         count(&self.findings.with_receipt, 1);
@@ -260,19 +259,15 @@ impl Verification<'_> {
         let Some((stored_bytes, modified)) = self.stored.get(&part.name).copied() else {
             return Ok(());
         };
-        let mut sha256 = [0; 32];
-        if hex::decode_to_slice(&part.sha256, &mut sha256).is_ok() {
-            let sound = Sound {
-                url: &url,
-                stored_bytes,
-                modified,
-                depth,
-                files,
-            };
-            let receipts = self.options.receipts.as_ref();
-            self.findings.sound(receipts, &sound, sha256)?;
-        }
-        Ok(())
+        let sound = Sound {
+            url: &url,
+            stored_bytes,
+            modified,
+            depth,
+            files,
+        };
+        let receipts = self.options.receipts.as_ref();
+        self.findings.sound(receipts, &sound, part.digest)
     }
 
     fn contents(&self, contents: &Contents, parts: &[&StoredPart]) -> Result<(), Error> {
@@ -655,16 +650,15 @@ impl Sink for Pages<'_> {
         &self,
         path: &Path,
         _: FileHeader,
-        content: &mut dyn Read,
-    ) -> Result<Option<Sum>, FileError<Error>> {
+        content: &mut Summed,
+    ) -> Result<Taken, FileError<Error>> {
         let control = self.control;
-        let mut content = Summed::new(content);
         let changed = match self.verification.backup.kind {
             BackupKind::Delta => whole_name(path),
             BackupKind::Full => None,
         };
         let (path, blocks) = match changed {
-            Some(whole) => (Cow::from(whole), self.blocks(path, &mut content)?),
+            Some(whole) => (Cow::from(whole), self.blocks(path, content)?),
             None => (Cow::from(path), Vec::new()),
         };
         let is_delta = matches!(path, Cow::Owned(_));
@@ -674,7 +668,7 @@ impl Sink for Pages<'_> {
         let (mut pages, mut wrong) = (0_u32, 0);
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            let chunk = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
+            let chunk = read_full(content, &mut buffer).map_err(FileError::Read)?;
             if chunk.is_empty() {
                 break;
             }
@@ -698,7 +692,7 @@ impl Sink for Pages<'_> {
             }
         }
         self.files.fetch_add(1, Ordering::Relaxed);
-        Ok(Some(content.finish().map_err(FileError::Read)?))
+        Ok(Taken::Content)
     }
 
     fn problem(&self, error: contents::Error) -> Result<(), Error> {

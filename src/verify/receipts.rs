@@ -16,6 +16,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Advice, Failure};
+use crate::pipeline::StoredDigest;
 use crate::threads::lock;
 use crate::wal::fetcher::NewFile;
 
@@ -61,7 +62,7 @@ impl Failure for Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Depth {
-    /// Its stored bytes have the SHA-256 that is known of them.
+    /// Its stored bytes have the digest that is known of them.
     Stored,
     /// Everything in it.
     Content,
@@ -76,8 +77,9 @@ pub struct Receipt {
     pub stored_bytes: u64,
     /// When the store received it: an object of another time is another one.
     pub modified: Timestamp,
-    /// SHA-256 of the stored bytes.
-    pub sha256: String,
+    /// Of the stored bytes.
+    #[serde(flatten)]
+    pub digest: StoredDigest,
     /// How far it was looked at.
     pub depth: Depth,
     /// Files of the manifest that were in it.
@@ -243,7 +245,7 @@ mod tests {
             object: object.to_owned(),
             stored_bytes: 7,
             modified: Timestamp::UNIX_EPOCH,
-            sha256: "00".to_owned(),
+            digest: StoredDigest::of(b""),
             depth: Depth::Content,
             files: 1,
             verified: Timestamp::now(),

@@ -11,7 +11,7 @@ use walhalla_postgres::{History, SegmentName, WalFileName};
 
 use super::receipts::{Depth, Receipts};
 use super::{Error, Findings, Sound, count};
-use crate::pipeline::Codec;
+use crate::pipeline::{Codec, StoredDigest, StoredHash};
 use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, HISTORY_LIMIT_BYTES, ObjectError, Repository, Watched};
 use crate::threads::lock;
@@ -98,10 +98,10 @@ impl RunReader<'_> {
         &self,
         url: &str,
         archived: &ArchivedFile,
-        outcome: Result<(T, [u8; 32]), Error>,
+        outcome: Result<(T, StoredDigest), Error>,
     ) -> Result<Option<T>, Error> {
         count(&self.findings.objects, 1);
-        let Some((value, sha256)) = self.findings.judge(url, outcome)? else {
+        let Some((value, digest)) = self.findings.judge(url, outcome)? else {
             return Ok(None);
         };
         let sound = Sound {
@@ -111,11 +111,11 @@ impl RunReader<'_> {
             depth: Depth::Content,
             files: 0,
         };
-        self.findings.sound(self.receipts, &sound, sha256)?;
+        self.findings.sound(self.receipts, &sound, digest)?;
         Ok(Some(value))
     }
 
-    /// Reads a segment, as the one after `last` if that was sound; returns what was read and the SHA-256 of its stored bytes.
+    /// Reads a segment, as the one after `last` if that was sound; returns what was read and the digest of its stored bytes.
     fn segment(
         &self,
         name: SegmentName,
@@ -123,7 +123,7 @@ impl RunReader<'_> {
         archived: &ArchivedFile,
         history: &History,
         last: Option<ReadSegment>,
-    ) -> Result<(ReadSegment, [u8; 32]), Error> {
+    ) -> Result<(ReadSegment, StoredDigest), Error> {
         let segment = ArchivedSegment {
             repository: self.repository,
             archived,
@@ -133,7 +133,9 @@ impl RunReader<'_> {
             cluster: self.cluster,
         };
         let object = &archived.object();
-        let mut watched = self.repository.open_watched(object)?;
+        let mut watched = self
+            .repository
+            .open_watched(object, StoredHash::default())?;
         let reader = segment.reader(last)?;
         let read = segment.feed(reader, &mut watched.content, |_, _| {}, |_| Ok(()))?;
         let is_whole = file == WalFileName::Segment(name);
@@ -155,18 +157,20 @@ impl RunReader<'_> {
         let outcome = match file {
             WalFileName::Segment(name) | WalFileName::Partial(name, _) => self
                 .segment(name, file, archived, history, None)
-                .map(|(_, sha256)| ((), sha256)),
+                .map(|(_, digest)| ((), digest)),
             WalFileName::History(_) | WalFileName::BackupHistory(..) => {
-                self.text(file, archived).map(|sha256| ((), sha256))
+                self.text(file, archived).map(|digest| ((), digest))
             }
         };
         count(&self.findings.bytes, archived.stored_bytes);
         self.judge(&url, archived, outcome).map(drop)
     }
 
-    fn text(&self, file: WalFileName, archived: &ArchivedFile) -> Result<[u8; 32], Error> {
+    fn text(&self, file: WalFileName, archived: &ArchivedFile) -> Result<StoredDigest, Error> {
         let object = &archived.object();
-        let mut watched = self.repository.open_watched(object)?;
+        let mut watched = self
+            .repository
+            .open_watched(object, StoredHash::default())?;
         let mut text = Vec::new();
         watched
             .content
@@ -185,13 +189,13 @@ impl RunReader<'_> {
         Err(mismatch.into())
     }
 
-    /// SHA-256 of an object's stored bytes, of which all were read.
-    fn ended(&self, object: &Object, watched: &Watched) -> [u8; 32] {
+    /// The digest of an object's stored bytes, of which all were read.
+    fn ended(&self, object: &Object, watched: &Watched) -> StoredDigest {
         let wants_trailer = object.packing.codec != Codec::None;
         if wants_trailer && !watched.has_trailer.load(Ordering::Relaxed) {
             let url = self.repository.url(&object.key);
             lock(&self.findings.without_trailer).insert(url);
         }
-        watched.hash.value()
+        watched.hash.digest()
     }
 }

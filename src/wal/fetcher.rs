@@ -18,6 +18,9 @@ use crate::pipeline::Packing;
 use crate::repository::tails::TailFile;
 use crate::repository::{Absence, ArchivedFile, LaterWal, ObjectError, Repository};
 
+/// The names under which a server in recovery asks for files. It waits for the answer, and makes durable what it keeps when it
+/// gives it its own name (xlogarchive.c, `KeepFileRestoredFromArchive`).
+const MADE_DURABLE_BY_THE_SERVER: [&str; 2] = ["RECOVERYXLOG", "RECOVERYHISTORY"];
 /// Permissions of new files: PostgreSQL's own, as WAL is not for everyone to read. A server whose group may not read it,
 /// either, has an umask that takes that right away (file_perm.c, `pg_mode_mask`).
 const PRIVATE: u32 = 0o640;
@@ -507,19 +510,27 @@ impl NewFile {
         Ok(None)
     }
 
-    /// Puts the file in place, durably.
+    /// Puts the file in place, durably where nobody else sees to that.
     ///
     /// # Errors
     /// [`Error::Superseded`] when another process began the same file since.
     pub fn finish(mut self) -> Result<(), Error> {
-        self.file
-            .sync_all()
-            .map_err(Error::local("fsync", &self.temporary))?;
+        let name = self.path.file_name();
+        let is_servers =
+            name.is_some_and(|name| MADE_DURABLE_BY_THE_SERVER.iter().any(|its| name == *its));
+        if !is_servers {
+            self.file
+                .sync_all()
+                .map_err(Error::local("fsync", &self.temporary))?;
+        }
         std::fs::rename(&self.temporary, &self.path).map_err(|error| match error.kind() {
             ErrorKindIo::NotFound => Error::Superseded(self.path.clone()),
             _ => Error::local("rename", &self.temporary)(error),
         })?;
         self.finished = true;
+        if is_servers {
+            return Ok(());
+        }
         let folder = folder_of(&self.path);
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(Error::local("fsync", folder))

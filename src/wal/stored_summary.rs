@@ -13,7 +13,7 @@ use walhalla_providers::{ErrorKind, ObjectKey};
 use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::encryption::ContentDigest;
-use crate::pipeline::{self, Pipeline, StoredObject};
+use crate::pipeline::{self, Pipeline, StoredHash, StoredObject};
 use crate::repository::layout::Object;
 use crate::repository::{self, ArchivedFile, ObjectError, Repository};
 use crate::threads::lock;
@@ -116,7 +116,7 @@ pub fn read(
     object: &Object,
 ) -> Result<Summary, repository::Error> {
     let mut json = Vec::new();
-    let watched = repository.open_watched(object)?;
+    let watched = repository.open_watched(object, StoredHash::default())?;
     watched
         .content
         .take(SUMMARY_LIMIT_BYTES)

@@ -68,7 +68,6 @@ impl Site {
         let mut entry = BackupEntry::parse(&std::fs::read(&json).unwrap()).unwrap();
         entry.id = BackupId::new(id_time(id), BackupKind::Delta);
         entry.kind = BackupKind::Delta;
-        entry.format = BackupKind::Delta.format();
         entry.parent = Some(parent.parse().unwrap());
         std::fs::write(&json, entry.to_text().unwrap()).unwrap();
         let delta = entry.id.to_string();

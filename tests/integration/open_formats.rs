@@ -262,10 +262,10 @@ fn a_part_of_a_backup_that_stock_tools_packed_is_restored() {
 fn enter_part(store: &Store, before: &[u8], after: &[u8]) {
     let path = store.objects_named("backup.json").remove(0);
     let text = std::fs::read_to_string(&path).unwrap();
-    let [old, new] = [before, after].map(|bytes| hex::encode(Sha256::digest(bytes)));
-    let line = |bytes: &[u8], sha256: &str| {
+    let [old, new] = [before, after].map(|bytes| blake3::hash(bytes).to_hex());
+    let line = |bytes: &[u8], digest: &str| {
         let length = bytes.len();
-        format!("\"stored_bytes\": {length},\n      \"sha256\": \"{sha256}\"")
+        format!("\"stored_bytes\": {length},\n      \"blake3\": \"{digest}\"")
     };
     assert!(text.contains(&line(before, &old)), "{text}");
     let text = text.replace(&line(before, &old), &line(after, &new));

@@ -3,10 +3,9 @@
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use walhalla::VERSION;
-use walhalla::pipeline::{Codec, Encryption, Packing};
-use walhalla::repository::entry::{ChangeSource, ChangedBlocks, StoredPart};
+use walhalla::pipeline::{Codec, Encryption, Packing, StoredDigest};
+use walhalla::repository::entry::{ChangeSource, ChangedBlocks, FORMAT, StoredPart};
 use walhalla::repository::layout::{BackupObject, Key, Layout, Object};
 use walhalla::repository::marks::{Mark, Permanence};
 use walhalla::repository::{BackupEntry, BackupKind};
@@ -236,13 +235,14 @@ impl Objects {
             part(BackupObject::Part(2, LZ4)),
         ];
         BackupEntry {
-            format: kind.format(),
+            format: FORMAT,
             id: backup.id.clone(),
             kind,
             parent: parent.map(|parent| parent.id.clone()),
             parent_manifest: backup
                 .parent
-                .map(|parent| self::part(parent, &BackupObject::Manifest(LZ4).to_string()).sha256),
+                .map(|parent| self::part(parent, &BackupObject::Manifest(LZ4).to_string()))
+                .map(|manifest| manifest.digest.to_hex()),
             system_identifier: self.layout.system_identifier(),
             timeline,
             history: life.history(timeline).ancestors.clone(),
@@ -325,6 +325,6 @@ fn part(backup: usize, name: &str) -> StoredPart {
         name: name.to_owned(),
         size_bytes: 1 << 20,
         stored_bytes: body.len() as u64,
-        sha256: hex::encode(Sha256::digest(&body)),
+        digest: StoredDigest::of(&body),
     }
 }

@@ -159,7 +159,7 @@ fn entry(name: &str, size_bytes: u64, stored: &StoredObject) -> StoredPart {
         name: name.to_owned(),
         size_bytes,
         stored_bytes: stored.stored_bytes,
-        sha256: hex::encode(stored.sha256.unwrap()),
+        digest: stored.digest.unwrap(),
     }
 }
 
@@ -182,6 +182,7 @@ fn store_part(
             path: path.clone(),
             offset: tar.get_ref().position(),
             size_bytes: bytes.len() as u64,
+            xxh128: None,
         });
         let padding = vec![0; bytes.len().next_multiple_of(512) - bytes.len()];
         tar.get_mut()

@@ -1,0 +1,144 @@
+//! What tells whether a file's content is the one that was backed up.
+//!
+//! ```text
+//! content ─▶ CRC-32C ─▶ manifest: whether a file came back as it was        (pg_verifybackup)
+//!        └─▶ XXH3    ─▶ index: whether a file that is there is that file    (restore --delta)
+//! ```
+//!
+//! Both find what happens by accident. Whoever wants to deceive can write a manifest, too; against that there is encryption.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use twox_hash::XxHash3_128;
+
+/// A file's checksum in a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksum {
+    /// CRC-32C, PostgreSQL's own choice.
+    Crc32c(u32),
+    /// SHA-256, in manifests of earlier versions.
+    Sha256([u8; 32]),
+}
+
+/// A checksum in the making.
+#[derive(Clone, Debug)]
+pub enum Summing {
+    /// CRC-32C.
+    Crc32c(u32),
+    /// SHA-256.
+    Sha256(Sha256),
+}
+
+/// What tells whether a file that is there is one of a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// XXH3, with 128 bits.
+    Xxh128(u128),
+    /// SHA-256, in manifests of earlier versions.
+    Sha256([u8; 32]),
+}
+
+/// Both sums of a file on its way into a backup.
+#[derive(Clone)]
+pub struct FileSums {
+    crc32c: u32,
+    xxh128: XxHash3_128,
+}
+
+impl Checksum {
+    /// The algorithm's name in a manifest (checksum_helper.c, `pg_checksum_type_name`).
+    pub fn algorithm(self) -> &'static str {
+        match self {
+            Self::Crc32c(_) => "CRC32C",
+            Self::Sha256(_) => "SHA256",
+        }
+    }
+
+    /// The checksum that a manifest gives; `None` for another algorithm, and for one that is none.
+    ///
+    /// A CRC's bytes are in the order of the machine that made it, which is little-endian everywhere but on few
+    /// (checksum_helper.c, `pg_checksum_final`).
+    pub fn parse(algorithm: &str, digits: &str) -> Option<Self> {
+        let bytes = hex::decode(digits).ok()?;
+        match algorithm {
+            "CRC32C" => Some(Self::Crc32c(u32::from_le_bytes(bytes.try_into().ok()?))),
+            "SHA256" => Some(Self::Sha256(bytes.try_into().ok()?)),
+            _ => None,
+        }
+    }
+
+    /// What makes a checksum that can be compared with this one.
+    pub fn summing(self) -> Summing {
+        match self {
+            Self::Crc32c(_) => Summing::default(),
+            Self::Sha256(_) => Summing::Sha256(Sha256::new()),
+        }
+    }
+
+    /// The checksum of a file in memory.
+    pub fn of(content: &[u8]) -> Self {
+        Self::Crc32c(crc32c::crc32c(content))
+    }
+}
+
+/// Hexadecimal digits, as in a manifest.
+impl fmt::Display for Checksum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&match self {
+            Self::Crc32c(crc) => hex::encode(crc.to_le_bytes()),
+            Self::Sha256(hash) => hex::encode(hash),
+        })
+    }
+}
+
+impl Default for Summing {
+    fn default() -> Self {
+        Self::Crc32c(0)
+    }
+}
+
+impl Summing {
+    /// Takes `bytes` in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, bytes),
+            Self::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    /// The checksum of all that was taken in.
+    pub fn checksum(&self) -> Checksum {
+        match self {
+            Self::Crc32c(crc) => Checksum::Crc32c(*crc),
+            Self::Sha256(hash) => Checksum::Sha256(hash.clone().finalize().into()),
+        }
+    }
+}
+
+impl Default for FileSums {
+    fn default() -> Self {
+        Self {
+            crc32c: 0,
+            xxh128: XxHash3_128::new(),
+        }
+    }
+}
+
+impl FileSums {
+    /// Takes `bytes` in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.xxh128.write(bytes);
+    }
+
+    /// What stands in the manifest.
+    pub fn checksum(&self) -> Checksum {
+        Checksum::Crc32c(self.crc32c)
+    }
+
+    /// What stands in the index.
+    pub fn xxh128(&self) -> u128 {
+        self.xxh128.finish_128()
+    }
+}
