@@ -57,8 +57,7 @@ mod tests {
 
     /// The backup that began in segment `day` and ended at noon of that day of November, with this snapshot.
     fn backup(day: u64, snapshot: &str) -> BackupEntry {
-        let part =
-            serde_json::json!({ "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "" });
+        let part = serde_json::json!({ "name": "x", "size_bytes": 1, "stored_bytes": 1, "sha256": "00".repeat(32) });
         serde_json::from_value(serde_json::json!({
             "format": 1, "id": format!("202611{day:02}T110000Z-F"), "kind": "full", "parent": null,
             "system_identifier": "7710533931497189584", "timeline": 1, "history": [],

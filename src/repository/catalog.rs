@@ -464,10 +464,11 @@ pub(super) mod tests {
         let own = || catalog(&[("1F", None), ("2D", Some("1F"))]);
         let told = |since: &str| serde_json::json!({ "source": "wal", "since": since });
         let start = own().backups()[0].start_lsn.to_string();
+        let known = own().backups()[0].manifest.digest.to_hex();
         for (since, manifest, is_whole) in [
-            (start.as_str(), "", true),
+            (start.as_str(), known.as_str(), true),
             (start.as_str(), "another's", false),
-            ("7/70", "", false),
+            ("7/70", known.as_str(), false),
         ] {
             let catalog = own().with("2D", |delta| {
                 delta.changed_blocks = Some(serde_json::from_value(told(since)).unwrap());
