@@ -142,3 +142,37 @@ impl FileSums {
         self.xxh128.finish_128()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `xxh128sum` prints it, and PostgreSQL's manifest has it.
+    #[test]
+    fn sums_are_those_of_other_programs() {
+        let mut sums = FileSums::default();
+        sums.update(b"wal");
+        sums.update(b"halla\n");
+        assert_eq!(sums.checksum(), Checksum::of(b"walhalla\n"));
+        assert_eq!(sums.xxh128(), XxHash3_128::oneshot(b"walhalla\n"));
+        // The check value of CRC-32C (RFC 3720, B.4), and XXH3's of nothing.
+        assert_eq!(Checksum::of(b"123456789").to_string(), "839206e3");
+        let empty = FileSums::default().xxh128();
+        assert_eq!(format!("{empty:032x}"), "99aa06d3014798d86001c324468d497f");
+    }
+
+    #[test]
+    fn checksums_read_back_and_sum_alike() {
+        let sha256 = Checksum::Sha256(Sha256::digest(b"content").into());
+        for checksum in [Checksum::of(b"content"), sha256] {
+            let read = Checksum::parse(checksum.algorithm(), &checksum.to_string());
+            assert_eq!(read, Some(checksum));
+            let mut summing = checksum.summing();
+            summing.update(b"con");
+            summing.update(b"tent");
+            assert_eq!(summing.checksum(), checksum);
+        }
+        assert_eq!(Checksum::parse("SHA512", "00"), None);
+        assert_eq!(Checksum::parse("CRC32C", "00"), None);
+    }
+}

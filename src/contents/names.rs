@@ -66,6 +66,12 @@ impl Sink for Files {
         let mut bytes = Vec::new();
         let read = content.take(CATALOG_LIMIT_BYTES).read_to_end(&mut bytes);
         read.map_err(FileError::Read)?;
+        if bytes.len() as u64 == CATALOG_LIMIT_BYTES {
+            tracing::warn!(
+                "names in {} beyond 256 MiB are not read: some relations may have none",
+                path.display()
+            );
+        }
         lock(&self.0).push((path.to_owned(), bytes));
         Ok(Taken::Content)
     }

@@ -330,6 +330,13 @@ impl Layout {
         )
     }
 
+    /// What comes after all keys in the folder of a segment's tail, and before all that are not.
+    pub fn end_of_tail(&self, segment: SegmentName) -> String {
+        // The character after the folder's slash.
+        let folder = self.tail_folder(segment);
+        format!("{}0", folder.trim_end_matches('/'))
+    }
+
     /// A backup's entry, its commit point.
     pub fn backup_json(&self, id: &BackupId) -> ObjectKey {
         self.key(&Key::Backup(id.clone(), BackupObject::Entry))

@@ -49,8 +49,10 @@ pub struct WalListing {
     pub segments: BTreeMap<SegmentName, ArchivedFile>,
     /// Other WAL files.
     pub others: Vec<(WalFileName, ArchivedFile)>,
-    /// What is stored of unfinished segments.
+    /// What is stored of segments that are not archived.
     pub tails: TailFiles,
+    /// How many objects are stored of segments that are archived.
+    pub superseded: usize,
     /// Segments in two forms of which one is damaged (the other is listed) or whose contents differ.
     pub doubles: Vec<Error>,
 }
@@ -174,6 +176,81 @@ async fn read_list<T>(
     Ok(found)
 }
 
+/// What a listing shows around a segment.
+struct Around {
+    name: SegmentName,
+    before: SegmentName,
+    forms: Vec<ArchivedFile>,
+    tail: Vec<TailFile>,
+    /// Whether anything is there from the segment before on.
+    is_known: bool,
+}
+
+impl Around {
+    fn of(name: SegmentName, before: SegmentName) -> Self {
+        Self {
+            name,
+            before,
+            forms: Vec::new(),
+            tail: Vec::new(),
+            is_known: false,
+        }
+    }
+
+    /// Takes in the next object; what it is, if it is later than the segment.
+    fn see(&mut self, found: InWalFolder) -> Option<LaterWal> {
+        let name = self.name;
+        let (file, archived) = match found {
+            InWalFolder::File(file, archived) => (file, archived),
+            InWalFolder::Tail(file) => {
+                self.tail
+                    .extend((file.what.segment == name).then_some(file));
+                return None;
+            }
+        };
+        match file {
+            WalFileName::Segment(found) if found == name => {
+                self.forms.push(archived);
+                None
+            }
+            WalFileName::Segment(later) if later.timeline == name.timeline => {
+                self.is_known |= later >= self.before;
+                (later > name).then_some(LaterWal::Segment(later))
+            }
+            WalFileName::Partial(of, _) | WalFileName::BackupHistory(of, _)
+                if of.timeline == name.timeline =>
+            {
+                self.is_known |= of >= self.before;
+                None
+            }
+            file => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
+        }
+    }
+
+    fn end(self, later: Option<LaterWal>) -> (Vec<ArchivedFile>, Absence) {
+        let none = if self.is_known {
+            LaterWal::Nothing
+        } else {
+            LaterWal::NothingKnown
+        };
+        let absence = Absence {
+            later: Some(later.unwrap_or(none)),
+            tail: self.tail,
+        };
+        (self.forms, absence)
+    }
+}
+
+/// What comes before a segment in every form of it, and after all that is named after an earlier one.
+fn just_before(name: SegmentName) -> String {
+    let name = name.to_string();
+    let (begin, digit) = name.split_at(name.len() - 1);
+    match u8::from_str_radix(digit, 16) {
+        Ok(digit @ 1..) => format!("{begin}{:X}~", digit - 1),
+        _ => begin.to_owned(),
+    }
+}
+
 impl Repository {
     /// A segment, and what the archive holds after it where it does not hold the segment. One request tells both, where the
     /// store's listings can begin anywhere.
@@ -237,51 +314,39 @@ impl Repository {
         Ok(absence.later.unwrap_or(LaterWal::Nothing))
     }
 
-    /// Every form of a segment, its tail and what is archived after it, by one listing that begins with the segment before it and ends
-    /// with the first later object.
+    /// Every form of a segment, its tail and what is archived after it, by one listing that begins with the segment before it and
+    /// ends with the first later object. Of the tail of another segment, which may be long where nobody may delete it, it sees no
+    /// more than a page.
     fn forms_and_later(
         &self,
         name: SegmentName,
         before: SegmentName,
     ) -> Result<(Vec<ArchivedFile>, Absence), StoreError> {
-        // A name's first 23 digits come before the name itself in every form of it.
-        let start_after = format!("{}{before:.23}", self.layout.wal_folder(name.timeline));
-        let (mut forms, mut tail, mut is_known) = (Vec::new(), Vec::new(), false);
-        let folders = self.layout.wal_folders();
-        let within = Some(NEIGHBOURS);
-        let later = self.session.find(&folders, &start_after, within, |info| {
-            let (file, archived) = match InWalFolder::of(&self.layout, info)? {
-                InWalFolder::File(file, archived) => (file, archived),
-                InWalFolder::Tail(file) => {
-                    tail.extend((file.what.segment == name).then_some(file));
-                    return None;
-                }
-            };
-            match file {
-                WalFileName::Segment(found) if found == name => {
-                    forms.push(archived);
-                    None
-                }
-                WalFileName::Segment(later) if later.timeline == name.timeline => {
-                    is_known |= later >= before;
-                    (later > name).then_some(LaterWal::Segment(later))
-                }
-                WalFileName::Partial(of, _) | WalFileName::BackupHistory(of, _)
-                    if of.timeline == name.timeline =>
-                {
-                    is_known |= of >= before;
-                    None
-                }
-                file => (file.timeline() > name.timeline).then_some(LaterWal::Timelines),
+        let folder = self.layout.wal_folder(name.timeline);
+        let begin = format!("{folder}{}", just_before(before));
+        let mut pages = self
+            .session
+            .pages(&self.layout.wal_folders(), Some(&begin))
+            .of_first(NEIGHBOURS);
+        let mut around = Around::of(name, before);
+        while let Some(page) = self.session.wait(pages.next_page())? {
+            let mut objects = page.objects.iter();
+            let later = objects.find_map(|info| {
+                let found = InWalFolder::of(&self.layout, info)?;
+                around.see(found)
+            });
+            if later.is_some() {
+                return Ok(around.end(later));
             }
-        })?;
-        let none = if is_known {
-            LaterWal::Nothing
-        } else {
-            LaterWal::NothingKnown
-        };
-        let later = Some(later.unwrap_or(none));
-        Ok((forms, Absence { later, tail }))
+            let last = page.objects.last();
+            if let Some(last) = last.and_then(|info| TailFile::of(&self.layout, info))
+                && last.what.segment != name
+                && self.session.begins_listings_anywhere()
+            {
+                pages.skip_to(self.layout.end_of_tail(last.what.segment));
+            }
+        }
+        Ok(around.end(None))
     }
 
     /// The content of a history or backup history file.
@@ -406,12 +471,17 @@ impl Repository {
         let mut listing = WalListing::default();
         let mut sole: Vec<(SegmentName, ArchivedFile)> = Vec::new();
         let mut later = Vec::new();
-        let tails = &mut listing.tails;
+        let (tails, mut superseded) = (&mut listing.tails, 0);
         self.list_folder(&folder, first, borders, InWalFolder::of, |found| {
             let (file, archived) = match found {
                 InWalFolder::File(file, archived) => (file, archived),
                 InWalFolder::Tail(file) => {
-                    tails.entry(file.what.segment).or_default().push(file);
+                    let segment = file.what.segment;
+                    if sole.last().is_some_and(|(name, _)| *name == segment) {
+                        superseded += 1;
+                    } else {
+                        tails.entry(segment).or_default().push(file);
+                    }
                     return;
                 }
             };
@@ -429,6 +499,13 @@ impl Repository {
         for (file, archived) in later {
             self.add(&mut listing, first, file, archived)?;
         }
+        let segments = &listing.segments;
+        listing.tails.retain(|segment, files| {
+            let is_archived = segments.contains_key(segment);
+            superseded += if is_archived { files.len() } else { 0 };
+            !is_archived
+        });
+        listing.superseded = superseded;
         Ok(listing)
     }
 
@@ -601,15 +678,14 @@ mod tests {
 
     use super::*;
     use crate::pipeline::{Codec, Encryption, Identities};
+    use crate::repository::layout::{TailObject, TailPart};
     use crate::session::{Network, StoreSession};
 
     fn name(number: u64) -> SegmentName {
         SegmentNo(number).on(TimelineId::FIRST, SegmentSize::DEFAULT)
     }
 
-    #[test]
-    fn a_listing_in_parts_is_the_whole_listing() {
-        let network = Network::start(2).unwrap();
+    fn repository(network: &Network) -> Repository {
         let options = Options {
             upload_concurrency: 2,
             download_concurrency: 2,
@@ -617,8 +693,101 @@ mod tests {
         };
         let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
         let identifier = "7710533931497189584".parse().unwrap();
-        let session = StoreSession::new(store, &network);
-        let repository = Repository::new(session, Identities::default(), identifier);
+        let session = StoreSession::new(store, network);
+        Repository::new(session, Identities::default(), identifier)
+    }
+
+    impl Repository {
+        fn put_segment(&self, number: u64, codec: Codec) {
+            let packing = Packing {
+                codec,
+                encryption: Encryption::None,
+            };
+            let object = self.layout.wal(WalFileName::Segment(name(number)), packing);
+            let put = self.session.put(&object.key, "x".into(), PutMode::Create);
+            put.unwrap();
+        }
+
+        fn put_tail(&self, number: u64, pieces: u32) {
+            for piece in 0..pieces {
+                let what = TailObject {
+                    segment: name(number),
+                    run: "0123456789abcdef".parse().unwrap(),
+                    part: TailPart::Piece(piece, piece + 1),
+                };
+                let packing = Packing {
+                    codec: Codec::Lz4,
+                    encryption: Encryption::None,
+                };
+                let object = self.layout.tail(what, packing);
+                let put = self.session.put(&object.key, "x".into(), PutMode::Create);
+                put.unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_just_before_a_segment_comes_after_all_of_an_earlier_one() {
+        for number in [0x10, 0x1A, 0x1F, 0x3A0] {
+            let begin = just_before(name(number));
+            let (own, earlier) = (name(number).to_string(), name(number - 1));
+            assert!(begin < own, "{begin}");
+            for suffix in ["", ".lz4", ".tail/x", ".zst.age", ".partial.lz4"] {
+                assert!(begin > format!("{earlier}{suffix}"), "{begin}");
+            }
+        }
+    }
+
+    /// Nobody may have been allowed to delete it.
+    #[test]
+    fn a_long_tail_of_the_segment_before_hides_nothing() {
+        let network = Network::start(2).unwrap();
+        let repository = repository(&network);
+        for number in 3..6 {
+            repository.put_segment(number, Codec::Lz4);
+            repository.put_tail(number, 250);
+        }
+        let around = |number: u64| {
+            let found = repository.segment_or_later(name(number), name(number - 1));
+            found.unwrap()
+        };
+        assert!(around(5).is_ok());
+        let absent = around(6).unwrap_err();
+        assert_eq!(absent.later, Some(LaterWal::Nothing));
+        assert!(absent.tail.is_empty());
+        repository.put_tail(6, 250);
+        assert_eq!(around(6).unwrap_err().tail.len(), 250);
+        repository.put_segment(8, Codec::Zstd);
+        let absent = around(6).unwrap_err();
+        assert_eq!(absent.later, Some(LaterWal::Segment(name(8))));
+        assert_eq!(absent.tail.len(), 250);
+    }
+
+    #[test]
+    fn of_tails_those_of_archived_segments_are_counted_and_the_others_listed() {
+        let network = Network::start(2).unwrap();
+        let repository = repository(&network);
+        for (number, codec) in [(3, Codec::Lz4), (4, Codec::Zstd), (5, Codec::None)] {
+            repository.put_segment(number, codec);
+            repository.put_tail(number, 2);
+        }
+        repository.put_tail(6, 3);
+        for borders in [vec![], vec![name(4), name(6)]] {
+            let listed = repository
+                .list_wal(TimelineId::FIRST, None, &borders)
+                .unwrap();
+            assert!(listed.segments.keys().copied().eq((3..6).map(name)));
+            assert_eq!(listed.superseded, 6);
+            let tails = listed.tails.iter();
+            let tails: Vec<_> = tails.map(|(name, files)| (*name, files.len())).collect();
+            assert_eq!(tails, [(name(6), 3)]);
+        }
+    }
+
+    #[test]
+    fn a_listing_in_parts_is_the_whole_listing() {
+        let network = Network::start(2).unwrap();
+        let repository = repository(&network);
         for number in 3..60 {
             let packing = Packing {
                 codec: if number % 2 == 0 {

@@ -77,8 +77,18 @@ enum Missing {
 /// The first Linux whose `syncfs` tells errors of writing (syncfs(2)).
 const TELLING_LINUX: (u32, u32) = (5, 8);
 
-/// Whether [`Folder::sync_file_system`] fails where a file could not be written.
-pub(super) fn tells_errors_of_file_systems() -> bool {
+/// File systems that write all that they hold when they are told to, and say what they could not write: others pass neither on
+/// (overlayfs, most of FUSE, SMB). Their numbers are in linux/magic.h; that of tmpfs, which writes nothing, is among them.
+const TELLING_FILE_SYSTEMS: [u64; 5] = [
+    0xEF53,      // ext4
+    0x5846_5342, // XFS
+    0x9123_683E, // Btrfs
+    0xF2F5_2010, // F2FS
+    0x0102_1994, // tmpfs
+];
+
+/// Whether this Linux tells of files that a whole file system could not write.
+fn is_telling_linux() -> bool {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     let mut numbers = release.split(['.', '-', '+']).map(str::parse::<u32>);
@@ -458,6 +468,14 @@ impl Folder {
             None => Err(io::ErrorKind::NotFound.into()),
         };
         synced.map_err(Error::local("fsync", self.path.join(path)))
+    }
+
+    /// Whether [`Folder::sync_file_system`] fails where a file could not be written.
+    pub(super) fn can_sync_file_system(&self) -> Result<bool, Error> {
+        let system = rustix::fs::fstatfs(&self.handle)
+            .map_err(|errno| self.failed("look at the file system of", "".as_ref(), errno))?;
+        let kind = u64::try_from(system.f_type).unwrap_or_default();
+        Ok(is_telling_linux() && TELLING_FILE_SYSTEMS.contains(&kind))
     }
 
     /// Makes everything on the directory's file system durable that was written since the directory was opened.

@@ -9,12 +9,12 @@
 //! Nothing is written anywhere else, whatever a backup says: the link to a tablespace's place is for PostgreSQL, never for
 //! the restore.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use super::folder::{self, Folder, Kind};
+use super::folder::{Folder, Kind};
 use crate::repository::BackupEntry;
 
 /// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
@@ -186,19 +186,18 @@ impl Places {
         folder.sync_file(path)
     }
 
-    /// Makes all files durable at once, where the system tells of files that it could not write; whether it did.
+    /// Makes all files durable at once, where all file systems tell of files that they could not write; whether it did.
     pub(super) fn sync_all_files(&self) -> Result<bool, Error> {
-        if !folder::tells_errors_of_file_systems() {
-            return Ok(false);
-        }
         let tablespaces = self.tablespaces.values().map(|(_, folder)| folder);
         let wal = self.wal.iter().map(|(_, folder)| folder);
-        let mut synced = BTreeSet::new();
+        let mut file_systems = BTreeMap::new();
         for folder in [&self.data].into_iter().chain(wal).chain(tablespaces) {
-            if synced.insert(folder.stat()?.st_dev) {
-                folder.sync_file_system()?;
+            if !folder.can_sync_file_system()? {
+                return Ok(false);
             }
+            file_systems.insert(folder.stat()?.st_dev, folder);
         }
+        { file_systems.values() }.try_for_each(|folder| folder.sync_file_system())?;
         Ok(true)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! parts ─▶ write and check each file       N parts at a time
-//! all parts ─▶ fsync every file ─▶ modes of directories, fsync each
+//! all parts ─▶ every file durable ─▶ modes of directories, fsync each
 //! ```
 //!
 //! The last part waits until every other file is durable; of it, `pg_control` comes last.

@@ -385,6 +385,25 @@ mod tests {
         assert!(!site.has());
     }
 
+    /// It is Walhalla's own, and its times are enough.
+    #[test]
+    fn a_fetched_file_that_was_just_written_needs_no_digest() {
+        let site = Site::new();
+        let kept = |kind| {
+            let receipts = Receipts {
+                kind,
+                ..site.receipts.clone()
+            };
+            let before = BeforeRead::look(&site.path()).unwrap();
+            receipts
+                .keep(site.segment, &site.path(), before, None)
+                .unwrap();
+            receipts.has(site.segment, &site.path()).unwrap()
+        };
+        assert!(kept(Kind::Fetched));
+        assert!(!kept(Kind::Pushed));
+    }
+
     #[test]
     fn a_file_that_changed_meanwhile_gets_none() {
         let site = Site::new();

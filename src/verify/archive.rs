@@ -79,8 +79,10 @@ struct Archive<'a> {
     backups: &'a [BackupEntry],
     histories: BTreeMap<TimelineId, History>,
     inventory: Inventory,
-    /// Segments of which the store has a tail.
+    /// Segments that are not archived, and of which the store has a tail.
     unfinished: BTreeSet<SegmentName>,
+    /// Objects of tails of other segments.
+    superseded: usize,
     /// Segments of which something tells that they were there, and what.
     traces: BTreeMap<SegmentName, Trace>,
     /// Those of them that are missing.
@@ -119,6 +121,7 @@ impl<'a> Archive<'a> {
             histories: BTreeMap::new(),
             inventory: Inventory::default(),
             unfinished: BTreeSet::new(),
+            superseded: 0,
             traces: BTreeMap::new(),
             lost: Mutex::default(),
         };
@@ -138,6 +141,7 @@ impl<'a> Archive<'a> {
                 findings.judge::<()>(&object, Err(double.into()))?;
             }
             archive.unfinished.extend(listing.tails.keys());
+            archive.superseded += listing.superseded;
             let files = WalFiles::from(listing);
             archive.nothing_is_empty(&files, findings);
             archive.history_of(timeline, &files, findings)?;
@@ -405,23 +409,19 @@ impl<'a> Archive<'a> {
 
     /// Reads what was stored of segments that are not archived.
     fn tails(&self, findings: &Findings) -> Result<(), Error> {
-        let mut superseded = 0;
         for segment in &self.unfinished {
             let root = History::root(segment.timeline);
             let history = self.histories.get(&segment.timeline).unwrap_or(&root);
             // Since it was listed it may have become longer, or the segment may have been archived.
             let files = self.repository.tail_files(*segment)?;
-            if self.inventory.segment(*segment).is_some() {
-                superseded += files.len();
-                continue;
-            }
             for files in by_run(&files).into_values() {
                 self.tail(history, *segment, files, findings)?;
             }
         }
-        if superseded > 0 {
+        if self.superseded > 0 {
             findings.note(format!(
-                "{superseded} objects hold WAL of segments that were archived since, and are of no use any more"
+                "{} objects hold WAL of segments that were archived since, and are of no use any more",
+                self.superseded
             ));
         }
         Ok(())

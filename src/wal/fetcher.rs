@@ -393,7 +393,7 @@ impl Fetcher<'_> {
     }
 }
 
-/// A file that appears under its name whole and durable, or not at all.
+/// A file that appears under its name whole, or not at all; durably, but where the server sees to that.
 ///
 /// Of two processes that make the same file the newer one wins: it takes away the other's temporary file, so that one
 /// which was left behind cannot put its own in the place of what was acknowledged since.

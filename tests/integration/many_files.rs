@@ -20,15 +20,8 @@ fn a_cluster_of_thousands_of_files_is_restored() {
     primary.stop();
 
     let data = area.path("restored");
-    let args = [
-        "restore",
-        data.to_str().unwrap(),
-        "--archive-mode",
-        "off",
-        "-v",
-    ];
-    let restored = walhalla.run(&args).succeeds();
-    restored.says(&["files were made durable at once"]);
+    let args = ["restore", data.to_str().unwrap(), "--archive-mode", "off"];
+    walhalla.run(&args).succeeds();
     let mut restored = Cluster::adopt(&area, 17, data);
     restored.start();
     restored.wait_until_promoted();

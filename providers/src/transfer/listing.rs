@@ -48,6 +48,14 @@ impl Listing {
         self
     }
 
+    /// Goes on after `key`, which is greater than all that was shown, unless the listing is over. That costs nothing only where
+    /// the store's listings can begin anywhere.
+    pub fn skip_to(&mut self, key: String) {
+        self.request.start_after = Some(key);
+        self.request.page = None;
+        self.request.most_keys = None;
+    }
+
     fn new(store: Store, request: ListRequest) -> Self {
         Self {
             store,
