@@ -9,6 +9,7 @@ fn a_cluster_of_thousands_of_files_is_restored() {
     let walhalla = Walhalla::new(&area, &store);
     let mut primary = Cluster::create(&area, "primary", Shape::of(17));
     walhalla.archive_from(&mut primary);
+    primary.sql("create extension amcheck");
     primary.sql(
         "do $$ begin for i in 1..500 loop \
          execute format('create table t%s (a int primary key, b text)', i); \
