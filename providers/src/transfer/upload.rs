@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
 use super::{Store, may_be_own, permit};
 use crate::{
@@ -43,6 +44,8 @@ pub struct Upload {
     buffer: BytesMut,
     stored_bytes: u64,
     state: State,
+    /// The request that starts the upload. It ends also where nobody waits for it any more, so that what it made is known.
+    starting: Option<JoinHandle<Result<UploadId>>>,
     in_flight: JoinSet<Result<PartReceipt>>,
     receipts: Vec<PartReceipt>,
 }
@@ -73,6 +76,7 @@ impl Upload {
             buffer: BytesMut::new(),
             stored_bytes: 0,
             state: State::Buffered,
+            starting: None,
             in_flight: JoinSet::new(),
             receipts: Vec::new(),
         }
@@ -256,7 +260,7 @@ impl Upload {
     /// The upload, started if need be, and where its next part stands.
     async fn next_part(&mut self, size_bytes: usize) -> Result<(UploadId, PartAt)> {
         if matches!(self.state, State::Buffered) {
-            let upload = start(&self.store, &self.key, self.mode, &self.token).await?;
+            let upload = self.start().await?;
             self.state = State::Started {
                 upload,
                 parts: 0,
@@ -289,6 +293,15 @@ impl Upload {
                 Err(self.error(ErrorKind::Invalid).with_source(UploadEnded))
             }
         }
+    }
+
+    async fn start(&mut self) -> Result<UploadId> {
+        let (store, key) = (self.store.clone(), self.key.clone());
+        let (mode, token) = (self.mode, self.token.clone());
+        let begin = || tokio::spawn(async move { start(&store, &key, mode, &token).await });
+        let started = self.starting.get_or_insert_with(begin).await;
+        self.starting = None;
+        started.unwrap_or_else(|join| Err(self.error(ErrorKind::Other).with_source(join)))
     }
 
     fn most_in_flight(&self) -> usize {
@@ -324,6 +337,13 @@ impl Upload {
     async fn end(&mut self) {
         self.in_flight.shutdown().await;
         self.buffer = BytesMut::new();
+        if let Some(starting) = &mut self.starting {
+            let started = timeout(ABORT_DEADLINE, starting).await;
+            if let Ok(Ok(Ok(upload))) = started {
+                delete_parts(&self.store, &self.key, &upload).await;
+            }
+            self.starting = None;
+        }
         // Left in place until the parts are deleted, so that a drop meanwhile still sees to them.
         if let State::Started { upload, .. } = &self.state {
             delete_parts(&self.store, &self.key, upload).await;
@@ -338,15 +358,26 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        let State::Started { upload, .. } = mem::replace(&mut self.state, State::Ended) else {
-            return;
+        let starting = self.starting.take();
+        let started = match mem::replace(&mut self.state, State::Ended) {
+            State::Started { upload, .. } => Some(upload),
+            State::Buffered | State::Ended => None,
         };
+        if starting.is_none() && started.is_none() {
+            return;
+        }
         let (store, key) = (self.store.clone(), self.key.clone());
         let mut in_flight = mem::take(&mut self.in_flight);
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 in_flight.shutdown().await;
-                delete_parts(&store, &key, &upload).await;
+                let started = match (started, starting) {
+                    (None, Some(starting)) => starting.await.ok().and_then(Result::ok),
+                    (started, _) => started,
+                };
+                if let Some(upload) = started {
+                    delete_parts(&store, &key, &upload).await;
+                }
             });
         }
     }
