@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use walhalla::contents::checksum::Checksum;
-use walhalla::contents::{Contents, Error, FileError, FileHeader, Sink, Summed, Taken};
 use walhalla::contents::manifest::{FileFacts, Manifest, WalRange};
+use walhalla::contents::{Contents, Error, FileError, FileHeader, Sink, Summed, Taken};
 use walhalla::pipeline::{Identities, StoredDigest};
 use walhalla::repository::entry::StoredPart;
 use walhalla::repository::{BackupEntry, Repository};
@@ -25,6 +25,7 @@ fuzz_target!(|tar: &[u8]| {
         retry: RetryPolicy::default(),
         upload_concurrency: 1,
         download_concurrency: 2,
+        ..Options::default()
     };
     let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
     let mut entry = BackupEntry::parse(ENTRY).expect("the seed is an entry");

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla_postgres::{Lsn, SegmentSize, Version};
 use walhalla_postgres::wal::event::event;
 use walhalla_postgres::wal::reader::{HEADER_BYTES, Record, RecordHeader, RecordReader};
+use walhalla_postgres::{Lsn, SegmentSize, Version};
 
 const PAGE_BYTES: usize = 8192;
 const SEGMENT_BYTES: u64 = 1 << 20;

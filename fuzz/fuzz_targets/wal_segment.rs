@@ -2,10 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use walhalla_postgres::{History, SystemIdentifier, TimelineId};
-use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::wal::cluster::Cluster;
+use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, SegmentReader};
+use walhalla_postgres::{History, SystemIdentifier, TimelineId};
 
 fuzz_target!(|data: &[u8]| {
     // The cluster and name that the first page wants, so that there is more to check than it.
