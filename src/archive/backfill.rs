@@ -12,7 +12,7 @@ use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
-use crate::repository::{ArchivedFile, Repository};
+use crate::repository::{ArchivedFile, Forms, Repository};
 use crate::threads::{lock, on_threads};
 use crate::wal::Error;
 use crate::wal::stored_summary::{self, Stored};
@@ -55,7 +55,7 @@ struct Work {
     history: History,
     name: SegmentName,
     archived: ArchivedFile,
-    stored: Vec<ArchivedFile>,
+    stored: Forms,
     scope: Scope,
 }
 

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use smallvec::SmallVec;
 use walhalla_postgres::summary::{Changes, Rift, SegmentDigest, Summarizer, Summary};
 use walhalla_postgres::wal::event::Event;
 use walhalla_postgres::wal::page_header::LONG_HEADER_BYTES;
@@ -235,7 +236,7 @@ impl Interval<'_> {
 impl OwnOrArchived<'_> {
     fn forms(&self, segment: SegmentName) -> &[ArchivedFile] {
         let forms = self.stored.get(&segment);
-        forms.map(Vec::as_slice).unwrap_or_default()
+        forms.map(SmallVec::as_slice).unwrap_or_default()
     }
 }
 

@@ -8,13 +8,14 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
+use smallvec::SmallVec;
 use walhalla_postgres::{
     History, Lsn, SegmentName, SegmentNo, SegmentSize, TimelineId, WalFileName,
 };
 
 use crate::repository::gaps::RecordedGap;
 use crate::repository::tails::Tail;
-use crate::repository::{ArchivedFile, BackupEntry, WalListing};
+use crate::repository::{ArchivedFile, BackupEntry, Forms, WalListing};
 
 /// What is known of timelines.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +76,7 @@ pub struct WalFiles {
 }
 
 /// A timeline's summaries, each in every form in which it is stored.
-pub type Summaries = BTreeMap<SegmentName, Vec<ArchivedFile>>;
+pub type Summaries = BTreeMap<SegmentName, Forms>;
 
 /// What is archived of a cluster, as far as it was listed. Copies share what they hold.
 #[derive(Clone, Debug, Default)]
@@ -319,7 +320,7 @@ impl Inventory {
     pub fn summary(&self, name: SegmentName) -> &[ArchivedFile] {
         let listed = self.summaries.get(&name.timeline);
         let forms = listed.and_then(|listed| listed.found.get(&name));
-        forms.map(Vec::as_slice).unwrap_or_default()
+        forms.map(SmallVec::as_slice).unwrap_or_default()
     }
 }
 
@@ -724,7 +725,7 @@ mod tests {
         inventory.backup_ends = Arc::new([ends(1, 50), ends(2, 12)].into());
         assert_eq!(last(&inventory), Some(SegmentNo(11)));
         let summary = SegmentNo(14).on(timeline(2), SIZE);
-        let listed = Listed::whole(Summaries::from([(summary, Vec::new())]));
+        let listed = Listed::whole(Summaries::from([(summary, Forms::new())]));
         inventory.summaries.insert(timeline(2), listed);
         assert_eq!(last(&inventory), Some(SegmentNo(14)));
         let segment = |of, number| SegmentNo(number).on(timeline(of), SIZE);

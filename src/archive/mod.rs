@@ -18,6 +18,7 @@ pub mod walk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use smallvec::SmallVec;
 use walhalla_postgres::summary::{Rift, Summary};
 use walhalla_postgres::wal::reader::Record;
 use walhalla_postgres::wal::segment_reader::ReadSegment;
@@ -397,7 +398,7 @@ impl<'a> Archive<'a> {
         let names = whole.map(|(name, _)| name);
         // An empty one was stored just before the machine failed.
         let has_none = |name: &&SegmentName| {
-            let forms = summaries.get(*name).map(Vec::as_slice);
+            let forms = summaries.get(*name).map(SmallVec::as_slice);
             inventory::longest(forms.unwrap_or_default()) == 0
         };
         Ok(names.filter(has_none).count() as u64)

@@ -27,7 +27,7 @@ pub use catalog::{Catalog, ChainError, ChainProblem};
 pub use entry::{BackupEntry, BackupId, BackupKind};
 pub use layout::Layout;
 pub use object_error::{DamagedObject, ObjectError};
-pub use wal_archive::{Absence, ArchivedFile, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
+pub use wal_archive::{Absence, ArchivedFile, Forms, HISTORY_LIMIT_BYTES, LaterWal, WalListing};
 
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::{ContentDigest, HEADER_BYTES, has_header, named_digest};

@@ -51,16 +51,20 @@ impl TailFile {
         let Key::Tail(what, packing) = layout.parse(&info.key) else {
             return None;
         };
+        Some(Self::new(what, packing, info))
+    }
+
+    pub(super) fn new(what: TailObject, packing: Packing, info: &ObjectInfo) -> Self {
         let object = Object {
             key: info.key.clone(),
             packing,
         };
-        Some(Self {
+        Self {
             what,
             object,
             stored_bytes: info.size_bytes,
             modified: info.modified,
-        })
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::mem::discriminant;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 use walhalla_postgres::{History, SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::transfer::Listing;
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, ObjectKey, Operation};
@@ -33,6 +34,9 @@ pub struct ArchivedFile {
     /// When the store received it, by the store's clock.
     pub modified: Timestamp,
 }
+
+/// The forms in which a summary is stored: nearly always one.
+pub type Forms = SmallVec<[ArchivedFile; 1]>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ArchivedKind {
@@ -92,13 +96,17 @@ impl ArchivedFile {
             | Key::Gap(_)
             | Key::Foreign(_) => return None,
         };
-        Some(Self {
+        Some(Self::new(layout, kind, packing, info))
+    }
+
+    fn new(layout: &Layout, kind: ArchivedKind, packing: Packing, info: &ObjectInfo) -> Self {
+        Self {
             system_identifier: layout.system_identifier(),
             kind,
             packing,
             stored_bytes: info.size_bytes,
             modified: info.modified,
-        })
+        }
     }
 
     /// Where and how it is stored.
@@ -138,18 +146,26 @@ impl ArchivedFile {
 /// What an object in the folder of a timeline's WAL is.
 enum InWalFolder {
     File(WalFileName, ArchivedFile),
-    Tail(TailFile),
+    /// Boxed, as it is long and rare.
+    Tail(Box<TailFile>),
 }
 
 impl InWalFolder {
     fn of(layout: &Layout, info: &ObjectInfo) -> Option<Self> {
-        if let Some(tail) = TailFile::of(layout, info) {
-            return Some(Self::Tail(tail));
-        }
-        let archived = ArchivedFile::of(layout, info)?;
-        match archived.kind {
-            ArchivedKind::Wal(file) => Some(Self::File(file, archived)),
-            ArchivedKind::Summary(_) | ArchivedKind::Tail(_) => None,
+        match layout.parse(&info.key) {
+            Key::Wal(file, packing) => {
+                let archived = ArchivedFile::new(layout, ArchivedKind::Wal(file), packing, info);
+                Some(Self::File(file, archived))
+            }
+            Key::Tail(what, packing) => {
+                Some(Self::Tail(Box::new(TailFile::new(what, packing, info))))
+            }
+            Key::Summary(..)
+            | Key::Backup(..)
+            | Key::Claim(_)
+            | Key::Mark(..)
+            | Key::Gap(_)
+            | Key::Foreign(_) => None,
         }
     }
 }
@@ -204,7 +220,7 @@ impl Around {
             InWalFolder::File(file, archived) => (file, archived),
             InWalFolder::Tail(file) => {
                 self.tail
-                    .extend((file.what.segment == name).then_some(file));
+                    .extend((file.what.segment == name).then_some(*file));
                 return None;
             }
         };
@@ -287,7 +303,7 @@ impl Repository {
             for info in self.session.list(prefix.key.as_str(), None)? {
                 match InWalFolder::of(&self.layout, &info) {
                     Some(InWalFolder::File(WalFileName::Segment(_), form)) => forms.push(form),
-                    Some(InWalFolder::Tail(file)) => tail.push(file),
+                    Some(InWalFolder::Tail(file)) => tail.push(*file),
                     Some(InWalFolder::File(..)) | None => {}
                 }
             }
@@ -480,7 +496,7 @@ impl Repository {
                     if sole.last().is_some_and(|(name, _)| *name == segment) {
                         superseded += 1;
                     } else {
-                        tails.entry(segment).or_default().push(file);
+                        tails.entry(segment).or_default().push(*file);
                     }
                     return;
                 }
@@ -518,16 +534,16 @@ impl Repository {
         timeline: TimelineId,
         first: Option<SegmentName>,
         borders: &[SegmentName],
-    ) -> Result<BTreeMap<SegmentName, Vec<ArchivedFile>>, StoreError> {
+    ) -> Result<BTreeMap<SegmentName, Forms>, StoreError> {
         let folder = self.layout.summary_folder(timeline);
-        let mut summaries: Vec<(SegmentName, Vec<ArchivedFile>)> = Vec::new();
+        let mut summaries: Vec<(SegmentName, Forms)> = Vec::new();
         self.list_folder(&folder, first, borders, ArchivedFile::of, |archived| {
             let ArchivedKind::Summary(segment) = archived.kind else {
                 return;
             };
             match summaries.last_mut().filter(|last| last.0 == segment) {
                 Some((_, forms)) => forms.push(archived),
-                None => summaries.push((segment, vec![archived])),
+                None => summaries.push((segment, Forms::from([archived]))),
             }
         })?;
         Ok(summaries.into_iter().collect())
@@ -550,17 +566,29 @@ impl Repository {
         };
         // A name's first 23 digits come before the name itself in every form of it.
         let begin = |name: SegmentName| format!("{folder}{name:.23}");
+        let broken_off = |reason| {
+            let error = StoreError::new(Operation::List, folder, ErrorKind::Other);
+            error.with_source(reason)
+        };
         let mut begins = vec![first.map(begin)];
         begins.extend(borders.iter().map(|name| Some(begin(*name))));
         if let [sole] = begins.as_slice() {
-            // One page of it is in memory at a time.
-            let mut pages = self.session.pages(folder, sole.as_deref());
-            while let Some(page) = self.session.wait(pages.next_page())? {
+            // While a page is read, the next one comes; more are not in memory.
+            let next = |mut pages: Listing| {
+                self.session
+                    .spawn(async move { (pages.next_page().await, pages) })
+            };
+            let mut coming = next(self.session.pages(folder, sole.as_deref()));
+            loop {
+                let (page, pages) = { self.session.join(coming) }.map_err(broken_off)?;
+                let Some(page) = page? else {
+                    return Ok(());
+                };
+                coming = next(pages);
                 let found = page.objects.iter();
                 let read = found.filter_map(|info| of(&self.layout, info));
                 read.for_each(&mut show);
             }
-            return Ok(());
         }
         let ends = begins.iter().skip(1).cloned().chain([None]);
         let lists: Vec<_> = { begins.iter().zip(ends) }
@@ -571,11 +599,7 @@ impl Repository {
             })
             .collect();
         for list in lists {
-            let found = self.session.join(list);
-            let found = found.unwrap_or_else(|broken_off| {
-                let error = StoreError::new(Operation::List, folder, ErrorKind::Other);
-                Err(error.with_source(broken_off))
-            });
+            let found = self.session.join(list).map_err(broken_off)?;
             found?.into_iter().for_each(&mut show);
         }
         Ok(())
