@@ -23,6 +23,7 @@ pub mod error;
 pub mod failure;
 pub mod find;
 pub mod output;
+pub mod paths;
 pub mod pipeline;
 pub mod prefetch;
 pub mod progress;

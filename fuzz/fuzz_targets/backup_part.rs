@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use walhalla::contents::checksum::Checksum;
-use walhalla::contents::manifest::{FileFacts, Manifest, WalRange};
+use walhalla::contents::manifest::{self, FileFacts, Head, WalRange};
 use walhalla::contents::{Contents, Error, FileError, FileHeader, Sink, Summed, Taken};
 use walhalla::pipeline::{Identities, StoredDigest};
 use walhalla::repository::entry::StoredPart;
@@ -32,13 +32,23 @@ fuzz_target!(|tar: &[u8]| {
     let system_identifier = entry.system_identifier;
     let session = StoreSession::new(store, network());
     let repository = Repository::new(session, Identities::default(), system_identifier);
-    let manifest = manifest();
-    let wal = WalRange {
-        timeline: entry.timeline,
-        start: entry.start_lsn,
-        end: entry.stop_lsn,
+    let head = Head {
+        version: entry.postgres_version,
+        cluster: system_identifier,
+        wal: WalRange {
+            timeline: entry.timeline,
+            start: entry.start_lsn,
+            end: entry.stop_lsn,
+        },
     };
-    let text = manifest.to_text(entry.postgres_version, system_identifier, wal);
+    let facts = FileFacts {
+        size_bytes: 3,
+        modified: 0,
+        checksum: Checksum::of(b"17\n"),
+    };
+    let mut text = Vec::new();
+    let files = [("PG_VERSION".into(), facts)].into_iter();
+    manifest::write(&mut text, head, files).expect("memory takes all");
     let put = |name: &str, bytes: &[u8]| {
         let folder = repository.layout().backup_folder(&entry.id);
         let key = ObjectKey::new(format!("{folder}{name}")).expect("a key");
@@ -54,7 +64,7 @@ fuzz_target!(|tar: &[u8]| {
     };
     let (part, stored_manifest) = (
         put("base/00001.tar", tar),
-        put("backup_manifest", text.as_bytes()),
+        put("backup_manifest", &text),
     );
     entry.parts = vec![part];
     entry.manifest = stored_manifest;
@@ -65,17 +75,6 @@ fuzz_target!(|tar: &[u8]| {
 fn network() -> &'static Network {
     static NETWORK: OnceLock<Network> = OnceLock::new();
     NETWORK.get_or_init(|| Network::start(1).expect("threads"))
-}
-
-fn manifest() -> Manifest {
-    let facts = FileFacts {
-        size_bytes: 3,
-        modified: 0,
-        checksum: Checksum::of(b"17\n"),
-    };
-    Manifest {
-        files: [("PG_VERSION".into(), facts)].into(),
-    }
 }
 
 /// Takes files without keeping them.

@@ -10,9 +10,15 @@ const BLOCK_SIZE: u32 = 8192;
 const BLOCKS_PER_FILE: u32 = 131_072;
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(index) = Index::parse(data) {
-        let again = Index::parse(index.to_text().as_bytes()).expect("what was written is read");
-        assert_eq!(again, index);
+    if let Ok(index) = Index::read(data) {
+        let written = |index: &Index| {
+            let mut text = Vec::new();
+            index.write(&mut text).expect("memory takes all");
+            text
+        };
+        let text = written(&index);
+        let again = Index::read(&*text).expect("what was written is read");
+        assert_eq!(written(&again), text);
     }
     if let Ok(header) = Header::read(&mut &*data, BLOCK_SIZE, BLOCKS_PER_FILE) {
         let bytes = header.to_bytes(BLOCK_SIZE);

@@ -13,7 +13,7 @@ use super::Error;
 use super::begin::Begun;
 use super::extent::{Base, Item, Since};
 use super::newest::Newest;
-use super::pack::{Packer, PageRules};
+use super::pack::{Packed, Packer, PageRules};
 use super::parts::{self, Part};
 use super::reading::{Pass, ReadPace, Reading};
 use super::request::Backup;
@@ -21,7 +21,7 @@ use crate::contents::Owner;
 use crate::contents::relations::Relations;
 use crate::progress::Progress;
 use crate::repository::entry::CorruptBlock;
-use crate::server::data_directory::{self, Listing};
+use crate::server::data_directory::{self, Files, Listing};
 use crate::threads::{lock, on_threads};
 
 /// What was seen of the pages.
@@ -31,6 +31,8 @@ pub(super) struct Copied {
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
     /// The pages that were changed last, which may turn out to be damaged.
     pub(super) newest: Newest,
+    /// Which files of the listing are in the backup; others vanished before they were read.
+    stored: Vec<bool>,
 }
 
 impl Backup<'_> {
@@ -38,14 +40,13 @@ impl Backup<'_> {
     pub(super) fn copy(
         &self,
         begun: &Begun,
-        listing: Listing,
+        listing: &Listing,
         relations: &Relations,
     ) -> Result<Copied, Error> {
         let delta = begun.delta.as_ref();
         let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
         let since = self.since(begun);
-        let directories = listing.directories;
-        let parts = self.parts(listing.files, base.as_ref());
+        let parts = self.parts(&listing.files, base.as_ref());
         let total = parts.iter().map(|part| part.size_bytes).sum();
         let progress = Progress::new(self.options.show, "backing up", total);
         let pace = ReadPace::new(self.options.read_rate);
@@ -54,7 +55,7 @@ impl Backup<'_> {
             pace: &pace,
             pass: Pass::First,
         };
-        let (next, copied) = (AtomicUsize::new(0), Mutex::new(Copied::default()));
+        let (next, copied) = (AtomicUsize::new(0), Mutex::new(Copied::of(&listing.files)));
         let owner = owner_of(self.pgdata)?;
         let rules = PageRules::new(self.control, begun.start_lsn);
         let worker = || -> Result<(), Error> {
@@ -66,12 +67,22 @@ impl Backup<'_> {
                 let part = begun.assembly.begin_part(index + 1, owner)?;
                 let mut packer = Packer::new(part, rules, since);
                 if index == 0 {
-                    let mut directories = directories.iter();
+                    let mut directories = listing.directories.iter();
                     directories.try_for_each(|directory| packer.part.directory(directory))?;
                 }
-                let mut files = files.iter();
-                files.try_for_each(|file| packer.item(self.pgdata, file, reading))?;
-                lock(&copied).add(&mut packer);
+                // What gives names is always whole.
+                let base = base.as_ref().filter(|_| index > 0);
+                let mut packed = Vec::new();
+                for position in files {
+                    let Some(file) = listing.files.get(*position as usize) else {
+                        continue;
+                    };
+                    let item = Item::of(file, base);
+                    if packer.item(self.pgdata, &item, reading)? == Packed::Stored {
+                        packed.push(*position);
+                    }
+                }
+                lock(&copied).add(&mut packer, &packed);
                 begun.assembly.end_part(packer.part, index + 1)?;
             }
         };
@@ -94,7 +105,7 @@ impl Backup<'_> {
     }
 
     /// Divides files among parts. The first has the directories, and the catalogs that name relations, always whole.
-    fn parts(&self, files: Vec<data_directory::Entry>, base: Option<&Base>) -> Vec<Part> {
+    fn parts(&self, files: &Files, base: Option<&Base>) -> Vec<Part> {
         let mut catalogs = Catalogs::default();
         for file in files.iter().filter(|file| is_map(&file.path)) {
             if let Ok(bytes) = std::fs::read(self.pgdata.join(&file.path)) {
@@ -103,21 +114,42 @@ impl Backup<'_> {
         }
         let gives_names =
             |file: &data_directory::Entry| is_map(&file.path) || catalogs.of(&file.path).is_some();
-        let (first, others): (Vec<_>, Vec<_>) = files.into_iter().partition(gives_names);
-        let others = others.into_iter().map(|file| match base {
-            Some(base) => base.item(file),
-            None => Item::whole(file),
+        let mut first = Part::default();
+        let shares = (0..).zip(files.iter()).filter_map(|(position, file)| {
+            let gives_names = gives_names(&file);
+            let base = base.filter(|_| !gives_names);
+            let share = Item::of(file, base).share(position);
+            if gives_names {
+                first.add(share);
+            }
+            (!gives_names).then_some(share)
         });
-        let mut parts = vec![Part::of(first.into_iter().map(Item::whole).collect())];
-        parts.extend(parts::divide(others.collect()));
-        parts
+        let others = parts::divide(shares);
+        [first].into_iter().chain(others).collect()
     }
 }
 
 impl Copied {
-    fn add(&mut self, packer: &mut Packer) {
+    fn of(files: &Files) -> Self {
+        Self {
+            stored: vec![false; files.len()],
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, packer: &mut Packer, packed: &[u32]) {
         self.corrupt_blocks.append(&mut packer.corrupt_blocks);
         self.newest.append(take(&mut packer.newest));
+        for position in packed {
+            if let Some(stored) = self.stored.get_mut(*position as usize) {
+                *stored = true;
+            }
+        }
+    }
+
+    /// Whether the file at this position of the listing is in the backup.
+    pub(super) fn holds(&self, position: usize) -> bool {
+        self.stored.get(position).copied().unwrap_or_default()
     }
 }
 

@@ -61,9 +61,9 @@ impl Backup<'_> {
             start,
             max_chain: options.max_chain,
         };
-        let mut paths = listing.files.iter().map(|file| &file.path);
+        let mut paths = listing.files.iter().map(|file| file.path);
         let stray = paths.find(|path| is_taken_for_delta(path));
-        let stray = stray.map(|path| Unusable::Named(path.clone()));
+        let stray = stray.map(Unusable::Named);
         let parent = match (&options.parent, stray) {
             (Some(id), None) => own.named(self.repository, id)?,
             (Some(id), Some(reason)) => {

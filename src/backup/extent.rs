@@ -8,6 +8,7 @@ use walhalla_postgres::summary::Changes;
 use walhalla_postgres::{Lsn, RelationFile, RelationFiles, page};
 
 use super::parent::Parent;
+use super::parts::Share;
 use crate::contents::relations::{self, Relations};
 use crate::server::data_directory::Entry;
 
@@ -66,12 +67,24 @@ pub(super) struct Base<'a> {
 }
 
 impl Item {
-    /// The whole of a file.
-    pub(super) fn whole(entry: Entry) -> Self {
-        Self {
-            read_bytes: entry.size_bytes,
-            entry,
-            extent: Extent::Whole,
+    /// What of a file goes into a backup on top of `base`; without one, all of it.
+    pub(super) fn of(entry: Entry, base: Option<&Base>) -> Self {
+        match base {
+            Some(base) => base.item(entry),
+            None => Self {
+                read_bytes: entry.size_bytes,
+                entry,
+                extent: Extent::Whole,
+            },
+        }
+    }
+
+    /// The file as it is divided among parts.
+    pub(super) fn share(&self, position: u32) -> Share {
+        Share {
+            position,
+            read_bytes: self.read_bytes,
+            is_whole: self.extent == Extent::Whole,
         }
     }
 }
@@ -96,7 +109,7 @@ impl<'a> Base<'a> {
     }
 
     /// What of `entry` is not as it was in the parent.
-    pub(super) fn item(&self, entry: Entry) -> Item {
+    fn item(&self, entry: Entry) -> Item {
         let block_size = u64::from(self.own.block_size.max(1));
         let extent = self.extent(&entry).unwrap_or(Extent::Whole);
         let read_bytes = match &extent {
@@ -218,20 +231,22 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::paths::PathList;
     use walhalla_postgres::Fork;
     use walhalla_postgres::summary::Changed as ForkChanged;
 
     const PER_FILE: u32 = 1000;
 
     fn relations(blocks: &[(&str, u32)]) -> Relations {
-        let files = blocks
-            .iter()
-            .map(|(name, blocks)| ((*name).to_owned(), *blocks));
+        let mut files = PathList::default();
+        for (name, blocks) in blocks {
+            files.push(&Path::new("base/5").join(name), *blocks);
+        }
         Relations {
             block_size: 8192,
             blocks_per_file: PER_FILE,
             databases: BTreeMap::from([("base/5".to_owned(), 1)]),
-            folders: BTreeMap::from([("base/5".to_owned(), files.collect())]),
+            files: files.into_map().unwrap(),
         }
     }
 

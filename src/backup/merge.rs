@@ -64,7 +64,7 @@ impl Merge<'_> {
             return Err(missing.into());
         }
         let relations = Relations::read(self.repository, leaf)?.unwrap_or_default();
-        let entry = assembly.finish(Facts::merged_from(leaf, self.permanence), |_| relations)?;
+        let entry = assembly.finish(Facts::merged_from(leaf, self.permanence), &relations)?;
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }

@@ -51,6 +51,15 @@ pub(super) struct Packer {
     pub(super) newest: Newest,
 }
 
+/// What became of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packed {
+    /// It is in the part.
+    Stored,
+    /// It vanished, or is not wanted any more.
+    Gone,
+}
+
 impl PageRules {
     /// Rules for a backup that began at `begin`.
     pub(super) fn new(control: &ControlFile, begin: Lsn) -> Self {
@@ -85,22 +94,23 @@ impl Packer {
         pgdata: &Path,
         item: &Item,
         reading: Reading,
-    ) -> Result<(), Error> {
+    ) -> Result<Packed, Error> {
         let path = pgdata.join(&item.entry.path);
         // What did not change is told by its length alone.
         if let Extent::Blocks { runs, length } = &item.extent
             && runs.is_empty()
         {
             let entry = &item.entry;
-            return self.delta(&path, None, entry, runs, *length, reading);
+            self.delta(&path, None, entry, runs, *length, reading)?;
+            return Ok(Packed::Stored);
         }
         // Of an unlogged relation the init fork alone is stored, and recovery fails where it finds the main fork too.
         if is_unlogged_by_now(&path, &item.entry) {
-            return Ok(());
+            return Ok(Packed::Gone);
         }
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Packed::Gone),
             Err(source) => return Err(Error::Read { path, source }),
         };
         match &item.extent {
@@ -119,7 +129,8 @@ impl Packer {
                     self.file(&path, &file, &item.entry, again)
                 }
             }
-        }
+        }?;
+        Ok(Packed::Stored)
     }
 
     /// Adds a whole file with as many bytes as it has now.

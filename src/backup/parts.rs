@@ -1,74 +1,68 @@
 //! Dividing a data directory's files among tar parts.
 
-use super::extent::{Extent, Item};
-
 /// Files of about this length go into one part; a longer file has one of its own.
 pub(super) const PART_SIZE_BYTES: u64 = 256 << 20;
 
-/// Files that are packed into one tar file.
+/// A file on its way into a part.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// Its position in the listing.
+    pub(super) position: u32,
+    /// How much is read of it, in bytes.
+    pub(super) read_bytes: u64,
+    /// Whether all of it is stored.
+    pub(super) is_whole: bool,
+}
+
+/// Files that are packed into one tar file, by their positions in the listing.
 #[derive(Debug, Default)]
 pub(super) struct Part {
-    pub(super) files: Vec<Item>,
+    pub(super) files: Vec<u32>,
     pub(super) size_bytes: u64,
 }
 
 impl Part {
-    /// A part of these files.
-    pub(super) fn of(files: Vec<Item>) -> Self {
-        Self {
-            size_bytes: files.iter().map(|file| file.read_bytes).sum(),
-            files,
-        }
+    /// Adds a file.
+    pub(super) fn add(&mut self, file: Share) {
+        self.files.push(file.position);
+        self.size_bytes += file.read_bytes;
     }
 }
 
 /// Divides `files` into parts, the largest first, so that all workers end at about the same time.
 ///
 /// Whole files and blocks of files are in different parts: a restore streams the first, and picks from the others.
-pub(super) fn divide(files: Vec<Item>) -> Vec<Part> {
-    let (whole, blocks): (Vec<_>, Vec<_>) = files
-        .into_iter()
-        .partition(|file| file.extent == Extent::Whole);
-    let mut parts = by_size(whole);
-    parts.extend(by_size(blocks));
-    parts.sort_by_key(|part| std::cmp::Reverse(part.size_bytes));
-    parts
-}
-
-fn by_size(files: Vec<Item>) -> Vec<Part> {
-    let mut parts = Vec::new();
-    let mut open = Part::default();
+pub(super) fn divide(files: impl Iterator<Item = Share>) -> Vec<Part> {
+    let (mut parts, mut whole, mut blocks) = (Vec::new(), Part::default(), Part::default());
     for file in files {
+        let open = if file.is_whole {
+            &mut whole
+        } else {
+            &mut blocks
+        };
         if file.read_bytes >= PART_SIZE_BYTES {
-            parts.push(Part::of(vec![file]));
+            let mut own = Part::default();
+            own.add(file);
+            parts.push(own);
             continue;
         }
         if open.size_bytes + file.read_bytes > PART_SIZE_BYTES {
-            parts.push(std::mem::take(&mut open));
+            parts.push(std::mem::take(open));
         }
-        open.size_bytes += file.read_bytes;
-        open.files.push(file);
+        open.add(file);
     }
-    if !open.files.is_empty() {
-        parts.push(open);
-    }
+    parts.extend(
+        [whole, blocks]
+            .into_iter()
+            .filter(|part| !part.files.is_empty()),
+    );
+    parts.sort_by_key(|part| std::cmp::Reverse(part.size_bytes));
     parts
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::data_directory::Entry;
-
-    fn file(size_bytes: u64) -> Item {
-        Item::whole(Entry {
-            path: size_bytes.to_string().into(),
-            size_bytes,
-            mode: 0o600,
-            modified: 0,
-            relation: None,
-        })
-    }
 
     #[test]
     fn every_file_is_in_one_part_and_large_parts_come_first() {
@@ -80,24 +74,25 @@ mod tests {
             7,
             PART_SIZE_BYTES,
         ];
-        let parts = divide(sizes.into_iter().map(file).collect());
-        let mut found: Vec<u64> = parts
-            .iter()
-            .flat_map(|part| part.files.iter().map(|file| file.read_bytes))
-            .collect();
+        let share = |(position, read_bytes)| Share {
+            position,
+            read_bytes,
+            is_whole: position % 2 == 0,
+        };
+        let parts = divide((0..).zip(sizes).map(share));
+        let files = parts.iter().flat_map(|part| part.files.iter().copied());
+        let mut found: Vec<u32> = files.collect();
         found.sort_unstable();
-        let mut wanted = sizes.to_vec();
-        wanted.sort_unstable();
-        assert_eq!(found, wanted);
+        assert_eq!(found, [0, 1, 2, 3, 4, 5]);
         assert!(
             parts
                 .windows(2)
                 .all(|pair| pair[0].size_bytes >= pair[1].size_bytes)
         );
-        assert!(
-            parts
-                .iter()
-                .all(|part| part.files.len() == 1 || part.size_bytes <= PART_SIZE_BYTES)
-        );
+        for part in &parts {
+            assert!(part.files.len() == 1 || part.size_bytes <= PART_SIZE_BYTES);
+            let kinds = part.files.iter().map(|position| position % 2);
+            assert_eq!(kinds.clone().min(), kinds.max(), "{part:?}");
+        }
     }
 }

@@ -45,8 +45,10 @@ impl Backup<'_> {
         let left_out = self.left_out(&listing);
         let tablespaces = listing.tablespaces.clone();
         let databases = databases(&listing.directories);
-        let mut relations = Relations::of(&listing, self.control);
-        let copied = self.copy(&begun, listing, &relations)?;
+        let relations = Relations::of(&listing, self.control);
+        let copied = self.copy(&begun, &listing, &relations)?;
+        let relations = relations.with_files(&listing, |position| copied.holds(position));
+        drop(listing);
         let ended = self.end(&mut begun, copied)?;
         let range = ended.range();
         self.archive_histories(range.timeline)?;
@@ -57,12 +59,8 @@ impl Backup<'_> {
             assembly,
             ..
         } = begun;
-        let kind = assembly.id().kind();
         let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
-        let entry = assembly.finish(facts, |manifest| {
-            relations.retain_files_of(manifest, kind);
-            relations
-        })?;
+        let entry = assembly.finish(facts, &relations)?;
         self.wait_for_wal(&mut server, range)?;
         self.wait(async {
             server.close().await;

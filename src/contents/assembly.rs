@@ -7,7 +7,9 @@
 //! Nothing here makes the backup visible: that is for who writes the entry ([`Repository::commit_backup`]).
 
 use std::collections::BTreeMap;
+use std::io::{self, BufWriter, Write};
 use std::mem::take;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use jiff::Timestamp;
@@ -16,10 +18,11 @@ use walhalla_postgres::{Limits, Lsn, SegmentSize, SystemIdentifier, Version};
 use walhalla_providers::ObjectKey;
 
 use super::Owner;
+use super::checksum::Checksum;
 use super::index::{Index, PartIndex};
-use super::manifest::{Manifest, WalRange};
+use super::manifest::{self, FileFacts, Head, WalRange};
 use super::relations::Relations;
-use super::tar_part::{PartWriter, WriteError};
+use super::tar_part::{PartWriter, WriteError, failed};
 use crate::pipeline::{Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
@@ -39,10 +42,31 @@ pub struct Assembly<'a> {
 /// What of the backup is in the store.
 #[derive(Default)]
 struct Stored {
-    manifest: Manifest,
     restored_bytes: u64,
     /// By their numbers, which count from 1.
-    parts: BTreeMap<usize, (StoredPart, PartIndex)>,
+    parts: BTreeMap<usize, PackedPart>,
+}
+
+/// A part that is in the store.
+struct PackedPart {
+    stored: StoredPart,
+    index: PartIndex,
+    /// The CRC-32C of each file of the index.
+    checksums: Vec<u32>,
+}
+
+impl PackedPart {
+    fn files(&self) -> impl Iterator<Item = (PathBuf, FileFacts)> {
+        let files = self.index.files.iter().zip(&self.checksums);
+        files.map(|((path, place), checksum)| {
+            let facts = FileFacts {
+                size_bytes: place.size_bytes,
+                modified: place.modified,
+                checksum: Checksum::Crc32c(*checksum),
+            };
+            (path, facts)
+        })
+    }
 }
 
 /// What a backup is, besides its objects.
@@ -134,22 +158,24 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The store's.
     pub fn end_part(&self, mut part: PartWriter, number: usize) -> Result<(), WriteError> {
-        let files = take(&mut part.files);
-        let places = take(&mut part.places);
+        let files = take(&mut part.places);
+        let checksums = take(&mut part.checksums);
         let restored_bytes = part.restored_bytes;
-        let size_bytes = files.iter().map(|(_, facts)| facts.size_bytes).sum();
+        let size_bytes = files.values().map(|place| place.size_bytes).sum();
         let object = part.finish()?;
         let name = BackupObject::Part(number, self.pipeline.packing()).to_string();
-        let part = stored_part(name.clone(), size_bytes, &object);
-        let index = PartIndex {
-            name,
-            frames: object.frames,
-            files: places,
+        let part = PackedPart {
+            stored: stored_part(name.clone(), size_bytes, &object),
+            index: PartIndex {
+                name,
+                frames: object.frames,
+                files,
+            },
+            checksums,
         };
         let mut stored = lock(&self.stored);
         stored.restored_bytes += restored_bytes;
-        stored.manifest.files.extend(files);
-        stored.parts.insert(number, (part, index));
+        stored.parts.insert(number, part);
         Ok(())
     }
 
@@ -160,24 +186,24 @@ impl<'a> Assembly<'a> {
     }
 
     /// Stores what goes with the parts, and returns the backup's entry, which is not written yet. `relations` says which
-    /// files of relations are among those of the manifest.
+    /// files of relations are among its files.
     ///
     /// # Errors
     /// The store's.
-    pub fn finish(
-        self,
-        facts: Facts,
-        relations: impl FnOnce(&Manifest) -> Relations,
-    ) -> Result<BackupEntry, WriteError> {
+    pub fn finish(self, facts: Facts, relations: &Relations) -> Result<BackupEntry, WriteError> {
         let Stored {
-            manifest,
             restored_bytes,
             parts,
         } = take(&mut *lock(&self.stored));
-        let (parts, indexes): (Vec<_>, Vec<_>) = parts.into_values().unzip();
-        let index = self.store_index(&Index { parts: indexes })?;
-        let relations = self.store_relations(&relations(&manifest))?;
-        let stored_manifest = self.store_manifest(&manifest, &facts)?;
+        let relations = self.store_relations(relations)?;
+        let manifest = self.store_manifest(&parts, &facts)?;
+        let parts = parts.into_values();
+        let (parts, indexes): (Vec<_>, Vec<_>) =
+            parts.map(|part| (part.stored, part.index)).unzip();
+        let index = Index::of(indexes);
+        let files = { index.parts.iter() }.map(|part| part.files.len() as u64);
+        let files = files.sum();
+        let index = self.store_index(&index)?;
         let kind = self.id.kind();
         let (parent, parent_manifest, changed_blocks) = match facts.base {
             Some(base) => (
@@ -213,14 +239,14 @@ impl<'a> Assembly<'a> {
             data_checksums: facts.data_checksums,
             corrupt_blocks: facts.corrupt_blocks,
             size_bytes: restored_bytes,
-            files: manifest.files.len() as u64,
+            files,
             stored_bytes: 0,
             tablespaces: facts.tablespaces,
             left_out: facts.left_out,
             encrypted_to: self.pipeline.recipients().to_vec(),
             catalogs: parts.first().map(|part| part.name.clone()),
             parts,
-            manifest: stored_manifest,
+            manifest,
             relations: Some(relations),
             index: Some(index),
             changed_blocks,
@@ -241,36 +267,49 @@ impl<'a> Assembly<'a> {
 
     fn store_index(&self, index: &Index) -> Result<StoredPart, WriteError> {
         let list = BackupObject::Index(self.pipeline.packing());
-        self.store_list(self.pipeline, list, index.to_text().as_bytes())
+        self.store_list(self.pipeline, list, |text| Ok(index.write(text)?))
     }
 
-    fn store_manifest(&self, manifest: &Manifest, facts: &Facts) -> Result<StoredPart, WriteError> {
+    fn store_manifest(
+        &self,
+        parts: &BTreeMap<usize, PackedPart>,
+        facts: &Facts,
+    ) -> Result<StoredPart, WriteError> {
         let list = BackupObject::Manifest(self.pipeline.packing());
-        let (version, cluster) = (facts.postgres_version, facts.system_identifier);
-        let text = manifest.to_text(version, cluster, facts.range);
-        self.store_list(self.pipeline, list, text.as_bytes())
+        let head = Head {
+            version: facts.postgres_version,
+            cluster: facts.system_identifier,
+            wal: facts.range,
+        };
+        let files = || parts.values().flat_map(PackedPart::files);
+        self.store_list(self.pipeline, list, |text| {
+            manifest::write(text, head, files())
+        })
     }
 
     /// Anyone may read it.
     fn store_relations(&self, relations: &Relations) -> Result<StoredPart, WriteError> {
         let pipeline = self.pipeline.unencrypted().framed();
         let list = BackupObject::Relations(pipeline.packing());
-        self.store_list(&pipeline, list, &relations.to_json())
+        self.store_list(&pipeline, list, |text| relations.write(text))
     }
 
+    /// Stores what `write` writes, as it is written.
     fn store_list(
         &self,
         pipeline: &Pipeline,
         list: BackupObject,
-        content: &[u8],
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> Result<StoredPart, WriteError> {
-        let mut writer = pipeline.create(&self.key(list))?;
-        writer.append(content)?;
-        Ok(stored_part(
-            list.to_string(),
-            content.len() as u64,
-            &writer.finish()?,
-        ))
+        let name = list.to_string();
+        let broken_off = |error| failed(Path::new(&name), error);
+        let mut text = BufWriter::new(pipeline.create(&self.key(list))?);
+        write(&mut text).map_err(broken_off)?;
+        let object = text
+            .into_inner()
+            .map_err(|error| broken_off(error.into_error()))?;
+        let size_bytes = object.position();
+        Ok(stored_part(name, size_bytes, &object.finish()?))
     }
 }
 

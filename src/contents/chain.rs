@@ -8,22 +8,23 @@
 //! A file of the result comes from the newest layer that holds it whole, its bottom, and from the `INCREMENTAL.*` files of
 //! the layers above. Each of its blocks is read once, from the newest layer that holds it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use walhalla_providers::Error as StoreError;
 
 use super::checksum::{Checksum, Identity, Summing};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
-use super::manifest::{FileFacts, Manifest, WalRange};
+use super::manifest::{self, FileFacts};
 use super::merged::{Layout, Merged, Run, Skip, Source};
 use super::pieces::{PieceReader, Pieces};
 use super::reader::{
-    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken,
+    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken, head,
 };
 use super::relations::Relations;
+use crate::paths::{PathList, PathMap};
 use crate::pipeline::Frame;
 use crate::repository::entry::StoredPart;
 use crate::repository::{self, BackupEntry, BackupKind, ObjectError, Repository};
@@ -39,11 +40,13 @@ pub struct Chain<'a> {
     /// Of the leaf; of a backup that is streamed alone they are not read, as it is restored without them.
     relations: Relations,
     /// Files of the leaf that are not wanted, and their lengths.
-    left_out: Vec<(PathBuf, u64)>,
-    /// Files of the result that did not come yet.
-    left: Mutex<HashMap<PathBuf, usize>>,
+    left_out: PathList<u64>,
+    /// Files of the result, each with the layer that is its bottom.
+    result: PathMap<u32>,
+    /// Which of them came.
+    came: Vec<AtomicBool>,
     /// What the files of the result of several backups are.
-    made: Mutex<BTreeMap<PathBuf, FileFacts>>,
+    made: Mutex<PathList<FileFacts>>,
 }
 
 /// How files are read.
@@ -59,8 +62,6 @@ struct Layer<'a> {
     contents: Contents<'a>,
     /// Not needed of a backup that stands alone.
     pieces: Option<Pieces<'a>>,
-    /// Files of the result whose bottom is here.
-    bottoms: HashSet<PathBuf>,
 }
 
 /// A part that has to be read for the result.
@@ -98,7 +99,6 @@ impl<'a> Chain<'a> {
             Ok::<_, Error>(Layer {
                 contents: Contents::open(repository, backup)?,
                 pieces: pieces.transpose()?,
-                bottoms: HashSet::new(),
             })
         };
         let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
@@ -114,8 +114,9 @@ impl<'a> Chain<'a> {
                 block_size: 8192,
                 ..Relations::default()
             }),
-            left_out: Vec::new(),
-            left: Mutex::default(),
+            left_out: PathList::default(),
+            result: PathMap::default(),
+            came: Vec::new(),
             made: Mutex::default(),
         };
         chain.find_bottoms(is_wanted)?;
@@ -126,37 +127,43 @@ impl<'a> Chain<'a> {
         let Some((leaf, older)) = self.layers.split_last() else {
             return Ok(());
         };
-        let (mut left, mut left_out) = (HashMap::new(), Vec::new());
-        for (name, size_bytes) in leaf.contents.sizes() {
+        let (mut result, mut left_out) = (PathList::default(), PathList::default());
+        for (name, facts) in leaf.contents.files().list().iter() {
             let changed = match leaf.contents.backup.kind {
                 BackupKind::Delta => whole_name(&name),
                 BackupKind::Full => None,
             };
-            let path = changed.unwrap_or_else(|| name.clone());
+            let is_whole = changed.is_none();
+            let path = changed.unwrap_or(name);
             if !is_wanted(&path) {
-                let blocks = self.relations.blocks(&path).filter(|_| path != name);
-                let blocks =
-                    blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
-                left_out.push((path, blocks.unwrap_or(size_bytes)));
+                let whole = self.relations.size_bytes(&path).filter(|_| !is_whole);
+                left_out.push(&path, whole.unwrap_or(facts.size_bytes));
                 continue;
             }
-            let layer = if path == name {
+            let layer = if is_whole {
                 Some(older.len())
             } else {
                 bottom(older, &path)
             };
             let no_bottom = || self.problem(PartProblem::NoBottom(path.display().to_string()));
             let layer = layer.ok_or_else(no_bottom)?;
-            left.insert(path, layer);
+            result.push(&path, u32::try_from(layer).unwrap_or(u32::MAX));
         }
-        for (path, layer) in &left {
-            if let Some(layer) = self.layers.get_mut(*layer) {
-                layer.bottoms.insert(path.clone());
-            }
-        }
+        let twice = |path: PathBuf| PartProblem::Unexpected(path.display().to_string());
+        let result = result
+            .into_map()
+            .map_err(|path| self.problem(twice(path)))?;
+        self.came = { result.list().values() }
+            .map(|_| AtomicBool::new(false))
+            .collect();
         self.left_out = left_out;
-        self.left = Mutex::new(left);
+        self.result = result;
         Ok(())
+    }
+
+    /// The layer that is the bottom of a file of the result.
+    fn bottom_of(&self, path: &Path) -> Option<usize> {
+        self.result.get(path).map(|layer| *layer as usize)
     }
 
     fn problem(&self, problem: PartProblem) -> Error {
@@ -173,36 +180,38 @@ impl<'a> Chain<'a> {
             .layers
             .last()
             .map_or(0, |leaf| leaf.contents.backup.size_bytes);
-        let left_out: u64 = self.left_out.iter().map(|(_, size_bytes)| size_bytes).sum();
+        let left_out: u64 = self.left_out.values().sum();
         all.saturating_sub(left_out)
     }
 
     /// Files that are not wanted, and how long they are.
-    pub fn left_out(&self) -> &[(PathBuf, u64)] {
+    pub fn left_out(&self) -> &PathList<u64> {
         &self.left_out
     }
 
     /// Every file of the result, without those that are not wanted.
-    pub fn paths(&self) -> HashSet<PathBuf> {
-        lock(&self.left).keys().cloned().collect()
+    pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.result.list().iter().map(|(path, _)| path)
+    }
+
+    /// Whether a path is that of a file of the result.
+    pub fn holds(&self, path: &Path) -> bool {
+        self.result.contains(path)
     }
 
     /// The length of every file of the result, as far as the lists tell; without those that are not wanted.
-    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
-        let Some(leaf) = self.layers.last() else {
-            return HashMap::new();
-        };
-        let left = lock(&self.left);
-        let sizes = leaf.contents.sizes().into_iter().map(|(name, size_bytes)| {
-            let Some(path) = whole_name(&name) else {
-                return (name, size_bytes);
-            };
-            let blocks = self.relations.blocks(&path);
-            let whole =
-                blocks.map(|blocks| u64::from(blocks) * u64::from(self.relations.block_size));
-            (path, whole.unwrap_or(size_bytes))
-        });
-        sizes.filter(|(path, _)| left.contains_key(path)).collect()
+    pub fn sizes(&self) -> impl Iterator<Item = (PathBuf, u64)> {
+        let leaf = self.layers.last().map(|leaf| leaf.contents.files());
+        self.paths().map(move |path| {
+            let listed = leaf.and_then(|files| {
+                let facts = files.get(&path).or_else(|| files.get(&delta_name(&path)));
+                facts.map(|facts| facts.size_bytes)
+            });
+            let is_whole = leaf.is_some_and(|files| files.contains(&path));
+            let whole = self.relations.size_bytes(&path).filter(|_| !is_whole);
+            let size_bytes = whole.or(listed).unwrap_or(0);
+            (path, size_bytes)
+        })
     }
 
     /// The parts that hold something of the result, without the last one of the leaf: oldest layer first.
@@ -217,7 +226,7 @@ impl<'a> Chain<'a> {
             };
             let parts = parts.iter().enumerate().filter(|(number, part)| {
                 // The first has the directories.
-                is_leaf && *number == 0 || layer.is_needed(part)
+                is_leaf && *number == 0 || self.is_needed(index, layer, part)
             });
             tasks.extend(parts.map(|(_, part)| Task { layer: index, part }));
         }
@@ -240,7 +249,6 @@ impl<'a> Chain<'a> {
         };
         let over = MergingSink {
             chain: self,
-            layer,
             index: task.layer,
             sink,
         };
@@ -249,20 +257,20 @@ impl<'a> Chain<'a> {
 
     /// The files of the result that are read at random, without those that [`Chain::tasks`] has in the first and the last
     /// part of the leaf; `None` where a backup has no index.
-    pub fn files(&self) -> Option<Vec<&Path>> {
+    pub fn files(&self) -> Option<PathList<()>> {
         let (leaf, _) = self.layers.split_last()?;
         let ends = [
             leaf.contents.backup.parts.first(),
             leaf.contents.backup.parts.last(),
         ];
-        let mut files = Vec::new();
-        for layer in &self.layers {
+        let mut files = PathList::default();
+        for (number, layer) in self.layers.iter().enumerate() {
             for part in &layer.pieces.as_ref()?.index().parts {
                 let is_end = std::ptr::eq(layer, leaf)
                     && ends.iter().flatten().any(|end| end.name == part.name);
-                let paths = part.files.iter().map(|file| file.path.as_path());
-                let wanted = paths.filter(|path| layer.bottoms.contains(*path));
-                files.extend(wanted.filter(|_| !is_end));
+                let paths = part.files.iter().map(|(path, _)| path);
+                let wanted = paths.filter(|path| !is_end && self.bottom_of(path) == Some(number));
+                wanted.for_each(|path| files.push(&path, ()));
             }
         }
         Some(files)
@@ -282,7 +290,7 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// That a part of it cannot be read.
     pub fn file(&self, path: &Path) -> Result<Option<ChainFile<'_>>, Error> {
-        let Some(index) = lock(&self.left).get(path).copied() else {
+        let Some(index) = self.bottom_of(path) else {
             return Ok(None);
         };
         let layer = self.layers.get(index);
@@ -295,10 +303,11 @@ impl<'a> Chain<'a> {
         };
         let overlays = self.overlays(path, index);
         let overlays = overlays.map_err(|source| self.unreadable(path, source))?;
-        let whole = overlays
-            .is_empty()
-            .then(|| Some(Whole::of(layer.contents.checksum(path)?, place.xxh128)))
-            .flatten();
+        let checksum = layer
+            .contents
+            .checksum(path)
+            .filter(|_| overlays.is_empty());
+        let whole = checksum.map(|checksum| Whole::of(checksum, place.xxh128));
         let block_size = self.relations.block_size;
         let content = Merged::new(overlays, bottom, place.size_bytes, block_size);
         Ok(Some(ChainFile {
@@ -337,27 +346,27 @@ impl<'a> Chain<'a> {
 
     /// A file of the result that did not come.
     pub fn missing(&self) -> Option<Error> {
-        let left = lock(&self.left);
-        let path = left.keys().next()?;
+        let has_come = |came: &AtomicBool| came.load(Ordering::Relaxed);
+        let position = { self.came.iter() }.position(|came| !has_come(came))?;
+        let path = self.result.list().path(position)?;
         Some(self.problem(PartProblem::Missing(path.display().to_string())))
     }
 
-    /// The manifest of what was made, in PostgreSQL's form; of a backup that stands alone it is its own.
-    pub fn manifest_text(&self) -> String {
-        match self.layers.as_slice() {
-            [] => String::new(),
-            [only] => only.contents.manifest_text.clone(),
-            [.., leaf] => {
-                let backup = leaf.contents.backup;
-                let wal = WalRange {
-                    timeline: backup.timeline,
-                    start: backup.start_lsn,
-                    end: backup.stop_lsn,
-                };
-                let files = lock(&self.made).clone();
-                Manifest { files }.to_text(backup.postgres_version, backup.system_identifier, wal)
-            }
-        }
+    /// Writes the manifest of what was made, in PostgreSQL's form; that of a backup that stands alone is its own.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_manifest(&self, out: &mut dyn Write) -> io::Result<()> {
+        let Some(leaf) = self.layers.last() else {
+            return Ok(());
+        };
+        let made = lock(&self.made);
+        let files = match self.layers.as_slice() {
+            [only] => only.contents.files().list(),
+            _ => &*made,
+        };
+        let files = files.iter().map(|(path, facts)| (path, *facts));
+        manifest::write(out, head(leaf.contents.backup), files)
     }
 
     /// The `INCREMENTAL.*` files of the layers above the bottom, the newest first.
@@ -390,20 +399,33 @@ impl<'a> Chain<'a> {
 
     /// Takes note of what a file of the result was.
     pub fn record_file(&self, path: &Path, header: FileHeader, sum: Sum) {
-        lock(&self.left).remove(path);
+        let position = self.result.position(path);
+        if let Some(came) = position.and_then(|position| self.came.get(position)) {
+            came.store(true, Ordering::Relaxed);
+        }
         // A backup that stands alone has its manifest.
         if self.layers.len() == 1 {
             return;
         }
         let (size_bytes, checksum) = sum;
-        lock(&self.made).insert(
-            path.to_owned(),
-            FileFacts {
-                size_bytes,
-                modified: header.modified,
-                checksum,
-            },
-        );
+        let facts = FileFacts {
+            size_bytes,
+            modified: header.modified,
+            checksum,
+        };
+        lock(&self.made).push(path, facts);
+    }
+
+    /// Whether a part holds the bottom of a file; all do of a backup that stands alone.
+    fn is_needed(&self, number: usize, layer: &Layer, part: &StoredPart) -> bool {
+        let Some(pieces) = &layer.pieces else {
+            return true;
+        };
+        let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
+        indexed.is_none_or(|indexed| {
+            let mut files = indexed.files.iter();
+            files.any(|(path, _)| self.bottom_of(&path) == Some(number))
+        })
     }
 }
 
@@ -429,7 +451,7 @@ pub struct Whole {
 }
 
 impl Whole {
-    fn of(checksum: Checksum, xxh128: Option<u128>) -> Self {
+    fn of(checksum: Checksum, xxh128: Option<[u8; 16]>) -> Self {
         let identity = match (xxh128, checksum) {
             (Some(hash), _) => Some(Identity::Xxh128(hash)),
             (None, Checksum::Sha256(hash)) => Some(Identity::Sha256(hash)),
@@ -461,20 +483,6 @@ fn known(layout: &Layout, frames: &[(u64, &Frame)], block_size: u32) -> Vec<(u64
     known
 }
 
-impl Layer<'_> {
-    /// Whether a part holds the bottom of a file; all do of a backup that stands alone.
-    fn is_needed(&self, part: &StoredPart) -> bool {
-        let Some(pieces) = &self.pieces else {
-            return true;
-        };
-        let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
-        indexed.is_none_or(|indexed| {
-            let mut files = indexed.files.iter();
-            files.any(|file| self.bottoms.contains(&file.path))
-        })
-    }
-}
-
 /// The newest layer of `older` with the whole file; those above must have blocks of it.
 fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
     let name = delta_name(path);
@@ -490,7 +498,6 @@ fn bottom(older: &[Layer], path: &Path) -> Option<usize> {
 /// Lays newer layers over the files of one.
 struct MergingSink<'a, S> {
     chain: &'a Chain<'a>,
-    layer: &'a Layer<'a>,
     index: usize,
     sink: &'a S,
 }
@@ -513,7 +520,7 @@ impl<S: Sink> Sink for MergingSink<'_, S> {
         header: FileHeader,
         content: &mut Summed,
     ) -> Result<Taken, FileError<S::Error>> {
-        if !self.layer.bottoms.contains(path) {
+        if self.chain.bottom_of(path) != Some(self.index) {
             return Ok(Taken::Nothing);
         }
         if self.index + 1 == self.chain.layers.len() {

@@ -34,7 +34,7 @@ pub enum Summing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// XXH3, with 128 bits.
-    Xxh128(u128),
+    Xxh128([u8; 16]),
     /// SHA-256, in manifests of earlier versions.
     Sha256([u8; 32]),
 }
@@ -133,13 +133,13 @@ impl FileSums {
     }
 
     /// What stands in the manifest.
-    pub fn checksum(&self) -> Checksum {
-        Checksum::Crc32c(self.crc32c)
+    pub fn crc32c(&self) -> u32 {
+        self.crc32c
     }
 
     /// What stands in the index.
-    pub fn xxh128(&self) -> u128 {
-        self.xxh128.finish_128()
+    pub fn xxh128(&self) -> [u8; 16] {
+        self.xxh128.finish_128().to_be_bytes()
     }
 }
 
@@ -153,12 +153,14 @@ mod tests {
         let mut sums = FileSums::default();
         sums.update(b"wal");
         sums.update(b"halla\n");
-        assert_eq!(sums.checksum(), Checksum::of(b"walhalla\n"));
-        assert_eq!(sums.xxh128(), XxHash3_128::oneshot(b"walhalla\n"));
+        let checksum = Checksum::Crc32c(sums.crc32c());
+        assert_eq!(checksum, Checksum::of(b"walhalla\n"));
+        let oneshot = XxHash3_128::oneshot(b"walhalla\n");
+        assert_eq!(sums.xxh128(), oneshot.to_be_bytes());
         // The check value of CRC-32C (RFC 3720, B.4), and XXH3's of nothing.
         assert_eq!(Checksum::of(b"123456789").to_string(), "839206e3");
         let empty = FileSums::default().xxh128();
-        assert_eq!(format!("{empty:032x}"), "99aa06d3014798d86001c324468d497f");
+        assert_eq!(hex::encode(empty), "99aa06d3014798d86001c324468d497f");
     }
 
     #[test]

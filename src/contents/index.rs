@@ -7,14 +7,17 @@
 //! Frames lie one after the other without anything between, so lengths alone say where each is: in the content by
 //! `content_bytes`, before encryption by `packed_bytes`.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ffi::OsString;
+use std::fmt;
+use std::io::{BufReader, Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
+use crate::paths::{PathList, PathMap};
 use crate::pipeline::encryption::{HEADER_BYTES, payload_bytes};
 use crate::pipeline::{BLOCK_SIZE_BYTES, Encryption, Frame, Packing};
 use crate::repository::entry::StoredPart;
@@ -25,28 +28,28 @@ const FORMAT: u32 = 1;
 const MOST_PACKED_BYTES: usize = 2 * BLOCK_SIZE_BYTES;
 
 /// Where everything in a backup is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Index {
     /// The parts, in the order of `backup.json`.
     pub parts: Vec<PartIndex>,
+    /// The part and the place in it of each file, once it was read.
+    by_path: PathMap<(u32, u32)>,
 }
 
 /// Where everything in a part is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct PartIndex {
     /// The part's name in `backup.json`.
     pub name: String,
     /// Its frames, in order.
     pub frames: Vec<Frame>,
     /// Its files that are in the manifest, in order.
-    pub files: Vec<FilePlace>,
+    pub files: PathList<FilePlace>,
 }
 
 /// Where a file's content is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilePlace {
-    /// The file, below the data directory.
-    pub path: PathBuf,
     /// Where its first byte is in the part's content, the tar file.
     pub offset: u64,
     /// Its length.
@@ -55,8 +58,8 @@ pub struct FilePlace {
     pub mode: u32,
     /// Modification time, seconds since 1970.
     pub modified: i64,
-    /// XXH3 of its content, with 128 bits; earlier versions did not note it.
-    pub xxh128: Option<u128>,
+    /// XXH3 of its content, with 128 bits, as `xxh128sum` prints it; earlier versions did not note it.
+    pub xxh128: Option<[u8; 16]>,
 }
 
 /// Why a text is no index, or not the backup's.
@@ -80,31 +83,44 @@ pub enum Error {
 }
 
 impl Index {
-    /// The index as JSON.
-    pub fn to_text(&self) -> String {
-        let raw = Raw {
-            format: FORMAT,
-            parts: self.parts.iter().map(RawPart::from).collect(),
-        };
-        serde_json::to_string(&raw).expect("numbers and texts have a spelling in JSON")
+    /// Writes the index as JSON.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write(&self, out: impl Write) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(
+            out,
+            &Raw {
+                format: FORMAT,
+                parts: &self.parts,
+            },
+        )
     }
 
-    /// Reads what [`Index::to_text`] wrote. Every file lies within its part's frames, in order and apart from the
-    /// others, and no frame is longer than a reader wants to hold.
+    /// Reads what [`Index::write`] wrote; the text is not kept. Every file lies within its part's frames, in order and apart
+    /// from the others, and no frame is longer than a reader wants to hold.
     ///
     /// # Errors
     /// [`Error`] for anything else.
-    pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        let Format { format } = serde_json::from_slice(text)?;
-        if format != FORMAT {
+    pub fn read(text: impl Read) -> Result<Self, Error> {
+        let mut index = Self::default();
+        let (mut other_format, mut invalid) = (None, None);
+        let visitor = IndexVisitor {
+            parts: &mut index.parts,
+            other_format: &mut other_format,
+            invalid: &mut invalid,
+        };
+        let mut json = serde_json::Deserializer::from_reader(BufReader::new(text));
+        let read = json.deserialize_map(visitor).and_then(|()| json.end());
+        if let Some(format) = other_format {
             return Err(Error::Format(format));
         }
-        let raw: Raw = serde_json::from_slice(text)?;
-        let parts = raw.parts.into_iter().map(RawPart::part);
-        let index = Self {
-            parts: parts.collect::<Result<_, _>>()?,
-        };
-        index.check()?;
+        read?;
+        if let Some(file) = invalid {
+            return Err(Error::File(file));
+        }
+        index.parts.iter().try_for_each(PartIndex::check)?;
+        index.by_path = by_path(&index.parts)?;
         Ok(index)
     }
 
@@ -125,17 +141,31 @@ impl Index {
         Ok(())
     }
 
-    fn check(&self) -> Result<(), Error> {
-        let mut paths = HashSet::new();
-        for part in &self.parts {
-            part.check()?;
-            let again = part.files.iter().find(|file| !paths.insert(&*file.path));
-            if let Some(file) = again {
-                return Err(Error::File(file.path.clone()));
-            }
+    /// An index that is to be written.
+    pub fn of(parts: Vec<PartIndex>) -> Self {
+        Self {
+            parts,
+            by_path: PathMap::default(),
         }
-        Ok(())
     }
+
+    /// Of an index that was read: a file's place, and the number of its part.
+    pub fn place(&self, path: &Path) -> Option<(usize, &FilePlace)> {
+        let (part, file) = *self.by_path.get(path)?;
+        let part = part as usize;
+        let place = self.parts.get(part)?.files.value(file as usize)?;
+        Some((part, place))
+    }
+}
+
+fn by_path(parts: &[PartIndex]) -> Result<PathMap<(u32, u32)>, Error> {
+    let mut all = PathList::default();
+    for (part, indexed) in (0..).zip(parts) {
+        for (file, (path, _)) in (0..).zip(indexed.files.iter()) {
+            all.push(&path, (part, file));
+        }
+    }
+    all.into_map().map_err(Error::File)
 }
 
 impl PartIndex {
@@ -161,19 +191,19 @@ impl PartIndex {
             return Err(Error::Frames(self.name.clone()));
         }
         let (mut free_from, content_bytes) = (0, self.content_bytes());
-        for file in &self.files {
+        for (path, file) in self.files.iter() {
             let end = file.offset.checked_add(file.size_bytes);
             let end = end.filter(|end| file.offset >= free_from && *end <= content_bytes);
             match end {
-                Some(end) if is_inside(&file.path) => free_from = end,
-                _ => return Err(Error::File(file.path.clone())),
+                Some(end) if is_inside(&path) => free_from = end,
+                _ => return Err(Error::File(path)),
             }
         }
         Ok(())
     }
 
     fn fits(&self, stored: &StoredPart) -> bool {
-        let of_files: u64 = self.files.iter().map(|file| file.size_bytes).sum();
+        let of_files: u64 = self.files.values().map(|file| file.size_bytes).sum();
         let packed = self.packed_bytes();
         let has_length = match Packing::split(&stored.name).1.encryption {
             Encryption::None => packed == stored.stored_bytes,
@@ -187,121 +217,241 @@ impl PartIndex {
     }
 }
 
+/// Whether a path leads to something below a directory, and is spelled in the one way that it can be.
 fn is_inside(path: &Path) -> bool {
-    let mut components = path.components();
-    !path.as_os_str().is_empty() && components.all(|part| matches!(part, Component::Normal(_)))
+    let mut parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    parts.all(|part| !matches!(part, b"" | b"." | b".."))
+}
+
+#[derive(Serialize)]
+struct Raw<'a> {
+    format: u32,
+    parts: &'a [PartIndex],
+}
+
+impl Serialize for PartIndex {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct RawPart<'a> {
+            name: &'a str,
+            #[serde(serialize_with = "frames")]
+            frames: &'a [Frame],
+            #[serde(serialize_with = "files")]
+            files: &'a PathList<FilePlace>,
+        }
+
+        fn frames<S: Serializer>(frames: &&[Frame], to: S) -> Result<S::Ok, S::Error> {
+            let raw =
+                |frame: &Frame| RawFrame(frame.content_bytes, frame.packed_bytes, frame.digest);
+            to.collect_seq(frames.iter().map(raw))
+        }
+
+        fn files<S: Serializer>(files: &&PathList<FilePlace>, to: S) -> Result<S::Ok, S::Error> {
+            let raw = |(path, place): (PathBuf, &FilePlace)| RawFile::of(&path, place);
+            to.collect_seq(files.iter().map(raw))
+        }
+
+        let raw = RawPart {
+            name: &self.name,
+            frames: &self.frames,
+            files: &self.files,
+        };
+        raw.serialize(to)
+    }
+}
+
+/// Takes the parts in as they come, and notes what cannot be right.
+struct IndexVisitor<'a> {
+    parts: &'a mut Vec<PartIndex>,
+    other_format: &'a mut Option<u32>,
+    invalid: &'a mut Option<PathBuf>,
+}
+
+impl<'de> Visitor<'de> for IndexVisitor<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("an index")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "lowercase")]
+        enum Member {
+            Format,
+            Parts,
+            #[serde(other)]
+            Other,
+        }
+
+        let mut format = None;
+        while let Some(member) = members.next_key()? {
+            match member {
+                Member::Format => {
+                    format = Some(members.next_value()?);
+                    *self.other_format = format.filter(|format| *format != FORMAT);
+                }
+                // What another version means by it nobody knows.
+                Member::Parts if format == Some(FORMAT) => {
+                    for part in members.next_value::<Vec<RawPart>>()? {
+                        *self.invalid = self.invalid.take().or(part.files.invalid);
+                        self.parts.push(PartIndex {
+                            name: part.name,
+                            frames: part.frames.into_iter().map(RawFrame::frame).collect(),
+                            files: part.files.list,
+                        });
+                    }
+                }
+                Member::Parts | Member::Other => {
+                    members.next_value::<serde::de::IgnoredAny>()?;
+                }
+            }
+        }
+        format
+            .map(drop)
+            .ok_or_else(|| A::Error::missing_field("format"))
+    }
 }
 
 #[derive(Deserialize)]
-struct Format {
-    format: u32,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Raw<'a> {
-    format: u32,
-    parts: Vec<RawPart<'a>>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct RawPart<'a> {
-    name: Cow<'a, str>,
+struct RawPart {
+    name: String,
     frames: Vec<RawFrame>,
-    files: Vec<RawFile<'a>>,
+    files: Files,
 }
 
 /// Length of the content, length of the frame, digest.
 #[derive(Serialize, Deserialize)]
 struct RawFrame(u32, u32, #[serde(with = "hex::serde")] [u8; 16]);
 
+impl RawFrame {
+    fn frame(self) -> Frame {
+        let Self(content_bytes, packed_bytes, digest) = self;
+        Frame {
+            content_bytes,
+            packed_bytes,
+            digest,
+        }
+    }
+}
+
+/// The files of a part, each taken in as it comes.
+#[derive(Default)]
+struct Files {
+    list: PathList<FilePlace>,
+    /// The first that has no path.
+    invalid: Option<PathBuf>,
+}
+
+impl<'de> Deserialize<'de> for Files {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_seq(FilesVisitor)
+    }
+}
+
+struct FilesVisitor;
+
+impl<'de> Visitor<'de> for FilesVisitor {
+    type Value = Files;
+
+    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the files of a part")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut raw: A) -> Result<Files, A::Error> {
+        let mut files = Files::default();
+        while let Some(file) = raw.next_element::<RawFile>()? {
+            match file.path() {
+                Ok(path) => files.list.push(&path, file.place()),
+                Err(name) => files.invalid = files.invalid.or(Some(name)),
+            }
+        }
+        Ok(files)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
-struct RawFile<'a> {
+struct RawFile {
     #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<Cow<'a, str>>,
+    path: Option<String>,
     /// The same, hexadecimal, where it is not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
-    encoded_path: Option<Cow<'a, str>>,
+    encoded_path: Option<String>,
     offset: u64,
     size_bytes: u64,
     mode: u32,
     modified: i64,
-    /// Hexadecimal, as `xxh128sum` prints it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    xxh128: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "digits")]
+    xxh128: Option<[u8; 16]>,
 }
 
-impl<'a> From<&'a PartIndex> for RawPart<'a> {
-    fn from(part: &'a PartIndex) -> Self {
-        let frames = part.frames.iter();
-        Self {
-            name: Cow::from(&part.name),
-            frames: frames
-                .map(|frame| RawFrame(frame.content_bytes, frame.packed_bytes, frame.digest))
-                .collect(),
-            files: part.files.iter().map(RawFile::from).collect(),
+/// Hexadecimal digits, where there are any.
+mod digits {
+    use super::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        hash: &Option<[u8; 16]>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match hash {
+            Some(hash) => hex::serde::serialize(hash, to),
+            None => to.serialize_none(),
         }
     }
-}
 
-impl RawPart<'_> {
-    fn part(self) -> Result<PartIndex, Error> {
-        let frames = self.frames.into_iter();
-        let files = self.files.into_iter();
-        Ok(PartIndex {
-            name: self.name.into_owned(),
-            frames: frames
-                .map(|RawFrame(content_bytes, packed_bytes, digest)| Frame {
-                    content_bytes,
-                    packed_bytes,
-                    digest,
-                })
-                .collect(),
-            files: files.map(RawFile::file).collect::<Result<_, _>>()?,
-        })
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<[u8; 16]>, D::Error> {
+        #[derive(Deserialize)]
+        struct Digits(#[serde(with = "hex::serde")] [u8; 16]);
+
+        let digits = Option::<Digits>::deserialize(from)?;
+        Ok(digits.map(|Digits(hash)| hash))
     }
 }
 
-impl<'a> From<&'a FilePlace> for RawFile<'a> {
-    fn from(file: &'a FilePlace) -> Self {
-        let path = file.path.to_str();
-        let encoded = || hex::encode(file.path.as_os_str().as_bytes());
+impl RawFile {
+    fn of(path: &Path, place: &FilePlace) -> Self {
+        let text = path.to_str();
+        let encoded = || hex::encode(path.as_os_str().as_bytes());
         Self {
-            path: path.map(Cow::from),
-            encoded_path: path.is_none().then(encoded).map(Cow::from),
-            offset: file.offset,
-            size_bytes: file.size_bytes,
-            mode: file.mode,
-            modified: file.modified,
-            xxh128: file.xxh128.map(|hash| format!("{hash:032x}")),
+            path: text.map(str::to_owned),
+            encoded_path: text.is_none().then(encoded),
+            offset: place.offset,
+            size_bytes: place.size_bytes,
+            mode: place.mode,
+            modified: place.modified,
+            xxh128: place.xxh128,
         }
     }
-}
 
-impl RawFile<'_> {
-    fn file(self) -> Result<FilePlace, Error> {
+    /// Its path, or else the text in the place of one.
+    fn path(&self) -> Result<PathBuf, PathBuf> {
+        if let Some(path) = &self.path {
+            return Ok(path.into());
+        }
         let encoded = self.encoded_path.as_deref().unwrap_or_default();
-        let path = match self.path {
-            Some(path) => OsString::from(path.into_owned()),
-            None => hex::decode(encoded)
-                .map(OsString::from_vec)
-                .map_err(|_| Error::File(encoded.into()))?,
-        };
-        let xxh128 = { self.xxh128 }.map(|digits| u128::from_str_radix(&digits, 16));
-        let xxh128 = { xxh128 }.transpose();
-        let xxh128 = xxh128.map_err(|_| Error::File(PathBuf::from(&path)))?;
-        Ok(FilePlace {
-            path: path.into(),
+        match hex::decode(encoded) {
+            Ok(bytes) => Ok(OsString::from_vec(bytes).into()),
+            Err(_) => Err(encoded.into()),
+        }
+    }
+
+    fn place(&self) -> FilePlace {
+        FilePlace {
             offset: self.offset,
             size_bytes: self.size_bytes,
             mode: self.mode & 0o777,
             modified: self.modified,
-            xxh128,
-        })
+            xxh128: self.xxh128,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
     use crate::pipeline::StoredDigest;
 
@@ -313,15 +463,22 @@ mod tests {
         }
     }
 
-    fn file(path: impl Into<PathBuf>, offset: u64, size_bytes: u64) -> FilePlace {
+    fn place(offset: u64, size_bytes: u64) -> FilePlace {
         FilePlace {
-            path: path.into(),
             offset,
             size_bytes,
             mode: 0o600,
             modified: 1_790_000_000,
-            xxh128: offset.checked_sub(9000).map(u128::from),
+            xxh128: (offset > 9000).then_some([0x0C; 16]),
         }
+    }
+
+    fn files<const N: usize>(files: [(&OsStr, FilePlace); N]) -> PathList<FilePlace> {
+        let mut list = PathList::default();
+        for (path, place) in files {
+            list.push(Path::new(path), place);
+        }
+        list
     }
 
     fn sample() -> Index {
@@ -329,26 +486,41 @@ mod tests {
         let first = PartIndex {
             name: "base/00001.tar.lz4".to_owned(),
             frames: vec![frame(1 << 20, 500), frame(6_000, 70)],
-            files: vec![
-                file("base/5/\"1\"", 512, 8192),
-                file(odd, 9216, 0),
-                file("large", 9728, 1_040_000),
-            ],
+            files: files([
+                ("base/5/\"1\"".as_ref(), place(512, 8192)),
+                (&odd, place(9216, 0)),
+                ("large".as_ref(), place(9728, 1_040_000)),
+            ]),
         };
         let second = PartIndex {
             name: "base/00002.tar.lz4".to_owned(),
             frames: vec![frame(4096, 5000)],
-            files: vec![file("global/pg_control", 512, 1000)],
+            files: files([("global/pg_control".as_ref(), place(512, 1000))]),
         };
-        Index {
-            parts: vec![first, second],
+        Index::of(vec![first, second])
+    }
+
+    fn text(index: &Index) -> String {
+        let mut text = Vec::new();
+        index.write(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    }
+
+    /// The first part's files, changed.
+    fn with_files(part: &mut PartIndex, change: impl Fn(&mut Vec<(PathBuf, FilePlace)>)) {
+        let all = part.files.iter().map(|(path, place)| (path, *place));
+        let mut all: Vec<_> = all.collect();
+        change(&mut all);
+        part.files = PathList::default();
+        for (path, place) in all {
+            part.files.push(&path, place);
         }
     }
 
     fn stored(index: &Index) -> Vec<StoredPart> {
         let parts = index.parts.iter().map(|part| StoredPart {
             name: part.name.clone(),
-            size_bytes: part.files.iter().map(|file| file.size_bytes).sum(),
+            size_bytes: part.files.values().map(|file| file.size_bytes).sum(),
             stored_bytes: part.packed_bytes(),
             digest: StoredDigest::of(b""),
         });
@@ -358,8 +530,13 @@ mod tests {
     #[test]
     fn an_index_reads_back_and_fits_its_parts() {
         let index = sample();
-        let text = index.to_text();
-        assert_eq!(Index::parse(text.as_bytes()).unwrap(), index);
+        let text = text(&index);
+        let read = Index::read(text.as_bytes()).unwrap();
+        assert_eq!(self::text(&read), text);
+        for (part, read) in index.parts.iter().zip(&read.parts) {
+            assert_eq!((&part.name, &part.frames), (&read.name, &read.frames));
+            assert!(part.files.iter().eq(read.files.iter()));
+        }
         let frame = "[1048576,500,\"abababababababababababababababab\"]";
         assert!(text.contains(frame), "{text}");
         assert!(text.contains("\"encoded_path\":\"6f6464ff"), "{text}");
@@ -368,40 +545,41 @@ mod tests {
 
     #[test]
     fn an_index_that_cannot_be_right_is_refused() {
-        let changes: [fn(&mut PartIndex); 10] = [
+        let changes: [fn(&mut PartIndex); 11] = [
             |part| part.frames[0].content_bytes = 0,
             |part| part.frames[0].content_bytes = (1 << 20) + 1,
             |part| part.frames[1].packed_bytes = 0,
             |part| part.frames[1].packed_bytes = u32::MAX,
-            |part| part.files[2].size_bytes = 1 << 20,
-            |part| part.files[2].offset = u64::MAX,
-            |part| part.files[0].size_bytes = 9000,
-            |part| part.files.swap(0, 1),
-            |part| part.files[0].path = "../outside".into(),
-            |part| part.files[0].path = "global/pg_control".into(),
+            |part| with_files(part, |files| files[2].1.size_bytes = 1 << 20),
+            |part| with_files(part, |files| files[2].1.offset = u64::MAX),
+            |part| with_files(part, |files| files[0].1.size_bytes = 9000),
+            |part| with_files(part, |files| files.swap(0, 1)),
+            |part| with_files(part, |files| files[0].0 = "../outside".into()),
+            |part| with_files(part, |files| files[0].0 = "base//5/1".into()),
+            |part| with_files(part, |files| files[0].0 = "global/pg_control".into()),
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut index = sample();
             change(&mut index.parts[0]);
-            let read = Index::parse(index.to_text().as_bytes());
+            let read = Index::read(text(&index).as_bytes());
             let is_right_error = match number {
                 0..4 => matches!(read, Err(Error::Frames(_))),
                 _ => matches!(read, Err(Error::File(_))),
             };
             assert!(is_right_error, "change {number}: {read:?}");
         }
-        let text = sample().to_text();
+        let text = text(&sample());
         for (from, to) in [
             ("\"encoded_path\":\"6f", "\"encoded_path\":\"6"),
             ("\"path\"", "\"p\""),
         ] {
-            let read = Index::parse(text.replace(from, to).as_bytes());
+            let read = Index::read(text.replace(from, to).as_bytes());
             assert!(matches!(read, Err(Error::File(_))), "{to}: {read:?}");
         }
         let newer = text.replace("\"format\":1", "\"format\":2");
-        let newer = Index::parse(newer.as_bytes());
+        let newer = Index::read(newer.as_bytes());
         assert!(matches!(newer, Err(Error::Format(2))), "{newer:?}");
-        let cut = Index::parse(&text.as_bytes()[..text.len() / 2]);
+        let cut = Index::read(&text.as_bytes()[..text.len() / 2]);
         assert!(matches!(cut, Err(Error::Json(_))), "{cut:?}");
     }
 

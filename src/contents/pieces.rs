@@ -38,8 +38,6 @@ pub struct Pieces<'a> {
     repository: &'a Repository,
     index: Index,
     parts: Vec<Part>,
-    /// Each file's part and its place there, sorted by the file's path.
-    by_path: Vec<(usize, usize)>,
     cache: Cache,
 }
 
@@ -95,7 +93,6 @@ impl<'a> Pieces<'a> {
         }
         Ok(Self {
             repository,
-            by_path: sorted_by_path(&index),
             index,
             parts,
             cache: Cache::default(),
@@ -112,7 +109,7 @@ impl<'a> Pieces<'a> {
     /// Nothing is checked but that each block is the one that was backed up: a file that is read whole can be compared
     /// with the manifest besides.
     pub fn file(&self, path: &Path) -> Option<PieceReader<'_>> {
-        let (number, place) = self.place(path)?;
+        let (number, place) = self.index.place(path)?;
         Some(PieceReader {
             pieces: self,
             number,
@@ -127,12 +124,12 @@ impl<'a> Pieces<'a> {
 
     /// What the index says of a file.
     pub fn find(&self, path: &Path) -> Option<&FilePlace> {
-        self.place(path).map(|(_, place)| place)
+        self.index.place(path).map(|(_, place)| place)
     }
 
     /// The frames that hold nothing but bytes of the file, and where in the file each begins.
     pub fn frames_within(&self, path: &Path) -> Vec<(u64, &Frame)> {
-        let Some((part, place)) = self.place(path) else {
+        let Some((part, place)) = self.index.place(path) else {
             return Vec::new();
         };
         let starts = self.parts.get(part).map(|part| part.starts.as_slice());
@@ -150,16 +147,6 @@ impl<'a> Pieces<'a> {
             .take_while(|(start, frame)| start.content + u64::from(frame.content_bytes) <= end)
             .map(|(start, frame)| (start.content - place.offset, frame))
             .collect()
-    }
-
-    /// A file's place, and the number of its part.
-    fn place(&self, path: &Path) -> Option<(usize, &FilePlace)> {
-        let found = self.by_path.binary_search_by(|at| {
-            let known = file_at(&self.index, *at).map(|file| &*file.path);
-            known.cmp(&Some(path))
-        });
-        let at = self.by_path.get(found.ok()?)?;
-        Some((at.0, file_at(&self.index, *at)?))
     }
 
     /// The block of the first frame in `frames`, and those of more of them if the frame has to be fetched.
@@ -260,19 +247,6 @@ fn starts(part: &PartIndex) -> Vec<Start> {
         Some(start)
     };
     part.frames.iter().scan(Start::default(), next).collect()
-}
-
-fn file_at(index: &Index, (part, file): (usize, usize)) -> Option<&FilePlace> {
-    index.parts.get(part)?.files.get(file)
-}
-
-fn sorted_by_path(index: &Index) -> Vec<(usize, usize)> {
-    let parts = index.parts.iter().enumerate();
-    let all =
-        parts.flat_map(|(part, indexed)| (0..indexed.files.len()).map(move |file| (part, file)));
-    let mut by_path: Vec<_> = all.collect();
-    by_path.sort_unstable_by_key(|at| file_at(index, *at).map(|file| &*file.path));
-    by_path
 }
 
 /// A file's content, from its beginning.

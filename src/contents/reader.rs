@@ -8,23 +8,22 @@
 //! digest that `backup.json` gives. What becomes of the files is the [`Sink`]'s: a restore writes them,
 //! `verify` looks at their pages.
 
-use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
-use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::path::{Component, Path};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::{Archive, EntryType};
 
 use super::checksum::{Checksum, Summing};
 use super::index::Index;
-use super::manifest::{FileFacts, Manifest};
+use super::manifest::{FileFacts, Head, Manifest, WalRange};
 use super::merged::Skip;
 use crate::failure::{Advice, Class, Failure};
+use crate::paths::PathMap;
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::entry::StoredPart;
 use crate::repository::layout::Object;
 use crate::repository::{self, BackupEntry, BackupId, ObjectError, Repository, Watched};
-use crate::threads::lock;
 
 /// For stock tools; restoring makes the links itself.
 const TABLESPACE_MAP: &str = "tablespace_map";
@@ -165,33 +164,29 @@ pub struct Contents<'a> {
     repository: &'a Repository,
     /// The backup's entry.
     pub backup: &'a BackupEntry,
-    /// The manifest as it is stored.
-    pub manifest_text: String,
-    /// Number of files in the manifest.
-    pub files: u64,
-    /// Files of the manifest that did not come yet.
-    expected: Mutex<BTreeMap<PathBuf, FileFacts>>,
+    manifest: Manifest,
+    /// Which files of the manifest came, by their positions in it.
+    came: Vec<AtomicBool>,
 }
 
 impl<'a> Contents<'a> {
     /// Reads the backup's manifest.
     pub fn open(repository: &'a Repository, backup: &'a BackupEntry) -> Result<Self, Error> {
-        let (object, bytes) = read_whole(repository, backup, &backup.manifest)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let key = &object.key;
-            repository.damaged(key, io::Error::new(io::ErrorKind::InvalidData, error))
+        let manifest = read_list(repository, backup, &backup.manifest, |text| {
+            Manifest::read(text)
         })?;
-        let manifest = Manifest::parse(&text).map_err(|reason| {
-            let object = repository.url(&object.key);
-            Error::from(ObjectError::damaged(object, reason))
-        })?;
+        let came = || AtomicBool::new(false);
         Ok(Self {
             repository,
             backup,
-            manifest_text: text,
-            files: manifest.files.len() as u64,
-            expected: Mutex::new(manifest.files),
+            came: { manifest.files.list().values() }.map(|_| came()).collect(),
+            manifest,
         })
+    }
+
+    /// What the manifest says of each file.
+    pub fn files(&self) -> &PathMap<FileFacts> {
+        &self.manifest.files
     }
 
     /// Reads `part` to its end.
@@ -235,8 +230,7 @@ impl<'a> Contents<'a> {
                 EntryType::Directory if is_inside => sink.directory(&path, header)?,
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if is_inside => {
-                    let facts = lock(&self.expected).remove(&path);
-                    let Some(facts) = facts else {
+                    let Some(facts) = self.take(&path) else {
                         problem(PartProblem::Unexpected(name()))?;
                         continue;
                     };
@@ -255,26 +249,26 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
-    /// Lengths of the files of the manifest that did not come yet.
-    pub fn sizes(&self) -> HashMap<PathBuf, u64> {
-        let expected = lock(&self.expected);
-        let sizes = expected
-            .iter()
-            .map(|(path, facts)| (path.clone(), facts.size_bytes));
-        sizes.collect()
+    /// What a file that comes now must be; `None` for one that is not in the manifest, or came before.
+    fn take(&self, path: &Path) -> Option<FileFacts> {
+        let position = self.manifest.files.position(path)?;
+        let had_come = self.came.get(position)?.swap(true, Ordering::Relaxed);
+        let facts = self.manifest.files.list().value(position)?;
+        (!had_come).then_some(*facts)
     }
 
     /// A file of the manifest that none of the parts read so far held.
     pub fn missing(&self) -> Option<Error> {
-        let expected = lock(&self.expected);
-        let path = expected.keys().next()?;
+        let has_come = |came: &AtomicBool| came.load(Ordering::Relaxed);
+        let position = { self.came.iter() }.position(|came| !has_come(came))?;
+        let path = self.manifest.files.list().path(position)?;
         let problem = PartProblem::Missing(path.display().to_string());
         Some(ObjectError::damaged(self.folder_url(), problem).into())
     }
 
-    /// The checksum of a file that did not come yet.
+    /// The checksum of a file.
     pub(super) fn checksum(&self, path: &Path) -> Option<Checksum> {
-        lock(&self.expected).get(path).map(|facts| facts.checksum)
+        self.manifest.files.get(path).map(|facts| facts.checksum)
     }
 
     /// URL of the backup's folder.
@@ -291,9 +285,10 @@ impl<'a> Contents<'a> {
 pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index, Error> {
     let part = backup.index.as_ref();
     let part = part.ok_or_else(|| Error::NoIndex(backup.id.clone()))?;
-    let (object, text) = read_whole(repository, backup, part)?;
-    let index = Index::parse(&text).and_then(|index| index.fits(&backup.parts).map(|()| index));
-    index.map_err(|reason| ObjectError::damaged(repository.url(&object.key), reason).into())
+    read_list(repository, backup, part, |text| {
+        let index = Index::read(text)?;
+        index.fits(&backup.parts).map(|()| index)
+    })
 }
 
 fn owner(header: &tar::Header) -> io::Result<Owner> {
@@ -317,15 +312,16 @@ pub fn check_stored(
     same_digest(repository, &object, &hash, part)
 }
 
-/// Longest manifest, index or list of relations that is read into memory: that of some ten million files.
+/// Longest manifest, index or list of relations that is read: that of some ten million files.
 const LIST_LIMIT_BYTES: u64 = 2 << 30;
 
-/// The content of an object that is no tar file, and has the digest of `backup.json`.
-pub(super) fn read_whole(
+/// What `parse` makes of an object that is no tar file, and has the digest of `backup.json`. Its text is not kept.
+pub(super) fn read_list<T, E: std::error::Error + Send + Sync + 'static>(
     repository: &Repository,
     backup: &BackupEntry,
     part: &StoredPart,
-) -> Result<(Object, Vec<u8>), Error> {
+    parse: impl FnOnce(&mut dyn Read) -> Result<T, E>,
+) -> Result<T, Error> {
     if part.size_bytes > LIST_LIMIT_BYTES {
         let object = object_of(repository, backup, part)?;
         let finding = "backup.json gives it a length that no such object has";
@@ -333,11 +329,48 @@ pub(super) fn read_whole(
         return Err(repository.unfit(&object.key, finding, most).into());
     }
     let mut reader = PartReader::open(repository, backup, part)?;
-    let mut bytes = Vec::new();
-    let content = reader.content.by_ref().take(part.size_bytes);
-    let read = { content }.read_to_end(&mut bytes);
-    read.map_err(|source| reader.damaged(source))?;
-    reader.finish(part).map(|object| (object, bytes))
+    let mut text = Failing {
+        content: reader.content.by_ref().take(part.size_bytes),
+        failure: None,
+    };
+    let parsed = parse(&mut text);
+    if let Some(source) = text.failure {
+        return Err(reader.damaged(source));
+    }
+    // A damaged object is told by its digest, whatever its text says.
+    let object = reader.finish(part)?;
+    parsed.map_err(|reason| ObjectError::damaged(repository.url(&object.key), reason).into())
+}
+
+/// A content that keeps the error with which it fails, whatever its reader makes of it.
+struct Failing<R> {
+    content: R,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for Failing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.content.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure = Some(error);
+            }
+            kind.into()
+        })
+    }
+}
+
+/// What a manifest of the backup begins and ends with.
+pub(super) fn head(backup: &BackupEntry) -> Head {
+    Head {
+        version: backup.postgres_version,
+        cluster: backup.system_identifier,
+        wal: WalRange {
+            timeline: backup.timeline,
+            start: backup.start_lsn,
+            end: backup.stop_lsn,
+        },
+    }
 }
 
 pub(super) fn object_of(

@@ -7,8 +7,8 @@ use tar::{Builder, EntryType, Header};
 
 use super::checksum::FileSums;
 use super::index::FilePlace;
-use super::manifest::FileFacts;
 use super::reader::{FileError, FileHeader, Owner};
+use crate::paths::PathList;
 use crate::pipeline::{self, ObjectWriter, StoredObject};
 use crate::server::data_directory::Entry;
 
@@ -37,10 +37,10 @@ pub struct PartWriter {
     tar: Builder<ObjectWriter>,
     /// Whose what comes next is.
     pub owner: Owner,
-    /// Each file that was packed.
-    pub files: Vec<(PathBuf, FileFacts)>,
-    /// Where each of them is in the part.
-    pub places: Vec<FilePlace>,
+    /// Where each file is that was packed.
+    pub places: PathList<FilePlace>,
+    /// The CRC-32C of each of them.
+    pub checksums: Vec<u32>,
     /// Length of the files as they will be restored.
     pub restored_bytes: u64,
 }
@@ -64,8 +64,8 @@ impl PartWriter {
         Self {
             tar: Builder::new(object),
             owner,
-            files: Vec::new(),
-            places: Vec::new(),
+            places: PathList::default(),
+            checksums: Vec::new(),
             restored_bytes: 0,
         }
     }
@@ -92,14 +92,14 @@ impl PartWriter {
         modified: i64,
     ) -> Result<(), WriteError> {
         self.header(path, size_bytes, mode, modified)?;
-        self.places.push(FilePlace {
-            path: path.to_owned(),
+        let place = FilePlace {
             offset: self.tar.get_ref().position(),
             size_bytes,
             mode,
             modified,
             xxh128: None,
-        });
+        };
+        self.places.push(path, place);
         Ok(())
     }
 
@@ -129,15 +129,12 @@ impl PartWriter {
             return Ok(());
         };
         place.xxh128 = Some(sums.xxh128());
-        let (path, size_bytes) = (place.path.clone(), place.size_bytes);
-        let facts = FileFacts {
-            size_bytes,
-            modified: place.modified,
-            checksum: sums.checksum(),
-        };
-        self.pad(size_bytes).map_err(|error| failed(&path, error))?;
-        self.files.push((path, facts));
-        Ok(())
+        let size_bytes = place.size_bytes;
+        self.checksums.push(sums.crc32c());
+        self.pad(size_bytes).map_err(|error| {
+            let path = self.places.path(self.places.len() - 1);
+            failed(&path.unwrap_or_default(), error)
+        })
     }
 
     /// Adds a file whose content is being read from elsewhere.

@@ -11,10 +11,12 @@ use walhalla_postgres::relation::{DEFAULT_TABLESPACE, GLOBAL_TABLESPACE};
 use walhalla_postgres::wal::record::RelationFiles;
 use walhalla_postgres::{History, Lsn, Version};
 
+use crate::contents::manifest::FileFacts;
 use crate::contents::names;
 use crate::contents::relations;
 use crate::contents::{self, Contents};
 use crate::output;
+use crate::paths::PathMap;
 use crate::repository::{BackupEntry, BackupId, Repository};
 
 /// A relation, as far as it is known.
@@ -45,7 +47,29 @@ pub struct Relations<'a> {
 #[derive(Default)]
 struct Known {
     names: Names,
-    sizes: HashMap<PathBuf, u64>,
+    sizes: Sizes,
+}
+
+/// What tells how long files are.
+enum Sizes {
+    Relations(relations::Relations),
+    /// Of a backup of an earlier version, which is a full one.
+    Manifest(PathMap<FileFacts>),
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self::Manifest(PathMap::default())
+    }
+}
+
+impl Sizes {
+    fn of(&self, path: &Path) -> Option<u64> {
+        match self {
+            Self::Relations(relations) => relations.size_bytes(path),
+            Self::Manifest(files) => files.get(path).map(|file| file.size_bytes),
+        }
+    }
 }
 
 impl<'a> Relations<'a> {
@@ -115,15 +139,13 @@ impl Known {
         let contents = Contents::open(repository, backup)?;
         // A delta's manifest tells how much it holds of a file, not how long the file is.
         let sizes = match relations::Relations::read(repository, backup)? {
-            Some(relations) => relations.sizes(),
-            None => contents.sizes(),
+            Some(relations) => Sizes::Relations(relations),
+            None => Sizes::Manifest(contents.files().clone()),
         };
-        let mut known = Self {
+        Ok(Self {
+            names: names::read(&contents)?,
             sizes,
-            ..Self::default()
-        };
-        known.names = names::read(&contents)?;
-        Ok(known)
+        })
     }
 
     fn size_bytes(&self, files: RelationFiles, version: Version) -> Option<u64> {
@@ -131,9 +153,9 @@ impl Known {
         let later = (1..).map_while(|number| {
             let mut path = first.clone().into_os_string();
             path.push(format!(".{number}"));
-            self.sizes.get(Path::new(&path))
+            self.sizes.of(Path::new(&path))
         });
-        let first = self.sizes.get(&first)?;
+        let first = self.sizes.of(&first)?;
         Some(first + later.sum::<u64>())
     }
 }

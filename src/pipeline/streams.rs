@@ -20,10 +20,10 @@ pub fn sha256(input: &mut impl Read) -> Result<[u8; 32]> {
 }
 
 /// XXH3 of all that `input` holds, with 128 bits.
-pub fn xxh128(input: &mut impl Read) -> Result<u128> {
+pub fn xxh128(input: &mut impl Read) -> Result<[u8; 16]> {
     let mut hash = XxHash3_128::new();
     each_chunk(input, |bytes| hash.write(bytes))?;
-    Ok(hash.finish_128())
+    Ok(hash.finish_128().to_be_bytes())
 }
 
 fn each_chunk(input: &mut impl Read, mut take: impl FnMut(&[u8])) -> Result<()> {

@@ -21,6 +21,7 @@ use super::Error;
 use super::folder::{Folder, Kind};
 use super::places::{LINKS, PROOF, Places};
 use super::target::shell_bytes;
+use crate::contents::chain::Chain;
 use crate::pipeline::streams;
 use crate::repository::{BackupEntry, Repository, WalListing};
 use crate::server::control_file;
@@ -279,14 +280,20 @@ fn free_folder(wal: &Folder, aside: &Aside) -> Result<Folder, Error> {
     Err(Error::NoRoomAside(aside.within.join(&aside.name)))
 }
 
-/// Removes what is in a proven data directory and its tablespaces and not among `kept`, paths below the data directory.
+/// Removes what is in a proven data directory and its tablespaces and not among the files of `kept`.
 ///
 /// Of a tablespace's place only the folder of this version is looked at. No link is followed: what a link leads to is gone
 /// over only where it is one of the `places`.
-pub(super) fn remove_others(places: &Places, kept: &HashSet<PathBuf>) -> Result<u64, Error> {
-    let mut folders: HashSet<&Path> = HashSet::new();
-    for path in kept {
-        folders.extend(path.ancestors().skip(1));
+pub(super) fn remove_others(places: &Places, kept: &Chain) -> Result<u64, Error> {
+    let mut folders: HashSet<PathBuf> = HashSet::new();
+    for path in kept.paths() {
+        for folder in path.ancestors().skip(1) {
+            // With a folder, all above it are known.
+            if folders.contains(folder) {
+                break;
+            }
+            folders.insert(folder.to_owned());
+        }
     }
     let mut sweep = Sweep {
         kept,
@@ -411,8 +418,8 @@ fn holds_wal_of(
 }
 
 struct Sweep<'a> {
-    kept: &'a HashSet<PathBuf>,
-    folders: HashSet<&'a Path>,
+    kept: &'a Chain<'a>,
+    folders: HashSet<PathBuf>,
     removed: u64,
 }
 
@@ -427,7 +434,7 @@ impl Sweep<'_> {
                 }
                 return folder.remove_directory(path);
             }
-            Some(Kind::File) if self.kept.contains(name) => return Ok(()),
+            Some(Kind::File) if self.kept.holds(name) => return Ok(()),
             Some(Kind::Link) => tracing::warn!(
                 "the link {} is removed; what it leads to stays",
                 folder.path().join(path).display()

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -367,9 +367,21 @@ impl Folder {
 
     /// Puts a file with this content at `path`, durably: it appears whole, or not at all.
     pub(super) fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+        self.write_with(path, mode, |file| file.write_all(content))
+    }
+
+    /// The same with what `write` writes.
+    pub(super) fn write_with(
+        &self,
+        path: &Path,
+        mode: u32,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<(), Error> {
         let full = self.path.join(path);
-        let (mut file, temporary) = self.create_temporary(path, mode)?;
-        let written = file.write_all(content).and_then(|()| file.sync_all());
+        let (file, temporary) = self.create_temporary(path, mode)?;
+        let mut buffered = BufWriter::new(&file);
+        let written = write(&mut buffered).and_then(|()| buffered.flush());
+        let written = written.and_then(|()| file.sync_all());
         written.map_err(Error::local("write", &full))?;
         self.rename(&temporary, path)?;
         self.sync(path.parent().unwrap_or(Path::new("")))

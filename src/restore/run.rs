@@ -275,7 +275,7 @@ impl Destination {
             if let Some(wal) = wal {
                 existing::move_aside(&wal, &only_here, &aside)?;
             }
-            let removed = existing::remove_others(&places, &files.paths())?;
+            let removed = existing::remove_others(&places, files)?;
             tracing::debug!("{removed} files that the backup does not have were removed");
         }
         places.link()?;

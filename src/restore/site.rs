@@ -425,13 +425,8 @@ pub(super) fn check_paths(files: &Chain, backup: &BackupEntry) -> Result<(), Err
         let has_name = below.is_none() || path.iter().count() > 3;
         is_inside && is_in_version_folder && has_name && !is_own_file(path)
     };
-    let left_out = files.left_out().iter().map(|(path, _)| path.clone());
-    match files
-        .paths()
-        .into_iter()
-        .chain(left_out)
-        .find(|path| !is_usual(path))
-    {
+    let left_out = files.left_out().iter().map(|(path, _)| path);
+    match files.paths().chain(left_out).find(|path| !is_usual(path)) {
         Some(path) => Err(Error::StrangePath(path)),
         None => Ok(()),
     }

@@ -26,6 +26,7 @@ use crate::contents::chain::Chain;
 use crate::contents::checksum::{Checksum, Summing};
 use crate::contents::manifest;
 use crate::contents::{self, FileError, FileHeader, Sink, Summed, Taken};
+use crate::paths::PathList;
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
 
@@ -48,7 +49,7 @@ pub struct Unpacker<'a> {
     progress: &'a Progress,
     /// With the mode of each, as far as a part told it.
     directories: Mutex<BTreeMap<PathBuf, Option<u32>>>,
-    unsynced: Mutex<Vec<PathBuf>>,
+    unsynced: Mutex<PathList<()>>,
     kept_bytes: AtomicU64,
 }
 
@@ -103,14 +104,14 @@ impl<'a> Unpacker<'a> {
     }
 
     /// File by file, each compared with what is there.
-    fn refresh(&self, files: &[&Path], threads: usize) -> Result<(), Error> {
+    fn refresh(&self, files: &PathList<()>, threads: usize) -> Result<(), Error> {
         if let Some(first) = self.chain.first_task() {
             self.chain.read(first, self)?;
         }
         let next = AtomicUsize::new(0);
         on_threads(threads, self.progress, &|| {
-            while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.refresh_file(path)?;
+            while let Some(path) = files.path(next.fetch_add(1, Ordering::Relaxed)) {
+                self.refresh_file(&path)?;
             }
             Ok(())
         })
@@ -134,7 +135,7 @@ impl<'a> Unpacker<'a> {
         self.kept_bytes
             .fetch_add(refreshed.kept_bytes, Ordering::Relaxed);
         self.chain.record_file(path, header, refreshed.sum);
-        lock(&self.unsynced).push(path.to_owned());
+        lock(&self.unsynced).push(path, ());
         Ok(())
     }
 
@@ -146,12 +147,12 @@ impl<'a> Unpacker<'a> {
 
     /// Gives what is not restored its length, and no content.
     fn empty_files(&self) -> Result<(), Error> {
-        for (path, size_bytes) in self.chain.left_out() {
+        for (path, size_bytes) in self.chain.left_out().iter() {
             self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-            let file = self.places.open_or_create(path, self.file_mode()?)?;
+            let file = self.places.open_or_create(&path, self.file_mode()?)?;
             let emptied = file.set_len(0).and_then(|()| file.set_len(*size_bytes));
-            emptied.map_err(Error::local("create", self.places.data.path().join(path)))?;
-            lock(&self.unsynced).push(path.clone());
+            emptied.map_err(Error::local("create", self.places.data.path().join(&path)))?;
+            lock(&self.unsynced).push(&path, ());
         }
         Ok(())
     }
@@ -166,11 +167,11 @@ impl<'a> Unpacker<'a> {
         }
         let next = AtomicUsize::new(0);
         on_threads(threads, self.progress, &|| {
-            while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            while let Some(path) = files.path(next.fetch_add(1, Ordering::Relaxed)) {
                 if path == Path::new(HELD_BACK) {
-                    self.places.data.sync_file(path)?;
+                    self.places.data.sync_file(&path)?;
                 } else {
-                    self.places.sync_file(path)?;
+                    self.places.sync_file(&path)?;
                 }
             }
             Ok(())
@@ -185,12 +186,9 @@ impl<'a> Unpacker<'a> {
         let data = &self.places.data;
         // A manifest of files that are empty would say no more than that they are not the backup's.
         if self.chain.left_out().is_empty() {
-            let text = self.chain.manifest_text();
-            data.write(
-                manifest::FILE_NAME.as_ref(),
-                text.as_bytes(),
-                self.file_mode()?,
-            )?;
+            data.write_with(manifest::FILE_NAME.as_ref(), self.file_mode()?, |file| {
+                self.chain.write_manifest(file)
+            })?;
         }
         self.sync_files(1)?;
         self.chain.missing().map_or(Ok(()), Err)?;
@@ -271,7 +269,7 @@ impl Sink for Unpacker<'_> {
         let full = self.places.data.path().join(path);
         if path == Path::new(control::PATH) {
             let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
-            lock(&self.unsynced).push(HELD_BACK.into());
+            lock(&self.unsynced).push(Path::new(HELD_BACK), ());
             write_file(content, held_back, &full, self.progress)?;
             return Ok(Taken::Content);
         }
@@ -290,7 +288,7 @@ impl Sink for Unpacker<'_> {
                 self.kept_bytes.fetch_add(kept_bytes, Ordering::Relaxed);
             }
         }
-        lock(&self.unsynced).push(path.to_owned());
+        lock(&self.unsynced).push(path, ());
         Ok(Taken::Content)
     }
 

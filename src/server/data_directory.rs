@@ -15,6 +15,7 @@ use walhalla_postgres::relation::{digits, parse_name};
 use walhalla_postgres::{Fork, RelationFile, Version, control};
 
 use super::Error;
+use crate::paths::PathList;
 
 /// Directories that are kept empty (basebackup.c, `excludeDirContents`).
 const EMPTIED: [&str; 7] = [
@@ -62,7 +63,7 @@ pub struct Listing {
     /// Every directory, parents before children; the data directory itself is not among them.
     pub directories: Vec<Entry>,
     /// Every file that goes into a backup.
-    pub files: Vec<Entry>,
+    pub files: Files,
     /// The tablespaces that are elsewhere; their files' paths begin with `pg_tblspc/OID/`.
     pub tablespaces: Vec<Tablespace>,
     /// What is neither file nor directory and was left out, as PostgreSQL does.
@@ -82,6 +83,65 @@ pub struct Entry {
     pub modified: i64,
     /// For a file of a relation, which one it is.
     pub relation: Option<RelationFile>,
+}
+
+/// Files in the order in which they were found.
+#[derive(Debug, Default)]
+pub struct Files(PathList<Stat>);
+
+/// What an [`Entry`] tells besides its path.
+#[derive(Clone, Copy, Debug)]
+struct Stat {
+    size_bytes: u64,
+    modified: i64,
+    mode: u32,
+}
+
+impl Files {
+    /// Adds one at the end.
+    pub fn push(&mut self, file: &Entry) {
+        let Entry {
+            size_bytes,
+            modified,
+            mode,
+            ..
+        } = *file;
+        self.0.push(
+            &file.path,
+            Stat {
+                size_bytes,
+                modified,
+                mode,
+            },
+        );
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The file at `position`, from 0.
+    pub fn get(&self, position: usize) -> Option<Entry> {
+        let (path, stat) = (self.0.path(position)?, self.0.value(position)?);
+        Some(Entry {
+            relation: RelationFile::of_path(&path),
+            path,
+            size_bytes: stat.size_bytes,
+            mode: stat.mode,
+            modified: stat.modified,
+        })
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Entry> {
+        (0..self.len()).filter_map(|position| self.get(position))
+    }
 }
 
 /// A tablespace and where it is.
@@ -275,7 +335,7 @@ impl Walk<'_> {
             return self.children(&path);
         }
         if kind.is_file() {
-            self.listing.files.push(Entry::new(path, &metadata));
+            self.listing.files.push(&Entry::new(path, &metadata));
         } else if kind.is_symlink() && is_data(&path) {
             let (path, target) = (entry.path(), std::fs::read_link(entry.path()));
             let target = target.unwrap_or_default();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use walhalla::contents::checksum::Checksum;
-use walhalla::contents::manifest::{Manifest, WalRange};
+use walhalla::contents::manifest::{self, FileFacts, Head, Manifest, WalRange};
 use walhalla::pipeline::StoredDigest;
 use walhalla::repository::{BackupEntry, BackupKind};
 
@@ -99,18 +99,25 @@ impl Site {
         let path = folder.join("backup_manifest");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains("CRC32C"), "{text}");
-        let mut manifest = Manifest::parse(&text).unwrap();
-        for (file, facts) in &mut manifest.files {
-            let content = std::fs::read(unpacked.join(file)).unwrap();
-            facts.checksum = Checksum::Sha256(Sha256::digest(content).into());
-        }
+        let manifest = Manifest::read(text.as_bytes()).unwrap();
+        let files = manifest.files.list().iter().map(|(file, facts)| {
+            let content = std::fs::read(unpacked.join(&file)).unwrap();
+            let checksum = Checksum::Sha256(Sha256::digest(content).into());
+            (file, FileFacts { checksum, ..*facts })
+        });
         let wal = WalRange {
             timeline: entry.timeline,
             start: entry.start_lsn,
             end: entry.stop_lsn,
         };
-        let text = manifest.to_text(entry.postgres_version, entry.system_identifier, wal);
-        replace(&path, text.as_bytes());
+        let head = Head {
+            version: entry.postgres_version,
+            cluster: entry.system_identifier,
+            wal,
+        };
+        let mut text = Vec::new();
+        manifest::write(&mut text, head, files).unwrap();
+        replace(&path, &text);
     }
 
     fn restored(&self, name: &str, args: &[&str]) {

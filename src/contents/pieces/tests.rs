@@ -10,6 +10,7 @@ use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 use super::*;
 use crate::contents::index;
 use crate::failure::Class;
+use crate::paths::PathList;
 use crate::pipeline::encryption::generate;
 use crate::pipeline::{Compression, Identities, Pipeline, Recipients, StoredObject};
 use crate::repository::entry::StoredPart;
@@ -106,7 +107,7 @@ impl Site {
         }
         let name = format!("index.json{}", pipeline.packing());
         let mut writer = create(&repository, &pipeline, &backup, &name);
-        writer.append(index.to_text().as_bytes()).unwrap();
+        index.write(&mut writer).unwrap();
         let stored = writer.finish().unwrap();
         backup.index = Some(entry(&name, stored.content_bytes, &stored));
         Self {
@@ -171,26 +172,26 @@ fn store_part(
     files: &[(PathBuf, Vec<u8>)],
 ) -> (StoredPart, PartIndex) {
     let mut tar = tar::Builder::new(create(repository, pipeline, backup, name));
-    let mut places = Vec::new();
+    let mut places = PathList::default();
     for (path, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         tar.append_data(&mut header, path, &[][..]).unwrap();
-        places.push(FilePlace {
+        let place = FilePlace {
             mode: 0o600,
             modified: 0,
-            path: path.clone(),
             offset: tar.get_ref().position(),
             size_bytes: bytes.len() as u64,
             xxh128: None,
-        });
+        };
+        places.push(path, place);
         let padding = vec![0; bytes.len().next_multiple_of(512) - bytes.len()];
         tar.get_mut()
             .write_all(&[&bytes[..], &padding].concat())
             .unwrap();
     }
     let stored = tar.into_inner().unwrap().finish().unwrap();
-    let size_bytes = places.iter().map(|place| place.size_bytes).sum();
+    let size_bytes = places.values().map(|place| place.size_bytes).sum();
     let part = PartIndex {
         name: name.to_owned(),
         frames: stored.frames.clone(),
@@ -310,7 +311,7 @@ fn what_is_skipped_or_beyond_the_file_is_not_fetched() {
     let before = site.requests();
     assert!(read(&pieces, path).unwrap() == *bytes);
     assert_eq!(site.requests(), before + 3);
-    let (_, place) = pieces.place(path).unwrap();
+    let (_, place) = pieces.index.place(path).unwrap();
     let last = pieces.parts[0].frame_at(place.offset + place.size_bytes - 1);
     let fetched: Vec<_> = (0..=last).map(|frame| (0, frame)).collect();
     assert_eq!(pieces.cache.places(), fetched);
