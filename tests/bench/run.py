@@ -25,6 +25,7 @@ from calls import Calls
 from daemon_memory import DaemonMemory
 from dense import Dense
 from host import REPOSITORY, Host, say
+from many_files import MOST_FILES, ManyFiles
 from pgbackrest import PgBackRest
 from receive import Receive
 from replay import Replay
@@ -44,6 +45,7 @@ class Run:
         self.segments = arguments.segments
         self.scale = arguments.scale
         self.workers = arguments.workers
+        self.files = arguments.files
         self.host = Host(build.walhalla(), arguments.keep)
 
     @functools.cached_property
@@ -107,6 +109,12 @@ def backups(run):
     return subject.tables()
 
 
+def many_files(run):
+    subject = ManyFiles(run.host, run.workers, run.files)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
 def start_up(run):
     return small.start_up(run.host, run.dense)
 
@@ -131,6 +139,7 @@ SUBJECTS = {
     "start-up": start_up,
     "receive": receive,
     "backups": backups,
+    "many-files": many_files,
 }
 
 
@@ -138,6 +147,7 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segments", type=int, default=200, help="of the backlog and of replay (200)")
     parser.add_argument("--scale", type=int, default=140, help="pgbench's, of the backups; 140 is about 2 GB (140)")
+    parser.add_argument("--files", type=int, default=MOST_FILES, help=f"of the subject many-files ({MOST_FILES:,})")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of Walhalla and of pgBackRest (one a core)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="these subjects only; then no document is written")
