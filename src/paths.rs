@@ -39,6 +39,10 @@ pub struct PathMap<V> {
     order: Vec<u32>,
 }
 
+/// Positions in several lists, by path: the list's, and the path's in it.
+#[derive(Clone, Debug, Default)]
+pub struct PathOrder(Vec<(u32, u32)>);
+
 impl<V> Default for PathList<V> {
     fn default() -> Self {
         Self {
@@ -144,6 +148,13 @@ impl<V> PathList<V> {
         self.names.get(name).unwrap_or_default()
     }
 
+    /// What paths of several lists are compared by: folder and name.
+    fn key(&self, position: u32) -> (&[u8], &[u8]) {
+        let position = position as usize;
+        let folder = self.items.get(position).map(|item| self.folder_of(item));
+        (folder.unwrap_or_default(), self.name(position))
+    }
+
     fn sort_key(&self, position: u32) -> (u32, &[u8]) {
         let position = position as usize;
         let folder = self.items.get(position).map_or(0, |item| item.folder);
@@ -238,6 +249,39 @@ impl<'a, V> Folder<'a, V> {
     }
 }
 
+impl PathOrder {
+    /// The order of all paths in `lists`.
+    pub fn of<V>(lists: &[&PathList<V>]) -> Self {
+        let positions = (0..).zip(lists).flat_map(|(list, paths)| {
+            let positions = 0..number(paths.len());
+            positions.map(move |position| (list, position))
+        });
+        let mut order: Vec<(u32, u32)> = positions.collect();
+        let key = |at: &(u32, u32)| Some(lists.get(at.0 as usize)?.key(at.1));
+        // Files come in the order of their folders, mostly: that is what this sort is quick at.
+        order.sort_by(|one, other| key(one).cmp(&key(other)));
+        Self(order)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        { self.0.iter() }.map(|(list, position)| (*list as usize, *position as usize))
+    }
+
+    /// Where a path is, in the lists of which this is the order.
+    pub fn find<'a, V: 'a>(
+        &self,
+        path: &Path,
+        list: impl Fn(usize) -> Option<&'a PathList<V>>,
+    ) -> Option<(usize, usize)> {
+        let wanted = Some(split(path));
+        let key = |at: &(u32, u32)| Some(list(at.0 as usize)?.key(at.1));
+        let found = self.0.binary_search_by(|at| key(at).cmp(&wanted)).ok()?;
+        let (list, position) = *self.0.get(found)?;
+        Some((list as usize, position as usize))
+    }
+}
+
 fn split(path: &Path) -> (&[u8], &[u8]) {
     let bytes = path.as_os_str().as_bytes();
     let slash = bytes.iter().rposition(|byte| *byte == b'/');
@@ -310,6 +354,21 @@ mod tests {
                 .map(|(path, numbers)| (*path, &**numbers))
                 .eq(wanted)
         );
+    }
+
+    #[test]
+    fn paths_of_several_lists_are_found_in_one_order() {
+        let lists = [
+            list(&[b"base/5/2", b"PG_VERSION", b"base/5/1"]),
+            list(&[b"base/5/10", b"base/4/3"]),
+        ];
+        let order = PathOrder::of(&lists.each_ref());
+        let found: Vec<_> = order.iter().collect();
+        assert_eq!(found, [(0, 1), (1, 1), (0, 2), (1, 0), (0, 0)]);
+        let find = |path: &str| order.find(Path::new(path), |list| lists.get(list));
+        assert_eq!(find("base/5/10"), Some((1, 0)));
+        assert_eq!(find("PG_VERSION"), Some((0, 1)));
+        assert_eq!(find("base/5/11"), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::index::{Index, PartIndex};
 use super::manifest::{self, FileFacts, Head, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError, failed};
+use crate::paths::PathOrder;
 use crate::pipeline::{Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
@@ -56,16 +57,18 @@ struct PackedPart {
 }
 
 impl PackedPart {
-    fn files(&self) -> impl Iterator<Item = (PathBuf, FileFacts)> {
-        let files = self.index.files.iter().zip(&self.checksums);
-        files.map(|((path, place), checksum)| {
-            let facts = FileFacts {
-                size_bytes: place.size_bytes,
-                modified: place.modified,
-                checksum: Checksum::Crc32c(*checksum),
-            };
-            (path, facts)
-        })
+    /// What the manifest says of a file, by its position in the index.
+    fn file(&self, position: usize) -> Option<(PathBuf, FileFacts)> {
+        let (path, place) = (
+            self.index.files.path(position)?,
+            self.index.files.value(position)?,
+        );
+        let facts = FileFacts {
+            size_bytes: place.size_bytes,
+            modified: place.modified,
+            checksum: Checksum::Crc32c(*self.checksums.get(position)?),
+        };
+        Some((path, facts))
     }
 }
 
@@ -196,10 +199,10 @@ impl<'a> Assembly<'a> {
             parts,
         } = take(&mut *lock(&self.stored));
         let relations = self.store_relations(relations)?;
+        let parts: Vec<PackedPart> = parts.into_values().collect();
         let manifest = self.store_manifest(&parts, &facts)?;
-        let parts = parts.into_values();
-        let (parts, indexes): (Vec<_>, Vec<_>) =
-            parts.map(|part| (part.stored, part.index)).unzip();
+        let parts = parts.into_iter().map(|part| (part.stored, part.index));
+        let (parts, indexes): (Vec<_>, Vec<_>) = parts.unzip();
         let index = Index::of(indexes);
         let files = { index.parts.iter() }.map(|part| part.files.len() as u64);
         let files = files.sum();
@@ -272,7 +275,7 @@ impl<'a> Assembly<'a> {
 
     fn store_manifest(
         &self,
-        parts: &BTreeMap<usize, PackedPart>,
+        parts: &[PackedPart],
         facts: &Facts,
     ) -> Result<StoredPart, WriteError> {
         let list = BackupObject::Manifest(self.pipeline.packing());
@@ -281,9 +284,11 @@ impl<'a> Assembly<'a> {
             cluster: facts.system_identifier,
             wal: facts.range,
         };
-        let files = || parts.values().flat_map(PackedPart::files);
+        let lists: Vec<_> = parts.iter().map(|part| &part.index.files).collect();
+        let order = PathOrder::of(&lists);
+        let files = { order.iter() }.filter_map(|(part, file)| parts.get(part)?.file(file));
         self.store_list(self.pipeline, list, |text| {
-            manifest::write(text, head, files())
+            manifest::write(text, head, files)
         })
     }
 

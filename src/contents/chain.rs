@@ -24,7 +24,7 @@ use super::reader::{
     Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken, head,
 };
 use super::relations::Relations;
-use crate::paths::{PathList, PathMap};
+use crate::paths::{PathList, PathMap, PathOrder};
 use crate::pipeline::Frame;
 use crate::repository::entry::StoredPart;
 use crate::repository::{self, BackupEntry, BackupKind, ObjectError, Repository};
@@ -360,13 +360,17 @@ impl<'a> Chain<'a> {
         let Some(leaf) = self.layers.last() else {
             return Ok(());
         };
+        let head = head(leaf.contents.backup);
+        if let [only] = self.layers.as_slice() {
+            let files = only.contents.files().list().iter();
+            return manifest::write(out, head, files.map(|(path, facts)| (path, *facts)));
+        }
+        // They came from several threads.
         let made = lock(&self.made);
-        let files = match self.layers.as_slice() {
-            [only] => only.contents.files().list(),
-            _ => &*made,
-        };
-        let files = files.iter().map(|(path, facts)| (path, *facts));
-        manifest::write(out, head(leaf.contents.backup), files)
+        let order = PathOrder::of(&[&*made]);
+        let file = |position| Some((made.path(position)?, *made.value(position)?));
+        let files = { order.iter() }.filter_map(|(_, position)| file(position));
+        manifest::write(out, head, files)
     }
 
     /// The `INCREMENTAL.*` files of the layers above the bottom, the newest first.

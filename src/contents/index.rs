@@ -17,7 +17,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::{PathList, PathMap};
+use crate::paths::{PathList, PathOrder};
 use crate::pipeline::encryption::{HEADER_BYTES, payload_bytes};
 use crate::pipeline::{BLOCK_SIZE_BYTES, Encryption, Frame, Packing};
 use crate::repository::entry::StoredPart;
@@ -32,8 +32,8 @@ const MOST_PACKED_BYTES: usize = 2 * BLOCK_SIZE_BYTES;
 pub struct Index {
     /// The parts, in the order of `backup.json`.
     pub parts: Vec<PartIndex>,
-    /// The part and the place in it of each file, once it was read.
-    by_path: PathMap<(u32, u32)>,
+    /// The files of all parts, once it was read.
+    by_path: PathOrder,
 }
 
 /// Where everything in a part is.
@@ -145,27 +145,32 @@ impl Index {
     pub fn of(parts: Vec<PartIndex>) -> Self {
         Self {
             parts,
-            by_path: PathMap::default(),
+            by_path: PathOrder::default(),
         }
     }
 
     /// Of an index that was read: a file's place, and the number of its part.
     pub fn place(&self, path: &Path) -> Option<(usize, &FilePlace)> {
-        let (part, file) = *self.by_path.get(path)?;
-        let part = part as usize;
-        let place = self.parts.get(part)?.files.value(file as usize)?;
-        Some((part, place))
+        let files = |part: usize| self.parts.get(part).map(|part| &part.files);
+        let (part, file) = self.by_path.find(path, files)?;
+        Some((part, files(part)?.value(file)?))
     }
 }
 
-fn by_path(parts: &[PartIndex]) -> Result<PathMap<(u32, u32)>, Error> {
-    let mut all = PathList::default();
-    for (part, indexed) in (0..).zip(parts) {
-        for (file, (path, _)) in (0..).zip(indexed.files.iter()) {
-            all.push(&path, (part, file));
+/// The order of all files, of which each is there once.
+fn by_path(parts: &[PartIndex]) -> Result<PathOrder, Error> {
+    let lists: Vec<_> = parts.iter().map(|part| &part.files).collect();
+    let order = PathOrder::of(&lists);
+    let path = |(part, file): (usize, usize)| lists.get(part)?.path(file);
+    let mut last = None;
+    for at in order.iter() {
+        let path = path(at);
+        if path == last {
+            return Err(Error::File(path.unwrap_or_default()));
         }
+        last = path;
     }
-    all.into_map().map_err(Error::File)
+    Ok(order)
 }
 
 impl PartIndex {

@@ -1,6 +1,7 @@
 """Full backups, deltas of a cluster of which 1 % of the pages changed, and restores, beside what others do with the same files.
 
-A pgbench cluster with data checksums. One row in every hundredth page of pgbench_accounts is updated, within the page.
+A pgbench cluster with data checksums. One row in every hundredth page of pgbench_accounts is updated, within the page. The full
+backup and its restore are measured on S3 as well, with TLS and without, on lines with and without latency.
 """
 
 import json
@@ -22,13 +23,16 @@ DELTA_TIME_LIMIT, DELTA_STORED_LIMIT, DELTA_READ_LIMIT, CHAIN_LIMIT = 0.10, 0.10
 
 
 class Backups:
-    def __init__(self, host, scale, workers):
+    def __init__(self, host, scale, workers, s3, latencies_ms):
         self.host = host
+        self.workers = workers
+        self.s3 = s3
+        self.latencies_ms = latencies_ms
         say(f"making a cluster of scale {scale}")
         self.store = host.make(host.directory / "backup-store")
-        self.archive_command = f"{host.walhalla} --store file://{self.store} wal-push %p"
-        settings = f"archive_mode = on\narchive_command = '{self.archive_command}'\nmax_wal_senders = 5"
-        self.server = Cluster(host, 15, "backups", settings)
+        self.server = Cluster(host, 15, "backups", "archive_mode = on\nmax_wal_senders = 5")
+        self.env = {"WALHALLA_STORE": f"file://{self.store}"} | self.server.env
+        self.archive_to(self.env)
         self.server.start()
         self.server.pgbench("-i", "-q", "-F", "90", "-s", scale)
         self.server.sql("vacuum freeze")
@@ -39,7 +43,6 @@ class Backups:
         self.peer.run("stanza-create")
         key = host.directory / "backup-identity"
         recipient = host.run(host.walhalla, "keygen", "--quiet", "--output", key).strip()
-        self.env = {"WALHALLA_STORE": f"file://{self.store}"} | self.server.env
         self.age = self.env | {"WALHALLA_AGE_RECIPIENTS": recipient, "WALHALLA_AGE_IDENTITY_FILE": str(key)}
         self.seconds, self.memory, self.stored, self.read = Samples(), Samples(), {}, {}
 
@@ -48,9 +51,44 @@ class Backups:
             self.full_backups()
         self.deltas(rounds)
         self.chain()
+        for line in self.lines():
+            self.on_line(line, rounds)
         self.server.stop()
         for number in range(rounds):
             self.restores()
+
+    def archive_to(self, env):
+        """The server's WAL goes where its backups go."""
+        settings = " ".join(f"{name}={value}" for name, value in env.items() if name.startswith(("WALHALLA_", "AWS_")))
+        self.server.configure(f"archive_command = 'env {settings} {self.host.walhalla} wal-push %p'")
+        if self.server.is_running():
+            self.server.reload()
+
+    # S3.
+
+    def lines(self):
+        """Ways to the S3 server: a name, Walhalla's settings, and the latency where pgBackRest goes the same way."""
+        for latency_ms in self.latencies_ms:
+            yield f"S3, TLS, {latency_ms} ms", self.s3.walhalla(latency_ms, "backups"), latency_ms
+            yield f"S3, {latency_ms} ms", self.s3.walhalla_without_tls(latency_ms, "backups"), None
+
+    def on_line(self, line, rounds):
+        where, settings, latency_ms = line
+        env = settings | self.server.env
+        self.archive_to(env)
+        peer = None
+        if latency_ms is not None:
+            repository = self.s3.pgbackrest(latency_ms, f"backups-peer-{latency_ms}")
+            peer = PgBackRest(self.host, f"backups-{latency_ms}", self.server, self.workers, repository)
+            peer.run("stanza-create")
+        for number in range(rounds):
+            self.time(f"{where}: full, Walhalla", self.host.walhalla, "backup-push", self.server.data, env=env)
+            self.restore(f"{where}: restore, Walhalla", f"{self.host.walhalla} backup-fetch {{to}} latest", env=env)
+            if peer:
+                self.time(f"{where}: full, pgBackRest", *peer.words("--type=full", "backup"))
+                restore = peer.command("--type=none", "--pg1-path={to}", "restore")
+                self.restore(f"{where}: restore, pgBackRest", restore)
+        self.archive_to(self.env)
 
     # Backups.
 
@@ -172,4 +210,10 @@ class Backups:
         encrypted = ratio("verify: Walhalla, encrypted", "verify: Walhalla")
         wanted.at_most("verify: encrypted, of not encrypted", encrypted, AGE_LIMIT)
         wanted.at_most("restore: peak, MiB", max(self.memory.of["restore: Walhalla"]), MEMORY_LIMIT_MIB, digits=0)
+        for where, _, latency_ms in self.lines():
+            for work in ("full", "restore"):
+                own = f"{where}: {work}, Walhalla"
+                wanted.at_most(f"{where}: {work}: peak, MiB", max(self.memory.of[own]), MEMORY_LIMIT_MIB, digits=0)
+                if latency_ms is not None:
+                    wanted.at_most(f"{where}: {work}: time, of pgBackRest's", ratio(own, f"{where}: {work}, pgBackRest"), 1)
         return wanted

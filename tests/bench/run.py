@@ -104,7 +104,7 @@ def receive(run):
 
 
 def backups(run):
-    subject = Backups(run.host, run.scale, run.workers)
+    subject = Backups(run.host, run.scale, run.workers, run.s3, LATENCIES_MS)
     subject.run(run.rounds)
     return subject.tables()
 
