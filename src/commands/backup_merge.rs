@@ -1,12 +1,13 @@
 //! `walhalla backup-merge ID`
 
-use super::{Context, Outcome, backup_push};
+use super::{Context, Outcome, backup_push, malloc};
 use crate::backup::merge::Merge;
 use crate::cli::BackupMerge;
 use crate::error::Error;
 use crate::repository::marks::Permanence;
 
 pub(super) fn run(context: &Context, arguments: &BackupMerge) -> Result<Outcome, Error> {
+    malloc::start_anew_with(malloc::FOR_BACKUPS);
     let repository = context.repository(&arguments.cluster)?;
     let catalog = repository.catalog()?;
     let backup = repository.named_backup(&catalog, &arguments.id)?;

@@ -2,7 +2,7 @@
 
 use indicatif::HumanBytes;
 
-use super::{Context, Outcome, backup_list, cores};
+use super::{Context, Outcome, backup_list, cores, malloc};
 use crate::backup::request::{Backup, DeltaOptions, Options};
 use crate::cli::BackupPush;
 use crate::error::Error;
@@ -14,6 +14,7 @@ use crate::server::control_file;
 const MOST_PARTS: usize = 4;
 
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
+    malloc::start_anew_with(malloc::FOR_BACKUPS);
     let control = control_file::read(&arguments.pgdata)?;
     let repository = context.repository_of(&control)?;
     let pipeline = context.pipeline(&repository)?;

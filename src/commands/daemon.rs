@@ -2,9 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -15,7 +13,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use walhalla_providers::transfer::Rates;
 
-use super::{Context, Outcome, cores};
+use super::{Context, Outcome, cores, malloc};
 use crate::cli::Daemon;
 use crate::daemon::server::{Loaded, Service};
 use crate::daemon::{client, metrics, sockets};
@@ -25,13 +23,6 @@ use crate::pipeline::Pipeline;
 
 /// How long what is on its way is waited for at the end. systemd's own time is 90 s.
 const MOST_ENDING: Duration = Duration::from_secs(20);
-/// How glibc's `malloc` is to keep memory, and where it looks for that (mallopt(3)).
-const MALLOC: [(&str, &str); 2] = [
-    // Each arena keeps what was freed.
-    ("MALLOC_ARENA_MAX", "2"),
-    // Longer pieces go back to the system, and leave no holes. Without this word the bound grows with what was freed.
-    ("MALLOC_MMAP_THRESHOLD_", "262144"),
-];
 /// How long nothing is done while nothing happens.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -52,7 +43,7 @@ enum Wish {
 }
 
 pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
-    start_anew_with_little_memory();
+    malloc::start_anew_with(malloc::FOR_THE_DAEMON);
     let service = Arc::new(Service::new(loaded(context, None)?));
     let path = &context.settings.socket;
     let (listener, origin) = listener(path)?;
@@ -78,25 +69,6 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
         drop(std::fs::remove_file(path));
     }
     Ok(Outcome::Done)
-}
-
-/// Starts this program anew in the same process, with [`MALLOC`]: glibc reads these words only when a program starts. Where that
-/// does not succeed, the daemon needs more memory.
-fn start_anew_with_little_memory() {
-    let is_set = |(variable, _)| std::env::var_os(variable).is_some();
-    if MALLOC.into_iter().any(is_set) {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else {
-        return;
-    };
-    let mut arguments = std::env::args_os();
-    let mut anew = Command::new(program);
-    if let Some(name) = arguments.next() {
-        anew.arg0(name);
-    }
-    let error = anew.args(arguments).envs(MALLOC).exec();
-    tracing::debug!("the daemon cannot start itself anew: {error}");
 }
 
 /// Serves until it is told to end; tells systemd that it lives.

@@ -11,6 +11,7 @@ mod config;
 mod daemon;
 mod find;
 mod keygen;
+mod malloc;
 mod plan;
 mod restore;
 mod verify;

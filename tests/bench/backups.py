@@ -14,9 +14,9 @@ from report import Samples, Table, Wanted, megabytes
 
 EVERY_NTH_PAGE = 100
 DELTAS = 5
-FULL_LIMIT = 0.90
-FETCH_LIMIT = 0.70
-AGE_LIMIT = 1.60
+FULL_LIMIT = 0.50
+FETCH_LIMIT = 0.40
+AGE_LIMIT = 1.40
 MEMORY_LIMIT_MIB = 128
 # Of the full backup's time and bytes, of the data directory's bytes, of a full restore's time.
 DELTA_TIME_LIMIT, DELTA_STORED_LIMIT, DELTA_READ_LIMIT, CHAIN_LIMIT = 0.10, 0.10, 0.05, 1.20
@@ -83,7 +83,7 @@ class Backups:
             peer.run("stanza-create")
         for number in range(rounds):
             self.time(f"{where}: full, Walhalla", self.host.walhalla, "backup-push", self.server.data, env=env)
-            self.restore(f"{where}: restore, Walhalla", f"{self.host.walhalla} backup-fetch {{to}} latest", env=env)
+            self.restore(f"{where}: restore, Walhalla", f"{self.host.walhalla} backup-fetch {{to}} LATEST", env=env)
             if peer:
                 self.time(f"{where}: full, pgBackRest", *peer.words("--type=full", "backup"))
                 restore = peer.command("--type=none", "--pg1-path={to}", "restore")
@@ -204,6 +204,8 @@ class Backups:
         wanted.at_most("delta: stored, of the full backup's", stored, DELTA_STORED_LIMIT, digits=3)
         wanted.at_most("delta: read, of the data directory", self.read[delta] / self.size_bytes, DELTA_READ_LIMIT, digits=3)
         wanted.at_most("restore: time, of `lz4 -d` and `tar`", ratio("restore: Walhalla", "restore: lz4 -d, tar"), FETCH_LIMIT)
+        wanted.at_most("full: time, of pgBackRest's", ratio(full, "full: pgBackRest"), 1)
+        wanted.at_most("restore: time, of pgBackRest's", ratio("restore: Walhalla", "restore: pgBackRest"), 1)
         wanted.at_most(f"restore: {DELTAS} deltas, of a full backup alone", ratio(chain, "restore: Walhalla"), CHAIN_LIMIT)
         encrypted = ratio("restore: Walhalla, encrypted", "restore: Walhalla")
         wanted.at_most("restore: encrypted, of not encrypted", encrypted, AGE_LIMIT)

@@ -45,6 +45,7 @@ mod left_out_files;
 mod many_files;
 mod marks;
 mod max_backlog;
+mod memory;
 mod odd_paths;
 mod open_formats;
 mod other_pasts;
