@@ -1,7 +1,7 @@
 //! The S3 store: `s3://bucket/prefix`, on AWS and on servers that speak its protocol.
 //!
 //! Creates carry `If-None-Match: *`, on single puts and on completions. Every body carries a CRC-32
-//! that the server checks. An object that was stored in one request is compared with its own when it is read as a
+//! that the server checks, in a header that is signed. Over TLS the body itself is not in the signature: that takes a SHA-256 of it. An object that was stored in one request is compared with its own when it is read as a
 //! whole; one of several parts has a checksum of checksums, which the SDK does not compare.
 //!
 //! "Not there" is taken from an answer that names the key (`NoSuchKey`), which S3 gives to a GET
@@ -80,6 +80,18 @@ enum Creates {
     LookFirst,
 }
 
+/// A request whose body goes into the signature, or does not.
+macro_rules! signed_as {
+    ($request:expr, $session:expr) => {{
+        let request = $request.customize();
+        if $session.signs_bodies {
+            request
+        } else {
+            request.disable_payload_signing()
+        }
+    }};
+}
+
 impl S3Store {
     /// The store at `location`, with the AWS settings and credentials of the environment, the
     /// profile files, a container, an instance or whatever else the AWS chain finds.
@@ -109,7 +121,8 @@ impl S3Store {
         settings: &StoreSettings,
     ) -> Result<Self> {
         let checksums = settings.s3.checksums.unwrap_or(true);
-        let sessions = Sessions::of_client(client, checksums);
+        let signs_bodies = settings.s3.sign_bodies.unwrap_or(true);
+        let sessions = Sessions::of_client(client, checksums, signs_bodies);
         Self::new(sessions, location, &settings.s3, Creates::Trusted)
     }
 
@@ -386,7 +399,8 @@ impl ObjectStore for S3Store {
             .set_if_none_match(condition)
             .set_request_payer(self.payer())
             .body(ByteStream::from(body));
-        match as_the_settings_say!(request, self.settings).send().await {
+        let request = as_the_settings_say!(request, self.settings);
+        match signed_as!(request, session).send().await {
             Ok(output) => self.stored(key, output.e_tag.as_ref()),
             Err(error) => Err(self.failed(&session, Operation::Put, key, error).await),
         }
@@ -436,7 +450,7 @@ impl ObjectStore for S3Store {
             .set_request_payer(self.payer())
             .set_checksum_algorithm(session.checksums.then_some(ChecksumAlgorithm::Crc32))
             .body(ByteStream::from(body));
-        let output = match request.send().await {
+        let output = match signed_as!(request, session).send().await {
             Ok(output) => output,
             Err(error) => return Err(self.failed(&session, Operation::Put, key, error).await),
         };

@@ -392,3 +392,25 @@ async fn an_endpoint_without_a_protocol_is_refused() {
     let output = run_child(name, &[("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000")]);
     assert!(output.status.success(), "{output:?}");
 }
+
+#[tokio::test]
+async fn a_body_that_is_not_signed_has_a_signed_checksum() {
+    for (sign_bodies, is_signed) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let (url, requests) = recorded(vec![done()]).await;
+        let settings = S3Settings {
+            sign_bodies,
+            ..conditional(ConditionalWrites::Trust)
+        };
+        create(&store_at(&url, settings)).await.unwrap();
+        let request = requests.lock().unwrap()[0].clone();
+        let is_unsigned = request.contains("x-amz-content-sha256: unsigned-payload");
+        assert_eq!(is_unsigned, !is_signed, "{request}");
+        let signed = request
+            .lines()
+            .find(|line| line.starts_with("authorization:"));
+        assert!(
+            signed.unwrap().contains("x-amz-checksum-crc32"),
+            "{request}"
+        );
+    }
+}

@@ -427,6 +427,7 @@ impl Resolver<'_> {
             requester_pays: self.defaulted(&table::S3_REQUESTER_PAYS)?,
             conditional_writes: self.optional(&table::S3_CONDITIONAL_WRITES)?,
             checksums: self.optional(&table::S3_CHECKSUMS)?,
+            sign_bodies: self.optional(&table::S3_SIGN_BODIES)?,
             // The commands know the directory.
             probe_memory: None,
         })

@@ -145,6 +145,8 @@ settings! {
         "How far Walhalla relies on the If-None-Match of the server: probe, trust or off.";
     S3_CHECKSUMS: bool = "s3_checksums", "WALHALLA_S3_CHECKSUMS", boolean, Otherwise("true, unless the AWS settings say when_required"),
         "Whether each body has a CRC-32, which the server compares.";
+    S3_SIGN_BODIES: bool = "s3_sign_bodies", "WALHALLA_S3_SIGN_BODIES", boolean, Otherwise("false over TLS, else true"),
+        "Whether a request's signature is one of its body, too, which takes a SHA-256 of it.";
     GCS_KMS_KEY: String = "gcs_kms_key", "WALHALLA_GCS_KMS_KEY", text, Otherwise("the bucket's"),
         "The Cloud KMS key for new objects, projects/…/cryptoKeys/….";
     GCS_STORAGE_CLASS: String = "gcs_storage_class", "WALHALLA_GCS_STORAGE_CLASS", text, Otherwise("the bucket's"),

@@ -38,6 +38,8 @@ pub(super) struct Session {
     pub(super) client: Client,
     /// Whether requests carry checksums, and whole bodies are compared with theirs.
     pub(super) checksums: bool,
+    /// Whether the signature of a request is one of its body, too.
+    pub(super) signs_bodies: bool,
     /// The server's address, if it is not AWS's own.
     pub(super) endpoint: Option<String>,
     made: Instant,
@@ -55,10 +57,11 @@ impl Sessions {
         })
     }
 
-    pub(super) fn of_client(client: Client, checksums: bool) -> Self {
+    pub(super) fn of_client(client: Client, checksums: bool, signs_bodies: bool) -> Self {
         let session = Session {
             client,
             checksums,
+            signs_bodies,
             endpoint: None,
             made: Instant::now(),
             is_renewed: false,
@@ -133,11 +136,24 @@ impl Session {
         Ok(Self {
             client: Client::from_conf(config.build()),
             checksums,
+            signs_bodies: { settings.s3.sign_bodies }
+                .unwrap_or_else(|| must_sign_bodies(checksums, own_endpoint.as_deref())),
             endpoint: own_endpoint,
             made: Instant::now(),
             is_renewed: false,
         })
     }
+}
+
+/// Whether nothing but the signature shows that a body is the one that was sent: without TLS, and without a checksum in a header
+/// that is signed.
+fn must_sign_bodies(checksums: bool, own_endpoint: Option<&str>) -> bool {
+    let begins = |url: &str| {
+        url.get(..8)
+            .is_some_and(|begin| begin.eq_ignore_ascii_case("https://"))
+    };
+    let has_tls = own_endpoint.is_none_or(begins);
+    !(has_tls && checksums)
 }
 
 async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
@@ -184,3 +200,22 @@ fn own_endpoint(shared: &SdkConfig) -> Option<String> {
 #[derive(Debug, thiserror::Error)]
 #[error("no region is set; hint: set AWS_REGION, or `region` in the AWS profile")]
 struct NoRegion;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_signed_where_nothing_else_protects_them() {
+        for (endpoint, has_tls) in [
+            (None, true),
+            (Some("https://s3.example.org"), true),
+            (Some("HTTPS://s3.example.org"), true),
+            (Some("http://s3.example.org"), false),
+            (Some("httpsx"), false),
+        ] {
+            assert_eq!(must_sign_bodies(true, endpoint), !has_tls, "{endpoint:?}");
+            assert!(must_sign_bodies(false, endpoint), "{endpoint:?}");
+        }
+    }
+}

@@ -48,6 +48,8 @@ pub struct S3Settings {
     /// Whether requests carry CRC-32 checksums, which the server compares, and whole bodies are
     /// compared with theirs. Default: unless the AWS settings say `when_required`.
     pub checksums: Option<bool>,
+    /// Whether bodies are signed; where this is not said, without TLS and without checksums.
+    pub sign_bodies: Option<bool>,
 }
 
 /// How long S3 refuses to delete an object or to replace it.
