@@ -123,11 +123,6 @@ impl<V> PathList<V> {
         self.items.get(position).map(|item| &item.value)
     }
 
-    /// The value that came last.
-    pub fn last_mut(&mut self) -> Option<&mut V> {
-        self.items.last_mut().map(|item| &mut item.value)
-    }
-
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (PathBuf, &V)> {
         (0..self.len()).filter_map(|position| Some((self.path(position)?, self.value(position)?)))
@@ -280,6 +275,12 @@ impl PathOrder {
         let (list, position) = *self.0.get(found)?;
         Some((list as usize, position as usize))
     }
+}
+
+/// Whether a path leads to something below a directory, and is spelled in the one way that it can be.
+pub fn is_inside(path: &Path) -> bool {
+    let mut parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
+    parts.all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
 fn split(path: &Path) -> (&[u8], &[u8]) {

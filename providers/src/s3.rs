@@ -1,7 +1,8 @@
 //! The S3 store: `s3://bucket/prefix`, on AWS and on servers that speak its protocol.
 //!
-//! Creates carry `If-None-Match: *`, on single puts and on completions. Every body carries a CRC-32
-//! that the server checks, in a header that is signed. Over TLS the body itself is not in the signature: that takes a SHA-256 of it. An object that was stored in one request is compared with its own when it is read as a
+//! Creates carry `If-None-Match: *`, on single puts and on completions. The body of a put
+//! and of a part carries a CRC-32 that the server checks, in a header that is signed. Over TLS such a body is not in the signature
+//! itself: that takes a SHA-256 of it. An object that was stored in one request is compared with its own when it is read as a
 //! whole; one of several parts has a checksum of checksums, which the SDK does not compare.
 //!
 //! "Not there" is taken from an answer that names the key (`NoSuchKey`), which S3 gives to a GET
@@ -398,6 +399,8 @@ impl ObjectStore for S3Store {
             .metadata(TOKEN_METADATA, token.as_str())
             .set_if_none_match(condition)
             .set_request_payer(self.payer())
+            // Whatever the AWS settings say: the body may stay unsigned for it.
+            .set_checksum_algorithm(session.checksums.then_some(ChecksumAlgorithm::Crc32))
             .body(ByteStream::from(body));
         let request = as_the_settings_say!(request, self.settings);
         match signed_as!(request, session).send().await {

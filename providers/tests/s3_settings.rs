@@ -20,6 +20,7 @@ use walhalla_providers::transfer::{
 };
 use walhalla_providers::{
     Error, ErrorKind, ListRequest, Location, ObjectKey, ObjectStore, PartAt, PutMode, PutToken,
+    UploadId,
 };
 
 fn store_at(endpoint: &str, settings: S3Settings) -> S3Store {
@@ -396,21 +397,28 @@ async fn an_endpoint_without_a_protocol_is_refused() {
 #[tokio::test]
 async fn a_body_that_is_not_signed_has_a_signed_checksum() {
     for (sign_bodies, is_signed) in [(None, true), (Some(true), true), (Some(false), false)] {
-        let (url, requests) = recorded(vec![done()]).await;
+        let (url, requests) = recorded(vec![done(), done()]).await;
         let settings = S3Settings {
             sign_bodies,
             ..conditional(ConditionalWrites::Trust)
         };
-        create(&store_at(&url, settings)).await.unwrap();
-        let request = requests.lock().unwrap()[0].clone();
-        let is_unsigned = request.contains("x-amz-content-sha256: unsigned-payload");
-        assert_eq!(is_unsigned, !is_signed, "{request}");
-        let signed = request
-            .lines()
-            .find(|line| line.starts_with("authorization:"));
-        assert!(
-            signed.unwrap().contains("x-amz-checksum-crc32"),
-            "{request}"
-        );
+        let store = store_at(&url, settings);
+        create(&store).await.unwrap();
+        let (key, upload) = (ObjectKey::new("object").unwrap(), UploadId("upload".into()));
+        let body = Bytes::from_static(b"a part");
+        let part = store.put_part(&key, &upload, PartAt::FIRST, body).await;
+        part.unwrap();
+        let requests = requests.lock().unwrap().clone();
+        assert_eq!(requests.len(), 2);
+        for request in requests {
+            let is_unsigned = request.contains("x-amz-content-sha256: unsigned-payload");
+            assert_eq!(is_unsigned, !is_signed, "{request}");
+            let mut lines = request.lines();
+            let signature = lines.find(|line| line.starts_with("authorization:"));
+            assert!(
+                signature.unwrap().contains("x-amz-checksum-crc32"),
+                "{request}"
+            );
+        }
     }
 }

@@ -18,11 +18,17 @@ pub(super) const FOR_THE_DAEMON: Words = &[
     ("MALLOC_MMAP_THRESHOLD_", "262144"),
 ];
 
-/// Starts this program anew in the same process with `words`, unless one of them is set. Where that does not succeed, the
-/// program goes on and needs more memory.
+/// Says that the process of this number was started anew. A program with more rights than its user's does not see [`Words`], so
+/// that they cannot tell.
+const STARTED_ANEW: &str = "_WALHALLA_STARTED_ANEW";
+
+/// Starts this program anew in the same process with `words`, unless that was done or one of them is set. Where it does not
+/// succeed, the program goes on and needs more memory.
 pub(super) fn start_anew_with(words: Words) {
+    let own_number = std::process::id().to_string();
     let is_set = |(variable, _): &(&str, &str)| std::env::var_os(variable).is_some();
-    if words.iter().any(is_set) {
+    let was_done = std::env::var(STARTED_ANEW).is_ok_and(|number| number == own_number);
+    if was_done || words.iter().any(is_set) {
         return;
     }
     let Ok(program) = std::env::current_exe() else {
@@ -33,6 +39,7 @@ pub(super) fn start_anew_with(words: Words) {
     if let Some(name) = arguments.next() {
         anew.arg0(name);
     }
-    let error = anew.args(arguments).envs(words.iter().copied()).exec();
+    anew.args(arguments).envs(words.iter().copied());
+    let error = anew.env(STARTED_ANEW, own_number).exec();
     tracing::debug!("the program cannot start itself anew: {error}");
 }

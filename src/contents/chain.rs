@@ -285,11 +285,16 @@ impl<'a> Chain<'a> {
         })
     }
 
-    /// A file of the result, read at random; `None` for one that is not among [`Chain::files`].
+    /// A file of the result, read at random; `None` for one that is not among [`Chain::files`], or came already.
     ///
     /// # Errors
     /// That a part of it cannot be read.
     pub fn file(&self, path: &Path) -> Result<Option<ChainFile<'_>>, Error> {
+        let position = self.result.position(path);
+        let came = position.and_then(|position| self.came.get(position));
+        if came.is_none_or(|came| came.load(Ordering::Relaxed)) {
+            return Ok(None);
+        }
         let Some(index) = self.bottom_of(path) else {
             return Ok(None);
         };
@@ -404,11 +409,10 @@ impl<'a> Chain<'a> {
     /// Takes note of what a file of the result was.
     pub fn record_file(&self, path: &Path, header: FileHeader, sum: Sum) {
         let position = self.result.position(path);
-        if let Some(came) = position.and_then(|position| self.came.get(position)) {
-            came.store(true, Ordering::Relaxed);
-        }
+        let came = position.and_then(|position| self.came.get(position));
+        let had_come = came.is_none_or(|came| came.swap(true, Ordering::Relaxed));
         // A backup that stands alone has its manifest.
-        if self.layers.len() == 1 {
+        if had_come || self.layers.len() == 1 {
             return;
         }
         let (size_bytes, checksum) = sum;

@@ -17,7 +17,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
 
-use crate::paths::{PathList, PathOrder};
+use crate::paths::{PathList, PathOrder, is_inside};
 use crate::pipeline::encryption::{HEADER_BYTES, payload_bytes};
 use crate::pipeline::{BLOCK_SIZE_BYTES, Encryption, Frame, Packing};
 use crate::repository::entry::StoredPart;
@@ -222,12 +222,6 @@ impl PartIndex {
     }
 }
 
-/// Whether a path leads to something below a directory, and is spelled in the one way that it can be.
-fn is_inside(path: &Path) -> bool {
-    let mut parts = path.as_os_str().as_bytes().split(|byte| *byte == b'/');
-    parts.all(|part| !matches!(part, b"" | b"." | b".."))
-}
-
 #[derive(Serialize)]
 struct Raw<'a> {
     format: u32,
@@ -265,7 +259,7 @@ impl Serialize for PartIndex {
     }
 }
 
-/// Takes the parts in as they come, and notes what cannot be right.
+/// Takes files in as they come, and notes what cannot be right.
 struct IndexVisitor<'a> {
     parts: &'a mut Vec<PartIndex>,
     other_format: &'a mut Option<u32>,
@@ -289,32 +283,39 @@ impl<'de> Visitor<'de> for IndexVisitor<'_> {
             Other,
         }
 
-        let mut format = None;
+        let (mut format, mut parts) = (None, None);
         while let Some(member) = members.next_key()? {
             match member {
+                Member::Format if format.is_some() => {
+                    return Err(A::Error::duplicate_field("format"));
+                }
                 Member::Format => {
                     format = Some(members.next_value()?);
                     *self.other_format = format.filter(|format| *format != FORMAT);
                 }
+                Member::Parts if parts.is_some() => return Err(A::Error::duplicate_field("parts")),
                 // What another version means by it nobody knows.
                 Member::Parts if format == Some(FORMAT) => {
-                    for part in members.next_value::<Vec<RawPart>>()? {
-                        *self.invalid = self.invalid.take().or(part.files.invalid);
-                        self.parts.push(PartIndex {
-                            name: part.name,
-                            frames: part.frames.into_iter().map(RawFrame::frame).collect(),
-                            files: part.files.list,
-                        });
-                    }
+                    parts = Some(members.next_value::<Vec<RawPart>>()?);
                 }
                 Member::Parts | Member::Other => {
                     members.next_value::<serde::de::IgnoredAny>()?;
                 }
             }
         }
-        format
-            .map(drop)
-            .ok_or_else(|| A::Error::missing_field("format"))
+        if self.other_format.is_some() {
+            return Ok(());
+        }
+        // They come after their format.
+        for part in parts.ok_or_else(|| A::Error::missing_field("parts"))? {
+            *self.invalid = self.invalid.take().or(part.files.invalid);
+            self.parts.push(PartIndex {
+                name: part.name,
+                frames: part.frames.into_iter().map(RawFrame::frame).collect(),
+                files: part.files.list,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -584,6 +585,12 @@ mod tests {
         let newer = text.replace("\"format\":1", "\"format\":2");
         let newer = Index::read(newer.as_bytes());
         assert!(matches!(newer, Err(Error::Format(2))), "{newer:?}");
+        let twice = text.replacen("{\"format\":1", "{\"format\":1,\"parts\":[]", 1);
+        let late = text.replacen("\"format\":1,", "", 1);
+        for text in [twice, late, "{\"format\":1}".to_owned()] {
+            let read = Index::read(text.as_bytes());
+            assert!(matches!(read, Err(Error::Json(_))), "{text}: {read:?}");
+        }
         let cut = Index::read(&text.as_bytes()[..text.len() / 2]);
         assert!(matches!(cut, Err(Error::Json(_))), "{cut:?}");
     }

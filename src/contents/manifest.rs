@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use walhalla_postgres::{Lsn, SystemIdentifier, TimelineId, Version};
 
 use super::checksum::Checksum;
-use crate::paths::{PathList, PathMap};
+use crate::paths::{PathList, PathMap, is_inside};
 
 /// The manifest's name in a data directory.
 pub const FILE_NAME: &str = "backup_manifest";
@@ -76,6 +76,9 @@ pub enum Error {
     /// An entry that cannot be right.
     #[error("its entry for {0:?} is not valid")]
     Entry(String),
+    /// Two entries for one file.
+    #[error("it has two entries for {0:?}")]
+    Twice(String),
 }
 
 /// Writes a manifest of `files`, one after the other, ending in its own checksum.
@@ -130,10 +133,10 @@ impl Manifest {
     /// A manifest of these files.
     ///
     /// # Errors
-    /// [`Error::Entry`] for a file that is there twice.
+    /// [`Error::Twice`].
     pub fn of(files: PathList<FileFacts>) -> Result<Self, Error> {
         let files = files.into_map();
-        let files = files.map_err(|path| Error::Entry(path.to_string_lossy().into_owned()))?;
+        let files = files.map_err(|path| Error::Twice(path.to_string_lossy().into_owned()))?;
         Ok(Self { files })
     }
 
@@ -273,7 +276,7 @@ impl RawFile {
             None => hex::decode(&encoded).ok().map(OsString::from_vec),
         };
         let checksum = Checksum::parse(&self.algorithm, &self.checksum);
-        match (path.filter(|path| !path.is_empty()), checksum) {
+        match (path.filter(|path| is_inside(path.as_ref())), checksum) {
             (Some(path), Some(checksum)) => Ok((
                 path.into(),
                 FileFacts {
@@ -299,7 +302,7 @@ fn gmt(seconds: i64) -> String {
     time.strftime(TIME_FORMAT).to_string()
 }
 
-/// Seconds since 1970; 0 for a text that is no time: nothing depends on it.
+/// Seconds since 1970; 0 for a text that is no time, as no server writes one.
 fn seconds(gmt: &str) -> i64 {
     let time = DateTime::strptime(TIME_FORMAT, gmt).and_then(|time| time.to_zoned(TimeZone::UTC));
     time.map_or(0, |time| time.timestamp().as_second())
@@ -347,7 +350,7 @@ mod tests {
         text
     }
 
-    /// What a restore puts beside the files is what was stored, byte by byte.
+    /// What a restore puts beside the files is what was stored, byte by byte. PostgreSQL's own, which is never stored, would not be.
     #[test]
     fn a_manifest_reads_back() {
         for version in ["13", "17"] {
@@ -380,7 +383,7 @@ mod tests {
         twice.push(Path::new("base/5/16384"), *sample().value(0).unwrap());
         let read = Manifest::read(&*text(&twice, "17"));
         assert!(
-            matches!(&read, Err(Error::Entry(name)) if name == "base/5/16384"),
+            matches!(&read, Err(Error::Twice(name)) if name == "base/5/16384"),
             "{read:?}"
         );
         let text = String::from_utf8(text(&sample(), "17")).unwrap();

@@ -58,7 +58,7 @@ impl Relations {
             }
         }
         Self {
-            // Each is in a directory once.
+            // A walk shows each once.
             files: files.into_map().unwrap_or_default(),
             ..self
         }

@@ -41,6 +41,8 @@ pub struct PartWriter {
     pub places: PathList<FilePlace>,
     /// The CRC-32C of each of them.
     pub checksums: Vec<u32>,
+    /// The file that was begun and not ended.
+    open: Option<(PathBuf, FilePlace)>,
     /// Length of the files as they will be restored.
     pub restored_bytes: u64,
 }
@@ -66,6 +68,7 @@ impl PartWriter {
             owner,
             places: PathList::default(),
             checksums: Vec::new(),
+            open: None,
             restored_bytes: 0,
         }
     }
@@ -99,7 +102,7 @@ impl PartWriter {
             modified,
             xxh128: None,
         };
-        self.places.push(path, place);
+        self.open = Some((path.to_owned(), place));
         Ok(())
     }
 
@@ -125,16 +128,14 @@ impl PartWriter {
 
     /// Ends the file that was begun last.
     pub fn end(&mut self, sums: &FileSums) -> Result<(), WriteError> {
-        let Some(place) = self.places.last_mut() else {
+        let Some((path, mut place)) = self.open.take() else {
             return Ok(());
         };
         place.xxh128 = Some(sums.xxh128());
-        let size_bytes = place.size_bytes;
+        self.places.push(&path, place);
         self.checksums.push(sums.crc32c());
-        self.pad(size_bytes).map_err(|error| {
-            let path = self.places.path(self.places.len() - 1);
-            failed(&path.unwrap_or_default(), error)
-        })
+        self.pad(place.size_bytes)
+            .map_err(|error| failed(&path, error))
     }
 
     /// Adds a file whose content is being read from elsewhere.

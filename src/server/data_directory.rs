@@ -411,6 +411,8 @@ fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>, Error> {
     let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut entries = entries.map_err(|source| Error::read(folder, source))?;
     entries.sort_by_key(DirEntry::file_name);
+    // One that is renamed meanwhile may be shown twice (readdir(3)).
+    entries.dedup_by_key(|entry| entry.file_name());
     Ok(entries)
 }
 

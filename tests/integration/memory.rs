@@ -68,7 +68,7 @@ fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64) {
     let peak = peak_mib(&slowly, &primary, &["backup-push", &data]);
     assert!(peak <= most, "backup-push took {peak} of {most} MiB");
     // What waits is really there: one more part of each object would show.
-    let least = most - PROGRAM_MIB - parts * part_mib;
+    let least = parts * (object - part_mib);
     assert!(
         peak >= least,
         "backup-push took {peak} MiB, and {least} are expected at least"
