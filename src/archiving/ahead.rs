@@ -3,7 +3,7 @@
 //! The process stays until its batch is done, and then answers for its own segment. The calls for the others find a
 //! receipt. What goes wrong with one of the others changes nothing about the answer: its own call says it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -119,7 +119,9 @@ impl Ahead<'_> {
     pub fn push(&self, path: &Path, file: WalFileName) -> Result<Pushed, Error> {
         let ready = self.ready_beside(file);
         // What is not ready any more was asked for.
-        if let Err(error) = self.site.receipts.retain(ready.iter().copied()) {
+        let to_come: BTreeSet<SegmentName> = ready.iter().copied().collect();
+        let is_kept = |segment| to_come.contains(&segment);
+        if let Err(error) = self.site.receipts.retain(is_kept) {
             tracing::debug!("earlier receipts were not removed: {error}");
         }
         let threads = workers(self.most).min(ready.len() + 1);

@@ -1,6 +1,6 @@
 //! What the daemon does for who asks on its socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -326,8 +326,11 @@ impl Pusher {
             wal_directory: &wal_directory,
             receipts: &receipts(loaded, &spool, Kind::Pushed, &control),
         };
-        if is_alone && let Err(error) = site.receipts.retain(ready_in(&self.pgdata)) {
-            tracing::debug!("earlier receipts were not removed: {error}");
+        if is_alone {
+            let to_come: BTreeSet<SegmentName> = ready_in(&self.pgdata).into_iter().collect();
+            if let Err(error) = site.receipts.retain(|segment| to_come.contains(&segment)) {
+                tracing::debug!("earlier receipts were not removed: {error}");
+            }
         }
         let pushed = push(&site);
         match &pushed {

@@ -152,16 +152,14 @@ impl Spooled {
     /// The system's.
     pub fn retain(&self, is_kept: impl Fn(SegmentName) -> bool) -> io::Result<()> {
         let part = self.part()?;
-        let mut kept = Vec::new();
         for name in part.names()? {
             let segment = of_temporary(&name).unwrap_or(&name).parse::<SegmentName>();
-            match segment {
-                Ok(segment) if is_kept(segment) => kept.push(segment),
-                Ok(_) => part.remove(&name)?,
-                Err(_) => {}
+            if segment.is_ok_and(|segment| !is_kept(segment)) {
+                part.remove(&name)?;
             }
         }
-        self.receipts.retain(kept)
+        // Not only for the names above: a segment may have come since they were read.
+        self.receipts.retain(is_kept)
     }
 
     /// Removes all that fetching ahead left.

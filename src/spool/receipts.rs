@@ -13,7 +13,6 @@
 //! changed after, without another time: its whole content must have the digest of what was read (decision 0058). A file that
 //! was fetched is Walhalla's own, which nobody else writes to: it needs no digest.
 
-use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -219,18 +218,16 @@ impl Receipts {
         part.write(&segment.to_string(), &sealed(&receipt)?)
     }
 
-    /// Removes all but those of `segments`.
+    /// Removes all but those of segments for which `is_kept` holds.
     ///
     /// # Errors
     /// The spool cannot be read or written.
-    pub fn retain(&self, segments: impl IntoIterator<Item = SegmentName>) -> io::Result<()> {
-        let kept: BTreeSet<SegmentName> = segments.into_iter().collect();
+    pub fn retain(&self, is_kept: impl Fn(SegmentName) -> bool) -> io::Result<()> {
         let Some(part) = self.spool.part(self.kind.part())? else {
             return Ok(());
         };
         for name in part.names()? {
-            let segment = name.parse::<SegmentName>().ok();
-            if !segment.is_some_and(|segment| kept.contains(&segment)) {
+            if !name.parse::<SegmentName>().is_ok_and(&is_kept) {
                 part.remove(&name)?;
             }
         }
@@ -448,11 +445,13 @@ mod tests {
         let site = Site::new();
         site.keep(OLD);
         fs::write(site.text().with_file_name(".0123.tmp"), "left").unwrap();
-        site.receipts.retain([site.segment]).unwrap();
+        site.receipts
+            .retain(|segment| segment == site.segment)
+            .unwrap();
         assert!(site.has());
         let names = || fs::read_dir(site.text().parent().unwrap()).unwrap().count();
         assert_eq!(names(), 1);
-        site.receipts.retain([]).unwrap();
+        site.receipts.retain(|_| false).unwrap();
         assert_eq!(names(), 0);
     }
 }
