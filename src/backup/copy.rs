@@ -72,17 +72,17 @@ impl Backup<'_> {
                 }
                 // What gives names is always whole.
                 let base = base.as_ref().filter(|_| index > 0);
-                let mut packed = Vec::new();
+                let mut held = Vec::new();
                 for position in files {
                     let Some(file) = listing.files.get(*position as usize) else {
                         continue;
                     };
                     let item = Item::of(file, base);
                     if packer.item(self.pgdata, &item, reading)? == Packed::Stored {
-                        packed.push(*position);
+                        held.push(*position);
                     }
                 }
-                lock(&copied).add(&mut packer, &packed);
+                lock(&copied).add(&mut packer, &held);
                 begun.assembly.end_part(packer.part, index + 1)?;
             }
         };
@@ -137,10 +137,10 @@ impl Copied {
         }
     }
 
-    fn add(&mut self, packer: &mut Packer, packed: &[u32]) {
+    fn add(&mut self, packer: &mut Packer, held: &[u32]) {
         self.corrupt_blocks.append(&mut packer.corrupt_blocks);
         self.newest.append(take(&mut packer.newest));
-        for position in packed {
+        for position in held {
             if let Some(stored) = self.stored.get_mut(*position as usize) {
                 *stored = true;
             }

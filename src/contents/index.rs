@@ -235,8 +235,7 @@ impl Serialize for PartIndex {
             name: &'a str,
             #[serde(serialize_with = "frames")]
             frames: &'a [Frame],
-            #[serde(serialize_with = "files")]
-            files: &'a PathList<FilePlace>,
+            files: FilesOf<'a>,
         }
 
         fn frames<S: Serializer>(frames: &&[Frame], to: S) -> Result<S::Ok, S::Error> {
@@ -245,15 +244,19 @@ impl Serialize for PartIndex {
             to.collect_seq(frames.iter().map(raw))
         }
 
-        fn files<S: Serializer>(files: &&PathList<FilePlace>, to: S) -> Result<S::Ok, S::Error> {
-            let raw = |(path, place): (PathBuf, &FilePlace)| RawFile::of(&path, place);
-            to.collect_seq(files.iter().map(raw))
+        struct FilesOf<'a>(&'a PathList<FilePlace>);
+
+        impl Serialize for FilesOf<'_> {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                let raw = |(path, place): (PathBuf, &FilePlace)| RawFile::of(&path, place);
+                to.collect_seq(self.0.iter().map(raw))
+            }
         }
 
         let raw = RawPart {
             name: &self.name,
             frames: &self.frames,
-            files: &self.files,
+            files: FilesOf(&self.files),
         };
         raw.serialize(to)
     }
@@ -387,34 +390,13 @@ struct RawFile {
     size_bytes: u64,
     mode: u32,
     modified: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "digits")]
-    xxh128: Option<[u8; 16]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    xxh128: Option<Digits>,
 }
 
-/// Hexadecimal digits, where there are any.
-mod digits {
-    use super::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        hash: &Option<[u8; 16]>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        match hash {
-            Some(hash) => hex::serde::serialize(hash, to),
-            None => to.serialize_none(),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<[u8; 16]>, D::Error> {
-        #[derive(Deserialize)]
-        struct Digits(#[serde(with = "hex::serde")] [u8; 16]);
-
-        let digits = Option::<Digits>::deserialize(from)?;
-        Ok(digits.map(|Digits(hash)| hash))
-    }
-}
+/// As hexadecimal digits.
+#[derive(Serialize, Deserialize)]
+struct Digits(#[serde(with = "hex::serde")] [u8; 16]);
 
 impl RawFile {
     fn of(path: &Path, place: &FilePlace) -> Self {
@@ -427,7 +409,7 @@ impl RawFile {
             size_bytes: place.size_bytes,
             mode: place.mode,
             modified: place.modified,
-            xxh128: place.xxh128,
+            xxh128: place.xxh128.map(Digits),
         }
     }
 
@@ -449,7 +431,7 @@ impl RawFile {
             size_bytes: self.size_bytes,
             mode: self.mode & 0o777,
             modified: self.modified,
-            xxh128: self.xxh128,
+            xxh128: self.xxh128.as_ref().map(|Digits(hash)| *hash),
         }
     }
 }

@@ -140,7 +140,7 @@ impl Manifest {
         Ok(Self { files })
     }
 
-    /// Reads a manifest that [`write`] or PostgreSQL wrote, with CRC-32C or SHA-256. The text is not kept.
+    /// Reads a manifest that [`write()`] or PostgreSQL wrote, with CRC-32C or SHA-256. The text is not kept.
     ///
     /// # Errors
     /// [`Error`]; what `input` fails with is among the reasons of [`Error::Json`].

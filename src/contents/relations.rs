@@ -47,6 +47,7 @@ impl Relations {
     }
 
     /// The same with the files of the listing that the backup holds, by their positions. Others vanished before they were read.
+    #[must_use]
     pub fn with_files(self, listing: &Listing, holds: impl Fn(usize) -> bool) -> Self {
         let block_size = u64::from(self.block_size.max(1));
         let mut files = PathList::default();
@@ -150,7 +151,9 @@ mod folders {
     ) -> Result<PathMap<u32>, D::Error> {
         let mut files = PathList::default();
         from.deserialize_map(FoldersVisitor(&mut files))?;
-        let twice = |path: std::path::PathBuf| D::Error::custom(format!("{path:?} is there twice"));
+        let twice = |path: std::path::PathBuf| {
+            D::Error::custom(format!("{} is there twice", path.display()))
+        };
         files.into_map().map_err(twice)
     }
 
