@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Paths in the order in which they came.
 #[derive(Clone, Debug)]
@@ -37,6 +38,14 @@ pub struct PathMap<V> {
     list: PathList<V>,
     /// By folder and name.
     order: Vec<u32>,
+}
+
+/// Paths of which each is to come once, in whatever order.
+#[derive(Debug)]
+pub struct Expected<V> {
+    map: PathMap<V>,
+    /// By position in the list of `map`.
+    came: Vec<AtomicBool>,
 }
 
 /// Positions in several lists, by path: the list's, and the path's in it.
@@ -244,6 +253,44 @@ impl<'a, V> Folder<'a, V> {
     }
 }
 
+impl<V> From<PathMap<V>> for Expected<V> {
+    fn from(map: PathMap<V>) -> Self {
+        let came = { map.list.items.iter() }.map(|_| AtomicBool::new(false));
+        Self {
+            came: came.collect(),
+            map,
+        }
+    }
+}
+
+impl<V> Expected<V> {
+    /// All of them, come or not.
+    pub fn map(&self) -> &PathMap<V> {
+        &self.map
+    }
+
+    /// The value of a path that has not come.
+    pub fn get(&self, path: &Path) -> Option<&V> {
+        let position = self.map.position(path)?;
+        let has_come = self.came.get(position)?.load(Ordering::Relaxed);
+        self.map.list.value(position).filter(|_| !has_come)
+    }
+
+    /// The value of a path that comes now; `None` for one that came before.
+    pub fn take(&self, path: &Path) -> Option<&V> {
+        let position = self.map.position(path)?;
+        let had_come = self.came.get(position)?.swap(true, Ordering::Relaxed);
+        self.map.list.value(position).filter(|_| !had_come)
+    }
+
+    /// The first of those that have not come.
+    pub fn missing(&self) -> Option<PathBuf> {
+        let has_come = |came: &AtomicBool| came.load(Ordering::Relaxed);
+        let position = { self.came.iter() }.position(|came| !has_come(came))?;
+        self.map.list.path(position)
+    }
+}
+
 impl PathOrder {
     /// The order of all paths in `lists`.
     pub fn of<V>(lists: &[&PathList<V>]) -> Self {
@@ -303,6 +350,23 @@ mod tests {
             list.push(Path::new(OsStr::from_bytes(path)), number);
         }
         list
+    }
+
+    #[test]
+    fn what_is_expected_comes_once() {
+        let map = list(&[b"base/5/1", b"base/5/2", b"PG_VERSION"]).into_map();
+        let expected = Expected::from(map.unwrap());
+        let path = Path::new("base/5/2");
+        assert_eq!(expected.get(path), Some(&1));
+        assert_eq!(expected.take(path), Some(&1));
+        assert_eq!((expected.get(path), expected.take(path)), (None, None));
+        assert_eq!(expected.map().get(path), Some(&1));
+        assert_eq!(expected.take(Path::new("base/5/3")), None);
+        assert_eq!(expected.missing(), Some(PathBuf::from("base/5/1")));
+        assert_eq!(expected.take(Path::new("base/5/1")), Some(&0));
+        assert_eq!(expected.missing(), Some(PathBuf::from("PG_VERSION")));
+        assert_eq!(expected.take(Path::new("PG_VERSION")), Some(&2));
+        assert_eq!(expected.missing(), None);
     }
 
     /// Whatever comes out of a stored list comes back byte by byte.

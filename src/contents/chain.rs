@@ -11,7 +11,6 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use walhalla_providers::Error as StoreError;
 
@@ -24,8 +23,8 @@ use super::reader::{
     Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken, head,
 };
 use super::relations::Relations;
-use crate::paths::{PathList, PathMap, PathOrder};
-use crate::pipeline::Frame;
+use crate::paths::{Expected, PathList, PathMap, PathOrder};
+use crate::pipeline::{BlockDigest, Frame};
 use crate::repository::entry::StoredPart;
 use crate::repository::{self, BackupEntry, BackupKind, ObjectError, Repository};
 use crate::threads::lock;
@@ -42,9 +41,7 @@ pub struct Chain<'a> {
     /// Files of the leaf that are not wanted, and their lengths.
     left_out: PathList<u64>,
     /// Files of the result, each with the layer that is its bottom.
-    result: PathMap<u32>,
-    /// Which of them came.
-    came: Vec<AtomicBool>,
+    result: Expected<u32>,
     /// What the files of the result of several backups are.
     made: Mutex<PathList<FileFacts>>,
 }
@@ -115,8 +112,7 @@ impl<'a> Chain<'a> {
                 ..Relations::default()
             }),
             left_out: PathList::default(),
-            result: PathMap::default(),
-            came: Vec::new(),
+            result: PathMap::default().into(),
             made: Mutex::default(),
         };
         chain.find_bottoms(is_wanted)?;
@@ -153,17 +149,14 @@ impl<'a> Chain<'a> {
         let result = result
             .into_map()
             .map_err(|path| self.problem(twice(path)))?;
-        self.came = { result.list().values() }
-            .map(|_| AtomicBool::new(false))
-            .collect();
         self.left_out = left_out;
-        self.result = result;
+        self.result = result.into();
         Ok(())
     }
 
     /// The layer that is the bottom of a file of the result.
     fn bottom_of(&self, path: &Path) -> Option<usize> {
-        self.result.get(path).map(|layer| *layer as usize)
+        self.result.map().get(path).map(|layer| *layer as usize)
     }
 
     fn problem(&self, problem: PartProblem) -> Error {
@@ -191,12 +184,12 @@ impl<'a> Chain<'a> {
 
     /// Every file of the result, without those that are not wanted.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
-        self.result.list().iter().map(|(path, _)| path)
+        self.result.map().list().iter().map(|(path, _)| path)
     }
 
     /// Whether a path is that of a file of the result.
     pub fn holds(&self, path: &Path) -> bool {
-        self.result.contains(path)
+        self.result.map().contains(path)
     }
 
     /// The length of every file of the result, as far as the lists tell; without those that are not wanted.
@@ -290,12 +283,7 @@ impl<'a> Chain<'a> {
     /// # Errors
     /// That a part of it cannot be read.
     pub fn file(&self, path: &Path) -> Result<Option<ChainFile<'_>>, Error> {
-        let position = self.result.position(path);
-        let came = position.and_then(|position| self.came.get(position));
-        if came.is_none_or(|came| came.load(Ordering::Relaxed)) {
-            return Ok(None);
-        }
-        let Some(index) = self.bottom_of(path) else {
+        let Some(index) = self.result.get(path).map(|layer| *layer as usize) else {
             return Ok(None);
         };
         let layer = self.layers.get(index);
@@ -351,9 +339,7 @@ impl<'a> Chain<'a> {
 
     /// A file of the result that did not come.
     pub fn missing(&self) -> Option<Error> {
-        let has_come = |came: &AtomicBool| came.load(Ordering::Relaxed);
-        let position = { self.came.iter() }.position(|came| !has_come(came))?;
-        let path = self.result.list().path(position)?;
+        let path = self.result.missing()?;
         Some(self.problem(PartProblem::Missing(path.display().to_string())))
     }
 
@@ -408,11 +394,9 @@ impl<'a> Chain<'a> {
 
     /// Takes note of what a file of the result was.
     pub fn record_file(&self, path: &Path, header: FileHeader, sum: Sum) {
-        let position = self.result.position(path);
-        let came = position.and_then(|position| self.came.get(position));
-        let had_come = came.is_none_or(|came| came.swap(true, Ordering::Relaxed));
+        let comes = self.result.take(path).is_some();
         // A backup that stands alone has its manifest.
-        if had_come || self.layers.len() == 1 {
+        if !comes || self.layers.len() == 1 {
             return;
         }
         let (size_bytes, checksum) = sum;
@@ -443,8 +427,8 @@ pub struct ChainFile<'a> {
     pub header: FileHeader,
     /// What tells its content, where one backup alone holds it.
     pub whole: Option<Whole>,
-    /// Stretches of which the index tells what they hold: offset, length and digest ([`Frame::digest_of`]), ascending.
-    pub known: Vec<(u64, u32, [u8; 16])>,
+    /// Stretches of which the index tells what they hold: offset, length and digest, ascending.
+    pub known: Vec<(u64, u32, BlockDigest)>,
     /// Its content.
     pub content: Merged<PieceReader<'a>, PieceReader<'a>>,
 }
@@ -470,7 +454,11 @@ impl Whole {
 }
 
 /// The frames of the bottom that no newer layer changes anything of.
-fn known(layout: &Layout, frames: &[(u64, &Frame)], block_size: u32) -> Vec<(u64, u32, [u8; 16])> {
+fn known(
+    layout: &Layout,
+    frames: &[(u64, &Frame)],
+    block_size: u32,
+) -> Vec<(u64, u32, BlockDigest)> {
     let unit = u64::from(block_size.max(1));
     let mut runs = layout.runs().filter(|run| run.source == Source::Bottom);
     let bytes = |run: Run| {

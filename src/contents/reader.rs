@@ -10,7 +10,6 @@
 
 use std::io::{self, Read};
 use std::path::{Component, Path};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tar::{Archive, EntryType};
 
@@ -19,7 +18,7 @@ use super::index::Index;
 use super::manifest::{FileFacts, Head, Manifest, WalRange};
 use super::merged::Skip;
 use crate::failure::{Advice, Class, Failure};
-use crate::paths::PathMap;
+use crate::paths::{Expected, PathMap};
 use crate::pipeline::{Content, SharedHash};
 use crate::repository::entry::StoredPart;
 use crate::repository::layout::Object;
@@ -164,9 +163,8 @@ pub struct Contents<'a> {
     repository: &'a Repository,
     /// The backup's entry.
     pub backup: &'a BackupEntry,
-    manifest: Manifest,
-    /// Which files of the manifest came, by their positions in it.
-    came: Vec<AtomicBool>,
+    /// Those of the manifest.
+    files: Expected<FileFacts>,
 }
 
 impl<'a> Contents<'a> {
@@ -175,18 +173,16 @@ impl<'a> Contents<'a> {
         let manifest = read_list(repository, backup, &backup.manifest, |text| {
             Manifest::read(text)
         })?;
-        let came = || AtomicBool::new(false);
         Ok(Self {
             repository,
             backup,
-            came: { manifest.files.list().values() }.map(|_| came()).collect(),
-            manifest,
+            files: manifest.files.into(),
         })
     }
 
     /// What the manifest says of each file.
     pub fn files(&self) -> &PathMap<FileFacts> {
-        &self.manifest.files
+        self.files.map()
     }
 
     /// Reads `part` to its end.
@@ -230,7 +226,7 @@ impl<'a> Contents<'a> {
                 EntryType::Directory if is_inside => sink.directory(&path, header)?,
                 EntryType::Regular if path == Path::new(TABLESPACE_MAP) => {}
                 EntryType::Regular if is_inside => {
-                    let Some(facts) = self.take(&path) else {
+                    let Some(facts) = self.files.take(&path) else {
                         problem(PartProblem::Unexpected(name()))?;
                         continue;
                     };
@@ -249,26 +245,16 @@ impl<'a> Contents<'a> {
         Ok(())
     }
 
-    /// What a file that comes now must be; `None` for one that is not in the manifest, or came before.
-    fn take(&self, path: &Path) -> Option<FileFacts> {
-        let position = self.manifest.files.position(path)?;
-        let had_come = self.came.get(position)?.swap(true, Ordering::Relaxed);
-        let facts = self.manifest.files.list().value(position)?;
-        (!had_come).then_some(*facts)
-    }
-
     /// A file of the manifest that none of the parts read so far held.
     pub fn missing(&self) -> Option<Error> {
-        let has_come = |came: &AtomicBool| came.load(Ordering::Relaxed);
-        let position = { self.came.iter() }.position(|came| !has_come(came))?;
-        let path = self.manifest.files.list().path(position)?;
+        let path = self.files.missing()?;
         let problem = PartProblem::Missing(path.display().to_string());
         Some(ObjectError::damaged(self.folder_url(), problem).into())
     }
 
     /// The checksum of a file.
     pub(super) fn checksum(&self, path: &Path) -> Option<Checksum> {
-        self.manifest.files.get(path).map(|facts| facts.checksum)
+        self.files().get(path).map(|facts| facts.checksum)
     }
 
     /// URL of the backup's folder.
