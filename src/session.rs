@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::time::Duration;
+use std::vec;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
@@ -22,8 +23,10 @@ use walhalla_providers::transfer::{
 };
 use walhalla_providers::{Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result};
 
-/// Chunks of an object that wait for who reads it.
-const QUEUED_CHUNKS: usize = 2;
+/// Batches of an object's bytes that wait for who reads it.
+const QUEUED_BATCHES: usize = 2;
+/// Bytes that go to the reader at once: to wake it costs as much as copying some ten thousand.
+const BATCH_BYTES: usize = 256 << 10;
 
 /// The threads on which requests run.
 #[derive(Debug)]
@@ -80,12 +83,35 @@ impl fmt::Debug for StoreSession {
 
 /// An object's stored bytes, which come in while they are read.
 #[derive(Debug)]
-pub struct Chunks(mpsc::Receiver<Result<Bytes>>);
+pub struct Chunks {
+    batches: mpsc::Receiver<Vec<Result<Bytes>>>,
+    batch: vec::IntoIter<Result<Bytes>>,
+}
 
 impl Chunks {
     /// The next bytes, never empty; `None` after the last ones or an error.
     pub fn wait_for_next(&mut self) -> Option<Result<Bytes>> {
-        self.0.blocking_recv()
+        if self.batch.len() == 0 {
+            self.batch = self.batches.blocking_recv()?.into_iter();
+        }
+        self.batch.next()
+    }
+}
+
+/// Hands over what comes, until all came or an error did.
+async fn pass_on(mut reader: transfer::Reader, batches: mpsc::Sender<Vec<Result<Bytes>>>) {
+    let mut is_open = true;
+    while is_open {
+        let (mut batch, mut length) = (Vec::new(), 0);
+        while is_open && length < BATCH_BYTES {
+            let chunk = reader.next().await.transpose();
+            is_open = matches!(chunk, Some(Ok(_)));
+            length += chunk.iter().flatten().map(Bytes::len).sum::<usize>();
+            batch.extend(chunk);
+        }
+        if !batch.is_empty() && batches.send(batch).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -221,17 +247,13 @@ impl StoreSession {
     /// # Errors
     /// The store's, `NotFound` among them.
     pub fn read(&self, key: &ObjectKey) -> Result<Chunks> {
-        let mut reader = self.wait(self.store.read(key, 0, None))?;
-        let (sender, chunks) = mpsc::channel(QUEUED_CHUNKS);
-        self.spawn(async move {
-            while let Some(chunk) = reader.next().await.transpose() {
-                let is_last = chunk.is_err();
-                if sender.send(chunk).await.is_err() || is_last {
-                    return;
-                }
-            }
-        });
-        Ok(Chunks(chunks))
+        let reader = self.wait(self.store.read(key, 0, None))?;
+        let (sender, batches) = mpsc::channel(QUEUED_BATCHES);
+        self.spawn(pass_on(reader, sender));
+        Ok(Chunks {
+            batches,
+            batch: Vec::new().into_iter(),
+        })
     }
 
     /// The bytes in `range` of an object; fewer where it ends before. Whoever is reading a whole object may ask for them.

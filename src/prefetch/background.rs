@@ -1,7 +1,7 @@
 //! The process, or the daemon's thread, that fetches ahead.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -21,12 +21,13 @@ use crate::wal::{Error, history_beside};
 const MOST_BYTES: u64 = 1 << 30;
 /// How long nothing is asked for until fetching ahead ends: replay may be delayed, and what was fetched is removed then.
 const IDLE: Duration = Duration::from_mins(10);
-/// How often is looked what the server asks for.
-const INTERVAL: Duration = Duration::from_millis(5);
+/// How often is looked what the server asks for. Each look costs the processor, which replay needs; the window is ahead of it by more.
+const INTERVAL: Duration = Duration::from_millis(20);
 /// How often the server is looked at.
 const SERVER_INTERVAL: Duration = Duration::from_millis(250);
 /// Another call may look for a moment whether somebody has the lock.
 const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What is fetched, and how.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub struct Background {
 struct Shared {
     work: Background,
     window: Mutex<Window>,
+    /// That the window moved, or all ends.
+    moved: Condvar,
     has_ended: AtomicBool,
 }
 
@@ -75,7 +78,7 @@ impl Background {
             })
             .collect();
         let followed = shared.follow(is_needed);
-        shared.has_ended.store(true, Ordering::Relaxed);
+        shared.end();
         let cleared = spool.clear();
         // A download that hangs is not waited for: without its temporary file it comes to nothing.
         drop(threads);
@@ -114,7 +117,7 @@ impl Background {
             if let Some(lock) = self.spooled.lock()? {
                 return Ok(Some(lock));
             }
-            thread::sleep(INTERVAL);
+            thread::sleep(LOCK_INTERVAL);
         }
         self.spooled.lock()
     }
@@ -128,6 +131,7 @@ impl Shared {
         Self {
             work,
             window: Mutex::new(window),
+            moved: Condvar::new(),
             has_ended: AtomicBool::new(false),
         }
     }
@@ -147,6 +151,7 @@ impl Shared {
                 (last, asked) = (wanted, Instant::now());
                 if let Some((segment, _)) = wanted {
                     lock(&self.window).want(segment);
+                    self.moved.notify_all();
                     self.remove_what_is_behind()?;
                 }
             }
@@ -160,14 +165,31 @@ impl Shared {
         self.work.spooled.retain(|segment| window.holds(segment))
     }
 
+    /// Wakes the threads, so that they end.
+    fn end(&self) {
+        let _window = lock(&self.window);
+        self.has_ended.store(true, Ordering::Relaxed);
+        self.moved.notify_all();
+    }
+
+    /// The segment to fetch next, once there is one; `None` when all ends.
+    fn next(&self) -> Option<SegmentName> {
+        let mut window = lock(&self.window);
+        loop {
+            if self.has_ended.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Some(segment) = window.take_next() {
+                return Some(segment);
+            }
+            let waited = self.moved.wait(window);
+            window = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Fetches one segment after the other until all ends.
     fn work(&self) {
-        while !self.has_ended.load(Ordering::Relaxed) {
-            let next = lock(&self.window).take_next();
-            let Some(segment) = next else {
-                thread::sleep(INTERVAL);
-                continue;
-            };
+        while let Some(segment) = self.next() {
             let fetched = self.work.bring(segment);
             if self.has_ended.load(Ordering::Relaxed) {
                 // Nothing may be left.
