@@ -27,11 +27,16 @@ struct Wait {
 }
 
 impl Backup<'_> {
-    /// Waits until every segment that makes the backup consistent is in the archive.
+    /// Waits until every segment that makes the backup consistent is in the archive, or the backup `has_failed`.
     ///
     /// # Errors
     /// [`Error::WalMissing`] when the archiver archives nothing for as long as the user allows.
-    pub(super) fn wait_for_wal(&self, server: &mut Server, range: WalRange) -> Result<(), Error> {
+    pub(super) fn wait_for_wal(
+        &self,
+        server: &mut Server,
+        range: WalRange,
+        has_failed: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
         let size = self.control.segment_size;
         let (first, last) = (size.segment_of(range.start), size.segment_before(range.end));
         let mut wait = Wait {
@@ -41,7 +46,7 @@ impl Backup<'_> {
         };
         for number in first.0..=last.0 {
             let segment = SegmentNo(number).on(range.timeline, size);
-            self.wait_for_segment(server, segment, &mut wait)?;
+            self.wait_for_segment(server, segment, &mut wait, has_failed)?;
             wait.arrived = Instant::now();
         }
         Ok(())
@@ -52,11 +57,12 @@ impl Backup<'_> {
         server: &mut Server,
         segment: SegmentName,
         wait: &mut Wait,
+        has_failed: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         let file = WalFileName::Segment(segment);
         let limit = self.options.archive_timeout;
         let mut pause = FIRST_POLL;
-        while self.repository.find_wal(file)?.is_none() {
+        while !has_failed() && self.repository.find_wal(file)?.is_none() {
             if pause == FIRST_POLL {
                 tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
             }

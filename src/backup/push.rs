@@ -4,7 +4,10 @@
 //! begin: server, directory, parent, id ─▶ copy ─▶ end: label, pg_control, checks ─▶ lists ─▶ WAL is archived ─▶ backup.json
 //! ```
 
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use walhalla_postgres::backup_label::{self, BackupLabel};
 use walhalla_postgres::{TimelineId, WalFileName, control};
@@ -60,8 +63,20 @@ impl Backup<'_> {
             ..
         } = begun;
         let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
-        let entry = assembly.finish(facts, &relations)?;
-        self.wait_for_wal(&mut server, range)?;
+        // The archiver has the end of the WAL since the backup ended.
+        let has_failed = AtomicBool::new(false);
+        let (entry, waited) = thread::scope(|scope| {
+            let entry = scope.spawn(|| {
+                let stored = assembly.finish(facts, &relations);
+                has_failed.store(stored.is_err(), Ordering::Relaxed);
+                stored
+            });
+            let waited =
+                self.wait_for_wal(&mut server, range, &|| has_failed.load(Ordering::Relaxed));
+            (entry.join(), waited)
+        });
+        let entry = entry.unwrap_or_else(|panic| resume_unwind(panic))?;
+        waited?;
         self.wait(async {
             server.close().await;
             Ok::<_, Error>(())

@@ -24,7 +24,7 @@ use super::manifest::{self, FileFacts, Head, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError, failed};
 use crate::paths::PathOrder;
-use crate::pipeline::{Pipeline, StoredObject};
+use crate::pipeline::{Closed, Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
 use crate::repository::marks::Permanence;
@@ -207,6 +207,9 @@ impl<'a> Assembly<'a> {
         let files = { index.parts.iter() }.map(|part| part.files.len() as u64);
         let files = files.sum();
         let index = self.store_index(&index)?;
+        // Each goes on its way while the next one is written.
+        let (relations, manifest, index) =
+            (relations.stored()?, manifest.stored()?, index.stored()?);
         let kind = self.id.kind();
         let (parent, parent_manifest, changed_blocks) = match facts.base {
             Some(base) => (
@@ -268,16 +271,12 @@ impl<'a> Assembly<'a> {
         self.repository.layout().key(&key)
     }
 
-    fn store_index(&self, index: &Index) -> Result<StoredPart, WriteError> {
+    fn store_index(&self, index: &Index) -> Result<List, WriteError> {
         let list = BackupObject::Index(self.pipeline.packing());
         self.store_list(self.pipeline, list, |text| Ok(index.write(text)?))
     }
 
-    fn store_manifest(
-        &self,
-        parts: &[PackedPart],
-        facts: &Facts,
-    ) -> Result<StoredPart, WriteError> {
+    fn store_manifest(&self, parts: &[PackedPart], facts: &Facts) -> Result<List, WriteError> {
         let list = BackupObject::Manifest(self.pipeline.packing());
         let head = Head {
             version: facts.postgres_version,
@@ -293,19 +292,19 @@ impl<'a> Assembly<'a> {
     }
 
     /// Anyone may read it.
-    fn store_relations(&self, relations: &Relations) -> Result<StoredPart, WriteError> {
+    fn store_relations(&self, relations: &Relations) -> Result<List, WriteError> {
         let pipeline = self.pipeline.unencrypted().framed();
         let list = BackupObject::Relations(pipeline.packing());
         self.store_list(&pipeline, list, |text| relations.write(text))
     }
 
-    /// Stores what `write` writes, as it is written.
+    /// Sends what `write` writes to the store, as it is written.
     fn store_list(
         &self,
         pipeline: &Pipeline,
         list: BackupObject,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    ) -> Result<StoredPart, WriteError> {
+    ) -> Result<List, WriteError> {
         let name = list.to_string();
         let broken_off = |error| failed(Path::new(&name), error);
         let mut text = BufWriter::new(pipeline.create(&self.key(list))?);
@@ -314,7 +313,30 @@ impl<'a> Assembly<'a> {
             .into_inner()
             .map_err(|error| broken_off(error.into_error()))?;
         let size_bytes = object.position();
-        Ok(stored_part(name, size_bytes, &object.finish()?))
+        let object = object.close()?;
+        Ok(List {
+            name,
+            size_bytes,
+            object,
+        })
+    }
+}
+
+/// A list that is on its way to the store.
+struct List {
+    name: String,
+    size_bytes: u64,
+    object: Closed,
+}
+
+impl List {
+    /// Waits until it is there.
+    fn stored(self) -> Result<StoredPart, WriteError> {
+        Ok(stored_part(
+            self.name,
+            self.size_bytes,
+            &self.object.wait()?,
+        ))
     }
 }
 
