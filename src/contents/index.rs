@@ -19,11 +19,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::paths::{PathList, PathOrder, is_inside};
 use crate::pipeline::encryption::{HEADER_BYTES, payload_bytes};
-use crate::pipeline::{BLOCK_SIZE_BYTES, Encryption, Frame, Packing};
+use crate::pipeline::{BLOCK_SIZE_BYTES, BlockDigest, Encryption, Frame, Packing};
 use crate::repository::entry::StoredPart;
 
-/// The format that is written; others are refused.
-const FORMAT: u32 = 1;
+/// The format that is written.
+const FORMAT: u32 = 2;
+/// The earliest that is read, in which frames have BLAKE3 hashes.
+const FORMAT_OF_BLAKE3: u32 = 1;
 /// Longest frame that is read: what codecs make of a block that cannot be compressed is little longer than the block.
 const MOST_PACKED_BYTES: usize = 2 * BLOCK_SIZE_BYTES;
 
@@ -69,7 +71,7 @@ pub enum Error {
     #[error("it is not an index")]
     Json(#[from] serde_json::Error),
     /// Written by another version.
-    #[error("its format is {0}, and this version reads {FORMAT}")]
+    #[error("its format is {0}, and this version reads {FORMAT_OF_BLAKE3} and {FORMAT}")]
     Format(u32),
     /// Frames that no writer makes.
     #[error("its frames of {0} cannot be right")]
@@ -239,8 +241,13 @@ impl Serialize for PartIndex {
         }
 
         fn frames<S: Serializer>(frames: &&[Frame], to: S) -> Result<S::Ok, S::Error> {
-            let raw =
-                |frame: &Frame| RawFrame(frame.content_bytes, frame.packed_bytes, frame.digest);
+            let raw = |frame: &Frame| {
+                RawFrame(
+                    frame.content_bytes,
+                    frame.packed_bytes,
+                    frame.digest.bytes(),
+                )
+            };
             to.collect_seq(frames.iter().map(raw))
         }
 
@@ -294,11 +301,11 @@ impl<'de> Visitor<'de> for IndexVisitor<'_> {
                 }
                 Member::Format => {
                     format = Some(members.next_value()?);
-                    *self.other_format = format.filter(|format| *format != FORMAT);
+                    *self.other_format = format.filter(|format| !is_read(*format));
                 }
                 Member::Parts if parts.is_some() => return Err(A::Error::duplicate_field("parts")),
                 // What another version means by it nobody knows.
-                Member::Parts if format == Some(FORMAT) => {
+                Member::Parts if format.is_some_and(is_read) => {
                     parts = Some(members.next_value::<Vec<RawPart>>()?);
                 }
                 Member::Parts | Member::Other => {
@@ -310,11 +317,16 @@ impl<'de> Visitor<'de> for IndexVisitor<'_> {
             return Ok(());
         }
         // They come after their format.
+        let digest = match format {
+            Some(FORMAT_OF_BLAKE3) => BlockDigest::Blake3,
+            _ => BlockDigest::Xxh128,
+        };
         for part in parts.ok_or_else(|| A::Error::missing_field("parts"))? {
+            let frames = { part.frames.into_iter() }.map(|frame| frame.frame(digest));
             *self.invalid = self.invalid.take().or(part.files.invalid);
             self.parts.push(PartIndex {
                 name: part.name,
-                frames: part.frames.into_iter().map(RawFrame::frame).collect(),
+                frames: frames.collect(),
                 files: part.files.list,
             });
         }
@@ -333,13 +345,17 @@ struct RawPart {
 #[derive(Serialize, Deserialize)]
 struct RawFrame(u32, u32, #[serde(with = "hex::serde")] [u8; 16]);
 
+fn is_read(format: u32) -> bool {
+    (FORMAT_OF_BLAKE3..=FORMAT).contains(&format)
+}
+
 impl RawFrame {
-    fn frame(self) -> Frame {
+    fn frame(self, digest_of: fn([u8; 16]) -> BlockDigest) -> Frame {
         let Self(content_bytes, packed_bytes, digest) = self;
         Frame {
             content_bytes,
             packed_bytes,
-            digest,
+            digest: digest_of(digest),
         }
     }
 }
@@ -447,7 +463,7 @@ mod tests {
         Frame {
             content_bytes,
             packed_bytes,
-            digest: [0xAB; 16],
+            digest: BlockDigest::Xxh128([0xAB; 16]),
         }
     }
 
@@ -532,6 +548,16 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_the_earlier_format_have_the_hashes_of_their_time() {
+        let text = text(&sample()).replace("\"format\":2", "\"format\":1");
+        let read = Index::read(text.as_bytes()).unwrap();
+        let digests = { read.parts.iter() }.flat_map(|part| &part.frames);
+        for frame in digests {
+            assert_eq!(frame.digest, BlockDigest::Blake3([0xAB; 16]));
+        }
+    }
+
+    #[test]
     fn an_index_that_cannot_be_right_is_refused() {
         let changes: [fn(&mut PartIndex); 11] = [
             |part| part.frames[0].content_bytes = 0,
@@ -564,12 +590,17 @@ mod tests {
             let read = Index::read(text.replace(from, to).as_bytes());
             assert!(matches!(read, Err(Error::File(_))), "{to}: {read:?}");
         }
-        let newer = text.replace("\"format\":1", "\"format\":2");
-        let newer = Index::read(newer.as_bytes());
-        assert!(matches!(newer, Err(Error::Format(2))), "{newer:?}");
-        let twice = text.replacen("{\"format\":1", "{\"format\":1,\"parts\":[]", 1);
-        let late = text.replacen("\"format\":1,", "", 1);
-        for text in [twice, late, "{\"format\":1}".to_owned()] {
+        for other in [0, 3] {
+            let text = text.replace("\"format\":2", &format!("\"format\":{other}"));
+            let read = Index::read(text.as_bytes());
+            assert!(
+                matches!(read, Err(Error::Format(format)) if format == other),
+                "{read:?}"
+            );
+        }
+        let twice = text.replacen("{\"format\":2", "{\"format\":2,\"parts\":[]", 1);
+        let late = text.replacen("\"format\":2,", "", 1);
+        for text in [twice, late, "{\"format\":2}".to_owned()] {
             let read = Index::read(text.as_bytes());
             assert!(matches!(read, Err(Error::Json(_))), "{text}: {read:?}");
         }

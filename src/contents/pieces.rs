@@ -230,7 +230,7 @@ impl<'a> Pieces<'a> {
         let length = usize::try_from(frame.content_bytes).unwrap_or(usize::MAX);
         let block = open_frame(object.packing().codec, packed, length)
             .map_err(|source| self.repository.damaged(object.key(), source))?;
-        if block.len() == length && Frame::digest_of(&block) == frame.digest {
+        if block.len() == length && frame.digest.is_of(&block) {
             return Ok(block.into());
         }
         let finding = "its content is not what its index says";

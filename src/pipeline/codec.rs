@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use lz4_flex::frame::FrameDecoder;
 
+pub(super) use super::lz4::Checksums;
 use super::lz4::{BlockSize, Lz4Encoder};
 
 /// How new objects are compressed (the setting `compression`).
@@ -109,7 +110,7 @@ impl Codec {
 /// Content up to this length is one block of the shorter kind.
 const SHORT_BYTES: usize = 64 << 10;
 
-/// Compresses blocks, each into a frame of its own that carries its content's checksum.
+/// Compresses blocks, each into a frame of its own.
 pub(super) enum Encoder {
     Lz4(Lz4Encoder),
     Zstd(zstd::bulk::Compressor<'static>),
@@ -117,26 +118,30 @@ pub(super) enum Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new(compression: Compression) -> io::Result<Self> {
-        Self::with_blocks(compression, BlockSize::Long)
+    pub(super) fn new(compression: Compression, checksums: Checksums) -> io::Result<Self> {
+        Self::with_blocks(compression, BlockSize::Long, checksums)
     }
 
-    /// One for a single object with content of this length.
+    /// One for a single object with content of this length, whose frames have checksums.
     pub(super) fn of_length(compression: Compression, content_bytes: usize) -> io::Result<Self> {
         let blocks = if content_bytes <= SHORT_BYTES {
             BlockSize::Short
         } else {
             BlockSize::Long
         };
-        Self::with_blocks(compression, blocks)
+        Self::with_blocks(compression, blocks, Checksums::InFrames)
     }
 
-    fn with_blocks(compression: Compression, blocks: BlockSize) -> io::Result<Self> {
+    fn with_blocks(
+        compression: Compression,
+        blocks: BlockSize,
+        checksums: Checksums,
+    ) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Lz4 => Self::Lz4(Lz4Encoder::new(blocks)),
+            Compression::Lz4 => Self::Lz4(Lz4Encoder::new(blocks, checksums)),
             Compression::Zstd(level) => {
                 let mut compressor = zstd::bulk::Compressor::new(level)?;
-                compressor.include_checksum(true)?;
+                compressor.include_checksum(checksums == Checksums::InFrames)?;
                 Self::Zstd(compressor)
             }
             Compression::None => Self::None,
@@ -168,7 +173,7 @@ impl Encoder {
 /// The block that became `frame` when it was written, or whatever else is in it, up to a byte more than `content_bytes`.
 pub fn open_frame(codec: Codec, frame: &[u8], content_bytes: usize) -> io::Result<Vec<u8>> {
     let mut block = Vec::with_capacity(content_bytes);
-    // One byte more, so that the frame is read to its end, where its checksum is.
+    // One byte more, so that the frame is read to its end, where its checksum is if it has one.
     let limit = content_bytes as u64 + 1;
     Decoder::new(codec, frame)?
         .take(limit)
@@ -303,7 +308,11 @@ mod tests {
     use super::*;
 
     fn frames(compression: Compression, blocks: &[&[u8]]) -> Vec<u8> {
-        let mut encoder = Encoder::new(compression).unwrap();
+        frames_with(compression, Checksums::InFrames, blocks)
+    }
+
+    fn frames_with(compression: Compression, checksums: Checksums, blocks: &[&[u8]]) -> Vec<u8> {
+        let mut encoder = Encoder::new(compression, checksums).unwrap();
         blocks
             .iter()
             .flat_map(|block| encoder.frame(block.to_vec(), Vec::new()).unwrap().0)
@@ -320,10 +329,13 @@ mod tests {
     #[test]
     fn frames_one_after_the_other_read_back_as_one() {
         let noise: Vec<u8> = (0..BLOCK).map(|_| fastrand::u8(..)).collect();
+        let expected = [b"first ", noise.as_slice(), b"last"].concat();
         for compression in [Compression::Lz4, Compression::Zstd(3), Compression::None] {
-            let stored = frames(compression, &[b"first ", &noise, b"", b"last"]);
-            let expected = [b"first ", noise.as_slice(), b"last"].concat();
-            assert_eq!(decode(compression.codec(), &stored).unwrap(), expected);
+            for checksums in [Checksums::InFrames, Checksums::Elsewhere] {
+                let blocks: [&[u8]; 4] = [b"first ", &noise, b"", b"last"];
+                let stored = frames_with(compression, checksums, &blocks);
+                assert_eq!(decode(compression.codec(), &stored).unwrap(), expected);
+            }
         }
     }
 
@@ -345,12 +357,14 @@ mod tests {
     #[test]
     fn a_cut_or_empty_object_is_an_error() {
         for compression in [Compression::Lz4, Compression::Zstd(1)] {
-            let stored = frames(compression, &[&vec![7; 100_000]]);
-            for cut in 0..stored.len() {
-                assert!(
-                    decode(compression.codec(), &stored[..cut]).is_err(),
-                    "{compression} cut at {cut}"
-                );
+            for checksums in [Checksums::InFrames, Checksums::Elsewhere] {
+                let stored = frames_with(compression, checksums, &[&vec![7; 100_000]]);
+                for cut in 0..stored.len() {
+                    assert!(
+                        decode(compression.codec(), &stored[..cut]).is_err(),
+                        "{compression}, {checksums:?}, cut at {cut}"
+                    );
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
-//! What tells whether stored bytes are those that were written.
+//! What tells whether stored bytes, or a block of content, are those that were written.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use twox_hash::XxHash3_128;
 
 /// A hash of all stored bytes of an object. As JSON it is a member with the hash's name and hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,7 +16,37 @@ pub enum StoredDigest {
     Sha256([u8; 32]),
 }
 
-/// Such a hash in the making.
+/// What tells a block of content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockDigest {
+    /// XXH3 with 128 bits, in the order in which `xxh128sum` prints it.
+    Xxh128([u8; 16]),
+    /// The first half of the BLAKE3 hash, in indexes of earlier versions.
+    Blake3([u8; 16]),
+}
+
+impl BlockDigest {
+    /// That of `block`.
+    pub fn of(block: &[u8]) -> Self {
+        Self::Xxh128(XxHash3_128::oneshot(block).to_be_bytes())
+    }
+
+    /// Whether it is that of `block`.
+    pub fn is_of(self, block: &[u8]) -> bool {
+        match self {
+            Self::Xxh128(_) => Self::of(block) == self,
+            Self::Blake3(digest) => blake3::hash(block).as_bytes().starts_with(&digest),
+        }
+    }
+
+    /// Its bytes.
+    pub fn bytes(self) -> [u8; 16] {
+        let (Self::Xxh128(bytes) | Self::Blake3(bytes)) = self;
+        bytes
+    }
+}
+
+/// A hash of stored bytes in the making.
 #[derive(Clone)]
 pub enum StoredHash {
     /// BLAKE3.
@@ -72,6 +103,20 @@ impl StoredHash {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_is_told_by_its_own_hash() {
+        let xxh128 = BlockDigest::of(b"");
+        assert_eq!(
+            hex::encode(xxh128.bytes()),
+            "99aa06d3014798d86001c324468d497f"
+        );
+        let blake3 = *blake3::hash(b"").as_bytes().first_chunk().unwrap();
+        for digest in [xxh128, BlockDigest::Blake3(blake3)] {
+            assert!(digest.is_of(b"") && !digest.is_of(b"a"), "{digest:?}");
+        }
+        assert!(!BlockDigest::Xxh128(blake3).is_of(b""));
+    }
 
     #[test]
     fn digests_read_back_and_are_compared_by_their_own_hash() {

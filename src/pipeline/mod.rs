@@ -26,12 +26,12 @@ pub mod trailer;
 mod writer;
 
 pub use codec::{Codec, Compression, open_frame};
-pub use digest::{StoredDigest, StoredHash};
+pub use digest::{BlockDigest, StoredDigest, StoredHash};
 pub use encryption::{Identities, Locked, OpenError, Recipients};
 pub use packing::{Encryption, Packing};
 pub use ranged::Ranged;
 pub use reader::{Content, ObjectReader, SharedHash, Trailed, plain, unpack};
-pub use writer::{Frame, ObjectWriter, Pipeline, StoredObject};
+pub use writer::{Closed, Frame, ObjectWriter, Pipeline, StoredObject};
 
 use crate::failure::{Advice, Failure};
 

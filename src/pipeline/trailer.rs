@@ -204,7 +204,7 @@ impl<R: Read> BufRead for Checked<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::codec::{Compression, Decoder, Encoder};
+    use super::super::codec::{Checksums, Compression, Decoder, Encoder};
     use super::*;
 
     fn with_trailer(name: &str, content: &[u8]) -> Vec<u8> {
@@ -255,7 +255,7 @@ mod tests {
         for trailing in 1..=TRAILER_BYTES + 8 {
             let content: Vec<u8> = (0..2 * BUFFER_BYTES).map(|_| fastrand::u8(..)).collect();
             let frame_of = |bytes: usize| {
-                let mut encoder = Encoder::new(Compression::Lz4).unwrap();
+                let mut encoder = Encoder::new(Compression::Lz4, Checksums::InFrames).unwrap();
                 let framed = encoder.frame(content[..bytes].to_vec(), Vec::new());
                 framed.unwrap().0
             };
@@ -284,7 +284,7 @@ mod tests {
             .iter()
             .flat_map(|one| contents.iter().map(move |content| (*one, content)))
         {
-            let (frame, _) = Encoder::new(compression)
+            let (frame, _) = Encoder::new(compression, Checksums::InFrames)
                 .unwrap()
                 .frame(content.clone(), Vec::new())
                 .unwrap();

@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use walhalla_providers::transfer::Upload;
 use walhalla_providers::{ObjectKey, PutMode};
 
-use super::codec::Encoder;
+use super::codec::{Checksums, Encoder};
 use super::encryption::{CHUNK_BYTES, payload_bytes};
 use super::trailer::{self, Trailer};
 use super::{
-    BLOCK_SIZE_BYTES, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS, Recipients,
-    StoredDigest, StoredHash,
+    BLOCK_SIZE_BYTES, BlockDigest, Codec, Compression, Encryption, Error, Packing, QUEUED_BLOCKS,
+    Recipients, StoredDigest, StoredHash,
 };
 use crate::session::StoreSession;
 use crate::threads::lock;
@@ -149,7 +149,7 @@ pub struct ObjectWriter {
     content_bytes: u64,
     is_indexed: bool,
     /// Of a pipeline without compressing threads.
-    encoder: Option<(Compression, Encoder)>,
+    encoder: Option<(Kind, Encoder)>,
     /// The same.
     seat: Option<Seat>,
     steps: mpsc::Sender<Step>,
@@ -180,16 +180,8 @@ pub struct Frame {
     pub content_bytes: u32,
     /// Length of the frame before encryption; without compression that of the block.
     pub packed_bytes: u32,
-    /// [`Frame::digest_of`] the block.
-    pub digest: [u8; 16],
-}
-
-impl Frame {
-    /// The first half of the BLAKE3 hash of `block`.
-    pub fn digest_of(block: &[u8]) -> [u8; 16] {
-        let hash = blake3::hash(block);
-        hash.as_bytes().first_chunk().copied().unwrap_or_default()
-    }
+    /// Of the block.
+    pub digest: BlockDigest,
 }
 
 impl Pipeline {
@@ -480,18 +472,23 @@ impl ObjectWriter {
     ///
     /// # Errors
     /// [`Error::Store`] with `AlreadyExists` when the key is taken; nothing is stored on any error.
-    pub fn finish(mut self) -> Result<StoredObject, Error> {
+    pub fn finish(self) -> Result<StoredObject, Error> {
+        self.close()?.wait()
+    }
+
+    /// Sends the rest, so that other work can be done until the object is durable.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::room`].
+    pub fn close(mut self) -> Result<Closed, Error> {
         if self.filled > 0 || self.content_bytes == 0 {
             self.send_block()?;
         }
         // A closed channel means that the upload failed; its outcome says why.
         drop(self.steps.blocking_send(Step::End));
         self.seat = None;
-        let content_bytes = self.content_bytes;
-        self.outcome().map(|stored| StoredObject {
-            content_bytes,
-            ..stored
-        })
+        self.encoder = None;
+        Ok(Closed(self))
     }
 
     /// Gives the object up, and waits until the store holds nothing of it.
@@ -547,6 +544,23 @@ impl ObjectWriter {
     }
 }
 
+/// An object whose last bytes are on their way to the store. Dropped, it is given up.
+pub struct Closed(ObjectWriter);
+
+impl Closed {
+    /// Waits until the object is durable in the store.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::finish`].
+    pub fn wait(mut self) -> Result<StoredObject, Error> {
+        let content_bytes = self.0.content_bytes;
+        self.0.outcome().map(|stored| StoredObject {
+            content_bytes,
+            ..stored
+        })
+    }
+}
+
 impl Write for ObjectWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = self.room()?;
@@ -580,12 +594,17 @@ fn compress(queue: &Receiver<Job>, blocks: &Reused, rooms: &Reused) {
 }
 
 /// Makes the frame of a block, and gives its memory back.
-fn frame(encoder: &mut Option<(Compression, Encoder)>, job: Job, blocks: &Reused, rooms: &Reused) {
+fn frame(encoder: &mut Option<(Kind, Encoder)>, job: Job, blocks: &Reused, rooms: &Reused) {
     let content_bytes = job.block.len();
-    let digest = job.is_indexed.then(|| Frame::digest_of(&job.block));
+    let digest = job.is_indexed.then(|| BlockDigest::of(&job.block));
     let room = rooms.take().unwrap_or_default();
-    let result =
-        encoder_for(encoder, job.compression).and_then(|encoder| encoder.frame(job.block, room));
+    // Of what is indexed the stored bytes have a digest as well.
+    let checksums = match digest {
+        Some(_) => Checksums::Elsewhere,
+        None => Checksums::InFrames,
+    };
+    let encoder = encoder_for(encoder, (job.compression, checksums));
+    let result = encoder.and_then(|encoder| encoder.frame(job.block, room));
     let framed = result.map(|(bytes, mut block)| {
         block.resize(BLOCK_SIZE_BYTES, 0);
         blocks.give_back(block);
@@ -604,17 +623,17 @@ fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("no codec makes 4 GiB of a block of 1 MiB")
 }
 
-/// The encoder that was used last, or another one for another compression.
-fn encoder_for(
-    last: &mut Option<(Compression, Encoder)>,
-    compression: Compression,
-) -> io::Result<&mut Encoder> {
-    if last.as_ref().is_none_or(|(of, _)| *of != compression) {
+/// What an encoder makes.
+type Kind = (Compression, Checksums);
+
+/// The encoder that was used last, or another one for another kind of frames.
+fn encoder_for(last: &mut Option<(Kind, Encoder)>, kind: Kind) -> io::Result<&mut Encoder> {
+    if last.as_ref().is_none_or(|(of, _)| *of != kind) {
         *last = None;
     }
     let (_, encoder) = match last {
         Some(last) => last,
-        none => none.insert((compression, Encoder::new(compression)?)),
+        none => none.insert((kind, Encoder::new(kind.0, kind.1)?)),
     };
     Ok(encoder)
 }

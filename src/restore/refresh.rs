@@ -10,7 +10,7 @@ use crate::contents::chain::{ChainFile, Whole};
 use crate::contents::checksum::{Identity, Summing};
 use crate::contents::merged::Skip;
 use crate::contents::{FileError, Sum};
-use crate::pipeline::Frame;
+use crate::pipeline::BlockDigest;
 use crate::pipeline::streams::{self, read_full};
 use crate::progress::Progress;
 
@@ -102,11 +102,11 @@ impl Update {
     }
 
     /// Whether the next `length` bytes have this digest; they are kept then.
-    fn has(&mut self, length: u32, digest: [u8; 16]) -> Result<bool, Error> {
+    fn has(&mut self, length: u32, digest: BlockDigest) -> Result<bool, Error> {
         let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         let here = read_at(&self.file, &mut bytes, self.at);
         let here = here.map_err(Error::local("read", &self.path))?;
-        if here.len() != bytes.len() || Frame::digest_of(&bytes) != digest {
+        if here.len() != bytes.len() || !digest.is_of(&bytes) {
             return Ok(false);
         }
         self.summing.update(&bytes);

@@ -361,18 +361,22 @@ impl Verification<'_> {
             control,
             found_control,
             files: AtomicU64::new(0),
-            has_problem: AtomicBool::new(false),
+            found: Mutex::default(),
         };
         let outcome = contents.part(part, &pages);
         let files = pages.files.into_inner();
         count(&self.findings.files, files);
-        if pages.has_problem.into_inner() {
-            // Said already; without a receipt it is said again by the next run.
+        let found = pages.found.into_inner().unwrap_or_default();
+        if outcome.is_err() || found.is_empty() {
+            // What else was found in bytes that are not the stored ones says nothing of the backup.
+            self.judged(part, outcome, Depth::Content, files)?;
+        } else {
+            // Without a receipt it is said again by the next run.
             count(&self.findings.objects, 1);
             count(&self.findings.bytes, part.stored_bytes);
-            self.findings.judge(&self.url(part), outcome)?;
-        } else {
-            self.judged(part, outcome, Depth::Content, files)?;
+            for what in found {
+                self.findings.problem(self.url(part), what);
+            }
         }
         Ok(files)
     }
@@ -540,13 +544,13 @@ struct Pages<'a> {
     control: Option<&'a ControlFile>,
     found_control: &'a Mutex<Option<ControlFile>>,
     files: AtomicU64,
-    has_problem: AtomicBool,
+    /// What is wrong with its files. It is told once the part is known to be what was stored.
+    found: Mutex<Vec<String>>,
 }
 
 impl Pages<'_> {
     fn say(&self, what: String) {
-        self.has_problem.store(true, Ordering::Relaxed);
-        self.verification.findings.problem(self.url.clone(), what);
+        lock(&self.found).push(what);
     }
 
     /// Checks the pages in `chunk`, blocks `blocks` of the file at `path`; returns how many are damaged.

@@ -117,8 +117,8 @@ fn assert_index_leads_to_files(store: &Store, suffix: &str, program: &[&str]) {
         for frame in part["frames"].as_array().unwrap() {
             let (block, rest) = tar.split_at(number(&frame[0]));
             let (packed, stored_rest) = stored.split_at(number(&frame[1]));
-            let digest = walhalla::pipeline::Frame::digest_of(block);
-            assert_eq!(text(&frame[2]), hex::encode(digest));
+            let digest = walhalla::pipeline::BlockDigest::of(block);
+            assert_eq!(text(&frame[2]), hex::encode(digest.bytes()));
             let alone = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&alone, packed).unwrap();
             assert!(unpacked(program, alone.path()) == block, "{name}");

@@ -350,6 +350,44 @@ fn flip(object: &Path, at: usize, bit: u8) {
     host().give_to_user(object);
 }
 
+/// What a changed byte does to what is unpacked says nothing of the backup, and would only lead astray.
+#[test]
+fn a_changed_byte_of_a_part_is_one_problem_and_no_restore_believes_it() {
+    for compression in ["lz4", "zstd", "none"] {
+        let settings = format!("compression = \"{compression}\"");
+        let site = Site::make_with(SHAPE, &settings);
+        let parts = site.store.objects_named("00001.tar");
+        let part = parts.first().unwrap();
+        let name = part.file_name().unwrap().to_str().unwrap();
+        let length = usize::try_from(part.metadata().unwrap().len()).unwrap();
+        for number in 0..40 {
+            // The first bytes are those of headers: of the frame, of the tar file.
+            let at = if number < 10 {
+                number * 7
+            } else {
+                fastrand::usize(..length)
+            };
+            let bit = fastrand::u8(..8);
+            flip(part, at, bit);
+            let report = site.report(&["verify", "--all"], 3);
+            let problems = report["problems"].as_array().unwrap();
+            let object = problems[0]["object"].as_str().unwrap();
+            let place = format!("{compression}, bit {bit} of byte {at}: {report:#}");
+            assert!(problems.len() == 1 && object.ends_with(name), "{place}");
+            if number % 4 == 0 {
+                let data = site.area.path(&format!("restored-{number}"));
+                let newest = site.walhalla.newest_backup();
+                let fetch = ["backup-fetch", data.to_str().unwrap(), &newest];
+                let outcome = site.walhalla.run(&fetch);
+                assert_eq!(outcome.code, Some(1), "{place}: {outcome}");
+                assert!(!data.join("global/pg_control").exists(), "{place}");
+            }
+            flip(part, at, bit);
+        }
+        site.report(&["verify", "--all"], 0);
+    }
+}
+
 /// What PostgreSQL looks at in a page header, so that it never finds an end of the archive where none is.
 #[test]
 fn every_bit_of_a_page_header_that_postgres_refuses_is_refused() {

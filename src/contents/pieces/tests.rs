@@ -250,7 +250,7 @@ fn frames_within_a_file_are_its_whole_blocks() {
     for (offset, frame) in frames {
         let begin = usize::try_from(offset).unwrap();
         let block = &bytes[begin..begin + MIB];
-        assert_eq!(Frame::digest_of(block), frame.digest);
+        assert!(frame.digest.is_of(block));
         assert_eq!(frame.content_bytes as usize, MIB);
     }
     for path in ["z7", "z0", "nothing"] {
