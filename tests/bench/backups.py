@@ -11,6 +11,7 @@ from cluster import Cluster
 from host import say, size_bytes
 from pgbackrest import PgBackRest
 from report import Samples, Table, Wanted, megabytes
+from wal_g import WalG
 
 EVERY_NTH_PAGE = 100
 DELTAS = 5
@@ -23,7 +24,8 @@ DELTA_TIME_LIMIT, DELTA_STORED_LIMIT, DELTA_READ_LIMIT, CHAIN_LIMIT = 0.10, 0.10
 
 
 class Backups:
-    def __init__(self, host, scale, workers, s3, latencies_ms):
+    def __init__(self, host, scale, workers, s3, latencies_ms, others):
+        """`others` are the programs of WAL-G and its like, by name."""
         self.host = host
         self.workers = workers
         self.s3 = s3
@@ -41,6 +43,7 @@ class Backups:
         self.size_bytes = int(host.shell(f"du -sb --exclude pg_wal {self.server.data} | cut -f 1"))
         self.peer = PgBackRest(host, "backups", self.server, workers)
         self.peer.run("stanza-create")
+        self.others = [WalG(host, name, program, self.server, workers) for name, program in others.items()]
         key = host.directory / "backup-identity"
         recipient = host.run(host.walhalla, "keygen", "--quiet", "--output", key).strip()
         self.age = self.env | {"WALHALLA_AGE_RECIPIENTS": recipient, "WALHALLA_AGE_IDENTITY_FILE": str(key)}
@@ -88,7 +91,16 @@ class Backups:
                 self.time(f"{where}: full, pgBackRest", *peer.words("--type=full", "backup"))
                 restore = peer.command("--type=none", "--pg1-path={to}", "restore")
                 self.restore(f"{where}: restore, pgBackRest", restore)
+            for other in self.others:
+                env_of = other.on_s3(settings, f"backups-{where.replace(' ', '')}")
+                self.time(f"{where}: full, {other.name}", *other.backup(), env=env_of)
+                self.restore_by(f"{where}: restore, {other.name}", other, env_of)
         self.archive_to(self.env)
+
+    def restore_by(self, name, other, env):
+        """As it is, and with what Walhalla does as well: all of it is on the disk in the end."""
+        self.restore(name, other.restore(), env)
+        self.restore(f"{name}, sync", f"{other.restore()}; sync -f {{to}}", env)
 
     # Backups.
 
@@ -104,6 +116,14 @@ class Backups:
         self.id = self.own_backup("full: Walhalla")
         self.age_id = self.own_backup("full: Walhalla, encrypted", env=self.age)
         self.peer_backup("full: pgBackRest", "full")
+        for other in self.others:
+            self.time(f"full: {other.name}", *other.backup(), env=self.in_directory(other))
+
+    def in_directory(self, other):
+        directory = self.host.directory / f"store-of-{other.name}"
+        if not directory.exists():
+            self.host.make(directory)
+        return other.in_directory(directory)
 
     def own_backup(self, name, *options, env=None):
         """Returns the backup's id."""
@@ -156,6 +176,8 @@ class Backups:
         full = [label for label in labels if label.endswith("F")]
         self.restore("restore: pgBackRest", peer.replace("{set}", full[-1]))
         self.restore("restore: pgBackRest, full and a delta", peer.replace("{set}", labels[-1]))
+        for other in self.others:
+            self.restore_by(f"restore: {other.name}", other, self.in_directory(other))
         self.time("verify: Walhalla", self.host.walhalla, "verify", self.last_full, env=self.env)
         self.time("verify: Walhalla, encrypted", self.host.walhalla, "verify", self.age_id, env=self.age)
 
@@ -218,4 +240,9 @@ class Backups:
                 wanted.at_most(f"{where}: {work}: peak, MiB", max(self.memory.of[own]), MEMORY_LIMIT_MIB, digits=0)
                 if latency_ms is not None:
                     wanted.at_most(f"{where}: {work}: time, of pgBackRest's", ratio(own, f"{where}: {work}, pgBackRest"), 1)
+                for other in self.others:
+                    theirs = f"{where}: {work}, {other.name}"
+                    wanted.at_most(f"{where}: {work}: time, of {other.name}'s", ratio(own, theirs), 1)
+                    if work == "restore":
+                        wanted.at_most(f"{where}: {work}: time, of {other.name}'s and `sync`", ratio(own, f"{theirs}, sync"), 1)
         return wanted

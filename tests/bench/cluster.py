@@ -9,7 +9,6 @@ class Cluster:
     def __init__(self, host, major, name, settings="", checksums=True):
         self.host = host
         self.programs = host.postgres / str(major) / "bin"
-        self.name = name
         self.data = host.directory / name
         self.port = free_port()
         self.env = {"PGPORT": str(self.port)}
@@ -34,7 +33,7 @@ synchronous_commit = off
         return self.host.run(self.programs / "postgres", "--version").strip()
 
     def start(self):
-        log = self.data.with_name(f"{self.name}.log")
+        log = self.data.with_suffix(".log")
         self.host.run(self.programs / "pg_ctl", "--silent", "-w", "-D", self.data, "-l", log, "start")
 
     def stop(self, mode="fast"):
@@ -57,7 +56,6 @@ synchronous_commit = off
         """Another cluster with the files of this one, which is stopped."""
         other = object.__new__(Cluster)
         other.__dict__ |= self.__dict__
-        other.name = name
         other.data = self.host.directory / name
         shutil.rmtree(other.data, ignore_errors=True)
         self.host.run("cp", "-a", self.data, other.data)

@@ -64,6 +64,7 @@ class Host:
         }
         self.log = open(self.directory / "commands.log", "ab")
         self.running = []
+        self.endings = []
 
     def own_directory(self, parent):
         directory = pathlib.Path(tempfile.mkdtemp(prefix="walhalla-bench.", dir=parent))
@@ -126,6 +127,14 @@ class Host:
         if done.returncode not in is_fine:
             raise Failed(f"exit {done.returncode}: {' '.join(map(str, arguments))}\n{self.last_of_log()}")
         return done.stdout
+
+    def run_as_root(self, *arguments):
+        """The standard output of a command that this program's own user runs: root."""
+        return subprocess.run(arguments, check=True, stdout=subprocess.PIPE, stderr=self.log, text=True).stdout
+
+    def at_end(self, ending):
+        """Calls it at the end of the run, the last one first."""
+        self.endings.append(ending)
 
     def shell(self, script, **options):
         return self.run("bash", "-euo", "pipefail", "-c", script, **options)
@@ -204,6 +213,11 @@ class Host:
     def clean_up(self):
         for process in list(reversed(self.running)):
             self.stop(process)
+        for ending in reversed(self.endings):
+            try:
+                ending()
+            except (OSError, subprocess.CalledProcessError) as error:
+                say(f"left behind: {error}")
         if self.keep:
             say(f"kept: {self.directory} {self.memory}")
             return

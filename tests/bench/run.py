@@ -18,6 +18,7 @@ import sys
 import time
 
 import build
+import slow_disk
 import small
 from backlog import Backlog
 from backups import Backups
@@ -46,6 +47,8 @@ class Run:
         self.scale = arguments.scale
         self.workers = arguments.workers
         self.files = arguments.files
+        self.peers = dict(arguments.peers)
+        self.minio = arguments.minio
         self.host = Host(build.walhalla(), arguments.keep)
 
     @functools.cached_property
@@ -62,7 +65,7 @@ class Run:
 
     @functools.cached_property
     def s3(self):
-        return S3(self.host, self.programs, LATENCIES_MS)
+        return S3(self.host, self.programs, LATENCIES_MS, self.minio)
 
 
 def backlog(run):
@@ -104,13 +107,22 @@ def receive(run):
 
 
 def backups(run):
-    subject = Backups(run.host, run.scale, run.workers, run.s3, LATENCIES_MS)
+    subject = Backups(run.host, run.scale, run.workers, run.s3, LATENCIES_MS, run.peers)
     subject.run(run.rounds)
     return subject.tables()
 
 
 def many_files(run):
     subject = ManyFiles(run.host, run.workers, run.files)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
+def slow(run):
+    if not slow_disk.is_possible():
+        say("no slow disk: that takes root, and the blkio controller of cgroup v1")
+        return []
+    subject = slow_disk.SlowDisk(run.host, run.scale // 3, run.workers)
     subject.run(run.rounds)
     return subject.tables()
 
@@ -139,8 +151,14 @@ SUBJECTS = {
     "start-up": start_up,
     "receive": receive,
     "backups": backups,
+    "slow-disk": slow,
     "many-files": many_files,
 }
+
+
+def peer(text):
+    name, _, program = text.partition("=")
+    return name, program
 
 
 def parse_arguments():
@@ -150,6 +168,8 @@ def parse_arguments():
     parser.add_argument("--files", type=int, default=MOST_FILES, help=f"of the subject many-files ({MOST_FILES:,})")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of Walhalla and of pgBackRest (one a core)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side is measured (3)")
+    parser.add_argument("--peers", nargs="+", type=peer, default=[], metavar="NAME=PROGRAM", help="WAL-G and its like, for backups")
+    parser.add_argument("--minio", metavar="PROGRAM", help="a MinIO to measure on, in place of the S3 server of the tests")
     parser.add_argument("--only", nargs="+", choices=SUBJECTS, help="these subjects only; then no document is written")
     parser.add_argument("--keep", action="store_true", help="keep the directories of the run")
     return parser.parse_args()

@@ -5,6 +5,9 @@
 pgBackRest speaks S3 over TLS only, so that Walhalla does the same. haproxy passes bytes on and reads nothing in them.
 """
 
+import shutil
+import socket
+
 from host import free_port
 
 KEY = "bench-key"
@@ -30,13 +33,17 @@ listen latency-{latency_ms}
 class S3:
     """`ports` are those for TLS by latency, `lines` those before it: `host:port` by latency."""
 
-    def __init__(self, host, programs, latencies_ms):
+    def __init__(self, host, programs, latencies_ms, minio=None):
+        """`minio` is the program of a MinIO that takes the place of the tests' server."""
         self.host = host
         self.programs = programs
         self.objects = host.make(host.memory / "s3")
         self.certificates = host.make(host.directory / "tls")
         self.make_certificates()
-        server = self.listening("s3_server", self.objects, 0, KEY, SECRET, "--bucket", BUCKET)
+        if minio:
+            server = self.minio(minio)
+        else:
+            server = self.listening("s3_server", self.objects, 0, KEY, SECRET, "--bucket", BUCKET)
         self.lines = {ms: self.listening("slow_line", server, ms) if ms else server for ms in latencies_ms}
         self.ports = {latency_ms: free_port() for latency_ms in latencies_ms}
         config = PROXY
@@ -44,6 +51,16 @@ class S3:
             certificate = self.certificates / "server.pem"
             config += LISTENER.format(latency_ms=latency_ms, port=port, certificate=certificate, server=self.lines[latency_ms])
         host.start(["haproxy", "-db", "-f", host.write(host.directory / "haproxy.cfg", config)])
+
+    def minio(self, program):
+        """Starts MinIO; returns `host:port`. A directory in its own is a bucket."""
+        self.host.make(self.objects / BUCKET)
+        port = free_port()
+        program = shutil.copy(program, self.host.directory / "minio")
+        env = {"MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET}
+        process = self.host.start([program, "server", "--quiet", "--address", f"127.0.0.1:{port}", self.objects], env=env)
+        self.host.wait_for(lambda: is_open(port), "MinIO", process)
+        return f"127.0.0.1:{port}"
 
     def listening(self, example, *arguments):
         """Starts an example program; returns `host:port`."""
@@ -96,3 +113,8 @@ repo1-storage-verify-tls=n
     def directory(self, prefix):
         """Where the server keeps the objects."""
         return self.objects / BUCKET / prefix
+
+
+def is_open(port):
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
