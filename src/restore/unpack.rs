@@ -9,8 +9,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -27,6 +28,7 @@ use crate::contents::checksum::{Checksum, Summing};
 use crate::contents::manifest;
 use crate::contents::{self, FileError, FileHeader, Sink, Summed, Taken};
 use crate::paths::PathList;
+use crate::pipeline::streams::read_full;
 use crate::progress::Progress;
 use crate::threads::{lock, on_threads};
 
@@ -270,7 +272,7 @@ impl Sink for Unpacker<'_> {
         if path == Path::new(control::PATH) {
             let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
             lock(&self.unsynced).push(Path::new(HELD_BACK), ());
-            write_file(content, held_back, &full, self.progress)?;
+            write_file(content, &held_back, &full, self.progress)?;
             return Ok(Taken::Content);
         }
         if path == Path::new(HELD_BACK) {
@@ -279,7 +281,7 @@ impl Sink for Unpacker<'_> {
         match self.existing {
             Existing::Refuse => {
                 let file = self.places.create(path, mode)?;
-                write_file(content, file, &full, self.progress)?;
+                write_file(content, &file, &full, self.progress)?;
             }
             Existing::Update => {
                 let mut update = self.update(path, mode, Summing::default())?;
@@ -297,34 +299,40 @@ impl Sink for Unpacker<'_> {
     }
 }
 
-/// Writes an entry's content. It is durable only after [`Unpacker::sync_files`].
+/// Writes an entry's content. It is durable only after [`Unpacker::sync_files`]. A chunk of zeros is left out: what was a hole
+/// takes no room, and reads back as the same.
 fn write_file(
-    content: &mut dyn Read,
-    mut file: File,
+    mut content: &mut dyn Read,
+    file: &File,
     path: &Path,
     progress: &Progress,
 ) -> Result<(), FileError<Error>> {
     let (mut size_bytes, mut flushed) = (0, 0);
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
-        let count = content.read(&mut buffer).map_err(FileError::Read)?;
-        let bytes = buffer.get(..count).unwrap_or_default();
+        let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
         if bytes.is_empty() {
             break;
         }
-        file.write_all(bytes).map_err(Error::local("write", path))?;
-        size_bytes += count as u64;
+        let count = bytes.len() as u64;
+        let written = if bytes.iter().all(|byte| *byte == 0) {
+            file.set_len(size_bytes + count)
+        } else {
+            file.write_all_at(bytes, size_bytes)
+        };
+        written.map_err(Error::local("write", path))?;
+        size_bytes += count;
         if size_bytes - flushed >= FLUSH_BYTES {
-            start_writeback(&file, flushed, size_bytes);
+            start_writeback(file, flushed, size_bytes);
             flushed = size_bytes;
         }
-        if !progress.add(count as u64) {
+        if !progress.add(count) {
             return Err(Error::BrokenOff.into());
         }
     }
     // What is short is left to the system, which writes many such files at a time.
     if size_bytes >= FLUSH_BYTES / 8 {
-        start_writeback(&file, flushed, size_bytes);
+        start_writeback(file, flushed, size_bytes);
     }
     Ok(())
 }
