@@ -44,7 +44,7 @@ campaign: setup ## clusters live through ROUNDS (ten) rounds of faults, with new
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)
 
-bench: setup ## figures beside pgBackRest, pg_basebackup, lz4 and tar, into docs/benchmarks.md (half an hour); ARGS='--only backlog --segments 20'
+bench: setup ## figures beside pgBackRest, pg_basebackup, lz4 and tar, into docs/benchmarks.md (45 minutes and more); ARGS='--only backlog --segments 20'
 	@python3 tests/bench/run.py $(ARGS)
 
 bench-large-store: setup ## what commands cost that look at an archive of years

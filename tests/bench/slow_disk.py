@@ -26,8 +26,8 @@ class SlowDisk:
         self.disk = host.make(host.directory / "slow")
         self.mount()
         self.server = Cluster(host, 15, "slow/data", "archive_mode = on\nmax_wal_senders = 5")
+        # Where the repositories lie, by what lies on the slow disk.
         self.stores = {"the data directory": host.directory, "the repository": self.disk}
-        self.data = {"the data directory": self.server.data, "the repository": host.directory / "fast-data"}
         say(f"making a cluster of scale {scale} on a slow disk")
         self.server.start()
         self.server.pgbench("-i", "-q", "-F", "90", "-s", scale)
@@ -39,7 +39,7 @@ class SlowDisk:
         image = self.host.memory / "slow.img"
         with open(image, "wb") as file:
             file.truncate(DISK_BYTES)
-        run = lambda *words: self.host.run_as_root(*words)
+        run = self.host.run_as_root
         run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
         device = run("losetup", "--find", "--show", image).strip()
         self.host.at_end(lambda: run("losetup", "--detach", device))
@@ -56,7 +56,7 @@ class SlowDisk:
             (LIMITS / f"blkio.throttle.{way}_iops_device").write_text(f"{self.number} {requests_a_second}")
 
     def run(self, rounds):
-        for slow in self.data:
+        for slow in self.stores:
             self.measure(slow, rounds)
 
     def measure(self, slow, rounds):
@@ -97,7 +97,7 @@ class SlowDisk:
         for name in self.seconds.sides():
             table.row(name, f"{self.seconds.median(name):.2f}")
         wanted = Wanted("A slow disk: what is wanted")
-        for slow in self.data:
+        for slow in self.stores:
             for work in ("full", "restore"):
                 own, peer = (self.seconds.median(f"{slow}: {work}, {who}") for who in ("Walhalla", "pgBackRest"))
                 wanted.at_most(f"{slow}: {work}, of pgBackRest's time", own / peer, 1)

@@ -8,7 +8,6 @@ import shutil
 
 class WalG:
     def __init__(self, host, name, program, server, workers):
-        self.host = host
         self.name = name
         self.program = shutil.copy(program, host.directory / f"peer-{name}")
         self.server = server
