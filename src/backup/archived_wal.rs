@@ -9,9 +9,9 @@ use super::request::Backup;
 use crate::contents::manifest::WalRange;
 use crate::server::session::{ArchiverState, Server};
 
-/// How soon the archive is asked again whether a segment is there; each pause is twice the one before, up to the last.
-const FIRST_POLL: Duration = Duration::from_millis(10);
-const LAST_POLL: Duration = Duration::from_secs(1);
+/// How soon the archive is asked again whether a segment is there: an eighth of what was waited for it, within these.
+const SHORTEST_POLL: Duration = Duration::from_millis(10);
+const LONGEST_POLL: Duration = Duration::from_secs(1);
 
 /// How often a backup that waits says that the archiver fails.
 const WARNED_AGAIN: Duration = Duration::from_mins(1);
@@ -61,11 +61,12 @@ impl Backup<'_> {
     ) -> Result<(), Error> {
         let file = WalFileName::Segment(segment);
         let limit = self.options.archive_timeout;
-        let mut pause = FIRST_POLL;
+        let mut begun = None;
         while !has_failed() && self.repository.find_wal(file)?.is_none() {
-            if pause == FIRST_POLL {
+            let begun = begun.get_or_insert_with(|| {
                 tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
-            }
+                Instant::now()
+            });
             let state = self.wait(server.archiver_state())?;
             // A long backlog is no standstill: whatever the archiver archives counts.
             if state.archived != wait.archived {
@@ -79,8 +80,7 @@ impl Backup<'_> {
                     failing: state.failing,
                 });
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LAST_POLL);
+            std::thread::sleep((begun.elapsed() / 8).clamp(SHORTEST_POLL, LONGEST_POLL));
         }
         Ok(())
     }

@@ -1,5 +1,8 @@
 //! Beginning a backup: on the server, in its directory, and in the store.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use walhalla_postgres::Lsn;
 
 use super::Error;
@@ -8,7 +11,7 @@ use super::own_history;
 use super::own_server::must_be_on;
 use super::request::Backup;
 use crate::contents::assembly::Assembly;
-use crate::repository::BackupKind;
+use crate::repository::{BackupId, BackupKind};
 use crate::server::data_directory::{self, Listing};
 use crate::server::session::{Facts, Server};
 
@@ -31,19 +34,21 @@ impl Backup<'_> {
         let mut server = self.wait(Server::connect(self.pgdata))?;
         let facts = self.check_server(&mut server)?;
         let label = own_history::label(self.options.label.as_deref(), facts.now);
-        let start_lsn = self.wait(server.start_backup(&label))?;
-        let first = self.check_directory(&mut server, start_lsn)?;
-        if facts.in_recovery {
-            // What would fail after the copy is told before.
-            must_be_on(first.timeline, &first)?;
-        }
+        // The server makes its checkpoint while the store is asked.
+        let (second, started) = thread::scope(|scope| {
+            let second = scope.spawn(|| self.repository.claim_second(facts.now));
+            let started = self.start(&mut server, &label, facts.in_recovery);
+            (second.join(), started)
+        });
+        let start_lsn = started?;
+        let second = second.unwrap_or_else(|panic| resume_unwind(panic))?;
         let listing = data_directory::walk(self.pgdata, self.control.version)?;
         let delta = self.delta(start_lsn, &listing)?;
         let kind = match delta {
             Some(_) => BackupKind::Delta,
             None => BackupKind::Full,
         };
-        let id = self.repository.claim_backup_id(facts.now, kind)?;
+        let id = BackupId::of(&second, kind);
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",
             facts.version_text,
@@ -57,5 +62,15 @@ impl Backup<'_> {
             assembly: Assembly::new(self.repository, self.pipeline, id),
         };
         Ok((begun, listing))
+    }
+    /// Has the server begin a backup; returns where its replay begins.
+    fn start(&self, server: &mut Server, label: &str, in_recovery: bool) -> Result<Lsn, Error> {
+        let start_lsn = self.wait(server.start_backup(label))?;
+        let first = self.check_directory(server, start_lsn)?;
+        if in_recovery {
+            // What would fail after the copy is told before.
+            must_be_on(first.timeline, &first)?;
+        }
+        Ok(start_lsn)
     }
 }

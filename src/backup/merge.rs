@@ -19,7 +19,7 @@ use crate::contents::{self, FileError, FileHeader, Owner, Sink, Summed, Taken};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
 use crate::repository::marks::Permanence;
-use crate::repository::{BackupEntry, BackupKind, Repository};
+use crate::repository::{BackupEntry, BackupId, BackupKind, Repository};
 use crate::server::data_directory::Tablespace;
 use crate::threads::{lock, on_threads};
 
@@ -55,8 +55,8 @@ impl Merge<'_> {
             return Err(Error::WouldBeOpen(encrypted.id.clone()));
         }
         let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
-        let full = BackupKind::Full;
-        let id = self.repository.claim_backup_id(leaf.start_time, full)?;
+        let second = self.repository.claim_second(leaf.start_time)?;
+        let id = BackupId::of(&second, BackupKind::Full);
         let assembly = Assembly::new(self.repository, self.pipeline, id);
         self.pack(&assembly, &files)?;
         pack_last(&assembly, &files, leaf)?;

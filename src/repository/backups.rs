@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::catalog::Catalog;
-use super::entry::{BackupEntry, BackupId, BackupKind, FORMAT};
+use super::entry::{BackupEntry, BackupId, BackupSecond, FORMAT};
 use super::layout::Key;
 use super::object_error::Reason;
 use super::{Error, ObjectError, Repository, SMALL_OBJECT_BYTES};
@@ -231,31 +231,24 @@ impl Repository {
         error.kind == ErrorKind::PermissionDenied && self.session.url().starts_with("file:")
     }
 
-    /// Takes an id for a backup that starts at `time`: no other backup gets it, also none that begins at the same moment.
-    /// No other backup has its second, of whatever kind: a delta that is taken right after its parent comes after it in the
-    /// order of ids.
-    pub fn claim_backup_id(
-        &self,
-        time: Timestamp,
-        kind: BackupKind,
-    ) -> Result<BackupId, StoreError> {
-        let taken = match self.backup_ids() {
+    /// Takes the second of `time`, or one after it, for a backup's id. No other backup has it, of whatever kind: a delta that
+    /// is taken right after its parent comes after it in the order of ids.
+    pub fn claim_second(&self, time: Timestamp) -> Result<BackupSecond, StoreError> {
+        let taken: Vec<BackupSecond> = match self.backup_ids() {
             // A directory that is not there yet is made by the first write.
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
-            found => found?,
+            found => found?.iter().map(BackupId::second).collect(),
         };
-        let is_taken = |id: &BackupId| taken.iter().any(|other| other.second() == id.second());
         let seconds = (0..).map_while(|later| {
-            time.checked_add(jiff::SignedDuration::from_secs(later))
-                .ok()
+            let time = time.checked_add(jiff::SignedDuration::from_secs(later));
+            time.ok().map(BackupSecond::at)
         });
-        let ids = seconds.map(|second| BackupId::new(second, kind));
-        for id in ids.filter(|id| !is_taken(id)) {
-            let content = serde_json::json!({ "backup": &id, "pid": std::process::id() });
-            let claim = self.layout.key(&Key::Claim(id.second()));
+        for second in seconds.filter(|second| !taken.contains(second)) {
+            let content = serde_json::json!({ "second": second.to_string(), "pid": std::process::id() });
+            let claim = self.layout.key(&Key::Claim(second.clone()));
             let content = content.to_string().into();
             match self.session.put(&claim, content, PutMode::Create) {
-                Ok(()) => return Ok(id),
+                Ok(()) => return Ok(second),
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }

@@ -227,11 +227,16 @@ impl BackupKind {
 impl BackupId {
     /// The id of a backup that starts at `time`.
     pub fn new(time: Timestamp, kind: BackupKind) -> Self {
+        Self::of(&BackupSecond::at(time), kind)
+    }
+
+    /// The id of a backup that begins in `second`.
+    pub fn of(second: &BackupSecond, kind: BackupKind) -> Self {
         let letter = match kind {
             BackupKind::Full => 'F',
             BackupKind::Delta => 'D',
         };
-        Self(format!("{}-{letter}", time.strftime("%Y%m%dT%H%M%SZ")))
+        Self(format!("{second}-{letter}"))
     }
 
     /// The id without its kind.
@@ -250,6 +255,13 @@ impl BackupId {
         } else {
             BackupKind::Full
         }
+    }
+}
+
+impl BackupSecond {
+    /// The second in which `time` is.
+    pub fn at(time: Timestamp) -> Self {
+        Self(time.strftime("%Y%m%dT%H%M%SZ").to_string())
     }
 }
 
