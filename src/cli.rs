@@ -126,6 +126,15 @@ pub enum Command {
     #[command(after_help = "Example:\n  walhalla backup-merge LATEST\n\n\
         The database host is not needed, the identity of encrypted backups is. The chain stays as it is.")]
     BackupMerge(BackupMerge),
+    /// Delete what is not to be kept; shows what would go, and deletes with --confirm
+    #[command(
+        after_help = "Example (all moments of two weeks, a backup of each of twelve months; --confirm deletes):\n  \
+        walhalla delete retain days=14 monthly=12 --confirm\n\n\
+        Without a word it follows the setting `retention`. Whatever the rules say, these stay: the newest backup that can be \
+        restored, permanent ones, what another one stands on, what is in use now, and the WAL that makes each of them consistent.\n\
+        Exits with 1 when the store refused to delete something."
+    )]
+    Delete(Delete),
     /// Fetch the files of one backup: no WAL, no recovery settings
     #[command(
         after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
@@ -358,6 +367,110 @@ pub struct BackupMerge {
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// What is to go [default: what the setting `retention` does not keep]
+    #[command(subcommand)]
+    pub what: Option<WhatGoes>,
+    /// Delete, instead of showing what would go
+    #[arg(long, global = true)]
+    pub confirm: bool,
+    /// Cluster in the store [default: the only one]
+    #[arg(long, global = true, value_name = "ID")]
+    pub system_identifier: Option<SystemIdentifier>,
+}
+
+impl Delete {
+    /// Which cluster is meant.
+    pub fn cluster(&self) -> Cluster {
+        Cluster {
+            system_identifier: self.system_identifier,
+        }
+    }
+}
+
+// What `delete` is to delete.
+#[derive(Debug, Subcommand)]
+pub enum WhatGoes {
+    /// What none of some rules keeps
+    #[command(after_help = "Example:\n  walhalla delete retain 7\n  \
+        walhalla delete retain --days 14 --keep-daily 30 --keep-monthly 12\n\n\
+        A backup that only --keep-daily, --keep-weekly or --keep-monthly keeps stays with the WAL that makes it consistent. \
+        Days, weeks (from Monday) and months are those of UTC.")]
+    Retain(Retain),
+    /// What was taken before a backup, or is of use only for moments before a time
+    #[command(
+        after_help = "Example:\n  walhalla delete before '2026-11-01 00:00:00+00'\n\n\
+        Every moment from the time on stays reachable."
+    )]
+    Before {
+        /// The backup's id, which stays, or a time
+        #[arg(value_name = "ID-OR-TIME", allow_hyphen_values = true)]
+        bound: String,
+    },
+    /// Backups
+    #[command(after_help = "Example:\n  walhalla delete backup 20261121T043000Z-F")]
+    Backup {
+        /// Their ids
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// What nothing can use: parts of backups that were never finished, WAL before the first backup, spent leases
+    #[command(after_help = "Example:\n  walhalla delete garbage")]
+    Garbage,
+    /// Every object of the cluster; refused while a backup is permanent or something is in use
+    #[command(
+        after_help = "Example:\n  walhalla delete everything --system-identifier 7443178563127885315"
+    )]
+    Everything,
+}
+
+#[derive(Debug, Args)]
+pub struct Retain {
+    /// How many of the newest backups stay, or rules as the setting `retention` has them [default: that setting]
+    #[arg(value_name = "N or RULE=N")]
+    pub rules: Vec<String>,
+    /// Count full backups; what stands on them stays with them
+    #[arg(long)]
+    pub full: bool,
+    /// Keep every moment of the last N days reachable
+    #[arg(long, value_name = "N")]
+    pub days: Option<String>,
+    /// Keep the last backup of each of the newest N days that have one
+    #[arg(long, value_name = "N")]
+    pub keep_daily: Option<String>,
+    /// The same of weeks
+    #[arg(long, value_name = "N")]
+    pub keep_weekly: Option<String>,
+    /// The same of months
+    #[arg(long, value_name = "N")]
+    pub keep_monthly: Option<String>,
+}
+
+impl Retain {
+    /// The rules, as the setting has them; empty where there are none.
+    pub fn text(&self) -> String {
+        let flags = [
+            ("days", &self.days),
+            ("daily", &self.keep_daily),
+            ("weekly", &self.keep_weekly),
+            ("monthly", &self.keep_monthly),
+        ];
+        let flags = flags.into_iter();
+        let flags = flags
+            .filter_map(|(name, number)| number.as_ref().map(|number| format!("{name}={number}")));
+        let full = self.full.then(|| "full".to_owned());
+        let words: Vec<String> = self
+            .rules
+            .iter()
+            .cloned()
+            .chain(full)
+            .chain(flags)
+            .collect();
+        words.join(" ")
+    }
 }
 
 #[derive(Debug, Args)]

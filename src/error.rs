@@ -6,7 +6,7 @@ use walhalla_providers::Error as StoreError;
 
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
-use crate::{backup, config, output, receive, repository, restore, server, verify, wal};
+use crate::{backup, config, output, receive, repository, restore, retention, server, verify, wal};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,9 @@ pub enum Error {
     /// A verification.
     #[error(transparent)]
     Verify(#[from] verify::Error),
+    /// A deletion.
+    #[error(transparent)]
+    Retention(#[from] retention::Error),
     /// A file that was asked for, and why it did not come.
     #[error("could not fetch {name}")]
     Fetch {
@@ -121,6 +124,7 @@ impl Error {
             Self::Receive(error) => Some(error),
             Self::Restore(error) => Some(error),
             Self::Verify(error) => Some(error),
+            Self::Retention(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
             Self::Keys { .. } | Self::Socket { .. } | Self::Output(_) | Self::System { .. } => None,
         }

@@ -30,6 +30,7 @@ pub mod progress;
 pub mod receive;
 pub mod repository;
 pub mod restore;
+pub mod retention;
 pub mod server;
 pub mod session;
 pub mod spool;

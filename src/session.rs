@@ -21,7 +21,9 @@ use tokio::task::{JoinError, JoinHandle};
 use walhalla_providers::transfer::{
     self, Listing, Options, Patience, Store, StoreSettings, Upload,
 };
-use walhalla_providers::{Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result};
+use walhalla_providers::{
+    Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result, UnfinishedUpload,
+};
 
 /// Batches of an object's bytes that wait for who reads it.
 const QUEUED_BATCHES: usize = 2;
@@ -340,5 +342,21 @@ impl StoreSession {
     /// The store's; what is wrong with single objects is part of the answer.
     pub fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
         self.wait(self.store.delete(keys))
+    }
+
+    /// [`Store::unfinished_uploads`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn unfinished_uploads(&self, prefix: &str) -> Result<Vec<UnfinishedUpload>> {
+        self.wait(self.store.unfinished_uploads(prefix))
+    }
+
+    /// [`Store::drop_unfinished`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn drop_unfinished(&self, upload: &UnfinishedUpload) -> Result<()> {
+        self.wait(self.store.drop_unfinished(upload))
     }
 }

@@ -34,6 +34,7 @@ const FLOORS: [&[&str]; 11] = [
         "backup",
         "receive",
         "restore",
+        "retention",
         "verify",
         "find",
     ],

@@ -36,8 +36,8 @@ use url::Url;
 
 use crate::{
     Download, Error, ErrorKind, GrowingObject, Limits, ListPage, ListRequest, ListingCost,
-    ObjectInfo, ObjectKey, ObjectStore, Operation, PartAt, PartReceipt, PutMode, PutToken, Result,
-    Right, UploadId,
+    ObjectInfo, ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode,
+    PutToken, Result, Right, UnfinishedUpload, UploadId, UploadsPage,
 };
 use denied::Denied;
 use growing::Growing;
@@ -212,6 +212,36 @@ impl ObjectStore for FsStore {
             let temp = inner.uploads().remove(&upload);
             let removed = temp.map_or(Ok(()), |temp| temp.remove());
             removed.map_err(|error| inner.failed(Operation::Put, &key, error))
+        })
+        .await
+    }
+
+    async fn unfinished_uploads(
+        &self,
+        prefix: &str,
+        _page: Option<&PageToken>,
+    ) -> Result<UploadsPage> {
+        let prefix = prefix.to_owned();
+        self.blocking(Operation::List, move |inner| {
+            let found = listing::temporary(inner.directories.root(), &prefix);
+            let uploads = found.map_err(|error| inner.store_error(Operation::List, error))?;
+            Ok(UploadsPage {
+                uploads,
+                next: None,
+            })
+        })
+        .await
+    }
+
+    async fn drop_unfinished(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let path = self.inner.directories.root().join(&upload.key);
+        self.blocking(Operation::Delete, move |inner| {
+            match fs::remove_file(&path) {
+                Err(error) if !is_absence(&error) => {
+                    Err(inner.store_error(Operation::Delete, error))
+                }
+                Ok(()) | Err(_) => Ok(()),
+            }
         })
         .await
     }

@@ -148,6 +148,26 @@ pub struct Limits {
     pub listings: ListingCost,
 }
 
+/// An upload that was begun and neither completed nor dropped: of a process that goes on with it, or that died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnfinishedUpload {
+    /// The key for which it was begun; in a directory, that of the file that holds its parts.
+    pub key: String,
+    /// The store's name of it.
+    pub id: UploadId,
+    /// When it was begun, by the store's clock; in a directory, when it was written last.
+    pub modified: jiff::Timestamp,
+}
+
+/// One page of unfinished uploads.
+#[derive(Clone, Debug, Default)]
+pub struct UploadsPage {
+    /// The uploads.
+    pub uploads: Vec<UnfinishedUpload>,
+    /// Present when more pages follow.
+    pub next: Option<PageToken>,
+}
+
 /// Where a part stands in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartAt {
@@ -254,6 +274,22 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
 
     /// Drops the parts of an upload that is not completed. An upload that is gone is no error.
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()>;
+
+    /// Uploads that were begun and neither completed nor dropped, for keys that begin with `prefix`. None where the store drops
+    /// them by itself after some days.
+    async fn unfinished_uploads(
+        &self,
+        _prefix: &str,
+        _page: Option<&PageToken>,
+    ) -> Result<UploadsPage> {
+        Ok(UploadsPage::default())
+    }
+
+    /// Drops one of them. One that is gone is no error.
+    async fn drop_unfinished(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let key = ObjectKey::new(&*upload.key)?;
+        self.abort_upload(&key, &upload.id).await
+    }
 
     /// The object's bytes from `offset` (`length` of them, at least 1, or to the end; never past the end).
     ///

@@ -19,11 +19,12 @@ mod session;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::list_multipart_uploads::ListMultipartUploadsOutput;
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{
-    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, Object, ObjectIdentifier,
-    RequestPayer,
+    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, MultipartUpload, Object,
+    ObjectIdentifier, RequestPayer,
 };
 
 use std::collections::HashMap;
@@ -41,7 +42,7 @@ use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
     ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result,
-    Right, UploadId,
+    Right, UnfinishedUpload, UploadId, UploadsPage,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
@@ -286,6 +287,23 @@ impl S3Store {
         })
     }
 
+    fn uploads_page(&self, output: ListMultipartUploadsOutput) -> UploadsPage {
+        let unfinished = |upload: MultipartUpload| {
+            Some(UnfinishedUpload {
+                key: upload.key?.strip_prefix(&self.full(""))?.to_owned(),
+                id: UploadId(upload.upload_id?),
+                modified: upload.initiated.as_ref().and_then(timestamp)?,
+            })
+        };
+        let uploads = output.uploads.unwrap_or_default().into_iter();
+        let next = output.next_key_marker.zip(output.next_upload_id_marker);
+        let next = next.filter(|_| output.is_truncated == Some(true));
+        UploadsPage {
+            uploads: uploads.filter_map(unfinished).collect(),
+            next: next.map(|(key, id)| PageToken::from(format!("{key}\n{id}"))),
+        }
+    }
+
     fn page(&self, request: &ListRequest, output: ListObjectsV2Output) -> Result<ListPage> {
         let incomplete = || {
             let object = format!("{}/{}", self.url, request.prefix);
@@ -509,6 +527,30 @@ impl ObjectStore for S3Store {
                 Err(self.failed(&session, Operation::Put, key, failure).await)
             }
             Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn unfinished_uploads(
+        &self,
+        prefix: &str,
+        page: Option<&PageToken>,
+    ) -> Result<UploadsPage> {
+        let session = self.sessions.current();
+        let (key_marker, id_marker) = page.and_then(|page| page.as_str().split_once('\n')).unzip();
+        let call = session
+            .client
+            .list_multipart_uploads()
+            .bucket(self.bucket())
+            .prefix(self.full(prefix))
+            .set_key_marker(key_marker.map(str::to_owned))
+            .set_upload_id_marker(id_marker.map(str::to_owned))
+            .set_request_payer(self.payer());
+        match call.send().await {
+            Ok(output) => Ok(self.uploads_page(output)),
+            Err(error) => {
+                let failure = self.renewed_after(&session, error.into()).await;
+                Err(failure.on(Operation::List, format!("{}/{prefix}", self.url)))
+            }
         }
     }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     Error, ErrorKind, GrowingObject, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo,
-    ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Right,
+    ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Right, UnfinishedUpload,
 };
 pub use listing::Listing;
 pub use open::{
@@ -440,6 +440,55 @@ impl Store {
                 }
             };
             retries.wait_after(error).await?;
+        }
+    }
+
+    /// Uploads for keys that begin with `prefix` (empty, or ending in `/`) that were begun and neither completed nor dropped. A
+    /// store that drops them by itself tells of none.
+    ///
+    /// # Errors
+    /// The store's, as those of a listing.
+    pub async fn unfinished_uploads(&self, prefix: &str) -> Result<Vec<UnfinishedUpload>> {
+        let mut uploads = Vec::new();
+        let mut page = None;
+        loop {
+            let mut retries = self.retries();
+            let found = loop {
+                let attempt = self.inner.store.unfinished_uploads(prefix, page.as_ref());
+                match retries
+                    .attempt(Operation::List, || self.url().to_owned(), attempt)
+                    .await
+                {
+                    Ok(found) => break found,
+                    Err(error) => retries.wait_after(error).await?,
+                }
+            };
+            uploads.extend(found.uploads);
+            if uploads.len() > MAX_LISTED_KEYS || (found.next.is_some() && found.next == page) {
+                return Err(self.list_error(ErrorKind::Other));
+            }
+            page = found.next;
+            if page.is_none() {
+                return Ok(uploads);
+            }
+        }
+    }
+
+    /// Drops an unfinished upload.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn drop_unfinished(&self, upload: &UnfinishedUpload) -> Result<()> {
+        let mut retries = self.retries();
+        loop {
+            let attempt = self.inner.store.drop_unfinished(upload);
+            match retries
+                .attempt(Operation::Delete, || self.url().to_owned(), attempt)
+                .await
+            {
+                Ok(()) => return Ok(()),
+                Err(error) => retries.wait_after(error).await?,
+            }
         }
     }
 

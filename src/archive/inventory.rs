@@ -337,7 +337,7 @@ pub(super) fn own_begin(history: &History, size: SegmentSize) -> SegmentNo {
 }
 
 /// The parts of a history from `first` on, oldest first: each with the timeline on which recovery reads its segments.
-pub(super) fn spans(
+pub fn spans(
     history: &History,
     size: SegmentSize,
     first: SegmentNo,

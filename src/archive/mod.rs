@@ -49,11 +49,6 @@ pub const MOST_READ: usize = 1000;
 /// Of those, segments that cannot be read.
 const MOST_UNREADABLE: usize = 16;
 
-/// Into how many parts a long listing is divided; they are listed at the same time.
-const LISTED_AT_ONCE: usize = 8;
-/// How many backups a part has at least. A shorter one is not worth its requests.
-const FEWEST_BACKUPS: usize = 4;
-
 /// The archive of a cluster. What was listed once is not listed again.
 pub struct Archive<'a> {
     /// Where it is.
@@ -285,11 +280,7 @@ impl<'a> Archive<'a> {
             .filter(|name| from.is_none_or(|from| from < *name))
             .collect();
         names.dedup();
-        let part = names.len().div_ceil(LISTED_AT_ONCE);
-        if part < FEWEST_BACKUPS {
-            return Vec::new();
-        }
-        names.into_iter().skip(part).step_by(part).collect()
+        self.repository.borders(names)
     }
 
     /// The segments along `history` from `first` to the first one that is missing.

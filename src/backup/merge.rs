@@ -18,6 +18,8 @@ use crate::contents::tar_part::PartWriter;
 use crate::contents::{self, FileError, FileHeader, Owner, Sink, Summed, Taken};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Show};
+use crate::repository::layout::RunId;
+use crate::repository::leases::{NeededWal, Needs};
 use crate::repository::marks::Permanence;
 use crate::repository::{BackupEntry, BackupId, BackupKind, Repository};
 use crate::server::data_directory::Tablespace;
@@ -54,9 +56,21 @@ impl Merge<'_> {
         {
             return Err(Error::WouldBeOpen(encrypted.id.clone()));
         }
-        let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
-        let second = self.repository.claim_second(leaf.start_time)?;
+        let size = leaf.wal_segment_size;
+        let wal = NeededWal {
+            first: size.segment_of(leaf.start_lsn).on(leaf.timeline, size),
+            last: None,
+        };
+        let ids = chain.iter().map(|backup| backup.id.clone()).collect();
+        let run = RunId::random();
+        let second = self.repository.claim_second(leaf.start_time, run)?;
         let id = BackupId::of(&second, BackupKind::Full);
+        let needs = Needs {
+            makes: Some(id.clone()),
+            ..Needs::of("backup-merge", ids, vec![wal])
+        };
+        let lease = self.repository.guard_as(run, &needs)?.lease;
+        let files = Chain::open(self.repository, chain, Access::Stream, &|_| true)?;
         let assembly = Assembly::new(self.repository, self.pipeline, id);
         self.pack(&assembly, &files)?;
         pack_last(&assembly, &files, leaf)?;
@@ -65,6 +79,9 @@ impl Merge<'_> {
         }
         let relations = Relations::read(self.repository, leaf)?.unwrap_or_default();
         let entry = assembly.finish(Facts::merged_from(leaf, self.permanence), &relations)?;
+        if lease.as_ref().is_some_and(|lease| !lease.has_held()) {
+            return Err(Error::LeaseLost);
+        }
         self.repository.commit_backup(&entry)?;
         Ok(entry)
     }

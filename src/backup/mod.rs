@@ -105,6 +105,9 @@ pub enum Error {
     /// A merge would lay open what was encrypted.
     #[error("backup {0} is encrypted, and the merged one would not be")]
     WouldBeOpen(BackupId),
+    /// A deletion may have taken what it needs.
+    #[error("the backup's lease in the store could not be renewed for a quarter of an hour")]
+    LeaseLost,
     /// Another thread failed first.
     #[error("the work was broken off")]
     BrokenOff,
@@ -183,6 +186,7 @@ impl Failure for Error {
             | Self::NothingToMerge
             | Self::WouldBeOpen(_)
             | Self::BrokenOff
+            | Self::LeaseLost
             | Self::NotArchiving(_)
             | Self::ArchiverFails { .. }
             | Self::PageAfterEnd { .. }
@@ -214,6 +218,9 @@ impl Failure for Error {
             }
             Self::ArchiverFails { .. } => {
                 "the server's log has the reason; once it is mended the archiver gets through within a minute (at once after `SELECT pg_reload_conf()`, from PostgreSQL 14 on), and a backup can begin"
+            }
+            Self::LeaseLost => {
+                "a deletion may have taken what the backup stands on: take it again once the store can be reached"
             }
             Self::MovedDatabase(_) => "take the backup again",
             Self::PageAfterEnd { .. } => {

@@ -8,8 +8,8 @@ use super::Error;
 use crate::contents;
 use crate::contents::relations::Relations;
 use crate::failure::Failure as _;
-use crate::repository::backups::Place;
-use crate::repository::{self, BackupEntry, Repository};
+use crate::repository::entry::Place;
+use crate::repository::{self, BackupEntry, BackupId, Repository};
 
 /// More corrupt blocks than an entry tells of are no base.
 pub(super) const KEPT_CORRUPT_BLOCKS: usize = 1000;
@@ -19,6 +19,8 @@ pub(super) const KEPT_CORRUPT_BLOCKS: usize = 1000;
 pub(super) struct Parent {
     /// Its entry.
     pub entry: BackupEntry,
+    /// What it stands on, and itself.
+    pub chain: Vec<BackupId>,
     /// The files of relations that it holds.
     pub relations: Relations,
 }
@@ -171,7 +173,11 @@ impl BackedUpServer<'_> {
             }
         }
         match Relations::read(repository, &entry) {
-            Ok(Some(relations)) => Ok(Ok(Parent { entry, relations })),
+            Ok(Some(relations)) => Ok(Ok(Parent {
+                entry,
+                chain: chain.into_iter().map(|backup| backup.id).collect(),
+                relations,
+            })),
             Ok(None) => Ok(Err(Unusable::NoIndex(entry.walhalla_version))),
             Err(error) if !error.is_of_the_object() => Err(error.into()),
             Err(error) => Ok(Err(error.into())),

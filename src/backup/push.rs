@@ -60,6 +60,7 @@ impl Backup<'_> {
             facts,
             delta,
             assembly,
+            guard,
             ..
         } = begun;
         let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
@@ -83,7 +84,11 @@ impl Backup<'_> {
         })?;
         let entry = self.proven(entry)?;
         self.check_databases(&databases, &entry)?;
+        let lease = guard.taken()?;
+        // A deletion that may write no record is seen here at the latest.
+        self.repository.chain(&entry)?;
         self.repository.commit_backup(&entry)?;
+        drop(lease);
         Ok(entry)
     }
 

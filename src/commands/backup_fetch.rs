@@ -4,6 +4,7 @@ use super::{Context, Outcome};
 use crate::cli::BackupFetch;
 use crate::error::Error;
 use crate::output;
+use crate::repository::leases::Needs;
 use crate::restore::leading_out;
 use crate::restore::run::{Destination, fetch_backup};
 use crate::server::conf::Configuration;
@@ -23,7 +24,10 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         show: context.show(),
     };
     let chain = repository.chain(&backup)?;
+    let ids = chain.iter().map(|backup| backup.id.clone()).collect();
+    let guarded = repository.guard(&Needs::of("backup-fetch", ids, Vec::new()))?;
     let kept_bytes = fetch_backup(&repository, &chain, &destination)?;
+    drop(guarded);
     tracing::info!(
         "backup {} is in {}",
         backup.id,

@@ -9,6 +9,7 @@ mod backup_show;
 mod check;
 mod config;
 mod daemon;
+mod delete;
 mod find;
 mod keygen;
 mod malloc;
@@ -219,6 +220,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
         Command::BackupMark(arguments) => backup_mark::run(context, &arguments),
+        Command::Delete(arguments) => delete::run(context, &arguments),
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
         Command::BackupMerge(arguments) => backup_merge::run(context, &arguments),
@@ -279,7 +281,7 @@ impl Context {
         Ok(Repository::choose(
             self.session()?,
             self.settings.identities.clone(),
-            cluster.system_identifier,
+            cluster.system_identifier.or(self.settings.cluster),
         )?)
     }
 

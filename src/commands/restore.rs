@@ -13,6 +13,7 @@ use crate::restore;
 use crate::restore::choose::plan;
 use crate::restore::chosen_databases::ChosenDatabases;
 use crate::restore::existing::Existing;
+use crate::restore::guard::{Kind, guard, leave_guarded};
 use crate::restore::leading_out;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::Plan;
@@ -31,12 +32,9 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         .then(|| on_demand(context))
         .transpose()?;
     let program = program()?;
-    let plan = plan(
-        &repository,
-        &arguments.plan.target(),
-        arguments.plan.backup.as_deref(),
-        context.reading(),
-    )?;
+    let (target, chosen) = (arguments.plan.target(), arguments.plan.backup.clone());
+    let planned = || plan(&repository, &target, chosen.as_deref(), context.reading());
+    let plan = planned()?;
     plan.warn();
     if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
         on_demand.must_fit(&program, plan.backup.postgres_version)?;
@@ -84,15 +82,18 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         },
         has_empty_files: destination.only.is_some(),
     };
-    let stage_path = stage.as_deref();
+    let kind = stage.as_ref().map_or(Kind::OnDemand, |_| Kind::Staged);
+    let guarded = guard(&repository, &plan, kind, planned)?;
     let kept_bytes = restore(
         &repository,
         &plan,
         &destination,
-        stage_path,
+        stage.as_deref(),
         &outside,
         settings,
     )?;
+    leave_guarded(&repository, &plan, kind);
+    drop(guarded);
     report(
         context,
         &plan,

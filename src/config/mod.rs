@@ -5,6 +5,7 @@
 
 mod credentials;
 mod parsers;
+pub mod policy;
 mod sources;
 mod table;
 mod variables;
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use walhalla_postgres::SystemIdentifier;
 use walhalla_providers::transfer::{
     AzureSettings, GcsSettings, ObjectLock, Rate, S3Settings, StoreSettings,
 };
@@ -22,6 +24,7 @@ use crate::pipeline::encryption::RecipientError;
 use crate::pipeline::{Compression, Identities, Recipients};
 
 pub use credentials::{Credentials, Part, Source, State};
+use policy::Policy;
 use table::Setting;
 pub use table::{ROWS, Row, Unset, row};
 use variables::Variables;
@@ -80,7 +83,8 @@ const STORE_VARIABLES: [&str; 7] = [
     "STORAGE_EMULATOR_HOST",
 ];
 /// Settings that say neither which store is meant nor what objects in it look like.
-const NOT_OF_THE_STORE: [&str; 13] = [
+const NOT_OF_THE_STORE: [&str; 15] = [
+    table::CLUSTER.row.name,
     table::AGE_IDENTITY_FILE.row.name,
     table::UPLOAD_CONCURRENCY.row.name,
     table::DOWNLOAD_CONCURRENCY.row.name,
@@ -94,6 +98,7 @@ const NOT_OF_THE_STORE: [&str; 13] = [
     table::DOWNLOAD_RATE.row.name,
     table::READ_RATE.row.name,
     table::MAX_BACKLOG.row.name,
+    table::RETENTION.row.name,
 ];
 /// What [`Settings::store_identity`] is derived for (BLAKE3's context).
 const IDENTITY_PURPOSE: &str = "walhalla 2026-11-29 identity of a store in receipts";
@@ -139,6 +144,8 @@ pub struct Value {
 pub struct Settings {
     /// Where backups and WAL go.
     pub store: Option<String>,
+    /// The cluster that is meant where nothing else tells.
+    pub cluster: Option<SystemIdentifier>,
     /// How new objects are compressed.
     pub compression: Compression,
     /// What opens encrypted objects.
@@ -167,6 +174,8 @@ pub struct Settings {
     pub retry_timeout: Duration,
     /// How many deltas may stand on one full backup, one on the other; with 0 there are none.
     pub delta_max_chain: usize,
+    /// What a deletion keeps.
+    pub retention: Option<Policy>,
     /// How the cloud stores are used.
     pub stores: StoreSettings,
     /// The settings file, if one was read.
@@ -229,6 +238,12 @@ pub enum Error {
     /// No store.
     #[error("no store is set")]
     NoStore,
+    /// No policy.
+    #[error("nothing says what is to be kept")]
+    NoRetention,
+    /// A policy on the command line that is none.
+    #[error("{0}")]
+    Retention(String),
 }
 
 impl Failure for Error {
@@ -247,6 +262,8 @@ impl Failure for Error {
             Self::InvalidValue { .. } => {
                 "`walhalla config` lists the settings and where they come from".into()
             }
+            Self::NoRetention => "set `retention`, for example to 'days=14 monthly=12', or say it: walhalla delete retain days=14 monthly=12".into(),
+            Self::Retention(_) => "`walhalla delete retain --help` tells the rules".into(),
             Self::Read { .. } | Self::Toml { .. } => return None,
         })
     }
@@ -274,6 +291,7 @@ impl Settings {
         let resolver = Resolver(&values);
         Ok(Self {
             store: resolver.optional(&table::STORE)?,
+            cluster: resolver.optional(&table::CLUSTER)?,
             compression: resolver.defaulted(&table::COMPRESSION)?,
             identities: Identities::new(resolver.optional(&table::AGE_IDENTITY_FILE)?.as_deref()),
             upload_concurrency: resolver.defaulted(&table::UPLOAD_CONCURRENCY)?,
@@ -288,6 +306,7 @@ impl Settings {
             archive_timeout: resolver.defaulted(&table::ARCHIVE_TIMEOUT)?,
             retry_timeout: resolver.defaulted(&table::RETRY_TIMEOUT)?,
             delta_max_chain: resolver.defaulted(&table::DELTA_MAX_CHAIN)?,
+            retention: resolver.optional(&table::RETENTION)?,
             stores: resolver.stores()?,
             file,
             file_origin: Origin::Default,

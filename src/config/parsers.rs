@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use walhalla_postgres::SystemIdentifier;
 use walhalla_providers::transfer::{ConditionalWrites, Rate};
 
 use crate::pipeline::encryption::is_secret;
@@ -37,6 +38,12 @@ pub(super) fn key_file(text: &str) -> Result<PathBuf, String> {
 pub(super) fn count(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| (1..=256).contains(count));
     count.ok_or_else(|| format!("{text:?} is no number from 1 to 256"))
+}
+
+pub(super) fn system_identifier(text: &str) -> Result<SystemIdentifier, String> {
+    text.parse().map_err(|_| {
+        format!("{text:?} is no system identifier; `pg_controldata` shows one, as \"Database system identifier\"")
+    })
 }
 
 /// A restore reads from every backup of a chain at the same time, so that it cannot be of any length.

@@ -9,12 +9,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use walhalla_postgres::SystemIdentifier;
 use walhalla_providers::transfer::{ConditionalWrites, Rate};
 
 use super::parsers::{
     backlog, boolean, conditional_writes, count, days, deltas, duration, key_file, lock_mode, path,
-    rate, segments, server_side_encryption, size, storage_class, text,
+    rate, segments, server_side_encryption, size, storage_class, system_identifier, text,
 };
+use super::policy::Policy;
 use crate::pipeline::Compression;
 
 /// One row: what users are told about a setting.
@@ -91,6 +93,8 @@ use Unset::{Computed, Nothing, Otherwise, Text};
 settings! {
     STORE: String = "store", "WALHALLA_STORE", text, Nothing,
         "The URL of the store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix.";
+    CLUSTER: SystemIdentifier = "cluster", "WALHALLA_CLUSTER", system_identifier, Nothing,
+        "The system identifier of the cluster that is meant where a store holds several, and no data directory tells.";
     COMPRESSION: Compression = "compression", "WALHALLA_COMPRESSION", str::parse, Text("lz4"),
         "The compression of new objects: lz4, zstd (level 1), zstd:LEVEL (1 to 22) or none. Reading needs no setting.";
     AGE_RECIPIENTS: String = "age_recipients", "WALHALLA_AGE_RECIPIENTS", text, Nothing,
@@ -123,6 +127,8 @@ settings! {
         "How long a failing request is tried again.";
     DELTA_MAX_CHAIN: usize = "delta_max_chain", "WALHALLA_DELTA_MAX_CHAIN", deltas, Text("6"),
         "How many deltas may stand on one full backup, one on the other, 0 to 1000. With 0 no delta is taken.";
+    RETENTION: Policy = "retention", "WALHALLA_RETENTION", str::parse, Nothing,
+        "What walhalla delete keeps: a number of backups, full to count full ones, days=N, daily=N, weekly=N, monthly=N.";
     CA_FILE: PathBuf = "ca_file", "WALHALLA_CA_FILE", path, Nothing,
         "A file of certificates in PEM form. Walhalla trusts them beside those of the system when it connects to a store.";
     S3_FORCE_PATH_STYLE: bool = "s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE", boolean, Otherwise("true when an endpoint is set"),

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use walhalla_postgres::{SegmentName, SystemIdentifier};
 
 use super::Error;
-use crate::repository::layout::TailRun;
+use crate::repository::layout::RunId;
 use crate::wal;
 
 /// The list of runs whose objects may be in the store.
@@ -22,7 +22,7 @@ const MOST_RUNS: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Spool {
     folder: PathBuf,
-    runs: Vec<(SegmentName, TailRun)>,
+    runs: Vec<(SegmentName, RunId)>,
     /// Held as long as the receiver lives.
     _lock: File,
 }
@@ -75,7 +75,7 @@ impl Spool {
     }
 
     /// The runs that stored something of a segment.
-    pub(super) fn runs_of(&self, segment: SegmentName) -> Vec<TailRun> {
+    pub(super) fn runs_of(&self, segment: SegmentName) -> Vec<RunId> {
         let of_segment = self.runs.iter().filter(|(of, _)| *of == segment);
         of_segment.map(|(_, run)| *run).collect()
     }
@@ -89,7 +89,7 @@ impl Spool {
     }
 
     /// Notes that a run stores something of a segment.
-    pub(super) fn add_run(&mut self, segment: SegmentName, run: TailRun) {
+    pub(super) fn add_run(&mut self, segment: SegmentName, run: RunId) {
         self.runs.push((segment, run));
         let more = self.runs.len().saturating_sub(MOST_RUNS);
         self.runs.drain(..more);
@@ -119,7 +119,7 @@ impl Spool {
     }
 }
 
-fn run(line: &str) -> Option<(SegmentName, TailRun)> {
+fn run(line: &str) -> Option<(SegmentName, RunId)> {
     let (segment, run) = line.split_once(' ')?;
     Some((segment.parse().ok()?, run.parse().ok()?))
 }
@@ -133,7 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = || Spool::open(dir.path(), SystemIdentifier(7), Some("s"));
         let segment: SegmentName = "000000010000000000000003".parse().unwrap();
-        let run = TailRun::random();
+        let run = RunId::random();
         let mut spool = open().unwrap();
         spool.add_run(segment, run);
         std::fs::write(spool.path("000000010000000000000003"), "left").unwrap();

@@ -10,7 +10,7 @@ use super::source::{Source, Target};
 use super::tail::{TailWriter, sweep};
 use super::{Error, Storing};
 use crate::pipeline::Pipeline;
-use crate::repository::layout::TailRun;
+use crate::repository::layout::RunId;
 use crate::server::replication::{self, Answer, Received, Replication};
 use crate::session::StoreSession;
 use crate::wal::archiver::Archiver;
@@ -225,7 +225,7 @@ impl Stream<'_> {
         let tail = match &mut progress.tail {
             Some(tail) => tail,
             none => {
-                let (segment, run) = (progress.open.name, TailRun::random());
+                let (segment, run) = (progress.open.name, RunId::random());
                 self.target.spool.add_run(segment, run);
                 let repository = &self.target.repository;
                 none.insert(TailWriter::begin(repository, self.pipeline, segment, run)?)

@@ -16,7 +16,7 @@ use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::repository::Repository;
-use crate::repository::layout::{Object, TailObject, TailPart, TailRun};
+use crate::repository::layout::{Object, RunId, TailObject, TailPart};
 use crate::repository::tails::{PIECE_BYTES, entry_header};
 use crate::wal;
 
@@ -39,7 +39,7 @@ struct TailStore {
     repository: Repository,
     pipeline: Pipeline,
     segment: SegmentName,
-    run: TailRun,
+    run: RunId,
 }
 
 enum Medium {
@@ -69,7 +69,7 @@ impl TailWriter {
         repository: &Repository,
         pipeline: &Pipeline,
         segment: SegmentName,
-        run: TailRun,
+        run: RunId,
     ) -> Result<Self, Error> {
         let store = TailStore {
             repository: repository.clone(),
@@ -264,7 +264,7 @@ fn first_that_follow(pieces: &mut Vec<(u32, u32)>) -> Vec<(u32, u32)> {
 }
 
 /// Takes away what runs stored of a segment that is archived; whatever hinders it, it is only superseded.
-pub(super) fn sweep(repository: &Repository, segment: SegmentName, runs: &[TailRun]) {
+pub(super) fn sweep(repository: &Repository, segment: SegmentName, runs: &[RunId]) {
     let files = match repository.tail_files(segment) {
         Ok(files) => files,
         Err(error) => {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
 use super::catalog::Catalog;
-use super::entry::{BackupEntry, BackupId, BackupSecond, FORMAT};
-use super::layout::Key;
+use super::entry::{BackupEntry, BackupId, BackupSecond, FORMAT, Place};
+use super::layout::{Key, RunId};
 use super::object_error::Reason;
 use super::{Error, ObjectError, Repository, SMALL_OBJECT_BYTES};
 
@@ -19,13 +20,11 @@ pub const LATEST: &str = "LATEST";
 /// Entries that are read at the same time.
 const ENTRIES_AT_A_TIME: usize = 32;
 
-/// What a backup is used as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// On its own.
-    Alone,
-    /// Together with others.
-    InChain,
+/// What a claim's object holds.
+#[derive(Serialize, Deserialize)]
+struct Claim {
+    #[serde(default)]
+    lease: Option<String>,
 }
 
 impl Repository {
@@ -51,6 +50,21 @@ impl Repository {
             catalog.add(id, found)?;
         }
         Ok(catalog)
+    }
+
+    /// The entries of backups that are not `known`.
+    ///
+    /// # Errors
+    /// The repository's, of the first that cannot be read, too.
+    pub fn entries_but(
+        &self,
+        known: impl Fn(&BackupId) -> bool,
+    ) -> Result<Vec<BackupEntry>, Error> {
+        let mut entries = Vec::new();
+        for id in self.backup_ids()?.iter().filter(|id| !known(id)) {
+            entries.extend(self.backup_if_there(id)?);
+        }
+        Ok(entries)
     }
 
     /// The backups named by `ids`, and those that they stand on; without any, the newest one, whether its entry can be
@@ -103,10 +117,7 @@ impl Repository {
             .iter()
             .map(|info| (info.key.as_str(), info.size_bytes))
             .collect();
-        let lists = backup
-            .others()
-            .filter(|list| place == Place::InChain || list.name == backup.manifest.name);
-        let missing = backup.parts.iter().chain(lists).find(|part| {
+        let missing = backup.needed(place).find(|part| {
             lengths.get(format!("{folder}{}", part.name).as_str()) != Some(&part.stored_bytes)
         });
         Ok(missing.map(|part| format!("{}/{folder}{}", self.session.url(), part.name)))
@@ -232,8 +243,9 @@ impl Repository {
     }
 
     /// Takes the second of `time`, or one after it, for a backup's id. No other backup has it, of whatever kind: a delta that
-    /// is taken right after its parent comes after it in the order of ids.
-    pub fn claim_second(&self, time: Timestamp) -> Result<BackupSecond, StoreError> {
+    /// is taken right after its parent comes after it in the order of ids. `run` is that of the lease that will hold while the
+    /// backup is made.
+    pub fn claim_second(&self, time: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
         let taken: Vec<BackupSecond> = match self.backup_ids() {
             // A directory that is not there yet is made by the first write.
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
@@ -244,16 +256,34 @@ impl Repository {
             time.ok().map(BackupSecond::at)
         });
         for second in seconds.filter(|second| !taken.contains(second)) {
-            let content = serde_json::json!({ "second": second.to_string(), "pid": std::process::id() });
             let claim = self.layout.key(&Key::Claim(second.clone()));
-            let content = content.to_string().into();
-            match self.session.put(&claim, content, PutMode::Create) {
+            let content = Claim {
+                lease: Some(run.to_string()),
+            };
+            let content = serde_json::to_string(&content).expect("a text is JSON");
+            match self.session.put(&claim, content.into(), PutMode::Create) {
                 Ok(()) => return Ok(second),
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
         }
         unreachable!("a store holds fewer backups than there are seconds")
+    }
+
+    /// The run of the lease that held while the backup of a claim was made; `None` where nothing tells, as earlier programs took
+    /// no lease.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn lease_of_claim(&self, second: &BackupSecond) -> Result<Option<RunId>, StoreError> {
+        let claim = self.layout.key(&Key::Claim(second.clone()));
+        match self.read_small(&claim) {
+            Err(error) if error.is_not_found() => Ok(None),
+            text => {
+                let claim: Option<Claim> = serde_json::from_slice(&text?).ok();
+                Ok(claim.and_then(|claim| claim.lease?.parse().ok()))
+            }
+        }
     }
 
     /// Makes the backup exist.

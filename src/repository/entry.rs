@@ -24,6 +24,15 @@ pub struct BackupId(String);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupSecond(String);
 
+/// What a backup is used as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On its own.
+    Alone,
+    /// Together with others.
+    InChain,
+}
+
 /// Whether a backup stands on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -387,6 +396,14 @@ impl BackupEntry {
     /// Everything in the backup's folder but the entry itself: the parts in order, then the rest.
     pub fn objects(&self) -> impl Iterator<Item = &StoredPart> {
         self.parts.iter().chain(self.others())
+    }
+
+    /// The objects without which it cannot be restored. One that stands alone needs neither its index nor its list of relations.
+    pub fn needed(&self, place: Place) -> impl Iterator<Item = &StoredPart> {
+        let lists = self.others();
+        let lists =
+            lists.filter(move |list| place == Place::InChain || list.name == self.manifest.name);
+        self.parts.iter().chain(lists)
     }
 
     /// Objects of the backup that are no parts.

@@ -12,6 +12,8 @@
 //! <system identifier>/claims/<second>                   that a backup's id is taken
 //! <system identifier>/marks/<id>/NNNNN-permanent, NNNNN-impermanent
 //! <system identifier>/gaps/<TLI>/<segment>-<segment>.json   that segments were dropped: the first and the last
+//! <system identifier>/leases/<run>/NNNNN.json            what runs now, and what it needs
+//! <system identifier>/deletions/<run>.json               what a deletion takes
 //! ```
 
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
@@ -38,6 +40,10 @@ pub enum Key {
     Mark(BackupId, Mark),
     /// That segments were dropped and not archived.
     Gap(DroppedSegments),
+    /// That somebody uses something: the run, and how often it said so.
+    Lease(RunId, u32),
+    /// What a deletion takes, by its run.
+    Deletion(RunId),
     /// Anything else: another program's, another cluster's, or a later version's.
     Foreign(ObjectKey),
 }
@@ -48,15 +54,15 @@ pub struct TailObject {
     /// The segment.
     pub segment: SegmentName,
     /// Who stored it.
-    pub run: TailRun,
+    pub run: RunId,
     /// What of the segment it holds.
     pub part: TailPart,
 }
 
-/// What receives a segment from its begin on, over one connection. Objects of one run are of one server and go together;
-/// shown as 16 hexadecimal digits.
+/// Work that tells its objects from those of others: what receives a segment from its begin on over one connection, a lease, a
+/// deletion. Shown as 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TailRun(u64);
+pub struct RunId(u64);
 
 /// Segments of one timeline that were dropped one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,14 +100,14 @@ impl DroppedSegments {
     }
 }
 
-impl TailRun {
+impl RunId {
     /// A new one.
     pub fn random() -> Self {
         Self(fastrand::u64(..))
     }
 }
 
-impl std::str::FromStr for TailRun {
+impl std::str::FromStr for RunId {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -112,7 +118,7 @@ impl std::str::FromStr for TailRun {
     }
 }
 
-impl std::fmt::Display for TailRun {
+impl std::fmt::Display for RunId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}", self.0)
     }
@@ -235,13 +241,15 @@ impl Layout {
                 format!("{}{run}.{part}{packing}", self.tail_folder(*segment))
             }
             Key::Backup(id, object) => format!("{}{object}", self.backup_folder(id)),
-            Key::Claim(second) => format!("{}/claims/{second}", self.system_identifier),
+            Key::Claim(second) => format!("{}{second}", self.claims()),
             Key::Mark(id, Mark { number, permanence }) => {
                 format!("{}{id}/{number:05}-{permanence}", self.marks())
             }
             Key::Gap(DroppedSegments { first, last }) => {
                 format!("{}{first}-{last}.json", self.gap_folder(first.timeline))
             }
+            Key::Lease(run, number) => format!("{}{number:05}.json", self.lease_folder(*run)),
+            Key::Deletion(run) => format!("{}{run}.json", self.deletions()),
             Key::Foreign(key) => return key.clone(),
         };
         ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
@@ -294,6 +302,11 @@ impl Layout {
                 let dropped = DroppedSegments::new(first.parse().ok()?, last.parse().ok()?)?;
                 Some(Key::Gap(dropped))
             }
+            "leases" => {
+                let number = name.strip_suffix(".json")?.parse().ok()?;
+                Some(Key::Lease(first.parse().ok()?, number))
+            }
+            "deletions" => Some(Key::Deletion(first.strip_suffix(".json")?.parse().ok()?)),
             _ => None,
         }
     }
@@ -347,7 +360,8 @@ impl Layout {
         format!("{}{timeline}/", self.summary_folders())
     }
 
-    fn summary_folders(&self) -> String {
+    /// Prefix of all timelines' summaries.
+    pub fn summary_folders(&self) -> String {
         format!("{}/summary/", self.system_identifier)
     }
 
@@ -373,6 +387,18 @@ impl Layout {
         format!("{}/backups/", self.system_identifier)
     }
 
+    /// The backup in whose folder an object is, and its name there, whatever the object is.
+    pub fn in_backup_folder<'a>(&self, key: &'a ObjectKey) -> Option<(BackupId, &'a str)> {
+        let rest = key.as_str().strip_prefix(&self.backups())?;
+        let (id, name) = rest.split_once('/')?;
+        Some((id.parse().ok()?, name))
+    }
+
+    /// Prefix of all claims.
+    pub fn claims(&self) -> String {
+        format!("{}/claims/", self.system_identifier)
+    }
+
     /// Prefix of everything of a backup.
     pub fn backup_folder(&self, id: &BackupId) -> String {
         format!("{}{id}/", self.backups())
@@ -391,6 +417,26 @@ impl Layout {
     /// Prefix of all marks.
     pub fn marks(&self) -> String {
         format!("{}/marks/", self.system_identifier)
+    }
+
+    /// Prefix of all leases.
+    pub fn leases(&self) -> String {
+        format!("{}/leases/", self.system_identifier)
+    }
+
+    /// Prefix of a lease's objects.
+    pub fn lease_folder(&self, run: RunId) -> String {
+        format!("{}{run}/", self.leases())
+    }
+
+    /// Prefix of what deletions take.
+    pub fn deletions(&self) -> String {
+        format!("{}/deletions/", self.system_identifier)
+    }
+
+    /// Prefix of everything of the cluster.
+    pub fn cluster(&self) -> String {
+        format!("{}/", self.system_identifier)
     }
 
     /// An object of a backup, by its name in `backup.json`.
@@ -478,13 +524,15 @@ mod tests {
         };
         TailObject {
             segment: segment(),
-            run: TailRun::random(),
+            run: RunId::random(),
             part,
         }
     }
 
     fn any() -> Key {
-        match fastrand::u32(..7) {
+        match fastrand::u32(..9) {
+            8 => Key::Lease(RunId::random(), fastrand::u32(..200_000)),
+            7 => Key::Deletion(RunId::random()),
             6 => {
                 let (a, b) = (segment(), segment().to_string());
                 let b = format!("{}{}", a.timeline, &b[8..]).parse().unwrap();
@@ -549,6 +597,8 @@ mod tests {
             "7710533931497189584/backups/20261121T043000Z-F/base/1.tar".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.lz4".to_owned(),
             "7710533931497189584/leases/archiver".to_owned(),
+            "7710533931497189584/leases/0123456789abcdef/1.json".to_owned(),
+            "7710533931497189584/deletions/0123456789abcdef.json/x".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.tail/0123456789abcdef.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789ABCDEF.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789abcdef.00000002-00000001.lz4".to_owned(),

@@ -9,6 +9,7 @@ use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 use super::catalog::Catalog;
 use super::entry::{BackupEntry, BackupId};
 use super::layout::Key;
+use super::leases::Needs;
 use super::marks::{Mark, Marks, Permanence};
 use super::{Error, Repository};
 
@@ -78,6 +79,11 @@ impl Repository {
             return Err(Error::Entry(Arc::clone(&entry.error)));
         }
         let backup = self.named_backup(&catalog, id)?;
+        // A deletion that runs takes what the marks said that it saw.
+        let chain = ancestors(&catalog, backup)
+            .into_iter()
+            .chain([backup.id.clone()]);
+        let _guarded = self.guard(&Needs::of("backup-mark", chain.collect(), Vec::new()))?;
         let done = |change| Marked {
             backup: backup.id.clone(),
             change,

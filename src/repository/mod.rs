@@ -1,15 +1,18 @@
 //! One cluster's part of a store: where things are and what is there.
 //!
-//! [`layout`] is the only place that spells keys. Nothing here overwrites or deletes.
+//! [`layout`] is the only place that spells keys. Nothing here overwrites.
 
 pub mod backups;
 pub mod catalog;
+pub mod deletions;
 pub mod entry;
 pub mod gaps;
 pub mod layout;
+pub mod leases;
 pub mod marking;
 pub mod marks;
 pub mod object_error;
+pub mod ranges;
 pub mod tails;
 mod wal_archive;
 
@@ -53,6 +56,28 @@ pub struct Watched {
     pub hash: SharedHash,
     /// Whether it ended in a trailer.
     pub has_trailer: Arc<AtomicBool>,
+}
+
+/// A cluster of a store that holds several: `pg_upgrade` begins another one beside the old.
+#[derive(Debug)]
+pub struct FoundCluster {
+    /// Which one.
+    pub system_identifier: SystemIdentifier,
+    /// Its newest backup and the server's version then; `None` where there is none that can be read.
+    pub newest: Option<(BackupId, String)>,
+}
+
+impl std::fmt::Display for FoundCluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.newest {
+            Some((id, version)) => write!(
+                f,
+                "{} (PostgreSQL {version}, newest backup {id})",
+                self.system_identifier
+            ),
+            None => write!(f, "{} (no backup)", self.system_identifier),
+        }
+    }
 }
 
 /// What can be wrong with a repository.
@@ -109,13 +134,37 @@ pub enum Error {
         /// The cluster.
         system_identifier: SystemIdentifier,
     },
+    /// Something that a later version may have written, and without which it is not known what may be done.
+    #[error("{object} is no {what} that this version reads: {reason}")]
+    Unknown {
+        /// Its URL.
+        object: String,
+        /// What it should be.
+        what: &'static str,
+        /// Why it is not.
+        reason: object_error::Reason,
+    },
+    /// Something that was there a moment ago.
+    #[error("{what} was deleted meanwhile")]
+    Deleted {
+        /// A backup or WAL, in words.
+        what: String,
+    },
+    /// Backups or WAL that a deletion takes which runs now.
+    #[error("what is needed here is being deleted by {user} ({request})")]
+    BeingDeleted {
+        /// Who deletes.
+        user: String,
+        /// What was asked for.
+        request: String,
+    },
     /// More than one, and none was chosen.
-    #[error("{store} holds several clusters: {}", .found.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    #[error("{store} holds several clusters: {}", .found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     SeveralClusters {
         /// The store.
         store: String,
         /// The choices.
-        found: Vec<SystemIdentifier>,
+        found: Vec<FoundCluster>,
     },
 }
 
@@ -125,10 +174,13 @@ impl Error {
         match self {
             Self::Object(error) => Some(error.object()),
             Self::Entry(error) => error.object(),
+            Self::Unknown { object, .. } => Some(object),
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }
             | Self::MarkedByOthers { .. }
+            | Self::Deleted { .. }
+            | Self::BeingDeleted { .. }
             | Self::NoCluster { .. }
             | Self::NothingOfCluster { .. }
             | Self::SeveralClusters { .. } => None,
@@ -147,10 +199,13 @@ impl Failure for Error {
         match self {
             Self::Object(error) => error.class(),
             Self::Entry(error) => error.class(),
+            Self::Unknown { .. } => Class::Damaged,
             Self::NoSuchBackup { .. }
             | Self::BrokenChain { .. }
             | Self::KeptByDelta { .. }
             | Self::MarkedByOthers { .. }
+            | Self::Deleted { .. }
+            | Self::BeingDeleted { .. }
             | Self::NoCluster { .. }
             | Self::NothingOfCluster { .. }
             | Self::SeveralClusters { .. } => Class::Other,
@@ -161,7 +216,9 @@ impl Failure for Error {
         let text = match self {
             Self::Object(error) => return error.hint(),
             Self::Entry(error) => return error.hint(),
-            Self::SeveralClusters { .. } => "choose one with --system-identifier",
+            Self::SeveralClusters { .. } => {
+                "choose one with --system-identifier, or for good with the setting `cluster`"
+            }
             Self::NoCluster { .. } => {
                 "archive WAL and take a backup first, or correct `store`: `walhalla config` shows it"
             }
@@ -177,6 +234,13 @@ impl Failure for Error {
                 return Some(format!("first: walhalla backup-mark {delta} --impermanent").into());
             }
             Self::MarkedByOthers { .. } => "try again",
+            Self::Unknown { .. } => {
+                "a later version may have written it: update walhalla on this host"
+            }
+            Self::Deleted { .. } => "`walhalla backup-list` shows the backups that are left",
+            Self::BeingDeleted { .. } => {
+                "wait until it has ended, and try again: `walhalla plan` shows what can be reached then"
+            }
         };
         Some(text.into())
     }
@@ -228,8 +292,20 @@ impl Repository {
             [only] => Ok(Self::new(session, identities, *only)),
             _ => Err(Error::SeveralClusters {
                 store: session.url().to_owned(),
-                found,
+                found: { found.into_iter() }
+                    .map(|cluster| Self::new(session.clone(), identities.clone(), cluster).found())
+                    .collect(),
             }),
+        }
+    }
+
+    /// What tells the cluster from others, as far as it can be read.
+    fn found(&self) -> FoundCluster {
+        let newest = self.catalog_of(&[]).ok();
+        let newest = newest.and_then(|catalog| catalog.backups().last().cloned());
+        FoundCluster {
+            system_identifier: self.layout.system_identifier(),
+            newest: newest.map(|backup| (backup.id, backup.server_version)),
         }
     }
 
@@ -509,6 +585,20 @@ impl Repository {
         source: impl Into<object_error::Reason>,
     ) -> Error {
         ObjectError::unfit(self.url(key), finding, source).into()
+    }
+
+    /// The error for an object that a later version may have written: `what` says what it should be.
+    pub fn unknown(
+        &self,
+        key: &ObjectKey,
+        what: &'static str,
+        reason: impl Into<object_error::Reason>,
+    ) -> Error {
+        Error::Unknown {
+            object: self.url(key),
+            what,
+            reason: reason.into(),
+        }
     }
 
     /// The error for an encrypted object that cannot be opened here.

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use walhalla_postgres::{Lsn, SegmentName, SegmentSize};
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo};
 
-use super::layout::{Key, Layout, Object, TailObject, TailPart, TailRun};
+use super::layout::{Key, Layout, Object, RunId, TailObject, TailPart};
 use super::{Error, Repository};
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::{Content, ObjectReader, OpenError, Packing, Trailed, plain, streams, unpack};
@@ -228,8 +228,8 @@ impl Repository {
 }
 
 /// Files by the runs that stored them.
-pub fn by_run(files: &[TailFile]) -> BTreeMap<TailRun, Vec<TailFile>> {
-    let mut runs: BTreeMap<TailRun, Vec<TailFile>> = BTreeMap::new();
+pub fn by_run(files: &[TailFile]) -> BTreeMap<RunId, Vec<TailFile>> {
+    let mut runs: BTreeMap<RunId, Vec<TailFile>> = BTreeMap::new();
     for file in files {
         runs.entry(file.what.run).or_default().push(file.clone());
     }

@@ -19,6 +19,12 @@ use crate::pipeline::Packing;
 /// Longest timeline history or backup history file that is read.
 pub const HISTORY_LIMIT_BYTES: u64 = 4 << 20;
 
+/// Into how many parts a long listing is divided; they are listed at the same time.
+const LISTED_AT_ONCE: usize = 8;
+/// How many names a part has at least, where names of some segments are known: those in which backups ended. A shorter one is
+/// not worth its requests.
+const FEWEST_NAMES: usize = 4;
+
 /// Objects among which the next segment is found, from one before it on: sixteen segments, in several forms perhaps.
 const NEIGHBOURS: u16 = 100;
 
@@ -94,6 +100,8 @@ impl ArchivedFile {
             | Key::Claim(_)
             | Key::Mark(..)
             | Key::Gap(_)
+            | Key::Lease(..)
+            | Key::Deletion(_)
             | Key::Foreign(_) => return None,
         };
         Some(Self::new(layout, kind, packing, info))
@@ -165,6 +173,8 @@ impl InWalFolder {
             | Key::Claim(_)
             | Key::Mark(..)
             | Key::Gap(_)
+            | Key::Lease(..)
+            | Key::Deletion(_)
             | Key::Foreign(_) => None,
         }
     }
@@ -547,6 +557,30 @@ impl Repository {
             }
         })?;
         Ok(summaries.into_iter().collect())
+    }
+
+    /// Shows what `of` makes of the objects whose keys begin with `folder`, in order. Between `borders`, names that ascend, a long
+    /// listing is divided.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read_keys<T: Send + 'static>(
+        &self,
+        folder: &str,
+        borders: &[SegmentName],
+        of: fn(&Layout, &ObjectInfo) -> Option<T>,
+        show: impl FnMut(T),
+    ) -> Result<(), StoreError> {
+        self.list_folder(folder, None, borders, of, show)
+    }
+
+    /// Those of `names`, ascending, that divide a listing of what they name into parts of about the same length.
+    pub fn borders(&self, names: Vec<SegmentName>) -> Vec<SegmentName> {
+        let part = names.len().div_ceil(LISTED_AT_ONCE);
+        if part < FEWEST_NAMES {
+            return Vec::new();
+        }
+        names.into_iter().skip(part).step_by(part).collect()
     }
 
     /// Shows what `of` makes of the objects in a timeline's folder, in order, from `first` on. Between `borders` it is listed at the same

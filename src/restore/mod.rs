@@ -14,6 +14,7 @@ pub mod chosen_databases;
 mod error;
 pub mod existing;
 mod folder;
+pub mod guard;
 mod hint;
 pub mod leading_out;
 pub mod occupant;

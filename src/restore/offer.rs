@@ -14,7 +14,7 @@ use super::target::{Bound, Point};
 use super::way::{Stop, Way, limits, new_tablespaces, replayed};
 use crate::archive::proof::Proof;
 use crate::failure::Failure as _;
-use crate::repository::backups::Place;
+use crate::repository::entry::Place;
 use crate::repository::{ArchivedFile, BackupEntry};
 
 /// Within so many bytes after a position a record begins, but for rare long ones.

@@ -13,11 +13,12 @@ use walhalla_providers::ObjectKey;
 use super::receipts::{Depth, Receipts};
 use super::segments::{Followed, RunReader, to_a_record};
 use super::{Error, Findings, Options, Verified, count, damaged_entries, note_absent};
-use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
+use crate::archive::inventory::{self, Inventory, Listed, Run, WalFiles};
 use crate::pipeline::{Locked, Packing};
 use crate::progress::Progress;
 use crate::repository::gaps::RecordedGap;
 use crate::repository::layout::Key;
+use crate::repository::ranges::Ranges;
 use crate::repository::tails::{RunDamage, TailFile, by_run};
 use crate::repository::{self, ArchivedFile, BackupEntry, Catalog, ObjectError, Repository};
 use crate::threads::{lock, on_threads};
@@ -87,6 +88,8 @@ struct Archive<'a> {
     traces: BTreeMap<SegmentName, Trace>,
     /// Those of them that are missing.
     lost: Mutex<BTreeSet<SegmentName>>,
+    /// WAL that deletions took: it is not missing.
+    deleted: Ranges,
 }
 
 /// What is left of a segment, or of what was said of it.
@@ -124,7 +127,12 @@ impl<'a> Archive<'a> {
             superseded: 0,
             traces: BTreeMap::new(),
             lost: Mutex::default(),
+            deleted: Ranges::default(),
         };
+        let folder = repository.layout().deletions();
+        let url = format!("{}/{folder}", repository.store_url());
+        let deleted = repository.deleted_wal().map_err(Error::from);
+        archive.deleted = findings.judge(&url, deleted)?.unwrap_or_default();
         for backup in backups {
             let history = backup.timeline_history();
             archive.histories.insert(backup.timeline, history);
@@ -300,7 +308,11 @@ impl<'a> Archive<'a> {
             let needed = Run::through(first, last);
             let there = archived.within(needed).map(Run::len);
             count(&findings.segments, there.sum());
-            for gap in archived.holes(needed) {
+            let holes = archived.holes(needed);
+            for gap in holes
+                .into_iter()
+                .flat_map(|hole| self.not_deleted(hole, history, size))
+            {
                 self.tell_gap(findings, history, size, gap, &backups);
             }
         }
@@ -317,10 +329,30 @@ impl<'a> Archive<'a> {
             }
             let root = History::root(timeline);
             let archived = self.inventory.runs_along(&root, size, SegmentNo(0));
-            for gap in archived.holes(archived.whole()) {
+            let holes = archived.holes(archived.whole());
+            for gap in holes
+                .into_iter()
+                .flat_map(|hole| self.not_deleted(hole, &root, size))
+            {
                 self.tell_gap(findings, &root, size, gap, &[]);
             }
         }
+    }
+
+    /// What of a hole no deletion made.
+    fn not_deleted(&self, hole: Run, history: &History, size: SegmentSize) -> Vec<Run> {
+        let mut missing: Vec<Run> = Vec::new();
+        for (timeline, span) in inventory::spans(history, size, hole.first) {
+            let last = SegmentNo(span.end.min(hole.end).0.saturating_sub(1));
+            let [first, last] = [span.first, last].map(|number| number.on(timeline, size));
+            for (first, last) in self.deleted.outside(first, last, size) {
+                match missing.last_mut().filter(|run| run.end == first) {
+                    Some(run) => run.end = last.next(),
+                    None => missing.push(Run::through(first, last)),
+                }
+            }
+        }
+        missing
     }
 
     fn tell_gap(

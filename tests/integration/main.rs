@@ -27,6 +27,7 @@ mod check;
 mod connecting;
 mod daemon;
 mod damaged_pages;
+mod deletions;
 mod delta_files;
 mod delta_mix;
 mod delta_restores;

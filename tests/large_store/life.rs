@@ -19,6 +19,7 @@ const CHAIN: usize = 7;
 const RESTORE_POINT_EVERY: usize = 1000;
 const DROP_EVERY: usize = 50;
 const CHECKPOINT_EVERY: usize = 5;
+const PERMANENT_EVERY: usize = 50;
 
 /// Where things are in each segment. Everything is after the middle, where timelines are left.
 pub const SWITCH: u64 = 0x8_0000;
@@ -189,6 +190,10 @@ impl Life {
     pub fn restore_point_before(&self, at: usize) -> String {
         let before = at - at % RESTORE_POINT_EVERY;
         self.restore_point(before).unwrap()
+    }
+
+    pub fn is_permanent(&self, backup: usize) -> bool {
+        backup.is_multiple_of(PERMANENT_EVERY)
     }
 
     pub fn drops_table(&self, at: usize) -> bool {

@@ -23,7 +23,6 @@ const LZ4: Packing = Packing {
     encryption: Encryption::None,
 };
 const DATABASE: u32 = 16_384;
-const PERMANENT_EVERY: usize = 50;
 
 pub struct Objects {
     life: Life,
@@ -157,9 +156,10 @@ impl Objects {
             timeline,
             previous,
         };
-        let promotion = life.segments[at]
-            .is_first
-            .then(|| Event::EndOfRecovery(switch(timeline - 1)));
+        let ancestors = &life.history(life.segments[at].timeline).ancestors;
+        let parent = ancestors.last().map(|left| left.timeline.number());
+        let promotion = { parent.filter(|_| life.segments[at].is_first) }
+            .map(|parent| Event::EndOfRecovery(switch(parent)));
         let checkpoint = life.has_checkpoint(at).then(|| {
             Event::Checkpoint(Checkpoint {
                 redo: life.lsn(at, life::REDO),
@@ -205,7 +205,7 @@ impl Objects {
             .collect();
         let claim = own(Key::Claim(entry.id.second()));
         objects.push((claim, Bytes::from_static(b"{}")));
-        if number.is_multiple_of(PERMANENT_EVERY) {
+        if self.life.is_permanent(number) {
             let mark = Mark {
                 number: 1,
                 permanence: Permanence::Permanent,
@@ -223,7 +223,7 @@ impl Objects {
         objects
     }
 
-    fn entry(&self, number: usize) -> BackupEntry {
+    pub fn entry(&self, number: usize) -> BackupEntry {
         let life = &self.life;
         let backup = &life.backups[number];
         let parent = backup.parent.map(|parent| &life.backups[parent]);

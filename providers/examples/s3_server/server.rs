@@ -8,6 +8,7 @@
 //!   is the one that was signed. A body that never ends holds nobody off.
 //! - A directory is no object, and an upload that is gone is `NoSuchUpload`.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::error::Error;
 use std::hash::{Hash, Hasher};
@@ -26,8 +27,9 @@ use s3s::dto::{
     CompleteMultipartUploadOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
     DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, GetObjectInput,
     GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput, HeadObjectOutput,
-    ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, StreamingBlob,
-    UploadPartInput, UploadPartOutput,
+    ListMultipartUploadsInput, ListMultipartUploadsOutput, ListObjectsV2Input, ListObjectsV2Output,
+    MultipartUpload, PutObjectInput, PutObjectOutput, StreamingBlob, UploadPartInput,
+    UploadPartOutput,
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
@@ -100,6 +102,7 @@ impl S3Access for Policy {
             "GetObject" | "HeadObject" => "s3:GetObject",
             "DeleteObject" | "DeleteObjects" => "s3:DeleteObject",
             "ListObjectsV2" => LIST,
+            "ListMultipartUploads" => "s3:ListBucketMultipartUploads",
             "AbortMultipartUpload" => "s3:AbortMultipartUpload",
             other => other,
         };
@@ -140,6 +143,14 @@ struct Promises {
     locks: Vec<Mutex<()>>,
     /// Without the right to list, nobody is told that a key is not there.
     hides_absence: bool,
+    /// Uploads that are neither completed nor aborted, by their ids.
+    uploads: Mutex<BTreeMap<String, Upload>>,
+}
+
+struct Upload {
+    bucket: String,
+    key: String,
+    begun: std::time::SystemTime,
 }
 
 impl Promises {
@@ -152,6 +163,7 @@ impl Promises {
             root: root.canonicalize()?,
             locks,
             hides_absence: denied.iter().any(|action| action == LIST),
+            uploads: Mutex::default(),
         })
     }
 
@@ -292,8 +304,38 @@ impl S3 for Promises {
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        drop(self.lock(&request.input.bucket, "").await?);
-        self.files.create_multipart_upload(anyones(request)).await
+        let (bucket, key) = (request.input.bucket.clone(), request.input.key.clone());
+        drop(self.lock(&bucket, "").await?);
+        let answer = self.files.create_multipart_upload(anyones(request)).await?;
+        if let Some(id) = &answer.output.upload_id {
+            let begun = std::time::SystemTime::now();
+            let upload = Upload { bucket, key, begun };
+            self.uploads.lock().await.insert(id.clone(), upload);
+        }
+        Ok(answer)
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        request: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let prefix = request.input.prefix.unwrap_or_default();
+        let uploads = self.uploads.lock().await;
+        let asked = uploads.iter().filter(|(_, upload)| {
+            upload.bucket == request.input.bucket && upload.key.starts_with(&prefix)
+        });
+        let shown = asked.map(|(id, upload)| MultipartUpload {
+            key: Some(upload.key.clone()),
+            upload_id: Some(id.clone()),
+            initiated: Some(upload.begun.into()),
+            ..MultipartUpload::default()
+        });
+        Ok(S3Response::new(ListMultipartUploadsOutput {
+            bucket: Some(request.input.bucket.clone()),
+            uploads: Some(shown.collect()),
+            is_truncated: Some(false),
+            ..ListMultipartUploadsOutput::default()
+        }))
     }
 
     async fn upload_part(
@@ -310,13 +352,19 @@ impl S3 for Promises {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let _guard = self.lock(&request.input.bucket, &request.input.key).await?;
-        upload_gone(self.files.complete_multipart_upload(anyones(request)).await)
+        let id = request.input.upload_id.clone();
+        let answer = upload_gone(self.files.complete_multipart_upload(anyones(request)).await)?;
+        self.uploads.lock().await.remove(&id);
+        Ok(answer)
     }
 
     async fn abort_multipart_upload(
         &self,
         request: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        upload_gone(self.files.abort_multipart_upload(anyones(request)).await)
+        let id = request.input.upload_id.clone();
+        let answer = upload_gone(self.files.abort_multipart_upload(anyones(request)).await)?;
+        self.uploads.lock().await.remove(&id);
+        Ok(answer)
     }
 }

@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, FileType, Stat, statat};
 use rustix::io::Errno;
 
 use super::names::Names;
-use crate::{ListPage, ListRequest, ObjectInfo, ObjectKey, PageToken};
+use super::publish;
+use crate::{ListPage, ListRequest, ObjectInfo, ObjectKey, PageToken, UnfinishedUpload, UploadId};
 
 /// One page of at most `page_keys` objects and folders; empty where the prefix leads nowhere.
 ///
@@ -41,6 +42,45 @@ pub(super) fn page(root: &Path, request: &ListRequest, page_keys: usize) -> io::
         walk.directory(&root.join(base), base, stem)?;
     }
     Ok(walk.page)
+}
+
+/// The temporary files in the directories that begin with `prefix`, which is empty or ends in `/`.
+pub(super) fn temporary(root: &Path, prefix: &str) -> io::Result<Vec<UnfinishedUpload>> {
+    let mut found = Vec::new();
+    let mut directories = vec![prefix.to_owned()];
+    while let Some(base) = directories.pop() {
+        let entries = match fs::read_dir(root.join(&base)) {
+            Err(error) if super::is_absence(&error) => continue,
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
+            // A link is not followed.
+            if entry.file_type()?.is_dir() {
+                directories.push(format!("{base}{name}/"));
+            } else if publish::is_temporary(&name) {
+                found.extend(unfinished(&entry, format!("{base}{name}"))?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A temporary file; `None` of one that has just gone.
+fn unfinished(entry: &DirEntry, key: String) -> io::Result<Option<UnfinishedUpload>> {
+    let metadata = match entry.metadata() {
+        Err(error) if super::is_absence(&error) => return Ok(None),
+        metadata => metadata?,
+    };
+    let modified = Timestamp::try_from(metadata.modified()?).map_err(io::Error::other)?;
+    Ok(Some(UnfinishedUpload {
+        id: UploadId(key.clone()),
+        key,
+        modified,
+    }))
 }
 
 pub(super) fn object_info(key: ObjectKey, metadata: &Metadata) -> io::Result<ObjectInfo> {

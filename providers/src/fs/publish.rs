@@ -134,6 +134,16 @@ impl Directories {
     }
 }
 
+/// Whether a file's name is one that [`TempFile`] gives.
+pub(super) fn is_temporary(name: &str) -> bool {
+    let number = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(TEMP_SUFFIX));
+    number.is_some_and(|number| {
+        number.len() == 32 && number.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
+}
+
 impl TempFile {
     fn create(directory: &Path) -> io::Result<Self> {
         let name = format!(".{:032x}{TEMP_SUFFIX}", fastrand::u128(..));

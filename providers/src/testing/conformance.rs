@@ -61,6 +61,7 @@ macro_rules! conformance_tests {
             a_batch_with_a_refused_key_deletes_the_others,
             nothing_is_visible_during_an_upload,
             an_aborted_upload_leaves_nothing,
+            an_upload_that_was_given_up_is_found_and_dropped,
             a_cancelled_upload_leaves_nothing_visible,
         );
     };
@@ -837,6 +838,37 @@ pub async fn an_aborted_upload_leaves_nothing(store: AnyStore) {
         .put(&key, Bytes::new(), PutMode::Create)
         .await
         .unwrap();
+}
+
+/// What a process leaves that dies during an upload is listed and can be dropped, where the store does not do so by itself.
+pub async fn an_upload_that_was_given_up_is_found_and_dropped(store: AnyStore) {
+    let any = Arc::clone(&store);
+    let store = transfer(store);
+    for name in ["given-up/object", "given-up-not/object"] {
+        let key = key(name);
+        let upload = any
+            .start_upload(&key, PutMode::Create, &PutToken::random())
+            .await
+            .unwrap();
+        let part = Bytes::from_static(b"x");
+        any.put_part(&key, &upload, PartAt::FIRST, part)
+            .await
+            .unwrap();
+    }
+    let found = store.unfinished_uploads("given-up/").await.unwrap();
+    let keeps_them = ["s3:", "file:"]
+        .iter()
+        .any(|scheme| any.url().starts_with(scheme));
+    assert_eq!(found.len(), usize::from(keeps_them), "{found:?}");
+    for upload in &found {
+        assert!(upload.key.starts_with("given-up/"), "{upload:?}");
+        let age = jiff::Timestamp::now().duration_since(upload.modified);
+        assert!(age.abs() < jiff::SignedDuration::from_mins(5), "{upload:?}");
+        store.drop_unfinished(upload).await.unwrap();
+        store.drop_unfinished(upload).await.unwrap();
+    }
+    let found = store.unfinished_uploads("given-up/").await.unwrap();
+    assert_eq!(found, []);
 }
 
 /// An upload whose task is ended leaves its key free, and a later upload to it is complete.

@@ -61,6 +61,36 @@ impl MemoryStore {
         self.state().uploads.len()
     }
 
+    /// Another store that holds the same objects, each received when it was here.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        let state = State {
+            objects: state.objects.clone(),
+            changes: state.changes,
+            ..State::default()
+        };
+        Self {
+            part_size_bytes: self.part_size_bytes,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Every key, in order.
+    pub fn keys(&self) -> Vec<String> {
+        self.state().objects.keys().cloned().collect()
+    }
+
+    /// Says of an object that the store received it at `time`.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn received(&self, key: &ObjectKey, time: Timestamp) {
+        let mut state = self.state();
+        let object = state.objects.get_mut(key.as_str());
+        object.expect("an object of this key is there").modified = time;
+    }
+
     /// From now on the last byte of every body is lost.
     pub fn cut_bodies(&self) {
         self.state().cuts_bodies = true;

@@ -1,0 +1,241 @@
+//! `walhalla delete`
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanBytes, HumanCount};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::{Context, Outcome};
+use crate::cli::{Delete, WhatGoes};
+use crate::config;
+use crate::config::policy::Policy;
+use crate::error::Error;
+use crate::output;
+use crate::repository::{BackupId, LATEST, Repository};
+use crate::restore::target;
+use crate::retention::amounts::{Both, Totals};
+use crate::retention::decide::{Extent, Fate, Request};
+use crate::retention::plan::{Plan, PlannedBackup};
+use crate::retention::sweep::Swept;
+use crate::retention::{self, delete, plan};
+
+/// `delete --json`
+#[derive(Serialize)]
+struct Report<'a> {
+    request: String,
+    time: Timestamp,
+    confirmed: bool,
+    backups: &'a [PlannedBackup],
+    leftovers: &'a [BackupId],
+    totals: &'a Totals,
+    /// From when on every moment can be reached: now, and afterwards.
+    reachable_from: (Option<Timestamp>, Option<Timestamp>),
+    deleted_objects: Option<u64>,
+    spared: Vec<&'a BackupId>,
+    refused: Vec<Refused<'a>>,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    object: &'a str,
+    what: String,
+}
+
+pub(super) fn run(context: &Context, arguments: &Delete) -> Result<Outcome, Error> {
+    let repository = context.repository(&arguments.cluster())?;
+    let request = request(context, &repository, arguments)?;
+    if !arguments.confirm {
+        let plan = plan(&repository, request)?;
+        show(context, &plan, None)?;
+        return Ok(Outcome::Done);
+    }
+    let threads = context.settings.upload_concurrency;
+    let (plan, swept) = delete(&repository, request, threads, context.show())?;
+    for (id, why) in &swept.spared {
+        tracing::warn!("backup {id} is left as it is: {why}");
+    }
+    for (object, error) in &swept.refused {
+        tracing::error!("{object} was not deleted: {}", output::chain(error));
+    }
+    show(context, &plan, Some(&swept))?;
+    match swept.refused.len() {
+        0 => Ok(Outcome::Done),
+        refused => Err(retention::Error::Kept(refused).into()),
+    }
+}
+
+fn request(
+    context: &Context,
+    repository: &Repository,
+    arguments: &Delete,
+) -> Result<Request, Error> {
+    let text = match &arguments.what {
+        None => String::new(),
+        Some(WhatGoes::Retain(retain)) => retain.text(),
+        Some(WhatGoes::Before { bound }) => return before(repository, bound),
+        Some(WhatGoes::Backup { ids }) => {
+            let ids = ids.iter().map(|id| backup_id(repository, id));
+            return Ok(Request::Backups(ids.collect::<Result<_, _>>()?));
+        }
+        Some(WhatGoes::Garbage) => return Ok(Request::Garbage),
+        Some(WhatGoes::Everything) => return Ok(Request::Everything),
+    };
+    let policy = if text.is_empty() {
+        context
+            .settings
+            .retention
+            .ok_or(config::Error::NoRetention)?
+    } else {
+        text.parse::<Policy>().map_err(config::Error::Retention)?
+    };
+    Ok(Request::Retain(policy))
+}
+
+fn before(repository: &Repository, bound: &str) -> Result<Request, Error> {
+    if bound == LATEST || bound.parse::<BackupId>().is_ok() {
+        return Ok(Request::BeforeBackup(backup_id(repository, bound)?));
+    }
+    let time = target::parse_time(bound);
+    let time = time.map_err(|problem| {
+        config::Error::Retention(format!(
+            "{bound:?} is neither a backup's id nor a time: {problem}"
+        ))
+    });
+    Ok(Request::BeforeTime(time?))
+}
+
+/// The id of a backup that is there.
+fn backup_id(repository: &Repository, id: &str) -> Result<BackupId, Error> {
+    let catalog = repository.catalog()?;
+    Ok(repository.named_backup(&catalog, id)?.id.clone())
+}
+
+fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {
+    if context.global.json {
+        let refused = swept.into_iter().flat_map(|swept| &swept.refused);
+        output::json(&Report {
+            request: plan.request.to_string(),
+            time: plan.time,
+            confirmed: swept.is_some(),
+            backups: &plan.backups,
+            leftovers: &plan.leftovers,
+            totals: &plan.totals,
+            reachable_from: plan.window,
+            deleted_objects: swept.map(|swept| swept.deleted.objects),
+            spared: swept
+                .into_iter()
+                .flat_map(|swept| &swept.spared)
+                .map(|(id, _)| id)
+                .collect(),
+            refused: refused
+                .map(|(object, error)| Refused {
+                    object,
+                    what: output::chain(error),
+                })
+                .collect(),
+        })?;
+        return Ok(());
+    }
+    if !plan.backups.is_empty() {
+        output::block(&backups(&plan.backups).to_string())?;
+    }
+    output::block(&amounts(&plan.totals).to_string())?;
+    output::line(&window(plan))?;
+    output::line(&match swept {
+        None if plan.totals.goes().objects == 0 => "nothing is to be deleted".to_owned(),
+        None => "nothing was deleted; the same command with --confirm deletes what goes".to_owned(),
+        Some(swept) => format!("{} objects were deleted", HumanCount(swept.deleted.objects)),
+    })?;
+    Ok(())
+}
+
+fn backups(backups: &[PlannedBackup]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([
+        "BACKUP",
+        "PARENT",
+        "TLI",
+        "REACHES FROM",
+        "STORED",
+        "",
+        "WHY, AND WITH WHICH WAL",
+    ]);
+    for backup in backups {
+        let (fate, why) = match &backup.fate {
+            Fate::Goes => ("goes", String::new()),
+            Fate::Stays(stay) => {
+                let reasons: Vec<String> = stay.reasons.iter().map(ToString::to_string).collect();
+                let wal = match stay.wal {
+                    Extent::Everything => "all WAL from it on",
+                    Extent::Consistency => "the WAL that makes it consistent",
+                };
+                ("stays", format!("{}; {wal}", reasons.join(", ")))
+            }
+        };
+        table.add_row([
+            backup.id.to_string(),
+            backup
+                .parent
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            backup.timeline.to_string(),
+            moment(backup.reaches_from),
+            HumanBytes(backup.stored_bytes).to_string(),
+            fate.to_owned(),
+            why,
+        ]);
+    }
+    table
+}
+
+fn amounts(totals: &Totals) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["OBJECTS", "GO", "BYTES", "STAY", "BYTES"]);
+    let mut row = |name: &str, both: Both| {
+        table.add_row([
+            name.to_owned(),
+            HumanCount(both.goes.objects).to_string(),
+            HumanBytes(both.goes.bytes).to_string(),
+            HumanCount(both.stays.objects).to_string(),
+            HumanBytes(both.stays.bytes).to_string(),
+        ]);
+    };
+    row("backups", totals.backups);
+    row("unfinished backups", totals.leftovers);
+    row("WAL", totals.wal);
+    row("summaries of WAL", totals.summaries);
+    row("marks, claims, gaps, leases", totals.small);
+    if totals.uploads > 0 {
+        let uploads = HumanCount(totals.uploads).to_string();
+        table.add_row(["unfinished uploads", &uploads, "", "", ""]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// What becomes of the time that can be reached.
+fn window(plan: &Plan) -> String {
+    match plan.window {
+        (None, _) => "there is no backup: nothing can be reached".to_owned(),
+        (Some(_), None) => "afterwards nothing can be reached".to_owned(),
+        (Some(before), Some(after)) if before == after => {
+            format!(
+                "moments from {} on can be reached, now and afterwards",
+                moment(before)
+            )
+        }
+        (Some(before), Some(after)) => format!(
+            "moments from {} on can be reached now, and from {} on afterwards",
+            moment(before),
+            moment(after)
+        ),
+    }
+}
+
+fn moment(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
+}

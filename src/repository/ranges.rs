@@ -1,0 +1,195 @@
+//! Ranges of WAL segments, by timeline.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use walhalla_postgres::{SegmentName, SegmentNo, SegmentSize, TimelineId};
+
+/// Segments of one timeline that follow one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// The first one; from the timeline's begin on where there is none.
+    first: Option<SegmentName>,
+    /// The last one; without an end where there is none.
+    last: Option<SegmentName>,
+}
+
+/// Ranges of several timelines. Those of one timeline do not overlap, and ascend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ranges(BTreeMap<TimelineId, Vec<Range>>);
+
+impl Range {
+    /// All of a timeline.
+    pub const ALL: Self = Self {
+        first: None,
+        last: None,
+    };
+
+    /// From `first` to `last`, if there is a last one.
+    pub fn of(first: SegmentName, last: Option<SegmentName>) -> Self {
+        let first = Some(first);
+        Self { first, last }
+    }
+
+    /// From `first` on.
+    pub fn since(first: SegmentName) -> Self {
+        Self::of(first, None)
+    }
+
+    /// From `first` to `last`.
+    pub fn through(first: SegmentName, last: SegmentName) -> Self {
+        Self::of(first, Some(last))
+    }
+
+    fn has(&self, segment: SegmentName) -> bool {
+        self.first <= Some(segment) && self.last.is_none_or(|last| segment <= last)
+    }
+
+    /// Whether some segment can be in both.
+    fn meets(&self, other: &Self) -> bool {
+        let begins_before_the_end =
+            |one: &Self, of: &Self| of.last.is_none_or(|last| one.first <= Some(last));
+        begins_before_the_end(self, other) && begins_before_the_end(other, self)
+    }
+
+    /// What is in either of two that meet.
+    fn with(self, other: Self) -> Self {
+        Self {
+            first: self.first.min(other.first),
+            last: self.last.zip(other.last).map(|(one, other)| one.max(other)),
+        }
+    }
+}
+
+impl Ranges {
+    /// All of these timelines.
+    pub fn all(timelines: impl Iterator<Item = TimelineId>) -> Self {
+        Self(
+            timelines
+                .map(|timeline| (timeline, vec![Range::ALL]))
+                .collect(),
+        )
+    }
+
+    /// Adds a range of a timeline.
+    pub fn add(&mut self, timeline: TimelineId, mut range: Range) {
+        let ranges = self.0.entry(timeline).or_default();
+        let meeting =
+            |ranges: &[Range], range: &Range| ranges.iter().position(|other| other.meets(range));
+        while let Some(position) = meeting(ranges, &range) {
+            range = range.with(ranges.remove(position));
+        }
+        let position = ranges.partition_point(|other| other.first < range.first);
+        ranges.insert(position, range);
+    }
+
+    /// Adds all of the other ones.
+    pub fn extend(&mut self, other: &Self) {
+        for (timeline, range) in other.iter() {
+            self.add(timeline, *range);
+        }
+    }
+
+    /// The same, of which those are one between which nothing is: `is_empty` tells that of two segments and what lies between.
+    #[must_use]
+    pub fn joined(&self, is_empty: impl Fn(SegmentName, SegmentName) -> bool) -> Self {
+        let mut joined = Self::default();
+        for (timeline, range) in self.iter() {
+            let ranges = joined.0.entry(timeline).or_default();
+            let last = ranges.last_mut();
+            let joins = |last: &&mut Range| {
+                let between = last.last.zip(range.first);
+                between.is_some_and(|(first, last)| is_empty(first, last))
+            };
+            match last.filter(joins) {
+                Some(last) => *last = last.with(*range),
+                None => ranges.push(*range),
+            }
+        }
+        joined
+    }
+
+    /// The same without some segments. Ranges have both ends.
+    #[must_use]
+    pub fn without(&self, segments: &BTreeSet<SegmentName>, size: SegmentSize) -> Self {
+        let mut rest = Self::default();
+        for (timeline, range) in self.iter() {
+            let (Some(mut first), Some(last)) = (range.first, range.last) else {
+                continue;
+            };
+            if first > last {
+                continue;
+            }
+            let next = |segment: SegmentName| Some(segment.number(size)?.next().on(timeline, size));
+            let before = |segment: SegmentName| {
+                let number = segment.number(size)?.0.checked_sub(1)?;
+                Some(SegmentNo(number).on(timeline, size))
+            };
+            for segment in segments.range(first..=last) {
+                if let Some(end) = before(*segment).filter(|end| first <= *end) {
+                    rest.add(timeline, Range::through(first, end));
+                }
+                first = next(*segment).unwrap_or(*segment);
+            }
+            if first <= last && !segments.contains(&first) {
+                rest.add(timeline, Range::through(first, last));
+            }
+        }
+        rest
+    }
+
+    /// What of the segments from `first` to `last`, of one timeline, is in none of the ranges, as numbers.
+    pub fn outside(
+        &self,
+        first: SegmentName,
+        last: SegmentName,
+        size: SegmentSize,
+    ) -> Vec<(SegmentNo, SegmentNo)> {
+        let (Some(mut next), Some(end)) = (first.number(size), last.number(size)) else {
+            return Vec::new();
+        };
+        let mut outside = Vec::new();
+        for range in self.0.get(&first.timeline).into_iter().flatten() {
+            let begin = range
+                .first
+                .and_then(|first| first.number(size))
+                .unwrap_or(SegmentNo(0));
+            let after = range
+                .last
+                .and_then(|last| last.number(size))
+                .map_or(SegmentNo(u64::MAX), SegmentNo::next);
+            if next < begin && next <= end {
+                outside.push((next, SegmentNo(begin.0 - 1).min(end)));
+            }
+            next = next.max(after);
+        }
+        if next <= end {
+            outside.push((next, end));
+        }
+        outside
+    }
+
+    /// Each range, with its timeline.
+    pub fn iter(&self) -> impl Iterator<Item = (TimelineId, &Range)> {
+        { self.0.iter() }
+            .flat_map(|(timeline, ranges)| ranges.iter().map(|range| (*timeline, range)))
+    }
+
+    /// Whether the segment is in one of them.
+    pub fn has(&self, segment: SegmentName) -> bool {
+        let ranges = self.0.get(&segment.timeline).map_or(&[][..], Vec::as_slice);
+        let next = ranges.partition_point(|range| range.first <= Some(segment));
+        let before = next
+            .checked_sub(1)
+            .and_then(|position| ranges.get(position));
+        before.is_some_and(|range| range.has(segment))
+    }
+
+    /// Whether a segment from `first` to `last` is in one of them.
+    pub fn meets(&self, first: SegmentName, last: Option<SegmentName>) -> bool {
+        let wanted = Range::of(first, last);
+        let ranges = self.0.get(&first.timeline).map_or(&[][..], Vec::as_slice);
+        ranges.iter().any(|range| range.meets(&wanted))
+    }
+}
