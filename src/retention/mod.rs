@@ -112,7 +112,7 @@ impl Failure for Error {
                 );
             }
             Self::Refused(Refusal::InUse { .. } | Refusal::ClusterInUse(_)) => {
-                "wait until that has ended; the lease of a process that was killed ends after 15 minutes"
+                "wait until that has ended; the lease of a process that was killed ends after 15 minutes, that of a restore on demand after a day"
             }
             Self::Refused(Refusal::Ancestor { .. }) => "name both, or keep both",
             Self::Unreadable { .. } => {
