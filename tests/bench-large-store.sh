@@ -37,7 +37,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 # What is wanted at most, and after how long a command is given up.
-readonly LIST_LIMIT=2 PLAN_LIMIT=5 SHOW_LIMIT=5 FIND_LIMIT=5 MEMORY_LIMIT_MIB=200
+readonly LIST_LIMIT=2 PLAN_LIMIT=5 SHOW_LIMIT=5 FIND_LIMIT=5 DELETE_LIMIT=10 MEMORY_LIMIT_MIB=200
 readonly GIVE_UP_AFTER=300
 readonly UNREADABLE=3000
 
@@ -97,6 +97,7 @@ commands() {
   measure "$store-plan-name" plan --target-name "$(landmark target-name)"
   measure "$store-plan-end" plan
   measure "$store-wal-show" wal-show
+  measure "$store-delete" delete retain $((backups / 2))
   measure "$store-find" find --dropped --from "$(landmark last-1000-from)"
 }
 
@@ -152,5 +153,6 @@ row '`plan --target-time`' plan-time $PLAN_LIMIT
 row '`plan --target-name`' plan-name $PLAN_LIMIT
 row '`plan`' plan-end $PLAN_LIMIT
 row '`wal-show`' wal-show $SHOW_LIMIT
+row '`delete retain` half of the backups, what it shows' delete $DELETE_LIMIT
 row '`find --dropped --from`, over the last 1,000 segments' find $FIND_LIMIT
 row "\`backup-list\`, the last $UNREADABLE segments and summaries unreadable" unreadable $LIST_LIMIT
