@@ -1,6 +1,6 @@
 //! Ranges of WAL segments, by timeline.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use walhalla_postgres::{SegmentName, SegmentNo, SegmentSize, TimelineId};
@@ -110,9 +110,9 @@ impl Ranges {
         joined
     }
 
-    /// The same without some segments. Ranges have both ends.
+    /// The same without some segments, which ascend. Ranges have both ends.
     #[must_use]
-    pub fn without(&self, segments: &BTreeSet<SegmentName>, size: SegmentSize) -> Self {
+    pub fn without(&self, segments: &[SegmentName], size: SegmentSize) -> Self {
         let mut rest = Self::default();
         for (timeline, range) in self.iter() {
             let (Some(mut first), Some(last)) = (range.first, range.last) else {
@@ -126,13 +126,17 @@ impl Ranges {
                 let number = segment.number(size)?.0.checked_sub(1)?;
                 Some(SegmentNo(number).on(timeline, size))
             };
-            for segment in segments.range(first..=last) {
+            let begin = segments.partition_point(|segment| *segment < first);
+            let within = segments.iter().skip(begin);
+            let mut is_kept = false;
+            for segment in within.take_while(|segment| **segment <= last) {
+                is_kept = *segment == last;
                 if let Some(end) = before(*segment).filter(|end| first <= *end) {
                     rest.add(timeline, Range::through(first, end));
                 }
                 first = next(*segment).unwrap_or(*segment);
             }
-            if first <= last && !segments.contains(&first) {
+            if first <= last && !is_kept {
                 rest.add(timeline, Range::through(first, last));
             }
         }
@@ -191,5 +195,98 @@ impl Ranges {
         let wanted = Range::of(first, last);
         let ranges = self.0.get(&first.timeline).map_or(&[][..], Vec::as_slice);
         ranges.iter().any(|range| range.meets(&wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENTS: usize = 40;
+
+    fn size() -> SegmentSize {
+        SegmentSize::new(1 << 24).unwrap()
+    }
+
+    /// Around the place where a segment's name gets another middle part.
+    fn name(number: usize) -> SegmentName {
+        SegmentNo(240 + number as u64).on(TimelineId::FIRST, size())
+    }
+
+    /// Random ranges, and which segments are in one of them.
+    fn random() -> (Ranges, Vec<bool>) {
+        let (mut ranges, mut has) = (Ranges::default(), vec![false; SEGMENTS]);
+        for _ in 0..fastrand::usize(..6) {
+            let first = fastrand::usize(..SEGMENTS);
+            let last = fastrand::usize(first..SEGMENTS.min(first + 8));
+            ranges.add(TimelineId::FIRST, Range::through(name(first), name(last)));
+            (first..=last).for_each(|number| has[number] = true);
+        }
+        (ranges, has)
+    }
+
+    fn segments(ranges: &Ranges) -> Vec<bool> {
+        (0..SEGMENTS)
+            .map(|number| ranges.has(name(number)))
+            .collect()
+    }
+
+    #[test]
+    fn ranges_hold_what_was_added_and_stay_in_order() {
+        for _ in 0..2000 {
+            let (ranges, has) = random();
+            assert_eq!(segments(&ranges), has);
+            let firsts: Vec<_> = ranges.iter().map(|(_, range)| range.first).collect();
+            assert!(firsts.is_sorted());
+            let (first, last) = (fastrand::usize(..SEGMENTS), fastrand::usize(..SEGMENTS));
+            if first <= last {
+                let meets = ranges.meets(name(first), Some(name(last)));
+                assert_eq!(meets, has[first..=last].contains(&true));
+            }
+            let written = serde_json::to_string(&ranges).unwrap();
+            assert_eq!(serde_json::from_str::<Ranges>(&written).unwrap(), ranges);
+        }
+    }
+
+    #[test]
+    fn segments_are_taken_out_one_by_one() {
+        for _ in 0..2000 {
+            let (ranges, mut has) = random();
+            let out: Vec<usize> = (0..SEGMENTS).filter(|_| fastrand::u32(..4) == 0).collect();
+            let names: Vec<SegmentName> = out.iter().map(|number| name(*number)).collect();
+            for number in &out {
+                has[*number] = false;
+            }
+            assert_eq!(segments(&ranges.without(&names, size())), has);
+        }
+    }
+
+    #[test]
+    fn what_is_outside_is_told_in_runs() {
+        for _ in 0..2000 {
+            let (ranges, has) = random();
+            let first = fastrand::usize(..SEGMENTS);
+            let last = fastrand::usize(first..SEGMENTS);
+            let mut outside = vec![false; SEGMENTS];
+            for (from, to) in ranges.outside(name(first), name(last), size()) {
+                let place = |number: SegmentNo| usize::try_from(number.0 - 240).unwrap();
+                (place(from)..=place(to)).for_each(|number| outside[number] = true);
+            }
+            let expected = |number: usize| (first..=last).contains(&number) && !has[number];
+            let expected: Vec<bool> = (0..SEGMENTS).map(expected).collect();
+            assert_eq!(outside, expected);
+        }
+    }
+
+    #[test]
+    fn ranges_are_joined_over_nothing() {
+        let mut ranges = Ranges::default();
+        for (first, last) in [(1, 3), (5, 6), (20, 21)] {
+            ranges.add(TimelineId::FIRST, Range::through(name(first), name(last)));
+        }
+        let joined = ranges.joined(|first, last| first < name(6) && last < name(10));
+        let whole = |ranges: &Ranges| ranges.iter().count();
+        assert_eq!((whole(&ranges), whole(&joined)), (3, 2));
+        assert!(joined.has(name(4)) && !joined.has(name(12)));
     }
 }

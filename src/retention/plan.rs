@@ -160,7 +160,7 @@ impl Plan {
     pub(super) fn deleted_wal(&self, survey: &Survey) -> Ranges {
         let earlier = survey.condemned();
         let stays = |segment: &SegmentName| self.keeps(*segment);
-        let stays: BTreeSet<SegmentName> = survey.segments().into_iter().filter(stays).collect();
+        let stays: Vec<SegmentName> = survey.archived.iter().copied().filter(stays).collect();
         let mut deleted = match survey.catalog.backups().first() {
             Some(backup) => earlier.without(&stays, backup.wal_segment_size),
             None => earlier,
@@ -221,20 +221,16 @@ impl Plan {
 
     /// Summaries of segments that are not archived go where something else tells of the loss: a later segment of the timeline.
     fn find_summaries(&mut self, survey: &Survey) {
-        let archived = survey.segments();
-        let mut last: HashMap<_, SegmentName> = HashMap::new();
-        for segment in &archived {
-            last.insert(segment.timeline, *segment);
-        }
         if self.request == Request::Garbage {
+            let last: HashMap<TimelineId, SegmentName> = { survey.archived.iter() }
+                .map(|segment| (segment.timeline, *segment))
+                .collect();
+            let is_plain = |segment: &SegmentName| {
+                let last = last.get(&segment.timeline);
+                !survey.is_archived(*segment) && last.is_some_and(|last| segment < last)
+            };
             let segments = survey.summaries.iter().map(|listed| listed.segment);
-            let orphans = segments.filter(|segment| {
-                !archived.contains(segment)
-                    && last
-                        .get(&segment.timeline)
-                        .is_some_and(|last| segment < last)
-            });
-            self.orphans = orphans.collect();
+            self.orphans = segments.filter(is_plain).collect();
         }
         for listed in &survey.summaries {
             let goes = self.takes_listed(listed);
@@ -324,10 +320,9 @@ fn reaches_on(fate: &Fate) -> bool {
 /// From when on every moment can be reached, before the plan and after it.
 fn window(survey: &Survey, backups: &[PlannedBackup]) -> (Option<Timestamp>, Option<Timestamp>) {
     let deleted = survey.condemned();
-    let archived = survey.segments();
     let entries = survey.catalog.backups().iter();
     let reaches = entries.zip(backups).filter(|(entry, backup)| {
-        survey.is_usable(entry, &archived) && !deleted.meets(backup.own_wal.0, None)
+        survey.is_usable(entry) && !deleted.meets(backup.own_wal.0, None)
     });
     let reaches: Vec<&PlannedBackup> = reaches.map(|(_, backup)| backup).collect();
     let before = reaches.iter().map(|backup| backup.reaches_from).min();

@@ -61,6 +61,8 @@ pub(super) struct Survey {
     /// In order.
     pub(super) wal: Vec<ListedWal>,
     pub(super) summaries: Vec<ListedWal>,
+    /// The segments that are archived, in order.
+    pub(super) archived: Vec<SegmentName>,
     histories: Histories,
     /// Marks, claims and gaps.
     pub(super) small: Vec<(Key, ObjectInfo)>,
@@ -119,6 +121,7 @@ impl Survey {
             folders,
             wal: Vec::new(),
             summaries: Vec::new(),
+            archived: Vec::new(),
             histories,
             small,
             uploads: uploads(repository),
@@ -147,6 +150,12 @@ impl Survey {
                 InWalFolder::History(file) => history_files.push(file),
             })?;
         }
+        let is_segment =
+            |listed: &&ListedWal| listed.kind == WalKind::Segment && listed.stored_bytes > 0;
+        let segments = self.wal.iter().filter(is_segment);
+        self.archived = segments.map(|listed| listed.segment).collect();
+        self.archived.sort_unstable();
+        self.archived.dedup();
         Ok(())
     }
 
@@ -188,10 +197,9 @@ impl Survey {
 
     /// What the decision is made from.
     pub(super) fn facts(&self, wal: WalThatGoes) -> Facts<'_> {
-        let archived = self.segments();
         let candidate = |entry| Candidate {
             entry,
-            is_usable: self.is_usable(entry, &archived),
+            is_usable: self.is_usable(entry),
             is_permanent: self.catalog.is_permanent(&entry.id),
         };
         let mut timelines: BTreeMap<TimelineId, ArchivedTimeline> = BTreeMap::new();
@@ -239,16 +247,13 @@ impl Survey {
         self.histories.known.get(&timeline).cloned()
     }
 
-    /// The segments that are archived.
-    pub(super) fn segments(&self) -> BTreeSet<SegmentName> {
-        let is_segment =
-            |listed: &&ListedWal| listed.kind == WalKind::Segment && listed.stored_bytes > 0;
-        let segments = self.wal.iter().filter(is_segment);
-        segments.map(|listed| listed.segment).collect()
+    /// Whether a segment is archived.
+    pub(super) fn is_archived(&self, segment: SegmentName) -> bool {
+        self.archived.binary_search(&segment).is_ok()
     }
 
     /// Whether a backup can be restored, as far as names and lengths tell.
-    pub(super) fn is_usable(&self, backup: &BackupEntry, archived: &BTreeSet<SegmentName>) -> bool {
+    pub(super) fn is_usable(&self, backup: &BackupEntry) -> bool {
         let size = backup.wal_segment_size;
         let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
         let mut own =
@@ -261,7 +266,7 @@ impl Survey {
                 Place::InChain
             };
             chain.iter().all(|member| self.is_whole(member, place))
-        }) && own.all(|segment| archived.contains(&segment))
+        }) && own.all(|segment| self.is_archived(segment))
     }
 
     /// Whether every object is there that a restore of the backup takes.
@@ -302,8 +307,8 @@ impl Survey {
             self.catalog.get(id).is_none() && !self.leases.makes(id) && (is_taken || is_old)
         };
         // What lost its entries may be mended by them.
-        let is_usable = |backup: &BackupEntry| self.is_usable(backup, &self.segments());
-        if !self.catalog.backups().iter().any(is_usable) {
+        let mut backups = self.catalog.backups().iter();
+        if !backups.any(|backup| self.is_usable(backup)) {
             return Vec::new();
         }
         { self.folders.iter() }
