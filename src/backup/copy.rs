@@ -18,7 +18,6 @@ use super::parts::{self, Part};
 use super::reading::{Pass, ReadPace, Reading};
 use super::request::Backup;
 use crate::contents::Owner;
-use crate::contents::assembly::ClosedPart;
 use crate::contents::relations::Relations;
 use crate::progress::Progress;
 use crate::repository::entry::CorruptBlock;
@@ -60,14 +59,10 @@ impl Backup<'_> {
         let owner = owner_of(self.pgdata)?;
         let rules = PageRules::new(self.control, begun.start_lsn);
         let worker = || -> Result<(), Error> {
-            // The last bytes of a part go on their way while the next one is packed.
-            let mut closed: Option<ClosedPart> = None;
-            let keep =
-                |part: Option<ClosedPart>| part.map_or(Ok(()), |part| begun.assembly.keep(part));
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
                 let Some(Part { files, .. }) = parts.get(index) else {
-                    return Ok(keep(closed)?);
+                    return Ok(());
                 };
                 let part = begun.assembly.begin_part(index + 1, owner)?;
                 let mut packer = Packer::new(part, rules, since);
@@ -88,8 +83,7 @@ impl Backup<'_> {
                     }
                 }
                 lock(&copied).add(&mut packer, &held);
-                let part = begun.assembly.close_part(packer.part, index + 1)?;
-                keep(closed.replace(part))?;
+                begun.assembly.end_part(packer.part, index + 1)?;
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);

@@ -19,11 +19,11 @@ use walhalla_providers::ObjectKey;
 
 use super::Owner;
 use super::checksum::Checksum;
-use super::index::{FilePlace, Index, PartIndex};
+use super::index::{Index, PartIndex};
 use super::manifest::{self, FileFacts, Head, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError, failed};
-use crate::paths::{PathList, PathOrder};
+use crate::paths::PathOrder;
 use crate::pipeline::{Closed, Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
@@ -54,15 +54,6 @@ struct PackedPart {
     index: PartIndex,
     /// The CRC-32C of each file of the index.
     checksums: Vec<u32>,
-}
-
-/// A part of which all is written, and not all is in the store yet.
-pub struct ClosedPart {
-    number: usize,
-    files: PathList<FilePlace>,
-    checksums: Vec<u32>,
-    restored_bytes: u64,
-    object: Closed,
 }
 
 impl PackedPart {
@@ -169,45 +160,12 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// The store's.
-    pub fn end_part(&self, part: PartWriter, number: usize) -> Result<(), WriteError> {
-        self.keep(self.close_part(part, number)?)
-    }
-
-    /// Ends the part `number`, whose last bytes are on their way to the store afterwards.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn close_part(
-        &self,
-        mut part: PartWriter,
-        number: usize,
-    ) -> Result<ClosedPart, WriteError> {
+    pub fn end_part(&self, mut part: PartWriter, number: usize) -> Result<(), WriteError> {
         let files = take(&mut part.places);
         let checksums = take(&mut part.checksums);
         let restored_bytes = part.restored_bytes;
-        Ok(ClosedPart {
-            number,
-            files,
-            checksums,
-            restored_bytes,
-            object: part.close()?,
-        })
-    }
-
-    /// Waits until a part is in the store.
-    ///
-    /// # Errors
-    /// The store's.
-    pub fn keep(&self, part: ClosedPart) -> Result<(), WriteError> {
-        let ClosedPart {
-            number,
-            files,
-            checksums,
-            restored_bytes,
-            object,
-        } = part;
         let size_bytes = files.values().map(|place| place.size_bytes).sum();
-        let object = object.wait()?;
+        let object = part.finish()?;
         let name = BackupObject::Part(number, self.pipeline.packing()).to_string();
         let part = PackedPart {
             stored: stored_part(name.clone(), size_bytes, &object),
