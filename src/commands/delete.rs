@@ -95,19 +95,19 @@ fn before(repository: &Repository, bound: &str) -> Result<Request, Error> {
     if bound == LATEST || bound.parse::<BackupId>().is_ok() {
         return Ok(Request::BeforeBackup(backup_id(repository, bound)?));
     }
-    let time = target::parse_time(bound);
-    let time = time.map_err(|problem| {
-        config::Error::Retention(format!(
-            "{bound:?} is neither a backup's id nor a time: {problem}"
-        ))
+    let time = target::parse_time(bound).map_err(|problem| {
+        let problem = format!("{bound:?} is neither a backup's id nor a time: {problem}");
+        config::Error::Retention(problem)
     });
     Ok(Request::BeforeTime(time?))
 }
 
-/// The id of a backup that is there.
+/// The id that was written, whether there is such a backup or not: the plan tells. Of what is no id, there is none.
 fn backup_id(repository: &Repository, id: &str) -> Result<BackupId, Error> {
-    let catalog = repository.catalog()?;
-    Ok(repository.named_backup(&catalog, id)?.id.clone())
+    match id.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(repository.backup(id)?.id),
+    }
 }
 
 fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {

@@ -15,10 +15,12 @@ use super::entry::BackupId;
 use super::layout::{Key, RunId};
 use super::leases::{Lease, NeededWal, Needs};
 use super::ranges::Ranges;
-use super::{Error, Repository, SMALL_OBJECT_BYTES};
+use super::{Error, Repository};
 
 /// The format of a record.
 const FORMAT: u32 = 1;
+/// Longest record that is read: it names backups and ranges.
+const RECORD_LIMIT_BYTES: u64 = 16 << 20;
 /// Records that are read at the same time.
 const READ_AT_A_TIME: usize = 16;
 /// What a record is called in messages.
@@ -118,12 +120,16 @@ impl Repository {
         let keys = found.iter().map(|info| info.key.clone());
         let texts = self
             .session
-            .get_all(keys, SMALL_OBJECT_BYTES, READ_AT_A_TIME);
+            .get_all(keys, RECORD_LIMIT_BYTES, READ_AT_A_TIME);
         let mut deletions = Vec::new();
         for (info, text) in found.iter().zip(texts) {
             match text {
                 // A later deletion has taken over what it says.
                 Err(error) if error.is_not_found() => {}
+                // It is too long.
+                Err(error) if error.kind == ErrorKind::Invalid => {
+                    deletions.push(Err(self.unknown(&info.key, RECORD, error)));
+                }
                 text => deletions.push(self.recorded(info, &text?)),
             }
         }

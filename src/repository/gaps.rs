@@ -61,7 +61,7 @@ impl std::fmt::Display for RecordedGap {
 }
 
 impl Repository {
-    /// Records that segments were dropped. After `Ok` the record is durable, and nothing removes it.
+    /// Records that segments were dropped. After `Ok` the record is durable. A deletion removes it when nothing that is kept needs the segments.
     ///
     /// # Errors
     /// The store's.

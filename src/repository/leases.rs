@@ -9,7 +9,6 @@
 //! first what goes and then looks for leases. So one of the two sees the other.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -22,7 +21,7 @@ use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, ObjectKey, 
 
 use super::entry::BackupId;
 use super::layout::{Key, RunId};
-use super::{Error, ObjectError, Repository, SMALL_OBJECT_BYTES};
+use super::{Error, ObjectError, Repository};
 use crate::threads::lock;
 
 /// The format of a lease's content.
@@ -36,6 +35,8 @@ const REMOVING: Duration = Duration::from_secs(10);
 pub const HOLDS_FOR: Duration = Duration::from_mins(15);
 /// The longest time for which any lease may hold; an older one is not read.
 const HOLDS_AT_MOST: SignedDuration = SignedDuration::from_hours(48);
+/// Longest lease that is read: it names a chain and some ranges.
+const LEASE_LIMIT_BYTES: u64 = 1 << 20;
 /// Leases that are read at the same time.
 const READ_AT_A_TIME: usize = 16;
 /// How often leases are listed that come and go.
@@ -119,12 +120,6 @@ impl Needs {
     /// Whether nothing is needed.
     pub fn is_empty(&self) -> bool {
         self.backups.is_empty() && self.wal.is_empty() && self.makes.is_none()
-    }
-}
-
-impl fmt::Display for HeldLease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.needs.user)
     }
 }
 
@@ -335,7 +330,7 @@ impl Repository {
         let keys = newest.iter().map(|(_, (_, info))| info.key.clone());
         let texts = self
             .session
-            .get_all(keys, SMALL_OBJECT_BYTES, READ_AT_A_TIME);
+            .get_all(keys, LEASE_LIMIT_BYTES, READ_AT_A_TIME);
         for ((run, (_, info)), text) in newest.into_iter().zip(texts) {
             let content = self.lease_content(&info.key, &text?)?;
             let holds_for =
@@ -361,7 +356,7 @@ impl Repository {
         let Some(newest) = found.into_iter().max_by_key(|info| info.modified) else {
             return Ok(false);
         };
-        let text = match self.read_small(&newest.key) {
+        let text = match self.session.get(&newest.key, LEASE_LIMIT_BYTES) {
             Err(error) if error.is_not_found() => return Ok(false),
             text => text?,
         };

@@ -22,8 +22,8 @@ use walhalla_providers::ErrorKind;
 use crate::failure::{Advice, Class, Failure};
 use crate::progress::{Progress, Show};
 use crate::repository::deletions::Record;
-use crate::repository::layout::RunId;
-use crate::repository::leases::Needs;
+use crate::repository::layout::{Key, RunId};
+use crate::repository::leases::{Lease, Needs};
 use crate::repository::{self, BackupId, Repository};
 use crate::wal;
 use decide::{Refusal, Request, WalThatGoes, decide};
@@ -161,6 +161,7 @@ pub fn delete(
         None => false,
     };
     let lease = lease.filter(|_| is_said);
+    let own = lease.as_ref().map(Lease::run);
     if !is_said {
         tracing::warn!(
             "nothing can be written to the store here, so that no more WAL goes than what lies before all backups that stay"
@@ -175,7 +176,12 @@ pub fn delete(
         threads,
         &progress,
     );
-    let swept = sweep.run()?;
+    let swept = sweep.run();
+    if let (Some(own), Err(Error::Refused(_))) = (own, &swept) {
+        // Nothing went, and nothing will.
+        repository.remove(&[repository.layout().key(&Key::Deletion(own))])?;
+    }
+    let swept = swept?;
     progress.finish();
     if is_said {
         survey.forget_earlier(repository)?;

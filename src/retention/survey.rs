@@ -92,8 +92,7 @@ impl Folder {
 }
 
 impl Survey {
-    /// Looks at all of a cluster. `own` is the lease of who looks; without one, `now` is the clock of this host, and what the
-    /// store received last bounds it: nothing is taken for older than it is.
+    /// Looks at all of a cluster.
     ///
     /// # Errors
     /// [`Error::Unreadable`] for a backup whose entry cannot be read; what is wrong with a lease or a history; the store's.
