@@ -11,6 +11,8 @@ use crate::support::{Area, Cluster, Shape, Store, Walhalla, host, run};
 const BLOCK_BYTES: usize = 8192;
 /// `INCREMENTAL_MAGIC` (basebackup_incremental.h).
 const MAGIC: u32 = 0xd3ae_1f0d;
+/// The directories that hold the relations' files.
+const RELATIONS: [&str; 3] = ["base", "global", "pg_tblspc"];
 
 /// A cluster that changed after a backup.
 struct Changed {
@@ -290,14 +292,15 @@ fn do_all(cluster: &Cluster, statements: &[&str]) {
     }
 }
 
-/// A copy of the files, with those in the tablespace. Nothing changes them meanwhile.
+/// A copy of the relations' files, with those in the tablespace. Nothing changes them meanwhile, while the
+/// server's own writers go on elsewhere, as the summarizer in `pg_wal`.
 fn copy_files(area: &Area, cluster: &Cluster, name: &str) -> PathBuf {
     cluster.sql("checkpoint");
-    let copy = area.path(name);
+    let copy = area.make_dir(name);
     run(host()
         .command("cp")
         .args(["-a", "--dereference"])
-        .arg(&cluster.data)
+        .args(RELATIONS.map(|dir| cluster.data.join(dir)))
         .arg(&copy))
     .succeeds();
     copy
@@ -312,7 +315,7 @@ fn relation_files(data: &Path) -> Vec<PathBuf> {
 }
 
 fn files_below(data: &Path) -> Vec<PathBuf> {
-    let mut left = ["base", "global", "pg_tblspc"].map(PathBuf::from).to_vec();
+    let mut left = RELATIONS.map(PathBuf::from).to_vec();
     let mut files = Vec::new();
     while let Some(dir) = left.pop() {
         for entry in fs::read_dir(data.join(&dir)).unwrap() {
