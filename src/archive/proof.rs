@@ -21,18 +21,42 @@ use crate::wal::Error;
 /// a greater step fails there, and not at the restore.
 const CLOCK_STEP: SignedDuration = SignedDuration::from_secs(5);
 
+/// What a backup says of the WAL from its start to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Where it begins.
+    pub start: Lsn,
+    /// Where it ends.
+    pub stop: Lsn,
+    /// When the backup began and ended, by the server's clock.
+    pub times: (Timestamp, Timestamp),
+    /// Whether a standby was backed up, which writes no WAL, if the backup tells.
+    pub of_standby: Option<bool>,
+    /// Where the checkpoint's record is, if the backup tells.
+    pub checkpoint: Option<Lsn>,
+    /// Where the last transaction of a standby's backup ended, and when, if the backup tells.
+    pub transaction: Option<(Lsn, Timestamp)>,
+}
+
+impl Told {
+    /// What the entry of a backup says.
+    pub fn by(backup: &BackupEntry) -> Self {
+        Self {
+            start: backup.start_lsn,
+            stop: backup.stop_lsn,
+            times: (backup.start_time, backup.stop_time),
+            of_standby: backup.of_standby,
+            checkpoint: backup.checkpoint_lsn,
+            transaction: backup.replayed_lsn.zip(backup.replayed_time),
+        }
+    }
+}
+
 /// What is looked for in the WAL from a backup's start to its end, and what of it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proof {
-    start: Lsn,
-    stop: Lsn,
-    times: (Timestamp, Timestamp),
-    /// Whether a standby was backed up, which writes no WAL; `None` where the entry does not tell.
-    of_standby: Option<bool>,
-    /// Where the checkpoint's record is, if the entry tells.
-    checkpoint: Option<Lsn>,
-    /// Where the last transaction of a standby's backup ended, and when, if the entry tells and it was not seen yet.
-    transaction: Option<(Lsn, Timestamp)>,
+    /// The transaction is what was not seen yet.
+    told: Told,
     has_end: bool,
     has_checkpoint: bool,
     /// Whether the checkpoint was made while the backup was.
@@ -42,13 +66,12 @@ pub struct Proof {
 impl Proof {
     /// The proof that WAL is that of `backup`, of which nothing was seen yet.
     pub fn of(backup: &BackupEntry) -> Self {
+        Self::new(Told::by(backup))
+    }
+
+    fn new(told: Told) -> Self {
         Self {
-            start: backup.start_lsn,
-            stop: backup.stop_lsn,
-            times: (backup.start_time, backup.stop_time),
-            of_standby: backup.of_standby,
-            checkpoint: backup.checkpoint_lsn,
-            transaction: backup.replayed_lsn.zip(backup.replayed_time),
+            told,
             has_end: false,
             has_checkpoint: false,
             is_timely: false,
@@ -57,13 +80,13 @@ impl Proof {
 
     /// Takes in what a record of the WAL tells.
     pub fn see(&mut self, note: &Note) {
-        if !(self.start..self.stop).contains(&note.lsn) {
+        if !(self.told.start..self.told.stop).contains(&note.lsn) {
             return;
         }
         match &note.event {
-            Event::BackupEnd { start } => self.has_end |= *start == self.start,
+            Event::BackupEnd { start } => self.has_end |= *start == self.told.start,
             Event::TransactionEnd(end) => self.see_transaction(note.lsn, end.time),
-            Event::Checkpoint(checkpoint) if checkpoint.redo == self.start => {
+            Event::Checkpoint(checkpoint) if checkpoint.redo == self.told.start => {
                 self.see_checkpoint(note.lsn, *checkpoint);
             }
             _ => {}
@@ -72,16 +95,16 @@ impl Proof {
 
     /// Takes in the end of a transaction.
     pub fn see_transaction(&mut self, lsn: Lsn, time: Timestamp) {
-        if self.transaction == Some((lsn, time)) {
-            self.transaction = None;
+        if self.told.transaction == Some((lsn, time)) {
+            self.told.transaction = None;
         }
     }
 
     fn see_checkpoint(&mut self, lsn: Lsn, checkpoint: Checkpoint) {
-        if self.checkpoint.is_some_and(|known| known != lsn) {
+        if self.told.checkpoint.is_some_and(|known| known != lsn) {
             return;
         }
-        let (begin, end) = self.times;
+        let (begin, end) = self.told.times;
         // Its time has no fraction.
         let time = checkpoint.timelines.time;
         let is_late = begin.duration_since(time) <= CLOCK_STEP;
@@ -96,11 +119,11 @@ impl Proof {
 
     /// Whether what was seen shows that the WAL is the backup's.
     pub fn holds(&self) -> bool {
-        match self.of_standby {
+        match self.told.of_standby {
             Some(false) => self.has_end && self.is_timely,
             // A standby's has no end of its own.
             None if self.has_end => self.is_timely,
-            Some(true) | None => self.has_checkpoint && self.transaction.is_none(),
+            Some(true) | None => self.has_checkpoint && self.told.transaction.is_none(),
         }
     }
 }
@@ -114,13 +137,13 @@ pub struct BackupWal {
     pub last_transaction: Option<(Lsn, Timestamp)>,
 }
 
-/// Reads the WAL of `backup`: `segments` are all of it, in order. Those in the middle are not read once the backup's
+/// Reads the WAL of which a backup `told`: `segments` are all of it, in order. Those in the middle are not read once the backup's
 /// checkpoint was seen. `read` reads one as the segment after the last one, and shows its records.
 ///
 /// # Errors
 /// Those of `read`.
 pub fn read_backup_wal<S>(
-    backup: &BackupEntry,
+    told: Told,
     segments: &[S],
     mut read: impl FnMut(
         &S,
@@ -128,7 +151,8 @@ pub fn read_backup_wal<S>(
         &mut dyn FnMut(&Cluster, &Record),
     ) -> Result<ReadSegment, Error>,
 ) -> Result<BackupWal, Error> {
-    let (mut proof, mut last_transaction) = (Proof::of(backup), None);
+    let (stop, mut last_transaction) = (told.stop, None);
+    let mut proof = Proof::new(told);
     let mut last = None;
     // A record may run from the one before the last into the last.
     let end = segments.len().saturating_sub(2);
@@ -146,7 +170,7 @@ pub fn read_backup_wal<S>(
             let note = Note { lsn, xid, event };
             proof.see(&note);
             if let Event::TransactionEnd(end) = &note.event
-                && lsn < backup.stop_lsn
+                && lsn < stop
             {
                 last_transaction = Some((lsn, end.time));
             }
@@ -194,7 +218,7 @@ mod tests {
     }
 
     fn holds(of_standby: Option<bool>, notes: &[Note]) -> bool {
-        let mut proof = Proof {
+        let mut proof = Proof::new(Told {
             start: Lsn(100),
             stop: Lsn(900),
             times: (
@@ -203,11 +227,8 @@ mod tests {
             ),
             of_standby,
             checkpoint: Some(Lsn(200)),
-            has_end: false,
-            has_checkpoint: false,
-            is_timely: false,
             transaction: None,
-        };
+        });
         for note in notes {
             proof.see(note);
         }
@@ -256,17 +277,14 @@ mod tests {
     #[test]
     fn a_standbys_wal_holds_the_last_transaction_of_its_backup() {
         let time = |seconds| Timestamp::from_second(seconds).unwrap();
-        let known = Proof {
+        let known = Proof::new(Told {
             start: Lsn(100),
             stop: Lsn(900),
             times: (time(1_000_000), time(1_000_060)),
             of_standby: Some(true),
             checkpoint: Some(Lsn(200)),
             transaction: Some((Lsn(700), time(1_000_030))),
-            has_end: false,
-            has_checkpoint: false,
-            is_timely: false,
-        };
+        });
         for (lsn, seconds, shown) in [
             (700, 1_000_030, true),
             (700, 1_000_031, false),

@@ -83,7 +83,12 @@ impl Backup<'_> {
                     }
                 }
                 lock(&copied).add(&mut packer, &held);
-                begun.assembly.end_part(packer.part, index + 1)?;
+                if next.load(Ordering::Relaxed) < parts.len() {
+                    begun.assembly.end_part(packer.part, index + 1)?;
+                } else {
+                    // What is left of it in memory takes the place of no other part.
+                    begun.assembly.close_part(packer.part, index + 1)?;
+                }
             }
         };
         let outcome = on_threads(self.options.threads, &progress, &worker);

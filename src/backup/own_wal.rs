@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::wal::reader::Record;
 use walhalla_postgres::wal::segment_reader::ReadSegment;
-use walhalla_postgres::{Lsn, SegmentName, WalFileName};
+use walhalla_postgres::{History, Lsn, SegmentName, WalFileName};
 
 use super::Error;
-use crate::archive::proof::{BackupWal, read_backup_wal};
+use crate::archive::proof::{BackupWal, Told, read_backup_wal};
+use crate::contents::assembly::Facts;
+use crate::contents::manifest::WalRange;
 use crate::failure::Failure as _;
 use crate::pipeline::Packing;
-use crate::repository::BackupEntry;
 use crate::wal::archiver::Archiver;
 use crate::wal::{self, segment};
 
@@ -33,12 +34,17 @@ const COMPARED: usize = 32;
 pub(super) fn check(
     archiver: &Archiver,
     wal_folder: &Path,
-    backup: &BackupEntry,
+    backup: &Facts,
 ) -> Result<Option<(Lsn, Timestamp)>, Error> {
     let size = backup.wal_segment_size;
-    let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
+    let WalRange {
+        timeline,
+        start,
+        end: stop,
+    } = backup.range;
+    let numbers = size.segment_of(start).0..=size.segment_before(stop).0;
     let names: Vec<SegmentName> = numbers
-        .map(|number| walhalla_postgres::SegmentNo(number).on(backup.timeline, size))
+        .map(|number| walhalla_postgres::SegmentNo(number).on(timeline, size))
         .collect();
     let of_standby = backup.of_standby == Some(true);
     let mut is_last_compared = false;
@@ -49,15 +55,12 @@ pub(super) fn check(
             is_last_compared = compare(archiver, &path, *name, backup)?;
         }
     }
-    let shown = read_backup_wal(backup, &names, |name, last, show| {
+    let shown = read_backup_wal(told(backup), &names, |name, last, show| {
         let path = wal_folder.join(name.to_string());
         read(archiver, &path, *name, backup, last, show)
     });
     match shown {
-        Ok(BackupWal { is_own: false, .. }) => Err(Error::NotOwnWal {
-            start: backup.start_lsn,
-            stop: backup.stop_lsn,
-        }),
+        Ok(BackupWal { is_own: false, .. }) => Err(Error::NotOwnWal { start, stop }),
         Ok(shown) => Ok(shown.last_transaction.filter(|_| of_standby)),
         // Without the identity, the comparison of the last segment speaks for those that have left `pg_wal`.
         Err(error) if error.is_locked() && is_last_compared => Ok(None),
@@ -72,24 +75,41 @@ pub(super) fn check(
     }
 }
 
-/// Compares an archived segment with the server's own, if that is still there; returns whether it was. Of a standby's, which
-/// may end where the stream is, what it had replayed at the backup's end is compared.
+fn told(backup: &Facts) -> Told {
+    let (time, lsn) = backup.replayed;
+    Told {
+        start: backup.range.start,
+        stop: backup.range.end,
+        times: backup.times,
+        of_standby: backup.of_standby,
+        checkpoint: backup.checkpoint_lsn,
+        transaction: lsn.zip(time),
+    }
+}
+
+/// Compares an archived segment, up to the backup's end, with the server's own, if that is still there; returns whether it was.
 fn compare(
     archiver: &Archiver,
     path: &Path,
     name: SegmentName,
-    backup: &BackupEntry,
+    backup: &Facts,
 ) -> Result<bool, Error> {
     let Some(before) = inode(path) else {
         return Ok(false);
     };
     let size = backup.wal_segment_size;
+    let stop = backup.range.end;
     let begin = name.number(size).map(|number| number.start(size));
-    let known_bytes = backup.stop_lsn.0 - begin.unwrap_or(backup.stop_lsn).0;
-    let compared = if backup.of_standby == Some(true) && known_bytes < size.bytes() {
-        archiver.has_begin(path, name, known_bytes)
+    let needed_bytes = stop.0 - begin.unwrap_or(stop).0;
+    let file = WalFileName::Segment(name);
+    let compared = if needed_bytes < size.bytes() {
+        match archiver.has_begin(path, name, needed_bytes) {
+            // Without the identity a digest of the whole may tell; the end of a standby's file is where the stream is.
+            Ok(false) if backup.of_standby != Some(true) => archiver.is_archived(path, file, None),
+            compared => compared,
+        }
     } else {
-        archiver.is_archived(path, WalFileName::Segment(name), None)
+        archiver.is_archived(path, file, None)
     };
     // The server may have given the file to a later segment meanwhile.
     if inode(path) != Some(before) {
@@ -110,11 +130,14 @@ fn read(
     archiver: &Archiver,
     path: &Path,
     name: SegmentName,
-    backup: &BackupEntry,
+    backup: &Facts,
     last: Option<ReadSegment>,
     show: &mut dyn FnMut(&Cluster, &Record),
 ) -> Result<ReadSegment, wal::Error> {
-    let history = backup.timeline_history();
+    let history = History {
+        timeline: backup.range.timeline,
+        ancestors: backup.history.clone(),
+    };
     if backup.of_standby != Some(true) && path.exists() {
         let cluster = archiver.origin.cluster;
         let show = |record: &Record| show(&cluster, record);

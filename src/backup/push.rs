@@ -9,8 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use jiff::Timestamp;
 use walhalla_postgres::backup_label::{self, BackupLabel};
-use walhalla_postgres::{TimelineId, WalFileName, control};
+use walhalla_postgres::{Lsn, TimelineId, WalFileName, control};
 
 use super::Error;
 use super::begin::Begun;
@@ -66,23 +67,23 @@ impl Backup<'_> {
         let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
         // The archiver has the end of the WAL since the backup ended.
         let has_failed = AtomicBool::new(false);
-        let (entry, waited) = thread::scope(|scope| {
-            let entry = scope.spawn(|| {
-                let stored = assembly.finish(facts, &relations);
+        let (stored, proven) = thread::scope(|scope| {
+            let stored = scope.spawn(|| {
+                let stored = assembly.finish(facts.clone(), &relations);
                 has_failed.store(stored.is_err(), Ordering::Relaxed);
                 stored
             });
-            let waited =
-                self.wait_for_wal(&mut server, range, &|| has_failed.load(Ordering::Relaxed));
-            (entry.join(), waited)
+            let proven = self
+                .wait_for_wal(&mut server, range, &|| has_failed.load(Ordering::Relaxed))
+                .and_then(|()| self.prove(&facts));
+            (stored.join(), proven)
         });
-        let entry = entry.unwrap_or_else(|panic| resume_unwind(panic))?;
-        waited?;
+        let stored = stored.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let entry = with_last_transaction(stored, proven?);
         self.wait(async {
             server.close().await;
             Ok::<_, Error>(())
         })?;
-        let entry = self.proven(entry)?;
         self.check_databases(&databases, &entry)?;
         let lease = guard.taken()?;
         // A deletion that may write no record is seen here at the latest.
@@ -138,7 +139,7 @@ impl Backup<'_> {
             part.unlisted("tablespace_map", stopped.tablespace_map.as_bytes(), now)?;
         }
         part.bytes(control::PATH, pg_control, now)?;
-        Ok(assembly.end_part(part, number)?)
+        Ok(assembly.close_part(part, number)?)
     }
 
     /// What the backup leaves out, of which the user hears.
@@ -228,19 +229,21 @@ impl Backup<'_> {
         })
     }
 
-    /// The entry of a backup whose archived WAL is this server's, and of a standby's with its last transaction.
-    fn proven(&self, entry: BackupEntry) -> Result<BackupEntry, Error> {
+    /// Makes sure that the archived WAL of a backup is this server's; returns the last transaction in a standby's.
+    fn prove(&self, backup: &Facts) -> Result<Option<(Lsn, Timestamp)>, Error> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
-        Ok(
-            match own_wal::check(&self.archiver(), &wal_folder, &entry)? {
-                Some((lsn, time)) => BackupEntry {
-                    replayed_lsn: Some(lsn),
-                    replayed_time: Some(time),
-                    ..entry
-                },
-                None => entry,
-            },
-        )
+        own_wal::check(&self.archiver(), &wal_folder, backup)
+    }
+}
+
+fn with_last_transaction(entry: BackupEntry, last: Option<(Lsn, Timestamp)>) -> BackupEntry {
+    match last {
+        Some((lsn, time)) => BackupEntry {
+            replayed_lsn: Some(lsn),
+            replayed_time: Some(time),
+            ..entry
+        },
+        None => entry,
     }
 }
 

@@ -16,7 +16,7 @@ const MOST_PARTS: usize = 4;
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
     malloc::start_anew_with(malloc::FOR_BACKUPS);
     let control = control_file::read(&arguments.pgdata)?;
-    let repository = context.repository_of(&control)?;
+    let repository = context.repository_of(&arguments.pgdata, &control)?;
     let pipeline = context.pipeline(&repository)?;
     let backup = Backup {
         pgdata: &arguments.pgdata,

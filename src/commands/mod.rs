@@ -54,6 +54,9 @@ use crate::session::{Network, StoreSession};
 use crate::spool::Spool;
 use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 
+/// The part of a spool in which it is noted what stores were found to do.
+const PROBED: &str = "probed";
+
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -265,6 +268,14 @@ impl Context {
         open(self.network()?, &self.settings, &self.rates, deadline)
     }
 
+    /// The same for a command of the server in `pgdata`, in whose spool is what earlier ones found out about the store.
+    fn session_beside(&self, pgdata: &Path, deadline: Duration) -> Result<StoreSession, Error> {
+        let mut settings = self.settings.clone();
+        let spool = self.spool_of(pgdata);
+        settings.stores.s3.probe_memory = spool.map(|spool| spool.path().join(PROBED));
+        open(self.network()?, &settings, &self.rates, deadline)
+    }
+
     fn network(&self) -> Result<&Network, Error> {
         if let Some(network) = self.network.get() {
             return Ok(network);
@@ -285,22 +296,23 @@ impl Context {
         )?)
     }
 
-    /// The cluster of a control file.
-    pub fn repository_of(&self, control: &ControlFile) -> Result<Repository, Error> {
+    /// The cluster of the server in `pgdata`.
+    pub fn repository_of(&self, pgdata: &Path, control: &ControlFile) -> Result<Repository, Error> {
         Ok(Repository::new(
-            self.session()?,
+            self.session_beside(pgdata, self.settings.retry_timeout)?,
             self.settings.identities.clone(),
             control.system_identifier,
         ))
     }
 
-    /// The same for a command that the cluster's server waits for.
+    /// The same for a command that the server waits for.
     fn hasty_repository_of(
         &self,
+        pgdata: &Path,
         control: &ControlFile,
         times: &Times,
     ) -> Result<Repository, Error> {
-        let session = self.session_within(times.request)?;
+        let session = self.session_beside(pgdata, times.request)?;
         Ok(Repository::new(
             session.patient(&times.patience),
             self.settings.identities.clone(),
@@ -366,8 +378,6 @@ fn open(
     rates: &Rates,
     deadline: Duration,
 ) -> Result<StoreSession, Error> {
-    let mut stores = settings.stores.clone();
-    stores.s3.probe_memory = spool(settings)?;
     let retry = RetryPolicy {
         deadline,
         ..RetryPolicy::default()
@@ -381,7 +391,7 @@ fn open(
         download_concurrency,
         rates: rates.clone(),
     };
-    Ok(network.open(settings.store()?, &stores, options)?)
+    Ok(network.open(settings.store()?, &settings.stores, options)?)
 }
 
 /// Asks the daemon of this host to do something with a segment; `None` where there is none.

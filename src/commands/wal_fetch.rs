@@ -36,7 +36,7 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
         (None, Ok((control, pgdata))) => {
             let most = patience(mode, context.settings.retry_timeout);
             (
-                context.hasty_repository_of(&control, &times(&pgdata, most))?,
+                context.hasty_repository_of(&pgdata, &control, &times(&pgdata, most))?,
                 Some(Cluster::from(&control)),
             )
         }

@@ -102,7 +102,7 @@ pub(super) fn run(context: &Context, arguments: &WalFetch) -> Result<Outcome, Er
         return Ok(Outcome::Done);
     };
     let background = Background {
-        repository: context.repository_of(&control)?,
+        repository: context.repository_of(&pgdata, &control)?,
         cluster: Cluster::from(&control),
         spooled,
         wal_directory,

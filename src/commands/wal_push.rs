@@ -168,7 +168,7 @@ fn record_gaps(context: &Context, server: &Server) {
         }
         let most = context.settings.retry_timeout.min(PATIENCE);
         let times = times(server.pgdata, most);
-        let repository = context.hasty_repository_of(server.control, &times)?;
+        let repository = context.hasty_repository_of(server.pgdata, server.control, &times)?;
         let recorded = notes.record(&repository, server.control.segment_size);
         for DroppedSegments { first, last } in recorded.map_err(note)? {
             tracing::warn!(
@@ -212,7 +212,7 @@ fn push(
         }
     }
     let most = context.settings.retry_timeout.min(PATIENCE);
-    let repository = context.hasty_repository_of(control, &times(pgdata, most))?;
+    let repository = context.hasty_repository_of(pgdata, control, &times(pgdata, most))?;
     let pipeline = context.segment_pipeline(&repository)?;
     let archiver = Archiver {
         repository: &repository,

@@ -19,11 +19,11 @@ use walhalla_providers::ObjectKey;
 
 use super::Owner;
 use super::checksum::Checksum;
-use super::index::{Index, PartIndex};
+use super::index::{FilePlace, Index, PartIndex};
 use super::manifest::{self, FileFacts, Head, WalRange};
 use super::relations::Relations;
 use super::tar_part::{PartWriter, WriteError, failed};
-use crate::paths::PathOrder;
+use crate::paths::{PathList, PathOrder};
 use crate::pipeline::{Closed, Pipeline, StoredObject};
 use crate::repository::entry::{ChangedBlocks, CorruptBlock, FORMAT, LeftOut, StoredPart};
 use crate::repository::layout::{BackupObject, Key};
@@ -46,6 +46,8 @@ struct Stored {
     restored_bytes: u64,
     /// By their numbers, which count from 1.
     parts: BTreeMap<usize, PackedPart>,
+    /// Those of which the last bytes are on their way.
+    closed: Vec<ClosedPart>,
 }
 
 /// A part that is in the store.
@@ -54,6 +56,27 @@ struct PackedPart {
     index: PartIndex,
     /// The CRC-32C of each file of the index.
     checksums: Vec<u32>,
+}
+
+/// A part of which all is written, and not all is in the store yet.
+struct ClosedPart {
+    number: usize,
+    files: PathList<FilePlace>,
+    checksums: Vec<u32>,
+    restored_bytes: u64,
+    object: Closed,
+}
+
+impl ClosedPart {
+    fn of(mut part: PartWriter, number: usize) -> Result<Self, WriteError> {
+        Ok(Self {
+            number,
+            files: take(&mut part.places),
+            checksums: take(&mut part.checksums),
+            restored_bytes: part.restored_bytes,
+            object: part.close()?,
+        })
+    }
 }
 
 impl PackedPart {
@@ -73,6 +96,7 @@ impl PackedPart {
 }
 
 /// What a backup is, besides its objects.
+#[derive(Clone)]
 pub struct Facts {
     /// The cluster.
     pub system_identifier: SystemIdentifier,
@@ -121,6 +145,7 @@ pub struct Facts {
 }
 
 /// What a delta stands on.
+#[derive(Clone)]
 pub struct Base {
     /// The parent.
     pub parent: BackupId,
@@ -160,31 +185,47 @@ impl<'a> Assembly<'a> {
     ///
     /// # Errors
     /// The store's.
-    pub fn end_part(&self, mut part: PartWriter, number: usize) -> Result<(), WriteError> {
-        let files = take(&mut part.places);
-        let checksums = take(&mut part.checksums);
-        let restored_bytes = part.restored_bytes;
-        let size_bytes = files.values().map(|place| place.size_bytes).sum();
-        let object = part.finish()?;
-        let name = BackupObject::Part(number, self.pipeline.packing()).to_string();
-        let part = PackedPart {
+    pub fn end_part(&self, part: PartWriter, number: usize) -> Result<(), WriteError> {
+        let part = ClosedPart::of(part, number)?;
+        self.keep(part)
+    }
+
+    /// Ends the part `number`, after which at most a small one begins: its last bytes are on their way, and
+    /// [`Assembly::finish`] waits for them.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn close_part(&self, part: PartWriter, number: usize) -> Result<(), WriteError> {
+        let part = ClosedPart::of(part, number)?;
+        lock(&self.stored).closed.push(part);
+        Ok(())
+    }
+
+    /// Waits until a part is in the store.
+    fn keep(&self, part: ClosedPart) -> Result<(), WriteError> {
+        let size_bytes = part.files.values().map(|place| place.size_bytes).sum();
+        let object = part.object.wait()?;
+        let name = BackupObject::Part(part.number, self.pipeline.packing()).to_string();
+        let packed = PackedPart {
             stored: stored_part(name.clone(), size_bytes, &object),
             index: PartIndex {
                 name,
                 frames: object.frames,
-                files,
+                files: part.files,
             },
-            checksums,
+            checksums: part.checksums,
         };
         let mut stored = lock(&self.stored);
-        stored.restored_bytes += restored_bytes;
-        stored.parts.insert(number, part);
+        stored.restored_bytes += part.restored_bytes;
+        stored.parts.insert(part.number, packed);
         Ok(())
     }
 
-    /// Number of the next part, when those before it are stored.
+    /// Number of the next part, when those before it are ended.
     pub fn next_number(&self) -> usize {
-        let last = lock(&self.stored).parts.keys().next_back().copied();
+        let stored = lock(&self.stored);
+        let closed = stored.closed.iter().map(|part| part.number);
+        let last = stored.parts.keys().copied().chain(closed).max();
         last.map_or(1, |last| last + 1)
     }
 
@@ -194,11 +235,14 @@ impl<'a> Assembly<'a> {
     /// # Errors
     /// The store's.
     pub fn finish(self, facts: Facts, relations: &Relations) -> Result<BackupEntry, WriteError> {
+        let relations = self.store_relations(relations)?;
+        let closed = take(&mut lock(&self.stored).closed);
+        { closed.into_iter() }.try_for_each(|part| self.keep(part))?;
         let Stored {
             restored_bytes,
             parts,
+            ..
         } = take(&mut *lock(&self.stored));
-        let relations = self.store_relations(relations)?;
         let parts: Vec<PackedPart> = parts.into_values().collect();
         let manifest = self.store_manifest(&parts, &facts)?;
         let parts = parts.into_iter().map(|part| (part.stored, part.index));

@@ -9,7 +9,7 @@ use super::checksum::FileSums;
 use super::index::FilePlace;
 use super::reader::{FileError, FileHeader, Owner};
 use crate::paths::PathList;
-use crate::pipeline::{self, ObjectWriter, StoredObject};
+use crate::pipeline::{self, Closed, ObjectWriter};
 use crate::server::data_directory::Entry;
 
 /// tar's unit (POSIX ustar).
@@ -184,13 +184,13 @@ impl PartWriter {
             .map_err(|error| failed(Path::new(path), error))
     }
 
-    /// Ends the tar file and waits until it is stored.
-    pub fn finish(self) -> Result<StoredObject, WriteError> {
+    /// Ends the tar file. Its last bytes are on their way to the store afterwards.
+    pub fn close(self) -> Result<Closed, WriteError> {
         let object = self
             .tar
             .into_inner()
             .map_err(|error| failed(Path::new("the tar part"), error))?;
-        Ok(object.finish()?)
+        Ok(object.close()?)
     }
 
     fn pad(&mut self, size_bytes: u64) -> io::Result<()> {

@@ -1,7 +1,9 @@
 //! Backups in the store. A backup exists once its `backup.json` does.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -246,28 +248,45 @@ impl Repository {
     /// is taken right after its parent comes after it in the order of ids. `run` is that of the lease that will hold while the
     /// backup is made.
     pub fn claim_second(&self, time: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
-        let taken: Vec<BackupSecond> = match self.backup_ids() {
+        let now = BackupSecond::at(time);
+        // The first one is free nearly always.
+        let (found, is_claimed) = thread::scope(|scope| {
+            let found = scope.spawn(|| self.backup_ids());
+            let is_claimed = self.claim(&now, run);
+            (found.join(), is_claimed)
+        });
+        let taken: Vec<BackupSecond> = match found.unwrap_or_else(|panic| resume_unwind(panic)) {
             // A directory that is not there yet is made by the first write.
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
             found => found?.iter().map(BackupId::second).collect(),
         };
-        let seconds = (0..).map_while(|later| {
+        if is_claimed? && !taken.contains(&now) {
+            return Ok(now);
+        }
+        let seconds = (1..).map_while(|later| {
             let time = time.checked_add(jiff::SignedDuration::from_secs(later));
             time.ok().map(BackupSecond::at)
         });
         for second in seconds.filter(|second| !taken.contains(second)) {
-            let claim = self.layout.key(&Key::Claim(second.clone()));
-            let content = Claim {
-                lease: Some(run.to_string()),
-            };
-            let content = serde_json::to_string(&content).expect("a text is JSON");
-            match self.session.put(&claim, content.into(), PutMode::Create) {
-                Ok(()) => return Ok(second),
-                Err(error) if error.kind == ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
+            if self.claim(&second, run)? {
+                return Ok(second);
             }
         }
         unreachable!("a store holds fewer backups than there are seconds")
+    }
+
+    /// Claims a second; returns whether nobody else has.
+    fn claim(&self, second: &BackupSecond, run: RunId) -> Result<bool, StoreError> {
+        let claim = self.layout.key(&Key::Claim(second.clone()));
+        let content = Claim {
+            lease: Some(run.to_string()),
+        };
+        let content = serde_json::to_string(&content).expect("a text is JSON");
+        match self.session.put(&claim, content.into(), PutMode::Create) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The run of the lease that held while the backup of a claim was made; `None` where nothing tells, as earlier programs took

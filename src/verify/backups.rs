@@ -17,7 +17,7 @@ use super::receipts::Depth;
 use super::segments::{Followed, RunReader, to_a_record};
 use super::{Error, Findings, Options, Sound, Verified, count, damaged_entries, wrong_with};
 use crate::archive::inventory::{Inventory, Listed, Run, WalFiles};
-use crate::archive::proof::read_backup_wal;
+use crate::archive::proof::{Told, read_backup_wal};
 use crate::contents::delta_file::{Header, ReadError, whole_name};
 use crate::contents::relations::Relations;
 use crate::contents::{self, Contents, FileError, FileHeader, Sink, Summed, Taken, check_stored};
@@ -421,9 +421,13 @@ impl Verification<'_> {
     /// Whether the WAL is that of the server that was backed up: a record in it names the backup.
     fn own_wal(&self, segments: &[(SegmentName, ArchivedFile)]) -> Result<(), Error> {
         let (repository, history) = (self.repository, self.backup.timeline_history());
-        let shown = read_backup_wal(self.backup, segments, |(name, archived), last, show| {
-            wal::segment::read(repository, *name, archived, &history, last, show)
-        });
+        let shown = read_backup_wal(
+            Told::by(self.backup),
+            segments,
+            |(name, archived), last, show| {
+                wal::segment::read(repository, *name, archived, &history, last, show)
+            },
+        );
         match shown {
             Ok(shown) if shown.is_own => return Ok(()),
             Ok(_) => {}

@@ -1,12 +1,12 @@
 //! What the last probe of a server found, for the next process: PostgreSQL starts one for each segment.
 //!
-//! A file per store in a directory of the user's, with the store's URL and endpoint in its name's hash and in its content. It
+//! A file per store in a directory of the user's, which is made where it is missing, with the store's URL and endpoint in its name's hash and in its content. It
 //! counts for a day, and only when it belongs to the user that reads it. What cannot be read or written costs one
 //! request, and is no error.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -60,6 +60,18 @@ impl ProbeMemory {
     }
 
     fn write(&self) -> std::io::Result<()> {
+        // What holds both was named by the user.
+        let directories = self.path.ancestors().skip(1).take(2);
+        let directories: Vec<&Path> = directories.collect();
+        for directory in directories.into_iter().rev() {
+            let made = std::fs::DirBuilder::new().mode(0o700).create(directory);
+            match made {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error);
+                }
+                _ => {}
+            }
+        }
         let temporary = self
             .path
             .with_extension(format!("{:016x}", fastrand::u64(..)));
@@ -85,14 +97,15 @@ mod tests {
     #[test]
     fn a_server_is_remembered_for_a_day_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
-        let memory = |endpoint: &str| ProbeMemory::new(directory.path(), endpoint, "s3://b/p");
+        let place = directory.path().join("spool/probed");
+        let memory = |endpoint: &str| ProbeMemory::new(&place, endpoint, "s3://b/p");
         let one = memory("http://one");
         assert!(!one.holds());
         one.note();
         one.note();
         assert!(one.holds());
         assert!(!memory("http://other").holds());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(&place).unwrap().count(), 1);
 
         let yesterday = SystemTime::now() - VALID - Duration::from_secs(1);
         let file = std::fs::File::options()

@@ -43,7 +43,8 @@ pub struct S3Settings {
     /// How far the server's conditional writes are relied on. Default: [`ConditionalWrites::Trust`] for
     /// AWS, [`ConditionalWrites::Probe`] when an endpoint is set.
     pub conditional_writes: Option<ConditionalWrites>,
-    /// A directory in which it is remembered for a day that the server keeps them; without one each process asks.
+    /// A directory in which it is remembered for a day that the server keeps them; without one each process asks. It and the
+    /// one that holds it are made where they are missing.
     pub probe_memory: Option<PathBuf>,
     /// Whether requests carry CRC-32 checksums, which the server compares, and whole bodies are
     /// compared with theirs. Default: unless the AWS settings say `when_required`.
