@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use walhalla_postgres::{Lsn, SystemIdentifier};
 
 use crate::output::LogFormat;
+use crate::pipeline::Compression;
 use crate::progress::Show;
 use crate::repository::entry::ChangeSource;
 use crate::restore::recovery::ArchiveMode;
@@ -41,6 +42,9 @@ pub struct Global {
     /// Store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
     #[arg(long, global = true, value_name = "URL")]
     pub store: Option<String>,
+    /// Look at the store as it was at a time, where it keeps versions; for commands that read
+    #[arg(long, global = true, value_name = "TIME")]
+    pub store_as_of: Option<String>,
     /// Bytes a second that go to the store, such as 10MiB [default: no limit]
     #[arg(long, global = true, value_name = "BYTES")]
     pub upload_rate: Option<String>,
@@ -135,6 +139,14 @@ pub enum Command {
         Exits with 1 when the store refused to delete something."
     )]
     Delete(Delete),
+    /// Copy backups, and the WAL that goes with them, to another store
+    #[command(
+        after_help = "Example (every backup and all WAL since the first of them; later runs add what is new):\n  \
+        walhalla copy --to s3://acme-elsewhere/postgres\n\n\
+        The copy is a store like any other: name it with --store to restore from it. Each object is read back and compared.\n\
+        Without --recipients and --compression all stays packed and encrypted as it is, and no identity is needed."
+    )]
+    Copy(Copy),
     /// Fetch the files of one backup: no WAL, no recovery settings
     #[command(
         after_help = "Example:\n  walhalla backup-fetch /tmp/check LATEST && pg_verifybackup -n /tmp/check"
@@ -364,6 +376,34 @@ pub struct BackupMark {
 pub struct BackupMerge {
     /// The delta's id, or LATEST
     pub id: String,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// The other store: file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix
+    #[arg(long, value_name = "URL")]
+    pub to: String,
+    /// Settings file of the other store [default: the settings of this one]
+    #[arg(long, value_name = "FILE")]
+    pub to_config: Option<PathBuf>,
+    /// A backup, with what it stands on and the WAL that makes it consistent; may be given more than once [default: all]
+    #[arg(long, value_name = "ID")]
+    pub backup: Vec<String>,
+    /// All WAL from the backup on, so that every moment after it can be reached
+    #[arg(long, requires = "backup")]
+    pub window: bool,
+    /// What it takes to reach every moment from a time on
+    #[arg(long, value_name = "TIME", conflicts_with = "backup")]
+    pub since: Option<String>,
+    /// Encrypt the copy to these recipients, separated by commas, whatever the settings say
+    #[arg(long, value_name = "RECIPIENTS")]
+    pub recipients: Option<String>,
+    /// Compress the copy anew: lz4, zstd, zstd:LEVEL or none
+    #[arg(long, value_name = "CODEC")]
+    pub compression: Option<Compression>,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,

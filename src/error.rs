@@ -6,7 +6,9 @@ use walhalla_providers::Error as StoreError;
 
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
-use crate::{backup, config, output, receive, repository, restore, retention, server, verify, wal};
+use crate::{
+    backup, config, copying, output, receive, repository, restore, retention, server, verify, wal,
+};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,9 @@ pub enum Error {
     /// A deletion.
     #[error(transparent)]
     Retention(#[from] retention::Error),
+    /// A copy.
+    #[error(transparent)]
+    Copy(#[from] copying::Error),
     /// A file that was asked for, and why it did not come.
     #[error("could not fetch {name}")]
     Fetch {
@@ -125,6 +130,7 @@ impl Error {
             Self::Restore(error) => Some(error),
             Self::Verify(error) => Some(error),
             Self::Retention(error) => Some(error),
+            Self::Copy(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
             Self::Keys { .. } | Self::Socket { .. } | Self::Output(_) | Self::System { .. } => None,
         }

@@ -6,6 +6,7 @@
 //! server ─▶ stream ─▶ pieces, whole segments ────────▶ store      receive
 //! store  ─▶ decrypt ─▶ decompress ─▶ unpack ─▶ fsync ─▶ PGDATA    restore
 //! store  ─▶ decrypt ─▶ decompress ─▶ untar ─▶ check               verify
+//! store  ─▶ as it is, or packed anew ─▶ other store ─▶ check       copy
 //! ```
 //!
 //! Arrows point one way: `walhalla_postgres ← server ← wal ← archive ← backup, restore, verify → repository → pipeline, providers`.
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod contents;
+pub mod copying;
 pub mod daemon;
 pub mod error;
 pub mod failure;

@@ -32,6 +32,7 @@ const FLOORS: [&[&str]; 11] = [
         "archiving",
         "prefetch",
         "backup",
+        "copying",
         "receive",
         "restore",
         "retention",

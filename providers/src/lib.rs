@@ -168,6 +168,69 @@ pub struct UploadsPage {
     pub next: Option<PageToken>,
 }
 
+/// A version of an object, or its absence, as a store with versioning keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// The key below the store's URL.
+    pub key: ObjectKey,
+    /// The store's name of the version.
+    pub id: String,
+    /// What it is.
+    pub kind: VersionKind,
+    /// Length of the stored bytes.
+    pub size_bytes: u64,
+    /// Since when it was what the key names, by the store's clock.
+    pub since: jiff::Timestamp,
+    /// Until when, where the store says so with the version itself.
+    pub until: Option<jiff::Timestamp>,
+}
+
+/// What a version is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VersionKind {
+    /// An object.
+    Object,
+    /// That the object was deleted.
+    Deletion,
+}
+
+/// Which versions a listing returns.
+#[derive(Clone, Debug, Default)]
+pub struct VersionsRequest {
+    /// Only those of keys that begin with this text.
+    pub prefix: String,
+    /// Only those of keys greater than this one, in byte order.
+    pub start_after: Option<String>,
+    /// Fold keys with a further `/` after the prefix into [`VersionsPage::folders`].
+    pub fold: bool,
+    /// Most versions of a page that are of use; a store may give more.
+    pub most: Option<u16>,
+    /// The [`VersionsPage::next`] of the page before.
+    pub page: Option<PageToken>,
+}
+
+/// One page of versions, in byte order of the keys; those of one key stand together, in any order.
+#[derive(Clone, Debug, Default)]
+pub struct VersionsPage {
+    /// Versions on this page.
+    pub versions: Vec<ObjectVersion>,
+    /// Folded prefixes on this page, each ending in `/`.
+    pub folders: Vec<String>,
+    /// Present when more pages follow.
+    pub next: Option<PageToken>,
+}
+
+/// Whether a store keeps what is deleted or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versioning {
+    /// Every version.
+    Kept,
+    /// Versions of what was stored until somebody ended it.
+    Ended,
+    /// Nothing.
+    Never,
+}
+
 /// Where a part stands in its object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartAt {
@@ -297,6 +360,34 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// [`ErrorKind::NotFound`] only when the store proved that the key is not there;
     /// [`ErrorKind::Invalid`] when `offset` is not 0 and lies at or past the end.
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download>;
+
+    /// Whether the store keeps versions of its objects.
+    ///
+    /// # Errors
+    /// The store's; where the credentials may not ask, it is taken for granted.
+    async fn versioning(&self) -> Result<Versioning> {
+        Ok(Versioning::Never)
+    }
+
+    /// One page of the versions of objects.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the store keeps none.
+    async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        let object = format!("{}/{}", self.url(), request.prefix);
+        Err(Error::new(Operation::List, object, ErrorKind::Unsupported))
+    }
+
+    /// As [`ObjectStore::get`], of one version.
+    async fn get_version(
+        &self,
+        version: &ObjectVersion,
+        _offset: u64,
+        _length: Option<u64>,
+    ) -> Result<Download> {
+        let object = format!("{}/{}", self.url(), version.key);
+        Err(Error::new(Operation::Get, object, ErrorKind::Unsupported))
+    }
 
     /// The object's size, time and token.
     ///

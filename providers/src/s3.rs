@@ -16,6 +16,7 @@ mod headers;
 mod probe;
 mod probe_memory;
 mod session;
+mod versions;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -41,8 +42,9 @@ use crate::http::{byte_range, content_range};
 use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
-    ObjectKey, ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result,
-    Right, UnfinishedUpload, UploadId, UploadsPage,
+    ObjectKey, ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode,
+    PutToken, Result, Right, UnfinishedUpload, UploadId, UploadsPage, Versioning, VersionsPage,
+    VersionsRequest,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
@@ -218,6 +220,7 @@ impl S3Store {
         &self,
         session: &Session,
         key: &ObjectKey,
+        version: Option<&str>,
         range: Option<String>,
     ) -> std::result::Result<GetObjectOutput, Failure> {
         let request = session
@@ -225,15 +228,38 @@ impl S3Store {
             .get_object()
             .bucket(self.bucket())
             .key(self.full(key.as_str()))
+            .set_version_id(version.map(str::to_owned))
             .set_request_payer(self.payer())
             .set_range(range);
         request.send().await.map_err(Failure::from)
     }
 
+    /// The bytes of an object, or of a version of it.
+    async fn get_one(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        let session = self.sessions.current();
+        let mut answer = self
+            .get_range(&session, key, version, byte_range(offset, length))
+            .await;
+        // No range lies in an empty object, not even the first byte.
+        if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
+            answer = self.get_range(&session, key, version, None).await;
+        }
+        match answer {
+            Ok(output) => self.download(key, offset, output),
+            Err(failure) => Err(self.failed(&session, Operation::Get, key, failure).await),
+        }
+    }
+
     /// Asks by GET after a HEAD was refused, and so gets an answer with a reason.
     async fn head_by_get(&self, key: &ObjectKey) -> Result<ObjectInfo> {
         let session = self.sessions.current();
-        let output = match self.get_range(&session, key, None).await {
+        let output = match self.get_range(&session, key, None, None).await {
             Ok(output) => output,
             Err(failure) => return Err(self.failed(&session, Operation::Head, key, failure).await),
         };
@@ -555,18 +581,25 @@ impl ObjectStore for S3Store {
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let session = self.sessions.current();
-        let mut answer = self
-            .get_range(&session, key, byte_range(offset, length))
-            .await;
-        // No range lies in an empty object, not even the first byte.
-        if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
-            answer = self.get_range(&session, key, None).await;
-        }
-        match answer {
-            Ok(output) => self.download(key, offset, output),
-            Err(failure) => Err(self.failed(&session, Operation::Get, key, failure).await),
-        }
+        self.get_one(key, None, offset, length).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning> {
+        self.bucket_versioning().await
+    }
+
+    async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        self.list_versions(request).await
+    }
+
+    async fn get_version(
+        &self,
+        version: &ObjectVersion,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        self.get_one(&version.key, Some(&version.id), offset, length)
+            .await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {

@@ -10,6 +10,7 @@
 //! else. Peak memory of a [`Store`]:
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
+mod as_of;
 mod listing;
 mod open;
 mod rate;

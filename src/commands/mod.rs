@@ -8,6 +8,7 @@ mod backup_push;
 mod backup_show;
 mod check;
 mod config;
+mod copy;
 mod daemon;
 mod delete;
 mod find;
@@ -31,6 +32,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::CommandFactory;
+use jiff::{SignedDuration, Timestamp};
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
 use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
@@ -48,6 +50,7 @@ use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
+use crate::restore::target;
 use crate::server::postmaster;
 use crate::server::waiting_server::Times;
 use crate::session::{Network, StoreSession};
@@ -56,6 +59,9 @@ use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 
 /// The part of a spool in which it is noted what stores were found to do.
 const PROBED: &str = "probed";
+
+/// How far the clocks of this host and of a store may be apart.
+const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(10);
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +190,28 @@ fn read_rate(command: &Command) -> Option<&str> {
 }
 
 fn load(global: &Global, read_rate: Option<&str>) -> Result<Settings, Error> {
-    let settings = Settings::load(&Flags {
+    let mut settings = Settings::load(&flags(global, read_rate))?;
+    let as_of = global.store_as_of.as_deref();
+    settings.stores.as_of = as_of.map(|text| past("--store-as-of", text)).transpose()?;
+    Ok(settings)
+}
+
+/// A time on the command line that must not lie ahead.
+fn past(flag: &'static str, text: &str) -> Result<Timestamp, crate::config::Error> {
+    let wrong = |problem| crate::config::Error::Flag {
+        flag,
+        value: text.to_owned(),
+        problem,
+    };
+    let time = target::parse_time(text).map_err(wrong)?;
+    if time.duration_since(Timestamp::now()) > CLOCKS_APART {
+        return Err(wrong("it lies ahead".to_owned()));
+    }
+    Ok(time)
+}
+
+fn flags<'a>(global: &'a Global, read_rate: Option<&'a str>) -> Flags<'a> {
+    Flags {
         file: global.config.as_deref(),
         store: global.store.as_deref(),
         upload_rate: global.upload_rate.as_deref(),
@@ -196,8 +223,7 @@ fn load(global: &Global, read_rate: Option<&str>) -> Result<Settings, Error> {
         } else {
             Environment::Read
         },
-    })?;
-    Ok(settings)
+    }
 }
 
 /// One segment to or from a directory leaves nothing to do for a second thread.
@@ -223,6 +249,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupList(cluster) => backup_list::run(context, &cluster),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
         Command::BackupMark(arguments) => backup_mark::run(context, &arguments),
+        Command::Copy(arguments) => copy::run(context, &arguments),
         Command::Delete(arguments) => delete::run(context, &arguments),
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
@@ -266,6 +293,34 @@ impl Context {
     /// The same with another time for which a failing request is tried again.
     fn session_within(&self, deadline: Duration) -> Result<StoreSession, Error> {
         open(self.network()?, &self.settings, &self.rates, deadline)
+    }
+
+    /// Opens another store than the settings name.
+    fn session_with(&self, settings: &Settings) -> Result<StoreSession, Error> {
+        open(
+            self.network()?,
+            settings,
+            &self.rates,
+            settings.retry_timeout,
+        )
+    }
+
+    /// The settings of another store: those of a file of its own, or else these.
+    fn settings_for(&self, store: &str, file: Option<&Path>) -> Result<Settings, Error> {
+        let Some(file) = file else {
+            let mut settings = self.settings.clone();
+            settings.store = Some(store.to_owned());
+            settings.stores.as_of = None;
+            return Ok(settings);
+        };
+        let flags = Flags {
+            file: Some(file),
+            store: Some(store),
+            // Variables are those of this store.
+            environment: Environment::Ignored,
+            ..flags(&self.global, None)
+        };
+        Ok(Settings::load(&flags)?)
     }
 
     /// The same for a command of the server in `pgdata`, in whose spool is what earlier ones found out about the store.

@@ -140,6 +140,7 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
         config,
         set: context.settings.beside_the_file(),
         variables: variables(&store),
+        as_of: context.settings.stores.as_of,
         store,
     })))
 }

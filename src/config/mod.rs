@@ -244,6 +244,16 @@ pub enum Error {
     /// A policy on the command line that is none.
     #[error("{0}")]
     Retention(String),
+    /// A flag with a value that is none.
+    #[error("{flag} {value:?}: {problem}")]
+    Flag {
+        /// The flag.
+        flag: &'static str,
+        /// What was written.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 impl Failure for Error {
@@ -264,7 +274,7 @@ impl Failure for Error {
             }
             Self::NoRetention => "set `retention`, for example to 'days=14 monthly=12', or say it: walhalla delete retain days=14 monthly=12".into(),
             Self::Retention(_) => "`walhalla delete retain --help` tells the rules".into(),
-            Self::Read { .. } | Self::Toml { .. } => return None,
+            Self::Read { .. } | Self::Toml { .. } | Self::Flag { .. } => return None,
         })
     }
 }
@@ -323,6 +333,18 @@ impl Settings {
         Resolver(&self.values).recipients()
     }
 
+    /// Whether anything is set that says how objects are packed.
+    pub fn say_how_to_pack(&self) -> bool {
+        let packing = [
+            table::COMPRESSION.row.name,
+            table::AGE_RECIPIENTS.row.name,
+            table::AGE_RECIPIENTS_FILE.row.name,
+        ];
+        let mut set = { self.values.iter() }
+            .filter(|value| !matches!(value.origin, Origin::Default) && value.text.is_some());
+        set.any(|value| packing.contains(&value.key))
+    }
+
     /// The store's URL.
     ///
     /// # Errors
@@ -340,7 +362,9 @@ impl Settings {
             .filter(|value| !NOT_OF_THE_STORE.contains(&value.key))
             .map(|value| (value.key, &value.text))
             .collect();
-        let text = format!("{settings:?}{variables:?}");
+        let mut text = format!("{settings:?}{variables:?}");
+        // What a store was is another store.
+        text.extend(self.stores.as_of.map(|time| time.to_string()));
         hex::encode(blake3::derive_key(IDENTITY_PURPOSE, text.as_bytes()))
     }
 
@@ -425,6 +449,7 @@ impl Resolver<'_> {
             azure: AzureSettings {
                 access_tier: self.optional(&table::AZURE_ACCESS_TIER)?,
             },
+            as_of: None,
         })
     }
 

@@ -32,6 +32,8 @@ pub struct Pipeline {
     session: StoreSession,
     compression: Compression,
     recipients: Option<Arc<Recipients>>,
+    /// Whether objects of [`Pipeline::create_whole`] are hashed, too.
+    hashes_all: bool,
     /// To the compressing threads; without them whoever writes compresses.
     jobs: Option<Sender<Job>>,
     blocks: Reused,
@@ -165,7 +167,7 @@ pub struct StoredObject {
     pub content_bytes: u64,
     /// Length in the store.
     pub stored_bytes: u64,
-    /// Of the stored bytes, of an object of [`Pipeline::create`].
+    /// Of the stored bytes, of an object of [`Pipeline::create`] or a pipeline that hashes all.
     pub digest: Option<StoredDigest>,
     /// The checksum in its trailer, of an object of [`Pipeline::create_whole`] that has one.
     pub trailer: Option<[u8; 32]>,
@@ -203,6 +205,7 @@ impl Pipeline {
             session,
             compression,
             recipients,
+            hashes_all: false,
             jobs: Some(jobs),
             blocks,
             frames,
@@ -216,6 +219,15 @@ impl Pipeline {
     pub fn compressing_in_place(&self) -> Self {
         Self {
             jobs: None,
+            ..self.clone()
+        }
+    }
+
+    /// The same pipeline, which hashes the stored bytes of every object.
+    #[must_use]
+    pub fn hashing_all(&self) -> Self {
+        Self {
+            hashes_all: true,
             ..self.clone()
         }
     }
@@ -335,7 +347,7 @@ impl Pipeline {
             trailer,
             encryption: self.encrypting(key, content_digest)?,
             // Nothing names it: the trailer says what there is to say, and a second pass costs as much again.
-            hash: None,
+            hash: self.hashes_all.then(StoredHash::default),
         };
         Ok(self.begin(key, upload.whole_up_to(WHOLE_BYTES), wrapping))
     }

@@ -109,6 +109,19 @@ impl Repository {
         Ok(gaps.into_iter().find(|gap| gap.dropped.has(missing)))
     }
 
+    /// Copies a record to `copy`, the same cluster in another store, unless it is there.
+    ///
+    /// # Errors
+    /// Of either store.
+    pub fn copy_gap(&self, dropped: DroppedSegments, copy: &Self) -> Result<(), StoreError> {
+        let key = self.layout.key(&Key::Gap(dropped));
+        let content = self.read_small(&key)?;
+        match copy.session.put(&key, content, PutMode::Create) {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(()),
+            put => put,
+        }
+    }
+
     fn gaps_below(&self, folder: &str) -> Result<Vec<RecordedGap>, StoreError> {
         let found = self.session.list(folder, None)?;
         let gap = |info: &ObjectInfo| match self.layout.parse(&info.key) {

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use walhalla_postgres::{Limits, Version};
 
 use super::Error;
@@ -32,6 +33,8 @@ pub struct OnDemand {
     pub config: PathBuf,
     /// Store URL.
     pub store: String,
+    /// The time as of which the store is looked at.
+    pub as_of: Option<Timestamp>,
     /// Settings that are not in the file.
     pub set: Vec<(String, String)>,
     /// Variables of the store's own ecosystem that say which store the URL means, and their values; none is unset.
@@ -247,6 +250,9 @@ impl OnDemand {
         words.push("--no-environment".into());
         words.extend(["--config".into(), self.config.clone().into()]);
         words.extend(["--store".into(), self.store.clone().into()]);
+        if let Some(time) = self.as_of {
+            words.extend(["--store-as-of".into(), time.to_string().into()]);
+        }
         for (key, value) in &self.set {
             words.extend(["--set".into(), format!("{key}={value}").into()]);
         }

@@ -25,6 +25,7 @@ mod support;
 mod changed_settings;
 mod check;
 mod connecting;
+mod copies;
 mod daemon;
 mod damaged_pages;
 mod deletions;

@@ -69,6 +69,9 @@ struct State {
     faults: HashMap<(Call, u32), Fault>,
     always: HashMap<Call, Fault>,
     kept: HashSet<ObjectKey>,
+    /// Of all methods.
+    made: u32,
+    stops_after: Option<u32>,
 }
 
 impl FaultyStore {
@@ -95,12 +98,19 @@ impl FaultyStore {
         self.state.lock().unwrap().kept.insert(key.clone());
     }
 
+    /// Lets every call fail after so many more, as if the process were killed then.
+    pub fn stop_after(&self, calls: u32) {
+        let mut state = self.state.lock().unwrap();
+        state.stops_after = Some(state.made + calls);
+    }
+
     /// Takes all faults away.
     pub fn heal(&self) {
         let mut state = self.state.lock().unwrap();
         state.faults.clear();
         state.always.clear();
         state.kept.clear();
+        state.stops_after = None;
     }
 
     /// How often the method was called.
@@ -116,6 +126,10 @@ impl FaultyStore {
 
     fn next_fault(&self, call: Call) -> Option<Fault> {
         let mut state = self.state.lock().unwrap();
+        state.made += 1;
+        if state.stops_after.is_some_and(|last| state.made > last) {
+            return Some(Fault::Fail(ErrorKind::Other));
+        }
         let count = state.calls.entry(call).or_default();
         *count += 1;
         let nth = *count;

@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use url::Url;
 
+use super::as_of::AsOfStore;
 use crate::fs::FsStore;
 use crate::{Error, ErrorKind, Location, ObjectKey, ObjectStore, Operation, Result};
 
@@ -13,6 +15,8 @@ use crate::{Error, ErrorKind, Location, ObjectKey, ObjectStore, Operation, Resul
 pub struct StoreSettings {
     /// Certificates in PEM form that are trusted beside the system's.
     pub ca_file: Option<PathBuf>,
+    /// The time as of which the store is looked at; it cannot be changed then.
+    pub as_of: Option<Timestamp>,
     /// For `s3:`.
     pub s3: S3Settings,
     /// For `gs:`.
@@ -97,13 +101,18 @@ pub struct AzureSettings {
 /// [`ErrorKind::Invalid`] for a URL that names no store that is built in,
 /// [`ErrorKind::StoreMissing`] where it can be known without a request that the store does not exist.
 pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
-    match target(url) {
+    let store = match target(url) {
         Ok(Target::Directory(path)) => open_directory(path).await,
         Ok(Target::S3(location)) => open_s3(location, settings).await,
         Ok(Target::Gcs(location)) => open_gcs(location, settings).await,
         Ok(Target::Azure(location)) => open_azure(location, settings).await,
         Err(fault) => Err(refused(&shown(url), fault)),
-    }
+    };
+    let store = store?;
+    Ok(match settings.as_of {
+        Some(time) => Arc::new(AsOfStore::new(store, time)),
+        None => store,
+    })
 }
 
 enum Target {

@@ -1,0 +1,160 @@
+//! Sending one object: as it is stored, or packed anew; and reading it back.
+
+use std::io::{self, Read};
+
+use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
+
+use super::Error;
+use super::order::{Place, Turn};
+use crate::failure::Failure as _;
+use crate::pipeline::{self, ObjectWriter, StoredDigest, StoredHash, StoredObject};
+use crate::progress::Progress;
+use crate::repository::Repository;
+use crate::repository::layout::Object;
+
+/// Longest object that is sent in one request where another might create it at the same moment.
+const WHOLE_BYTES: usize = 64 << 20;
+
+/// From where to where objects are sent.
+#[derive(Clone, Copy)]
+pub(super) struct Sending<'a> {
+    pub(super) source: &'a Repository,
+    pub(super) copy: &'a Repository,
+    pub(super) progress: &'a Progress,
+}
+
+/// How sending an object ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is in the copy.
+    Now {
+        /// Length in the copy.
+        stored_bytes: u64,
+        /// Of the stored bytes.
+        digest: StoredDigest,
+    },
+    /// Another writer was faster.
+    Before,
+    /// Another thread failed.
+    Stopped,
+}
+
+impl Sent {
+    /// How an object was sent by a pipeline that hashes.
+    pub(super) fn of(stored: &StoredObject) -> Self {
+        Self::Now {
+            stored_bytes: stored.stored_bytes,
+            digest: stored.digest.expect("the pipeline of a copy hashes"),
+        }
+    }
+}
+
+impl Sending<'_> {
+    /// Sends the stored bytes of `object`, which are taken into `hash`, to the same key. The object comes to exist when the turn
+    /// comes to its `place`.
+    pub(super) fn as_it_is(
+        &self,
+        object: &Object,
+        mut hash: StoredHash,
+        place: Place,
+    ) -> Result<Sent, Error> {
+        let mut chunks = self.source.session().read(&object.key)?;
+        let session = self.copy.session();
+        let upload = session.upload(object.key.clone(), PutMode::Create);
+        let mut upload = upload.whole_up_to(WHOLE_BYTES);
+        while let Some(chunk) = chunks.wait_for_next() {
+            let chunk = chunk?;
+            hash.update(&chunk);
+            let length = chunk.len() as u64;
+            session.wait(upload.write(chunk))?;
+            if !self.progress.add(length) {
+                return Ok(Sent::Stopped);
+            }
+        }
+        if place.wait() == Turn::Never {
+            return Ok(Sent::Stopped);
+        }
+        let finished = session.wait(upload.finish());
+        place.ended();
+        match finished {
+            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(Sent::Before),
+            finished => Ok(Sent::Now {
+                stored_bytes: finished?,
+                digest: hash.digest(),
+            }),
+        }
+    }
+
+    /// Writes the content of `object` to `writer`; returns the digest of the stored bytes that were read.
+    pub(super) fn repack(
+        &self,
+        object: &Object,
+        hash: StoredHash,
+        writer: &mut ObjectWriter,
+    ) -> Result<StoredDigest, Error> {
+        let mut watched = self.source.open_watched(object, hash)?;
+        loop {
+            let room = writer.room().map_err(broken_off)?;
+            let count = { watched.content.read(room) }
+                .map_err(|source| self.source.damaged(&object.key, source))?;
+            if count == 0 {
+                return Ok(watched.hash.digest());
+            }
+            writer.fill(count);
+        }
+    }
+
+    /// Reads an object of the copy, with all checks that it brings along, and compares it with what was sent. One that differs,
+    /// or was damaged in the source, is removed again.
+    pub(super) fn read_back(&self, object: &Object, sent: StoredDigest) -> Result<(), Error> {
+        let read = self.copy.open_watched(object, sent.hash());
+        let read = read.and_then(|mut watched| {
+            io::copy(&mut watched.content, &mut io::sink())
+                .map_err(|source| self.copy.damaged(&object.key, source))?;
+            Ok(watched.hash.digest())
+        });
+        let problem = match read {
+            Ok(digest) if digest == sent => return Ok(()),
+            Ok(_) => None,
+            Err(error) if error.is_locked() || error.is_of_the_object() => {
+                match stored_digest(self.copy, &object.key, sent.hash())? {
+                    digest if digest != sent => None,
+                    _ if error.is_locked() => return Ok(()),
+                    _ => Some(error),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.copy.remove(std::slice::from_ref(&object.key))?;
+        Err(match problem {
+            Some(source) => Error::Damaged {
+                object: self.source.url(&object.key),
+                source,
+            },
+            None => Error::NotAsSent {
+                object: self.copy.url(&object.key),
+            },
+        })
+    }
+}
+
+/// The digest of an object's stored bytes.
+pub(super) fn stored_digest(
+    repository: &Repository,
+    key: &ObjectKey,
+    mut hash: StoredHash,
+) -> Result<StoredDigest, Error> {
+    let mut chunks = repository.session().read(key)?;
+    while let Some(chunk) = chunks.wait_for_next() {
+        hash.update(&chunk?);
+    }
+    Ok(hash.digest())
+}
+
+/// Why a writer takes no more.
+pub(super) fn broken_off(error: io::Error) -> Error {
+    match error.downcast::<pipeline::Error>() {
+        Ok(error) => Error::Pipeline(error),
+        Err(error) => Error::Local(error),
+    }
+}
