@@ -131,6 +131,11 @@ impl StoreSession {
         self.store.url()
     }
 
+    /// [`Store::as_of`]
+    pub fn as_of(&self) -> Option<jiff::Timestamp> {
+        self.store.as_of()
+    }
+
     /// An object's URL, for messages.
     pub fn object_url(&self, key: &ObjectKey) -> String {
         self.store.object_url(key)

@@ -53,7 +53,8 @@ use crate::location::Location;
 use crate::transfer::StoreSettings;
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PartAt, PartReceipt, PutMode, PutToken, Result, Right, UploadId,
+    ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken,
+    Result, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
 };
 use account::{Account, Credential};
 use answer::{BoundedClient, OriginPolicy};
@@ -195,9 +196,14 @@ impl AzureStore {
     async fn get_range(
         &self,
         blob: &BlobClient,
+        version: Option<&str>,
         range: Option<String>,
     ) -> std::result::Result<AsyncRawResponse, Failure> {
-        let mut request = self.request(blob.url().clone());
+        let mut url = blob.url().clone();
+        if let Some(version) = version {
+            url.query_pairs_mut().append_pair("versionid", version);
+        }
+        let mut request = self.request(url);
         if let Some(range) = range {
             request.insert_header("x-ms-range", range);
         }
@@ -262,23 +268,42 @@ impl AzureStore {
         })
     }
 
-    fn list_url(&self, request: &ListRequest) -> Url {
+    /// The bytes of a blob, or of a version of it.
+    async fn get_one(
+        &self,
+        key: &ObjectKey,
+        version: Option<&str>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        let blob = self.blob(Operation::Get, key)?;
+        let range = byte_range(offset, length);
+        let mut answer = self.get_range(&blob, version, range).await;
+        // No range lies in an empty object, not even the first byte.
+        if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
+            answer = self.get_range(&blob, version, None).await;
+        }
+        let answer = answer.map_err(|failure| self.failed(Operation::Get, key, failure))?;
+        self.download(key, offset, answer)
+    }
+
+    fn list_url(&self, prefix: &str, fold: bool, page: Option<&PageToken>) -> Url {
         let mut url = self.container.url().clone();
         url.query_pairs_mut()
             .append_pair("restype", "container")
             .append_pair("comp", "list")
-            .append_pair("prefix", &self.location.full(&request.prefix));
-        if request.fold {
+            .append_pair("prefix", &self.location.full(prefix));
+        if fold {
             url.query_pairs_mut().append_pair("delimiter", "/");
         }
-        if let Some(marker) = &request.page {
+        if let Some(marker) = page {
             url.query_pairs_mut().append_pair("marker", marker.as_str());
         }
         url
     }
 
-    async fn blob_page(&self, request: &ListRequest) -> std::result::Result<BlobPage, Failure> {
-        let mut request = self.request(self.list_url(request));
+    async fn blob_page(&self, url: Url) -> std::result::Result<BlobPage, Failure> {
+        let mut request = self.request(url);
         let options = PipelineSendOptions {
             check_success: CheckSuccessOptions {
                 success_codes: &[200],
@@ -526,14 +551,38 @@ impl ObjectStore for AzureStore {
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let blob = self.blob(Operation::Get, key)?;
-        let mut answer = self.get_range(&blob, byte_range(offset, length)).await;
-        // No range lies in an empty object, not even the first byte.
-        if offset == 0 && answer.as_ref().is_err_and(Failure::is_invalid_range) {
-            answer = self.get_range(&blob, None).await;
-        }
-        let answer = answer.map_err(|failure| self.failed(Operation::Get, key, failure))?;
-        self.download(key, offset, answer)
+        self.get_one(key, None, offset, length).await
+    }
+
+    /// Nothing tells but the blobs themselves.
+    async fn versioning(&self) -> Result<Versioning> {
+        Ok(Versioning::Kept)
+    }
+
+    async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        let object = || format!("{}/{}", self.url, request.prefix);
+        let mut url = self.list_url(&request.prefix, request.fold, request.page.as_ref());
+        url.query_pairs_mut().append_pair("include", "versions");
+        let page = self.blob_page(url).await;
+        let page = page.map_err(|failure| failure.on(Operation::List, object()))?;
+        let page = page.into_versions_page(request, &self.location);
+        page.map_err(|answer| {
+            let kind = match answer {
+                Unexpected::NoVersions => ErrorKind::Unsupported,
+                _ => ErrorKind::Other,
+            };
+            Error::new(Operation::List, object(), kind).with_source(answer)
+        })
+    }
+
+    async fn get_version(
+        &self,
+        version: &ObjectVersion,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        self.get_one(&version.key, Some(&version.id), offset, length)
+            .await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
@@ -546,7 +595,8 @@ impl ObjectStore for AzureStore {
     /// With a `start_after` the pages before it are read too, and come empty: Azure starts at the prefix.
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let object = || format!("{}/{}", self.url, request.prefix);
-        let page = self.blob_page(request).await;
+        let url = self.list_url(&request.prefix, request.fold, request.page.as_ref());
+        let page = self.blob_page(url).await;
         let page = page.map_err(|failure| failure.on(Operation::List, object()))?;
         page.into_page(request, &self.location).map_err(|answer| {
             Error::new(Operation::List, object(), ErrorKind::Other).with_source(answer)

@@ -38,8 +38,8 @@ use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
-    ObjectStore, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Right,
-    UploadId,
+    ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken,
+    Result, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
 };
 use bodies::Bodies;
 use credentials::Access;
@@ -221,9 +221,71 @@ impl GcsStore {
         if is_said && let Ok(size) = u64::try_from(object.size) {
             return Ok(size);
         }
-        let resource = self.json.head(&self.name(key)).await?;
+        let generation = Some(object.generation);
+        let resource = self.json.head(&self.name(key), generation).await?;
         let size = resource.size_of(object.generation);
         size.ok_or_else(|| Failure::new(ErrorKind::Conflict, Unexpected::OtherGeneration))
+    }
+
+    /// The bytes of an object, or of a generation of it.
+    async fn get_one(
+        &self,
+        key: &ObjectKey,
+        generation: Option<i64>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        let name = self.name(key);
+        let whole = range(offset, length);
+        let mut answer = self.bodies.read(&name, generation, whole).await;
+        // No range lies in an empty object, not even the first byte.
+        let is_outside = |failure: &Failure| failure.status() == Some(416);
+        if offset == 0 && answer.as_ref().is_err_and(is_outside) {
+            answer = self.bodies.read(&name, generation, ReadRange::all()).await;
+        }
+        match answer {
+            Ok(response) => self
+                .download(key, offset, length, response)
+                .await
+                .map_err(|failure| self.failed(Operation::Get, key, failure)),
+            Err(failure) => Err(self.refused(Operation::Get, key, failure).await),
+        }
+    }
+
+    async fn list_versions(
+        &self,
+        request: &VersionsRequest,
+    ) -> std::result::Result<VersionsPage, Failure> {
+        let prefix = self.location.full(&request.prefix);
+        let start = request.start_after.as_ref();
+        let start = start.map(|key| self.location.full(key));
+        let most = request.most.map(|most| most.to_string());
+        let most = most.as_deref().unwrap_or(PAGE_KEYS);
+        let mut query = vec![("prefix", prefix.as_str()), ("maxResults", most)];
+        query.extend(start.as_deref().map(|start| ("startOffset", start)));
+        query.extend(request.fold.then_some(("delimiter", "/")));
+        let page = request.page.as_ref();
+        query.extend(page.map(|page| ("pageToken", page.as_str())));
+        let listing = self.json.list_versions(&query).await?;
+        let mut page = VersionsPage {
+            next: listing.next_page_token.map(PageToken::from),
+            ..VersionsPage::default()
+        };
+        for item in listing.items {
+            let name = item.name.as_ref();
+            let name = name.ok_or_else(|| unexpected(Unexpected::MissingField))?;
+            // As in other listings, the name itself is included.
+            let key = self.location.key(name);
+            let key = key.filter(|key| request.start_after.as_deref() != Some(key.as_str()));
+            if let Some(key) = key {
+                page.versions.push(item.version(key)?);
+            }
+        }
+        let folders = listing.prefixes.iter();
+        page.folders = folders
+            .filter_map(|folder| Some(self.location.below(folder)?.to_owned()))
+            .collect();
+        Ok(page)
     }
 
     fn list_page(
@@ -354,24 +416,43 @@ impl ObjectStore for GcsStore {
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
-        let name = self.name(key);
-        let mut answer = self.bodies.read(&name, range(offset, length)).await;
-        // No range lies in an empty object, not even the first byte.
-        let is_outside = |failure: &Failure| failure.status() == Some(416);
-        if offset == 0 && answer.as_ref().is_err_and(is_outside) {
-            answer = self.bodies.read(&name, ReadRange::all()).await;
-        }
-        match answer {
-            Ok(response) => self
-                .download(key, offset, length, response)
-                .await
-                .map_err(|failure| self.failed(Operation::Get, key, failure)),
-            Err(failure) => Err(self.refused(Operation::Get, key, failure).await),
+        self.get_one(key, None, offset, length).await
+    }
+
+    async fn versioning(&self) -> Result<Versioning> {
+        match self.json.keeps_versions().await {
+            Ok(true) => Ok(Versioning::Kept),
+            // Older versions may be there all the same: nothing tells.
+            Ok(false) => Ok(Versioning::Never),
+            // A right of its own, which who lists objects need not have.
+            Err(failure) if failure.kind() == ErrorKind::PermissionDenied => Ok(Versioning::Kept),
+            Err(failure) => Err(failure.on(Operation::List, self.url.clone())),
         }
     }
 
+    async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
+        let page = self.list_versions(request).await;
+        page.map_err(|failure| {
+            failure.on(Operation::List, format!("{}/{}", self.url, request.prefix))
+        })
+    }
+
+    async fn get_version(
+        &self,
+        version: &ObjectVersion,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Download> {
+        let generation = version.id.parse().map_err(|_| {
+            let failure = unexpected(Unexpected::MissingField);
+            self.failed(Operation::Get, &version.key, failure)
+        });
+        self.get_one(&version.key, Some(generation?), offset, length)
+            .await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        match self.json.head(&self.name(key)).await {
+        match self.json.head(&self.name(key), None).await {
             Ok(resource) => resource
                 .info(key.clone())
                 .map_err(|failure| self.failed(Operation::Head, key, failure)),

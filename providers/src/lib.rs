@@ -289,6 +289,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// The store's limits.
     fn limits(&self) -> Limits;
 
+    /// The time as of which it is looked at, if it is not as it is now; nothing in it can be changed then.
+    fn as_of(&self) -> Option<jiff::Timestamp> {
+        None
+    }
+
     /// Stores `body` under `key`. After `Ok` the object survives a crash, and no reader ever saw part of it.
     async fn put(
         &self,

@@ -6,6 +6,7 @@ pub mod emulators;
 pub mod faults;
 mod faulty;
 mod memory;
+pub mod past;
 pub mod proxy;
 
 pub use faulty::{Call, Fault, FaultyStore};

@@ -30,6 +30,7 @@ use crate::{
     Error, ErrorKind, GrowingObject, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo,
     ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Right, UnfinishedUpload,
 };
+pub use as_of::AsOfStore;
 pub use listing::Listing;
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
@@ -175,6 +176,11 @@ impl Store {
                 Err(error) => retries.wait_after(error).await?,
             }
         }
+    }
+
+    /// [`ObjectStore::as_of`]
+    pub fn as_of(&self) -> Option<jiff::Timestamp> {
+        self.inner.store.as_of()
     }
 
     /// The object's URL, for messages.

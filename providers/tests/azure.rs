@@ -23,6 +23,13 @@ use walhalla_providers::{
 
 conformance_tests!(azure());
 
+/// Azurite keeps no versions; how Azure lists them is tested where they are read.
+#[tokio::test]
+async fn the_past_is_refused_without_versions() {
+    let (store, _server) = azure();
+    walhalla_providers::testing::past::the_past_is_refused(store).await;
+}
+
 const CONNECTION_STRING: &str = "AZURE_STORAGE_CONNECTION_STRING";
 
 fn azure() -> (Arc<dyn ObjectStore>, Server) {

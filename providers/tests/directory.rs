@@ -24,6 +24,12 @@ fn directory() -> (Arc<dyn ObjectStore>, TempDir) {
 
 conformance_tests!(directory());
 
+#[tokio::test]
+async fn the_past_of_a_directory_is_refused() {
+    let (store, _directory) = directory();
+    walhalla_providers::testing::past::the_past_is_refused(store).await;
+}
+
 fn key(text: &str) -> ObjectKey {
     ObjectKey::new(text).unwrap()
 }

@@ -56,6 +56,16 @@ fn emulator() -> (Arc<dyn ObjectStore>, (FakeGcs, TempDir)) {
     (Arc::new(store), (server, dir))
 }
 
+#[tokio::test]
+async fn the_past_is_shown_where_versions_are_kept() {
+    let (store, _server) = emulator();
+    walhalla_providers::testing::past::the_past_is_refused(store).await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = FakeGcs::start_with_versions(dir.path());
+    let store = store_at(&server.endpoint(), FakeGcs::BUCKET);
+    walhalla_providers::testing::past::the_past_is_shown(Arc::new(store)).await;
+}
+
 async fn strict() -> (Arc<dyn ObjectStore>, GcsServer) {
     let server = GcsServer::start().await;
     (Arc::new(store_at(&server.endpoint, server::BUCKET)), server)

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use tempfile::TempDir;
 use walhalla_providers::s3::S3Store;
 use walhalla_providers::transfer::{ConditionalWrites, S3Settings, StoreSettings};
-use walhalla_providers::{Location, ObjectStore, conformance_tests};
+use walhalla_providers::{Location, ObjectKey, ObjectStore, conformance_tests};
 
 // What SeaweedFS 4.48 does otherwise, and why no harm comes of it:
 const LEFT_OUT: [&str; 4] = [
@@ -30,6 +31,23 @@ const LEFT_OUT: [&str; 4] = [
 ];
 conformance_tests!(on one server but LEFT_OUT; seaweedfs().await);
 
+#[tokio::test]
+async fn the_past_is_shown_where_versions_are_kept() {
+    let (store, weed) = seaweedfs().await;
+    walhalla_providers::testing::past::the_past_is_refused(Arc::clone(&store)).await;
+    store.delete(&[ObjectKey::new("a").unwrap()]).await.unwrap();
+    let versioning = VersioningConfiguration::builder()
+        .status(BucketVersioningStatus::Enabled)
+        .build();
+    let switched = weed.client.put_bucket_versioning().bucket(BUCKET);
+    switched
+        .versioning_configuration(versioning)
+        .send()
+        .await
+        .unwrap();
+    walhalla_providers::testing::past::the_past_is_shown(store).await;
+}
+
 const BUCKET: &str = "bucket";
 const ACCESS_KEY: &str = "walhalla";
 const SECRET_KEY: &str = "not-a-secret";
@@ -38,6 +56,7 @@ const START_LIMIT: Duration = Duration::from_mins(1);
 /// SeaweedFS's processes in one, ended with the test.
 struct Weed {
     process: Child,
+    client: Client,
     _dir: TempDir,
 }
 
@@ -61,7 +80,7 @@ async fn start() -> (Weed, Client) {
     loop {
         let ports = free_ports();
         let mut weed = Weed::spawn(ports);
-        let client = client(&format!("http://127.0.0.1:{}", ports[0]));
+        let client = weed.client.clone();
         while weed.process.try_wait().unwrap().is_none() {
             if client.create_bucket().bucket(BUCKET).send().await.is_ok() {
                 return (weed, client);
@@ -106,7 +125,11 @@ impl Weed {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        Self { process, _dir: dir }
+        Self {
+            process,
+            client: client(&format!("http://127.0.0.1:{s3}")),
+            _dir: dir,
+        }
     }
 }
 

@@ -165,6 +165,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         }
         _ => {}
     }
+    must_only_read(&command, &global)?;
     let settings = load(&global, read_rate(&command))?;
     let context = Context {
         network_threads: network_threads(&command, &settings),
@@ -194,6 +195,30 @@ fn load(global: &Global, read_rate: Option<&str>) -> Result<Settings, Error> {
     let as_of = global.store_as_of.as_deref();
     settings.stores.as_of = as_of.map(|text| past("--store-as-of", text)).transpose()?;
     Ok(settings)
+}
+
+/// Refuses to change a store as it was.
+fn must_only_read(command: &Command, global: &Global) -> Result<(), crate::config::Error> {
+    let changes = matches!(
+        command,
+        Command::WalPush(_)
+            | Command::WalReceive(_)
+            | Command::WalSummarize(_)
+            | Command::Daemon(_)
+            | Command::BackupPush(_)
+            | Command::BackupMark(_)
+            | Command::BackupMerge(_)
+            | Command::Delete(_)
+            | Command::Check(_)
+    );
+    match &global.store_as_of {
+        Some(time) if changes => Err(crate::config::Error::Flag {
+            flag: "--store-as-of",
+            value: time.clone(),
+            problem: "it is for commands that read, and this one changes the store".to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A time on the command line that must not lie ahead.

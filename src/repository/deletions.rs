@@ -180,6 +180,13 @@ impl Repository {
     /// # Errors
     /// As [`Repository::guard`].
     pub fn guard_as(&self, run: RunId, needs: &Needs) -> Result<Guarded, Error> {
+        if self.session.as_of().is_some() {
+            // What was there stays, whatever is deleted now.
+            return Ok(Guarded {
+                lease: None,
+                may_be_gone: false,
+            });
+        }
         let lease = self.lease(run, needs.clone())?;
         if lease.is_none() {
             tracing::warn!(

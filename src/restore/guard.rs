@@ -42,7 +42,7 @@ pub fn guard(
 
 /// Guards for a day what recovery fetches when the restore has ended.
 pub fn leave_guarded(repository: &Repository, plan: &Plan, kind: Kind) {
-    if kind == Kind::Staged {
+    if kind == Kind::Staged || repository.session().as_of().is_some() {
         return;
     }
     if let Err(error) = repository.leave_lease(needs(plan, kind), ON_DEMAND_HOLDS_FOR) {

@@ -53,6 +53,7 @@ mod open_formats;
 mod other_pasts;
 mod own_directories;
 mod owners;
+mod past;
 mod planning;
 mod push_ahead;
 mod rates;

@@ -6,7 +6,10 @@ use serde::Deserialize;
 
 use super::failure::Unexpected;
 use crate::location::Location;
-use crate::{ListPage, ListRequest, ObjectInfo, PageToken};
+use crate::{
+    ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectVersion, PageToken, VersionKind,
+    VersionsPage, VersionsRequest,
+};
 
 /// One page as Azure sends it.
 #[derive(Deserialize)]
@@ -36,6 +39,9 @@ enum Entry {
 #[serde(rename_all = "PascalCase")]
 struct Blob {
     name: Name,
+    /// When the version came to be; none where the account keeps no versions.
+    #[serde(default)]
+    version_id: Option<String>,
     properties: Properties,
 }
 
@@ -81,16 +87,57 @@ impl BlobPage {
                 .map(PageToken::from),
             ..ListPage::default()
         };
+        let after = request.start_after.as_deref();
         let (mut last_blob, mut last_folder) = (String::new(), String::new());
         for entry in self.blobs.entries {
             match entry {
                 Entry::Blob(blob) => {
                     let name = in_order(&mut last_blob, blob.name.decoded())?;
-                    page.objects.extend(blob.listed(name, request, location)?);
+                    if let Some(key) = blob.key(name, after, location) {
+                        page.objects.push(blob.listed(key)?);
+                    }
                 }
                 Entry::BlobPrefix(prefix) => {
                     let name = in_order(&mut last_folder, prefix.name.decoded())?;
-                    page.folders.extend(folder(name, request, location));
+                    page.folders.extend(folder(name, after, location));
+                }
+                Entry::Unknown => {}
+            }
+        }
+        Ok(page)
+    }
+}
+
+impl BlobPage {
+    /// The same of a page that was asked for with versions. When a blob was deleted, Azure does not say: its versions count as
+    /// if it were there.
+    ///
+    /// # Errors
+    /// [`Unexpected::NoVersions`] for a blob without one.
+    pub(super) fn into_versions_page(
+        self,
+        request: &VersionsRequest,
+        location: &Location,
+    ) -> Result<VersionsPage, Unexpected> {
+        let mut page = VersionsPage {
+            next: Some(self.next_marker)
+                .filter(|marker| !marker.is_empty())
+                .map(PageToken::from),
+            ..VersionsPage::default()
+        };
+        let after = request.start_after.as_deref();
+        let (mut last_blob, mut last_folder) = (String::new(), String::new());
+        for entry in self.blobs.entries {
+            match entry {
+                Entry::Blob(blob) => {
+                    let name = in_order(&mut last_blob, blob.name.decoded())?;
+                    if let Some(key) = blob.key(name, after, location) {
+                        page.versions.push(blob.version(key)?);
+                    }
+                }
+                Entry::BlobPrefix(prefix) => {
+                    let name = in_order(&mut last_folder, prefix.name.decoded())?;
+                    page.folders.extend(folder(name, after, location));
                 }
                 Entry::Unknown => {}
             }
@@ -120,39 +167,40 @@ impl Name {
 }
 
 impl Blob {
-    /// The object; none where it is not asked for, or its name is no key and so not of this store.
-    fn listed(
-        self,
-        name: &str,
-        request: &ListRequest,
-        location: &Location,
-    ) -> Result<Option<ObjectInfo>, Unexpected> {
-        let is_asked_for = |key: &str| {
-            request
-                .start_after
-                .as_deref()
-                .is_none_or(|after| key > after)
-        };
-        let key = location.key(name).filter(|key| {
+    /// Its key; none where it is not asked for, or its name is no key and so not of this store.
+    fn key(&self, name: &str, after: Option<&str>, location: &Location) -> Option<ObjectKey> {
+        let is_asked_for = |key: &str| after.is_none_or(|after| key > after);
+        location.key(name).filter(|key| {
             is_asked_for(key.as_str()) && self.properties.resource_type != "directory"
-        });
-        let Some(key) = key else { return Ok(None) };
-        Ok(Some(ObjectInfo {
+        })
+    }
+
+    fn listed(self, key: ObjectKey) -> Result<ObjectInfo, Unexpected> {
+        Ok(ObjectInfo {
             key,
             size_bytes: self.properties.size_bytes,
             modified: timestamp(&self.properties.modified).ok_or(Unexpected::MissingField)?,
             token: None,
-        }))
+        })
+    }
+
+    fn version(self, key: ObjectKey) -> Result<ObjectVersion, Unexpected> {
+        let id = self.version_id.ok_or(Unexpected::NoVersions)?;
+        Ok(ObjectVersion {
+            key,
+            kind: VersionKind::Object,
+            size_bytes: self.properties.size_bytes,
+            since: id.parse().map_err(|_| Unexpected::MissingField)?,
+            id,
+            until: None,
+        })
     }
 }
 
 /// The folder below the store's prefix; none where all in it comes before what is asked for.
-fn folder(name: &str, request: &ListRequest, location: &Location) -> Option<String> {
+fn folder(name: &str, after: Option<&str>, location: &Location) -> Option<String> {
     let folder = location.below(name)?;
-    let is_asked_for = request
-        .start_after
-        .as_deref()
-        .is_none_or(|after| folder > after || after.starts_with(folder));
+    let is_asked_for = after.is_none_or(|after| folder > after || after.starts_with(folder));
     is_asked_for.then(|| folder.to_owned())
 }
 
@@ -181,6 +229,38 @@ mod tests {
         );
         let page: BlobPage = azure_core::xml::from_xml(xml).unwrap();
         page.into_page(request, &Location::new("az", "c", "p"))
+    }
+
+    #[test]
+    fn versions_are_listed_as_azure_spells_them() {
+        let version = |name: &str, id: &str| {
+            let name = format!("<Name>{name}</Name><VersionId>{id}</VersionId>");
+            blob(&format!("{name}<IsCurrentVersion>true</IsCurrentVersion>"))
+        };
+        let entries = [
+            version("p/a", "2026-11-21T04:30:00.1234567Z"),
+            version("p/a", "2026-11-21T05:30:00.0000000Z"),
+        ];
+        let page = |entries: &str| {
+            let xml = format!(
+                "<?xml version=\"1.0\"?><EnumerationResults ContainerName=\"c\"><Prefix>p/</Prefix>\
+                 <Blobs>{entries}</Blobs><NextMarker /></EnumerationResults>"
+            );
+            let page: BlobPage = azure_core::xml::from_xml(xml).unwrap();
+            page.into_versions_page(&VersionsRequest::default(), &Location::new("az", "c", "p"))
+        };
+        let listed = page(&entries.concat()).unwrap();
+        assert!(listed.next.is_none());
+        let seen: Vec<_> = { listed.versions.iter() }
+            .map(|version| (version.key.as_str(), version.since.to_string()))
+            .collect();
+        let expected = [
+            ("a", "2026-11-21T04:30:00.1234567Z".to_owned()),
+            ("a", "2026-11-21T05:30:00Z".to_owned()),
+        ];
+        assert_eq!(seen, expected);
+        let without = page(&blob("<Name>p/a</Name>"));
+        assert!(matches!(without, Err(Unexpected::NoVersions)));
     }
 
     #[test]

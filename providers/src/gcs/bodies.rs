@@ -81,15 +81,20 @@ impl Bodies {
         check_stored((crc32c, size_bytes), theirs.zip(length))
     }
 
-    /// The answer to a request for the bytes of an object in `range`.
+    /// The answer to a request for the bytes of an object, or a generation of it, in `range`.
     pub(super) async fn read(
         &self,
         name: &str,
+        generation: Option<i64>,
         range: ReadRange,
     ) -> Result<ReadObjectResponse, Failure> {
         let client = self.client().await?;
         let age = self.access.age();
         let read = client.read_object(&self.bucket, name).set_read_range(range);
+        let read = match generation {
+            Some(generation) => read.set_generation(generation),
+            None => read,
+        };
         let answer = read.send().await;
         answer.map_err(|error| self.access.judged(Failure::of_google(error), age))
     }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials::Access;
 use super::failure::{Failure, StoredOtherBytes, Unexpected};
-use crate::{ErrorKind, ObjectInfo, ObjectKey, PutToken};
+use crate::{ErrorKind, ObjectInfo, ObjectKey, ObjectVersion, PutToken, VersionKind};
 
 /// In the metadata of an object.
 pub(super) const TOKEN_METADATA: &str = "walhalla-token";
@@ -26,6 +26,10 @@ const RESOURCE_FIELDS: &str = "name,size,timeCreated,generation,metadata,crc32c"
 
 /// `fields` of a listing.
 const LISTING_FIELDS: &str = "kind,nextPageToken,prefixes,items(name,size,timeCreated)";
+
+/// The same with versions.
+const VERSION_FIELDS: &str =
+    "kind,nextPageToken,prefixes,items(name,size,timeCreated,generation,timeDeleted)";
 
 const LISTING_KIND: &str = "storage#objects";
 
@@ -54,7 +58,9 @@ pub(super) struct Resource {
     pub(super) name: Option<String>,
     size: Option<String>,
     time_created: Option<String>,
-    generation: Option<String>,
+    pub(super) generation: Option<String>,
+    /// When it was deleted or replaced.
+    time_deleted: Option<String>,
     metadata: Option<HashMap<String, String>>,
     crc32c: Option<String>,
 }
@@ -70,6 +76,18 @@ pub(super) struct Listing {
     #[serde(default)]
     pub(super) prefixes: Vec<String>,
     pub(super) next_page_token: Option<String>,
+}
+
+/// What a bucket's metadata say of versions.
+#[derive(Deserialize)]
+struct Bucket {
+    versioning: Option<BucketVersioning>,
+}
+
+#[derive(Deserialize)]
+struct BucketVersioning {
+    #[serde(default)]
+    enabled: bool,
 }
 
 /// An object that shall be.
@@ -102,12 +120,40 @@ impl Json {
         }
     }
 
-    /// The object of this name.
-    pub(super) async fn head(&self, name: &str) -> Result<Resource, Failure> {
+    /// The object of this name, or a generation of it.
+    pub(super) async fn head(
+        &self,
+        name: &str,
+        generation: Option<i64>,
+    ) -> Result<Resource, Failure> {
+        let generation = generation.map(|generation| ("generation", generation.to_string()));
         let request = self
             .request(Method::GET, &self.object_path(name))
-            .query(&[("fields", RESOURCE_FIELDS)]);
+            .query(&[("fields", RESOURCE_FIELDS)])
+            .query(generation.as_slice());
         json(self.send(request).await?).await
+    }
+
+    /// A page of the bucket's listing, with all versions.
+    pub(super) async fn list_versions(&self, query: &[(&str, &str)]) -> Result<Listing, Failure> {
+        let request = self
+            .request(Method::GET, &self.bucket_path())
+            .query(query)
+            .query(&[("versions", "true"), ("fields", VERSION_FIELDS)]);
+        let response = self.send(request).await.map_err(Failure::on_bucket)?;
+        json::<Listing>(response).await?.checked()
+    }
+
+    /// Whether the bucket keeps versions now.
+    pub(super) async fn keeps_versions(&self) -> Result<bool, Failure> {
+        let request = self
+            .request(Method::GET, &format!("/storage/v1/b/{}", self.bucket))
+            .query(&[("fields", "versioning")]);
+        let response = self.send(request).await.map_err(Failure::on_bucket)?;
+        let bucket: Bucket = json(response).await?;
+        Ok(bucket
+            .versioning
+            .is_some_and(|versioning| versioning.enabled))
     }
 
     /// A page of the bucket's listing.
@@ -226,6 +272,20 @@ impl Resource {
     pub(super) fn size_of(&self, generation: i64) -> Option<u64> {
         let is_same = self.generation.as_ref()?.parse() == Ok(generation);
         self.size_bytes().filter(|_| is_same)
+    }
+
+    /// The object as one of its versions.
+    pub(super) fn version(&self, key: ObjectKey) -> Result<ObjectVersion, Failure> {
+        let incomplete = || Failure::new(ErrorKind::Other, Unexpected::MissingField);
+        let deleted = self.time_deleted.as_ref().map(|time| time.parse());
+        Ok(ObjectVersion {
+            key,
+            id: self.generation.clone().ok_or_else(incomplete)?,
+            kind: VersionKind::Object,
+            size_bytes: self.size_bytes().ok_or_else(incomplete)?,
+            since: self.created().ok_or_else(incomplete)?,
+            until: deleted.transpose().map_err(|_| incomplete())?,
+        })
     }
 
     fn size_bytes(&self) -> Option<u64> {

@@ -28,7 +28,7 @@ const FEW_VERSIONS: u16 = 50;
 
 /// A store as it was at a time. It can be read, and nothing else.
 #[derive(Debug)]
-pub(super) struct AsOfStore {
+pub struct AsOfStore {
     store: Arc<dyn ObjectStore>,
     time: Timestamp,
     is_checked: OnceCell<()>,
@@ -40,7 +40,7 @@ struct Pending(Vec<ObjectVersion>);
 
 impl AsOfStore {
     /// `store` as it was at `time`, by its own clock.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, time: Timestamp) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, time: Timestamp) -> Self {
         Self {
             store,
             time,
@@ -186,6 +186,10 @@ impl ObjectStore for AsOfStore {
 
     fn limits(&self) -> Limits {
         self.store.limits()
+    }
+
+    fn as_of(&self) -> Option<Timestamp> {
+        Some(self.time)
     }
 
     async fn put(

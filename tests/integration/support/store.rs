@@ -39,6 +39,11 @@ impl Store {
         Self::Gcs(FakeGcs::start(&area.make_dir("gcs")))
     }
 
+    /// The same with a bucket that keeps versions.
+    pub fn gcs_with_versions(area: &Area) -> Self {
+        Self::Gcs(FakeGcs::start_with_versions(&area.make_dir("gcs")))
+    }
+
     pub fn azure(area: &Area) -> Self {
         Self::Azure(Azurite::start(&area.make_dir("azure")))
     }

@@ -31,10 +31,22 @@ impl FakeGcs {
     /// # Panics
     /// When it is not installed or does not start.
     pub fn start(dir: &Path) -> Self {
+        Self::start_with(dir, "")
+    }
+
+    /// The same with a bucket that keeps versions.
+    ///
+    /// # Panics
+    /// As [`FakeGcs::start`].
+    pub fn start_with_versions(dir: &Path) -> Self {
+        Self::start_with(dir, r#","versioning":{"enabled":true}"#)
+    }
+
+    fn start_with(dir: &Path, bucket: &str) -> Self {
         let log = dir.join("fake-gcs-server.log");
         for _ in 0..PORT_TRIES {
             if let Some(server) = Self::start_on(free_port(), &log) {
-                server.make_bucket();
+                server.make_bucket(bucket);
                 return server;
             }
         }
@@ -85,8 +97,8 @@ impl FakeGcs {
         false
     }
 
-    fn make_bucket(&self) {
-        let body = format!(r#"{{"name":"{}"}}"#, Self::BUCKET);
+    fn make_bucket(&self, settings: &str) {
+        let body = format!(r#"{{"name":"{}"{settings}}}"#, Self::BUCKET);
         let length = body.len();
         let mut connection = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         write!(
