@@ -22,7 +22,7 @@ use walhalla_providers::transfer::{
     self, Listing, Options, Patience, Store, StoreSettings, Upload,
 };
 use walhalla_providers::{
-    Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result, UnfinishedUpload,
+    Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result, Retained, UnfinishedUpload,
 };
 
 /// Batches of an object's bytes that wait for who reads it.
@@ -129,6 +129,14 @@ impl StoreSession {
     /// The store's URL, without secrets and without a trailing slash.
     pub fn url(&self) -> &str {
         self.store.url()
+    }
+
+    /// [`Store::retained`]
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn retained(&self, key: &ObjectKey) -> Result<Retained> {
+        self.wait(self.store.retained(key))
     }
 
     /// [`Store::as_of`]

@@ -54,7 +54,7 @@ use crate::transfer::StoreSettings;
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
     ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken,
-    Result, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
+    Result, Retained, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
 };
 use account::{Account, Credential};
 use answer::{BoundedClient, OriginPolicy};
@@ -71,6 +71,10 @@ const MAX_PARTS: u32 = 50_000;
 /// Names of metadata are identifiers of C#, so without hyphens.
 const TOKEN_METADATA: &str = "walhalla_token";
 const CHECKSUM_METADATA: &str = "walhalla_crc64";
+
+/// Of blobs in accounts with versioning, and of those that nobody may delete (`Get Blob Properties`).
+const VERSION_HEADER: HeaderName = HeaderName::from_static("x-ms-version-id");
+const IMMUTABLE_HEADER: HeaderName = HeaderName::from_static("x-ms-immutability-policy-until-date");
 
 const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-ms-meta-walhalla_token");
 const CHECKSUM_HEADER: HeaderName = HeaderName::from_static("x-ms-meta-walhalla_crc64");
@@ -557,6 +561,22 @@ impl ObjectStore for AzureStore {
     /// Nothing tells but the blobs themselves.
     async fn versioning(&self) -> Result<Versioning> {
         Ok(Versioning::Kept)
+    }
+
+    async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
+        let blob = self.blob(Operation::Head, key)?;
+        let answer = blob.get_properties(None).await;
+        let answer = answer.map_err(|error| self.failed(Operation::Head, key, error))?;
+        let headers = answer.headers();
+        Ok(Retained {
+            versioning: match headers.get_optional_str(&VERSION_HEADER) {
+                Some(_) => Versioning::Kept,
+                None => Versioning::Never,
+            },
+            until: headers
+                .get_optional_str(&IMMUTABLE_HEADER)
+                .and_then(timestamp),
+        })
     }
 
     async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {

@@ -39,7 +39,7 @@ use crate::transfer::{GcsSettings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, ObjectInfo, ObjectKey,
     ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken,
-    Result, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
+    Result, Retained, Right, UploadId, Versioning, VersionsPage, VersionsRequest,
 };
 use bodies::Bodies;
 use credentials::Access;
@@ -425,8 +425,21 @@ impl ObjectStore for GcsStore {
             // Older versions may be there all the same: nothing tells.
             Ok(false) => Ok(Versioning::Never),
             // A right of its own, which who lists objects need not have.
-            Err(failure) if failure.kind() == ErrorKind::PermissionDenied => Ok(Versioning::Kept),
+            Err(failure) if failure.kind() == ErrorKind::PermissionDenied => {
+                Ok(Versioning::Unknown)
+            }
             Err(failure) => Err(failure.on(Operation::List, self.url.clone())),
+        }
+    }
+
+    async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
+        let versioning = self.versioning().await?;
+        match self.json.head(&self.name(key), None).await {
+            Ok(resource) => Ok(Retained {
+                versioning,
+                until: resource.retained_until(),
+            }),
+            Err(failure) => Err(self.refused(Operation::Head, key, failure).await),
         }
     }
 

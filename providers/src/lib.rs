@@ -229,6 +229,17 @@ pub enum Versioning {
     Ended,
     /// Nothing.
     Never,
+    /// Nobody here may ask.
+    Unknown,
+}
+
+/// What a store keeps of an object that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Whether it is only hidden.
+    pub versioning: Versioning,
+    /// Until when nobody can delete it for good, by a lock, a policy or whatever the store calls it.
+    pub until: Option<jiff::Timestamp>,
 }
 
 /// Where a part stands in its object.
@@ -369,9 +380,20 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// Whether the store keeps versions of its objects.
     ///
     /// # Errors
-    /// The store's; where the credentials may not ask, it is taken for granted.
+    /// The store's.
     async fn versioning(&self) -> Result<Versioning> {
         Ok(Versioning::Never)
+    }
+
+    /// What the store would keep of an object that is deleted, as far as the credentials may know.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn retained(&self, _key: &ObjectKey) -> Result<Retained> {
+        Ok(Retained {
+            versioning: Versioning::Never,
+            until: None,
+        })
     }
 
     /// One page of the versions of objects.

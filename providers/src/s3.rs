@@ -43,8 +43,8 @@ use crate::transfer::{ConditionalWrites, S3Settings, StoreSettings};
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ListingCost, Location, ObjectInfo,
     ObjectKey, ObjectStore, ObjectVersion, Operation, PageToken, PartAt, PartReceipt, PutMode,
-    PutToken, Result, Right, UnfinishedUpload, UploadId, UploadsPage, Versioning, VersionsPage,
-    VersionsRequest,
+    PutToken, Result, Retained, Right, UnfinishedUpload, UploadId, UploadsPage, Versioning,
+    VersionsPage, VersionsRequest,
 };
 use failure::{Failure, Unexpected};
 use headers::as_the_settings_say;
@@ -586,6 +586,13 @@ impl ObjectStore for S3Store {
 
     async fn versioning(&self) -> Result<Versioning> {
         self.bucket_versioning().await
+    }
+
+    async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
+        Ok(Retained {
+            versioning: self.bucket_versioning().await?,
+            until: self.locked_until(key).await?,
+        })
     }
 
     async fn versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {

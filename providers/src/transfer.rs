@@ -28,7 +28,8 @@ use tokio::time::Instant;
 
 use crate::{
     Error, ErrorKind, GrowingObject, ListRequest, ListingCost, MAX_DELETE_KEYS, ObjectInfo,
-    ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Right, UnfinishedUpload,
+    ObjectKey, ObjectStore, Operation, PutMode, PutToken, Result, Retained, Right,
+    UnfinishedUpload,
 };
 pub use as_of::AsOfStore;
 pub use listing::Listing;
@@ -176,6 +177,14 @@ impl Store {
                 Err(error) => retries.wait_after(error).await?,
             }
         }
+    }
+
+    /// [`ObjectStore::retained`]
+    ///
+    /// # Errors
+    /// The store's; nothing is tried again.
+    pub async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
+        self.inner.store.retained(key).await
     }
 
     /// [`ObjectStore::as_of`]

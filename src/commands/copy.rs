@@ -38,7 +38,10 @@ pub(super) fn run(context: &Context, arguments: &Copy) -> Result<Outcome, Error>
     }
     .run(&which)?;
     report(context, &copied)?;
-    Ok(Outcome::Done)
+    match copied.backups.damaged + copied.wal.damaged {
+        0 => Ok(Outcome::Done),
+        damaged => Err(copying::Error::LeftOut(damaged).into()),
+    }
 }
 
 /// What packs everything anew, if that is wanted: who names recipients or a codec, or settings of the other store's own that

@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use serde::Serialize;
+use walhalla_providers::{Retained, Versioning};
 
 use super::{Context, Outcome};
 use crate::cli::{Delete, WhatGoes};
@@ -30,6 +31,9 @@ struct Report<'a> {
     totals: &'a Totals,
     /// From when on every moment can be reached: now, and afterwards.
     reachable_from: (Option<Timestamp>, Option<Timestamp>),
+    /// Whether what is deleted is only hidden, as the store keeps versions, and until when the newest of it is locked.
+    hidden: Option<bool>,
+    locked_until: Option<Timestamp>,
     deleted_objects: Option<u64>,
     spared: Vec<&'a BackupId>,
     refused: Vec<Refused<'a>>,
@@ -121,6 +125,15 @@ fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Err
             leftovers: &plan.leftovers,
             totals: &plan.totals,
             reachable_from: plan.window,
+            hidden: plan
+                .retained
+                .and_then(|retained| match retained.versioning {
+                    Versioning::Kept => Some(true),
+                    // What was stored before is hidden, and what came later goes.
+                    Versioning::Ended | Versioning::Unknown => None,
+                    Versioning::Never => Some(false),
+                }),
+            locked_until: plan.retained.and_then(|retained| retained.until),
             deleted_objects: swept.map(|swept| swept.deleted.objects),
             spared: swept
                 .into_iter()
@@ -141,6 +154,9 @@ fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Err
     }
     output::block(&amounts(&plan.totals).to_string())?;
     output::line(&window(plan))?;
+    for line in plan.retained.iter().flat_map(retained) {
+        output::line(&line)?;
+    }
     output::line(&match swept {
         None if plan.totals.goes().objects == 0 => "nothing is to be deleted".to_owned(),
         None => "nothing was deleted; the same command with --confirm deletes what goes".to_owned(),
@@ -215,6 +231,20 @@ fn amounts(totals: &Totals) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// What the store keeps of what is deleted.
+fn retained(retained: &Retained) -> Vec<String> {
+    let hides = (retained.versioning == Versioning::Kept).then(|| {
+        "the store keeps versions: what is deleted is only hidden, and paid for, until the store's own rules end it".to_owned()
+    });
+    let locks = retained.until.map(|until| {
+        format!(
+            "the newest of it is locked until {}: nobody can delete it for good before",
+            moment(until)
+        )
+    });
+    hides.into_iter().chain(locks).collect()
 }
 
 /// What becomes of the time that can be reached.

@@ -1,21 +1,23 @@
 //! Copying backups: parents first, and of each its entry last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufWriter, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use walhalla_providers::{ErrorKind, PutMode};
+use jiff::Timestamp;
+use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 
 use super::order::Place;
 use super::sending::{Sending, Sent, broken_off, stored_digest};
 use super::{Count, Error};
 use crate::contents::index::Index;
 use crate::contents::read_index;
-use crate::pipeline::{Frame, ObjectWriter, Pipeline};
-use crate::repository::entry::StoredPart;
+use crate::output;
+use crate::pipeline::{self, Frame, ObjectWriter, Pipeline};
+use crate::repository::entry::{FORMAT, StoredPart};
 use crate::repository::layout::{BackupObject, Key, Object, RunId};
-use crate::repository::leases::Needs;
+use crate::repository::leases::{Lease, Needs};
 use crate::repository::{self, BackupEntry, BackupId, Repository};
 use crate::threads::{lock, on_threads};
 
@@ -25,27 +27,57 @@ pub(super) struct BackupCopy<'a> {
     /// Packs them anew.
     pub(super) pipeline: Option<&'a Pipeline>,
     pub(super) threads: usize,
+    /// Backups of which something is said in the source and nothing in the copy.
+    pub(super) unmarked: BTreeSet<BackupId>,
+    /// Which must hold when a backup comes to exist.
+    pub(super) leases: &'a [Lease],
 }
 
 impl BackupCopy<'_> {
-    /// Copies those of `backups`, each after its parent, that are not among `there`.
+    /// Copies those of `backups`, each after its parent, that are not among `there`. A damaged one is told, and left out with
+    /// those that stand on it.
     pub(super) fn run(
         &self,
         backups: &[BackupEntry],
         there: &mut BTreeMap<BackupId, BackupEntry>,
     ) -> Result<Count, Error> {
         let mut count = Count::default();
+        let mut left_out: BTreeSet<&BackupId> = BTreeSet::new();
         for backup in backups {
+            if backup
+                .parent
+                .as_ref()
+                .is_some_and(|parent| left_out.contains(parent))
+            {
+                tracing::error!("backup {} is not copied, as its parent is not", backup.id);
+                left_out.insert(&backup.id);
+                count.damaged += 1;
+                continue;
+            }
             if let Some(known) = there.get(&backup.id) {
                 same(backup, known, self.sending.copy)?;
+                self.mark(&backup.id)?;
                 count.there += 1;
                 continue;
             }
             let parent = backup.parent.as_ref().and_then(|parent| there.get(parent));
-            let copied = self.copy(backup, parent)?;
-            count.add(copied.stored_bytes);
-            tracing::info!("backup {} is copied", backup.id);
-            there.insert(copied.id.clone(), copied);
+            match self.copy(backup, parent) {
+                Ok(copied) => {
+                    count.add(copied.stored_bytes);
+                    tracing::info!("backup {} is copied", backup.id);
+                    there.insert(copied.id.clone(), copied);
+                }
+                Err(error) if error.is_of_the_source() => {
+                    tracing::error!(
+                        "backup {} is not copied: {}",
+                        backup.id,
+                        output::chain(&error)
+                    );
+                    left_out.insert(&backup.id);
+                    count.damaged += 1;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(count)
     }
@@ -61,34 +93,94 @@ impl BackupCopy<'_> {
             makes: Some(backup.id.clone()),
             ..Needs::of("copy", parents.collect(), Vec::new())
         };
-        let lease = copy.guard_as(RunId::random(), &needs)?.lease;
+        let run = RunId::random();
+        let lease = copy.guard_as(run, &needs)?.lease;
+        if let Some(known) = self.made_meanwhile(backup)? {
+            return Ok(known);
+        }
         let key = copy.layout().backup_json(&backup.id);
         let (entry, text) = match self.pipeline {
             None => {
-                self.as_it_is(backup, parent)?;
-                (backup.clone(), source.read_small(&key)?)
+                self.as_it_is(backup, parent, run)?;
+                let text = source.read_small(&key)?;
+                let entry = BackupEntry::parse(&text).map_err(|source| {
+                    copy.unfit(
+                        &key,
+                        "it is no backup entry that this version reads",
+                        source,
+                    )
+                })?;
+                (entry, text)
             }
             Some(pipeline) => {
+                self.clear(&backup.id, run)?;
                 let entry = self.repacked(backup, parent, pipeline)?;
-                let text = entry.to_text().map_err(|source| {
-                    let unfit = copy.unfit(&key, "it cannot be written", source);
-                    Error::Repository(unfit)
-                })?;
+                let text = entry
+                    .to_text()
+                    .map_err(|source| copy.unfit(&key, "it cannot be written", source))?;
                 (entry, text.into())
             }
         };
-        if lease.as_ref().is_some_and(|lease| !lease.has_held()) {
+        self.mark(&backup.id)?;
+        let leases = lease.iter().chain(self.leases);
+        if leases.into_iter().any(|lease| !lease.has_held()) {
             return Err(Error::LeaseLost);
         }
         match copy.session().put(&key, text, PutMode::Create) {
-            Err(error) if error.kind == ErrorKind::AlreadyExists => {}
-            put => put?,
+            Err(error) if error.kind == ErrorKind::AlreadyExists => {
+                let known = self.made_meanwhile(backup)?;
+                known.ok_or_else(|| Error::MadeByAnother(backup.id.clone()))
+            }
+            put => Ok(put.map(|()| entry)?),
         }
-        Ok(entry)
+    }
+
+    /// What was said of a backup holds for its copy, too.
+    fn mark(&self, id: &BackupId) -> Result<(), Error> {
+        if self.unmarked.contains(id) {
+            self.sending.source.copy_marks(id, self.sending.copy)?;
+        }
+        Ok(())
+    }
+
+    /// The backup, if another run made it since the copy was looked at.
+    fn made_meanwhile(&self, backup: &BackupEntry) -> Result<Option<BackupEntry>, Error> {
+        let copy = self.sending.copy;
+        let known = copy.backup_if_there(&backup.id)?;
+        known
+            .iter()
+            .try_for_each(|known| same(backup, known, copy))?;
+        Ok(known)
+    }
+
+    /// Removes what a run that has died left of a backup. `run` is that of this one's lease.
+    fn remove(&self, id: &BackupId, run: RunId, left: &[ObjectKey]) -> Result<(), Error> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let copy = self.sending.copy;
+        let now = copy.lease_time(run).unwrap_or_else(|_| Timestamp::now());
+        let held = copy.leases(now)?.held;
+        let mut others = held.into_iter().filter(|lease| lease.run != run);
+        if others.any(|lease| lease.needs.makes.as_ref() == Some(id)) {
+            return Err(Error::MadeByAnother(id.clone()));
+        }
+        Ok(copy.remove(left)?)
+    }
+
+    /// Removes all that was left of a backup: packed again, an object may have other bytes.
+    fn clear(&self, id: &BackupId, run: RunId) -> Result<(), Error> {
+        let left: Vec<ObjectKey> = self.left(id)?.into_values().collect();
+        self.remove(id, run, &left)
     }
 
     /// Sends the objects of a backup.
-    fn as_it_is(&self, backup: &BackupEntry, parent: Option<&BackupEntry>) -> Result<(), Error> {
+    fn as_it_is(
+        &self,
+        backup: &BackupEntry,
+        parent: Option<&BackupEntry>,
+        run: RunId,
+    ) -> Result<(), Error> {
         let manifest = backup.parent_manifest.as_ref().zip(parent);
         if let Some((known, parent)) = manifest
             && *known != parent.manifest.digest.to_hex()
@@ -98,40 +190,64 @@ impl BackupCopy<'_> {
                 parent: parent.id.clone(),
             });
         }
-        let there = lengths(self.sending.copy, &backup.id)?;
         let objects: Vec<&StoredPart> = backup.objects().collect();
+        let is_known = |name: &str| objects.iter().any(|part| part.name == name);
+        let left = self.left(&backup.id)?;
+        // Of a run that packed it otherwise, or was cut.
+        let foreign = left.iter().filter(|(name, _)| !is_known(name));
+        let unfit: Mutex<Vec<ObjectKey>> =
+            Mutex::new(foreign.map(|(_, key)| key.clone()).collect());
         self.each(&objects, |part| {
-            let object = self.object(backup, part)?;
-            self.send(&object, part, there.get(&part.name).copied())
+            if let Some(key) = left.get(&part.name)
+                && stored_digest(self.sending.copy, key, part.digest.hash())? != part.digest
+            {
+                lock(&unfit).push(key.clone());
+            }
+            Ok(())
+        })?;
+        let unfit = unfit.into_inner().unwrap_or_default();
+        self.remove(&backup.id, run, &unfit)?;
+        self.each(&objects, |part| match left.get(&part.name) {
+            Some(key) if !unfit.contains(key) => {
+                self.sending.progress.add(part.stored_bytes);
+                Ok(())
+            }
+            Some(_) | None => self.send(&backup.id, &self.object(backup, part)?, part),
         })
     }
 
-    /// Sends an object of a backup, of which an earlier run may have left something `there`.
-    fn send(&self, object: &Object, part: &StoredPart, there: Option<u64>) -> Result<(), Error> {
-        let Sending {
-            source,
-            copy,
-            progress,
-        } = self.sending;
-        if there.is_some() {
-            if stored_digest(copy, &object.key, part.digest.hash())? == part.digest {
-                progress.add(part.stored_bytes);
-                return Ok(());
-            }
-            copy.remove(std::slice::from_ref(&object.key))?;
-        }
-        match self
+    /// What earlier runs left of a backup that has no entry: names and keys.
+    fn left(&self, id: &BackupId) -> Result<BTreeMap<String, ObjectKey>, Error> {
+        let copy = self.sending.copy;
+        let layout = copy.layout();
+        let found = copy.session().list(&layout.backup_folder(id), None)?;
+        let entry = layout.backup_json(id);
+        let left = found.into_iter().filter(|info| info.key != entry);
+        let named = left.filter_map(|info| {
+            let name = layout.in_backup_folder(&info.key)?.1.to_owned();
+            Some((name, info.key))
+        });
+        Ok(named.collect())
+    }
+
+    /// Sends an object of a backup.
+    fn send(&self, id: &BackupId, object: &Object, part: &StoredPart) -> Result<(), Error> {
+        let Sending { source, copy, .. } = self.sending;
+        let sent = self
             .sending
-            .as_it_is(object, part.digest.hash(), Place(None))?
-        {
+            .as_it_is(object, part.digest.hash(), &Place::free())?;
+        match sent {
             Sent::Now { digest, .. } if digest != part.digest => {
-                copy.remove(std::slice::from_ref(&object.key))?;
+                self.sending.take_back(&object.key);
                 Err(Error::NotAsEntered {
                     object: source.url(&object.key),
                 })
             }
             Sent::Now { digest, .. } => self.sending.read_back(object, digest),
-            Sent::Before => self.sending.read_back(object, part.digest),
+            Sent::Before => match stored_digest(copy, &object.key, part.digest.hash())? {
+                digest if digest == part.digest => Ok(()),
+                _ => Err(Error::MadeByAnother(id.clone())),
+            },
             Sent::Stopped => Ok(()),
         }
     }
@@ -143,13 +259,7 @@ impl BackupCopy<'_> {
         parent: Option<&BackupEntry>,
         pipeline: &Pipeline,
     ) -> Result<BackupEntry, Error> {
-        let Sending { source, copy, .. } = self.sending;
-        // Packed again, an object may have other bytes.
-        let left = copy
-            .session()
-            .list(&copy.layout().backup_folder(&backup.id), None)?;
-        let left: Vec<_> = left.into_iter().map(|info| info.key).collect();
-        copy.remove(&left)?;
+        let source = self.sending.source;
         let index = match &backup.index {
             Some(_) => Some(read_index(source, backup)?),
             None => None,
@@ -184,6 +294,7 @@ impl BackupCopy<'_> {
         let relations = relations.map(|relations| list(relations, &open));
         let index = index.map(|index| self.index(backup, index, &parts, frames, pipeline));
         let mut entry = BackupEntry {
+            format: FORMAT,
             parent_manifest: parent.map(|parent| parent.manifest.digest.to_hex()),
             encrypted_to: pipeline.recipients().to_vec(),
             catalogs: catalogs
@@ -210,6 +321,7 @@ impl BackupCopy<'_> {
             source,
             copy,
             progress,
+            ..
         } = self.sending;
         let (target, name) = renamed(copy, object, pipeline)?;
         let mut writer = pipeline.create(&target.key)?;
@@ -233,7 +345,13 @@ impl BackupCopy<'_> {
         size_bytes: u64,
         writer: ObjectWriter,
     ) -> Result<(StoredPart, Vec<Frame>), Error> {
-        let stored = writer.finish()?;
+        let stored = match writer.finish() {
+            Err(pipeline::Error::Store(error)) if error.kind == ErrorKind::AlreadyExists => {
+                let id = self.sending.copy.layout().in_backup_folder(&target.key);
+                return Err(id.map_or(error.into(), |(id, _)| Error::MadeByAnother(id)));
+            }
+            finished => finished?,
+        };
         let digest = stored
             .digest
             .expect("objects of Pipeline::create are hashed");
@@ -323,18 +441,6 @@ fn renamed(
     };
     let key = layout.key(&Key::Backup(id, known));
     Ok((Object { key, packing }, known.to_string()))
-}
-
-/// The lengths of what is in a backup's folder, by names.
-fn lengths(copy: &Repository, id: &BackupId) -> Result<HashMap<String, u64>, Error> {
-    let found = copy
-        .session()
-        .list(&copy.layout().backup_folder(id), None)?;
-    let named = found.into_iter().filter_map(|info| {
-        let (_, name) = copy.layout().in_backup_folder(&info.key)?;
-        Some((name.to_owned(), info.size_bytes))
-    });
-    Ok(named.collect())
 }
 
 /// That the copy has the same backup under the id: a name is no proof.

@@ -8,34 +8,40 @@
 //! At every moment the copy is an archive of its own: it has no hole that the source has not, and no backup without what it
 //! needs. So a copy that was broken off is of use, and the next one goes on.
 
+mod archives;
 mod backups;
 mod order;
+mod same;
 pub mod select;
 mod sending;
 mod wal;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use walhalla_postgres::{SegmentNo, TimelineId};
 use walhalla_providers::Error as StoreError;
 
 use crate::archive::Histories;
+use crate::archive::inventory::WalFiles;
 use crate::failure::{Advice, Class, Failure};
-use crate::pipeline::{self, Encryption, Pipeline};
+use crate::pipeline::{self, Encryption, Packing, Pipeline};
 use crate::progress::{Progress, Show};
 use crate::repository::deletions::Record;
-use crate::repository::layout::RunId;
-use crate::repository::leases::Needs;
-use crate::repository::marks::Permanence;
+use crate::repository::layout::{Object, RunId};
+use crate::repository::leases::{Lease, Needs};
+use crate::repository::ranges::Ranges;
 use crate::repository::{self, BackupEntry, BackupId, Catalog, Repository};
-use crate::{contents, wal as archived_wal};
+use crate::{contents, output, wal as archived_wal};
+use archives::{Archives, Item};
 use backups::BackupCopy;
 use order::Order;
 use select::{Selection, Which, select};
 use sending::Sending;
-use wal::{Archives, WalCopy};
+use wal::WalCopy;
 
 /// Why something was not copied.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +68,14 @@ pub enum Error {
     #[error("{0} cannot be copied to itself")]
     SameStore(String),
     /// A copy would lay open what is encrypted.
-    #[error("{0} is encrypted, and would not be in the copy")]
+    #[error("{0} is encrypted, and the copy would hold it in the open")]
     WouldBeOpen(String),
+    /// Something open would come beside what is encrypted.
+    #[error("the copy in {0} is encrypted, and what is new would be in the open")]
+    WouldMix(String),
+    /// Another process makes the same backup in the copy.
+    #[error("another process copies backup {0} to the same store")]
+    MadeByAnother(BackupId),
     /// The source's object does not pass its own checks.
     #[error("{object} was not copied, because it is damaged")]
     Damaged {
@@ -116,9 +128,26 @@ pub enum Error {
     /// A deletion may have taken what was copied.
     #[error("the lease of the copy could not be renewed for a quarter of an hour")]
     LeaseLost,
+    /// Something is damaged in the source; the rest is copied.
+    #[error("{} in the source {} damaged and not copied; all the others are", objects(*.0), if *.0 == 1 { "is" } else { "are" })]
+    LeftOut(u64),
     /// Another thread failed first.
     #[error("the copy was broken off")]
     BrokenOff,
+}
+
+fn objects(count: u64) -> String {
+    match count {
+        1 => "a backup or WAL file".to_owned(),
+        count => format!("{count} backups and WAL files"),
+    }
+}
+
+impl Error {
+    /// Whether an object of the source is damaged, so that others may be copied.
+    fn is_of_the_source(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::NotAsEntered { .. })
+    }
 }
 
 impl From<StoreError> for Error {
@@ -135,10 +164,12 @@ impl Failure for Error {
             Self::Contents(error) => error.class(),
             Self::Wal(error) => error.class(),
             Self::Damaged { .. } | Self::NotAsEntered { .. } => Class::Damaged,
-            Self::SameStore(_) | Self::WouldBeOpen(_) => Class::Usage,
+            Self::SameStore(_) | Self::WouldBeOpen(_) | Self::WouldMix(_) => Class::Usage,
             Self::Local(_)
             | Self::Nothing(_)
             | Self::NotAsSent { .. }
+            | Self::MadeByAnother(_)
+            | Self::LeftOut(_)
             | Self::OtherContent { .. }
             | Self::OtherBackup { .. }
             | Self::ParentRepacked { .. }
@@ -156,11 +187,15 @@ impl Failure for Error {
             Self::Nothing(_) => "`walhalla backup-list` shows the backups",
             Self::SameStore(_) => "name another store with --to",
             Self::WouldBeOpen(_) => {
-                "name with --recipients to whom the copy is to be encrypted, or leave --compression out to copy everything as it is"
+                "name with --recipients to whom the copy is to be encrypted; without --recipients, --compression and settings for them \
+                 in the file of --to-config everything is copied as it is"
             }
-            Self::Damaged { .. } | Self::NotAsEntered { .. } => {
-                "`walhalla verify --all` and `walhalla wal-verify --deep` show all that is damaged; --backup and --since copy what \
-                 does not need it"
+            Self::WouldMix(_) => "name with --recipients to whom it is to be encrypted, as before",
+            Self::MadeByAnother(_) => {
+                "wait until it has ended, and run the same command again; the lease of one that was killed ends after 15 minutes"
+            }
+            Self::Damaged { .. } | Self::NotAsEntered { .. } | Self::LeftOut(_) => {
+                "`walhalla verify --all` and `walhalla wal-verify --deep` show all that is damaged"
             }
             Self::NotAsSent { .. } => {
                 "see what lies between this host and the store, then run the same command again"
@@ -203,18 +238,14 @@ pub struct Count {
     pub there: u64,
     /// Length of those that were copied now, in the copy.
     pub bytes: u64,
+    /// Not copied, because they are damaged.
+    pub damaged: u64,
 }
 
 impl Count {
     fn add(&mut self, bytes: u64) {
         self.copied += 1;
         self.bytes += bytes;
-    }
-
-    fn extend(&mut self, other: Self) {
-        self.copied += other.copied;
-        self.there += other.there;
-        self.bytes += other.bytes;
     }
 }
 
@@ -231,100 +262,152 @@ impl Copy<'_> {
     /// Copies what is asked for and not there yet.
     ///
     /// # Errors
-    /// Why it ended before its end. What was copied until then is whole.
+    /// Why it ended before its end. What was copied until then is whole. What is damaged is told, counted and left out.
     pub fn run(&self, which: &Which) -> Result<Copied, Error> {
         let (source, copy) = (self.source, self.copy);
         let catalog = source.catalog()?;
         let histories = Histories::read(source, catalog.backups())?;
         let newest = match which {
-            Which::Since(_) => newest_of(source, &histories)?,
+            Which::Since(_) => newest_of(source)?,
             Which::All | Which::Backups(..) => BTreeMap::new(),
         };
         let selection = select(&catalog, &histories, &newest, which)
             .map_err(|error| broken_chain(&catalog, error))?;
-        let Some(first) = selection.backups.first() else {
+        if selection.backups.is_empty() {
             return Err(Error::Nothing(source.store_url().to_owned()));
-        };
-        let size = first.wal_segment_size;
-        let ids = selection.backups.iter().map(|backup| backup.id.clone());
-        let needs = Needs::of("copy", ids.collect(), selection.needs.clone());
-        let reading = source.guard(&needs)?;
-        let needs = Needs::of("copy", Vec::new(), selection.needs.clone());
+        }
         // The first word in a directory that is not there yet makes it.
+        let wal = selection.needed_wal();
+        let needs = Needs::of("copy", Vec::new(), wal.clone());
         let writing = copy.guard_as(RunId::random(), &needs)?;
-        let archives = Archives::list(source, copy, &selection)?;
-        self.must_stay_closed(&archives, &selection)?;
         let known = copy.catalog()?;
-        let mut there: BTreeMap<BackupId, BackupEntry> = { known.backups().iter() }
-            .map(|backup| (backup.id.clone(), backup.clone()))
-            .collect();
-        self.say_what_is_left_out(&archives.left_out(&selection, &source.deleted_wal()?, size))?;
+        if let Some(damage) = { selection.backups.iter() }.find_map(|it| known.damage_of(&it.id)) {
+            return Err(repository::Error::Entry(Arc::clone(damage)).into());
+        }
+        let missing = { selection.backups.iter() }.filter(|it| known.get(&it.id).is_none());
+        let missing: Vec<&BackupEntry> = missing.collect();
+        let ids = missing.iter().map(|backup| backup.id.clone());
+        let reading = source.guard(&Needs::of("copy", ids.collect(), wal))?;
+        let archives = Archives::list(source, copy)?;
+        let items = archives.selected(&selection);
+        self.must_stay_closed(&archives, &items, &missing, &known)?;
+        tell_what_is_lost(&archives, &missing);
+        self.say_what_is_left_out(&archives, &selection, &histories, &known)?;
         self.copy_gaps(&selection)?;
-        let missing = { selection.backups.iter() }.filter(|backup| !there.contains_key(&backup.id));
-        let missing: u64 = missing.map(|backup| backup.stored_bytes).sum();
-        let total = archives.missing_bytes(&selection) + missing;
-        let progress = Progress::new(self.show, "copying", total);
+        let of_wal = items.iter().filter(|item| item.there.is_none());
+        let of_wal = of_wal.map(|item| item.archived.stored_bytes);
+        let total = missing
+            .iter()
+            .map(|backup| backup.stored_bytes)
+            .chain(of_wal);
+        let progress = Progress::new(self.show, "copying", total.sum());
         let sending = Sending {
             source,
             copy,
             progress: &progress,
+            stays_packed: self.pipeline.is_none(),
         };
+        sending.must_be_same(&items, self.threads)?;
         let wal = WalCopy {
             sending,
             pipeline: self.pipeline,
             threads: self.threads,
-            order: (!there.is_empty()).then(Order::default),
+            order: (!known.is_empty()).then(Order::default),
         };
-        let copied_wal = wal.run(&archives, &selection)?;
+        let copied_wal = wal.run(&items)?;
+        if let Err(error) = wal.summaries(&items) {
+            let told = output::chain(&error);
+            tracing::warn!(
+                "{told}; `walhalla wal-summarize` makes up for what is missing in the copy"
+            );
+        }
+        let (marked, marked_there) = (source.marks()?, copy.marks()?);
+        let leases: Vec<Lease> = [reading.lease, writing.lease]
+            .into_iter()
+            .flatten()
+            .collect();
         let backups = BackupCopy {
             sending,
             pipeline: self.pipeline,
             threads: self.threads,
+            unmarked: marked.not_in(&marked_there).cloned().collect(),
+            leases: &leases,
         };
-        let before: Vec<BackupId> = there.keys().cloned().collect();
+        let mut there: BTreeMap<BackupId, BackupEntry> = { known.backups().iter() }
+            .map(|backup| (backup.id.clone(), backup.clone()))
+            .collect();
         let copied_backups = backups.run(&selection.backups, &mut there)?;
         progress.finish();
-        let new = { selection.backups.iter() }.filter(|backup| !before.contains(&backup.id));
-        new.into_iter()
-            .try_for_each(|backup| self.copy_mark(&catalog, backup))?;
-        let leases = [reading.lease, writing.lease];
-        if leases.iter().flatten().any(|lease| !lease.has_held()) {
-            return Err(Error::LeaseLost);
-        }
         Ok(Copied {
             backups: copied_backups,
             wal: copied_wal,
         })
     }
 
-    /// That nothing encrypted would be written in the open.
-    fn must_stay_closed(&self, archives: &Archives, selection: &Selection) -> Result<(), Error> {
-        let opens = { self.pipeline }
-            .is_some_and(|pipeline| pipeline.packing().encryption == Encryption::None);
-        if !opens {
-            return Ok(());
+    /// That nothing encrypted would be written in the open, and nothing open beside what is encrypted.
+    fn must_stay_closed(
+        &self,
+        archives: &Archives,
+        items: &[Item],
+        missing: &[&BackupEntry],
+        known: &Catalog,
+    ) -> Result<(), Error> {
+        let is_closed = |object: &Object| object.packing.encryption != Encryption::None;
+        let packing = |name: &String| Packing::split(name).1.encryption;
+        let is_closed_backup = |backup: &BackupEntry| {
+            let mut names = backup.objects().map(|part| &part.name);
+            !backup.encrypted_to.is_empty() || names.any(|name| packing(name) != Encryption::None)
+        };
+        let new = items.iter().filter(|item| item.there.is_none());
+        let new: Vec<Object> = new.map(|item| item.archived.object()).collect();
+        let packed = self.pipeline.map(|pipeline| pipeline.packing().encryption);
+        if packed == Some(Encryption::None) {
+            let backup = missing.iter().find(|backup| is_closed_backup(backup));
+            let wal = new.iter().find(|object| is_closed(object));
+            let wal = wal.map(|object| self.source.url(&object.key));
+            let closed = backup.map(|backup| format!("backup {}", backup.id)).or(wal);
+            return closed.map_or(Ok(()), |what| Err(Error::WouldBeOpen(what)));
         }
-        let mut backups = selection.backups.iter();
-        let encrypted = backups.find(|backup| !backup.encrypted_to.is_empty());
-        let encrypted = encrypted.map(|backup| format!("backup {}", backup.id));
-        let encrypted = encrypted.or_else(|| {
-            let object = archives.encrypted(selection)?;
-            Some(self.source.url(&object.key))
-        });
-        encrypted.map_or(Ok(()), |what| Err(Error::WouldBeOpen(what)))
+        let stays_open = packed.is_none()
+            && (missing.iter().any(|backup| !is_closed_backup(backup))
+                || new.iter().any(|object| !is_closed(object)));
+        let has_closed = || {
+            let backups = known.backups().iter().any(is_closed_backup);
+            backups || archives.copy.all().any(|file| is_closed(&file.object()))
+        };
+        if stays_open && has_closed() {
+            return Err(Error::WouldMix(self.copy.store_url().to_owned()));
+        }
+        Ok(())
     }
 
     /// Says in the copy which WAL it has not, and was not meant to have: nobody shall take it for lost.
-    fn say_what_is_left_out(&self, left_out: &repository::ranges::Ranges) -> Result<(), Error> {
+    fn say_what_is_left_out(
+        &self,
+        archives: &Archives,
+        selection: &Selection,
+        histories: &Histories,
+        known: &Catalog,
+    ) -> Result<(), Error> {
+        let deleted = self.source.deleted_wal()?;
+        let mut left_out = Ranges::default();
+        let backups: Vec<_> = { selection.backups.iter().chain(known.backups()) }.collect();
+        for history in histories.known.values() {
+            let leads = |backup: &&&BackupEntry| backup.leads_to(history);
+            if let Some(backup) = backups.iter().find(leads) {
+                let size = backup.wal_segment_size;
+                left_out.extend(&archives.left_out(selection, &deleted, history, size));
+            }
+        }
         let known = self.copy.deleted_wal()?;
         let mut all = known.clone();
-        all.extend(left_out);
+        all.extend(&left_out);
         if all == known {
             return Ok(());
         }
         let user = Needs::of("copy", Vec::new(), Vec::new()).user;
         let mut record = Record::new(user, "copy".to_owned());
-        record.wal = left_out.clone();
+        record.wal = left_out;
         self.copy.record_deletion(RunId::random(), &record)?;
         Ok(())
     }
@@ -339,27 +422,31 @@ impl Copy<'_> {
         }
         Ok(())
     }
+}
 
-    /// What was said of a backup after it was taken holds for its copy, too.
-    fn copy_mark(&self, catalog: &Catalog, backup: &BackupEntry) -> Result<(), Error> {
-        let permanence = Permanence::of(catalog.is_permanent(&backup.id));
-        if permanence != Permanence::of(backup.permanent) {
-            self.copy.mark_backup(&backup.id.to_string(), permanence)?;
+/// Tells of backups without the WAL that makes them consistent. They are copied: others may stand on them, and the WAL may be
+/// found again.
+fn tell_what_is_lost(archives: &Archives, backups: &[&BackupEntry]) {
+    for backup in backups {
+        let size = backup.wal_segment_size;
+        let numbers = size.segment_of(backup.start_lsn).0..=size.segment_before(backup.stop_lsn).0;
+        let mut names = numbers.map(|number| SegmentNo(number).on(backup.timeline, size));
+        if let Some(lost) = names.find(|name| !archives.source.segments.contains_key(name)) {
+            tracing::warn!(
+                "backup {} cannot be restored by itself: its WAL segment {lost} is missing in the source, and will be in the copy",
+                backup.id
+            );
         }
-        Ok(())
     }
 }
 
-/// When the source received the newest segment of each timeline.
-fn newest_of(
-    source: &Repository,
-    histories: &Histories,
-) -> Result<BTreeMap<walhalla_postgres::TimelineId, Timestamp>, Error> {
+/// When the source received the newest file of each timeline.
+fn newest_of(source: &Repository) -> Result<BTreeMap<TimelineId, Timestamp>, Error> {
     let mut newest = BTreeMap::new();
-    for timeline in histories.known.keys() {
-        let listing = source.list_wal(*timeline, None, &[])?;
-        let times = listing.segments.values().map(|file| file.modified);
-        newest.extend(times.max().map(|time| (*timeline, time)));
+    for timeline in source.timelines()? {
+        let files = WalFiles::from(source.list_wal(timeline, None, &[])?);
+        let time = files.all().map(|file| file.modified).max();
+        newest.extend(time.map(|time| (timeline, time)));
     }
     Ok(newest)
 }

@@ -27,23 +27,46 @@ pub(super) enum Turn {
     Never,
 }
 
-/// One's place in an order, if there is one.
-#[derive(Clone, Copy)]
-pub(super) struct Place<'a>(pub(super) Option<(&'a Order, usize)>);
+/// One's place in an order, if there is one. Given up without an end, it breaks the order.
+pub(super) struct Place<'a> {
+    order: Option<(&'a Order, usize)>,
+}
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// The place of this number.
+    pub(super) fn of(order: Option<&'a Order>, number: usize) -> Self {
+        let order = order.map(|order| (order, number));
+        Self { order }
+    }
+
+    /// That of something which no order is about.
+    pub(super) fn free() -> Self {
+        Self { order: None }
+    }
+
     /// Waits for one's turn.
-    pub(super) fn wait(self) -> Turn {
-        match self.0 {
+    pub(super) fn wait(&self) -> Turn {
+        match self.order {
             Some((order, number)) => order.wait_for(number),
             None => Turn::Come,
         }
     }
 
-    /// Lets the next one end.
-    pub(super) fn ended(self) {
-        if let Some((order, number)) = self.0 {
+    /// Lets the next one end, once it is one's turn.
+    pub(super) fn end(mut self) {
+        if let Some((order, number)) = self.order
+            && order.wait_for(number) == Turn::Come
+        {
             order.ended(number);
+            self.order = None;
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some((order, _)) = self.order {
+            order.break_off();
         }
     }
 }
@@ -69,7 +92,7 @@ impl Order {
     }
 
     /// Says that one failed, for which nobody needs to wait any more.
-    pub(super) fn break_off(&self) {
+    fn break_off(&self) {
         lock(&self.state).is_broken = true;
         self.changed.notify_all();
     }

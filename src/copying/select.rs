@@ -38,8 +38,6 @@ pub struct Selection {
     pub backups: Vec<BackupEntry>,
     /// WAL.
     pub wal: Ranges,
-    /// The same, as a lease tells it.
-    pub needs: Vec<NeededWal>,
     /// Timelines of which the history goes with it.
     pub timelines: BTreeSet<TimelineId>,
 }
@@ -76,7 +74,8 @@ pub fn select(
     Ok(selection)
 }
 
-/// The backups that end at `time` or later, and of each timeline that went on after it the newest one before.
+/// The backups that end at `time` or later, and of each timeline that went on after it the newest one before; in any case the
+/// newest.
 fn since<'a>(
     time: Timestamp,
     usable: &'a [BackupEntry],
@@ -85,17 +84,35 @@ fn since<'a>(
 ) -> Vec<&'a BackupEntry> {
     let (before, mut chosen): (Vec<_>, Vec<_>) =
         usable.iter().partition(|backup| backup.data_end() < time);
-    for (timeline, history) in &histories.known {
-        if newest.get(timeline).is_some_and(|newest| *newest >= time) {
-            let leading = before.iter().filter(|backup| backup.leads_to(history));
-            chosen.extend(leading.max_by_key(|backup| (backup.data_end(), &backup.id)));
-        }
+    let age = |backup: &&BackupEntry| (backup.data_end(), backup.id.clone());
+    let went_on = newest.iter().filter(|(_, newest)| **newest >= time);
+    for (timeline, _) in went_on {
+        let leads = |backup: &&&BackupEntry| match histories.known.get(timeline) {
+            Some(history) => backup.leads_to(history),
+            // It may come from any lower one.
+            None => backup.timeline <= *timeline,
+        };
+        let leading = before.iter().copied().filter(|backup| leads(&backup));
+        chosen.extend(leading.max_by_key(age));
     }
+    chosen.extend(usable.iter().max_by_key(age));
     chosen.sort_by(|one, other| one.id.cmp(&other.id));
+    chosen.dedup_by(|one, other| one.id == other.id);
     chosen
 }
 
 impl Selection {
+    /// The WAL, as a lease tells it.
+    pub fn needed_wal(&self) -> Vec<NeededWal> {
+        let ranges = self.wal.iter();
+        ranges
+            .filter_map(|(_, range)| {
+                let (first, last) = (range.first()?, range.last());
+                Some(NeededWal { first, last })
+            })
+            .collect()
+    }
+
     /// Adds a backup with what it stands on.
     fn add(
         &mut self,
@@ -129,7 +146,6 @@ impl Selection {
             let first = first.on(timeline, size);
             let last = last.map(|last| last.on(timeline, size));
             self.wal.add(timeline, Range::of(first, last));
-            self.needs.push(NeededWal { first, last });
             self.timelines.insert(timeline);
         };
         if extent == Extent::Consistency {

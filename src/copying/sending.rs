@@ -2,11 +2,13 @@
 
 use std::io::{self, Read};
 
+use walhalla_providers::transfer::Upload;
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 
 use super::Error;
 use super::order::{Place, Turn};
 use crate::failure::Failure as _;
+use crate::output;
 use crate::pipeline::{self, ObjectWriter, StoredDigest, StoredHash, StoredObject};
 use crate::progress::Progress;
 use crate::repository::Repository;
@@ -21,6 +23,8 @@ pub(super) struct Sending<'a> {
     pub(super) source: &'a Repository,
     pub(super) copy: &'a Repository,
     pub(super) progress: &'a Progress,
+    /// Whether objects are sent as they are.
+    pub(super) stays_packed: bool,
 }
 
 /// How sending an object ended.
@@ -56,33 +60,46 @@ impl Sending<'_> {
         &self,
         object: &Object,
         mut hash: StoredHash,
-        place: Place,
+        place: &Place,
     ) -> Result<Sent, Error> {
-        let mut chunks = self.source.session().read(&object.key)?;
         let session = self.copy.session();
-        let upload = session.upload(object.key.clone(), PutMode::Create);
-        let mut upload = upload.whole_up_to(WHOLE_BYTES);
-        while let Some(chunk) = chunks.wait_for_next() {
-            let chunk = chunk?;
-            hash.update(&chunk);
-            let length = chunk.len() as u64;
-            session.wait(upload.write(chunk))?;
-            if !self.progress.add(length) {
-                return Ok(Sent::Stopped);
-            }
+        let mut upload = session.upload(object.key.clone(), PutMode::Create);
+        if self.copy.layout().has_trailer(object) {
+            // Another server might create it at the same moment.
+            upload = upload.whole_up_to(WHOLE_BYTES);
         }
-        if place.wait() == Turn::Never {
-            return Ok(Sent::Stopped);
+        let filled = self.fill(&mut upload, object, &mut hash);
+        if !matches!(filled, Ok(Turn::Come)) || place.wait() == Turn::Never {
+            session.wait(upload.abort());
+            return filled.map(|_| Sent::Stopped);
         }
-        let finished = session.wait(upload.finish());
-        place.ended();
-        match finished {
+        match session.wait(upload.finish()) {
             Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(Sent::Before),
             finished => Ok(Sent::Now {
                 stored_bytes: finished?,
                 digest: hash.digest(),
             }),
         }
+    }
+
+    /// Gives an upload all of an object's stored bytes.
+    fn fill(
+        &self,
+        upload: &mut Upload,
+        object: &Object,
+        hash: &mut StoredHash,
+    ) -> Result<Turn, Error> {
+        let mut chunks = self.source.session().read(&object.key)?;
+        while let Some(chunk) = chunks.wait_for_next() {
+            let chunk = chunk?;
+            hash.update(&chunk);
+            let length = chunk.len() as u64;
+            self.copy.session().wait(upload.write(chunk))?;
+            if !self.progress.add(length) {
+                return Ok(Turn::Never);
+            }
+        }
+        Ok(Turn::Come)
     }
 
     /// Writes the content of `object` to `writer`; returns the digest of the stored bytes that were read.
@@ -95,8 +112,15 @@ impl Sending<'_> {
         let mut watched = self.source.open_watched(object, hash)?;
         loop {
             let room = writer.room().map_err(broken_off)?;
-            let count = { watched.content.read(room) }
-                .map_err(|source| self.source.damaged(&object.key, source))?;
+            let count = watched.content.read(room).map_err(|source| {
+                match self.source.damaged(&object.key, source) {
+                    damage if damage.is_of_the_object() => Error::Damaged {
+                        object: self.source.url(&object.key),
+                        source: damage,
+                    },
+                    error => error.into(),
+                }
+            })?;
             if count == 0 {
                 return Ok(watched.hash.digest());
             }
@@ -125,7 +149,7 @@ impl Sending<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        self.copy.remove(std::slice::from_ref(&object.key))?;
+        self.take_back(&object.key);
         Err(match problem {
             Some(source) => Error::Damaged {
                 object: self.source.url(&object.key),
@@ -135,6 +159,15 @@ impl Sending<'_> {
                 object: self.copy.url(&object.key),
             },
         })
+    }
+}
+
+impl Sending<'_> {
+    /// Removes an object that this run made and that is not what it should be.
+    pub(super) fn take_back(&self, key: &ObjectKey) {
+        if let Err(error) = self.copy.remove(std::slice::from_ref(key)) {
+            tracing::error!("{}; delete it by hand", output::chain(&error));
+        }
     }
 }
 

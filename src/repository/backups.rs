@@ -203,7 +203,7 @@ impl Repository {
     }
 
     /// A backup as its `backup.json` has it; `None` without one.
-    pub(super) fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
+    pub fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
         let text = self.read_small(&self.layout.backup_json(id));
         self.parse_entry(id, text)
     }

@@ -105,6 +105,22 @@ impl Repository {
         })
     }
 
+    /// Copies what was said of a backup to `copy`, the same cluster in another store.
+    ///
+    /// # Errors
+    /// Of either store.
+    pub fn copy_marks(&self, id: &BackupId, copy: &Self) -> Result<(), StoreError> {
+        let folder = format!("{}{id}/", self.layout.marks());
+        for info in self.session.list(&folder, None)? {
+            let content = self.read_small(&info.key)?;
+            match copy.session.put(&info.key, content, PutMode::Create) {
+                Err(error) if error.kind == ErrorKind::AlreadyExists => {}
+                put => put?,
+            }
+        }
+        Ok(())
+    }
+
     /// Stores a mark; `false` when another one has its key.
     fn create_mark(&self, id: &BackupId, mark: Mark) -> Result<bool, StoreError> {
         let content = Content {

@@ -86,6 +86,11 @@ impl Marks {
         }
     }
 
+    /// The backups of which something was said that nothing is said of in `others`.
+    pub fn not_in<'a>(&'a self, others: &'a Self) -> impl Iterator<Item = &'a BackupId> {
+        self.0.keys().filter(|id| !others.0.contains_key(*id))
+    }
+
     /// The mark of a backup that counts, if it has one.
     pub(super) fn of(&self, id: &BackupId) -> Option<Mark> {
         self.0.get(id).copied()

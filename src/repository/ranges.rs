@@ -42,6 +42,16 @@ impl Range {
         Self::of(first, Some(last))
     }
 
+    /// The first one; none where it begins with the timeline.
+    pub fn first(&self) -> Option<SegmentName> {
+        self.first
+    }
+
+    /// The last one; none where it has no end.
+    pub fn last(&self) -> Option<SegmentName> {
+        self.last
+    }
+
     fn has(&self, segment: SegmentName) -> bool {
         self.first <= Some(segment) && self.last.is_none_or(|last| segment <= last)
     }
@@ -180,6 +190,20 @@ impl Ranges {
             .flat_map(|(timeline, ranges)| ranges.iter().map(|range| (*timeline, range)))
     }
 
+    /// What of them lies from `first` to `last`, of one timeline.
+    #[must_use]
+    pub fn within(&self, first: SegmentName, last: SegmentName) -> Self {
+        let bounds = Range::through(first, last);
+        let ranges = self.0.get(&first.timeline).map_or(&[][..], Vec::as_slice);
+        let within = ranges.iter().filter(|range| range.meets(&bounds));
+        let within = within.map(|range| Range {
+            first: range.first.max(bounds.first),
+            last: Some(range.last.map_or(last, |end| end.min(last))),
+        });
+        let within: Vec<Range> = within.collect();
+        Self(BTreeMap::from([(first.timeline, within)]))
+    }
+
     /// Whether the segment is in one of them.
     pub fn has(&self, segment: SegmentName) -> bool {
         let ranges = self.0.get(&segment.timeline).map_or(&[][..], Vec::as_slice);
@@ -268,6 +292,10 @@ mod tests {
             let first = fastrand::usize(..SEGMENTS);
             let last = fastrand::usize(first..SEGMENTS);
             let mut outside = vec![false; SEGMENTS];
+            let within = ranges.within(name(first), name(last));
+            let clipped = |number: usize| has[number] && (first..=last).contains(&number);
+            let clipped: Vec<bool> = (0..SEGMENTS).map(clipped).collect();
+            assert_eq!(segments(&within), clipped);
             for (from, to) in ranges.outside(name(first), name(last), size()) {
                 let place = |number: SegmentNo| usize::try_from(number.0 - 240).unwrap();
                 (place(from)..=place(to)).for_each(|number| outside[number] = true);

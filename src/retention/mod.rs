@@ -136,7 +136,24 @@ impl Failure for Error {
 /// Why it would do nothing.
 pub fn plan(repository: &Repository, request: Request) -> Result<Plan, Error> {
     let survey = Survey::read(repository, Clock::Host(Timestamp::now()))?;
-    planned(&survey, request, WalThatGoes::Unpromised)
+    let plan = planned(&survey, request, WalThatGoes::Unpromised)?;
+    Ok(with_what_is_retained(repository, plan))
+}
+
+/// The plan, with what the store keeps of an object of the newest backup that goes; it is locked longest.
+fn with_what_is_retained(repository: &Repository, mut plan: Plan) -> Plan {
+    let newest = plan.backups.iter().rfind(|backup| backup.fate.goes());
+    let Some(newest) = newest else {
+        return plan;
+    };
+    let entry = repository.layout().backup_json(&newest.id);
+    match repository.session().retained(&entry) {
+        Ok(retained) => plan.retained = Some(retained),
+        Err(error) => {
+            tracing::debug!("what the store keeps of what is deleted is not known: {error}");
+        }
+    }
+    plan
 }
 
 /// Deletes what a request asks for. Returns the plan that was carried out, and what became of it.
@@ -168,6 +185,7 @@ pub fn delete(
         );
         plan = planned(&survey, request, WalThatGoes::BeforeAll)?;
     }
+    let plan = with_what_is_retained(repository, plan);
     let progress = Progress::of_items(show, "deleting", plan.totals.goes().objects);
     let sweep = Sweep::new(
         repository,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::Timestamp;
 use serde::Serialize;
 use walhalla_postgres::{SegmentName, TimelineId};
-use walhalla_providers::{ObjectInfo, ObjectKey, UnfinishedUpload};
+use walhalla_providers::{ObjectInfo, ObjectKey, Retained, UnfinishedUpload};
 
 use super::amounts::{Both, Totals};
 use super::decide::{Decision, Extent, Fate, Request};
@@ -41,6 +41,8 @@ pub struct Plan {
     pub(super) uploads: Vec<UnfinishedUpload>,
     /// How much goes and stays.
     pub totals: Totals,
+    /// What the store keeps of what goes, where it can be known.
+    pub retained: Option<Retained>,
     /// From when on every moment can be reached, where the archive has no hole: before and afterwards.
     pub window: (Option<Timestamp>, Option<Timestamp>),
 }
@@ -87,6 +89,7 @@ impl Plan {
             small: Vec::new(),
             uploads: survey.uploads.clone(),
             totals: Totals::default(),
+            retained: None,
             window: window(survey, &backups),
             request,
             backups,

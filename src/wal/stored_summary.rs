@@ -182,8 +182,14 @@ impl Proven {
 /// `summary`, of the segment that was just stored.
 #[must_use]
 pub fn of_stored(summary: Summary, stored: &StoredObject) -> Summary {
+    of_trailer(summary, stored.trailer)
+}
+
+/// `summary`, of a segment that is stored with this trailer.
+#[must_use]
+pub fn of_trailer(summary: Summary, trailer: Option<[u8; 32]>) -> Summary {
     Summary {
-        segment_trailer: stored.trailer.map(Sum),
+        segment_trailer: trailer.map(Sum),
         ..summary
     }
 }

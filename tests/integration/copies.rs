@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use walhalla::copying::Copy;
 use walhalla::copying::select::{Extent, Which};
-use walhalla::pipeline::Identities;
+use walhalla::pipeline::{Identities, Pipeline};
 use walhalla::progress::Show;
 use walhalla::repository::Repository;
 use walhalla::session::{Network, StoreSession};
@@ -230,6 +230,8 @@ fn a_later_run_copies_what_is_new() {
     assert_eq!(copied(&report).0, 1, "{report}");
     assert_eq!(report["backups"]["there"], 2);
     assert!(target.backups().contains(&new));
+    let listed = target.run(&["backup-list", "--json"]).json();
+    assert_eq!(listed[0]["permanent"], true, "{listed}");
     target.verify();
     site.restores(&target, &later);
 }
@@ -265,10 +267,12 @@ fn a_copy_is_encrypted_and_compressed_anew() {
         .run_with(&site.cluster, &["backup-push", data, "--delta"])
         .succeeds();
     site.cluster.archive_everything();
+    let before = contents(&target);
     target
         .try_copy(&[])
-        .exits_with(1)
-        .says(&["was packed anew in the copy", "--recipients"]);
+        .exits_with(2)
+        .says(&["what is new would be in the open", "--recipients"]);
+    assert_eq!(contents(&target), before);
     assert_eq!(copied(&target.copy(&options)).0, 1);
     target.verify();
     site.restores(&target, &later);
@@ -289,7 +293,7 @@ fn what_is_encrypted_is_copied_without_the_identity_and_never_laid_open() {
     };
     from_first(&["--compression", "zstd"], &site.walhalla)
         .exits_with(2)
-        .says(&["is encrypted, and would not be in the copy"]);
+        .says(&["is encrypted, and the copy would hold it in the open"]);
     let other = Key::generate(&area, "other");
     from_first(&["--recipients", &other.recipient], &site.walhalla).exits_with(1);
     from_first(&[], &site.walhalla).succeeds();
@@ -304,6 +308,13 @@ fn what_is_encrypted_is_copied_without_the_identity_and_never_laid_open() {
     let words = ["copy", "--store", &first.url, "--to", &third.url];
     let words = [&words[..], &["--recipients", &other.recipient]].concat();
     opening.run(&words).succeeds();
+    // Nobody here can read what is there.
+    let again = opening.run(&words).succeeds();
+    assert!(
+        again.stdout.contains("backups         0 copied"),
+        "{}",
+        again.stdout
+    );
     let third = Target {
         walhalla: site.walhalla.opening_with(&other.identity),
         ..third
@@ -416,23 +427,95 @@ fn what_does_not_fit_is_refused_and_nothing_is_overwritten() {
         .says(&["--since"]);
 }
 
+/// A cluster that was restored to the past has two timelines, and so has its copy.
+#[test]
+fn timelines_are_copied() {
+    let site = Site::make(Store::directory);
+    let words = [
+        "--target-name",
+        &site.between.name,
+        "--target-action",
+        "promote",
+    ];
+    let mut branch = site
+        .walhalla
+        .restore_archiving(&site.area, VERSION, "branch", &words);
+    branch.start();
+    branch.wait_until_promoted();
+    let aside = make_history(&branch, "aside");
+    branch.archive_everything();
+    let data = branch.data.to_str().unwrap();
+    site.walhalla
+        .run_with(&branch, &["backup-push", data])
+        .succeeds();
+    branch.archive_everything();
+    let newest = site.walhalla.newest_backup();
+
+    // First ends of two timelines, then what lies between.
+    let target = site.directory("copy");
+    target.copy(&["--backup", &site.full]);
+    target.copy(&["--backup", &newest]);
+    target.verify();
+    target.copy(&[]);
+    target.verify();
+    site.restores(&target, &aside);
+    let plan = ["plan", "--json", "--target-name", &aside.name];
+    let plan = target.run(&plan).succeeds().json();
+    assert_eq!(plan["timelines"], serde_json::json!([1, 2]), "{plan}");
+}
+
+/// Two that copy the same at the same time may hinder, and not harm each other.
+#[test]
+fn two_copies_at_once_leave_one_whole() {
+    let site = Site::make(Store::directory);
+    let key = Key::generate(&site.area, "key");
+    for round in 0..10 {
+        let target = site.directory(&format!("copy-{round}"));
+        let options: &[&str] = match round % 2 {
+            0 => &[],
+            _ => &["--recipients", &key.recipient],
+        };
+        let words = [&["copy", "--to", &target.url][..], options].concat();
+        let spawn = || target.walhalla.command(&words).spawn().unwrap();
+        let both = [spawn(), spawn()];
+        for mut one in both {
+            one.wait().unwrap();
+        }
+        let target = Target {
+            walhalla: target.walhalla.opening_with(&key.identity),
+            ..target
+        };
+        // A killed one's leases would be waited for; these have ended.
+        target.copy(options);
+        target.verify();
+        assert_eq!(target.backups(), site.walhalla.backup_ids());
+    }
+}
+
 /// Killed after each call to its store, a copy is whole as far as it goes, and the next run goes on.
 #[test]
 fn a_copy_that_is_killed_after_any_call_is_whole() {
-    kill_after_each_call(|_| None);
+    kill_after_each_call(|_| None, None);
+}
+
+/// So is one that is packed anew.
+#[test]
+fn a_copy_that_is_packed_anew_and_killed_after_any_call_is_whole() {
+    kill_after_each_call(|_| None, Some("zstd"));
 }
 
 /// So is one to which more is copied: backups that are there would see a hole.
 #[test]
 fn a_copy_that_is_added_to_and_killed_after_any_call_is_whole() {
-    kill_after_each_call(|site| {
+    let before = |site: &Site| {
         let full = site.full.parse().unwrap();
         Some(Which::Backups(vec![full], Extent::Consistency))
-    });
+    };
+    kill_after_each_call(before, None);
 }
 
 /// Copies all to where `before` was copied.
-fn kill_after_each_call(before: fn(&Site) -> Option<Which>) {
+fn kill_after_each_call(before: fn(&Site) -> Option<Which>, compression: Option<&str>) {
     let site = Site::make(Store::directory);
     let network = Network::start(2).unwrap();
     let source = repository(&network, open(site.store.path()), &site);
@@ -441,11 +524,15 @@ fn kill_after_each_call(before: fn(&Site) -> Option<Which>) {
         let path = area.make_dir("copy");
         let faulty = Arc::new(FaultyStore::new(open(&path)));
         let copy = repository(&network, Arc::clone(&faulty) as Arc<dyn ObjectStore>, &site);
+        let pipeline = compression.map(|compression| {
+            let session = copy.session().clone();
+            Pipeline::new(session, compression.parse().unwrap(), None, 2).hashing_all()
+        });
         let copying = |which: &Which| {
             let copy = Copy {
                 source: &source,
                 copy: &copy,
-                pipeline: None,
+                pipeline: pipeline.as_ref(),
                 threads: 2,
                 show: Show::Never,
             };
@@ -471,6 +558,9 @@ fn kill_after_each_call(before: fn(&Site) -> Option<Which>) {
         if target.run(&["backup-list"]).code == Some(0) {
             target.verify();
         }
+        // Later, when nobody holds the leases of what was killed.
+        let leases = r"find . -path '*/leases/*' -type f -exec touch -d '1 hour ago' {} +";
+        run(Command::new("bash").current_dir(&path).args(["-c", leases])).succeeds();
         copying(&Which::All).unwrap();
         open_to_all();
         target.verify();

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 const DELETIONS: usize = 20;
-const RACES: usize = 25;
+const RACES: usize = 100;
 const KILLS: usize = 10;
 
 struct Site {
@@ -467,13 +467,15 @@ fn deletions_beside_backups_and_restores_leave_chains_whole() {
     let load = PgbenchLoad::start(&site.cluster);
     site.back_up(&[]);
     let to = site.area.path("beside");
+    let copy = format!("file://{}", to.display());
     for round in 0..RACES {
         // The deletion takes the first of two, unless who runs beside it holds it.
         let first = site.walhalla.newest_backup();
         site.back_up(&[]);
-        let words: Vec<&str> = match round % 3 {
+        let words: Vec<&str> = match round % 4 {
             0 => vec!["backup-push", &data, "--delta", "--parent", &first],
             1 => vec!["backup-fetch", to.to_str().unwrap(), &first],
+            2 => vec!["copy", "--to", &copy, "--backup", &first],
             _ => vec![
                 "restore",
                 to.to_str().unwrap(),
@@ -503,6 +505,12 @@ fn deletions_beside_backups_and_restores_leave_chains_whole() {
         );
         site.walhalla.run(&["backup-list"]).succeeds();
         site.walhalla.run(&["verify", "--all"]).succeeds();
+        if words[0] == "copy" && output.status.success() {
+            for verify in [&["verify", "--all"][..], &["wal-verify", "--deep"]] {
+                let words = [verify, &["--store", &copy]].concat();
+                site.walhalla.run(&words).succeeds();
+            }
+        }
         if to.exists() {
             site.area.remove("beside");
         }

@@ -22,7 +22,8 @@ use crate::{ErrorKind, ObjectInfo, ObjectKey, ObjectVersion, PutToken, VersionKi
 pub(super) const TOKEN_METADATA: &str = "walhalla-token";
 
 /// `fields` of a head: no access lists, which need a right of their own.
-const RESOURCE_FIELDS: &str = "name,size,timeCreated,generation,metadata,crc32c";
+const RESOURCE_FIELDS: &str =
+    "name,size,timeCreated,generation,metadata,crc32c,retentionExpirationTime";
 
 /// `fields` of a listing.
 const LISTING_FIELDS: &str = "kind,nextPageToken,prefixes,items(name,size,timeCreated)";
@@ -61,6 +62,8 @@ pub(super) struct Resource {
     pub(super) generation: Option<String>,
     /// When it was deleted or replaced.
     time_deleted: Option<String>,
+    /// Until when it cannot be deleted.
+    retention_expiration_time: Option<String>,
     metadata: Option<HashMap<String, String>>,
     crc32c: Option<String>,
 }
@@ -286,6 +289,10 @@ impl Resource {
             since: self.created().ok_or_else(incomplete)?,
             until: deleted.transpose().map_err(|_| incomplete())?,
         })
+    }
+
+    pub(super) fn retained_until(&self) -> Option<Timestamp> {
+        self.retention_expiration_time.as_ref()?.parse().ok()
     }
 
     fn size_bytes(&self) -> Option<u64> {

@@ -5,13 +5,15 @@ use aws_sdk_s3::types::BucketVersioningStatus;
 
 use super::failure::{Failure, Unexpected};
 use super::{S3Store, timestamp};
+use jiff::Timestamp;
+
 use crate::{
-    Error, ErrorKind, ObjectVersion, Operation, PageToken, Result, VersionKind, Versioning,
-    VersionsPage, VersionsRequest,
+    Error, ErrorKind, ObjectKey, ObjectVersion, Operation, PageToken, Result, VersionKind,
+    Versioning, VersionsPage, VersionsRequest,
 };
 
 impl S3Store {
-    /// Whether the bucket keeps versions. Who may not ask that may be allowed to list them all the same.
+    /// Whether the bucket keeps versions.
     pub(super) async fn bucket_versioning(&self) -> Result<Versioning> {
         let session = self.sessions.current();
         let call = session.client.get_bucket_versioning();
@@ -24,10 +26,28 @@ impl S3Store {
             Err(error) => {
                 let failure = self.renewed_after(&session, error.into()).await;
                 if failure.kind() == ErrorKind::PermissionDenied {
-                    return Ok(Versioning::Kept);
+                    return Ok(Versioning::Unknown);
                 }
                 Err(failure.on(Operation::List, self.url.clone()))
             }
+        }
+    }
+
+    /// The lock on an object, which is told to whoever has the right `s3:GetObjectRetention`.
+    pub(super) async fn locked_until(&self, key: &ObjectKey) -> Result<Option<Timestamp>> {
+        let session = self.sessions.current();
+        let request = session
+            .client
+            .head_object()
+            .bucket(self.bucket())
+            .key(self.full(key.as_str()))
+            .set_request_payer(self.payer());
+        match request.send().await {
+            Ok(output) => {
+                let until = output.object_lock_retain_until_date.as_ref();
+                Ok(until.and_then(timestamp))
+            }
+            Err(error) => Err(self.failed(&session, Operation::Head, key, error).await),
         }
     }
 

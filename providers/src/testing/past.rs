@@ -9,7 +9,8 @@ use jiff::Timestamp;
 
 use crate::transfer::AsOfStore;
 use crate::{
-    ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken, Result, VersionsRequest,
+    ErrorKind, ListRequest, ObjectKey, ObjectStore, PutMode, PutToken, Result, Retained,
+    Versioning, VersionsRequest,
 };
 
 /// Servers tell times in seconds.
@@ -86,6 +87,8 @@ pub async fn the_past_is_shown(store: Arc<dyn ObjectStore>) {
     let after = moment().await;
     put(&*store, "a/deleted", "again").await;
 
+    let retained = store.retained(&key("b/kept")).await.unwrap();
+    assert_eq!(retained.versioning, Versioning::Kept);
     let past = AsOfStore::new(Arc::clone(&store), before);
     assert_eq!(content(&past, "a/deleted").await.unwrap(), "one");
     assert_eq!(content(&past, "a/replaced").await.unwrap(), "one");
@@ -143,6 +146,12 @@ pub async fn the_past_is_shown(store: Arc<dyn ObjectStore>) {
 /// When it shows something.
 pub async fn the_past_is_refused(store: Arc<dyn ObjectStore>) {
     put(&*store, "a", "one").await;
+    let retained = store.retained(&key("a")).await.unwrap();
+    let nothing = Retained {
+        versioning: Versioning::Never,
+        until: None,
+    };
+    assert_eq!(retained, nothing);
     let past = AsOfStore::new(Arc::clone(&store), Timestamp::now());
     for refused in [
         past.list(&ListRequest::default()).await.map(drop),

@@ -51,7 +51,7 @@ impl AsOfStore {
     /// That the store keeps versions.
     async fn check(&self) -> Result<()> {
         let check = async || match self.store.versioning().await? {
-            Versioning::Kept => Ok(()),
+            Versioning::Kept | Versioning::Unknown => Ok(()),
             Versioning::Ended => {
                 let url = self.url();
                 tracing::warn!(
