@@ -108,6 +108,26 @@ impl<T> Sought<T> {
     }
 }
 
+/// Why a segment is not archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyMissing {
+    /// `wal-push` gave it up.
+    Dropped(RecordedGap),
+    /// A deletion took it, or a copy left it out.
+    Deleted,
+}
+
+impl std::fmt::Display for WhyMissing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Dropped(gap) => gap.fmt(f),
+            Self::Deleted => {
+                f.write_str("a deletion took it, or it was left out of this copy, on purpose")
+            }
+        }
+    }
+}
+
 impl Histories {
     /// What the archive and `backups` tell of timelines.
     ///
@@ -321,9 +341,15 @@ impl<'a> Archive<'a> {
         Ok(Route { stretch, gap })
     }
 
-    /// What the ledger of gaps says of a segment that is not archived.
-    pub fn why_missing(&self, segment: SegmentName) -> Option<RecordedGap> {
-        lock(&self.inventory).why_missing(segment)
+    /// Why a segment is not archived, as far as anything tells.
+    pub fn why_missing(&self, segment: SegmentName) -> Option<WhyMissing> {
+        if let Some(gap) = lock(&self.inventory).why_missing(segment) {
+            return Some(WhyMissing::Dropped(gap));
+        }
+        let deleted = self.repository.deleted_wal();
+        let deleted = deleted.inspect_err(|error| tracing::debug!("{}", output::chain(error)));
+        let is_deleted = deleted.is_ok_and(|deleted| deleted.has(segment));
+        is_deleted.then_some(WhyMissing::Deleted)
     }
 
     /// The segments that were dropped, as the ledger of gaps says.

@@ -12,7 +12,7 @@ use crate::archive::Archive;
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog};
+use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, Repository};
 use crate::restore::window::{Window, spans, windows};
 
 /// A backup as `backup-list --json` shows it.
@@ -140,19 +140,42 @@ impl<'a> From<&'a BackupEntry> for Row<'a> {
 }
 
 pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error> {
-    let repository = match context.repository(cluster) {
-        // A store without a cluster has no backups, which is an answer and no failure.
-        Err(Error::Repository(crate::repository::Error::NoCluster { .. })) => None,
-        found => Some(found?),
-    };
-    let Some(repository) = repository else {
-        return none(context);
-    };
+    let repositories = context.repositories(cluster)?;
+    let mut shown = Shown::default();
+    for repository in &repositories {
+        if repositories.len() > 1 && !context.global.json {
+            output::line(&format!("cluster {}", repository.found()))?;
+        }
+        show(context, repository, &mut shown)?;
+    }
+    if context.global.json {
+        output::json(&shown.rows)?;
+    } else if !shown.has_any {
+        output::line("no backups yet; take one with: walhalla backup-push PGDATA")?;
+    }
+    Ok(if shown.has_problem {
+        Outcome::ProblemFound
+    } else {
+        Outcome::Done
+    })
+}
+
+/// What was shown of all clusters.
+#[derive(Default)]
+struct Shown {
+    rows: Vec<serde_json::Value>,
+    has_any: bool,
+    has_problem: bool,
+}
+
+/// Shows the backups of a cluster.
+fn show(context: &Context, repository: &Repository, shown: &mut Shown) -> Result<(), Error> {
     let catalog = repository.catalog()?;
     if catalog.is_empty() {
-        return none(context);
+        return Ok(());
     }
-    let archive = Archive::new(&repository, catalog.backups(), context.reading())?;
+    shown.has_any = true;
+    let archive = Archive::new(repository, catalog.backups(), context.reading())?;
     let windows = windows(&archive, catalog.backups())?;
     let backups: Vec<Listed> = catalog
         .backups()
@@ -161,13 +184,17 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
         .map(|(backup, window)| Listed::new(backup, window, &catalog))
         .collect();
     if context.global.json {
-        output::json(&backups.iter().map(Listed::row).collect::<Vec<_>>())?;
+        let row = |listed: &Listed| {
+            serde_json::to_value(listed.row()).expect("ids, times and numbers are JSON")
+        };
+        shown.rows.extend(backups.iter().map(row));
     } else {
         let windows: Vec<Window> = backups.iter().map(|it| it.window.clone()).collect();
         output::block(&table(&backups).to_string())?;
         print_spans(&spans(&windows))?;
     }
-    Ok(problems(&catalog, &backups))
+    shown.has_problem |= problems(&catalog, &backups) == Outcome::ProblemFound;
+    Ok(())
 }
 
 /// Tells of the backups that cannot be restored.
@@ -182,15 +209,6 @@ fn problems(catalog: &Catalog, backups: &[Listed]) -> Outcome {
     } else {
         Outcome::ProblemFound
     }
-}
-
-fn none(context: &Context) -> Result<Outcome, Error> {
-    if context.global.json {
-        output::json(&[(); 0])?;
-    } else {
-        output::line("no backups yet; take one with: walhalla backup-push PGDATA")?;
-    }
-    Ok(Outcome::Done)
 }
 
 impl From<&Window> for Reaches {

@@ -280,27 +280,32 @@ impl Repository {
             chosen.must_be_known()?;
             return Ok(chosen);
         }
-        let folders = session.folders("")?;
-        let found: Vec<SystemIdentifier> = folders
-            .iter()
-            .filter_map(|name| name.parse().ok())
-            .collect();
-        match found.as_slice() {
-            [] => Err(Error::NoCluster {
+        let mut all = Self::all(session.clone(), identities)?;
+        match (all.pop(), all.as_slice()) {
+            (None, _) => Err(Error::NoCluster {
                 store: session.url().to_owned(),
             }),
-            [only] => Ok(Self::new(session, identities, *only)),
-            _ => Err(Error::SeveralClusters {
+            (Some(only), []) => Ok(only),
+            (Some(last), others) => Err(Error::SeveralClusters {
                 store: session.url().to_owned(),
-                found: { found.into_iter() }
-                    .map(|cluster| Self::new(session.clone(), identities.clone(), cluster).found())
-                    .collect(),
+                found: others.iter().chain([&last]).map(Self::found).collect(),
             }),
         }
     }
 
+    /// Every cluster of a store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn all(session: StoreSession, identities: Identities) -> Result<Vec<Self>, Error> {
+        let folders = session.folders("")?;
+        let clusters = folders.iter().filter_map(|name| name.parse().ok());
+        let of = |cluster| Self::new(session.clone(), identities.clone(), cluster);
+        Ok(clusters.map(of).collect())
+    }
+
     /// What tells the cluster from others, as far as it can be read.
-    fn found(&self) -> FoundCluster {
+    pub fn found(&self) -> FoundCluster {
         let newest = self.catalog_of(&[]).ok();
         let newest = newest.and_then(|catalog| catalog.backups().last().cloned());
         FoundCluster {

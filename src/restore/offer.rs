@@ -68,9 +68,11 @@ impl<'a> Planner<'a> {
         };
         if !way.is_consistent() {
             let missing = way.consistent.min(way.next());
+            let missing = way.route.stretch.name(missing);
+            let why = self.archive.why_missing(missing);
+            let why = why.map_or_else(String::new, |why| format!(": {why}"));
             let reason = format!(
-                "WAL segment {}, without which backup {} is not consistent, is missing",
-                way.route.stretch.name(missing),
+                "WAL segment {missing}, without which backup {} is not consistent, is missing{why}",
                 backup.id
             );
             return Ok(Offer::Falls(Falls::Broken(Unreachable::because(reason))));

@@ -364,6 +364,11 @@ fn a_part_is_copied_with_the_wal_that_it_needs() {
     since
         .run(&["plan", "--target-name", &site.between.name])
         .exits_with(4);
+    // What was left out is not lost.
+    alone_without(&site)
+        .run(&["plan", "--target-name", &later.name])
+        .exits_with(4)
+        .says(&["on purpose"]);
 }
 
 #[test]
@@ -566,6 +571,14 @@ fn kill_after_each_call(before: fn(&Site) -> Option<Which>, compression: Option<
         target.verify();
         assert_eq!(target.backups(), site.walhalla.backup_ids());
     }
+}
+
+/// A copy of an early and a late backup, without the WAL between them.
+fn alone_without(site: &Site) -> Target {
+    let target = site.directory("ends");
+    target.copy(&["--backup", &site.full]);
+    target.copy(&["--backup", "LATEST"]);
+    target
 }
 
 fn open(path: &Path) -> Arc<dyn ObjectStore> {

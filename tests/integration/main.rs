@@ -76,6 +76,7 @@ mod targets;
 mod timelines;
 mod two_backups;
 mod unfinished_segments;
+mod upgrades;
 mod verify;
 mod wal_corpus;
 mod wal_fetch_answers;
