@@ -93,6 +93,15 @@ impl Progress {
         }
     }
 
+    /// The same display for other work, which is not told to stop with this.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self {
+            stopped: Arc::default(),
+            ..self.clone()
+        }
+    }
+
     /// Counts as many bytes or items as done; answers whether the work should go on.
     pub fn add(&self, bytes: u64) -> bool {
         self.bar.inc(bytes);

@@ -67,6 +67,8 @@ use uploads::{Uploads, block_id};
 
 const PART_SIZE_BYTES: usize = 8 << 20;
 const MAX_PARTS: u32 = 50_000;
+/// How many pages are looked at for a blob that has a version: 100,000 blobs.
+const MOST_PAGES_WITHOUT_VERSIONS: usize = 20;
 
 /// Names of metadata are identifiers of C#, so without hyphens.
 const TOKEN_METADATA: &str = "walhalla_token";
@@ -558,9 +560,20 @@ impl ObjectStore for AzureStore {
         self.get_one(key, None, offset, length).await
     }
 
-    /// Nothing tells but the blobs themselves.
+    /// Nothing tells but the blobs themselves: where versions are kept, those that were stored since then have ids.
     async fn versioning(&self) -> Result<Versioning> {
-        Ok(Versioning::Kept)
+        let mut request = VersionsRequest::default();
+        for _ in 0..MOST_PAGES_WITHOUT_VERSIONS {
+            let page = self.versions(&request).await?;
+            if page.versions.iter().any(|version| !version.id.is_empty()) {
+                return Ok(Versioning::Kept);
+            }
+            request.page = page.next;
+            if request.page.is_none() {
+                break;
+            }
+        }
+        Ok(Versioning::Never)
     }
 
     async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
@@ -585,14 +598,10 @@ impl ObjectStore for AzureStore {
         url.query_pairs_mut().append_pair("include", "versions");
         let page = self.blob_page(url).await;
         let page = page.map_err(|failure| failure.on(Operation::List, object()))?;
-        let page = page.into_versions_page(request, &self.location);
-        page.map_err(|answer| {
-            let kind = match answer {
-                Unexpected::NoVersions => ErrorKind::Unsupported,
-                _ => ErrorKind::Other,
-            };
-            Error::new(Operation::List, object(), kind).with_source(answer)
-        })
+        page.into_versions_page(request, &self.location)
+            .map_err(|answer| {
+                Error::new(Operation::List, object(), ErrorKind::Other).with_source(answer)
+            })
     }
 
     async fn get_version(
@@ -601,8 +610,8 @@ impl ObjectStore for AzureStore {
         offset: u64,
         length: Option<u64>,
     ) -> Result<Download> {
-        self.get_one(&version.key, Some(&version.id), offset, length)
-            .await
+        let id = Some(&*version.id).filter(|id| !id.is_empty());
+        self.get_one(&version.key, id, offset, length).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {

@@ -44,6 +44,9 @@ pub use retry::{Patience, RetryPolicy};
 use retry::{Retries, Told};
 pub use upload::Upload;
 
+/// How long nobody waits for what is only told.
+const RETAINED_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Most keys of one listing.
 pub const MAX_LISTED_KEYS: usize = 10_000_000;
 
@@ -182,9 +185,17 @@ impl Store {
     /// [`ObjectStore::retained`]
     ///
     /// # Errors
-    /// The store's; nothing is tried again.
+    /// The store's; nothing is tried again, and no answer is waited for long.
     pub async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
-        self.inner.store.retained(key).await
+        let asked = tokio::time::timeout(RETAINED_DEADLINE, self.inner.store.retained(key)).await;
+        asked.unwrap_or_else(|_| {
+            let object = self.object_url(key);
+            Err(Error::new(
+                Operation::Head,
+                object,
+                ErrorKind::DeadlineExceeded,
+            ))
+        })
     }
 
     /// [`ObjectStore::as_of`]

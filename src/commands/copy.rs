@@ -19,7 +19,8 @@ pub(super) fn run(context: &Context, arguments: &Copy) -> Result<Outcome, Error>
     let source = context.repository(&arguments.cluster)?;
     let to = context.settings_for(&arguments.to, arguments.to_config.as_deref())?;
     let session = context.session_with(&to)?;
-    if session.url() == source.store_url() {
+    let is_of_one_profile = to.stores.s3.profile == context.settings.stores.s3.profile;
+    if session.url() == source.store_url() && is_of_one_profile {
         return Err(copying::Error::SameStore(session.url().to_owned()).into());
     }
     let copy = Repository::new(
@@ -38,9 +39,9 @@ pub(super) fn run(context: &Context, arguments: &Copy) -> Result<Outcome, Error>
     }
     .run(&which)?;
     report(context, &copied)?;
-    match copied.backups.damaged + copied.wal.damaged {
+    match copied.backups.left_out + copied.wal.left_out {
         0 => Ok(Outcome::Done),
-        damaged => Err(copying::Error::LeftOut(damaged).into()),
+        left_out => Err(copying::Error::LeftOut(left_out).into()),
     }
 }
 

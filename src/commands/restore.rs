@@ -36,6 +36,12 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let planned = || plan(&repository, &target, chosen.as_deref(), context.reading());
     let plan = planned()?;
     plan.warn();
+    if context.settings.stores.as_of.is_some() && arguments.archive_mode == ArchiveMode::Preserve {
+        tracing::warn!(
+            "the restored server archives to the store as it is now, where its next timeline may have been given out since then: \
+             give it a store of its own, or --archive-mode off"
+        );
+    }
     if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
         on_demand.must_fit(&program, plan.backup.postgres_version)?;
         if plan.tail.is_some() && !plan.tail_is_the_end && !arguments.standby {

@@ -33,12 +33,13 @@ use variables::Variables;
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
 
 /// Those with which a store is read.
-const READ_WITH: [&str; 8] = [
+const READ_WITH: [&str; 9] = [
     table::DOWNLOAD_CONCURRENCY.row.name,
     table::DOWNLOAD_RATE.row.name,
     table::RETRY_TIMEOUT.row.name,
     table::CA_FILE.row.name,
     table::S3_FORCE_PATH_STYLE.row.name,
+    table::S3_PROFILE.row.name,
     table::S3_REQUESTER_PAYS.row.name,
     table::S3_CONDITIONAL_WRITES.row.name,
     table::S3_CHECKSUMS.row.name,
@@ -468,6 +469,7 @@ impl Resolver<'_> {
             kms_key_id,
             storage_class: self.optional(&table::S3_STORAGE_CLASS)?,
             object_lock: self.object_lock()?,
+            profile: self.optional(&table::S3_PROFILE)?,
             requester_pays: self.defaulted(&table::S3_REQUESTER_PAYS)?,
             conditional_writes: self.optional(&table::S3_CONDITIONAL_WRITES)?,
             checksums: self.optional(&table::S3_CHECKSUMS)?,

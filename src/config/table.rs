@@ -145,6 +145,8 @@ settings! {
         "The object lock of new objects: GOVERNANCE or COMPLIANCE. It needs s3_object_lock_days.";
     S3_OBJECT_LOCK_DAYS: u32 = "s3_object_lock_days", "WALHALLA_S3_OBJECT_LOCK_DAYS", days, Otherwise("the bucket's"),
         "For how many days new objects are locked. It needs s3_object_lock_mode.";
+    S3_PROFILE: String = "s3_profile", "WALHALLA_S3_PROFILE", text, Otherwise("the AWS settings"),
+        "The AWS profile with the credentials, the region and the endpoint of the store. AWS variables then do not count.";
     S3_REQUESTER_PAYS: bool = "s3_requester_pays", "WALHALLA_S3_REQUESTER_PAYS", boolean, Text("false"),
         "Whether the requester pays, not the owner of the bucket.";
     S3_CONDITIONAL_WRITES: ConditionalWrites = "s3_conditional_writes", "WALHALLA_S3_CONDITIONAL_WRITES", conditional_writes, Otherwise("trust on AWS, probe when an endpoint is set"),

@@ -22,13 +22,14 @@ use crate::repository::{self, BackupEntry, BackupId, Repository};
 use crate::threads::{lock, on_threads};
 
 /// How backups are copied.
+#[derive(Clone, Copy)]
 pub(super) struct BackupCopy<'a> {
     pub(super) sending: Sending<'a>,
     /// Packs them anew.
     pub(super) pipeline: Option<&'a Pipeline>,
     pub(super) threads: usize,
     /// Backups of which something is said in the source and nothing in the copy.
-    pub(super) unmarked: BTreeSet<BackupId>,
+    pub(super) unmarked: &'a BTreeSet<BackupId>,
     /// Which must hold when a backup comes to exist.
     pub(super) leases: &'a [Lease],
 }
@@ -51,7 +52,7 @@ impl BackupCopy<'_> {
             {
                 tracing::error!("backup {} is not copied, as its parent is not", backup.id);
                 left_out.insert(&backup.id);
-                count.damaged += 1;
+                count.left_out += 1;
                 continue;
             }
             if let Some(known) = there.get(&backup.id) {
@@ -61,7 +62,13 @@ impl BackupCopy<'_> {
                 continue;
             }
             let parent = backup.parent.as_ref().and_then(|parent| there.get(parent));
-            match self.copy(backup, parent) {
+            // What stops one does not stop the others.
+            let progress = self.sending.progress.anew();
+            let sending = Sending {
+                progress: &progress,
+                ..self.sending
+            };
+            match (BackupCopy { sending, ..*self }).copy(backup, parent) {
                 Ok(copied) => {
                     count.add(copied.stored_bytes);
                     tracing::info!("backup {} is copied", backup.id);
@@ -74,7 +81,7 @@ impl BackupCopy<'_> {
                         output::chain(&error)
                     );
                     left_out.insert(&backup.id);
-                    count.damaged += 1;
+                    count.left_out += 1;
                 }
                 Err(error) => return Err(error),
             }
@@ -199,7 +206,7 @@ impl BackupCopy<'_> {
             Mutex::new(foreign.map(|(_, key)| key.clone()).collect());
         self.each(&objects, |part| {
             if let Some(key) = left.get(&part.name)
-                && stored_digest(self.sending.copy, key, part.digest.hash())? != part.digest
+                && stored_digest(self.sending.copy, key, part.digest.hash())? != Some(part.digest)
             {
                 lock(&unfit).push(key.clone());
             }
@@ -245,10 +252,10 @@ impl BackupCopy<'_> {
             }
             Sent::Now { digest, .. } => self.sending.read_back(object, digest),
             Sent::Before => match stored_digest(copy, &object.key, part.digest.hash())? {
-                digest if digest == part.digest => Ok(()),
+                digest if digest == Some(part.digest) => Ok(()),
                 _ => Err(Error::MadeByAnother(id.clone())),
             },
-            Sent::Stopped => Ok(()),
+            Sent::Stopped => Err(Error::BrokenOff),
         }
     }
 

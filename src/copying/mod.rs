@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use walhalla_postgres::{SegmentNo, TimelineId};
+use walhalla_postgres::{SegmentName, SegmentNo, TimelineId};
 use walhalla_providers::Error as StoreError;
 
 use crate::archive::Histories;
@@ -31,7 +31,7 @@ use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::{self, Encryption, Packing, Pipeline};
 use crate::progress::{Progress, Show};
 use crate::repository::deletions::Record;
-use crate::repository::layout::{Object, RunId};
+use crate::repository::layout::{Key, Object, RunId};
 use crate::repository::leases::{Lease, Needs};
 use crate::repository::ranges::Ranges;
 use crate::repository::{self, BackupEntry, BackupId, Catalog, Repository};
@@ -42,6 +42,9 @@ use order::Order;
 use select::{Selection, Which, select};
 use sending::Sending;
 use wal::WalCopy;
+
+/// What the records of copies say was asked for.
+const REQUEST: &str = "copy";
 
 /// Why something was not copied.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +132,7 @@ pub enum Error {
     #[error("the lease of the copy could not be renewed for a quarter of an hour")]
     LeaseLost,
     /// Something is damaged in the source; the rest is copied.
-    #[error("{} in the source {} damaged and not copied; all the others are", objects(*.0), if *.0 == 1 { "is" } else { "are" })]
+    #[error("{} not copied, damaged in the source or standing on what is; all the others are copied", objects(*.0))]
     LeftOut(u64),
     /// Another thread failed first.
     #[error("the copy was broken off")]
@@ -138,15 +141,20 @@ pub enum Error {
 
 fn objects(count: u64) -> String {
     match count {
-        1 => "a backup or WAL file".to_owned(),
-        count => format!("{count} backups and WAL files"),
+        1 => "a backup or WAL file is".to_owned(),
+        count => format!("{count} backups and WAL files are"),
     }
 }
 
 impl Error {
     /// Whether an object of the source is damaged, so that others may be copied.
     fn is_of_the_source(&self) -> bool {
-        matches!(self, Self::Damaged { .. } | Self::NotAsEntered { .. })
+        match self {
+            Self::Damaged { .. } | Self::NotAsEntered { .. } => true,
+            // The index of a backup.
+            Self::Contents(error) => error.is_of_the_object(),
+            _ => false,
+        }
     }
 }
 
@@ -238,8 +246,8 @@ pub struct Count {
     pub there: u64,
     /// Length of those that were copied now, in the copy.
     pub bytes: u64,
-    /// Not copied, because they are damaged.
-    pub damaged: u64,
+    /// Not copied, because they are damaged, or stand on what is.
+    pub left_out: u64,
 }
 
 impl Count {
@@ -315,13 +323,23 @@ impl Copy<'_> {
             order: (!known.is_empty()).then(Order::default),
         };
         let copied_wal = wal.run(&items)?;
-        if let Err(error) = wal.summaries(&items) {
+        let of_summaries = progress.anew();
+        let summaries = WalCopy {
+            sending: Sending {
+                progress: &of_summaries,
+                ..sending
+            },
+            order: None,
+            ..wal
+        };
+        if let Err(error) = summaries.summaries(&items) {
             let told = output::chain(&error);
             tracing::warn!(
                 "{told}; `walhalla wal-summarize` makes up for what is missing in the copy"
             );
         }
         let (marked, marked_there) = (source.marks()?, copy.marks()?);
+        let unmarked = marked.newer_than(&marked_there).cloned().collect();
         let leases: Vec<Lease> = [reading.lease, writing.lease]
             .into_iter()
             .flatten()
@@ -330,7 +348,7 @@ impl Copy<'_> {
             sending,
             pipeline: self.pipeline,
             threads: self.threads,
-            unmarked: marked.not_in(&marked_there).cloned().collect(),
+            unmarked: &unmarked,
             leases: &leases,
         };
         let mut there: BTreeMap<BackupId, BackupEntry> = { known.backups().iter() }
@@ -366,16 +384,22 @@ impl Copy<'_> {
             let wal = new.iter().find(|object| is_closed(object));
             let wal = wal.map(|object| self.source.url(&object.key));
             let closed = backup.map(|backup| format!("backup {}", backup.id)).or(wal);
-            return closed.map_or(Ok(()), |what| Err(Error::WouldBeOpen(what)));
+            if let Some(closed) = closed {
+                return Err(Error::WouldBeOpen(closed));
+            }
         }
-        let stays_open = packed.is_none()
-            && (missing.iter().any(|backup| !is_closed_backup(backup))
-                || new.iter().any(|object| !is_closed(object)));
+        // A source that was encrypted from some day on is copied as it is, what is older too.
+        let is_open_now =
+            || { items.last() }.is_some_and(|item| !is_closed(&item.archived.object()));
+        let opens = match packed {
+            None => is_open_now(),
+            Some(encryption) => encryption == Encryption::None,
+        };
         let has_closed = || {
             let backups = known.backups().iter().any(is_closed_backup);
             backups || archives.copy.all().any(|file| is_closed(&file.object()))
         };
-        if stays_open && has_closed() {
+        if opens && !(new.is_empty() && missing.is_empty()) && has_closed() {
             return Err(Error::WouldMix(self.copy.store_url().to_owned()));
         }
         Ok(())
@@ -399,16 +423,31 @@ impl Copy<'_> {
                 left_out.extend(&archives.left_out(selection, &deleted, history, size));
             }
         }
-        let known = self.copy.deleted_wal()?;
-        let mut all = known.clone();
-        all.extend(&left_out);
-        if all == known {
+        // What earlier copies said is said once, but for what is there by now.
+        let mut earlier = self.copy.deletions()?;
+        earlier.retain(|recorded| recorded.record.request == REQUEST);
+        let mut said = Ranges::default();
+        earlier
+            .iter()
+            .for_each(|recorded| said.extend(&recorded.record.wal));
+        let mut wal = said.clone();
+        wal.extend(&left_out);
+        if let Some(backup) = backups.first() {
+            let there: Vec<SegmentName> = archives.copy.segments.keys().copied().collect();
+            wal = wal.without(&there, backup.wal_segment_size);
+        }
+        if wal == said && earlier.len() <= 1 {
             return Ok(());
         }
         let user = Needs::of("copy", Vec::new(), Vec::new()).user;
-        let mut record = Record::new(user, "copy".to_owned());
-        record.wal = left_out;
+        let mut record = Record::new(user, REQUEST.to_owned());
+        record.wal = wal;
         self.copy.record_deletion(RunId::random(), &record)?;
+        let layout = self.copy.layout();
+        let spent = earlier.iter().map(|it| layout.key(&Key::Deletion(it.run)));
+        if let Err(error) = self.copy.remove(&spent.collect::<Vec<_>>()) {
+            tracing::debug!("what earlier copies said stays: {error}");
+        }
         Ok(())
     }
 
@@ -433,7 +472,7 @@ fn tell_what_is_lost(archives: &Archives, backups: &[&BackupEntry]) {
         let mut names = numbers.map(|number| SegmentNo(number).on(backup.timeline, size));
         if let Some(lost) = names.find(|name| !archives.source.segments.contains_key(name)) {
             tracing::warn!(
-                "backup {} cannot be restored by itself: its WAL segment {lost} is missing in the source, and will be in the copy",
+                "backup {} cannot be restored by itself: its WAL segment {lost} is missing in the source, and so in the copy",
                 backup.id
             );
         }

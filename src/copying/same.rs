@@ -11,6 +11,7 @@ use super::Error;
 use super::archives::Item;
 use super::sending::{Sending, stored_digest};
 use crate::failure::Failure as _;
+use crate::output;
 use crate::pipeline::StoredHash;
 use crate::repository::layout::Object;
 
@@ -39,13 +40,16 @@ impl Sending<'_> {
             let packing = |object: &Object| object.packing;
             let is_alike = packing(&item.archived.object()) == packing(&there.object());
             let is_odd = item.archived.stored_bytes != there.stored_bytes;
-            if there.stored_bytes == 0 || is_alike && is_odd {
+            if there.stored_bytes == 0 || self.stays_packed && is_alike && is_odd {
                 compared.insert(position);
             }
         }
         compared.extend(last.into_values());
         let mut by_time: Vec<usize> = (0..common.len()).collect();
-        by_time.sort_by_key(|position| Reverse(common.get(*position).map(|it| it.1.modified)));
+        // Of one second, the last ones.
+        by_time.sort_by_key(|position| {
+            Reverse((common.get(*position).map(|it| it.1.modified), *position))
+        });
         compared.extend(by_time.into_iter().take(newest));
         for (item, there) in compared.iter().filter_map(|position| common.get(*position)) {
             self.must_be_like(&item.archived.object(), &there.object())?;
@@ -81,15 +85,19 @@ impl Sending<'_> {
         if self.stays_packed && ours.packing == theirs.packing {
             let hash = StoredHash::default;
             let known = stored_digest(self.source, &ours.key, hash())?;
-            if stored_digest(self.copy, &theirs.key, hash())? == known {
+            if known.is_some() && stored_digest(self.copy, &theirs.key, hash())? == known {
                 return Ok(Likeness::Same);
             }
         }
-        let contents = (
-            self.source.content_digest(ours),
-            self.copy.content_digest(theirs),
-        );
-        match contents {
+        let ours = match self.source.content_digest(ours) {
+            // It was sound when it was copied.
+            Err(error) if error.is_of_the_object() => {
+                tracing::error!("{}", output::chain(&error));
+                return Ok(Likeness::Unknown);
+            }
+            ours => ours,
+        };
+        match (ours, self.copy.content_digest(theirs)) {
             (Ok(one), Ok(other)) if discriminant(&one) == discriminant(&other) => {
                 Ok(like(one == other))
             }

@@ -11,8 +11,8 @@ use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::{self, ObjectWriter, StoredDigest, StoredHash, StoredObject};
 use crate::progress::Progress;
-use crate::repository::Repository;
 use crate::repository::layout::Object;
+use crate::repository::{self, Repository};
 
 /// Longest object that is sent in one request where another might create it at the same moment.
 const WHOLE_BYTES: usize = 64 << 20;
@@ -89,9 +89,10 @@ impl Sending<'_> {
         object: &Object,
         hash: &mut StoredHash,
     ) -> Result<Turn, Error> {
-        let mut chunks = self.source.session().read(&object.key)?;
+        let mut chunks = { self.source.session().read(&object.key) }
+            .map_err(|error| self.of_source(object, error.into()))?;
         while let Some(chunk) = chunks.wait_for_next() {
-            let chunk = chunk?;
+            let chunk = chunk.map_err(|error| self.of_source(object, error.into()))?;
             hash.update(&chunk);
             let length = chunk.len() as u64;
             self.copy.session().wait(upload.write(chunk))?;
@@ -109,22 +110,29 @@ impl Sending<'_> {
         hash: StoredHash,
         writer: &mut ObjectWriter,
     ) -> Result<StoredDigest, Error> {
-        let mut watched = self.source.open_watched(object, hash)?;
+        let watched = self.source.open_watched(object, hash);
+        let mut watched = watched.map_err(|error| self.of_source(object, error))?;
         loop {
             let room = writer.room().map_err(broken_off)?;
-            let count = watched.content.read(room).map_err(|source| {
-                match self.source.damaged(&object.key, source) {
-                    damage if damage.is_of_the_object() => Error::Damaged {
-                        object: self.source.url(&object.key),
-                        source: damage,
-                    },
-                    error => error.into(),
-                }
+            let count = { watched.content.read(room) }.map_err(|source| {
+                self.of_source(object, self.source.damaged(&object.key, source))
             })?;
             if count == 0 {
                 return Ok(watched.hash.digest());
             }
             writer.fill(count);
+        }
+    }
+
+    /// The error of reading an object of the source: its own fault does not keep others from being copied.
+    pub(super) fn of_source(&self, object: &Object, error: repository::Error) -> Error {
+        if error.is_of_the_object() {
+            Error::Damaged {
+                object: self.source.url(&object.key),
+                source: error,
+            }
+        } else {
+            error.into()
         }
     }
 
@@ -142,7 +150,7 @@ impl Sending<'_> {
             Ok(_) => None,
             Err(error) if error.is_locked() || error.is_of_the_object() => {
                 match stored_digest(self.copy, &object.key, sent.hash())? {
-                    digest if digest != sent => None,
+                    digest if digest != Some(sent) => None,
                     _ if error.is_locked() => return Ok(()),
                     _ => Some(error),
                 }
@@ -171,17 +179,21 @@ impl Sending<'_> {
     }
 }
 
-/// The digest of an object's stored bytes.
+/// The digest of an object's stored bytes; `None` where the store itself finds that they changed.
 pub(super) fn stored_digest(
     repository: &Repository,
     key: &ObjectKey,
     mut hash: StoredHash,
-) -> Result<StoredDigest, Error> {
+) -> Result<Option<StoredDigest>, Error> {
     let mut chunks = repository.session().read(key)?;
     while let Some(chunk) = chunks.wait_for_next() {
-        hash.update(&chunk?);
+        match chunk {
+            Ok(chunk) => hash.update(&chunk),
+            Err(error) if error.kind == ErrorKind::Corrupted => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(hash.digest())
+    Ok(Some(hash.digest()))
 }
 
 /// Why a writer takes no more.

@@ -51,7 +51,7 @@ impl WalCopy<'_> {
                     Ok(Sent::Now { stored_bytes, .. }) => lock(&counted).add(stored_bytes),
                     Err(error) if error.is_of_the_source() => {
                         tracing::error!("{}", output::chain(&error));
-                        lock(&counted).damaged += 1;
+                        lock(&counted).left_out += 1;
                     }
                     Err(error) => return Err(error),
                 }

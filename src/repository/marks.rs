@@ -86,9 +86,13 @@ impl Marks {
         }
     }
 
-    /// The backups of which something was said that nothing is said of in `others`.
-    pub fn not_in<'a>(&'a self, others: &'a Self) -> impl Iterator<Item = &'a BackupId> {
-        self.0.keys().filter(|id| !others.0.contains_key(*id))
+    /// The backups of which something was said later than what `others` say.
+    pub fn newer_than<'a>(&'a self, others: &'a Self) -> impl Iterator<Item = &'a BackupId> {
+        let newer = |(id, mark): &(&BackupId, &Mark)| others.0.get(*id) < Some(*mark);
+        self.0
+            .iter()
+            .filter(move |named| newer(named))
+            .map(|(id, _)| id)
     }
 
     /// The mark of a backup that counts, if it has one.

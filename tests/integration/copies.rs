@@ -273,6 +273,12 @@ fn a_copy_is_encrypted_and_compressed_anew() {
         .exits_with(2)
         .says(&["what is new would be in the open", "--recipients"]);
     assert_eq!(contents(&target), before);
+    // Nor with another codec alone.
+    target
+        .try_copy(&["--compression", "lz4"])
+        .exits_with(2)
+        .says(&["what is new would be in the open"]);
+    assert_eq!(contents(&target), before);
     assert_eq!(copied(&target.copy(&options)).0, 1);
     target.verify();
     site.restores(&target, &later);
@@ -403,7 +409,9 @@ fn what_does_not_fit_is_refused_and_nothing_is_overwritten() {
         .says(&["has other content than"]);
     assert_eq!(contents(&target), before);
 
-    // A damaged object of the source is named, and is not in the copy.
+    // A damaged object of the source is named, and is not in the copy; the others are, and whole.
+    let newer = site.walhalla.back_up(&site.cluster);
+    site.cluster.archive_everything();
     for (name, named) in [
         ("00001.tar", "digest"),
         ("00000001000000000000", "checksum"),
@@ -411,7 +419,12 @@ fn what_does_not_fit_is_refused_and_nothing_is_overwritten() {
         let target = site.directory(&format!("copy-of-damaged-{name}"));
         let mut objects = site.store.objects_named(name);
         objects.sort();
-        let damaged = objects.pop().unwrap();
+        let at = if named == "digest" {
+            0
+        } else {
+            objects.len() - 1
+        };
+        let damaged = objects.remove(at);
         let sound = std::fs::read(&damaged).unwrap();
         let mut bytes = sound.clone();
         let middle = bytes.len() / 2;
@@ -422,14 +435,76 @@ fn what_does_not_fit_is_refused_and_nothing_is_overwritten() {
             named,
             damaged.to_str().unwrap(),
         ]);
+        if named == "digest" {
+            assert_eq!(target.backups(), std::slice::from_ref(&newer));
+            target.verify();
+        }
         std::fs::write(&damaged, sound).unwrap();
         target.copy(&[]);
+        assert_eq!(target.backups(), site.walhalla.backup_ids());
         target.verify();
     }
     site.directory("other")
         .try_copy(&["--since", "tomorrow"])
         .exits_with(2)
         .says(&["--since"]);
+}
+
+/// Summaries can be made again: nothing else depends on them.
+#[test]
+fn summaries_that_cannot_be_stored_hinder_nothing() {
+    let site = Site::make(Store::directory);
+    let target = site.directory("copy");
+    let cluster = site.cluster.system_identifier();
+    let refused = site.area.make_dir(&format!("copy/{cluster}"));
+    // Where the folder of the summaries would be is a file.
+    std::fs::write(refused.join("summary"), "").unwrap();
+    let copied = target.try_copy(&[]).succeeds();
+    copied.says(&["wal-summarize"]);
+    std::fs::remove_file(refused.join("summary")).unwrap();
+    target.verify();
+    assert_eq!(target.backups(), site.walhalla.backup_ids());
+    site.restores(&target, &site.after);
+}
+
+/// A profile says where the other store is, whatever the variables say.
+#[test]
+fn a_second_s3_server_is_reached_by_a_profile() {
+    let site = Site::make(Store::s3);
+    let area = Area::new();
+    let other = Store::s3(&area);
+    let env = other.env();
+    let value = |name: &str| &env.iter().find(|(known, _)| known == name).unwrap().1;
+    let profile = format!(
+        "[profile vault]\naws_access_key_id = {}\naws_secret_access_key = {}\nregion = us-east-1\nendpoint_url = {}\n",
+        value("AWS_ACCESS_KEY_ID"),
+        value("AWS_SECRET_ACCESS_KEY"),
+        value("AWS_ENDPOINT_URL_S3"),
+    );
+    let profiles = site.area.write("aws-config", profile);
+    let settings = site.area.write("vault.toml", "s3_profile = \"vault\"\n");
+    let walhalla = site
+        .walhalla
+        .with_env("AWS_CONFIG_FILE", profiles.to_str().unwrap());
+    // The same name on another server is another store.
+    let target = Target {
+        url: other.url(),
+        walhalla: walhalla.clone(),
+    };
+    let report = target.copy(&["--to-config", settings.to_str().unwrap()]);
+    assert_eq!(copied(&report).0, 2, "{report}");
+    target.try_copy(&[]).exits_with(2).says(&["to itself"]);
+    let target = Target {
+        walhalla: walhalla.with_env("WALHALLA_S3_PROFILE", "vault"),
+        ..target
+    };
+    target.verify();
+    assert_eq!(target.backups(), site.walhalla.backup_ids());
+    site.restores(&target, &site.after);
+    let none = walhalla.with_env("WALHALLA_S3_PROFILE", "missing");
+    none.run(&["backup-list"])
+        .exits_with(2)
+        .says(&["no region is set"]);
 }
 
 /// A cluster that was restored to the past has two timelines, and so has its copy.

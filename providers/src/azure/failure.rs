@@ -50,11 +50,6 @@ pub(super) enum Unexpected {
          hint: accounts with a hierarchical namespace (Data Lake) are not supported"
     )]
     Unordered,
-    #[error(
-        "the account keeps no versions of its blobs, so that it is not known how the store was; \
-         hint: switch versioning on for the next time"
-    )]
-    NoVersions,
 }
 
 impl Failure {

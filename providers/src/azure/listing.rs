@@ -113,7 +113,7 @@ impl BlobPage {
     /// if it were there.
     ///
     /// # Errors
-    /// [`Unexpected::NoVersions`] for a blob without one.
+    /// As [`BlobPage::into_page`].
     pub(super) fn into_versions_page(
         self,
         request: &VersionsRequest,
@@ -184,14 +184,18 @@ impl Blob {
         })
     }
 
+    /// A blob that was stored before versioning was switched on has no id, and is what it was since it was stored.
     fn version(self, key: ObjectKey) -> Result<ObjectVersion, Unexpected> {
-        let id = self.version_id.ok_or(Unexpected::NoVersions)?;
+        let since = match &self.version_id {
+            Some(id) => id.parse().ok(),
+            None => timestamp(&self.properties.modified),
+        };
         Ok(ObjectVersion {
             key,
             kind: VersionKind::Object,
             size_bytes: self.properties.size_bytes,
-            since: id.parse().map_err(|_| Unexpected::MissingField)?,
-            id,
+            since: since.ok_or(Unexpected::MissingField)?,
+            id: self.version_id.unwrap_or_default(),
             until: None,
         })
     }
@@ -259,8 +263,12 @@ mod tests {
             ("a", "2026-11-21T05:30:00Z".to_owned()),
         ];
         assert_eq!(seen, expected);
-        let without = page(&blob("<Name>p/a</Name>"));
-        assert!(matches!(without, Err(Unexpected::NoVersions)));
+        let earlier = page(&blob("<Name>p/a</Name>")).unwrap();
+        assert_eq!(earlier.versions[0].id, "");
+        assert_eq!(
+            earlier.versions[0].since.to_string(),
+            "2026-11-21T04:30:00Z"
+        );
     }
 
     #[test]

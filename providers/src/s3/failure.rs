@@ -172,7 +172,7 @@ where
 /// The meaning of S3's error codes; `None` where the status has to tell.
 fn kind_of_code(code: &str, retry_after: Option<Duration>) -> Option<ErrorKind> {
     Some(match code {
-        "NoSuchKey" | "NoSuchUpload" => ErrorKind::NotFound,
+        "NoSuchKey" | "NoSuchUpload" | "NoSuchVersion" => ErrorKind::NotFound,
         "NoSuchBucket" => ErrorKind::StoreMissing,
         "PreconditionFailed" => ErrorKind::AlreadyExists,
         "ConditionalRequestConflict" | "OperationAborted" => ErrorKind::Conflict,

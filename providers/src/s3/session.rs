@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -105,7 +105,10 @@ impl Sessions {
 impl Session {
     async fn load(location: &Location, settings: &StoreSettings) -> Result<Self> {
         let shared = load_settings(settings).await?;
-        let own_endpoint = own_endpoint(&shared);
+        let own_endpoint = match settings.s3.profile {
+            Some(_) => endpoint_of_profile(&shared),
+            None => own_endpoint(&shared),
+        };
         if let Some(url) = &own_endpoint {
             endpoint("AWS_ENDPOINT_URL_S3", url)?;
         }
@@ -113,7 +116,9 @@ impl Session {
         let checksums = settings.s3.checksums.unwrap_or_else(|| {
             shared.request_checksum_calculation() != Some(RequestChecksumCalculation::WhenRequired)
         });
-        let mut config = aws_sdk_s3::config::Builder::from(&shared)
+        let mut config = aws_sdk_s3::config::Builder::from(&shared);
+        config.set_endpoint_url(own_endpoint.clone());
+        let mut config = config
             .force_path_style(settings.s3.force_path_style.unwrap_or(has_endpoint))
             .retry_config(RetryConfig::disabled())
             .timeout_config(
@@ -167,6 +172,14 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
             .build_https();
         loader = loader.http_client(client);
     }
+    if let Some(name) = &settings.s3.profile {
+        let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
+        let region = ProfileFileRegionProvider::builder().profile_name(name);
+        let loader = loader
+            .profile_name(name)
+            .credentials_provider(credentials.build());
+        return Ok(loader.region(region.build()).load().await);
+    }
     let variables = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
     if variables
         .iter()
@@ -184,16 +197,24 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
 
 /// The endpoint set in the environment or the profile, for S3 or for all services.
 fn own_endpoint(shared: &SdkConfig) -> Option<String> {
+    let for_s3 = endpoint_by(shared, "AWS_ENDPOINT_URL");
+    for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+/// The endpoint set in the profile, for S3 or for all services.
+fn endpoint_of_profile(shared: &SdkConfig) -> Option<String> {
+    // The SDK always asks for a variable, too; nobody sets this one.
+    endpoint_by(shared, "NO_ENDPOINT_URL")
+}
+
+fn endpoint_by(shared: &SdkConfig, variable: &str) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("S3")
-        .env("AWS_ENDPOINT_URL")
+        .env(variable)
         .profile("endpoint_url")
         .build();
-    let for_s3 = shared
-        .service_config()
-        .zip(key.ok())
-        .and_then(|(config, key)| config.load_config(key));
-    for_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
+    let config = shared.service_config().zip(key.ok());
+    config.and_then(|(config, key)| config.load_config(key))
 }
 
 /// Nothing says in which region the bucket lies.

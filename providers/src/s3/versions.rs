@@ -54,7 +54,7 @@ impl S3Store {
     pub(super) async fn list_versions(&self, request: &VersionsRequest) -> Result<VersionsPage> {
         let session = self.sessions.current();
         let (key_marker, id_marker) = match &request.page {
-            Some(page) => page.as_str().split_once('\n').unzip(),
+            Some(page) => page.as_str().rsplit_once('\n').unzip(),
             None => (None, None),
         };
         let key_marker = key_marker.map(str::to_owned);

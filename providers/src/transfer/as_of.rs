@@ -23,8 +23,10 @@ use crate::{
 
 /// Folders of which it is asked at a time whether anything in them was there.
 const FOLDERS_AT_A_TIME: usize = 16;
-/// Versions that are asked for where the first of them tells.
+/// Versions that are asked for where the first of them mostly tells.
 const FEW_VERSIONS: u16 = 50;
+/// Pages of a folder that are looked at: one in which so much was deleted since, or came later, is shown as it is.
+const MOST_PAGES: usize = 8;
 
 /// A store as it was at a time. It can be read, and nothing else.
 #[derive(Debug)]
@@ -50,8 +52,9 @@ impl AsOfStore {
 
     /// That the store keeps versions.
     async fn check(&self) -> Result<()> {
+        let refused = |kind| Error::new(Operation::List, self.url(), kind);
         let check = async || match self.store.versioning().await? {
-            Versioning::Kept | Versioning::Unknown => Ok(()),
+            Versioning::Kept => Ok(()),
             Versioning::Ended => {
                 let url = self.url();
                 tracing::warn!(
@@ -59,9 +62,9 @@ impl AsOfStore {
                 );
                 Ok(())
             }
-            Versioning::Never => {
-                let error = Error::new(Operation::List, self.url(), ErrorKind::Unsupported);
-                Err(error.with_source(NoVersions))
+            Versioning::Never => Err(refused(ErrorKind::Unsupported).with_source(NoVersions)),
+            Versioning::Unknown => {
+                Err(refused(ErrorKind::PermissionDenied).with_source(UnknownVersioning))
             }
         };
         self.is_checked.get_or_try_init(check).await.copied()
@@ -101,14 +104,14 @@ impl AsOfStore {
         found.ok_or_else(|| self.error(operation, key.as_str(), ErrorKind::NotFound))
     }
 
-    /// Whether anything whose key begins with `prefix` was there.
-    async fn had_any(&self, prefix: &str) -> Result<bool> {
+    /// Whether anything whose key begins with `prefix` was there, for all that can be told soon.
+    async fn may_have_had_any(&self, prefix: &str) -> Result<bool> {
         let mut request = ListRequest {
             prefix: prefix.to_owned(),
             most_keys: Some(FEW_VERSIONS),
             ..ListRequest::default()
         };
-        loop {
+        for _ in 0..MOST_PAGES {
             let page = self.list_flat(&request).await?;
             if !page.objects.is_empty() {
                 return Ok(true);
@@ -118,6 +121,7 @@ impl AsOfStore {
                 return Ok(false);
             }
         }
+        Ok(true)
     }
 
     /// A page of what was there. Whether the last key of a page was, may be known only on the next one.
@@ -130,7 +134,8 @@ impl AsOfStore {
                 prefix: request.prefix.clone(),
                 start_after: request.start_after.clone(),
                 fold: request.fold,
-                most: request.most_keys,
+                // Where the first page did not tell, much has changed.
+                most: request.most_keys.filter(|_| request.page.is_none()),
                 page: request.page.clone(),
             })
             .await?;
@@ -250,8 +255,8 @@ impl ObjectStore for AsOfStore {
         let mut page = self.list_flat(request).await?;
         // The store names folders of all versions.
         let folders = std::mem::take(&mut page.folders).into_iter();
-        let had =
-            folders.map(async |folder| Ok::<_, Error>((self.had_any(&folder).await?, folder)));
+        let had = folders
+            .map(async |folder| Ok::<_, Error>((self.may_have_had_any(&folder).await?, folder)));
         let had = stream::iter(had).buffered(FOLDERS_AT_A_TIME);
         let had: Vec<_> = had.try_collect().await?;
         let had = had.into_iter().filter(|(had_any, _)| *had_any);
@@ -275,6 +280,15 @@ struct Past(Timestamp);
 /// Nothing that was deleted is there any more.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the store keeps no versions of its objects, so that it is not known how it was; hint: switch versioning on for the next time"
+    "the store keeps no versions of its objects, so that it is not known how it was; \
+     hint: for the next time, switch versioning on, or take snapshots of a directory"
 )]
 struct NoVersions;
+
+/// What is there now could be taken for what was there.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "whether the store keeps versions may not be asked, so that it is not known how it was; \
+     hint: that takes the right s3:GetBucketVersioning, or storage.buckets.get"
+)]
+struct UnknownVersioning;

@@ -28,6 +28,8 @@ pub struct StoreSettings {
 /// What an S3 store is used with.
 #[derive(Clone, Debug, Default)]
 pub struct S3Settings {
+    /// The AWS profile with credentials, region and endpoint, in the place of the environment's.
+    pub profile: Option<String>,
     /// Buckets in the path instead of the host's name, as most S3-compatible servers want it.
     /// Default: in the path when an endpoint is set by the environment or the AWS profile.
     pub force_path_style: Option<bool>,
