@@ -378,13 +378,17 @@ impl Context {
 
     /// The cluster that was chosen, or all that there are.
     pub fn repositories(&self, cluster: &Cluster) -> Result<Vec<Repository>, Error> {
-        match cluster.system_identifier.or(self.settings.cluster) {
-            Some(_) => Ok(vec![self.repository(cluster)?]),
-            None => {
-                let identities = self.settings.identities.clone();
-                Ok(Repository::all(self.session()?, identities)?)
-            }
+        if cluster
+            .system_identifier
+            .or(self.settings.cluster)
+            .is_some()
+        {
+            return Ok(vec![self.repository(cluster)?]);
         }
+        Ok(Repository::all(
+            &self.session()?,
+            &self.settings.identities,
+        )?)
     }
 
     /// The cluster of the server in `pgdata`.

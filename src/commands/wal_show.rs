@@ -354,9 +354,19 @@ pub(super) fn print_spans(spans: &[Span]) -> Result<(), output::Error> {
             Some(missing) => format!("; then WAL segment {missing} is missing"),
             None => String::new(),
         };
+        let (from, to) = match span.to {
+            // It begins and ends within one second.
+            Some(last) if begin(span.from) > shown(last) => {
+                let exactly = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S%.6f%:z");
+                (
+                    exactly(span.from).to_string(),
+                    format!("to {}", exactly(last)),
+                )
+            }
+            _ => (begin(span.from), to),
+        };
         output::line(&format!(
-            "any moment from {} {to} can be reached on timeline {}{end}",
-            begin(span.from),
+            "any moment from {from} {to} can be reached on timeline {}{end}",
             span.timeline
         ))?;
     }

@@ -427,9 +427,9 @@ impl Copy<'_> {
         let mut earlier = self.copy.deletions()?;
         earlier.retain(|recorded| recorded.record.request == REQUEST);
         let mut said = Ranges::default();
-        earlier
-            .iter()
-            .for_each(|recorded| said.extend(&recorded.record.wal));
+        for recorded in &earlier {
+            said.extend(&recorded.record.wal);
+        }
         let mut wal = said.clone();
         wal.extend(&left_out);
         if let Some(backup) = backups.first() {

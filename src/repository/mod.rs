@@ -280,7 +280,7 @@ impl Repository {
             chosen.must_be_known()?;
             return Ok(chosen);
         }
-        let mut all = Self::all(session.clone(), identities)?;
+        let mut all = Self::all(&session, &identities)?;
         match (all.pop(), all.as_slice()) {
             (None, _) => Err(Error::NoCluster {
                 store: session.url().to_owned(),
@@ -297,7 +297,7 @@ impl Repository {
     ///
     /// # Errors
     /// The store's.
-    pub fn all(session: StoreSession, identities: Identities) -> Result<Vec<Self>, Error> {
+    pub fn all(session: &StoreSession, identities: &Identities) -> Result<Vec<Self>, Error> {
         let folders = session.folders("")?;
         let clusters = folders.iter().filter_map(|name| name.parse().ok());
         let of = |cluster| Self::new(session.clone(), identities.clone(), cluster);
