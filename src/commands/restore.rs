@@ -36,12 +36,7 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     let planned = || plan(&repository, &target, chosen.as_deref(), context.reading());
     let plan = planned()?;
     plan.warn();
-    if context.settings.stores.as_of.is_some() && arguments.archive_mode == ArchiveMode::Preserve {
-        tracing::warn!(
-            "the restored server archives to the store as it is now, where its next timeline may have been given out since then: \
-             give it a store of its own, or --archive-mode off"
-        );
-    }
+    warn_of_the_past(context, arguments.archive_mode);
     if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
         on_demand.must_fit(&program, plan.backup.postgres_version)?;
         if plan.tail.is_some() && !plan.tail_is_the_end && !arguments.standby {
@@ -108,6 +103,16 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         kept_bytes,
         stage.is_none(),
     )
+}
+
+/// Tells what becomes of the archiving of a server that is restored from a store as it was.
+fn warn_of_the_past(context: &Context, archive_mode: ArchiveMode) {
+    if context.settings.stores.as_of.is_some() && archive_mode == ArchiveMode::Preserve {
+        tracing::warn!(
+            "the restored server archives to the store as it is now, where its next timeline may have been given out since then: \
+             give it a store of its own, or --archive-mode off"
+        );
+    }
 }
 
 /// The running binary, which recovery is to run.

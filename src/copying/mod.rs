@@ -316,28 +316,7 @@ impl Copy<'_> {
             stays_packed: self.pipeline.is_none(),
         };
         sending.must_be_same(&items, self.threads)?;
-        let wal = WalCopy {
-            sending,
-            pipeline: self.pipeline,
-            threads: self.threads,
-            order: (!known.is_empty()).then(Order::default),
-        };
-        let copied_wal = wal.run(&items)?;
-        let of_summaries = progress.anew();
-        let summaries = WalCopy {
-            sending: Sending {
-                progress: &of_summaries,
-                ..sending
-            },
-            order: None,
-            ..wal
-        };
-        if let Err(error) = summaries.summaries(&items) {
-            let told = output::chain(&error);
-            tracing::warn!(
-                "{told}; `walhalla wal-summarize` makes up for what is missing in the copy"
-            );
-        }
+        let copied_wal = self.copy_wal(sending, &items, &known)?;
         let (marked, marked_there) = (source.marks()?, copy.marks()?);
         let unmarked = marked.newer_than(&marked_there).cloned().collect();
         let leases: Vec<Lease> = [reading.lease, writing.lease]
@@ -360,6 +339,34 @@ impl Copy<'_> {
             backups: copied_backups,
             wal: copied_wal,
         })
+    }
+
+    /// Copies WAL and its summaries.
+    fn copy_wal(&self, sending: Sending, items: &[Item], known: &Catalog) -> Result<Count, Error> {
+        let wal = WalCopy {
+            sending,
+            pipeline: self.pipeline,
+            threads: self.threads,
+            order: (!known.is_empty()).then(Order::default),
+        };
+        let copied = wal.run(items)?;
+        // What stops them stops nothing else.
+        let progress = sending.progress.anew();
+        let summaries = WalCopy {
+            sending: Sending {
+                progress: &progress,
+                ..sending
+            },
+            order: None,
+            ..wal
+        };
+        if let Err(error) = summaries.summaries(items) {
+            let told = output::chain(&error);
+            tracing::warn!(
+                "{told}; `walhalla wal-summarize` makes up for what is missing in the copy"
+            );
+        }
+        Ok(copied)
     }
 
     /// That nothing encrypted would be written in the open, and nothing open beside what is encrypted.
