@@ -65,10 +65,8 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
-    let stage = match on_demand {
-        None => Some(stage::directory(&destination.pgdata, spool.as_deref())),
-        Some(_) => None,
-    };
+    let stage =
+        { on_demand.is_none() }.then(|| stage::directory(&destination.pgdata, spool.as_deref()));
     let settings = |sealed: Option<Seal>| Settings {
         program,
         wal: sealed
