@@ -31,8 +31,10 @@ struct Report<'a> {
     totals: &'a Totals,
     /// From when on every moment can be reached: now, and afterwards.
     reachable_from: (Option<Timestamp>, Option<Timestamp>),
-    /// Whether what is deleted is only hidden, as the store keeps versions, and until when the newest of it is locked.
-    hidden: Option<bool>,
+    /// Whether it is known that what is deleted is only hidden, as the store keeps versions.
+    #[serde(rename = "hidden")]
+    is_hidden: bool,
+    /// Until when the newest backup that goes is locked.
     locked_until: Option<Timestamp>,
     deleted_objects: Option<u64>,
     spared: Vec<&'a BackupId>,
@@ -125,15 +127,10 @@ fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Err
             leftovers: &plan.leftovers,
             totals: &plan.totals,
             reachable_from: plan.window,
-            hidden: plan
+            is_hidden: plan
                 .retained
-                .and_then(|retained| match retained.versioning {
-                    Versioning::Kept => Some(true),
-                    // What was stored before is hidden, and what came later goes.
-                    Versioning::Ended | Versioning::Unknown => None,
-                    Versioning::Never => Some(false),
-                }),
-            locked_until: plan.retained.and_then(|retained| retained.until),
+                .is_some_and(|retained| retained.versioning == Versioning::Kept),
+            locked_until: plan.retained.and_then(locked_until),
             deleted_objects: swept.map(|swept| swept.deleted.objects),
             spared: swept
                 .into_iter()
@@ -233,16 +230,19 @@ fn amounts(totals: &Totals) -> Table {
     table
 }
 
+/// Until when what goes is locked, if it is locked now.
+fn locked_until(retained: Retained) -> Option<Timestamp> {
+    retained.until.filter(|until| *until > Timestamp::now())
+}
+
 /// What the store keeps of what is deleted.
 fn retained(retained: &Retained) -> Vec<String> {
     let hides = (retained.versioning == Versioning::Kept).then(|| {
         "the store keeps versions: what is deleted is only hidden, and paid for, until the store's own rules end it".to_owned()
     });
-    let locks = retained.until.map(|until| {
-        format!(
-            "the newest of it is locked until {}: nobody can delete it for good before",
-            moment(until)
-        )
+    let locks = locked_until(*retained).map(|until| {
+        let until = moment(until);
+        format!("the newest backup that goes is locked until {until}, says the store; until then it is kept")
     });
     hides.into_iter().chain(locks).collect()
 }

@@ -32,7 +32,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::CommandFactory;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
 use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
@@ -51,6 +51,7 @@ use crate::progress::Show;
 use crate::repository::Repository;
 use crate::restore::stage::Seal;
 use crate::restore::target;
+use crate::retention::CLOCKS_APART;
 use crate::server::postmaster;
 use crate::server::waiting_server::Times;
 use crate::session::{Network, StoreSession};
@@ -59,9 +60,6 @@ use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 
 /// The part of a spool in which it is noted what stores were found to do.
 const PROBED: &str = "probed";
-
-/// How far the clocks of this host and of a store may be apart.
-const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(10);
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

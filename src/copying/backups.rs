@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{BufWriter, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
@@ -28,7 +28,7 @@ pub(super) struct BackupCopy<'a> {
     /// Packs them anew.
     pub(super) pipeline: Option<&'a Pipeline>,
     pub(super) threads: usize,
-    /// Backups of which something is said in the source and nothing in the copy.
+    /// Backups of which something was said later in the source than in the copy.
     pub(super) unmarked: &'a BTreeSet<BackupId>,
     /// Which must hold when a backup comes to exist.
     pub(super) leases: &'a [Lease],
@@ -212,7 +212,7 @@ impl BackupCopy<'_> {
             }
             Ok(())
         })?;
-        let unfit = unfit.into_inner().unwrap_or_default();
+        let unfit = unfit.into_inner().unwrap_or_else(PoisonError::into_inner);
         self.remove(&backup.id, run, &unfit)?;
         self.each(&objects, |part| match left.get(&part.name) {
             Some(key) if !unfit.contains(key) => {
@@ -280,7 +280,7 @@ impl BackupCopy<'_> {
             }
             Ok(())
         })?;
-        let mut done = done.into_inner().unwrap_or_default();
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut parts = Vec::new();
         let mut frames = Vec::new();
         for part in &backup.parts {

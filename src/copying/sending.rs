@@ -168,9 +168,7 @@ impl Sending<'_> {
             },
         })
     }
-}
 
-impl Sending<'_> {
     /// Removes an object that this run made and that is not what it should be.
     pub(super) fn take_back(&self, key: &ObjectKey) {
         if let Err(error) = self.copy.remove(std::slice::from_ref(key)) {

@@ -32,7 +32,7 @@ use survey::{Clock, Survey};
 use sweep::{Sweep, Swept};
 
 /// How far the clocks of this host and of the store may be apart: a policy counts days.
-const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(10);
+pub const CLOCKS_APART: SignedDuration = SignedDuration::from_mins(10);
 
 /// Why nothing was deleted, or not everything.
 #[derive(Debug, thiserror::Error)]
@@ -172,7 +172,9 @@ pub fn delete(
         None => Clock::HostBounded(Timestamp::now()),
     };
     let survey = Survey::read(repository, clock)?;
-    let mut plan = planned(&survey, request.clone(), WalThatGoes::Unpromised)?;
+    let plan = planned(&survey, request.clone(), WalThatGoes::Unpromised)?;
+    // Asked before anybody is kept from using what goes.
+    let mut plan = with_what_is_retained(repository, plan);
     let is_said = match &lease {
         Some(lease) => say(repository, lease.run(), &plan, &survey)?,
         None => false,
@@ -183,9 +185,10 @@ pub fn delete(
         tracing::warn!(
             "nothing can be written to the store here, so that no more WAL goes than what lies before all backups that stay"
         );
+        let retained = plan.retained;
         plan = planned(&survey, request, WalThatGoes::BeforeAll)?;
+        plan.retained = retained;
     }
-    let plan = with_what_is_retained(repository, plan);
     let progress = Progress::of_items(show, "deleting", plan.totals.goes().objects);
     let sweep = Sweep::new(
         repository,

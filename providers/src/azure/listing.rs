@@ -81,34 +81,19 @@ impl BlobPage {
         request: &ListRequest,
         location: &Location,
     ) -> Result<ListPage, Unexpected> {
-        let mut page = ListPage {
-            next: Some(self.next_marker)
-                .filter(|marker| !marker.is_empty())
-                .map(PageToken::from),
-            ..ListPage::default()
-        };
         let after = request.start_after.as_deref();
-        let (mut last_blob, mut last_folder) = (String::new(), String::new());
-        for entry in self.blobs.entries {
-            match entry {
-                Entry::Blob(blob) => {
-                    let name = in_order(&mut last_blob, blob.name.decoded())?;
-                    if let Some(key) = blob.key(name, after, location) {
-                        page.objects.push(blob.listed(key)?);
-                    }
-                }
-                Entry::BlobPrefix(prefix) => {
-                    let name = in_order(&mut last_folder, prefix.name.decoded())?;
-                    page.folders.extend(folder(name, after, location));
-                }
-                Entry::Unknown => {}
-            }
-        }
-        Ok(page)
+        let mut objects = Vec::new();
+        let (folders, next) = self.read(after, location, |key, blob| {
+            objects.push(blob.listed(key)?);
+            Ok(())
+        })?;
+        Ok(ListPage {
+            objects,
+            folders,
+            next,
+        })
     }
-}
 
-impl BlobPage {
     /// The same of a page that was asked for with versions. When a blob was deleted, Azure does not say: its versions count as
     /// if it were there.
     ///
@@ -119,30 +104,45 @@ impl BlobPage {
         request: &VersionsRequest,
         location: &Location,
     ) -> Result<VersionsPage, Unexpected> {
-        let mut page = VersionsPage {
-            next: Some(self.next_marker)
-                .filter(|marker| !marker.is_empty())
-                .map(PageToken::from),
-            ..VersionsPage::default()
-        };
         let after = request.start_after.as_deref();
+        let mut versions = Vec::new();
+        let (folders, next) = self.read(after, location, |key, blob| {
+            versions.push(blob.version(key)?);
+            Ok(())
+        })?;
+        Ok(VersionsPage {
+            versions,
+            folders,
+            next,
+        })
+    }
+
+    /// Shows the blobs that are asked for; returns the folders, and where the next page begins.
+    fn read(
+        self,
+        after: Option<&str>,
+        location: &Location,
+        mut show: impl FnMut(ObjectKey, Blob) -> Result<(), Unexpected>,
+    ) -> Result<(Vec<String>, Option<PageToken>), Unexpected> {
+        let mut folders = Vec::new();
         let (mut last_blob, mut last_folder) = (String::new(), String::new());
         for entry in self.blobs.entries {
             match entry {
                 Entry::Blob(blob) => {
                     let name = in_order(&mut last_blob, blob.name.decoded())?;
                     if let Some(key) = blob.key(name, after, location) {
-                        page.versions.push(blob.version(key)?);
+                        show(key, blob)?;
                     }
                 }
                 Entry::BlobPrefix(prefix) => {
                     let name = in_order(&mut last_folder, prefix.name.decoded())?;
-                    page.folders.extend(folder(name, after, location));
+                    folders.extend(folder(name, after, location));
                 }
                 Entry::Unknown => {}
             }
         }
-        Ok(page)
+        let next = Some(self.next_marker).filter(|marker| !marker.is_empty());
+        Ok((folders, next.map(PageToken::from)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What the last probe of a server found, for the next process: PostgreSQL starts one for each segment.
 //!
-//! A file per store in a directory of the user's, which is made where it is missing, with the store's URL and endpoint in its name's hash and in its content. It
-//! counts for a day, and only when it belongs to the user that reads it. What cannot be read or written costs one
-//! request, and is no error.
+//! A file per store in a directory of the user's, which is made where it is missing, with the store's URL and endpoint in
+//! its name's hash and in its content. It counts for a day, and only when it belongs to the user that reads it. What cannot
+//! be read or written costs one request, and is no error.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
