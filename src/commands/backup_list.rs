@@ -12,7 +12,7 @@ use crate::archive::Archive;
 use crate::cli::Cluster;
 use crate::error::Error;
 use crate::output;
-use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, Repository};
+use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, FoundCluster, Repository};
 use crate::restore::window::{Window, spans, windows};
 
 /// A backup as `backup-list --json` shows it.
@@ -143,10 +143,14 @@ pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error
     let repositories = context.repositories(cluster)?;
     let mut shown = Shown::default();
     for repository in &repositories {
+        let catalog = repository.catalog()?;
         if repositories.len() > 1 && !context.global.json {
-            output::line(&format!("cluster {}", repository.found()))?;
+            output::line(&format!(
+                "cluster {}",
+                FoundCluster::of(repository, &catalog)
+            ))?;
         }
-        show(context, repository, &mut shown)?;
+        show(context, repository, &catalog, &mut shown)?;
     }
     if context.global.json {
         output::json(&shown.rows)?;
@@ -169,8 +173,12 @@ struct Shown {
 }
 
 /// Shows the backups of a cluster.
-fn show(context: &Context, repository: &Repository, shown: &mut Shown) -> Result<(), Error> {
-    let catalog = repository.catalog()?;
+fn show(
+    context: &Context,
+    repository: &Repository,
+    catalog: &Catalog,
+    shown: &mut Shown,
+) -> Result<(), Error> {
     if catalog.is_empty() {
         return Ok(());
     }
@@ -181,7 +189,7 @@ fn show(context: &Context, repository: &Repository, shown: &mut Shown) -> Result
         .backups()
         .iter()
         .zip(windows)
-        .map(|(backup, window)| Listed::new(backup, window, &catalog))
+        .map(|(backup, window)| Listed::new(backup, window, catalog))
         .collect();
     if context.global.json {
         let row = |listed: &Listed| {
@@ -193,7 +201,7 @@ fn show(context: &Context, repository: &Repository, shown: &mut Shown) -> Result
         output::block(&table(&backups).to_string())?;
         print_spans(&spans(&windows))?;
     }
-    shown.has_problem |= problems(&catalog, &backups) == Outcome::ProblemFound;
+    shown.has_problem |= problems(catalog, &backups) == Outcome::ProblemFound;
     Ok(())
 }
 

@@ -25,8 +25,6 @@ use crate::threads::{lock, on_threads};
 #[derive(Clone, Copy)]
 pub(super) struct BackupCopy<'a> {
     pub(super) sending: Sending<'a>,
-    /// Packs them anew.
-    pub(super) pipeline: Option<&'a Pipeline>,
     pub(super) threads: usize,
     /// Backups of which something was said later in the source than in the copy.
     pub(super) unmarked: &'a BTreeSet<BackupId>,
@@ -106,7 +104,7 @@ impl BackupCopy<'_> {
             return Ok(known);
         }
         let key = copy.layout().backup_json(&backup.id);
-        let (entry, text) = match self.pipeline {
+        let (entry, text) = match self.sending.pipeline {
             None => {
                 self.as_it_is(backup, parent, run)?;
                 let text = source.read_small(&key)?;

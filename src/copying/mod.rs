@@ -313,7 +313,7 @@ impl Copy<'_> {
             source,
             copy,
             progress: &progress,
-            stays_packed: self.pipeline.is_none(),
+            pipeline: self.pipeline,
         };
         sending.must_be_same(&items, self.threads)?;
         let copied_wal = self.copy_wal(sending, &items, &known)?;
@@ -325,7 +325,6 @@ impl Copy<'_> {
             .collect();
         let backups = BackupCopy {
             sending,
-            pipeline: self.pipeline,
             threads: self.threads,
             unmarked: &unmarked,
             leases: &leases,
@@ -345,7 +344,6 @@ impl Copy<'_> {
     fn copy_wal(&self, sending: Sending, items: &[Item], known: &Catalog) -> Result<Count, Error> {
         let wal = WalCopy {
             sending,
-            pipeline: self.pipeline,
             threads: self.threads,
             order: (!known.is_empty()).then(Order::default),
         };

@@ -40,7 +40,7 @@ impl Sending<'_> {
             let packing = |object: &Object| object.packing;
             let is_alike = packing(&item.archived.object()) == packing(&there.object());
             let is_odd = item.archived.stored_bytes != there.stored_bytes;
-            if there.stored_bytes == 0 || self.stays_packed && is_alike && is_odd {
+            if there.stored_bytes == 0 || self.pipeline.is_none() && is_alike && is_odd {
                 compared.insert(position);
             }
         }
@@ -82,7 +82,7 @@ impl Sending<'_> {
                 Likeness::Other
             }
         };
-        if self.stays_packed && ours.packing == theirs.packing {
+        if self.pipeline.is_none() && ours.packing == theirs.packing {
             let hash = StoredHash::default;
             let known = stored_digest(self.source, &ours.key, hash())?;
             if known.is_some() && stored_digest(self.copy, &theirs.key, hash())? == known {

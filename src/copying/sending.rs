@@ -9,7 +9,7 @@ use super::Error;
 use super::order::{Place, Turn};
 use crate::failure::Failure as _;
 use crate::output;
-use crate::pipeline::{self, ObjectWriter, StoredDigest, StoredHash, StoredObject};
+use crate::pipeline::{self, ObjectWriter, Pipeline, StoredDigest, StoredHash, StoredObject};
 use crate::progress::Progress;
 use crate::repository::layout::Object;
 use crate::repository::{self, Repository};
@@ -23,8 +23,8 @@ pub(super) struct Sending<'a> {
     pub(super) source: &'a Repository,
     pub(super) copy: &'a Repository,
     pub(super) progress: &'a Progress,
-    /// Whether objects are sent as they are.
-    pub(super) stays_packed: bool,
+    /// Packs objects anew; without it they are sent as they are.
+    pub(super) pipeline: Option<&'a Pipeline>,
 }
 
 /// How sending an object ended.

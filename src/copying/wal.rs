@@ -13,7 +13,7 @@ use super::sending::{Sending, Sent};
 use super::{Count, Error};
 use crate::failure::{Class, Failure as _};
 use crate::output;
-use crate::pipeline::{self, Pipeline, StoredHash};
+use crate::pipeline::{self, StoredHash};
 use crate::repository::layout::Object;
 use crate::repository::{ArchivedFile, Forms};
 use crate::threads::{lock, on_threads};
@@ -22,8 +22,6 @@ use crate::wal::stored_summary;
 /// How WAL is copied.
 pub(super) struct WalCopy<'a> {
     pub(super) sending: Sending<'a>,
-    /// Packs it anew.
-    pub(super) pipeline: Option<&'a Pipeline>,
     pub(super) threads: usize,
     /// In which files come to exist where a backup of the copy could see a hole.
     pub(super) order: Option<Order>,
@@ -65,7 +63,7 @@ impl WalCopy<'_> {
 
     fn send(&self, item: &Item, place: &Place) -> Result<Sent, Error> {
         let object = item.archived.object();
-        let Some(pipeline) = self.pipeline else {
+        let Some(pipeline) = self.sending.pipeline else {
             let sent = self
                 .sending
                 .as_it_is(&object, StoredHash::default(), place)?;
@@ -147,7 +145,7 @@ impl WalCopy<'_> {
     fn summary(&self, name: SegmentName, form: &ArchivedFile) -> Result<(), Error> {
         let Sending { source, copy, .. } = self.sending;
         let object: Object = form.object();
-        let Some(pipeline) = self.pipeline else {
+        let Some(pipeline) = self.sending.pipeline else {
             let hash = StoredHash::default();
             return self
                 .sending

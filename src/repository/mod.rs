@@ -67,6 +67,17 @@ pub struct FoundCluster {
     pub newest: Option<(BackupId, String)>,
 }
 
+impl FoundCluster {
+    /// The cluster of `repository`, of which `catalog` has at least the newest backup.
+    pub fn of(repository: &Repository, catalog: &Catalog) -> Self {
+        let newest = catalog.backups().last();
+        Self {
+            system_identifier: repository.layout.system_identifier(),
+            newest: newest.map(|backup| (backup.id.clone(), backup.server_version.clone())),
+        }
+    }
+}
+
 impl std::fmt::Display for FoundCluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.newest {
@@ -305,13 +316,8 @@ impl Repository {
     }
 
     /// What tells the cluster from others, as far as it can be read.
-    pub fn found(&self) -> FoundCluster {
-        let newest = self.catalog_of(&[]).ok();
-        let newest = newest.and_then(|catalog| catalog.backups().last().cloned());
-        FoundCluster {
-            system_identifier: self.layout.system_identifier(),
-            newest: newest.map(|backup| (backup.id, backup.server_version)),
-        }
+    fn found(&self) -> FoundCluster {
+        FoundCluster::of(self, &self.catalog_of(&[]).unwrap_or_default())
     }
 
     /// The session with the store.

@@ -189,6 +189,7 @@ fn nothing_goes_without_confirm_and_then_only_what_was_shown() {
         .values()
         .filter_map(|both| both["goes"]["objects"].as_u64());
     assert_eq!(done["deleted_objects"].as_u64(), Some(gone.sum()));
+    assert_eq!(done["hidden"], false);
     assert_eq!(site.walhalla.backup_ids(), ids(&done, false));
     site.verify();
     // A second time there is nothing to do, and nothing is left of the work.

@@ -23,9 +23,12 @@ fn a_cluster_that_was_deleted_from_its_store_is_restored() {
     sleep(APART);
     let before = jiff::Timestamp::now().to_string();
     sleep(APART);
-    walhalla
-        .run(&["delete", "everything", "--confirm"])
-        .succeeds();
+    let deleted = walhalla
+        .run(&["delete", "everything", "--confirm", "--json"])
+        .succeeds()
+        .json();
+    assert_eq!(deleted["hidden"], true, "{deleted}");
+    assert_eq!(deleted["locked_until"], serde_json::Value::Null);
     let listed = walhalla.run(&["backup-list", "--json"]).succeeds().json();
     assert_eq!(listed.as_array().unwrap().len(), 0);
 
