@@ -44,7 +44,7 @@ impl Backup<'_> {
         // The server makes its checkpoint while the store is asked.
         let run = RunId::random();
         let (second, started) = thread::scope(|scope| {
-            let second = scope.spawn(|| self.repository.claim_second(facts.now, run));
+            let second = scope.spawn(|| self.repository.claim_next_second(facts.now, run));
             let started = self.start(&mut server, &label, facts.in_recovery);
             (second.join(), started)
         });

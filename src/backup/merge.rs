@@ -63,7 +63,7 @@ impl Merge<'_> {
         };
         let ids = chain.iter().map(|backup| backup.id.clone()).collect();
         let run = RunId::random();
-        let second = self.repository.claim_second(leaf.start_time, run)?;
+        let second = self.repository.claim_second_of(leaf.start_time, run)?;
         let id = BackupId::of(&second, BackupKind::Full);
         let needs = Needs {
             makes: Some(id.clone()),

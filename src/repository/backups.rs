@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use walhalla_providers::{Error as StoreError, ErrorKind, PutMode};
 
@@ -21,6 +21,9 @@ pub const LATEST: &str = "LATEST";
 
 /// Entries that are read at the same time.
 const ENTRIES_AT_A_TIME: usize = 32;
+/// How far ids of backups run ahead of the clock that are taken within less than a second each. What is farther ahead is of a
+/// clock that was wrong.
+const IDS_RUN_AHEAD: SignedDuration = SignedDuration::from_mins(10);
 
 /// What a claim's object holds.
 #[derive(Serialize, Deserialize)]
@@ -244,30 +247,57 @@ impl Repository {
         error.kind == ErrorKind::PermissionDenied && self.session.url().starts_with("file:")
     }
 
-    /// Takes the second of `time`, or one after it, for a backup's id. No other backup has it, of whatever kind: a delta that
-    /// is taken right after its parent comes after it in the order of ids. `run` is that of the lease that will hold while the
-    /// backup is made.
-    pub fn claim_second(&self, time: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
-        let now = BackupSecond::at(time);
+    /// Takes the second of `now`, or one after it, for the id of a backup that begins now. No other backup has it, of whatever
+    /// kind. It comes after the ids of backups that were taken just before, which may run ahead of the clock: an id between
+    /// those may have been that of a backup that was deleted since. `run` is that of the lease that will hold while the backup
+    /// is made.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn claim_next_second(&self, now: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
+        let ahead = BackupSecond::at(now.saturating_add(IDS_RUN_AHEAD).unwrap_or(now));
+        self.claim_from(now, run, |taken| *taken <= ahead)
+    }
+
+    /// Takes the first free second from `time` on, for the id of a backup of what was there at that time.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn claim_second_of(&self, time: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
+        let second = BackupSecond::at(time);
+        self.claim_from(time, run, |taken| *taken == second)
+    }
+
+    /// Takes the first free second from `time` on that comes after each taken one which is `passed_over`.
+    fn claim_from(
+        &self,
+        time: Timestamp,
+        run: RunId,
+        passed_over: impl Fn(&BackupSecond) -> bool,
+    ) -> Result<BackupSecond, StoreError> {
+        let first = BackupSecond::at(time);
         // The first one is free nearly always.
         let (found, is_claimed) = thread::scope(|scope| {
             let found = scope.spawn(|| self.backup_ids());
-            let is_claimed = self.claim(&now, run);
+            let is_claimed = self.claim(&first, run);
             (found.join(), is_claimed)
         });
-        let taken: Vec<BackupSecond> = match found.unwrap_or_else(|panic| resume_unwind(panic)) {
+        let mut taken: Vec<BackupSecond> = match found.unwrap_or_else(|panic| resume_unwind(panic))
+        {
             // A directory that is not there yet is made by the first write.
             Err(error) if error.kind == ErrorKind::StoreMissing => Vec::new(),
             found => found?.iter().map(BackupId::second).collect(),
         };
-        if is_claimed? && !taken.contains(&now) {
-            return Ok(now);
+        taken.retain(|second| *second >= first);
+        let last = taken.iter().filter(|second| passed_over(second)).max();
+        if is_claimed? && last.is_none() {
+            return Ok(first);
         }
-        let seconds = (1..).map_while(|later| {
-            let time = time.checked_add(jiff::SignedDuration::from_secs(later));
+        let later = (1..).map_while(|later| {
+            let time = time.checked_add(SignedDuration::from_secs(later));
             time.ok().map(BackupSecond::at)
         });
-        for second in seconds.filter(|second| !taken.contains(second)) {
+        for second in later.filter(|second| last < Some(second) && !taken.contains(second)) {
             if self.claim(&second, run)? {
                 return Ok(second);
             }
@@ -342,5 +372,48 @@ impl Repository {
             }
         }
         Ok(catalog.sorted())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::BackupKind;
+    use super::*;
+    use crate::repository::testing;
+    use crate::session::Network;
+
+    fn second(text: &str) -> BackupSecond {
+        text.parse().unwrap()
+    }
+
+    impl Repository {
+        fn put_entry(&self, second: &BackupSecond) {
+            let id = BackupId::of(second, BackupKind::Full);
+            let entry = self.layout.backup_json(&id);
+            let put = self.session.put(&entry, "{}".into(), PutMode::Create);
+            put.unwrap();
+        }
+    }
+
+    #[test]
+    fn no_backup_that_begins_takes_the_id_of_one_that_was_deleted_just_before() {
+        let network = Network::start(2).unwrap();
+        let repository = testing::in_memory(&network);
+        let now: Timestamp = "2026-11-30T05:09:44Z".parse().unwrap();
+        let run = RunId::random;
+        let claimed = repository.claim_next_second(now, run()).unwrap();
+        assert_eq!(claimed, second("20261130T050944Z"));
+        // Another is being made, and has no entry yet.
+        let claimed = repository.claim_next_second(now, run()).unwrap();
+        assert_eq!(claimed, second("20261130T050945Z"));
+        // Those of :45 and :46 were deleted, with their claims; a clock that was wrong left one of another year.
+        repository.put_entry(&second("20261130T050947Z"));
+        repository.put_entry(&second("20301130T050945Z"));
+        let later = now + SignedDuration::from_secs(2);
+        let claimed = repository.claim_next_second(later, run()).unwrap();
+        assert_eq!(claimed, second("20261130T050948Z"));
+        // What was merged keeps the time of what it shows.
+        let claimed = repository.claim_second_of(now, run()).unwrap();
+        assert_eq!(claimed, second("20261130T050946Z"));
     }
 }

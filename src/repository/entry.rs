@@ -21,7 +21,7 @@ pub const FORMAT: u32 = 3;
 pub struct BackupId(String);
 
 /// The second in which a backup began: its id without the kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BackupSecond(String);
 
 /// What a backup is used as.

@@ -14,6 +14,8 @@ pub mod marks;
 pub mod object_error;
 pub mod ranges;
 pub mod tails;
+#[cfg(test)]
+mod testing;
 mod wal_archive;
 
 use std::sync::Arc;

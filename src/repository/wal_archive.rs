@@ -727,32 +727,17 @@ impl Repository {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use walhalla_postgres::{SegmentNo, SegmentSize};
     use walhalla_providers::PutMode;
-    use walhalla_providers::testing::MemoryStore;
-    use walhalla_providers::transfer::{Options, Store};
 
     use super::*;
-    use crate::pipeline::{Codec, Encryption, Identities};
+    use crate::pipeline::{Codec, Encryption};
     use crate::repository::layout::{TailObject, TailPart};
-    use crate::session::{Network, StoreSession};
+    use crate::repository::testing;
+    use crate::session::Network;
 
     fn name(number: u64) -> SegmentName {
         SegmentNo(number).on(TimelineId::FIRST, SegmentSize::DEFAULT)
-    }
-
-    fn repository(network: &Network) -> Repository {
-        let options = Options {
-            upload_concurrency: 2,
-            download_concurrency: 2,
-            ..Options::default()
-        };
-        let store = Store::new(Arc::new(MemoryStore::new(1 << 20)), options);
-        let identifier = "7710533931497189584".parse().unwrap();
-        let session = StoreSession::new(store, network);
-        Repository::new(session, Identities::default(), identifier)
     }
 
     impl Repository {
@@ -800,7 +785,7 @@ mod tests {
     #[test]
     fn a_long_tail_of_the_segment_before_hides_nothing() {
         let network = Network::start(2).unwrap();
-        let repository = repository(&network);
+        let repository = testing::in_memory(&network);
         for number in 3..6 {
             repository.put_segment(number, Codec::Lz4);
             repository.put_tail(number, 250);
@@ -824,7 +809,7 @@ mod tests {
     #[test]
     fn of_tails_those_of_archived_segments_are_counted_and_the_others_listed() {
         let network = Network::start(2).unwrap();
-        let repository = repository(&network);
+        let repository = testing::in_memory(&network);
         for (number, codec) in [(3, Codec::Lz4), (4, Codec::Zstd), (5, Codec::None)] {
             repository.put_segment(number, codec);
             repository.put_tail(number, 2);
@@ -845,7 +830,7 @@ mod tests {
     #[test]
     fn a_listing_in_parts_is_the_whole_listing() {
         let network = Network::start(2).unwrap();
-        let repository = repository(&network);
+        let repository = testing::in_memory(&network);
         for number in 3..60 {
             let packing = Packing {
                 codec: if number % 2 == 0 {
