@@ -673,6 +673,9 @@ pub struct WalVerify {
     /// Read every file and check headers and records, across the borders of segments too
     #[arg(long)]
     pub deep: bool,
+    /// Pay what the mirror is owed, and fill what one of both stores lacks from the other
+    #[arg(long)]
+    pub repair: bool,
     /// Receipts
     #[command(flatten)]
     pub receipts: Receipts,

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use std::vec;
 
@@ -19,7 +20,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use walhalla_providers::transfer::{
-    self, Listing, Options, Patience, Store, StoreSettings, Upload,
+    self, EitherStore, Listing, Options, Patience, Store, StoreSettings, Upload,
 };
 use walhalla_providers::{
     Error, GrowingObject, ObjectInfo, ObjectKey, PutMode, Result, Retained, UnfinishedUpload,
@@ -57,6 +58,24 @@ impl Network {
     ) -> Result<StoreSession> {
         let store = self.0.block_on(transfer::open(url, settings))?;
         Ok(StoreSession::new(Store::new(store, options), self))
+    }
+
+    /// Opens two stores that hold the same, for reading what either of them has: see [`EitherStore`].
+    ///
+    /// # Errors
+    /// As [`Network::open`], of either.
+    pub fn open_either(
+        &self,
+        first: (&str, &StoreSettings),
+        second: (&str, &StoreSettings),
+        options: Options,
+    ) -> Result<StoreSession> {
+        let open = |(url, settings)| self.0.block_on(transfer::open(url, settings));
+        let store = EitherStore::new(open(first)?, open(second)?);
+        Ok(StoreSession::new(
+            Store::new(Arc::new(store), options),
+            self,
+        ))
     }
 
     /// Sets something to work on them.
@@ -142,6 +161,11 @@ impl StoreSession {
     /// [`Store::as_of`]
     pub fn as_of(&self) -> Option<jiff::Timestamp> {
         self.store.as_of()
+    }
+
+    /// [`Store::left_out`]
+    pub fn left_out(&self) -> Option<&str> {
+        self.store.left_out()
     }
 
     /// An object's URL, for messages.

@@ -305,6 +305,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         None
     }
 
+    /// The URL of a store that had no part in some answer, where two are read as one: what is not there may be in that one.
+    fn left_out(&self) -> Option<&str> {
+        None
+    }
+
     /// Stores `body` under `key`. After `Ok` the object survives a crash, and no reader ever saw part of it.
     async fn put(
         &self,

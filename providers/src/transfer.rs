@@ -11,6 +11,7 @@
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
 mod as_of;
+mod either;
 mod listing;
 mod open;
 mod rate;
@@ -32,6 +33,7 @@ use crate::{
     UnfinishedUpload,
 };
 pub use as_of::AsOfStore;
+pub use either::EitherStore;
 pub use listing::Listing;
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
@@ -201,6 +203,11 @@ impl Store {
     /// [`ObjectStore::as_of`]
     pub fn as_of(&self) -> Option<jiff::Timestamp> {
         self.inner.store.as_of()
+    }
+
+    /// [`ObjectStore::left_out`]
+    pub fn left_out(&self) -> Option<&str> {
+        self.inner.store.left_out()
     }
 
     /// The object's URL, for messages.

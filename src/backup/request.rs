@@ -70,6 +70,8 @@ impl Backup<'_> {
 
     pub(super) fn archiver(&self) -> Archiver<'_> {
         Archiver {
+            // What a backup needs follows it.
+            mirror: None,
             repository: self.repository,
             pipeline: self.pipeline,
             origin: self.control.into(),

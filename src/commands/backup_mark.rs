@@ -21,6 +21,10 @@ pub(super) fn run(context: &Context, arguments: &BackupMark) -> Result<Outcome, 
     } else {
         output::line(&sentence(&marked, permanence))?;
     }
+    let mirror = context.mirror_of(&repository, None)?;
+    if let Some(following) = context.following(&repository, mirror.as_ref()) {
+        following.marks(&marked.backup)?;
+    }
     Ok(Outcome::Done)
 }
 

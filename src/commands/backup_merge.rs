@@ -27,5 +27,9 @@ pub(super) fn run(context: &Context, arguments: &BackupMerge) -> Result<Outcome,
         backup.id
     );
     backup_push::report(context, &entry)?;
+    let mirror = context.mirror_of(&repository, None)?;
+    if let Some(following) = context.following(&repository, mirror.as_ref()) {
+        following.backup(&entry.id)?;
+    }
     Ok(Outcome::Done)
 }

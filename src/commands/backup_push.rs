@@ -38,8 +38,16 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             show: context.show(),
         },
     };
+    let mirror = context.mirror_of(&repository, context.spool_of(&arguments.pgdata))?;
+    let following = context.following(&repository, mirror.as_ref());
+    if let Some(following) = &following {
+        following.prepare()?;
+    }
     let entry = backup.push()?;
     report(context, &entry)?;
+    if let Some(following) = &following {
+        following.backup(&entry.id)?;
+    }
     if entry.corrupt_blocks.is_empty() {
         return Ok(Outcome::Done);
     }

@@ -59,6 +59,8 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
     }
     let accepting = Arc::clone(&service);
     thread::spawn(move || accepting.accept(&listener));
+    let paying = Arc::clone(&service);
+    thread::spawn(move || paying.pay_debts());
     tracing::info!("the daemon listens on {}", path.display());
     notify(&[NotifyState::Ready]);
     until_the_end(context, &service, &wishes);
@@ -116,10 +118,16 @@ fn loaded(context: &Context, settings: Option<crate::config::Settings>) -> Resul
     )?;
     let recipients = settings.recipients()?.map(Arc::new);
     let pipeline = Pipeline::new(session.clone(), settings.compression, recipients, cores());
+    let (network, global) = (context.network()?, &context.global);
+    let deadline = settings.retry_timeout;
+    let second = super::second(network, (global, &settings), &rates, deadline, cores())?;
+    let reading = super::open_reading(network, global, &settings, &rates, deadline)?;
     Ok(Loaded {
         settings,
         session,
         pipeline,
+        second,
+        reading,
     })
 }
 

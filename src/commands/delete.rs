@@ -15,7 +15,7 @@ use crate::output;
 use crate::repository::{BackupId, LATEST, Repository};
 use crate::restore::target;
 use crate::retention::amounts::{Both, Totals};
-use crate::retention::decide::{Extent, Fate, Request};
+use crate::retention::decide::{Extent, Fate, Refusal, Request};
 use crate::retention::plan::{Plan, PlannedBackup};
 use crate::retention::sweep::Swept;
 use crate::retention::{self, delete, plan};
@@ -39,6 +39,16 @@ struct Report<'a> {
     deleted_objects: Option<u64>,
     spared: Vec<&'a BackupId>,
     refused: Vec<Refused<'a>>,
+    /// The same in the second store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirror: Option<Box<Self>>,
+}
+
+/// What a deletion takes from a store, and took.
+struct Deletion {
+    store: String,
+    plan: Plan,
+    swept: Option<Swept>,
 }
 
 #[derive(Serialize)]
@@ -49,25 +59,49 @@ struct Refused<'a> {
 
 pub(super) fn run(context: &Context, arguments: &Delete) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster())?;
-    let request = request(context, &repository, arguments)?;
+    let mut deletions = vec![delete_in(context, &repository, arguments)?];
+    let mut failure = None;
+    if let Some(mirror) = context.mirror_of(&repository, None)? {
+        match delete_in(context, &mirror.second, arguments) {
+            Ok(deletion) => deletions.push(deletion),
+            // The first store may have what the second never got.
+            Err(Error::Retention(retention::Error::Refused(Refusal::Unknown(id)))) => {
+                tracing::info!("the mirror has no backup {id}");
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    show(context, &deletions)?;
+    let refused = deletions.iter().filter_map(|it| it.swept.as_ref());
+    match (failure, refused.map(|swept| swept.refused.len()).sum()) {
+        (Some(error), _) => Err(error),
+        (None, 0) => Ok(Outcome::Done),
+        (None, refused) => Err(retention::Error::Kept(refused).into()),
+    }
+}
+
+fn delete_in(
+    context: &Context,
+    repository: &Repository,
+    arguments: &Delete,
+) -> Result<Deletion, Error> {
+    let request = request(context, repository, arguments)?;
+    let store = repository.store_url().to_owned();
     if !arguments.confirm {
-        let plan = plan(&repository, request)?;
-        show(context, &plan, None)?;
-        return Ok(Outcome::Done);
+        let plan = plan(repository, request)?;
+        let swept = None;
+        return Ok(Deletion { store, plan, swept });
     }
     let threads = context.settings.upload_concurrency;
-    let (plan, swept) = delete(&repository, request, threads, context.show())?;
+    let (plan, swept) = delete(repository, request, threads, context.show())?;
     for (id, why) in &swept.spared {
         tracing::warn!("backup {id} is left as it is: {why}");
     }
     for (object, error) in &swept.refused {
         tracing::error!("{object} was not deleted: {}", output::chain(error));
     }
-    show(context, &plan, Some(&swept))?;
-    match swept.refused.len() {
-        0 => Ok(Outcome::Done),
-        refused => Err(retention::Error::Kept(refused).into()),
-    }
+    let swept = Some(swept);
+    Ok(Deletion { store, plan, swept })
 }
 
 fn request(
@@ -116,36 +150,54 @@ fn backup_id(repository: &Repository, id: &str) -> Result<BackupId, Error> {
     }
 }
 
-fn show(context: &Context, plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {
+fn show(context: &Context, deletions: &[Deletion]) -> Result<(), Error> {
     if context.global.json {
-        let refused = swept.into_iter().flat_map(|swept| &swept.refused);
-        output::json(&Report {
-            request: plan.request.to_string(),
-            time: plan.time,
-            confirmed: swept.is_some(),
-            backups: &plan.backups,
-            leftovers: &plan.leftovers,
-            totals: &plan.totals,
-            reachable_from: plan.window,
-            is_hidden: plan
-                .retained
-                .is_some_and(|retained| retained.versioning == Versioning::Kept),
-            locked_until: plan.retained.and_then(locked_until),
-            deleted_objects: swept.map(|swept| swept.deleted.objects),
-            spared: swept
-                .into_iter()
-                .flat_map(|swept| &swept.spared)
-                .map(|(id, _)| id)
-                .collect(),
-            refused: refused
-                .map(|(object, error)| Refused {
-                    object,
-                    what: output::chain(error),
-                })
-                .collect(),
-        })?;
+        let mut reports = deletions.iter().map(report);
+        if let Some(first) = reports.next() {
+            let mirror = reports.next().map(Box::new);
+            output::json(&Report { mirror, ..first })?;
+        }
         return Ok(());
     }
+    for deletion in deletions {
+        if deletions.len() > 1 {
+            output::line(&format!("in {}", deletion.store))?;
+        }
+        print(&deletion.plan, deletion.swept.as_ref())?;
+    }
+    Ok(())
+}
+
+fn report(Deletion { plan, swept, .. }: &Deletion) -> Report<'_> {
+    let refused = swept.iter().flat_map(|swept| &swept.refused);
+    Report {
+        request: plan.request.to_string(),
+        time: plan.time,
+        confirmed: swept.is_some(),
+        backups: &plan.backups,
+        leftovers: &plan.leftovers,
+        totals: &plan.totals,
+        reachable_from: plan.window,
+        is_hidden: plan
+            .retained
+            .is_some_and(|retained| retained.versioning == Versioning::Kept),
+        locked_until: plan.retained.and_then(locked_until),
+        deleted_objects: swept.as_ref().map(|swept| swept.deleted.objects),
+        spared: { swept.iter() }
+            .flat_map(|swept| &swept.spared)
+            .map(|(id, _)| id)
+            .collect(),
+        refused: refused
+            .map(|(object, error)| Refused {
+                object,
+                what: output::chain(error),
+            })
+            .collect(),
+        mirror: None,
+    }
+}
+
+fn print(plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {
     if !plan.backups.is_empty() {
         output::block(&backups(&plan.backups).to_string())?;
     }

@@ -40,6 +40,7 @@ use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
 use crate::archive::Reading;
 use crate::cli::{Cli, Cluster, Command, Global};
 use crate::config::{Environment, Flags, Settings};
+use crate::copying::mirror::Following;
 use crate::daemon::client;
 use crate::daemon::protocol::{Answer, Request, Work};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
@@ -57,6 +58,7 @@ use crate::server::waiting_server::Times;
 use crate::session::{Network, StoreSession};
 use crate::spool::Spool;
 use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
+use crate::wal::mirror::{Mirror, Second};
 
 /// The part of a spool in which it is noted what stores were found to do.
 const PROBED: &str = "probed";
@@ -77,10 +79,20 @@ pub struct Context {
     /// The settings.
     pub settings: Settings,
     network_threads: usize,
+    reads: Reads,
     /// Of all stores together.
     rates: Rates,
     /// Started when a store is first opened: many a call is answered without one.
     network: OnceLock<Network>,
+}
+
+/// What a command sees where there are two stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reads {
+    /// The first one, as it writes to it.
+    First,
+    /// What either of them has.
+    Either,
 }
 
 /// Runs the command and prints its error, if any.
@@ -164,9 +176,14 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         _ => {}
     }
     must_only_read(&command, &global)?;
-    let settings = load(&global, read_rate(&command))?;
+    let mut settings = load(&global, read_rate(&command))?;
+    if global.store.is_some() && !archives(&command) {
+        // Who names a store means that one.
+        settings.mirror = None;
+    }
     let context = Context {
         network_threads: network_threads(&command, &settings),
+        reads: reads(&command, &settings),
         network: OnceLock::new(),
         rates: Rates::new(settings.upload_rate, settings.download_rate),
         global,
@@ -216,6 +233,35 @@ fn must_only_read(command: &Command, global: &Global) -> Result<(), crate::confi
             problem: "it is for commands that read, and this one changes the store".to_owned(),
         }),
         _ => Ok(()),
+    }
+}
+
+/// Whether a command brings into the archive what both stores are to have.
+fn archives(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::WalPush(_) | Command::WalReceive(_) | Command::Daemon(_) | Command::BackupPush(_)
+    )
+}
+
+/// Which stores a command reads. As a store was it is read alone: the other one has other times.
+fn reads(command: &Command, settings: &Settings) -> Reads {
+    let only_reads = matches!(
+        command,
+        Command::WalFetch(_)
+            | Command::WalPrefetch(_)
+            | Command::WalShow(_)
+            | Command::BackupList(_)
+            | Command::BackupShow(_)
+            | Command::BackupFetch(_)
+            | Command::Restore(_)
+            | Command::Plan(_)
+            | Command::Find(_)
+    );
+    if only_reads && settings.mirror.is_some() && settings.stores.as_of.is_none() {
+        Reads::Either
+    } else {
+        Reads::First
     }
 }
 
@@ -315,7 +361,47 @@ impl Context {
 
     /// The same with another time for which a failing request is tried again.
     fn session_within(&self, deadline: Duration) -> Result<StoreSession, Error> {
-        open(self.network()?, &self.settings, &self.rates, deadline)
+        self.open(&self.settings, deadline)
+    }
+
+    /// Opens the store of these settings, or both.
+    fn open(&self, settings: &Settings, deadline: Duration) -> Result<StoreSession, Error> {
+        let network = self.network()?;
+        match self.reads {
+            Reads::First => open(network, settings, &self.rates, deadline),
+            Reads::Either => open_reading(network, &self.global, settings, &self.rates, deadline),
+        }
+    }
+
+    /// Opens the second store, if there is one.
+    fn second(&self, deadline: Duration, threads: usize) -> Result<Option<Second>, Error> {
+        second(
+            self.network()?,
+            (&self.global, &self.settings),
+            &self.rates,
+            deadline,
+            threads,
+        )
+    }
+
+    /// The second store of a repository, where it is noted on this host what it is owed.
+    fn mirror_of(&self, first: &Repository, spool: Option<Spool>) -> Result<Option<Mirror>, Error> {
+        let second = self.second(self.settings.retry_timeout, cores())?;
+        Ok(second.map(|second| second.of(first, spool)))
+    }
+
+    /// What keeps the second store alike.
+    fn following<'a>(
+        &self,
+        first: &'a Repository,
+        mirror: Option<&'a Mirror>,
+    ) -> Option<Following<'a>> {
+        Some(Following {
+            first,
+            mirror: mirror?,
+            threads: self.settings.upload_concurrency,
+            show: self.show(),
+        })
     }
 
     /// Opens another store than the settings name.
@@ -330,20 +416,7 @@ impl Context {
 
     /// The settings of another store: those of a file of its own, or else these.
     fn settings_for(&self, store: &str, file: Option<&Path>) -> Result<Settings, Error> {
-        let Some(file) = file else {
-            let mut settings = self.settings.clone();
-            settings.store = Some(store.to_owned());
-            settings.stores.as_of = None;
-            return Ok(settings);
-        };
-        let flags = Flags {
-            file: Some(file),
-            store: Some(store),
-            // Variables are those of this store.
-            environment: Environment::Ignored,
-            ..flags(&self.global, None)
-        };
-        Ok(Settings::load(&flags)?)
+        settings_of_other(&self.global, &self.settings, store, file)
     }
 
     /// The same for a command of the server in `pgdata`, in whose spool is what earlier ones found out about the store.
@@ -351,7 +424,7 @@ impl Context {
         let mut settings = self.settings.clone();
         let spool = self.spool_of(pgdata);
         settings.stores.s3.probe_memory = spool.map(|spool| spool.path().join(PROBED));
-        open(self.network()?, &settings, &self.rates, deadline)
+        self.open(&settings, deadline)
     }
 
     fn network(&self) -> Result<&Network, Error> {
@@ -464,6 +537,81 @@ impl Context {
     }
 }
 
+/// The settings of another store: those of a file of its own, or else these.
+fn settings_of_other(
+    global: &Global,
+    own: &Settings,
+    store: &str,
+    file: Option<&Path>,
+) -> Result<Settings, Error> {
+    let Some(file) = file else {
+        let mut settings = own.clone();
+        settings.store = Some(store.to_owned());
+        settings.stores.as_of = None;
+        return Ok(settings);
+    };
+    let flags = Flags {
+        file: Some(file),
+        store: Some(store),
+        // Variables are those of this store.
+        environment: Environment::Ignored,
+        ..flags(global, None)
+    };
+    Ok(Settings::load(&flags)?)
+}
+
+/// The settings of the second store, if there is one.
+fn mirror_settings(global: &Global, settings: &Settings) -> Result<Option<Settings>, Error> {
+    let Some(mirror) = &settings.mirror else {
+        return Ok(None);
+    };
+    let file = settings.mirror_config.as_deref();
+    let second = settings_of_other(global, settings, mirror, file)?;
+    let trimmed = |url: &str| url.trim_end_matches('/').to_owned();
+    let is_of_one_profile = second.stores.s3.profile == settings.stores.s3.profile;
+    if is_of_one_profile && trimmed(mirror) == trimmed(settings.store()?) {
+        return Err(crate::config::Error::MirrorOfItself(mirror.clone()).into());
+    }
+    Ok(Some(second))
+}
+
+/// Opens the store that the settings name and the second one, if there is one, for what either of them has.
+fn open_reading(
+    network: &Network,
+    global: &Global,
+    settings: &Settings,
+    rates: &Rates,
+    deadline: Duration,
+) -> Result<StoreSession, Error> {
+    let Some(second) = mirror_settings(global, settings)? else {
+        return open(network, settings, rates, deadline);
+    };
+    let first = (settings.store()?, &settings.stores);
+    let second = (second.store()?, &second.stores);
+    Ok(network.open_either(first, second, options(settings, rates, deadline))?)
+}
+
+/// Opens the second store, if there is one.
+fn second(
+    network: &Network,
+    (global, settings): (&Global, &Settings),
+    rates: &Rates,
+    deadline: Duration,
+    threads: usize,
+) -> Result<Option<Second>, Error> {
+    let Some(of_second) = mirror_settings(global, settings)? else {
+        return Ok(None);
+    };
+    let session = open(network, &of_second, rates, deadline)?;
+    let recipients = settings.recipients()?.map(Arc::new);
+    let pipeline = Pipeline::new(session.clone(), settings.compression, recipients, threads);
+    Ok(Some(Second {
+        session,
+        pipeline,
+        mode: settings.mirror_mode,
+    }))
+}
+
 /// Opens the store that the settings name.
 fn open(
     network: &Network,
@@ -471,6 +619,12 @@ fn open(
     rates: &Rates,
     deadline: Duration,
 ) -> Result<StoreSession, Error> {
+    let options = options(settings, rates, deadline);
+    Ok(network.open(settings.store()?, &settings.stores, options)?)
+}
+
+/// How a store is used.
+fn options(settings: &Settings, rates: &Rates, deadline: Duration) -> Options {
     let retry = RetryPolicy {
         deadline,
         ..RetryPolicy::default()
@@ -478,13 +632,12 @@ fn open(
     let upload_concurrency = settings.upload_concurrency;
     // Comparing an archived file with another form of it holds two downloads open on one thread.
     let download_concurrency = settings.download_concurrency + 1;
-    let options = Options {
+    Options {
         retry,
         upload_concurrency,
         download_concurrency,
         rates: rates.clone(),
-    };
-    Ok(network.open(settings.store()?, &settings.stores, options)?)
+    }
 }
 
 /// Asks the daemon of this host to do something with a segment; `None` where there is none.

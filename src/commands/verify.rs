@@ -2,11 +2,15 @@
 
 use indicatif::{HumanBytes, HumanCount};
 use jiff::SignedDuration;
+use serde::Serialize;
 
-use super::{Context, Outcome};
+use super::{Context, Outcome, check};
 use crate::cli::{self, Verify, WalVerify};
+use crate::config;
+use crate::copying::repair::{Difference, Repaired};
 use crate::error::Error;
 use crate::output;
+use crate::repository::Repository;
 use crate::verify::archive::{self, Reading};
 use crate::verify::receipts::Receipts;
 use crate::verify::{self, Options, Verified, VerifyReport, backups};
@@ -29,6 +33,114 @@ pub(super) fn backups(context: &Context, arguments: &Verify) -> Result<Outcome, 
 pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     repository.must_be_known()?;
+    let mirror = context.mirror_of(&repository, None)?;
+    let Some(following) = context.following(&repository, mirror.as_ref()) else {
+        if arguments.repair {
+            return Err(config::Error::Flag {
+                flag: "--repair",
+                value: String::new(),
+                problem: "it fills what one of two stores lacks, and the setting mirror names no second one".to_owned(),
+            }
+            .into());
+        }
+        return report(context, archive_of(context, &repository, arguments)?);
+    };
+    let repaired = arguments.repair.then(|| following.repair()).transpose()?;
+    let first = archive_of(context, &repository, arguments)?;
+    let debts = repository.debts()?;
+    if !context.global.json {
+        output::line(&format!("store {}", repository.store_url()))?;
+        print(&first.report)?;
+        let second = following.mirror.second.store_url();
+        output::line(&format!("mirror {second}"))?;
+        output::line(&format!("{:<24}{}", "owed", check::in_words(&debts)))?;
+    }
+    first.outcome?;
+    let second = archive_of(context, &following.mirror.second, arguments)?;
+    let mut both = BothReport {
+        first: first.report,
+        mirror: MirrorReport {
+            store: following.mirror.second.store_url().to_owned(),
+            report: second.report,
+            difference: following.difference()?,
+            repaired,
+        },
+    };
+    both.first.ok = both.is_sound();
+    both.show(context)?;
+    second.outcome?;
+    Ok(if both.first.ok {
+        Outcome::Done
+    } else {
+        Outcome::ProblemFound
+    })
+}
+
+/// `wal-verify --json` of two stores
+#[derive(Serialize)]
+struct BothReport {
+    /// Its `ok` is that of both.
+    #[serde(flatten)]
+    first: VerifyReport,
+    mirror: MirrorReport,
+}
+
+#[derive(Serialize)]
+struct MirrorReport {
+    store: String,
+    #[serde(flatten)]
+    report: VerifyReport,
+    #[serde(flatten)]
+    difference: Difference,
+    repaired: Option<Repaired>,
+}
+
+impl BothReport {
+    fn is_sound(&self) -> bool {
+        let left_out = self.mirror.repaired.map_or(0, |repaired| repaired.left_out);
+        let is_ok = self.first.ok && self.mirror.report.ok;
+        is_ok && self.mirror.difference.is_none() && left_out == 0
+    }
+
+    fn show(&self, context: &Context) -> Result<(), output::Error> {
+        if context.global.json {
+            return output::json(self);
+        }
+        print(&self.mirror.report)?;
+        let Difference {
+            first_lacks,
+            second_lacks,
+            ..
+        } = &self.mirror.difference;
+        for (store, lacks) in [("the store", first_lacks), ("the mirror", second_lacks)] {
+            if let (Some(first), Some(last)) = (lacks.first(), lacks.last()) {
+                output::line(&format!(
+                    "PROBLEM  {store} lacks {} WAL files and backups that the other has, from {first} to {last}",
+                    HumanCount(lacks.len() as u64)
+                ))?;
+                output::line("         `walhalla wal-verify --repair` sends them")?;
+            }
+        }
+        if let Some(Repaired {
+            wal,
+            backups,
+            left_out,
+        }) = self.mirror.repaired
+        {
+            output::line(&format!(
+                "{:<24}{wal} WAL files and debts, {backups} backups; {left_out} left out",
+                "repaired"
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+fn archive_of(
+    context: &Context,
+    repository: &Repository,
+    arguments: &WalVerify,
+) -> Result<Verified, Error> {
     let catalog = repository.catalog()?;
     let reading = if arguments.deep {
         Reading::Content
@@ -36,10 +148,7 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
         Reading::Names
     };
     let options = options(context, &arguments.receipts)?;
-    report(
-        context,
-        archive::verify(&repository, &catalog, reading, options),
-    )
+    Ok(archive::verify(repository, &catalog, reading, options))
 }
 
 fn options(context: &Context, receipts: &cli::Receipts) -> Result<Options, Error> {

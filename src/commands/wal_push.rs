@@ -212,13 +212,18 @@ fn push(
         }
     }
     let most = context.settings.retry_timeout.min(PATIENCE);
-    let repository = context.hasty_repository_of(pgdata, control, &times(pgdata, most))?;
+    let times = times(pgdata, most);
+    let repository = context.hasty_repository_of(pgdata, control, &times)?;
     let pipeline = context.segment_pipeline(&repository)?;
+    let second = context.second(times.request, 1)?;
+    let second = second.map(|second| second.patient(times.request, &times.patience));
+    let mirror = second.map(|second| second.of(&repository, context.spool_of(pgdata)));
     let archiver = Archiver {
         repository: &repository,
         pipeline: &pipeline,
         origin: control.into(),
         in_recovery,
+        mirror: mirror.as_ref(),
     };
     let pushed = match receipts {
         Some(receipts) => {
@@ -227,6 +232,9 @@ fn push(
         }
         None => archiver.push(path, file)?,
     };
+    if let Some(Err(error)) = mirror.map(|mirror| mirror.pay_some(&repository)) {
+        tracing::debug!("{}", output::chain(&error));
+    }
     Ok(match pushed {
         Pushed::Stored { object, .. } => {
             tracing::debug!("{file} is archived, {} bytes", object.stored_bytes);

@@ -32,6 +32,7 @@ pub(super) fn run(context: &Context, arguments: WalReceive) -> Result<Outcome, E
     let session = context.session()?;
     let pipeline = context.pipeline_into(&session, cores().min(QUEUED_BLOCKS))?;
     let identities = context.settings.identities.clone();
-    Receiver::new(session, identities, pipeline, options).run()?;
+    let second = context.second(context.settings.retry_timeout, 1)?;
+    Receiver::new(session, identities, pipeline, second, options).run()?;
     Ok(Outcome::Done)
 }

@@ -22,6 +22,7 @@ use walhalla_providers::transfer::{
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::RecipientError;
 use crate::pipeline::{Compression, Identities, Recipients};
+use crate::repository::owed::MirrorMode;
 
 pub use credentials::{Credentials, Part, Source, State};
 use policy::Policy;
@@ -33,7 +34,9 @@ use variables::Variables;
 pub const DEFAULT_FILE: &str = "/etc/walhalla/walhalla.toml";
 
 /// Those with which a store is read.
-const READ_WITH: [&str; 9] = [
+const READ_WITH: [&str; 11] = [
+    table::MIRROR.row.name,
+    table::MIRROR_CONFIG.row.name,
     table::DOWNLOAD_CONCURRENCY.row.name,
     table::DOWNLOAD_RATE.row.name,
     table::RETRY_TIMEOUT.row.name,
@@ -177,6 +180,12 @@ pub struct Settings {
     pub delta_max_chain: usize,
     /// What a deletion keeps.
     pub retention: Option<Policy>,
+    /// The URL of a second store.
+    pub mirror: Option<String>,
+    /// When something counts as archived that both are to have.
+    pub mirror_mode: MirrorMode,
+    /// The settings file of the second store.
+    pub mirror_config: Option<PathBuf>,
     /// How the cloud stores are used.
     pub stores: StoreSettings,
     /// The settings file, if one was read.
@@ -239,6 +248,9 @@ pub enum Error {
     /// No store.
     #[error("no store is set")]
     NoStore,
+    /// Both stores are one.
+    #[error("the setting mirror names the store itself: {0}")]
+    MirrorOfItself(String),
     /// No policy.
     #[error("nothing says what is to be kept")]
     NoRetention,
@@ -270,6 +282,7 @@ impl Failure for Error {
                 "did you mean {nearest}? If {name} is not meant for Walhalla, unset it or give it another name"
             )
             .into(),
+            Self::MirrorOfItself(_) => "name another store, or another prefix, in `mirror`".into(),
             Self::InvalidValue { .. } => {
                 "`walhalla config` lists the settings and where they come from".into()
             }
@@ -318,6 +331,9 @@ impl Settings {
             retry_timeout: resolver.defaulted(&table::RETRY_TIMEOUT)?,
             delta_max_chain: resolver.defaulted(&table::DELTA_MAX_CHAIN)?,
             retention: resolver.optional(&table::RETENTION)?,
+            mirror: resolver.optional(&table::MIRROR)?,
+            mirror_mode: resolver.defaulted(&table::MIRROR_MODE)?,
+            mirror_config: resolver.optional(&table::MIRROR_CONFIG)?,
             stores: resolver.stores()?,
             file,
             file_origin: Origin::Default,
@@ -383,10 +399,11 @@ impl Settings {
 
     /// The settings file, and the files that settings name: what this program reads besides the store.
     pub fn files(&self) -> Vec<PathBuf> {
+        let mirror_config = table::MIRROR_CONFIG.row.name;
         let named = self
             .values
             .iter()
-            .filter(|value| value.key.ends_with("_file"));
+            .filter(|value| value.key.ends_with("_file") || value.key == mirror_config);
         let named = named.filter_map(|value| value.text.as_ref().map(PathBuf::from));
         self.file.iter().cloned().chain(named).collect()
     }

@@ -18,6 +18,7 @@ use super::parsers::{
 };
 use super::policy::Policy;
 use crate::pipeline::Compression;
+use crate::repository::owed::MirrorMode;
 
 /// One row: what users are told about a setting.
 #[derive(Clone, Copy, Debug)]
@@ -129,6 +130,12 @@ settings! {
         "How many deltas may stand on one full backup, one on the other, 0 to 1000. With 0 no delta is taken.";
     RETENTION: Policy = "retention", "WALHALLA_RETENTION", str::parse, Nothing,
         "What walhalla delete keeps: a number of backups, full to count full ones, days=N, daily=N, weekly=N, monthly=N.";
+    MIRROR: String = "mirror", "WALHALLA_MIRROR", text, Nothing,
+        "The URL of a second store, which gets all that the first one gets.";
+    MIRROR_MODE: MirrorMode = "mirror_mode", "WALHALLA_MIRROR_MODE", str::parse, Text("both"),
+        "When WAL and backups count as archived: when both stores have them, or owed: when the first has them, and it is recorded that the second is owed them.";
+    MIRROR_CONFIG: PathBuf = "mirror_config", "WALHALLA_MIRROR_CONFIG", path, Otherwise("the settings of the first store"),
+        "A file with settings of the second store: its credentials, its region, its storage class.";
     CA_FILE: PathBuf = "ca_file", "WALHALLA_CA_FILE", path, Nothing,
         "A file of certificates in PEM form. Walhalla trusts them beside those of the system when it connects to a store.";
     S3_FORCE_PATH_STYLE: bool = "s3_force_path_style", "WALHALLA_S3_FORCE_PATH_STYLE", boolean, Otherwise("true when an endpoint is set"),

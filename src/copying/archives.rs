@@ -61,13 +61,21 @@ impl Files {
         Ok(files)
     }
 
-    fn get(&self, file: WalFileName) -> Option<&ArchivedFile> {
+    pub(super) fn get(&self, file: WalFileName) -> Option<&ArchivedFile> {
         match file {
             WalFileName::Segment(name) => self.segments.get(&name),
             WalFileName::Partial(..) | WalFileName::History(_) | WalFileName::BackupHistory(..) => {
                 self.others.get(&file)
             }
         }
+    }
+
+    /// Every file with its name.
+    pub(super) fn named(&self) -> impl Iterator<Item = (WalFileName, &ArchivedFile)> {
+        let segments = self.segments.iter();
+        let segments = segments.map(|(name, archived)| (WalFileName::Segment(*name), archived));
+        let others = self.others.iter();
+        segments.chain(others.map(|(file, archived)| (*file, archived)))
     }
 
     /// Every file.
@@ -87,16 +95,11 @@ impl Archives {
 
     /// The files of a selection: histories, then segments in order with what goes with them.
     pub(super) fn selected(&self, selection: &Selection) -> Vec<Item<'_>> {
-        let segments = self.source.segments.iter();
-        let segments = segments.map(|(name, archived)| (WalFileName::Segment(*name), archived));
-        let others = self.source.others.iter();
-        let others = others.map(|(file, archived)| (*file, archived));
         let is_selected = |file: WalFileName| match segment_of(file) {
             Some(name) => selection.wal.has(name),
             None => selection.timelines.contains(&file.timeline()),
         };
-        let all = segments.chain(others);
-        let mut items: Vec<_> = all
+        let mut items: Vec<_> = { self.source.named() }
             .filter(|(file, _)| is_selected(*file))
             .map(|(file, archived)| Item {
                 file,

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
 
 use super::order::Place;
-use super::sending::{Sending, Sent, broken_off, stored_digest};
+use super::sending::{Sending, Sent, broken_off};
 use super::{Count, Error};
 use crate::contents::index::Index;
 use crate::contents::read_index;
@@ -204,7 +204,7 @@ impl BackupCopy<'_> {
             Mutex::new(foreign.map(|(_, key)| key.clone()).collect());
         self.each(&objects, |part| {
             if let Some(key) = left.get(&part.name)
-                && stored_digest(self.sending.copy, key, part.digest.hash())? != Some(part.digest)
+                && self.sending.copy.stored_digest(key, part.digest.hash())? != Some(part.digest)
             {
                 lock(&unfit).push(key.clone());
             }
@@ -249,7 +249,7 @@ impl BackupCopy<'_> {
                 })
             }
             Sent::Now { digest, .. } => self.sending.read_back(object, digest),
-            Sent::Before => match stored_digest(copy, &object.key, part.digest.hash())? {
+            Sent::Before => match copy.stored_digest(&object.key, part.digest.hash())? {
                 digest if digest == Some(part.digest) => Ok(()),
                 _ => Err(Error::MadeByAnother(id.clone())),
             },

@@ -10,7 +10,9 @@
 
 mod archives;
 mod backups;
+pub mod mirror;
 mod order;
+pub mod repair;
 mod same;
 pub mod select;
 mod sending;
@@ -131,6 +133,19 @@ pub enum Error {
     /// A deletion may have taken what was copied.
     #[error("the lease of the copy could not be renewed for a quarter of an hour")]
     LeaseLost,
+    /// The first store has a backup, and the second does not.
+    #[error("backup {id} is in {first}, and not yet in the mirror {second}")]
+    NotMirrored {
+        /// The backup.
+        id: BackupId,
+        /// The URL of the store that has it.
+        first: String,
+        /// The URL of the other one.
+        second: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// Something is damaged in the source; the rest is copied.
     #[error("{} not copied, damaged in the source or standing on what is; all the others are copied", objects(*.0))]
     LeftOut(u64),
@@ -171,6 +186,7 @@ impl Failure for Error {
             Self::Pipeline(error) => error.class(),
             Self::Contents(error) => error.class(),
             Self::Wal(error) => error.class(),
+            Self::NotMirrored { source, .. } => source.class(),
             Self::Damaged { .. } | Self::NotAsEntered { .. } => Class::Damaged,
             Self::SameStore(_) | Self::WouldBeOpen(_) | Self::WouldMix(_) => Class::Usage,
             Self::Local(_)
@@ -213,6 +229,10 @@ impl Failure for Error {
             }
             Self::ParentRepacked { .. } => {
                 "copy with the --recipients and --compression that were used before, or to another place"
+            }
+            Self::NotMirrored { .. } => {
+                "the backup is sound, and it is recorded that the mirror is owed it: `walhalla wal-verify --repair`, the next backup-push \
+                 or the daemon sends it"
             }
             Self::LeaseLost => {
                 "see whether the stores can be reached, and run the same command again: it goes on where this one ended"

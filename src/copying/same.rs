@@ -2,27 +2,15 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
-use std::mem::discriminant;
 
 use walhalla_postgres::TimelineId;
 use walhalla_providers::ObjectKey;
 
 use super::Error;
 use super::archives::Item;
-use super::sending::{Sending, stored_digest};
-use crate::failure::Failure as _;
-use crate::output;
-use crate::pipeline::StoredHash;
+use super::sending::Sending;
 use crate::repository::layout::Object;
-
-/// What two objects are to each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
-    Same,
-    Other,
-    /// That cannot be told without the identity.
-    Unknown,
-}
+use crate::repository::sending::Likeness;
 
 impl Sending<'_> {
     /// Compares what both have of a selection: the last file of each timeline, as who archived other WAL before has other WAL at
@@ -75,35 +63,11 @@ impl Sending<'_> {
     }
 
     fn likeness(&self, ours: &Object, theirs: &Object) -> Result<Likeness, Error> {
-        let like = |is_same| {
-            if is_same {
-                Likeness::Same
-            } else {
-                Likeness::Other
-            }
-        };
-        if self.pipeline.is_none() && ours.packing == theirs.packing {
-            let hash = StoredHash::default;
-            let known = stored_digest(self.source, &ours.key, hash())?;
-            if known.is_some() && stored_digest(self.copy, &theirs.key, hash())? == known {
-                return Ok(Likeness::Same);
-            }
+        let Sending { source, copy, .. } = *self;
+        let is_as_it_is = self.pipeline.is_none() && ours.packing == theirs.packing;
+        if is_as_it_is && source.is_stored_alike(ours, copy)? {
+            return Ok(Likeness::Same);
         }
-        let ours = match self.source.content_digest(ours) {
-            // It was sound when it was copied.
-            Err(error) if error.is_of_the_object() => {
-                tracing::error!("{}", output::chain(&error));
-                return Ok(Likeness::Unknown);
-            }
-            ours => ours,
-        };
-        match (ours, self.copy.content_digest(theirs)) {
-            (Ok(one), Ok(other)) if discriminant(&one) == discriminant(&other) => {
-                Ok(like(one == other))
-            }
-            (Ok(_), Ok(_)) => Ok(Likeness::Unknown),
-            (Err(locked), _) | (_, Err(locked)) if locked.is_locked() => Ok(Likeness::Unknown),
-            (Err(error), _) | (_, Err(error)) => Err(error.into()),
-        }
+        Ok(source.likeness(ours, copy, theirs)?)
     }
 }

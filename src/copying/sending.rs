@@ -2,8 +2,7 @@
 
 use std::io::{self, Read};
 
-use walhalla_providers::transfer::Upload;
-use walhalla_providers::{ErrorKind, ObjectKey, PutMode};
+use walhalla_providers::ObjectKey;
 
 use super::Error;
 use super::order::{Place, Turn};
@@ -12,10 +11,8 @@ use crate::output;
 use crate::pipeline::{self, ObjectWriter, Pipeline, StoredDigest, StoredHash, StoredObject};
 use crate::progress::Progress;
 use crate::repository::layout::Object;
+use crate::repository::sending::{self, SendError};
 use crate::repository::{self, Repository};
-
-/// Longest object that is sent in one request where another might create it at the same moment.
-const WHOLE_BYTES: usize = 64 << 20;
 
 /// From where to where objects are sent.
 #[derive(Clone, Copy)]
@@ -62,45 +59,23 @@ impl Sending<'_> {
         mut hash: StoredHash,
         place: &Place,
     ) -> Result<Sent, Error> {
-        let session = self.copy.session();
-        let mut upload = session.upload(object.key.clone(), PutMode::Create);
-        if self.copy.layout().has_trailer(object) {
-            // Another server might create it at the same moment.
-            upload = upload.whole_up_to(WHOLE_BYTES);
-        }
-        let filled = self.fill(&mut upload, object, &mut hash);
-        if !matches!(filled, Ok(Turn::Come)) || place.wait() == Turn::Never {
-            session.wait(upload.abort());
-            return filled.map(|_| Sent::Stopped);
-        }
-        match session.wait(upload.finish()) {
-            Err(error) if error.kind == ErrorKind::AlreadyExists => Ok(Sent::Before),
-            finished => Ok(Sent::Now {
-                stored_bytes: finished?,
+        let each = |bytes: &[u8]| {
+            hash.update(bytes);
+            self.progress.add(bytes.len() as u64)
+        };
+        let sent = self
+            .source
+            .send(object, self.copy, each, || place.wait() == Turn::Come);
+        match sent {
+            Ok(sending::Sent::Now(stored_bytes)) => Ok(Sent::Now {
+                stored_bytes,
                 digest: hash.digest(),
             }),
+            Ok(sending::Sent::Before) => Ok(Sent::Before),
+            Ok(sending::Sent::Stopped) => Ok(Sent::Stopped),
+            Err(SendError::Source(error)) => Err(self.of_source(object, error)),
+            Err(SendError::Copy(error)) => Err(error.into()),
         }
-    }
-
-    /// Gives an upload all of an object's stored bytes.
-    fn fill(
-        &self,
-        upload: &mut Upload,
-        object: &Object,
-        hash: &mut StoredHash,
-    ) -> Result<Turn, Error> {
-        let mut chunks = { self.source.session().read(&object.key) }
-            .map_err(|error| self.of_source(object, error.into()))?;
-        while let Some(chunk) = chunks.wait_for_next() {
-            let chunk = chunk.map_err(|error| self.of_source(object, error.into()))?;
-            hash.update(&chunk);
-            let length = chunk.len() as u64;
-            self.copy.session().wait(upload.write(chunk))?;
-            if !self.progress.add(length) {
-                return Ok(Turn::Never);
-            }
-        }
-        Ok(Turn::Come)
     }
 
     /// Writes the content of `object` to `writer`; returns the digest of the stored bytes that were read.
@@ -149,7 +124,7 @@ impl Sending<'_> {
             Ok(digest) if digest == sent => return Ok(()),
             Ok(_) => None,
             Err(error) if error.is_locked() || error.is_of_the_object() => {
-                match stored_digest(self.copy, &object.key, sent.hash())? {
+                match self.copy.stored_digest(&object.key, sent.hash())? {
                     digest if digest != Some(sent) => None,
                     _ if error.is_locked() => return Ok(()),
                     _ => Some(error),
@@ -175,23 +150,6 @@ impl Sending<'_> {
             tracing::error!("{}; delete it by hand", output::chain(&error));
         }
     }
-}
-
-/// The digest of an object's stored bytes; `None` where the store itself finds that they changed.
-pub(super) fn stored_digest(
-    repository: &Repository,
-    key: &ObjectKey,
-    mut hash: StoredHash,
-) -> Result<Option<StoredDigest>, Error> {
-    let mut chunks = repository.session().read(key)?;
-    while let Some(chunk) = chunks.wait_for_next() {
-        match chunk {
-            Ok(chunk) => hash.update(&chunk),
-            Err(error) if error.kind == ErrorKind::Corrupted => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(Some(hash.digest()))
 }
 
 /// Why a writer takes no more.

@@ -19,11 +19,13 @@ use crate::archiving::ahead::{Site, tell_left};
 use crate::archiving::resident::{Outcome, Push, Resident};
 use crate::archiving::workers;
 use crate::config::Settings;
+use crate::copying::mirror::Following;
 use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::prefetch::background::Background;
 use crate::prefetch::spooled::Spooled;
+use crate::progress::Show;
 use crate::repository::Repository;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::waiting_server::{PATIENCE, times};
@@ -35,6 +37,7 @@ use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 use crate::threads::lock;
 use crate::wal;
 use crate::wal::archiver::Archiver;
+use crate::wal::mirror::{Paid, Second};
 
 /// Connections at a time: each data directory has one archiver and one startup process, which ask one after the other.
 const MOST_CONNECTIONS: usize = 64;
@@ -42,6 +45,8 @@ const MOST_CONNECTIONS: usize = 64;
 const MOST_CLUSTERS: usize = 16;
 /// How long a peer is given to say what it wants.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How often it is tried to pay what second stores are owed.
+const PAID_EACH: Duration = Duration::from_secs(10);
 /// How long requests for a segment that is fetched may go on failing. Who asks fetches it alone then.
 const FETCH_TIME: Duration = Duration::from_secs(10);
 
@@ -53,6 +58,10 @@ pub struct Loaded {
     pub session: StoreSession,
     /// Packs what goes to the store.
     pub pipeline: Pipeline,
+    /// The second store.
+    pub second: Option<Second>,
+    /// What either store has.
+    pub reading: StoreSession,
 }
 
 /// What is done for the servers of this host.
@@ -101,6 +110,17 @@ impl Service {
                     tracing::warn!("a connection could not be accepted: {error}");
                     thread::sleep(Duration::from_millis(100));
                 }
+            }
+        }
+    }
+
+    /// Pays what second stores are owed, for ever.
+    pub fn pay_debts(&self) {
+        loop {
+            thread::sleep(PAID_EACH);
+            let clusters: Vec<Arc<Local>> = lock(&self.clusters).values().cloned().collect();
+            for local in clusters {
+                local.pay_debts();
             }
         }
     }
@@ -226,6 +246,33 @@ impl Local {
         ready_in(&self.pgdata)
     }
 
+    /// Pays what the second store is owed of this cluster. What hinders it hinders nothing else.
+    fn pay_debts(&self) {
+        let loaded = &self.loaded;
+        let spool = Spool::of(&self.pgdata, loaded.settings.spool_dir.as_deref());
+        let (Some(second), Some(control), Ok(spool)) = (&loaded.second, self.control(), spool)
+        else {
+            return;
+        };
+        let first = repository(loaded, &loaded.session, &control);
+        let mirror = second.of(&first, Some(spool));
+        if self.has_ended.load(Ordering::Relaxed) || mirror.noted().is_empty() {
+            return;
+        }
+        let following = Following {
+            first: &first,
+            mirror: &mirror,
+            threads: loaded.settings.upload_concurrency,
+            show: Show::Never,
+        };
+        match following.pay_all() {
+            Ok(Paid { paid, .. }) => {
+                tracing::info!("the mirror got {paid} WAL files and backups that it was owed");
+            }
+            Err(error) => tracing::debug!("{}", output::chain(&error)),
+        }
+    }
+
     /// Fetches a segment into the spool, and sees to it that the next ones come.
     fn fetch(&self, segment: SegmentName) -> Outcome<Failed> {
         let background = self.background()?;
@@ -246,7 +293,7 @@ impl Local {
         let loaded = &self.loaded;
         let times = times(&self.pgdata, loaded.settings.retry_timeout.min(FETCH_TIME));
         let session = loaded
-            .session
+            .reading
             .within(times.request)
             .patient(&times.patience);
         let background = Background {
@@ -270,7 +317,7 @@ impl Local {
         let receipts = receipts(loaded, &spool, Kind::Fetched, &control);
         let wal_directory = WalDirectory::of(&self.pgdata).ok_or_else(no_wal_directory)?;
         Ok(Background {
-            repository: repository(loaded, &loaded.session, &control),
+            repository: repository(loaded, &loaded.reading, &control),
             cluster: Cluster::from(&control),
             spooled: Spooled::new(spool, receipts, &self.pgdata),
             wal_directory,
@@ -310,6 +357,9 @@ impl Pusher {
         let wal_directory = wal_directory
             .ok_or_else(gone)
             .map_err(wal::Error::local("find the WAL of", &self.pgdata))?;
+        let second = loaded.second.as_ref();
+        let second = second.map(|second| second.patient(times.request, &times.patience));
+        let mirror = second.map(|second| second.of(&repository, Some(spool.clone())));
         let pipeline = loaded.pipeline.into_store(&session);
         let pipeline = if is_alone {
             pipeline
@@ -322,6 +372,7 @@ impl Pusher {
                 pipeline: &pipeline,
                 origin: (&control).into(),
                 in_recovery: mode_of(&self.pgdata) != RecoveryMode::None,
+                mirror: mirror.as_ref(),
             },
             wal_directory: &wal_directory,
             receipts: &receipts(loaded, &spool, Kind::Pushed, &control),

@@ -136,7 +136,12 @@ impl Error {
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Server(error) => error.is_passing(),
-            Self::Wal(wal::Error::Repository(_) | wal::Error::Pipeline(_)) | Self::Pipeline(_) => {
+            Self::Wal(
+                wal::Error::Repository(_)
+                | wal::Error::Pipeline(_)
+                | wal::Error::NotMirrored { .. },
+            )
+            | Self::Pipeline(_) => {
                 matches!(self.class(), Class::Other | Class::Inaccessible)
             }
             Self::Ended(_) => true,

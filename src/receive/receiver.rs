@@ -23,6 +23,7 @@ use crate::server::replication::{self, Identity, Replication, Session, Started};
 use crate::session::StoreSession;
 use crate::wal;
 use crate::wal::archiver::{Archiver, Origin};
+use crate::wal::mirror::Second;
 
 /// Pauses between connections: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -35,6 +36,7 @@ pub struct Receiver {
     session: StoreSession,
     identities: Identities,
     pipeline: Pipeline,
+    second: Option<Second>,
     options: Options,
     stop: watch::Receiver<bool>,
     /// The cluster, once a server named it.
@@ -44,11 +46,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver into the session's store.
+    /// A receiver into the session's store, and the second one if there is one.
     pub fn new(
         session: StoreSession,
         identities: Identities,
         pipeline: Pipeline,
+        second: Option<Second>,
         options: Options,
     ) -> Self {
         let (sender, stop) = watch::channel(false);
@@ -57,6 +60,7 @@ impl Receiver {
             session,
             identities,
             pipeline,
+            second,
             options,
             stop,
             target: None,
@@ -220,7 +224,15 @@ impl Receiver {
             let slot = self.options.slot.as_deref();
             let mut spool = Spool::open(&self.options.spool, system_identifier, slot)?;
             sweep_archived(&repository, &mut spool);
-            self.target = Some(Target { repository, spool });
+            let mirror = self.second.as_ref().map(|it| it.of(&repository, None));
+            if let Some(mirror) = &mirror {
+                mirror.read_debts(&repository).map_err(wal::Error::from)?;
+            }
+            self.target = Some(Target {
+                repository,
+                spool,
+                mirror,
+            });
         }
         Ok(())
     }
@@ -286,6 +298,7 @@ impl Receiver {
             pipeline: &self.pipeline,
             origin: source.origin.clone(),
             in_recovery: false,
+            mirror: target.mirror.as_ref(),
         };
         archiver.push(&target.spool.path(&file.to_string()), file)?;
         Ok(())

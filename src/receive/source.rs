@@ -6,6 +6,7 @@ use super::spool::Spool;
 use crate::repository::Repository;
 use crate::server::replication::{Identity, Replication};
 use crate::wal::archiver::Origin;
+use crate::wal::mirror::Mirror;
 
 /// A connection, and what it was found to lead to.
 pub(super) struct Source {
@@ -20,4 +21,6 @@ pub(super) struct Source {
 pub(super) struct Target {
     pub(super) repository: Repository,
     pub(super) spool: Spool,
+    /// The second store.
+    pub(super) mirror: Option<Mirror>,
 }

@@ -9,6 +9,7 @@ use super::segment::OpenSegment;
 use super::source::{Source, Target};
 use super::tail::{TailWriter, sweep};
 use super::{Error, Storing};
+use crate::output;
 use crate::pipeline::Pipeline;
 use crate::repository::layout::RunId;
 use crate::server::replication::{self, Answer, Received, Replication};
@@ -178,12 +179,14 @@ impl Stream<'_> {
             pipeline: self.pipeline,
             origin: self.source.origin.clone(),
             in_recovery: false,
+            mirror: self.target.mirror.as_ref(),
         };
         let path = progress.open.path.clone();
         let push = || archiver.push(&path, WalFileName::Segment(segment));
         let told = (progress.open.end(), progress.durable);
         alive_while(self.session, &mut self.source.connection, told, push)??;
         tracing::debug!("{segment} is archived");
+        self.pay(told)?;
         if let Some(tail) = progress.tail.take() {
             tail.finish();
         }
@@ -192,6 +195,23 @@ impl Stream<'_> {
         progress.open.discard();
         progress.open = self.open(next)?;
         self.has_stored(progress, next)
+    }
+
+    /// Pays what the second store is owed. What hinders that hinders nothing else.
+    fn pay(&mut self, told: (Lsn, Lsn)) -> Result<(), Error> {
+        let Some(mirror) = &self.target.mirror else {
+            return Ok(());
+        };
+        if mirror.noted().is_empty() {
+            return Ok(());
+        }
+        let repository = &self.target.repository;
+        let pay = || mirror.pay_some(repository);
+        let paid = alive_while(self.session, &mut self.source.connection, told, pay)?;
+        if let Err(error) = paid {
+            tracing::debug!("{}", output::chain(&error));
+        }
+        Ok(())
     }
 
     /// Takes the segment's pieces away, beside everything else.

@@ -254,7 +254,11 @@ impl Repository {
     ///
     /// # Errors
     /// The store's.
-    pub fn claim_next_second(&self, now: Timestamp, run: RunId) -> Result<BackupSecond, StoreError> {
+    pub fn claim_next_second(
+        &self,
+        now: Timestamp,
+        run: RunId,
+    ) -> Result<BackupSecond, StoreError> {
         let ahead = BackupSecond::at(now.saturating_add(IDS_RUN_AHEAD).unwrap_or(now));
         self.claim_from(now, run, |taken| *taken <= ahead)
     }

@@ -12,7 +12,9 @@ pub mod leases;
 pub mod marking;
 pub mod marks;
 pub mod object_error;
+pub mod owed;
 pub mod ranges;
+pub mod sending;
 pub mod tails;
 #[cfg(test)]
 mod testing;

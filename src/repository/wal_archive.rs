@@ -102,6 +102,7 @@ impl ArchivedFile {
             | Key::Gap(_)
             | Key::Lease(..)
             | Key::Deletion(_)
+            | Key::Owed(_)
             | Key::Foreign(_) => return None,
         };
         Some(Self::new(layout, kind, packing, info))
@@ -175,6 +176,7 @@ impl InWalFolder {
             | Key::Gap(_)
             | Key::Lease(..)
             | Key::Deletion(_)
+            | Key::Owed(_)
             | Key::Foreign(_) => None,
         }
     }
@@ -451,11 +453,23 @@ impl Repository {
     /// # Errors
     /// The store's.
     pub fn has_summary(&self, segment: SegmentName) -> Result<bool, StoreError> {
+        let forms = self.summary_forms(segment)?;
+        Ok(forms.iter().any(|form| form.stored_bytes > 0))
+    }
+
+    /// The summaries of a segment, in whatever form.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn summary_forms(&self, segment: SegmentName) -> Result<Forms, StoreError> {
         let objects = Packing::all().map(|packing| self.layout.summary(segment, packing));
         let keys: Vec<ObjectKey> = objects.map(|object| object.key).collect();
         let prefix = self.layout.summary(segment, Packing::NONE).key;
         let found = self.session.present(prefix.as_str(), &keys)?;
-        Ok(found.iter().any(|info| info.size_bytes > 0))
+        let forms = found.iter();
+        Ok(forms
+            .filter_map(|info| ArchivedFile::of(&self.layout, info))
+            .collect())
     }
 
     /// Whether no segment of a timeline is archived although backups were taken on it, which needed some: a part of the store

@@ -463,6 +463,7 @@ pub(super) fn wal_of(key: &Key) -> Option<(SegmentName, WalKind)> {
         | Key::Gap(_)
         | Key::Lease(..)
         | Key::Deletion(_)
+        | Key::Owed(_)
         | Key::Foreign(_) => None,
     }
 }

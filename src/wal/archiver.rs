@@ -16,6 +16,7 @@ use walhalla_postgres::wal::segment_reader::{Extent, KnownCluster, ReadSegment, 
 use walhalla_postgres::{ControlFile, History, Lsn, SegmentName, TimelineId, WalFileName};
 use walhalla_providers::ErrorKind;
 
+use super::mirror::{Followed, Mirror};
 use super::{Error, Mismatch};
 use crate::failure::Failure as _;
 use crate::output;
@@ -80,6 +81,8 @@ pub struct Archiver<'a> {
     pub origin: Origin,
     /// Whether the server is in recovery: it then receives WAL and writes none.
     pub in_recovery: bool,
+    /// The second store, if there is one.
+    pub mirror: Option<&'a Mirror>,
 }
 
 /// A summary on its way to the store beside the last questions that a push asks.
@@ -111,6 +114,13 @@ struct Survey {
 }
 
 impl SummaryUpload {
+    /// Waits for one without which the second store can do.
+    fn end(&self) {
+        if let Ok(Err(reason)) = self.wait() {
+            tracing::debug!("the mirror lacks a summary: {reason}");
+        }
+    }
+
     /// What became of it, unless that takes too long. The time does not count in which summaries wait for their turn: where
     /// there is a rate, segments go first.
     fn wait(&self) -> Result<Result<bool, String>, RecvTimeoutError> {
@@ -162,6 +172,7 @@ impl Archiver<'_> {
         // notice; its own key is asked for too, for stores whose creates are not what they should be.
         if self.is_archived(path, file, None)? {
             self.store_missing_summary(path, file);
+            self.mirror_all(file)?;
             return Ok(Pushed::AlreadyThere);
         }
         let pipeline = self.pipeline.urgent();
@@ -176,16 +187,20 @@ impl Archiver<'_> {
                 content_blake3,
                 summary,
             }) => {
-                let upload = summary.map(|summary| self.begin_summary(summary));
+                let upload = summary.map(|summary| {
+                    self.begin_summary(Arc::new(summary), self.hasty(), self.pipeline)
+                });
                 // Two servers with different settings create different objects, and neither create notices the other.
                 // Of the two, one at least sees both now, and both do when they try again.
                 if let Err(error) = self.is_archived(path, file, Some(&object)) {
                     self.take_back(&error, &object);
                     return Err(error);
                 }
+                let mirrored = self.mirror_stored(file, &object, upload.as_ref());
                 if let Some(upload) = upload {
                     self.end_summary(&upload, file);
                 }
+                mirrored?;
                 Ok(Pushed::Stored {
                     object: stored,
                     content_blake3,
@@ -196,10 +211,38 @@ impl Archiver<'_> {
             {
                 let pushed = self.same_content(path, file, &object)?;
                 self.store_missing_summary(path, file);
+                self.mirror_all(file)?;
                 Ok(pushed)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Gives the second store what was just stored, and its summary.
+    fn mirror_stored(
+        &self,
+        file: WalFileName,
+        object: &Object,
+        upload: Option<&SummaryUpload>,
+    ) -> Result<(), Error> {
+        let Some(mirror) = self.mirror else {
+            return Ok(());
+        };
+        let followed = mirror.follow(self.repository, file, object)?;
+        if let (Followed::Now, Some(upload)) = (followed, upload) {
+            let second = mirror.second.within(SUMMARY_DEADLINE);
+            let summary = Arc::clone(&upload.summary);
+            self.begin_summary(summary, second, &mirror.pipeline).end();
+        }
+        Ok(())
+    }
+
+    /// Gives the second store what was in the first before.
+    fn mirror_all(&self, file: WalFileName) -> Result<(), Error> {
+        if let Some(mirror) = self.mirror {
+            mirror.follow_all(self.repository, file)?;
+        }
+        Ok(())
     }
 
     /// Removes what was just created beside another server's, which may be acknowledged: whoever asks for the file would get
@@ -258,6 +301,7 @@ impl Archiver<'_> {
             return Err(refusal);
         }
         if self.has_form_with(path, name, survey.valid_bytes)? {
+            self.mirror_all(WalFileName::Segment(name))?;
             return Ok(Pushed::AlreadyThere);
         }
         let pushed = self.push_partial(path, name)?;
@@ -424,13 +468,17 @@ impl Archiver<'_> {
         self.repository.within(SUMMARY_DEADLINE)
     }
 
-    /// Begins to store the summary of a segment that is in the archive, on a thread of its own.
-    fn begin_summary(&self, summary: Summarized) -> SummaryUpload {
+    /// Begins to store the summary of a segment that is archived in `repository`, on a thread of its own.
+    fn begin_summary(
+        &self,
+        summary: Arc<Summarized>,
+        repository: Repository,
+        pipeline: &Pipeline,
+    ) -> SummaryUpload {
         let (outcome, receiver) = mpsc::channel();
-        let (repository, key) = (self.hasty(), self.key());
-        let pipeline = self.pipeline.within(SUMMARY_DEADLINE).for_derived();
+        let key = self.key();
+        let pipeline = pipeline.within(SUMMARY_DEADLINE).for_derived();
         let own_pipeline = pipeline.clone();
-        let summary = Arc::new(summary);
         let upload = Arc::clone(&summary);
         std::thread::spawn(move || {
             let stored = match &*upload {

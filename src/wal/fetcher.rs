@@ -156,6 +156,10 @@ impl Fetcher<'_> {
         if !self.ends_recovery {
             return Ok(Error::NotArchived { file, archive });
         }
+        if let Some(store) = self.repository.session().left_out() {
+            let store = store.to_owned();
+            return Err(Error::NotKnown { file, store });
+        }
         let later = match file {
             WalFileName::Segment(name) => {
                 if let Some(later) = later {

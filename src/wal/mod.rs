@@ -4,11 +4,13 @@
 //! pg_wal/NAME ─▶ check pages ─▶ compress ─▶ create, never replace        archiver
 //! archive     ─▶ decompress ─▶ check pages ─▶ temporary file ─▶ rename   fetcher
 //! segment     ─▶ summary beside it                                       stored_summary
+//! first store ─▶ second store                                            mirror
 //! tail        ─▶ the run that leads furthest, as the segment it will be  tail
 //! ```
 
 pub mod archiver;
 pub mod fetcher;
+pub mod mirror;
 pub mod segment;
 pub mod server_summaries;
 pub mod stored_summary;
@@ -83,6 +85,27 @@ pub enum Error {
         /// Length of segments now.
         now: SegmentSize,
     },
+    /// The first store has it, and the second does not.
+    #[error("{what} is in {first}, and not in the mirror {second}")]
+    NotMirrored {
+        /// A WAL file or a backup.
+        what: String,
+        /// The URL of the store that has it.
+        first: String,
+        /// The URL of the other one.
+        second: String,
+        /// Why.
+        #[source]
+        source: Box<repository::Error>,
+    },
+    /// The store that has everything could not be asked.
+    #[error("{file} is not in the mirror, and {store} does not answer, which may have it")]
+    NotKnown {
+        /// The file.
+        file: WalFileName,
+        /// The URL of the store that does not answer.
+        store: String,
+    },
     /// Absent, and the archive does not end there.
     #[error("{file} is missing in the archive {archive}, which does not end there: {later}")]
     Hole {
@@ -109,7 +132,11 @@ pub enum Error {
 impl Error {
     /// Whether the store did not do what it was asked.
     pub fn is_of_the_store(&self) -> bool {
-        matches!(self, Self::Repository(_) | Self::Pipeline(_)) && !self.is_of_an_objects_content()
+        let is_of_a_store = matches!(
+            self,
+            Self::Repository(_) | Self::Pipeline(_) | Self::NotMirrored { .. }
+        );
+        is_of_a_store && !self.is_of_an_objects_content()
     }
 }
 
@@ -186,12 +213,14 @@ impl Failure for Error {
             Self::Postgres(error) => error.class(),
             Self::Repository(error) => error.class(),
             Self::Pipeline(error) => error.class(),
+            Self::NotMirrored { source, .. } => source.class(),
             Self::NotArchived { .. } => Class::Absent,
             Self::Local { .. }
             | Self::Mismatch { .. }
             | Self::OtherContent { .. }
             | Self::OtherSegmentSize { .. }
             | Self::Hole { .. }
+            | Self::NotKnown { .. }
             | Self::Superseded(_) => Class::Other,
         }
     }
@@ -211,6 +240,15 @@ impl Failure for Error {
             Self::OtherContent { .. } => {
                 "two servers are archiving to this store: stop the one that should not, or give it a \
                  store of its own"
+            }
+            Self::NotMirrored { source, .. } if source.is_of_the_object() => {
+                "another server, or another Walhalla, wrote to the mirror: see which of the two objects is right, and keep the other one elsewhere"
+            }
+            Self::NotMirrored { .. } => {
+                "it is tried again as long as `mirror_mode` is \"both\"; with \"owed\" archiving goes on, and the mirror gets it later"
+            }
+            Self::NotKnown { .. } => {
+                "wait until the store answers; `--store` with the URL of the mirror asks that one alone"
             }
             Self::OtherSegmentSize { .. } => {
                 "pg_resetwal --wal-segsize names WAL files anew, and their names meet those of before: give the cluster a store, \

@@ -9,15 +9,17 @@ use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::{
     ControlFile, Limits, Lsn, SegmentName, SegmentNo, SystemIdentifier, TimelineId, WalFileName,
 };
-use walhalla_providers::ObjectKey;
 use walhalla_providers::testing::{Call, FaultyStore, MemoryStore};
 use walhalla_providers::transfer::{Options, Store, StoreSettings};
+use walhalla_providers::{ObjectKey, PutMode};
 
 use super::Error;
 use super::archiver::{Archiver, Pushed};
 use super::fetcher::{Fetcher, NewFile};
+use super::mirror::{Mirror, Second};
 use crate::pipeline::{Compression, Identities, Pipeline};
 use crate::repository::Repository;
+use crate::repository::owed::{MirrorMode, Owed};
 use crate::session::{Network, StoreSession};
 
 const CALLS: [Call; 9] = [
@@ -39,7 +41,7 @@ struct Site {
     pipeline: Pipeline,
     control: ControlFile,
     folder: tempfile::TempDir,
-    _network: Network,
+    network: Network,
 }
 
 impl Site {
@@ -71,7 +73,7 @@ impl Site {
             pipeline,
             control: control_of(&cluster),
             folder,
-            _network: network,
+            network,
         };
         (site, name.parse().unwrap(), path)
     }
@@ -86,14 +88,19 @@ impl Site {
         (done, asked.filter(|(_, count)| *count > 0).collect())
     }
 
-    fn push(&self, path: &std::path::Path, name: SegmentName) -> Pushed {
-        let archiver = Archiver {
+    fn archiver(&self) -> Archiver<'_> {
+        Archiver {
             repository: &self.repository,
             pipeline: &self.pipeline,
             origin: (&self.control).into(),
             in_recovery: false,
-        };
-        archiver.push(path, WalFileName::Segment(name)).unwrap()
+            mirror: None,
+        }
+    }
+
+    fn push(&self, path: &std::path::Path, name: SegmentName) -> Pushed {
+        let pushed = self.archiver().push(path, WalFileName::Segment(name));
+        pushed.unwrap()
     }
 
     fn fetch(&self, name: SegmentName, ends_recovery: bool) -> Result<(), Error> {
@@ -152,6 +159,140 @@ fn a_push_a_fetch_and_a_miss_send_no_more_requests_than_it_takes() {
         );
         // It shows what of the segment was received, too.
         assert_eq!(asked, [(Call::List, 1)]);
+    }
+}
+
+/// A store in memory, and the cluster in it.
+fn second(site: &Site) -> (FaultyStore, Second) {
+    let store = FaultyStore::new(Arc::new(MemoryStore::new(1 << 20)));
+    let options = Options {
+        upload_concurrency: 2,
+        download_concurrency: 2,
+        ..Options::default()
+    };
+    let session = StoreSession::new(Store::new(Arc::new(store.clone()), options), &site.network);
+    let second = Second {
+        pipeline: Pipeline::new(session.clone(), Compression::Lz4, None, 1),
+        session,
+        mode: MirrorMode::Both,
+    };
+    (store, second)
+}
+
+/// Pushes a segment into two stores of which one or both answer nothing after so many calls, and tries again when they do.
+/// Returns whether the first push succeeded.
+fn push_stopped_after(calls: u32, mode: MirrorMode, stops: [bool; 2]) -> bool {
+    let (site, name, path) = Site::with("00000001000000000000000A");
+    let (second_store, second) = second(&site);
+    let mirror = Second { mode, ..second }.of(&site.repository, None);
+    let file = WalFileName::Segment(name);
+    let archiver = Archiver {
+        mirror: Some(&mirror),
+        ..site.archiver()
+    };
+    let stored = |repository: &Repository| {
+        let forms = repository.wal_forms(file).unwrap();
+        let mut objects = forms.iter().map(crate::repository::ArchivedFile::object);
+        let object = objects.next()?;
+        let bytes = repository.read_small(&object.key).unwrap();
+        assert_eq!(objects.next(), None);
+        Some(bytes)
+    };
+    for (store, _) in { [&site.store, &second_store].into_iter().zip(stops) }.filter(|it| it.1) {
+        store.stop_after(calls);
+    }
+    let pushed = archiver.push(&path, file);
+    site.store.heal();
+    second_store.heal();
+    let debts = site.repository.debts().unwrap();
+    if pushed.is_ok() {
+        let first = stored(&site.repository);
+        assert!(first.is_some(), "{calls} {mode:?} {stops:?}");
+        let is_owed = debts.iter().any(|debt| debt.owed == Owed::Wal(file));
+        match stored(&mirror.second) {
+            None => assert!(mode == MirrorMode::Owed && is_owed, "{calls} {stops:?}"),
+            second => assert_eq!(second, first),
+        }
+    }
+    let mirror = Second {
+        mode,
+        ..second_of(&mirror)
+    }
+    .of(&site.repository, None);
+    let archiver = Archiver {
+        mirror: Some(&mirror),
+        ..site.archiver()
+    };
+    archiver.push(&path, file).unwrap();
+    mirror.read_debts(&site.repository).unwrap();
+    mirror.pay_some(&site.repository).unwrap();
+    assert_eq!(site.repository.debts().unwrap(), []);
+    assert_eq!(stored(&mirror.second), stored(&site.repository));
+    assert!(mirror.second.has_summary(name).unwrap() || pushed.is_err());
+    pushed.is_ok()
+}
+
+/// The same store, opened by another process.
+fn second_of(mirror: &Mirror) -> Second {
+    Second {
+        session: mirror.second.session().clone(),
+        pipeline: mirror.pipeline.clone(),
+        mode: mirror.mode,
+    }
+}
+
+#[test]
+fn a_mirrored_push_that_is_killed_after_any_call_is_whole() {
+    for mode in [MirrorMode::Both, MirrorMode::Owed] {
+        for stops in [[true, false], [false, true], [true, true]] {
+            let pushed: Vec<bool> = (0..12)
+                .map(|calls| push_stopped_after(calls, mode, stops))
+                .collect();
+            assert!(pushed[11], "{mode:?} {stops:?} {pushed:?}");
+            // What needs not both goes on without the second.
+            let goes_on = mode == MirrorMode::Owed && !stops[0];
+            assert_eq!(pushed[0], goes_on, "{mode:?} {stops:?} {pushed:?}");
+        }
+    }
+}
+
+/// Two stores have other WAL under one name: nothing is acknowledged, and nothing overwritten.
+#[test]
+fn a_mirror_with_other_content_is_an_error_or_stays_owed() {
+    let (site, name, path) = Site::with("00000001000000000000000A");
+    let (_, second) = second(&site);
+    let file = WalFileName::Segment(name);
+    let object = { site.repository.layout() }.wal(file, site.pipeline.packing());
+    let other = second.of(&site.repository, None).second;
+    let put = other
+        .session()
+        .put(&object.key, "other".into(), PutMode::Create);
+    put.unwrap();
+    for mode in [MirrorMode::Both, MirrorMode::Owed] {
+        let mirror = Second {
+            mode,
+            ..second.clone()
+        }
+        .of(&site.repository, None);
+        let archiver = Archiver {
+            mirror: Some(&mirror),
+            ..site.archiver()
+        };
+        let pushed = archiver.push(&path, file);
+        match mode {
+            MirrorMode::Both => {
+                let error = crate::output::chain(&pushed.unwrap_err());
+                assert!(error.contains("nothing is overwritten"), "{error}");
+            }
+            MirrorMode::Owed => {
+                pushed.unwrap();
+                let debts = site.repository.debts().unwrap();
+                assert_eq!(debts[0].owed, Owed::Wal(file));
+                mirror.pay(&site.repository, file).unwrap_err();
+                assert_eq!(site.repository.debts().unwrap().len(), 1);
+            }
+        }
+        assert_eq!(other.read_small(&object.key).unwrap(), "other");
     }
 }
 

@@ -48,6 +48,7 @@ mod many_files;
 mod marks;
 mod max_backlog;
 mod memory;
+mod mirrors;
 mod odd_paths;
 mod open_formats;
 mod other_pasts;

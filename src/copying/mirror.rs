@@ -1,0 +1,131 @@
+//! Keeping a second store alike: paying it what it is owed, backups too.
+
+use std::collections::BTreeSet;
+
+use super::select::{Extent, Which};
+use super::{Copy, Error};
+use crate::output;
+use crate::progress::Show;
+use crate::repository::owed::{MirrorMode, Owed};
+use crate::repository::{BackupId, Repository};
+use crate::wal::mirror::{Mirror, Paid};
+
+/// The first store, and the second one that follows it.
+pub struct Following<'a> {
+    /// The first one.
+    pub first: &'a Repository,
+    /// The second one.
+    pub mirror: &'a Mirror,
+    /// Objects that are sent at a time.
+    pub threads: usize,
+    /// How progress is shown.
+    pub show: Show,
+}
+
+impl Following<'_> {
+    /// Gives the second store a backup that the first has, with the WAL from its begin on. Before that it gets all that it is
+    /// owed, so that the WAL of the backup is not taken for left out.
+    ///
+    /// # Errors
+    /// Where it must have the backup, why it does not; it is owed in either mode.
+    pub fn backup(&self, id: &BackupId) -> Result<(), Error> {
+        self.mirror.owe(self.first, &Owed::Backup(id.clone()))?;
+        match self.pay_all() {
+            Ok(_) => Ok(()),
+            Err(error) => self.is_owed(id, error),
+        }
+    }
+
+    /// Gives the second store what was said of a backup, unless it lacks the backup.
+    ///
+    /// # Errors
+    /// As [`Following::backup`].
+    pub fn marks(&self, id: &BackupId) -> Result<(), Error> {
+        let copied = self.first.copy_marks(id, &self.mirror.second);
+        let Err(error) = copied else {
+            return Ok(());
+        };
+        self.mirror.owe(self.first, &Owed::Backup(id.clone()))?;
+        self.is_owed(id, error.into())
+    }
+
+    fn is_owed(&self, id: &BackupId, error: Error) -> Result<(), Error> {
+        let error = Error::NotMirrored {
+            id: id.clone(),
+            first: self.first.store_url().to_owned(),
+            second: self.mirror.second.store_url().to_owned(),
+            source: Box::new(error),
+        };
+        match self.mirror.mode {
+            MirrorMode::Both => Err(error),
+            MirrorMode::Owed => {
+                tracing::warn!("{}; it is owed", output::chain(&error));
+                Ok(())
+            }
+        }
+    }
+
+    /// Pays what is owed before a backup is taken: a second store that must have it and does not answer is told of now.
+    ///
+    /// # Errors
+    /// As [`Following::pay_all`], where the second store must have the backup.
+    pub fn prepare(&self) -> Result<(), Error> {
+        match (self.pay_all(), self.mirror.mode) {
+            (Ok(_), _) => Ok(()),
+            (Err(error), MirrorMode::Both) => Err(error),
+            (Err(error), MirrorMode::Owed) => {
+                tracing::warn!(
+                    "the mirror does not get what it is owed: {}",
+                    output::chain(&error)
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Pays all that is owed, whoever noted it: WAL first.
+    ///
+    /// # Errors
+    /// Why the rest is not paid.
+    pub fn pay_all(&self) -> Result<Paid, Error> {
+        self.mirror.read_debts(self.first)?;
+        self.mirror.must_answer()?;
+        for gap in self.first.recorded_gaps()? {
+            self.first.copy_gap(gap.dropped, &self.mirror.second)?;
+        }
+        let (mut paid, mut backups) = (Paid::default(), BTreeSet::new());
+        for owed in self.mirror.noted() {
+            match owed {
+                Owed::Wal(file) => {
+                    self.mirror.pay(self.first, file)?;
+                    paid.paid += 1;
+                }
+                Owed::Backup(id) => _ = backups.insert(id),
+            }
+        }
+        for id in backups {
+            // One that is not there any more was deleted.
+            if self.first.backup_if_there(&id)?.is_some() {
+                let which = Which::Backups(vec![id.clone()], Extent::Onward);
+                let copied = self.copy().run(&which)?;
+                match copied.backups.left_out + copied.wal.left_out {
+                    0 => {}
+                    left_out => return Err(Error::LeftOut(left_out)),
+                }
+            }
+            self.mirror.forget(self.first, &Owed::Backup(id));
+            paid.paid += 1;
+        }
+        Ok(paid)
+    }
+
+    fn copy(&self) -> Copy<'_> {
+        Copy {
+            source: self.first,
+            copy: &self.mirror.second,
+            pipeline: None,
+            threads: self.threads,
+            show: self.show,
+        }
+    }
+}
