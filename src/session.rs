@@ -60,6 +60,20 @@ impl Network {
         Ok(StoreSession::new(Store::new(store, options), self))
     }
 
+    /// Opens a store beside another one, also where it is a directory that is not there now.
+    ///
+    /// # Errors
+    /// As [`Network::open`].
+    pub fn open_second(
+        &self,
+        url: &str,
+        settings: &StoreSettings,
+        options: Options,
+    ) -> Result<StoreSession> {
+        let store = self.0.block_on(transfer::open_or_closed(url, settings))?;
+        Ok(StoreSession::new(Store::new(store, options), self))
+    }
+
     /// Opens two stores that hold the same, for reading what either of them has: see [`EitherStore`].
     ///
     /// # Errors
@@ -70,7 +84,7 @@ impl Network {
         second: (&str, &StoreSettings),
         options: Options,
     ) -> Result<StoreSession> {
-        let open = |(url, settings)| self.0.block_on(transfer::open(url, settings));
+        let open = |(url, settings)| self.0.block_on(transfer::open_or_closed(url, settings));
         let store = EitherStore::new(open(first)?, open(second)?);
         Ok(StoreSession::new(
             Store::new(Arc::new(store), options),

@@ -11,6 +11,7 @@
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
 mod as_of;
+mod closed;
 mod either;
 mod listing;
 mod open;
@@ -33,11 +34,12 @@ use crate::{
     UnfinishedUpload,
 };
 pub use as_of::AsOfStore;
+pub use closed::ClosedStore;
 pub use either::EitherStore;
 pub use listing::Listing;
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
-    directory_of, open, shown,
+    directory_of, open, open_or_closed, shown,
 };
 use rate::Limiter;
 pub use rate::{MOST_SAVED, Priority, Rate, RateClock, Rates};
@@ -45,6 +47,17 @@ pub use reader::Reader;
 pub use retry::{Patience, RetryPolicy};
 use retry::{Retries, Told};
 pub use upload::Upload;
+
+/// An error with its causes, in one line.
+fn in_words(error: &Error) -> String {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(reason) = source {
+        words = format!("{words}: {reason}");
+        source = reason.source();
+    }
+    words
+}
 
 /// How long nobody waits for what is only told.
 const RETAINED_DEADLINE: Duration = Duration::from_secs(10);

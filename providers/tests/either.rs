@@ -78,11 +78,13 @@ async fn what_either_has_is_read() {
     assert_eq!(get("a").await.unwrap(), "of the first");
     both.second.heal();
 
-    // The second one's is not: it may be owed what is asked for.
+    // The second one's is not, as it may be owed what is asked for: it is taken once the first has failed for some seconds,
+    // and whoever must know is told.
     Both::down(&both.first);
     assert_eq!(get("a").await.unwrap(), "of the second");
-    let absent = get("c").await.unwrap_err();
-    assert_eq!(absent.kind, ErrorKind::DeadlineExceeded);
+    assert_eq!(both.either.left_out(), None);
+    assert_eq!(get("c").await.unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(both.either.left_out(), Some("memory:"));
 }
 
 #[tokio::test(start_paused = true)]

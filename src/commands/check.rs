@@ -8,6 +8,7 @@ use super::{Context, Outcome};
 use crate::check::{Deletes, Finding, check_store};
 use crate::cli::Check;
 use crate::error::Error;
+use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::Repository;
 use crate::repository::owed::{Owed, RecordedDebt};
@@ -33,7 +34,12 @@ pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error
     let first = check(&session)?;
     let second = context.second(deadline, 1)?;
     let mirror = match &second {
-        Some(second) => Some((check(&second.session)?, debts(context, &session)?)),
+        Some(second) => {
+            // What it is owed is told also while it is away.
+            let checked = check(&second.session);
+            let checked = checked.unwrap_or_else(|error| Checked::away(&second.session, &error));
+            Some((checked, debts(context, &session)?))
+        }
         None => None,
     };
     if context.global.json {
@@ -62,6 +68,22 @@ struct Checked {
 }
 
 impl Checked {
+    /// What is told of a store that does not answer.
+    fn away(session: &StoreSession, error: &Error) -> Self {
+        let hint = error.hint().map(|hint| format!("\n{hint}"));
+        let what = format!("{}{}", output::chain(error), hint.unwrap_or_default());
+        let store = session.url().to_owned();
+        let away = Finding {
+            check: "the store answers",
+            object: store.clone(),
+            problem: Some(what),
+        };
+        Self {
+            store,
+            findings: vec![away],
+        }
+    }
+
     fn problems(&self) -> impl Iterator<Item = Value> {
         self.findings.iter().filter_map(|finding| {
             let what = finding.problem.as_deref()?;

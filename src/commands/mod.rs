@@ -602,7 +602,8 @@ fn second(
     let Some(of_second) = mirror_settings(global, settings)? else {
         return Ok(None);
     };
-    let session = open(network, &of_second, rates, deadline)?;
+    let options = options(&of_second, rates, deadline);
+    let session = network.open_second(of_second.store()?, &of_second.stores, options)?;
     let recipients = settings.recipients()?.map(Arc::new);
     let pipeline = Pipeline::new(session.clone(), settings.compression, recipients, threads);
     Ok(Some(Second {

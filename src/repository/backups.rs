@@ -416,8 +416,8 @@ mod tests {
         let later = now + SignedDuration::from_secs(2);
         let claimed = repository.claim_next_second(later, run()).unwrap();
         assert_eq!(claimed, second("20261130T050948Z"));
-        // What was merged keeps the time of what it shows.
+        // What was merged takes the first one that is free; :46 was tried above.
         let claimed = repository.claim_second_of(now, run()).unwrap();
-        assert_eq!(claimed, second("20261130T050946Z"));
+        assert_eq!(claimed, second("20261130T050949Z"));
     }
 }

@@ -232,6 +232,9 @@ impl Mirror {
                 followed = Followed::Later;
             }
         }
+        if let (Followed::Now, WalFileName::Segment(segment)) = (followed, file) {
+            self.send_summary(first, segment)?;
+        }
         Ok(followed)
     }
 

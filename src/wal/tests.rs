@@ -264,9 +264,12 @@ fn a_mirror_with_other_content_is_an_error_or_stays_owed() {
     let file = WalFileName::Segment(name);
     let object = { site.repository.layout() }.wal(file, site.pipeline.packing());
     let other = second.of(&site.repository, None).second;
-    let put = other
-        .session()
-        .put(&object.key, "other".into(), PutMode::Create);
+    let packed = second
+        .pipeline
+        .packed(&object.key, object.name(), b"other content");
+    let packed = packed.unwrap();
+    let put = packed.clone().into();
+    let put = other.session().put(&object.key, put, PutMode::Create);
     put.unwrap();
     for mode in [MirrorMode::Both, MirrorMode::Owed] {
         let mirror = Second {
@@ -292,7 +295,7 @@ fn a_mirror_with_other_content_is_an_error_or_stays_owed() {
                 assert_eq!(site.repository.debts().unwrap().len(), 1);
             }
         }
-        assert_eq!(other.read_small(&object.key).unwrap(), "other");
+        assert_eq!(other.read_small(&object.key).unwrap(), packed);
     }
 }
 

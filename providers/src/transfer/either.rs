@@ -6,8 +6,9 @@
 //! put       ─▶ both; one is enough
 //! ```
 //!
-//! The first store is the one that has everything. Its word that an object is absent is enough where the second cannot be
-//! asked. The second one's word is not: as long as the first does not answer, nothing is absent.
+//! The first store is the one that has everything: its word that an object is absent is enough where the second cannot be
+//! asked. While the first does not answer, the second alone is seen, and [`ObjectStore::left_out`] says so: what is absent then
+//! may be there.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use futures_util::future::join;
 use tokio::time::{Instant, timeout};
 
+use super::in_words;
 use crate::{
     Download, Error, ErrorKind, Limits, ListPage, ListRequest, ObjectInfo, ObjectKey, ObjectStore,
     Operation, PageToken, PartAt, PartReceipt, PutMode, PutToken, Result, Retained, Right,
@@ -216,10 +218,35 @@ impl EitherStore {
                 self.tell(key, &error);
                 Ok(answer)
             }
+            // Whoever must know whether it is proven asks whether a store was left out.
+            Err(absent) if absent.is_not_found() && self.is_left_out(&error) => {
+                self.leave_out(&error);
+                Err(absent)
+            }
             Err(second) => {
                 tracing::debug!("{}", in_words(&second));
                 Err(error)
             }
+        }
+    }
+
+    /// Whether the first store does not answer, and is not going to soon.
+    fn is_left_out(&self, error: &Error) -> bool {
+        !is_answer(error) && (!error.is_retryable() || self.is_down())
+    }
+
+    /// Notes that an answer is given that the first store has no part in.
+    fn leave_out(&self, error: &Error) {
+        let mut health = self.health();
+        health.was_left_out = true;
+        let is_told = std::mem::replace(&mut health.is_down_told, true);
+        drop(health);
+        if !is_told {
+            let second = self.second.url();
+            tracing::warn!(
+                "{}; only what {second} has is seen, which may lack the newest",
+                in_words(error)
+            );
         }
     }
 
@@ -250,19 +277,9 @@ impl EitherStore {
         let asked = (Operation::List, request.prefix.as_str());
         match self.of_first(asked, PAGE_TIME, listed).await {
             Ok(page) => Ok(Some(page)),
-            Err(error) if error.is_retryable() && !self.is_down() => Err(error),
+            Err(error) if !self.is_left_out(&error) => Err(error),
             Err(error) => {
-                let mut health = self.health();
-                health.was_left_out = true;
-                let is_told = std::mem::replace(&mut health.is_down_told, true);
-                drop(health);
-                if !is_told {
-                    let second = self.second.url();
-                    tracing::warn!(
-                        "{}; only what {second} has is seen, which may lack the newest",
-                        in_words(&error)
-                    );
-                }
+                self.leave_out(&error);
                 Ok(None)
             }
         }
@@ -282,16 +299,6 @@ fn is_answer(error: &Error) -> bool {
         error.kind,
         ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Invalid
     )
-}
-
-fn in_words(error: &Error) -> String {
-    let mut words = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(reason) = source {
-        words = format!("{words}: {reason}");
-        source = reason.source();
-    }
-    words
 }
 
 /// The store answered nothing for some time.

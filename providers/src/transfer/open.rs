@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::as_of::AsOfStore;
+use super::closed::ClosedStore;
 use crate::fs::FsStore;
 use crate::{Error, ErrorKind, Location, ObjectKey, ObjectStore, Operation, Result};
 
@@ -115,6 +116,18 @@ pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectS
         Some(time) => Arc::new(AsOfStore::new(store, time)),
         None => store,
     })
+}
+
+/// The same for a store beside another one: a directory that cannot be opened now, as it is not mounted perhaps, is one that
+/// answers each request with the reason.
+///
+/// # Errors
+/// As [`open`], but for a directory.
+pub async fn open_or_closed(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
+    match open(url, settings).await {
+        Err(error) if directory_of(url).is_some() => Ok(Arc::new(ClosedStore::new(url, &error))),
+        opened => opened,
+    }
 }
 
 enum Target {
