@@ -22,7 +22,7 @@ impl Both {
         let either = EitherStore::new(Arc::new(first.clone()), Arc::new(second.clone()));
         let options = Options {
             retry: RetryPolicy {
-                deadline: Duration::from_secs(60),
+                deadline: Duration::from_mins(1),
                 ..RetryPolicy::default()
             },
             upload_concurrency: 4,
@@ -49,14 +49,14 @@ impl Both {
 }
 
 fn key(text: &str) -> ObjectKey {
-    ObjectKey::new(text).unwrap()
+    ObjectKey::new(text).expect("a valid key")
 }
 
 async fn put(store: &FaultyStore, text: &str, body: &'static str) {
     let store: Arc<dyn ObjectStore> = Arc::new(store.clone());
     let store = Store::new(store, Options::default());
     let put = store.put(&key(text), body.into(), PutMode::Create).await;
-    put.unwrap();
+    put.expect("a store that was given no fault");
 }
 
 #[tokio::test(start_paused = true)]

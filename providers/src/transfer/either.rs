@@ -53,9 +53,28 @@ struct Health {
     failed: Option<Instant>,
     /// Whether an answer was given that it had no part in.
     was_left_out: bool,
-    is_down_told: bool,
-    is_lack_told: bool,
-    is_second_told: bool,
+    /// What was said to the user already.
+    told: Vec<Told>,
+}
+
+/// What is said once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// That the first store does not answer.
+    FirstIsDown,
+    /// That the first store lacks an object.
+    FirstLacks,
+    /// That the second store does not answer.
+    SecondIsDown,
+}
+
+impl Health {
+    /// Whether something is said for the first time.
+    fn is_news(&mut self, told: Told) -> bool {
+        let is_news = !self.told.contains(&told);
+        self.told.extend(is_news.then_some(told));
+        is_news
+    }
 }
 
 /// How far a listing of both has come.
@@ -239,9 +258,9 @@ impl EitherStore {
     fn leave_out(&self, error: &Error) {
         let mut health = self.health();
         health.was_left_out = true;
-        let is_told = std::mem::replace(&mut health.is_down_told, true);
+        let is_news = health.is_news(Told::FirstIsDown);
         drop(health);
-        if !is_told {
+        if is_news {
             let second = self.second.url();
             tracing::warn!(
                 "{}; only what {second} has is seen, which may lack the newest",
@@ -253,14 +272,13 @@ impl EitherStore {
     /// Says where an object comes from, each reason once.
     fn tell(&self, key: &ObjectKey, error: &Error) {
         let (first, second) = (self.first.url(), self.second.url());
-        let mut health = self.health();
         let is_lack = error.is_not_found();
-        let is_told = if is_lack {
-            &mut health.is_lack_told
+        let told = if is_lack {
+            Told::FirstLacks
         } else {
-            &mut health.is_down_told
+            Told::FirstIsDown
         };
-        if std::mem::replace(is_told, true) {
+        if !self.health().is_news(told) {
             tracing::debug!("{key} is read from {second}");
         } else if is_lack {
             tracing::warn!(
@@ -430,7 +448,7 @@ impl ObjectStore for EitherStore {
             Some(Err(error)) if matches!(cursors.first.next, Next::LeftOut) => return Err(error),
             Some(Err(error)) => {
                 cursors.second.next = Next::LeftOut;
-                if !std::mem::replace(&mut self.health().is_second_told, true) {
+                if self.health().is_news(Told::SecondIsDown) {
                     let first = self.first.url();
                     tracing::warn!("{}; only what {first} has is seen", in_words(&error));
                 }
