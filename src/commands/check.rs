@@ -11,7 +11,8 @@ use crate::error::Error;
 use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::Repository;
-use crate::repository::owed::{Owed, RecordedDebt};
+use crate::repository::debts::RecordedDebt;
+use crate::repository::owed::Owed;
 use crate::session::StoreSession;
 
 /// Somebody waits for the answer, and a store that fails for so long has a problem to tell of.

@@ -133,7 +133,7 @@ settings! {
     MIRROR: String = "mirror", "WALHALLA_MIRROR", text, Nothing,
         "The URL of a second store, which gets all that the first one gets.";
     MIRROR_MODE: MirrorMode = "mirror_mode", "WALHALLA_MIRROR_MODE", str::parse, Text("both"),
-        "When WAL and backups count as archived: when both stores have them, or owed: when the first has them, and it is recorded that the second is owed them.";
+        "When WAL and backups count as archived: both: when both stores have them; owed: when the first has them, and it is recorded that the second is owed them.";
     MIRROR_CONFIG: PathBuf = "mirror_config", "WALHALLA_MIRROR_CONFIG", path, Otherwise("the settings of the first store"),
         "A file with settings of the second store: its credentials, its region, its storage class.";
     CA_FILE: PathBuf = "ca_file", "WALHALLA_CA_FILE", path, Nothing,

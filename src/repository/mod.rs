@@ -4,6 +4,7 @@
 
 pub mod backups;
 pub mod catalog;
+pub mod debts;
 pub mod deletions;
 pub mod entry;
 pub mod gaps;
