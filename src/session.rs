@@ -70,7 +70,7 @@ impl Network {
         settings: &StoreSettings,
         options: Options,
     ) -> Result<StoreSession> {
-        let store = self.0.block_on(transfer::open_or_closed(url, settings))?;
+        let store = self.0.block_on(transfer::open_beside(url, settings))?;
         Ok(StoreSession::new(Store::new(store, options), self))
     }
 
@@ -84,7 +84,7 @@ impl Network {
         second: (&str, &StoreSettings),
         options: Options,
     ) -> Result<StoreSession> {
-        let open = |(url, settings)| self.0.block_on(transfer::open_or_closed(url, settings));
+        let open = |(url, settings)| self.0.block_on(transfer::open_beside(url, settings));
         let store = EitherStore::new(open(first)?, open(second)?);
         Ok(StoreSession::new(
             Store::new(Arc::new(store), options),

@@ -81,6 +81,38 @@ impl FsStore {
         Self::with_page_keys(root, PAGE_KEYS)
     }
 
+    /// As [`FsStore::open`], on a thread that may wait.
+    ///
+    /// # Errors
+    /// As [`FsStore::open`].
+    pub(crate) async fn open_later(root: PathBuf) -> Result<Self> {
+        let shown = root.display().to_string();
+        let opened = tokio::task::spawn_blocking(move || Self::open(root)).await;
+        opened.unwrap_or_else(|join| {
+            Err(Error::new(Operation::Open, shown, ErrorKind::Other).with_source(join))
+        })
+    }
+
+    /// What each directory can take.
+    pub(crate) const LIMITS: Limits = Limits {
+        part_size_bytes: PART_SIZE_BYTES,
+        max_parts: u32::MAX,
+        parallel_parts: true,
+        times_out: false,
+        cheap_parts: true,
+        listings: ListingCost::Folder,
+    };
+
+    /// What a right is called in each directory.
+    pub(crate) fn right_of(right: Right) -> &'static str {
+        match right {
+            Right::Create | Right::AbortUpload => "write permission on the directory",
+            Right::Read => "read permission on the files",
+            Right::List => "read and search permission on the directory",
+            Right::Delete => "write permission on the directories of the files",
+        }
+    }
+
     /// The same store with another length of a listing's page.
     ///
     /// # Errors
@@ -130,23 +162,11 @@ impl ObjectStore for FsStore {
     }
 
     fn right(&self, right: Right) -> &'static str {
-        match right {
-            Right::Create | Right::AbortUpload => "write permission on the directory",
-            Right::Read => "read permission on the files",
-            Right::List => "read and search permission on the directory",
-            Right::Delete => "write permission on the directories of the files",
-        }
+        Self::right_of(right)
     }
 
     fn limits(&self) -> Limits {
-        Limits {
-            part_size_bytes: PART_SIZE_BYTES,
-            max_parts: u32::MAX,
-            parallel_parts: true,
-            times_out: false,
-            cheap_parts: true,
-            listings: ListingCost::Folder,
-        }
+        Self::LIMITS
     }
 
     async fn put(

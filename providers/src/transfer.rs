@@ -11,8 +11,8 @@
 //! `uploads × part size × (1 + parts in flight of an upload)`, see [`Upload`], and one chunk a reader.
 
 mod as_of;
-mod closed;
 mod either;
+mod late;
 mod listing;
 mod open;
 mod rate;
@@ -34,12 +34,11 @@ use crate::{
     UnfinishedUpload,
 };
 pub use as_of::AsOfStore;
-pub use closed::ClosedStore;
 pub use either::EitherStore;
 pub use listing::Listing;
 pub use open::{
     AzureSettings, ConditionalWrites, GcsSettings, ObjectLock, S3Settings, StoreSettings,
-    directory_of, open, open_or_closed, shown,
+    directory_of, open, open_beside, shown,
 };
 use rate::Limiter;
 pub use rate::{MOST_SAVED, Priority, Rate, RateClock, Rates};

@@ -87,6 +87,39 @@ async fn what_either_has_is_read() {
     assert_eq!(both.either.left_out(), Some("memory:"));
 }
 
+/// An empty first store is the wrong one, or one that is not mounted.
+#[tokio::test(start_paused = true)]
+async fn a_first_store_with_nothing_of_a_folder_proves_nothing_about_it() {
+    let both = Both::in_memory();
+    put(&both.second, "cluster/a", "x").await;
+    put(&both.first, "other/b", "x").await;
+    let get = async |name| both.either.get(&key(name), 100).await;
+    assert_eq!(get("cluster/a").await.unwrap(), "x");
+    assert_eq!(get("other/c").await.unwrap_err().kind, ErrorKind::NotFound);
+    assert_eq!(both.either.left_out(), None);
+    assert_eq!(both.either.list("cluster/", None).await.unwrap().len(), 1);
+    assert_eq!(both.either.left_out(), Some("memory:"));
+
+    let both = Both::in_memory();
+    put(&both.second, "cluster/a", "x").await;
+    let absent = both.either.head(&key("cluster/b")).await.unwrap_err();
+    assert_eq!(absent.kind, ErrorKind::NotFound);
+    assert_eq!(both.either.left_out(), Some("memory:"));
+}
+
+/// A second store that fails once may have what the first lacks.
+#[tokio::test(start_paused = true)]
+async fn a_short_failure_of_the_second_store_is_waited_for() {
+    let both = Both::in_memory();
+    put(&both.second, "a", "x").await;
+    let once = || Fault::Fail(ErrorKind::Unavailable);
+    both.second.on(Call::Get, 1, once());
+    both.second.on(Call::List, 1, once());
+    let body = both.either.get(&key("a"), 100).await.unwrap();
+    assert_eq!(body, "x");
+    assert_eq!(both.either.list("", None).await.unwrap().len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_first_store_that_hangs_does_not_keep_the_second_back() {
     let both = Both::in_memory();

@@ -21,9 +21,11 @@ use crate::progress::{Progress, Show};
 use crate::repository::layout::RunId;
 use crate::repository::leases::{NeededWal, Needs};
 use crate::repository::marks::Permanence;
+use crate::repository::owed::Owed;
 use crate::repository::{BackupEntry, BackupId, BackupKind, Repository};
 use crate::server::data_directory::Tablespace;
 use crate::threads::{lock, on_threads};
+use crate::wal::mirror::Mirror;
 
 /// How a chain is merged.
 pub struct Merge<'a> {
@@ -31,6 +33,8 @@ pub struct Merge<'a> {
     pub repository: &'a Repository,
     /// Compresses and encrypts the new backup.
     pub pipeline: &'a Pipeline,
+    /// The second store, which is owed it when it is made.
+    pub mirror: Option<&'a Mirror>,
     /// Whether retention rules keep the new backup, as they keep the last of the chain.
     pub permanence: Permanence,
     /// Parts that are made at a time.
@@ -81,6 +85,9 @@ impl Merge<'_> {
         let entry = assembly.finish(Facts::merged_from(leaf, self.permanence), &relations)?;
         if lease.as_ref().is_some_and(|lease| !lease.has_held()) {
             return Err(Error::LeaseLost);
+        }
+        if let Some(mirror) = self.mirror {
+            mirror.owe(self.repository, &Owed::Backup(entry.id.clone()))?;
         }
         self.repository.commit_backup(&entry)?;
         Ok(entry)

@@ -27,6 +27,7 @@ use crate::contents::manifest::WalRange;
 use crate::contents::relations::Relations;
 use crate::repository::BackupEntry;
 use crate::repository::entry::{CorruptBlock, LeftOut};
+use crate::repository::owed::Owed;
 use crate::server::data_directory::{Listing, Tablespace};
 use crate::server::session::{self, StoppedBackup};
 use crate::server::{self, control_file};
@@ -88,6 +89,10 @@ impl Backup<'_> {
         let lease = guard.taken()?;
         // A deletion that may write no record is seen here at the latest.
         self.repository.chain(&entry)?;
+        if let Some(mirror) = self.mirror {
+            // Who is killed now has not forgotten it.
+            mirror.owe(self.repository, &Owed::Backup(entry.id.clone()))?;
+        }
         self.repository.commit_backup(&entry)?;
         drop(lease);
         Ok(entry)

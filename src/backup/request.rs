@@ -13,6 +13,7 @@ use crate::progress::Show;
 use crate::repository::Repository;
 use crate::repository::entry::ChangeSource;
 use crate::wal::archiver::Archiver;
+use crate::wal::mirror::Mirror;
 
 /// What the user says of a backup.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +57,8 @@ pub struct Backup<'a> {
     pub repository: &'a Repository,
     /// Compresses and encrypts it.
     pub pipeline: &'a Pipeline,
+    /// The second store, which is owed it when it is taken.
+    pub mirror: Option<&'a Mirror>,
     /// What the user says of it.
     pub options: Options,
 }

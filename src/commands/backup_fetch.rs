@@ -4,7 +4,9 @@ use super::{Context, Outcome};
 use crate::cli::BackupFetch;
 use crate::error::Error;
 use crate::output;
+use crate::repository::LATEST;
 use crate::repository::leases::Needs;
+use crate::restore::choose::must_be_all;
 use crate::restore::leading_out;
 use crate::restore::run::{Destination, fetch_backup};
 use crate::server::conf::Configuration;
@@ -12,6 +14,9 @@ use crate::server::conf::Configuration;
 pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     let backup = repository.backup(&arguments.id)?;
+    if arguments.id == LATEST {
+        must_be_all(&repository)?;
+    }
     let destination = Destination {
         pgdata: super::absolute(&arguments.pgdata)?,
         tablespaces: arguments.tablespaces.map.into_iter().collect(),

@@ -13,7 +13,9 @@ pub(super) fn run(context: &Context, arguments: &BackupMerge) -> Result<Outcome,
     let backup = repository.named_backup(&catalog, &arguments.id)?;
     let chain = catalog.whole_chain(&backup.id)?;
     let pipeline = context.pipeline(&repository)?;
+    let mirror = context.mirror_of(&repository, None)?;
     let merge = Merge {
+        mirror: mirror.as_ref(),
         repository: &repository,
         pipeline: &pipeline,
         permanence: Permanence::of(catalog.is_permanent(&backup.id)),
@@ -27,7 +29,6 @@ pub(super) fn run(context: &Context, arguments: &BackupMerge) -> Result<Outcome,
         backup.id
     );
     backup_push::report(context, &entry)?;
-    let mirror = context.mirror_of(&repository, None)?;
     if let Some(following) = context.following(&repository, mirror.as_ref()) {
         following.backup(&entry.id)?;
     }

@@ -18,7 +18,9 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
     let control = control_file::read(&arguments.pgdata)?;
     let repository = context.repository_of(&arguments.pgdata, &control)?;
     let pipeline = context.pipeline(&repository)?;
+    let mirror = context.mirror_of(&repository, context.spool_of(&arguments.pgdata))?;
     let backup = Backup {
+        mirror: mirror.as_ref(),
         pgdata: &arguments.pgdata,
         control: &control,
         repository: &repository,
@@ -38,7 +40,6 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
             show: context.show(),
         },
     };
-    let mirror = context.mirror_of(&repository, context.spool_of(&arguments.pgdata))?;
     let following = context.following(&repository, mirror.as_ref());
     if let Some(following) = &following {
         following.prepare()?;

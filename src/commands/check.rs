@@ -12,7 +12,7 @@ use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::Repository;
 use crate::repository::debts::RecordedDebt;
-use crate::repository::owed::Owed;
+use crate::repository::owed::{MirrorId, Owed};
 use crate::session::StoreSession;
 
 /// Somebody waits for the answer, and a store that fails for so long has a problem to tell of.
@@ -39,7 +39,8 @@ pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error
             // What it is owed is told also while it is away.
             let checked = check(&second.session);
             let checked = checked.unwrap_or_else(|error| Checked::away(&second.session, &error));
-            Some((checked, debts(context, &session)?))
+            let id = MirrorId::of(second.session.url());
+            Some((checked, debts(context, &session, id)?))
         }
         None => None,
     };
@@ -110,10 +111,14 @@ impl Checked {
 }
 
 /// What the second store is owed, of all clusters.
-fn debts(context: &Context, session: &StoreSession) -> Result<Vec<RecordedDebt>, Error> {
+fn debts(
+    context: &Context,
+    session: &StoreSession,
+    id: MirrorId,
+) -> Result<Vec<RecordedDebt>, Error> {
     let mut debts = Vec::new();
     for repository in Repository::all(session, &context.settings.identities)? {
-        debts.extend(repository.debts()?);
+        debts.extend(repository.debts(id)?);
     }
     Ok(debts)
 }

@@ -8,7 +8,7 @@ use super::{Context, Outcome, cores};
 use crate::cli::Copy;
 use crate::config::{self, Settings};
 use crate::copying::select::{Extent, Which};
-use crate::copying::{self, Copied, Count};
+use crate::copying::{self, Copied, CopyExtent, Count};
 use crate::error::Error;
 use crate::output;
 use crate::pipeline::{Pipeline, Recipients};
@@ -34,6 +34,7 @@ pub(super) fn run(context: &Context, arguments: &Copy) -> Result<Outcome, Error>
         source: &source,
         copy: &copy,
         pipeline: pipeline.as_ref(),
+        extent: CopyExtent::Selected,
         threads: to.upload_concurrency,
         show: context.show(),
     }

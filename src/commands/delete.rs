@@ -59,17 +59,23 @@ struct Refused<'a> {
 
 pub(super) fn run(context: &Context, arguments: &Delete) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster())?;
-    let mut deletions = vec![delete_in(context, &repository, arguments)?];
-    let mut failure = None;
-    if let Some(mirror) = context.mirror_of(&repository, None)? {
-        match delete_in(context, &mirror.second, arguments) {
+    let mirror = context.mirror_of(&repository, None)?;
+    let second = mirror.as_ref().map(|mirror| &mirror.second);
+    let (mut deletions, mut failure, mut unknown) = (Vec::new(), None, None);
+    for store in [Some(&repository), second].into_iter().flatten() {
+        match delete_in(context, store, arguments) {
             Ok(deletion) => deletions.push(deletion),
-            // The first store may have what the second never got.
-            Err(Error::Retention(retention::Error::Refused(Refusal::Unknown(id)))) => {
-                tracing::info!("the mirror has no backup {id}");
+            // The other store may have what this one lost before, or never got.
+            Err(error @ Error::Retention(retention::Error::Refused(Refusal::Unknown(_)))) => {
+                tracing::info!("in {}: {error}", store.store_url());
+                unknown.get_or_insert(error);
             }
+            Err(error) if deletions.is_empty() => return Err(error),
             Err(error) => failure = Some(error),
         }
+    }
+    if let (Some(error), []) = (unknown, deletions.as_slice()) {
+        return Err(error);
     }
     show(context, &deletions)?;
     let refused = deletions.iter().filter_map(|it| it.swept.as_ref());

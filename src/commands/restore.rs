@@ -145,10 +145,19 @@ fn on_demand(context: &Context) -> Result<WalSource, Error> {
     let config = super::absolute(file)?;
     check_utf8("the settings file", &config)?;
     let store = context.settings.store()?.to_owned();
+    let mirror = context.settings.mirror.clone();
     Ok(WalSource::OnDemand(Box::new(OnDemand {
         config,
         set: context.settings.beside_the_file(),
-        variables: variables(&store),
+        variables: {
+            let mirror = mirror.as_deref().map(variables);
+            let mut all = variables(&store);
+            all.extend(mirror.unwrap_or_default());
+            all.sort();
+            all.dedup();
+            all
+        },
+        mirror,
         as_of: context.settings.stores.as_of,
         store,
     })))

@@ -3,6 +3,7 @@
 use indicatif::{HumanBytes, HumanCount};
 use jiff::SignedDuration;
 use serde::Serialize;
+use walhalla_postgres::WalFileName;
 
 use super::{Context, Outcome, check};
 use crate::cli::{self, Verify, WalVerify};
@@ -11,6 +12,8 @@ use crate::copying::repair::{Difference, Repaired};
 use crate::error::Error;
 use crate::output;
 use crate::repository::Repository;
+use crate::repository::owed::Owed;
+use crate::repository::ranges::{Range, Ranges};
 use crate::verify::archive::{self, Reading};
 use crate::verify::receipts::Receipts;
 use crate::verify::{self, Options, Verified, VerifyReport, backups};
@@ -43,11 +46,14 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
             }
             .into());
         }
-        return report(context, archive_of(context, &repository, arguments)?);
+        return report(
+            context,
+            archive_of(context, &repository, arguments, Ranges::default())?,
+        );
     };
     let repaired = arguments.repair.then(|| following.repair()).transpose()?;
-    let first = archive_of(context, &repository, arguments)?;
-    let debts = repository.debts()?;
+    let first = archive_of(context, &repository, arguments, Ranges::default())?;
+    let debts = repository.debts(following.mirror.id())?;
     if !context.global.json {
         output::line(&format!("store {}", repository.store_url()))?;
         print(&first.report)?;
@@ -56,7 +62,13 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
         output::line(&format!("{:<24}{}", "owed", check::in_words(&debts)))?;
     }
     first.outcome?;
-    let second = archive_of(context, &following.mirror.second, arguments)?;
+    let mut owed = Ranges::default();
+    for debt in &debts {
+        if let Owed::Wal(WalFileName::Segment(name)) = debt.owed {
+            owed.add(name.timeline, Range::through(name, name));
+        }
+    }
+    let second = archive_of(context, &following.mirror.second, arguments, owed)?;
     let mut both = BothReport {
         first: first.report,
         mirror: MirrorReport {
@@ -140,6 +152,7 @@ fn archive_of(
     context: &Context,
     repository: &Repository,
     arguments: &WalVerify,
+    owed: Ranges,
 ) -> Result<Verified, Error> {
     let catalog = repository.catalog()?;
     let reading = if arguments.deep {
@@ -147,7 +160,10 @@ fn archive_of(
     } else {
         Reading::Names
     };
-    let options = options(context, &arguments.receipts)?;
+    let options = Options {
+        owed,
+        ..options(context, &arguments.receipts)?
+    };
     Ok(archive::verify(repository, &catalog, reading, options))
 }
 
@@ -159,6 +175,7 @@ fn options(context: &Context, receipts: &cli::Receipts) -> Result<Options, Error
         threads: context.settings.download_concurrency,
         show: context.show(),
         receipts: receipts.map_err(verify::Error::from)?,
+        owed: Ranges::default(),
     })
 }
 

@@ -14,11 +14,13 @@ use crate::error::Error;
 use crate::failure::Failure as _;
 use crate::output;
 use crate::repository::layout::DroppedSegments;
+use crate::repository::owed::Owed;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::wal_directory::WalDirectory;
 use crate::server::{self, control_file, postmaster};
 use crate::spool::receipts::{Kind, Receipts};
+use crate::wal;
 use crate::wal::archiver::{Archiver, Pushed};
 
 pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Error> {
@@ -57,7 +59,11 @@ pub(super) fn run(context: &Context, arguments: &WalPush) -> Result<Outcome, Err
         control: &control,
         in_recovery,
     };
-    match push(context, &server, receipts.as_ref(), path, file) {
+    let is_over = || {
+        let backlog = backlog.as_ref();
+        backlog.is_some_and(|(backlog, _)| backlog.is_over().is_ok_and(|is_over| is_over))
+    };
+    match push(context, &server, receipts.as_ref(), (path, file), is_over) {
         Ok(fate) => {
             record_gaps(context, &server);
             answer(context, file, fate)
@@ -146,6 +152,7 @@ fn drop_segment(
 fn is_of_the_store(error: &Error) -> bool {
     match error {
         Error::Store(_) | Error::Repository(_) => !error.is_of_an_objects_content(),
+        Error::Wal(wal::Error::NotMirrored { .. }) => false,
         Error::Wal(error) => error.is_of_the_store(),
         _ => false,
     }
@@ -187,8 +194,8 @@ fn push(
     context: &Context,
     server: &Server,
     receipts: Option<&Receipts>,
-    path: &Path,
-    file: WalFileName,
+    (path, file): (&Path, WalFileName),
+    is_over: impl Fn() -> bool,
 ) -> Result<Fate, Error> {
     let Server {
         pgdata,
@@ -228,11 +235,23 @@ fn push(
     let pushed = match receipts {
         Some(receipts) => {
             let most = context.settings.upload_concurrency;
-            push_with_others(&archiver, receipts, pgdata, most, path, file)?
+            push_with_others(&archiver, receipts, pgdata, most, path, file)
         }
-        None => archiver.push(path, file)?,
+        None => archiver.push(path, file).map_err(Error::from),
     };
-    if let Some(Err(error)) = mirror.map(|mirror| mirror.pay_some(&repository)) {
+    let pushed = match (pushed, &mirror) {
+        // The first store has it: no disk is to fill up for the mirror's sake, and nothing is dropped either.
+        (Err(error @ Error::Wal(wal::Error::NotMirrored { .. })), Some(mirror)) if is_over() => {
+            mirror.owe(&repository, &Owed::Wal(file))?;
+            tracing::warn!(
+                "{}; as more WAL waits than max_backlog allows, it is owed",
+                output::chain(&error)
+            );
+            return Ok(Fate::Stored);
+        }
+        (pushed, _) => pushed?,
+    };
+    if let Some(Err(error)) = mirror.as_ref().map(|mirror| mirror.pay_some(&repository)) {
         tracing::debug!("{}", output::chain(&error));
     }
     Ok(match pushed {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::select::{Extent, Which};
-use super::{Copy, Error};
+use super::{Copy, CopyExtent, Error};
 use crate::output;
 use crate::progress::Show;
 use crate::repository::owed::{MirrorMode, Owed};
@@ -29,7 +29,8 @@ impl Following<'_> {
     /// # Errors
     /// Where it must have the backup, why it does not; it is owed in either mode.
     pub fn backup(&self, id: &BackupId) -> Result<(), Error> {
-        self.mirror.owe(self.first, &Owed::Backup(id.clone()))?;
+        // The daemon shall not send it too.
+        let _lock = self.mirror.lock();
         match self.pay_all() {
             Ok(_) => Ok(()),
             Err(error) => self.is_owed(id, error),
@@ -93,15 +94,15 @@ impl Following<'_> {
         for gap in self.first.recorded_gaps()? {
             self.first.copy_gap(gap.dropped, &self.mirror.second)?;
         }
-        let (mut paid, mut backups) = (Paid::default(), BTreeSet::new());
-        for owed in self.mirror.noted() {
-            match owed {
-                Owed::Wal(file) => {
-                    self.mirror.pay(self.first, file)?;
-                    paid.paid += 1;
-                }
-                Owed::Backup(id) => _ = backups.insert(id),
-            }
+        let debts = self.mirror.noted();
+        let is_backup = |owed: &Owed| match owed {
+            Owed::Backup(id) => Some(id.clone()),
+            Owed::Wal(_) => None,
+        };
+        let backups: BTreeSet<BackupId> = debts.iter().filter_map(is_backup).collect();
+        let (mut paid, failure) = self.mirror.pay_each(self.first, debts, || false);
+        if let Some(error) = failure {
+            return Err(error.into());
         }
         for id in backups {
             // One that is not there any more was deleted.
@@ -124,6 +125,7 @@ impl Following<'_> {
             source: self.first,
             copy: &self.mirror.second,
             pipeline: None,
+            extent: CopyExtent::Everything,
             threads: self.threads,
             show: self.show,
         }

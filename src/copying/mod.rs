@@ -251,10 +251,21 @@ pub struct Copy<'a> {
     pub copy: &'a Repository,
     /// Packs everything anew, into the copy's store; without it objects are copied as they are.
     pub pipeline: Option<&'a Pipeline>,
+    /// What the copy is to become.
+    pub extent: CopyExtent,
     /// Objects that are copied at a time.
     pub threads: usize,
     /// How progress is shown.
     pub show: Show,
+}
+
+/// What a copy is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyExtent {
+    /// An archive of what was asked for. What is left out is said there, and nothing open comes beside what is encrypted.
+    Selected,
+    /// All that the source has, with the holes of what did not come yet.
+    Everything,
 }
 
 /// How many of something were copied.
@@ -318,9 +329,11 @@ impl Copy<'_> {
         let reading = source.guard(&Needs::of("copy", ids.collect(), wal))?;
         let archives = Archives::list(source, copy)?;
         let items = archives.selected(&selection);
-        self.must_stay_closed(&archives, &items, &missing, &known)?;
         tell_what_is_lost(&archives, &missing);
-        self.say_what_is_left_out(&archives, &selection, &histories, &known)?;
+        if self.extent == CopyExtent::Selected {
+            self.must_stay_closed(&archives, &items, &missing, &known)?;
+            self.say_what_is_left_out(&archives, &selection, &histories, &known)?;
+        }
         self.copy_gaps(&selection)?;
         let of_wal = items.iter().filter(|item| item.there.is_none());
         let of_wal = of_wal.map(|item| item.archived.stored_bytes);

@@ -17,7 +17,7 @@ use super::mirror::Following;
 use super::order::Place;
 use super::select::{Extent, Which};
 use super::sending::{Sending, Sent};
-use super::{Copy, Error};
+use super::{Copy, CopyExtent, Error, REQUEST};
 use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::StoredHash;
@@ -27,6 +27,9 @@ use crate::repository::ranges::Ranges;
 use crate::repository::{ArchivedFile, BackupEntry, BackupId, Catalog, Repository};
 use crate::wal::segment::ArchivedSegment;
 use crate::{repository, wal};
+
+/// Of so many files it is asked once more whether they are lacking: more than a server pushes during a listing.
+const MOST_ASKED_AGAIN: usize = 1000;
 
 /// What each of two stores lacks of the other.
 #[derive(Debug, Default, Serialize)]
@@ -70,13 +73,18 @@ impl Difference {
 impl Both {
     fn read(first: &Repository, second: &Repository) -> Result<Self, Error> {
         let (mut deleted, mut deleted_backups) = (Ranges::default(), BTreeSet::new());
-        for recorded in first.deletions()?.into_iter().chain(second.deletions()?) {
+        let archives = Archives::list(first, second)?;
+        let catalogs = [first.catalog()?, second.catalog()?];
+        // Read last: what goes while the others are read is not lacking.
+        let records = first.deletions()?.into_iter().chain(second.deletions()?);
+        // What a copy left out is no deletion.
+        for recorded in records.filter(|it| it.record.request != REQUEST) {
             deleted.extend(&recorded.record.wal);
             deleted_backups.extend(recorded.record.backups);
         }
         Ok(Self {
-            archives: Archives::list(first, second)?,
-            catalogs: [first.catalog()?, second.catalog()?],
+            archives,
+            catalogs,
             deleted,
             deleted_backups,
         })
@@ -113,9 +121,6 @@ impl Following<'_> {
     /// Of either store.
     pub fn difference(&self) -> Result<Difference, Error> {
         let (first, second) = (self.first, &self.mirror.second);
-        let debts: Vec<Owed> = { first.debts()?.into_iter() }
-            .map(|debt| debt.owed)
-            .collect();
         let both = Both::read(first, second)?;
         let [of_first, of_second] = &both.catalogs;
         let names = |wal: Vec<(WalFileName, &ArchivedFile)>, backups: Vec<BackupId>| {
@@ -126,6 +131,12 @@ impl Following<'_> {
         let Archives { source, copy } = &both.archives;
         let first_lacks = names(both.wal(copy, source), both.backups(of_second, of_first));
         let second_lacks = names(both.wal(source, copy), both.backups(of_first, of_second));
+        // Others push all the while.
+        let first_lacks = still_lacking(first, first_lacks)?;
+        let second_lacks = still_lacking(second, second_lacks)?;
+        let debts: Vec<Owed> = { first.debts(self.mirror.id())?.into_iter() }
+            .map(|debt| debt.owed)
+            .collect();
         let (owed, second_lacks): (Vec<_>, Vec<_>) =
             { second_lacks.into_iter() }.partition(|owed| debts.contains(owed));
         let texts = |owed: Vec<Owed>| owed.iter().map(ToString::to_string).collect();
@@ -214,6 +225,7 @@ impl Following<'_> {
             source: from,
             copy: to,
             pipeline: None,
+            extent: CopyExtent::Everything,
             threads: self.threads,
             show: self.show,
         };
@@ -222,6 +234,22 @@ impl Following<'_> {
         repaired.left_out += copied.backups.left_out + copied.wal.left_out;
         Ok(())
     }
+}
+
+/// Of what a listing did not show, what is still not there.
+fn still_lacking(store: &Repository, lacking: Vec<Owed>) -> Result<Vec<Owed>, Error> {
+    if lacking.len() > MOST_ASKED_AGAIN {
+        return Ok(lacking);
+    }
+    let mut still = Vec::new();
+    for owed in lacking {
+        let is_there = match &owed {
+            Owed::Wal(file) => store.find_wal(*file)?.is_some(),
+            Owed::Backup(id) => store.backup_if_there(id)?.is_some(),
+        };
+        still.extend((!is_there).then_some(owed));
+    }
+    Ok(still)
 }
 
 fn fill_one(sending: &Sending, archived: &ArchivedFile) -> Result<(), Error> {

@@ -47,6 +47,8 @@ const MOST_CLUSTERS: usize = 16;
 const REQUEST_TIME: Duration = Duration::from_secs(5);
 /// How often it is tried to pay what second stores are owed.
 const PAID_EACH: Duration = Duration::from_secs(10);
+/// In which of these rounds it is also looked what others recorded in the store.
+const STORE_READ_EACH: u64 = 30;
 /// How long requests for a segment that is fetched may go on failing. Who asks fetches it alone then.
 const FETCH_TIME: Duration = Duration::from_secs(10);
 
@@ -71,6 +73,15 @@ pub struct Service {
     connections: AtomicUsize,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+}
+
+/// Which debts are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReadDebts {
+    /// Those in the spool.
+    OfThisHost,
+    /// Those that the store tells of, too.
+    OfTheStore,
 }
 
 /// One data directory.
@@ -116,11 +127,16 @@ impl Service {
 
     /// Pays what second stores are owed, for ever.
     pub fn pay_debts(&self) {
-        loop {
+        for round in 0_u64.. {
             thread::sleep(PAID_EACH);
+            let read = if round % STORE_READ_EACH == 0 {
+                ReadDebts::OfTheStore
+            } else {
+                ReadDebts::OfThisHost
+            };
             let clusters: Vec<Arc<Local>> = lock(&self.clusters).values().cloned().collect();
             for local in clusters {
-                local.pay_debts();
+                local.pay_debts(read);
             }
         }
     }
@@ -247,7 +263,7 @@ impl Local {
     }
 
     /// Pays what the second store is owed of this cluster. What hinders it hinders nothing else.
-    fn pay_debts(&self) {
+    fn pay_debts(&self, read: ReadDebts) {
         let loaded = &self.loaded;
         let spool = Spool::of(&self.pgdata, loaded.settings.spool_dir.as_deref());
         let (Some(second), Some(control), Ok(spool)) = (&loaded.second, self.control(), spool)
@@ -256,9 +272,18 @@ impl Local {
         };
         let first = repository(loaded, &loaded.session, &control);
         let mirror = second.of(&first, Some(spool));
+        if read == ReadDebts::OfTheStore
+            && let Err(error) = mirror.read_debts(&first)
+        {
+            tracing::debug!("{}", output::chain(&error));
+        }
         if self.has_ended.load(Ordering::Relaxed) || mirror.noted().is_empty() {
             return;
         }
+        // A backup that is on its way.
+        let Some(_lock) = mirror.lock() else {
+            return;
+        };
         let following = Following {
             first: &first,
             mirror: &mirror,

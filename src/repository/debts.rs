@@ -1,7 +1,7 @@
 //! Debts in the first of two stores: what the second one is [owed](super::owed).
 //!
 //! ```text
-//! <system identifier>/owed/<WAL file>.json, <id>.json
+//! <system identifier>/owed/<digest of the second one's URL>/<WAL file>.json, <id>.json
 //! ```
 
 use jiff::Timestamp;
@@ -10,7 +10,7 @@ use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo, PutMode};
 
 use super::Repository;
 use super::layout::Key;
-use super::owed::Owed;
+use super::owed::{MirrorId, Owed};
 
 /// The format of a debt's content.
 const FORMAT: u32 = 1;
@@ -37,14 +37,14 @@ impl Repository {
     ///
     /// # Errors
     /// The store's.
-    pub fn owe(&self, owed: &Owed, to: &str) -> Result<(), StoreError> {
+    pub fn owe(&self, id: MirrorId, owed: &Owed, to: &str) -> Result<(), StoreError> {
         let content = Content {
             format: FORMAT,
             owed_to: to,
             walhalla_version: crate::VERSION,
         };
         let json = serde_json::to_string(&content).expect("texts and numbers are JSON");
-        let key = self.layout.key(&Key::Owed(owed.clone()));
+        let key = self.layout.key(&Key::Owed(id, owed.clone()));
         match self
             .session
             .put(&key, format!("{json}\n").into(), PutMode::Create)
@@ -54,14 +54,14 @@ impl Repository {
         }
     }
 
-    /// What is recorded as owed: WAL in order, then backups.
+    /// What is recorded as owed to a store: WAL in order, then backups.
     ///
     /// # Errors
     /// The store's.
-    pub fn debts(&self) -> Result<Vec<RecordedDebt>, StoreError> {
-        let found = self.session.list(&self.layout.owed(), None)?;
+    pub fn debts(&self, id: MirrorId) -> Result<Vec<RecordedDebt>, StoreError> {
+        let found = self.session.list(&self.layout.owed_to(id), None)?;
         let debt = |info: &ObjectInfo| match self.layout.parse(&info.key) {
-            Key::Owed(owed) => Some(RecordedDebt {
+            Key::Owed(_, owed) => Some(RecordedDebt {
                 owed,
                 since: info.modified,
             }),
@@ -74,7 +74,7 @@ impl Repository {
     ///
     /// # Errors
     /// The store's.
-    pub fn forget_debt(&self, owed: &Owed) -> Result<(), StoreError> {
-        self.remove(&[self.layout.key(&Key::Owed(owed.clone()))])
+    pub fn forget_debt(&self, id: MirrorId, owed: &Owed) -> Result<(), StoreError> {
+        self.remove(&[self.layout.key(&Key::Owed(id, owed.clone()))])
     }
 }

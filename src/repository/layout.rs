@@ -14,7 +14,7 @@
 //! <system identifier>/gaps/<TLI>/<segment>-<segment>.json   that segments were dropped: the first and the last
 //! <system identifier>/leases/<run>/NNNNN.json            what runs now, and what it needs
 //! <system identifier>/deletions/<run>.json               what a deletion takes
-//! <system identifier>/owed/<WAL file>.json, <id>.json    that the second store is to get this
+//! <system identifier>/owed/<digest>/<WAL file>.json, <id>.json   that the second store of this URL is to get this
 //! ```
 
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
@@ -22,7 +22,7 @@ use walhalla_providers::ObjectKey;
 
 use super::entry::{BackupId, BackupSecond};
 use super::marks::{Mark, Permanence};
-use super::owed::Owed;
+use super::owed::{MirrorId, Owed};
 use crate::pipeline::Packing;
 
 /// What an object of a cluster is, as its key says. [`Layout::key`] spells it and [`Layout::parse`] reads it back.
@@ -47,7 +47,7 @@ pub enum Key {
     /// What a deletion takes, by its run.
     Deletion(RunId),
     /// What the second store does not have yet.
-    Owed(Owed),
+    Owed(MirrorId, Owed),
     /// Anything else: another program's, another cluster's, or a later version's.
     Foreign(ObjectKey),
 }
@@ -254,7 +254,7 @@ impl Layout {
             }
             Key::Lease(run, number) => format!("{}{number:05}.json", self.lease_folder(*run)),
             Key::Deletion(run) => format!("{}{run}.json", self.deletions()),
-            Key::Owed(owed) => format!("{}{owed}.json", self.owed()),
+            Key::Owed(id, owed) => format!("{}{owed}.json", self.owed_to(*id)),
             Key::Foreign(key) => return key.clone(),
         };
         ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
@@ -312,7 +312,10 @@ impl Layout {
                 Some(Key::Lease(first.parse().ok()?, number))
             }
             "deletions" => Some(Key::Deletion(first.strip_suffix(".json")?.parse().ok()?)),
-            "owed" => Some(Key::Owed(first.strip_suffix(".json")?.parse().ok()?)),
+            "owed" => {
+                let owed = name.strip_suffix(".json")?.parse().ok()?;
+                Some(Key::Owed(first.parse().ok()?, owed))
+            }
             _ => None,
         }
     }
@@ -440,9 +443,9 @@ impl Layout {
         format!("{}/deletions/", self.system_identifier)
     }
 
-    /// Prefix of what the second store is owed.
-    pub fn owed(&self) -> String {
-        format!("{}/owed/", self.system_identifier)
+    /// Prefix of what a second store is owed.
+    pub fn owed_to(&self, id: MirrorId) -> String {
+        format!("{}/owed/{id}/", self.system_identifier)
     }
 
     /// Prefix of everything of the cluster.
@@ -542,8 +545,8 @@ mod tests {
 
     fn any() -> Key {
         match fastrand::u32(..11) {
-            10 => Key::Owed(Owed::Backup(id())),
-            9 => Key::Owed(Owed::Wal(file())),
+            10 => Key::Owed(MirrorId::of("a"), Owed::Backup(id())),
+            9 => Key::Owed(MirrorId::of("b"), Owed::Wal(file())),
             8 => Key::Lease(RunId::random(), fastrand::u32(..200_000)),
             7 => Key::Deletion(RunId::random()),
             6 => {
@@ -612,8 +615,8 @@ mod tests {
             "7710533931497189584/leases/archiver".to_owned(),
             "7710533931497189584/leases/0123456789abcdef/1.json".to_owned(),
             "7710533931497189584/deletions/0123456789abcdef.json/x".to_owned(),
-            "7710533931497189584/owed/000000010000000000000001".to_owned(),
-            "7710533931497189584/owed/000000010000000000000001.json/x".to_owned(),
+            "7710533931497189584/owed/000000010000000000000001.json".to_owned(),
+            "7710533931497189584/owed/0123456789abcdef/000000010000000000000001".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.tail/0123456789abcdef.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789ABCDEF.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789abcdef.00000002-00000001.lz4".to_owned(),

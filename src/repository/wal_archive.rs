@@ -102,7 +102,7 @@ impl ArchivedFile {
             | Key::Gap(_)
             | Key::Lease(..)
             | Key::Deletion(_)
-            | Key::Owed(_)
+            | Key::Owed(..)
             | Key::Foreign(_) => return None,
         };
         Some(Self::new(layout, kind, packing, info))
@@ -176,7 +176,7 @@ impl InWalFolder {
             | Key::Gap(_)
             | Key::Lease(..)
             | Key::Deletion(_)
-            | Key::Owed(_)
+            | Key::Owed(..)
             | Key::Foreign(_) => None,
         }
     }

@@ -27,8 +27,30 @@ const MOST_SEARCHED_FOR_ANOTHER: usize = 2048;
 /// Plans a restore to `target`, from the backup `chosen` or the best one.
 ///
 /// # Errors
-/// [`Error::Unreachable`] with the reason and the nearest point that can be reached.
+/// [`Error::Unreachable`] with the reason and the nearest point that can be reached; [`Error::StoreLeftOut`].
 pub fn plan(
+    repository: &Repository,
+    target: &Target,
+    chosen: Option<&str>,
+    reading: Reading,
+) -> Result<Plan, Error> {
+    let planned = plan_with(repository, target, chosen, reading);
+    must_be_all(repository)?;
+    planned
+}
+
+/// That no store was left out which may have what is missing.
+///
+/// # Errors
+/// [`Error::StoreLeftOut`]
+pub fn must_be_all(repository: &Repository) -> Result<(), Error> {
+    match repository.session().left_out() {
+        Some(store) => Err(Error::StoreLeftOut(store.to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn plan_with(
     repository: &Repository,
     target: &Target,
     chosen: Option<&str>,

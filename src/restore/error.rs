@@ -236,6 +236,11 @@ pub enum Error {
          later WAL"
     )]
     TailOnDemand,
+    /// What would be restored may not be all that was acknowledged.
+    #[error(
+        "{0} does not answer, or holds nothing of the cluster, and the mirror may lack what is newest"
+    )]
+    StoreLeftOut(String),
     /// The server will open encrypted WAL, and does not have the variable that says with what.
     #[error(
         "the server could not open encrypted WAL: age_identity_file is not in the settings file"
@@ -345,6 +350,9 @@ impl Failure for Error {
                 "put the settings into a file and name it with --config, or stage the WAL (--wal staged)"
             }
             Self::TailOnDemand => "stage the WAL (--wal staged)",
+            Self::StoreLeftOut(_) => {
+                "wait until it answers; if it is gone for good, name the mirror: the same command with --store URL takes what that one has"
+            }
             Self::IdentityBesideFile => {
                 "put `age_identity_file` into the settings file, or stage the WAL (--wal staged)"
             }

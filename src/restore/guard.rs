@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Error;
+use super::choose::must_be_all;
 use super::plan::Plan;
 use crate::archive::inventory;
 use crate::repository::deletions::Guarded;
@@ -33,6 +34,7 @@ pub fn guard(
 ) -> Result<Guarded, Error> {
     let needed = needs(plan, kind);
     let guarded = repository.guard(&needed)?;
+    must_be_all(repository)?;
     if guarded.may_be_gone && needs(&planned()?, kind) != needed {
         let what = "WAL that the restore needs".to_owned();
         return Err(repository::Error::Deleted { what }.into());

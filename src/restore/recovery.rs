@@ -33,6 +33,8 @@ pub struct OnDemand {
     pub config: PathBuf,
     /// Store URL.
     pub store: String,
+    /// URL of the second store, which the settings name.
+    pub mirror: Option<String>,
     /// The time as of which the store is looked at.
     pub as_of: Option<Timestamp>,
     /// Settings that are not in the file.
@@ -249,7 +251,12 @@ impl OnDemand {
         words.push(program.into());
         words.push("--no-environment".into());
         words.extend(["--config".into(), self.config.clone().into()]);
-        words.extend(["--store".into(), self.store.clone().into()]);
+        if self.mirror.is_some() {
+            // The flag would mean that store alone.
+            words.extend(["--set".into(), format!("store={}", self.store).into()]);
+        } else {
+            words.extend(["--store".into(), self.store.clone().into()]);
+        }
         if let Some(time) = self.as_of {
             words.extend(["--store-as-of".into(), time.to_string().into()]);
         }

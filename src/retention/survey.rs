@@ -463,7 +463,7 @@ pub(super) fn wal_of(key: &Key) -> Option<(SegmentName, WalKind)> {
         | Key::Gap(_)
         | Key::Lease(..)
         | Key::Deletion(_)
-        | Key::Owed(_)
+        | Key::Owed(..)
         | Key::Foreign(_) => None,
     }
 }

@@ -64,6 +64,7 @@ fn work(
         findings.note("there is no backup, so no gap can be told".to_owned());
     }
     let mut archive = Archive::list(repository, catalog.backups(), findings)?;
+    archive.deleted.extend(&options.owed);
     if let Some(receipts) = &options.receipts {
         archive.traces_in(receipts);
     }
@@ -88,7 +89,7 @@ struct Archive<'a> {
     traces: BTreeMap<SegmentName, Trace>,
     /// Those of them that are missing.
     lost: Mutex<BTreeSet<SegmentName>>,
-    /// WAL that deletions took: it is not missing.
+    /// WAL that deletions took, or that is owed: it is not missing.
     deleted: Ranges,
 }
 

@@ -30,6 +30,7 @@ use crate::failure::{Advice, Class, Failure};
 use crate::output;
 use crate::pipeline::StoredDigest;
 use crate::progress::Show;
+use crate::repository::ranges::Ranges;
 use crate::repository::{self, Catalog, ObjectError, Repository};
 use crate::threads::lock;
 use crate::wal;
@@ -107,6 +108,8 @@ pub struct Options {
     pub show: Show,
     /// What was found sound before, and will be.
     pub receipts: Option<Receipts>,
+    /// WAL that the store is owed: it is not missing.
+    pub owed: Ranges,
 }
 
 /// What a verification found, for `--json` too.

@@ -16,13 +16,13 @@ use walhalla_providers::{Error as StoreError, ErrorKind};
 
 use super::Error;
 use crate::output;
-use crate::pipeline::Pipeline;
+use crate::pipeline::{Packing, Pipeline};
 use crate::repository::layout::Object;
-use crate::repository::owed::{MirrorMode, Owed};
+use crate::repository::owed::{MirrorId, MirrorMode, Owed};
 use crate::repository::sending::{Likeness, SendError, Sent};
-use crate::repository::{self, Repository};
+use crate::repository::{self, ArchivedFile, Repository};
 use crate::session::StoreSession;
-use crate::spool::Spool;
+use crate::spool::{Lock, Spool};
 use crate::threads::lock;
 
 /// The part of the spool in which debts are noted.
@@ -36,6 +36,9 @@ const MOST_PAYING: Duration = Duration::from_secs(2);
 
 /// How long one request to a store is tried again whose objects may come later.
 const OWED_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a server that waits for its segment waits for such a store in all.
+const MOST_FOLLOWING: Duration = Duration::from_secs(10);
 
 /// A second store that was opened, for whatever cluster.
 #[derive(Clone)]
@@ -89,6 +92,17 @@ pub struct Paid {
     pub left: u64,
 }
 
+/// Whether a deletion took a file.
+fn was_deleted(first: &Repository, file: WalFileName) -> Result<bool, Error> {
+    let deleted = first.deleted_wal()?;
+    Ok(match file {
+        WalFileName::Segment(name)
+        | WalFileName::Partial(name, _)
+        | WalFileName::BackupHistory(name, _) => deleted.has(name),
+        WalFileName::History(_) => false,
+    })
+}
+
 impl Second {
     /// The second store of the cluster in `first`; debts are noted in `spool` too.
     pub fn of(&self, first: &Repository, spool: Option<Spool>) -> Mirror {
@@ -107,11 +121,21 @@ impl Second {
         }
     }
 
-    /// The same, whose requests end with what `session` waits for.
+    /// The same for a server that waits: what it must have is tried `within` that time, as `patience` lasts; for what may come
+    /// later nobody waits long, however slow the store is.
     #[must_use]
     pub fn patient(&self, within: Duration, patience: &Patience) -> Self {
+        let session = self.session.within(within);
+        let session = match self.mode {
+            MirrorMode::Both => session.patient(patience),
+            MirrorMode::Owed => {
+                let patience = Patience::new(MOST_FOLLOWING);
+                patience.end_within(MOST_FOLLOWING);
+                session.patient(&patience)
+            }
+        };
         Self {
-            session: self.session.within(within).patient(patience),
+            session,
             ..self.clone()
         }
     }
@@ -120,9 +144,9 @@ impl Second {
 impl Notes {
     /// Those of the debts of `first` to the store at the URL `second`.
     fn new(spool: Spool, first: &Repository, second: &str) -> Self {
-        let digest = blake3::hash(format!("{}\n{second}", first.store_url()).as_bytes());
+        let (from, to) = (MirrorId::of(first.store_url()), MirrorId::of(second));
         let cluster = first.layout().system_identifier();
-        let prefix = format!("{cluster}.{:.16}.", digest.to_hex().as_str());
+        let prefix = format!("{cluster}.{from}.{to}.");
         Self { spool, prefix }
     }
 
@@ -155,6 +179,10 @@ impl Notes {
         Ok(own.filter_map(|name| name.parse().ok()).collect())
     }
 
+    fn lock(&self) -> std::io::Result<Option<Lock>> {
+        self.spool.make_part(PART)?.lock()
+    }
+
     fn down(&self) -> String {
         format!("{}{DOWN}", self.prefix)
     }
@@ -179,12 +207,17 @@ impl Notes {
 }
 
 impl Mirror {
+    /// What tells its debts from those to other stores.
+    pub fn id(&self) -> MirrorId {
+        MirrorId::of(self.second.store_url())
+    }
+
     /// Takes up what is recorded in `first`.
     ///
     /// # Errors
     /// The store's.
     pub fn read_debts(&self, first: &Repository) -> Result<(), StoreError> {
-        let debts = first.debts()?;
+        let debts = first.debts(self.id())?;
         *lock(&self.known) = debts.into_iter().map(|debt| debt.owed).collect();
         Ok(())
     }
@@ -215,7 +248,9 @@ impl Mirror {
                     return Err(error);
                 }
                 tracing::warn!("{}; it is owed", output::chain(&error));
-                self.failed();
+                if error.is_of_the_store() {
+                    self.failed();
+                }
                 self.owe(first, &owed)
             }
         }
@@ -245,7 +280,7 @@ impl Mirror {
     pub fn owe(&self, first: &Repository, owed: &Owed) -> Result<Followed, Error> {
         let noted = self.notes.as_ref().map(|notes| notes.add(owed));
         lock(&self.known).push(owed.clone());
-        let recorded = first.owe(owed, self.second.store_url());
+        let recorded = first.owe(self.id(), owed, self.second.store_url());
         if let Some(Err(error)) = &noted {
             tracing::warn!("that {owed} is owed is not noted in the spool: {error}");
         }
@@ -267,19 +302,43 @@ impl Mirror {
     /// Why it was not paid.
     pub fn pay_some(&self, first: &Repository) -> Result<Paid, Error> {
         let begun = Instant::now();
-        let mut paid = Paid::default();
-        for owed in self.noted() {
+        let is_over = || self.is_left_alone() || begun.elapsed() > MOST_PAYING;
+        let (paid, failure) = self.pay_each(first, self.noted(), is_over);
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(paid),
+        }
+    }
+
+    /// Pays debts of WAL until it is over, or a store fails. What is wrong with one file does not keep the others back.
+    pub fn pay_each(
+        &self,
+        first: &Repository,
+        debts: Vec<Owed>,
+        is_over: impl Fn() -> bool,
+    ) -> (Paid, Option<Error>) {
+        let (mut paid, mut failure) = (Paid::default(), None);
+        let mut is_stopped = false;
+        for owed in debts {
             let Owed::Wal(file) = owed else {
                 continue;
             };
-            if self.is_left_alone() || begun.elapsed() > MOST_PAYING {
+            is_stopped = is_stopped || is_over();
+            if is_stopped {
                 paid.left += 1;
-            } else {
-                self.pay(first, file)?;
-                paid.paid += 1;
+                continue;
+            }
+            match self.pay(first, file) {
+                Ok(()) => paid.paid += 1,
+                Err(error) => {
+                    is_stopped = error.is_of_the_store();
+                    paid.left += 1;
+                    tracing::debug!("{file} stays owed: {}", output::chain(&error));
+                    failure.get_or_insert(error);
+                }
             }
         }
-        Ok(paid)
+        (paid, failure)
     }
 
     /// What is known to be owed without a question to the store: WAL first, in its order.
@@ -302,19 +361,33 @@ impl Mirror {
         owed
     }
 
-    /// Gives the second store a file that it is owed, and forgets the debt. One that is not in the first store any more was
-    /// deleted.
+    /// Gives the second store a file that it is owed, compares what it has then, and forgets the debt. So is the debt of what
+    /// was deleted.
     ///
     /// # Errors
-    /// Why the second store does not have it.
-    pub fn pay(&self, first: &Repository, file: WalFileName) -> Result<(), Error> {
-        for form in first.wal_forms(file)? {
-            match self.send(first, &form.object()) {
-                Ok(()) => {}
+    /// Why the second store does not have it; [`Error::NotArchived`] where the first store has lost it.
+    fn pay(&self, first: &Repository, file: WalFileName) -> Result<(), Error> {
+        let forms = first.wal_forms(file)?;
+        if forms.is_empty() && !was_deleted(first, file)? {
+            let object = first.layout().wal(file, Packing::NONE);
+            let archive = first.url(&object.key);
+            return Err(Error::NotArchived { file, archive });
+        }
+        for object in forms.iter().map(ArchivedFile::object) {
+            let sent = self.send(first, &object).and_then(|()| {
+                let is_alike = first.is_stored_alike(&object, &self.second);
+                is_alike.map_err(SendError::Copy)
+            });
+            match sent {
+                // Of other bytes it was seen that they hold the same.
+                Ok(_) => {}
                 Err(SendError::Source(error)) => return Err(error.into()),
                 Err(SendError::Copy(error)) => {
-                    self.failed();
-                    return Err(self.not_mirrored(first, &Owed::Wal(file), error));
+                    let error = self.not_mirrored(first, &Owed::Wal(file), error);
+                    if error.is_of_the_store() {
+                        self.failed();
+                    }
+                    return Err(error);
                 }
             }
         }
@@ -329,7 +402,7 @@ impl Mirror {
     /// Forgets a debt that is paid.
     pub fn forget(&self, first: &Repository, owed: &Owed) {
         lock(&self.known).retain(|known| known != owed);
-        if let Err(error) = first.forget_debt(owed) {
+        if let Err(error) = first.forget_debt(self.id(), owed) {
             tracing::debug!("the record of a debt that is paid stays: {error}");
         }
         let removed = self.notes.as_ref().map(|notes| notes.remove(owed));
@@ -394,6 +467,11 @@ impl Mirror {
             Err(error) if error.kind == ErrorKind::StoreMissing => Ok(()),
             found => found.map(drop),
         }
+    }
+
+    /// That this process alone pays what is noted here; `None` while another does.
+    pub fn lock(&self) -> Option<Lock> {
+        self.notes.as_ref()?.lock().ok().flatten()
     }
 
     /// Whether the second store failed a moment ago.

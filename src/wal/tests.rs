@@ -204,7 +204,7 @@ fn push_stopped_after(calls: u32, mode: MirrorMode, stops: [bool; 2]) -> bool {
     let pushed = archiver.push(&path, file);
     site.store.heal();
     second_store.heal();
-    let debts = site.repository.debts().unwrap();
+    let debts = site.repository.debts(mirror.id()).unwrap();
     if pushed.is_ok() {
         let first = stored(&site.repository);
         assert!(first.is_some(), "{calls} {mode:?} {stops:?}");
@@ -226,7 +226,7 @@ fn push_stopped_after(calls: u32, mode: MirrorMode, stops: [bool; 2]) -> bool {
     archiver.push(&path, file).unwrap();
     mirror.read_debts(&site.repository).unwrap();
     mirror.pay_some(&site.repository).unwrap();
-    assert_eq!(site.repository.debts().unwrap(), []);
+    assert_eq!(site.repository.debts(mirror.id()).unwrap(), []);
     assert_eq!(stored(&mirror.second), stored(&site.repository));
     assert!(mirror.second.has_summary(name).unwrap() || pushed.is_err());
     pushed.is_ok()
@@ -289,10 +289,10 @@ fn a_mirror_with_other_content_is_an_error_or_stays_owed() {
             }
             MirrorMode::Owed => {
                 pushed.unwrap();
-                let debts = site.repository.debts().unwrap();
+                let debts = site.repository.debts(mirror.id()).unwrap();
                 assert_eq!(debts[0].owed, Owed::Wal(file));
-                mirror.pay(&site.repository, file).unwrap_err();
-                assert_eq!(site.repository.debts().unwrap().len(), 1);
+                mirror.pay_some(&site.repository).unwrap_err();
+                assert_eq!(site.repository.debts(mirror.id()).unwrap().len(), 1);
             }
         }
         assert_eq!(other.read_small(&object.key).unwrap(), packed);

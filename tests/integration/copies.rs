@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::Value;
-use walhalla::copying::Copy;
 use walhalla::copying::select::{Extent, Which};
+use walhalla::copying::{Copy, CopyExtent};
 use walhalla::pipeline::{Identities, Pipeline};
 use walhalla::progress::Show;
 use walhalla::repository::Repository;
@@ -613,6 +613,7 @@ fn kill_after_each_call(before: fn(&Site) -> Option<Which>, compression: Option<
                 source: &source,
                 copy: &copy,
                 pipeline: pipeline.as_ref(),
+                extent: CopyExtent::Selected,
                 threads: 2,
                 show: Show::Never,
             };

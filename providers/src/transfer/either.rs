@@ -7,11 +7,12 @@
 //! ```
 //!
 //! The first store is the one that has everything: its word that an object is absent is enough where the second cannot be
-//! asked. While the first does not answer, the second alone is seen, and [`ObjectStore::left_out`] says so: what is absent then
+//! asked, unless it has nothing at all of the object's top folder. While the first does not answer, the second alone is seen, and [`ObjectStore::left_out`] says so: what is absent then
 //! may be there.
 
 use std::cmp::Ordering;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{self, AtomicBool};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +28,11 @@ use crate::{
     UploadId,
 };
 
-/// How long the first store is waited for before the second is asked for an object.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long a store is waited for before the other one's answer counts alone.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
 /// The same for a page of a listing, which a store may have to read a folder for.
-const PAGE_TIME: Duration = Duration::from_secs(20);
-/// How long the first store must have failed, to be left out of a listing.
+const PAGE_TIME: Duration = Duration::from_secs(10);
+/// How long a store must have failed to be left out.
 const DOWN_AFTER: Duration = Duration::from_secs(5);
 /// How often it is asked again then.
 const ASKED_EACH: Duration = Duration::from_secs(10);
@@ -39,22 +40,39 @@ const ASKED_EACH: Duration = Duration::from_secs(10);
 /// Two stores, read as one.
 #[derive(Debug)]
 pub struct EitherStore {
-    first: Arc<dyn ObjectStore>,
-    second: Arc<dyn ObjectStore>,
-    health: Mutex<Health>,
+    first: Side,
+    second: Side,
+    /// Whether an answer was given that the first store had no part in.
+    was_left_out: AtomicBool,
+    /// What was said to the user already.
+    told: Mutex<Vec<Told>>,
+    /// Top folders of which the first store has something.
+    known: Mutex<HashSet<String>>,
 }
 
-/// What is known of the first store.
-#[derive(Debug, Default)]
-struct Health {
-    /// Since when it has answered nothing.
-    failing_since: Option<Instant>,
-    /// When it failed last.
-    failed: Option<Instant>,
-    /// Whether an answer was given that it had no part in.
-    was_left_out: bool,
-    /// What was said to the user already.
-    told: Vec<Told>,
+/// One of the two.
+#[derive(Debug)]
+struct Side {
+    store: Arc<dyn ObjectStore>,
+    failing: Mutex<Option<Failing>>,
+}
+
+/// A store that has answered nothing since some time.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    since: Instant,
+    last: Instant,
+}
+
+/// A question that counts as failed if it is given up.
+struct Asking<'a>(Option<&'a Side>);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if let Some(side) = self.0 {
+            side.failed();
+        }
+    }
 }
 
 /// What is said once.
@@ -68,12 +86,55 @@ enum Told {
     SecondIsDown,
 }
 
-impl Health {
-    /// Whether something is said for the first time.
-    fn is_news(&mut self, told: Told) -> bool {
-        let is_news = !self.told.contains(&told);
-        self.told.extend(is_news.then_some(told));
-        is_news
+impl Side {
+    fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let failing = Mutex::default();
+        Self { store, failing }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, Option<Failing>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self) {
+        let last = Instant::now();
+        let mut failing = self.failing();
+        let since = failing.map_or(last, |failing| failing.since);
+        *failing = Some(Failing { since, last });
+    }
+
+    fn is_down(&self) -> bool {
+        let failing = *self.failing();
+        failing.is_some_and(|failing| failing.since.elapsed() >= DOWN_AFTER)
+    }
+
+    /// Whether it does not answer, and is not going to soon.
+    fn is_left_out_after(&self, error: &Error) -> bool {
+        !is_answer(error) && (!error.is_retryable() || self.is_down())
+    }
+
+    /// What the store answers, which is not asked each time while it is down.
+    async fn ask<T>(
+        &self,
+        (operation, object): (Operation, &str),
+        most: Duration,
+        request: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let url = || format!("{}/{object}", self.store.url());
+        let failing = *self.failing();
+        if self.is_down() && failing.is_some_and(|failing| failing.last.elapsed() < ASKED_EACH) {
+            return Err(Error::new(operation, url(), ErrorKind::Unavailable).with_source(Down));
+        }
+        let mut asking = Asking(Some(self));
+        let answer = timeout(most, request).await;
+        let answer =
+            answer.unwrap_or_else(|_| Err(Error::new(operation, url(), ErrorKind::TimedOut)));
+        asking.0 = None;
+        match &answer {
+            Err(error) if !is_answer(error) => self.failed(),
+            Ok(_) | Err(_) => *self.failing() = None,
+        }
+        answer
     }
 }
 
@@ -177,46 +238,20 @@ impl EitherStore {
     /// `first`, which has everything, and `second`, which may lack what is new.
     pub fn new(first: Arc<dyn ObjectStore>, second: Arc<dyn ObjectStore>) -> Self {
         Self {
-            first,
-            second,
-            health: Mutex::default(),
+            first: Side::new(first),
+            second: Side::new(second),
+            was_left_out: AtomicBool::new(false),
+            told: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_down(&self) -> bool {
-        let since = self.health().failing_since;
-        since.is_some_and(|since| since.elapsed() >= DOWN_AFTER)
-    }
-
-    /// What the first store answers, which is not asked each time while it is down.
-    async fn of_first<T>(
-        &self,
-        (operation, object): (Operation, &str),
-        most: Duration,
-        request: impl Future<Output = Result<T>> + Send,
-    ) -> Result<T> {
-        let failure = |kind| Error::new(operation, format!("{}/{object}", self.url()), kind);
-        let failed = self.health().failed;
-        if self.is_down() && failed.is_some_and(|failed| failed.elapsed() < ASKED_EACH) {
-            return Err(failure(ErrorKind::Unavailable).with_source(Down));
-        }
-        let answer = timeout(most, request).await;
-        let answer = answer.unwrap_or_else(|_| Err(failure(ErrorKind::TimedOut)));
-        let mut health = self.health();
-        match &answer {
-            Err(error) if !is_answer(error) => {
-                let now = Instant::now();
-                health.failing_since.get_or_insert(now);
-                health.failed = Some(now);
-            }
-            Ok(_) | Err(_) => health.failing_since = None,
-        }
-        drop(health);
-        answer
+    /// Whether something is said for the first time.
+    fn is_news(&self, told: Told) -> bool {
+        let mut all = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = !all.contains(&told);
+        all.extend(is_news.then_some(told));
+        is_news
     }
 
     /// What one of both answers about an object.
@@ -228,40 +263,76 @@ impl EitherStore {
         second: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let asked = (operation, key.as_str());
-        let error = match self.of_first(asked, ANSWER_TIME, first).await {
+        let mut error = match self.first.ask(asked, ANSWER_TIME, first).await {
             Err(error) if error.kind != ErrorKind::Invalid => error,
             answer => return answer,
         };
-        match second.await {
+        if error.is_not_found() && !self.first_knows(key.as_str()).await? {
+            error = self.nothing_there(operation, key.as_str());
+        }
+        match self.second.ask(asked, ANSWER_TIME, second).await {
             Ok(answer) => {
                 self.tell(key, &error);
                 Ok(answer)
             }
             // Whoever must know whether it is proven asks whether a store was left out.
-            Err(absent) if absent.is_not_found() && self.is_left_out(&error) => {
+            Err(absent) if absent.is_not_found() && self.first.is_left_out_after(&error) => {
                 self.leave_out(&error);
                 Err(absent)
             }
+            // It may have what the first lacks, and is going to answer.
+            Err(second)
+                if error.is_not_found()
+                    && !second.is_not_found()
+                    && !self.second.is_left_out_after(&second) =>
+            {
+                Err(second)
+            }
             Err(second) => {
-                tracing::debug!("{}", in_words(&second));
+                if !is_answer(&second) && self.is_news(Told::SecondIsDown) {
+                    let first = self.first.store.url();
+                    tracing::warn!("{}; only what {first} has is seen", in_words(&second));
+                }
                 Err(error)
             }
         }
     }
 
-    /// Whether the first store does not answer, and is not going to soon.
-    fn is_left_out(&self, error: &Error) -> bool {
-        !is_answer(error) && (!error.is_retryable() || self.is_down())
+    /// Whether the first store has anything of the top folder of a key. One that has nothing is not the one that is meant,
+    /// or not mounted.
+    async fn first_knows(&self, key: &str) -> Result<bool> {
+        let Some((folder, _)) = key.split_once('/') else {
+            return Ok(true);
+        };
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().contains(folder) {
+            return Ok(true);
+        }
+        let request = ListRequest {
+            prefix: format!("{folder}/"),
+            most_keys: Some(1),
+            ..ListRequest::default()
+        };
+        let listed = self.first.store.list(&request);
+        let asked = (Operation::List, request.prefix.as_str());
+        let page = self.first.ask(asked, PAGE_TIME, listed).await?;
+        let is_known = !page.objects.is_empty() || page.next.is_some();
+        if is_known {
+            known().insert(folder.to_owned());
+        }
+        Ok(is_known)
+    }
+
+    fn nothing_there(&self, operation: Operation, object: &str) -> Error {
+        let object = format!("{}/{object}", self.first.store.url());
+        Error::new(operation, object, ErrorKind::StoreMissing).with_source(NothingThere)
     }
 
     /// Notes that an answer is given that the first store has no part in.
     fn leave_out(&self, error: &Error) {
-        let mut health = self.health();
-        health.was_left_out = true;
-        let is_news = health.is_news(Told::FirstIsDown);
-        drop(health);
-        if is_news {
-            let second = self.second.url();
+        self.was_left_out.store(true, atomic::Ordering::Relaxed);
+        if self.is_news(Told::FirstIsDown) {
+            let second = self.second.store.url();
             tracing::warn!(
                 "{}; only what {second} has is seen, which may lack the newest",
                 in_words(error)
@@ -271,14 +342,14 @@ impl EitherStore {
 
     /// Says where an object comes from, each reason once.
     fn tell(&self, key: &ObjectKey, error: &Error) {
-        let (first, second) = (self.first.url(), self.second.url());
+        let (first, second) = (self.first.store.url(), self.second.store.url());
         let is_lack = error.is_not_found();
         let told = if is_lack {
             Told::FirstLacks
         } else {
             Told::FirstIsDown
         };
-        if !self.health().is_news(told) {
+        if !self.is_news(told) {
             tracing::debug!("{key} is read from {second}");
         } else if is_lack {
             tracing::warn!(
@@ -289,25 +360,51 @@ impl EitherStore {
         }
     }
 
-    /// A page of the first store; `None` where it is left out of the listing.
-    async fn page_of_first(&self, request: &ListRequest) -> Result<Option<ListPage>> {
-        let listed = self.first.list(request);
+    /// The next page of one store, if its listing wants one; what is wrong where the store is left out.
+    async fn page(side: &Side, cursor: &Cursor, request: &ListRequest) -> Option<Result<ListPage>> {
+        let request = cursor.wants_a_page().then(|| cursor.request(request))?;
         let asked = (Operation::List, request.prefix.as_str());
-        match self.of_first(asked, PAGE_TIME, listed).await {
-            Ok(page) => Ok(Some(page)),
-            Err(error) if !self.is_left_out(&error) => Err(error),
-            Err(error) => {
-                self.leave_out(&error);
-                Ok(None)
-            }
-        }
+        let listed = side.store.list(&request);
+        Some(side.ask(asked, PAGE_TIME, listed).await)
     }
 
-    /// The same of the second store.
-    async fn page_of_second(&self, request: &ListRequest) -> Result<ListPage> {
-        let page = timeout(PAGE_TIME, self.second.list(request)).await;
-        let url = || format!("{}/{}", self.second.url(), request.prefix);
-        page.unwrap_or_else(|_| Err(Error::new(Operation::List, url(), ErrorKind::TimedOut)))
+    /// Goes on in a listing.
+    async fn read_on(&self, cursors: &mut Cursors, request: &ListRequest) -> Result<()> {
+        let of_first = Self::page(&self.first, &cursors.first, request);
+        let of_second = Self::page(&self.second, &cursors.second, request);
+        let (of_first, of_second) = join(of_first, of_second).await;
+        match of_first {
+            Some(Ok(page)) => cursors.first.take(page),
+            Some(Err(error)) if !self.first.is_left_out_after(&error) => return Err(error),
+            Some(Err(error)) => {
+                cursors.first.next = Next::LeftOut;
+                self.leave_out(&error);
+            }
+            None => {}
+        }
+        let is_alone = matches!(cursors.first.next, Next::LeftOut);
+        match of_second {
+            Some(Ok(page)) => cursors.second.take(page),
+            Some(Err(error)) if is_alone || !self.second.is_left_out_after(&error) => {
+                return Err(error);
+            }
+            Some(Err(error)) => {
+                cursors.second.next = Next::LeftOut;
+                if self.is_news(Told::SecondIsDown) {
+                    let first = self.first.store.url();
+                    tracing::warn!("{}; only what {first} has is seen", in_words(&error));
+                }
+            }
+            None => {}
+        }
+        let is_empty = cursors.pages == 0
+            && cursors.first.read.is_empty()
+            && matches!(cursors.first.next, Next::End);
+        if is_empty && !cursors.second.read.is_empty() && !self.first_knows(&request.prefix).await?
+        {
+            self.leave_out(&self.nothing_there(Operation::List, &request.prefix));
+        }
+        Ok(())
     }
 }
 
@@ -318,6 +415,13 @@ fn is_answer(error: &Error) -> bool {
         ErrorKind::NotFound | ErrorKind::AlreadyExists | ErrorKind::Invalid
     )
 }
+
+/// The store was asked for something in a folder of which it has nothing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "it holds nothing of all that the other store has there: is it the right one, and mounted?"
+)]
+struct NothingThere;
 
 /// The store answered nothing for some time.
 #[derive(Debug, thiserror::Error)]
@@ -335,15 +439,15 @@ fn of_any_store(download: Download) -> Download {
 #[async_trait]
 impl ObjectStore for EitherStore {
     fn url(&self) -> &str {
-        self.first.url()
+        self.first.store.url()
     }
 
     fn right(&self, right: Right) -> &'static str {
-        self.first.right(right)
+        self.first.store.right(right)
     }
 
     fn limits(&self) -> Limits {
-        let (first, second) = (self.first.limits(), self.second.limits());
+        let (first, second) = (self.first.store.limits(), self.second.store.limits());
         Limits {
             listings: first.listings.min(second.listings),
             ..first
@@ -351,8 +455,8 @@ impl ObjectStore for EitherStore {
     }
 
     fn left_out(&self) -> Option<&str> {
-        let was_left_out = self.health().was_left_out;
-        was_left_out.then(|| self.first.url())
+        let was_left_out = self.was_left_out.load(atomic::Ordering::Relaxed);
+        was_left_out.then(|| self.first.store.url())
     }
 
     async fn put(
@@ -362,9 +466,11 @@ impl ObjectStore for EitherStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<()> {
-        let first = self.first.put(key, body.clone(), mode, token);
-        let first = self.of_first((Operation::Put, key.as_str()), ANSWER_TIME, first);
-        match join(first, self.second.put(key, body, mode, token)).await {
+        let asked = (Operation::Put, key.as_str());
+        let first = self.first.store.put(key, body.clone(), mode, token);
+        let second = self.second.store.put(key, body, mode, token);
+        let first = self.first.ask(asked, ANSWER_TIME, first);
+        match join(first, self.second.ask(asked, ANSWER_TIME, second)).await {
             (Err(error), Ok(())) if !is_answer(&error) => {
                 tracing::debug!("{}", in_words(&error));
                 Ok(())
@@ -383,7 +489,7 @@ impl ObjectStore for EitherStore {
         mode: PutMode,
         token: &PutToken,
     ) -> Result<UploadId> {
-        self.first.start_upload(key, mode, token).await
+        self.first.store.start_upload(key, mode, token).await
     }
 
     async fn put_part(
@@ -393,7 +499,7 @@ impl ObjectStore for EitherStore {
         at: PartAt,
         body: Bytes,
     ) -> Result<PartReceipt> {
-        self.first.put_part(key, upload, at, body).await
+        self.first.store.put_part(key, upload, at, body).await
     }
 
     async fn complete_upload(
@@ -403,75 +509,56 @@ impl ObjectStore for EitherStore {
         parts: &[PartReceipt],
         mode: PutMode,
     ) -> Result<()> {
-        self.first.complete_upload(key, upload, parts, mode).await
+        self.first
+            .store
+            .complete_upload(key, upload, parts, mode)
+            .await
     }
 
     async fn abort_upload(&self, key: &ObjectKey, upload: &UploadId) -> Result<()> {
-        self.first.abort_upload(key, upload).await
+        self.first.store.abort_upload(key, upload).await
     }
 
     async fn get(&self, key: &ObjectKey, offset: u64, length: Option<u64>) -> Result<Download> {
         let (first, second) = (
-            self.first.get(key, offset, length),
-            self.second.get(key, offset, length),
+            self.first.store.get(key, offset, length),
+            self.second.store.get(key, offset, length),
         );
         let download = self.of_either(Operation::Get, key, first, second).await?;
         Ok(of_any_store(download))
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo> {
-        let (first, second) = (self.first.head(key), self.second.head(key));
+        let (first, second) = (self.first.store.head(key), self.second.store.head(key));
         self.of_either(Operation::Head, key, first, second).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage> {
         let known = request.page.as_ref().and_then(PageToken::read::<Cursors>);
         let mut cursors = known.map_or_else(Cursors::default, |known| Cursors::clone(&known));
-        let of_first = async {
-            let wanted = cursors.first.wants_a_page();
-            let request = wanted.then(|| cursors.first.request(request))?;
-            Some(self.page_of_first(&request).await)
-        };
-        let of_second = async {
-            let wanted = cursors.second.wants_a_page();
-            let request = wanted.then(|| cursors.second.request(request))?;
-            Some(self.page_of_second(&request).await)
-        };
-        let (of_first, of_second) = join(of_first, of_second).await;
-        match of_first.transpose()? {
-            Some(Some(page)) => cursors.first.take(page),
-            Some(None) => cursors.first.next = Next::LeftOut,
-            None => {}
-        }
-        match of_second {
-            Some(Ok(page)) => cursors.second.take(page),
-            Some(Err(error)) if matches!(cursors.first.next, Next::LeftOut) => return Err(error),
-            Some(Err(error)) => {
-                cursors.second.next = Next::LeftOut;
-                if self.health().is_news(Told::SecondIsDown) {
-                    let first = self.first.url();
-                    tracing::warn!("{}; only what {first} has is seen", in_words(&error));
-                }
-            }
-            None => {}
-        }
+        self.read_on(&mut cursors, request).await?;
         Ok(cursors.page())
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> Result<Vec<(ObjectKey, Error)>> {
-        let first = self.first.delete(keys);
-        let first = self.of_first((Operation::Delete, ""), PAGE_TIME, first);
-        match join(first, self.second.delete(keys)).await {
+        let asked = (Operation::Delete, "");
+        let first = self
+            .first
+            .ask(asked, PAGE_TIME, self.first.store.delete(keys));
+        let second = self
+            .second
+            .ask(asked, PAGE_TIME, self.second.store.delete(keys));
+        match join(first, second).await {
             (Err(_), Ok(refused)) => Ok(refused),
             (first, _) => first,
         }
     }
 
     async fn retained(&self, key: &ObjectKey) -> Result<Retained> {
-        self.first.retained(key).await
+        self.first.store.retained(key).await
     }
 
     async fn settle(&self, key: &ObjectKey) -> Result<()> {
-        self.first.settle(key).await
+        self.first.store.settle(key).await
     }
 }

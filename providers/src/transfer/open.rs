@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use url::Url;
 
 use super::as_of::AsOfStore;
-use super::closed::ClosedStore;
+use super::late::LateStore;
 use crate::fs::FsStore;
 use crate::{Error, ErrorKind, Location, ObjectKey, ObjectStore, Operation, Result};
 
@@ -105,7 +105,10 @@ pub struct AzureSettings {
 /// [`ErrorKind::StoreMissing`] where it can be known without a request that the store does not exist.
 pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
     let store = match target(url) {
-        Ok(Target::Directory(path)) => open_directory(path).await,
+        Ok(Target::Directory(path)) => match FsStore::open_later(path).await {
+            Ok(store) => Ok(Arc::new(store) as Arc<dyn ObjectStore>),
+            Err(error) => Err(error),
+        },
         Ok(Target::S3(location)) => open_s3(location, settings).await,
         Ok(Target::Gcs(location)) => open_gcs(location, settings).await,
         Ok(Target::Azure(location)) => open_azure(location, settings).await,
@@ -118,15 +121,15 @@ pub async fn open(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectS
     })
 }
 
-/// The same for a store beside another one: a directory that cannot be opened now, as it is not mounted perhaps, is one that
-/// answers each request with the reason.
+/// The same for a store beside another one: a directory is opened by the first request, and by later ones where that failed,
+/// as it may not be mounted yet.
 ///
 /// # Errors
 /// As [`open`], but for a directory.
-pub async fn open_or_closed(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
-    match open(url, settings).await {
-        Err(error) if directory_of(url).is_some() => Ok(Arc::new(ClosedStore::new(url, &error))),
-        opened => opened,
+pub async fn open_beside(url: &str, settings: &StoreSettings) -> Result<Arc<dyn ObjectStore>> {
+    match directory_of(url) {
+        Some(path) if settings.as_of.is_none() => Ok(Arc::new(LateStore::new(path))),
+        Some(_) | None => open(url, settings).await,
     }
 }
 
@@ -208,15 +211,6 @@ open_cloud!(open_azure, "azure", crate::azure::AzureStore);
 
 fn refused(url: &str, fault: UrlFault) -> Error {
     Error::new(Operation::Open, url, ErrorKind::Invalid).with_source(fault)
-}
-
-async fn open_directory(path: PathBuf) -> Result<Arc<dyn ObjectStore>> {
-    let shown = path.display().to_string();
-    let opened = tokio::task::spawn_blocking(move || FsStore::open(path)).await;
-    let store = opened.unwrap_or_else(|join| {
-        Err(Error::new(Operation::Open, shown, ErrorKind::Other).with_source(join))
-    })?;
-    Ok(Arc::new(store))
 }
 
 fn percent_decode(path: &str) -> Option<String> {
