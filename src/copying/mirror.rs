@@ -23,8 +23,8 @@ pub struct Following<'a> {
 }
 
 impl Following<'_> {
-    /// Gives the second store a backup that the first has, with the WAL from its begin on. Before that it gets all that it is
-    /// owed, so that the WAL of the backup is not taken for left out.
+    /// Gives the second store a backup that the first has, with what it stands on and all WAL since then. Before that it gets all
+    /// that it is owed.
     ///
     /// # Errors
     /// Where it must have the backup, why it does not; it is owed in either mode.
@@ -106,8 +106,11 @@ impl Following<'_> {
         }
         for id in backups {
             // One that is not there any more was deleted.
-            if self.first.backup_if_there(&id)?.is_some() {
-                let which = Which::Backups(vec![id.clone()], Extent::Onward);
+            if let Some(backup) = self.first.backup_if_there(&id)? {
+                // From what it stands on, so that the second store has no hole between the two.
+                let chain = self.first.chain(&backup)?;
+                let ids = chain.into_iter().map(|backup| backup.id).collect();
+                let which = Which::Backups(ids, Extent::Onward);
                 let copied = self.copy().run(&which)?;
                 match copied.backups.left_out + copied.wal.left_out {
                     0 => {}
