@@ -121,7 +121,10 @@ fn loaded(context: &Context, settings: Option<crate::config::Settings>) -> Resul
     let (network, global) = (context.network()?, &context.global);
     let deadline = settings.retry_timeout;
     let second = super::second(network, (global, &settings), &rates, deadline, cores())?;
-    let reading = super::open_reading(network, global, &settings, &rates, deadline)?;
+    let reading = match second {
+        Some(_) => super::open_reading(network, global, &settings, &rates, deadline)?,
+        None => session.clone(),
+    };
     Ok(Loaded {
         settings,
         session,

@@ -61,9 +61,11 @@ pub(super) fn run(context: &Context, arguments: &Delete) -> Result<Outcome, Erro
     let repository = context.repository(&arguments.cluster())?;
     let mirror = context.mirror_of(&repository, None)?;
     let second = mirror.as_ref().map(|mirror| &mirror.second);
+    // What LATEST is, the first store says.
+    let request = request(context, &repository, arguments)?;
     let (mut deletions, mut failure, mut unknown) = (Vec::new(), None, None);
     for store in [Some(&repository), second].into_iter().flatten() {
-        match delete_in(context, store, arguments) {
+        match delete_in(context, store, request.clone(), arguments) {
             Ok(deletion) => deletions.push(deletion),
             // The other store may have what this one lost before, or never got.
             Err(error @ Error::Retention(retention::Error::Refused(Refusal::Unknown(_)))) => {
@@ -89,9 +91,9 @@ pub(super) fn run(context: &Context, arguments: &Delete) -> Result<Outcome, Erro
 fn delete_in(
     context: &Context,
     repository: &Repository,
+    request: Request,
     arguments: &Delete,
 ) -> Result<Deletion, Error> {
-    let request = request(context, repository, arguments)?;
     let store = repository.store_url().to_owned();
     if !arguments.confirm {
         let plan = plan(repository, request)?;

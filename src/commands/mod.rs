@@ -610,6 +610,7 @@ fn second(
         session,
         pipeline,
         mode: settings.mirror_mode,
+        bound: None,
     }))
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
+
 use super::select::{Extent, Which};
 use super::{Copy, CopyExtent, Error};
 use crate::output;
@@ -31,6 +33,8 @@ impl Following<'_> {
     pub fn backup(&self, id: &BackupId) -> Result<(), Error> {
         // The daemon shall not send it too.
         let _lock = self.mirror.lock();
+        // It was owed before it was committed; who paid meanwhile may have found none.
+        self.mirror.owe(self.first, &Owed::Backup(id.clone()))?;
         match self.pay_all() {
             Ok(_) => Ok(()),
             Err(error) => self.is_owed(id, error),
@@ -73,8 +77,8 @@ impl Following<'_> {
     pub fn prepare(&self) -> Result<(), Error> {
         match (self.pay_all(), self.mirror.mode) {
             (Ok(_), _) => Ok(()),
-            (Err(error), MirrorMode::Both) => Err(error),
-            (Err(error), MirrorMode::Owed) => {
+            (Err(error), MirrorMode::Both) if error.is_of_a_store() => Err(error),
+            (Err(error), MirrorMode::Both | MirrorMode::Owed) => {
                 tracing::warn!(
                     "the mirror does not get what it is owed: {}",
                     output::chain(&error)
@@ -84,7 +88,7 @@ impl Following<'_> {
         }
     }
 
-    /// Pays all that is owed, whoever noted it: WAL first.
+    /// Pays all that is owed, whoever noted it: WAL first. What is wrong with one debt does not keep the others back.
     ///
     /// # Errors
     /// Why the rest is not paid.
@@ -101,26 +105,36 @@ impl Following<'_> {
         };
         let backups: BTreeSet<BackupId> = debts.iter().filter_map(is_backup).collect();
         let (mut paid, failure) = self.mirror.pay_each(self.first, debts, || false);
-        if let Some(error) = failure {
-            return Err(error.into());
+        let mut failure: Option<Error> = failure.map(Error::from);
+        if failure.as_ref().is_some_and(Error::is_of_a_store) {
+            return failure.map_or(Ok(paid), Err);
         }
         for id in backups {
-            // One that is not there any more was deleted.
-            if let Some(backup) = self.first.backup_if_there(&id)? {
-                // From what it stands on, so that the second store has no hole between the two.
-                let chain = self.first.chain(&backup)?;
-                let ids = chain.into_iter().map(|backup| backup.id).collect();
-                let which = Which::Backups(ids, Extent::Onward);
-                let copied = self.copy().run(&which)?;
-                match copied.backups.left_out + copied.wal.left_out {
-                    0 => {}
-                    left_out => return Err(Error::LeftOut(left_out)),
+            let Some(backup) = self.first.backup_if_there(&id)? else {
+                if self.first.leases(Timestamp::now())?.makes(&id) {
+                    // It is not committed yet.
+                    paid.left += 1;
+                } else {
+                    // It was deleted, or never finished.
+                    self.mirror.forget(self.first, &Owed::Backup(id));
                 }
+                continue;
+            };
+            // From what it stands on, so that the second store has no hole between the two.
+            let chain = self.first.chain(&backup)?;
+            let ids = chain.into_iter().map(|backup| backup.id).collect();
+            let which = Which::Backups(ids, Extent::Onward);
+            let copied = self.copy().run(&which)?;
+            let left_out = copied.backups.left_out + copied.wal.left_out;
+            if left_out > 0 {
+                paid.left += 1;
+                failure.get_or_insert(Error::LeftOut(left_out));
+                continue;
             }
             self.mirror.forget(self.first, &Owed::Backup(id));
             paid.paid += 1;
         }
-        Ok(paid)
+        failure.map_or(Ok(paid), Err)
     }
 
     fn copy(&self) -> Copy<'_> {

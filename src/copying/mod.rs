@@ -162,6 +162,15 @@ fn objects(count: u64) -> String {
 }
 
 impl Error {
+    /// Whether a store did not do what it was asked; else something is wrong with one object, or one backup.
+    fn is_of_a_store(&self) -> bool {
+        match self {
+            Self::Wal(error) => error.is_of_the_store(),
+            Self::Repository(_) | Self::Pipeline(_) => !self.is_of_the_object(),
+            _ => false,
+        }
+    }
+
     /// Whether an object of the source is damaged, so that others may be copied.
     fn is_of_the_source(&self) -> bool {
         match self {

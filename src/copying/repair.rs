@@ -152,14 +152,18 @@ impl Following<'_> {
     /// # Errors
     /// Of either store. What is damaged is told and left out.
     pub fn repair(&self) -> Result<Repaired, Error> {
-        let paid = self.pay_all()?;
+        let mut repaired = Repaired::default();
+        match self.pay_all() {
+            Ok(paid) => repaired.wal = paid.paid,
+            Err(error) if error.is_of_a_store() => return Err(error),
+            Err(error) => {
+                tracing::error!("{}", output::chain(&error));
+                repaired.left_out += 1;
+            }
+        }
         let (first, second) = (self.first, &self.mirror.second);
         let both = Both::read(first, second)?;
         let Archives { source, copy } = &both.archives;
-        let mut repaired = Repaired {
-            wal: paid.paid,
-            ..Repaired::default()
-        };
         self.fill(first, second, &both.wal(source, copy), &mut repaired)?;
         self.fill(second, first, &both.wal(copy, source), &mut repaired)?;
         let [of_first, of_second] = &both.catalogs;

@@ -265,9 +265,11 @@ impl Local {
     /// Pays what the second store is owed of this cluster. What hinders it hinders nothing else.
     fn pay_debts(&self, read: ReadDebts) {
         let loaded = &self.loaded;
+        let Some(second) = &loaded.second else {
+            return;
+        };
         let spool = Spool::of(&self.pgdata, loaded.settings.spool_dir.as_deref());
-        let (Some(second), Some(control), Ok(spool)) = (&loaded.second, self.control(), spool)
-        else {
+        let (Some(control), Ok(spool)) = (self.control(), spool) else {
             return;
         };
         let first = repository(loaded, &loaded.session, &control);

@@ -383,6 +383,11 @@ impl Receiver {
             };
             let mut numbers = names.filter_map(|name| name.number(size));
             if let Some(last) = numbers.find(on_way) {
+                if let Some(mirror) = &target.mirror {
+                    // Who received it may have died, or lost the connection, before the second store had it.
+                    let file = WalFileName::Segment(last.on(timeline, size));
+                    mirror.follow_all(&target.repository, file)?;
+                }
                 return Ok(Some(last.next()));
             }
         }

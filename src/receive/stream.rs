@@ -12,10 +12,8 @@ use super::{Error, Storing};
 use crate::output;
 use crate::pipeline::Pipeline;
 use crate::repository::layout::RunId;
-use crate::repository::owed::Owed;
 use crate::server::replication::{self, Answer, Received, Replication};
 use crate::session::StoreSession;
-use crate::wal;
 use crate::wal::archiver::Archiver;
 
 /// How often the server is told where things are while nothing changes, and while the store takes long. It gives a receiver
@@ -186,14 +184,7 @@ impl Stream<'_> {
         let path = progress.open.path.clone();
         let push = || archiver.push(&path, WalFileName::Segment(segment));
         let told = (progress.open.end(), progress.durable);
-        let pushed = alive_while(self.session, &mut self.source.connection, told, push)?;
-        if let (Err(wal::Error::NotMirrored { .. }), Some(mirror)) = (&pushed, &self.target.mirror)
-        {
-            // Without a slot the next connection begins after what the first store has.
-            let owed = Owed::Wal(WalFileName::Segment(segment));
-            mirror.owe(&self.target.repository, &owed)?;
-        }
-        pushed?;
+        alive_while(self.session, &mut self.source.connection, told, push)??;
         tracing::debug!("{segment} is archived");
         self.pay(told)?;
         if let Some(tail) = progress.tail.take() {

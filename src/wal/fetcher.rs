@@ -156,10 +156,6 @@ impl Fetcher<'_> {
         if !self.ends_recovery {
             return Ok(Error::NotArchived { file, archive });
         }
-        if let Some(store) = self.repository.session().left_out() {
-            let store = store.to_owned();
-            return Err(Error::NotKnown { file, store });
-        }
         let later = match file {
             WalFileName::Segment(name) => {
                 if let Some(later) = later {
@@ -180,6 +176,11 @@ impl Fetcher<'_> {
                 None
             }
         };
+        // Asked last: each question shows whether the first of two stores answers.
+        if let Some(store) = self.repository.session().left_out() {
+            let store = store.to_owned();
+            return Err(Error::NotKnown { file, store });
+        }
         Ok(match later {
             Some(later) => Error::Hole {
                 file,

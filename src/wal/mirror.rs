@@ -37,7 +37,7 @@ const MOST_PAYING: Duration = Duration::from_secs(2);
 /// How long one request to a store is tried again whose objects may come later.
 const OWED_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a server that waits for its segment waits for such a store in all.
+/// How long a server that waits for its segment waits for such a store to take a file.
 const MOST_FOLLOWING: Duration = Duration::from_secs(10);
 
 /// A second store that was opened, for whatever cluster.
@@ -49,6 +49,8 @@ pub struct Second {
     pub pipeline: Pipeline,
     /// When something counts as archived.
     pub mode: MirrorMode,
+    /// How long it is waited for a file that may come later, where a server waits.
+    pub bound: Option<Duration>,
 }
 
 /// The second store of a cluster's archive.
@@ -63,6 +65,8 @@ pub struct Mirror {
     notes: Option<Notes>,
     /// What this process knows to be owed besides.
     known: Mutex<Vec<Owed>>,
+    /// How long it is waited for one file.
+    bound: Option<Duration>,
     failed: Mutex<Option<Instant>>,
 }
 
@@ -110,12 +114,14 @@ impl Second {
             MirrorMode::Both => self.session.clone(),
             MirrorMode::Owed => self.session.within(OWED_DEADLINE),
         };
+        let bound = self.bound.filter(|_| self.mode == MirrorMode::Owed);
         let url = self.session.url();
         Mirror {
             notes: spool.map(|spool| Notes::new(spool, first, url)),
             pipeline: self.pipeline.into_store(&session),
             second: first.with_session(&session),
             mode: self.mode,
+            bound,
             known: Mutex::default(),
             failed: Mutex::default(),
         }
@@ -128,14 +134,11 @@ impl Second {
         let session = self.session.within(within);
         let session = match self.mode {
             MirrorMode::Both => session.patient(patience),
-            MirrorMode::Owed => {
-                let patience = Patience::new(MOST_FOLLOWING);
-                patience.end_within(MOST_FOLLOWING);
-                session.patient(&patience)
-            }
+            MirrorMode::Owed => session,
         };
         Self {
             session,
+            bound: Some(MOST_FOLLOWING),
             ..self.clone()
         }
     }
@@ -236,12 +239,17 @@ impl Mirror {
         if self.mode == MirrorMode::Owed && self.is_left_alone() {
             return self.owe(first, &owed);
         }
-        match self.send(first, object) {
+        match self.send(first, &self.bounded(), object) {
             Ok(()) => {
                 self.answered();
                 Ok(Followed::Now)
             }
-            Err(SendError::Source(error)) => Err(error.into()),
+            Err(SendError::Source(error)) if self.mode == MirrorMode::Both => Err(error.into()),
+            // The first store has it, and it cannot be read there now.
+            Err(SendError::Source(error)) => {
+                tracing::warn!("{}; the mirror is owed {owed}", output::chain(&error));
+                self.owe(first, &owed)
+            }
             Err(SendError::Copy(error)) => {
                 let error = self.not_mirrored(first, &owed, error);
                 if self.mode == MirrorMode::Both {
@@ -279,7 +287,11 @@ impl Mirror {
     /// The note can be kept neither in the store nor in the spool.
     pub fn owe(&self, first: &Repository, owed: &Owed) -> Result<Followed, Error> {
         let noted = self.notes.as_ref().map(|notes| notes.add(owed));
-        lock(&self.known).push(owed.clone());
+        let mut known = lock(&self.known);
+        if !known.contains(owed) {
+            known.push(owed.clone());
+        }
+        drop(known);
         let recorded = first.owe(self.id(), owed, self.second.store_url());
         if let Some(Err(error)) = &noted {
             tracing::warn!("that {owed} is owed is not noted in the spool: {error}");
@@ -368,14 +380,16 @@ impl Mirror {
     /// Why the second store does not have it; [`Error::NotArchived`] where the first store has lost it.
     fn pay(&self, first: &Repository, file: WalFileName) -> Result<(), Error> {
         let forms = first.wal_forms(file)?;
-        if forms.is_empty() && !was_deleted(first, file)? {
+        let is_there = || Ok::<_, Error>(!self.second.wal_forms(file)?.is_empty());
+        if forms.is_empty() && !was_deleted(first, file)? && !is_there()? {
             let object = first.layout().wal(file, Packing::NONE);
             let archive = first.url(&object.key);
             return Err(Error::NotArchived { file, archive });
         }
         for object in forms.iter().map(ArchivedFile::object) {
-            let sent = self.send(first, &object).and_then(|()| {
-                let is_alike = first.is_stored_alike(&object, &self.second);
+            let second = self.bounded();
+            let sent = self.send(first, &second, &object).and_then(|()| {
+                let is_alike = first.is_stored_alike(&object, &second);
                 is_alike.map_err(SendError::Copy)
             });
             match sent {
@@ -424,19 +438,35 @@ impl Mirror {
         Ok(())
     }
 
+    /// The second store, which does not keep a server waiting for ever that waits for one file.
+    fn bounded(&self) -> Repository {
+        let Some(most) = self.bound else {
+            return self.second.clone();
+        };
+        let patience = Patience::new(most);
+        patience.end_within(most);
+        let session = self.second.session().patient(&patience);
+        self.second.with_session(&session)
+    }
+
     /// Sends an object, and sees that what was there before is the same.
-    fn send(&self, first: &Repository, object: &Object) -> Result<(), SendError> {
-        let sent = first.send(object, &self.second, |_| true, || true)?;
+    fn send(
+        &self,
+        first: &Repository,
+        second: &Repository,
+        object: &Object,
+    ) -> Result<(), SendError> {
+        let sent = first.send(object, second, |_| true, || true)?;
         if sent != Sent::Before {
             return Ok(());
         }
-        let settled = self.second.session().settle(&object.key);
+        let settled = second.session().settle(&object.key);
         settled.map_err(|error| SendError::Copy(error.into()))?;
-        let is_alike = first.is_stored_alike(object, &self.second);
+        let is_alike = first.is_stored_alike(object, second);
         if is_alike.map_err(SendError::Copy)? {
             return Ok(());
         }
-        let likeness = first.likeness(object, &self.second, object);
+        let likeness = first.likeness(object, second, object);
         let finding = match likeness.map_err(SendError::Copy)? {
             Likeness::Same => return Ok(()),
             Likeness::Other => "it has other content",
@@ -445,7 +475,7 @@ impl Mirror {
         let url = first.url(&object.key);
         let reason = format!("{finding} than {url}, and nothing is overwritten");
         let finding = "the mirror has another object under this name";
-        let unfit = self.second.unfit(&object.key, finding, reason);
+        let unfit = second.unfit(&object.key, finding, reason);
         Err(SendError::Copy(unfit))
     }
 

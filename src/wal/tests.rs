@@ -175,6 +175,7 @@ fn second(site: &Site) -> (FaultyStore, Second) {
         pipeline: Pipeline::new(session.clone(), Compression::Lz4, None, 1),
         session,
         mode: MirrorMode::Both,
+        bound: None,
     };
     (store, second)
 }
@@ -238,6 +239,7 @@ fn second_of(mirror: &Mirror) -> Second {
         session: mirror.second.session().clone(),
         pipeline: mirror.pipeline.clone(),
         mode: mirror.mode,
+        bound: None,
     }
 }
 

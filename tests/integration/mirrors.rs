@@ -549,6 +549,7 @@ fn a_mirrored_backup_that_is_killed_after_any_call_is_whole() {
             pipeline: Pipeline::new(session.clone(), "lz4".parse().unwrap(), None, 1),
             session,
             mode: MirrorMode::Both,
+            bound: None,
         };
         let following = || second.of(&first, None);
         let send = || {

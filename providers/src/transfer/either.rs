@@ -34,6 +34,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(3);
 const PAGE_TIME: Duration = Duration::from_secs(10);
 /// How long a store must have failed to be left out.
 const DOWN_AFTER: Duration = Duration::from_secs(5);
+/// How long a question must have waited, to count as failed when it is given up.
+const SOME_TIME: Duration = Duration::from_secs(1);
 /// How often it is asked again then.
 const ASKED_EACH: Duration = Duration::from_secs(10);
 
@@ -64,13 +66,15 @@ struct Failing {
     last: Instant,
 }
 
-/// A question that counts as failed if it is given up.
-struct Asking<'a>(Option<&'a Side>);
+/// A question that counts as failed if it is given up after a while.
+struct Asking<'a>(Option<&'a Side>, Instant);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if let Some(side) = self.0 {
-            side.failed();
+        if let Some(side) = self.0
+            && self.1.elapsed() >= SOME_TIME
+        {
+            side.failed_since(self.1);
         }
     }
 }
@@ -96,16 +100,18 @@ impl Side {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self) {
+    /// A question was not answered that was asked at `begun`.
+    fn failed_since(&self, begun: Instant) {
         let last = Instant::now();
         let mut failing = self.failing();
-        let since = failing.map_or(last, |failing| failing.since);
+        let since = failing.map_or(begun, |failing| failing.since);
         *failing = Some(Failing { since, last });
     }
 
     fn is_down(&self) -> bool {
         let failing = *self.failing();
-        failing.is_some_and(|failing| failing.since.elapsed() >= DOWN_AFTER)
+        let time = failing.map(|failing| failing.last.duration_since(failing.since));
+        time.is_some_and(|time| time >= DOWN_AFTER)
     }
 
     /// Whether it does not answer, and is not going to soon.
@@ -125,13 +131,14 @@ impl Side {
         if self.is_down() && failing.is_some_and(|failing| failing.last.elapsed() < ASKED_EACH) {
             return Err(Error::new(operation, url(), ErrorKind::Unavailable).with_source(Down));
         }
-        let mut asking = Asking(Some(self));
+        let begun = Instant::now();
+        let mut asking = Asking(Some(self), begun);
         let answer = timeout(most, request).await;
         let answer =
             answer.unwrap_or_else(|_| Err(Error::new(operation, url(), ErrorKind::TimedOut)));
         asking.0 = None;
         match &answer {
-            Err(error) if !is_answer(error) => self.failed(),
+            Err(error) if !is_answer(error) => self.failed_since(begun),
             Ok(_) | Err(_) => *self.failing() = None,
         }
         answer
