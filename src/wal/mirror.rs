@@ -96,6 +96,31 @@ pub struct Paid {
     pub left: u64,
 }
 
+/// Sends an object, and sees that what was there before is the same.
+fn send(first: &Repository, second: &Repository, object: &Object) -> Result<(), SendError> {
+    let sent = first.send(object, second, |_| true, || true)?;
+    if sent != Sent::Before {
+        return Ok(());
+    }
+    let settled = second.session().settle(&object.key);
+    settled.map_err(|error| SendError::Copy(error.into()))?;
+    let is_alike = first.is_stored_alike(object, second);
+    if is_alike.map_err(SendError::Copy)? {
+        return Ok(());
+    }
+    let likeness = first.likeness(object, second, object);
+    let finding = match likeness.map_err(SendError::Copy)? {
+        Likeness::Same => return Ok(()),
+        Likeness::Other => "it has other content",
+        Likeness::Unknown => "it has other bytes",
+    };
+    let url = first.url(&object.key);
+    let reason = format!("{finding} than {url}, and nothing is overwritten");
+    let finding = "the mirror has another object under this name";
+    let unfit = second.unfit(&object.key, finding, reason);
+    Err(SendError::Copy(unfit))
+}
+
 /// Whether a deletion took a file.
 fn was_deleted(first: &Repository, file: WalFileName) -> Result<bool, Error> {
     let deleted = first.deleted_wal()?;
@@ -239,7 +264,7 @@ impl Mirror {
         if self.mode == MirrorMode::Owed && self.is_left_alone() {
             return self.owe(first, &owed);
         }
-        match self.send(first, &self.bounded(), object) {
+        match send(first, &self.bounded(), object) {
             Ok(()) => {
                 self.answered();
                 Ok(Followed::Now)
@@ -388,7 +413,7 @@ impl Mirror {
         }
         for object in forms.iter().map(ArchivedFile::object) {
             let second = self.bounded();
-            let sent = self.send(first, &second, &object).and_then(|()| {
+            let sent = send(first, &second, &object).and_then(|()| {
                 let is_alike = first.is_stored_alike(&object, &second);
                 is_alike.map_err(SendError::Copy)
             });
@@ -447,36 +472,6 @@ impl Mirror {
         patience.end_within(most);
         let session = self.second.session().patient(&patience);
         self.second.with_session(&session)
-    }
-
-    /// Sends an object, and sees that what was there before is the same.
-    fn send(
-        &self,
-        first: &Repository,
-        second: &Repository,
-        object: &Object,
-    ) -> Result<(), SendError> {
-        let sent = first.send(object, second, |_| true, || true)?;
-        if sent != Sent::Before {
-            return Ok(());
-        }
-        let settled = second.session().settle(&object.key);
-        settled.map_err(|error| SendError::Copy(error.into()))?;
-        let is_alike = first.is_stored_alike(object, second);
-        if is_alike.map_err(SendError::Copy)? {
-            return Ok(());
-        }
-        let likeness = first.likeness(object, second, object);
-        let finding = match likeness.map_err(SendError::Copy)? {
-            Likeness::Same => return Ok(()),
-            Likeness::Other => "it has other content",
-            Likeness::Unknown => "it has other bytes",
-        };
-        let url = first.url(&object.key);
-        let reason = format!("{finding} than {url}, and nothing is overwritten");
-        let finding = "the mirror has another object under this name";
-        let unfit = second.unfit(&object.key, finding, reason);
-        Err(SendError::Copy(unfit))
     }
 
     fn not_mirrored(&self, first: &Repository, owed: &Owed, error: repository::Error) -> Error {

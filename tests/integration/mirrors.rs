@@ -25,7 +25,7 @@ use crate::support::{
 
 const VERSION: u32 = 17;
 /// How long each store is down under load.
-const DOWN: Duration = Duration::from_secs(25);
+const DOWN: Duration = Duration::from_mins(1);
 
 /// A cluster that archives into two directories.
 struct Site {
