@@ -177,8 +177,9 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
     }
     must_only_read(&command, &global)?;
     let mut settings = load(&global, read_rate(&command))?;
-    if global.store.is_some() && !archives(&command) {
-        // Who names a store means that one.
+    let is_alone = global.store.is_some() && !archives(&command);
+    if is_alone || settings.stores.as_of.is_some() {
+        // Who names a store means that one; and as one was at a time, the other was at another.
         settings.mirror = None;
     }
     let context = Context {
@@ -244,7 +245,7 @@ fn archives(command: &Command) -> bool {
     )
 }
 
-/// Which stores a command reads. As a store was it is read alone: the other one has other times.
+/// Which stores a command reads.
 fn reads(command: &Command, settings: &Settings) -> Reads {
     let only_reads = matches!(
         command,
@@ -258,7 +259,7 @@ fn reads(command: &Command, settings: &Settings) -> Reads {
             | Command::Plan(_)
             | Command::Find(_)
     );
-    if only_reads && settings.mirror.is_some() && settings.stores.as_of.is_none() {
+    if only_reads && settings.mirror.is_some() {
         Reads::Either
     } else {
         Reads::First

@@ -10,7 +10,7 @@ use crate::output;
 use crate::progress::Show;
 use crate::repository::owed::{MirrorMode, Owed};
 use crate::repository::{BackupId, Repository};
-use crate::wal::mirror::{Mirror, Paid};
+use crate::wal::mirror::Mirror;
 
 /// The first store, and the second one that follows it.
 pub struct Following<'a> {
@@ -41,7 +41,7 @@ impl Following<'_> {
         }
     }
 
-    /// Gives the second store what was said of a backup, unless it lacks the backup.
+    /// Gives the second store what was said of a backup.
     ///
     /// # Errors
     /// As [`Following::backup`].
@@ -88,11 +88,12 @@ impl Following<'_> {
         }
     }
 
-    /// Pays all that is owed, whoever noted it: WAL first. What is wrong with one debt does not keep the others back.
+    /// Pays all that is owed, whoever noted it: WAL first. What is wrong with one debt does not keep the others back. Returns how
+    /// many were paid.
     ///
     /// # Errors
     /// Why the rest is not paid.
-    pub fn pay_all(&self) -> Result<Paid, Error> {
+    pub fn pay_all(&self) -> Result<u64, Error> {
         self.mirror.read_debts(self.first)?;
         self.mirror.must_answer()?;
         for gap in self.first.recorded_gaps()? {
@@ -111,11 +112,8 @@ impl Following<'_> {
         }
         for id in backups {
             let Some(backup) = self.first.backup_if_there(&id)? else {
-                if self.first.leases(Timestamp::now())?.makes(&id) {
-                    // It is not committed yet.
-                    paid.left += 1;
-                } else {
-                    // It was deleted, or never finished.
+                // One that nobody makes was deleted, or never finished.
+                if !self.first.leases(Timestamp::now())?.makes(&id) {
                     self.mirror.forget(self.first, &Owed::Backup(id));
                 }
                 continue;
@@ -124,23 +122,23 @@ impl Following<'_> {
             let chain = self.first.chain(&backup)?;
             let ids = chain.into_iter().map(|backup| backup.id).collect();
             let which = Which::Backups(ids, Extent::Onward);
-            let copied = self.copy().run(&which)?;
+            let copied = self.copy(self.first, &self.mirror.second).run(&which)?;
             let left_out = copied.backups.left_out + copied.wal.left_out;
             if left_out > 0 {
-                paid.left += 1;
                 failure.get_or_insert(Error::LeftOut(left_out));
                 continue;
             }
             self.mirror.forget(self.first, &Owed::Backup(id));
-            paid.paid += 1;
+            paid += 1;
         }
         failure.map_or(Ok(paid), Err)
     }
 
-    fn copy(&self) -> Copy<'_> {
+    /// A copy of one of both stores to the other.
+    pub(super) fn copy<'a>(&'a self, source: &'a Repository, copy: &'a Repository) -> Copy<'a> {
         Copy {
-            source: self.first,
-            copy: &self.mirror.second,
+            source,
+            copy,
             pipeline: None,
             extent: CopyExtent::Everything,
             threads: self.threads,

@@ -17,7 +17,7 @@ use super::mirror::Following;
 use super::order::Place;
 use super::select::{Extent, Which};
 use super::sending::{Sending, Sent};
-use super::{Copy, CopyExtent, Error, REQUEST};
+use super::{Error, REQUEST};
 use crate::failure::Failure as _;
 use crate::output;
 use crate::pipeline::StoredHash;
@@ -154,7 +154,7 @@ impl Following<'_> {
     pub fn repair(&self) -> Result<Repaired, Error> {
         let mut repaired = Repaired::default();
         match self.pay_all() {
-            Ok(paid) => repaired.wal = paid.paid,
+            Ok(paid) => repaired.wal = paid,
             Err(error) if error.is_of_a_store() => return Err(error),
             Err(error) => {
                 tracing::error!("{}", output::chain(&error));
@@ -225,15 +225,8 @@ impl Following<'_> {
         if lacking.is_empty() {
             return Ok(());
         }
-        let copy = Copy {
-            source: from,
-            copy: to,
-            pipeline: None,
-            extent: CopyExtent::Everything,
-            threads: self.threads,
-            show: self.show,
-        };
-        let copied = copy.run(&Which::Backups(lacking, Extent::Consistency))?;
+        let which = Which::Backups(lacking, Extent::Consistency);
+        let copied = self.copy(from, to).run(&which)?;
         repaired.backups += copied.backups.copied;
         repaired.left_out += copied.backups.left_out + copied.wal.left_out;
         Ok(())

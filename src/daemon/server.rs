@@ -37,7 +37,7 @@ use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
 use crate::threads::lock;
 use crate::wal;
 use crate::wal::archiver::Archiver;
-use crate::wal::mirror::{Paid, Second};
+use crate::wal::mirror::Second;
 
 /// Connections at a time: each data directory has one archiver and one startup process, which ask one after the other.
 const MOST_CONNECTIONS: usize = 64;
@@ -293,7 +293,7 @@ impl Local {
             show: Show::Never,
         };
         match following.pay_all() {
-            Ok(Paid { paid, .. }) => {
+            Ok(paid) => {
                 tracing::info!("the mirror got {paid} WAL files and backups that it was owed");
             }
             Err(error) => tracing::debug!("{}", output::chain(&error)),

@@ -87,15 +87,6 @@ pub enum Followed {
     Later,
 }
 
-/// How much was paid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Paid {
-    /// Debts that are paid.
-    pub paid: u64,
-    /// Debts that are left.
-    pub left: u64,
-}
-
 /// Sends an object, and sees that what was there before is the same.
 fn send(first: &Repository, second: &Repository, object: &Object) -> Result<(), SendError> {
     let sent = first.send(object, second, |_| true, || true)?;
@@ -139,14 +130,13 @@ impl Second {
             MirrorMode::Both => self.session.clone(),
             MirrorMode::Owed => self.session.within(OWED_DEADLINE),
         };
-        let bound = self.bound.filter(|_| self.mode == MirrorMode::Owed);
         let url = self.session.url();
         Mirror {
             notes: spool.map(|spool| Notes::new(spool, first, url)),
             pipeline: self.pipeline.into_store(&session),
             second: first.with_session(&session),
             mode: self.mode,
-            bound,
+            bound: self.bound,
             known: Mutex::default(),
             failed: Mutex::default(),
         }
@@ -157,13 +147,13 @@ impl Second {
     #[must_use]
     pub fn patient(&self, within: Duration, patience: &Patience) -> Self {
         let session = self.session.within(within);
-        let session = match self.mode {
-            MirrorMode::Both => session.patient(patience),
-            MirrorMode::Owed => session,
+        let (session, bound) = match self.mode {
+            MirrorMode::Both => (session.patient(patience), None),
+            MirrorMode::Owed => (session, Some(MOST_FOLLOWING)),
         };
         Self {
             session,
-            bound: Some(MOST_FOLLOWING),
+            bound,
             ..self.clone()
         }
     }
@@ -337,41 +327,38 @@ impl Mirror {
     ///
     /// # Errors
     /// Why it was not paid.
-    pub fn pay_some(&self, first: &Repository) -> Result<Paid, Error> {
+    pub fn pay_some(&self, first: &Repository) -> Result<(), Error> {
         let begun = Instant::now();
         let is_over = || self.is_left_alone() || begun.elapsed() > MOST_PAYING;
-        let (paid, failure) = self.pay_each(first, self.noted(), is_over);
-        match failure {
-            Some(error) => Err(error),
-            None => Ok(paid),
-        }
+        let (_, failure) = self.pay_each(first, self.noted(), is_over);
+        failure.map_or(Ok(()), Err)
     }
 
-    /// Pays debts of WAL until it is over, or a store fails. What is wrong with one file does not keep the others back.
+    /// Pays debts of WAL until it is over, or a store fails. What is wrong with one file does not keep the others back. Returns
+    /// how many were paid, and the first failure.
     pub fn pay_each(
         &self,
         first: &Repository,
         debts: Vec<Owed>,
         is_over: impl Fn() -> bool,
-    ) -> (Paid, Option<Error>) {
-        let (mut paid, mut failure) = (Paid::default(), None);
-        let mut is_stopped = false;
+    ) -> (u64, Option<Error>) {
+        let (mut paid, mut failure) = (0, None);
         for owed in debts {
             let Owed::Wal(file) = owed else {
                 continue;
             };
-            is_stopped = is_stopped || is_over();
-            if is_stopped {
-                paid.left += 1;
-                continue;
+            if is_over() {
+                break;
             }
             match self.pay(first, file) {
-                Ok(()) => paid.paid += 1,
+                Ok(()) => paid += 1,
                 Err(error) => {
-                    is_stopped = error.is_of_the_store();
-                    paid.left += 1;
                     tracing::debug!("{file} stays owed: {}", output::chain(&error));
+                    let is_stopped = error.is_of_the_store();
                     failure.get_or_insert(error);
+                    if is_stopped {
+                        break;
+                    }
                 }
             }
         }

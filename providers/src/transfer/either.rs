@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The first store is the one that has everything: its word that an object is absent is enough where the second cannot be
-//! asked, unless it has nothing at all of the object's top folder. While the first does not answer, the second alone is seen, and [`ObjectStore::left_out`] says so: what is absent then
-//! may be there.
+//! asked, unless it has nothing at all of the object's top folder. While the first does not answer, the second alone is seen,
+//! and [`ObjectStore::left_out`] says so: what is absent then may be there.
 
 use std::cmp::Ordering;
 use std::collections::{HashSet, VecDeque};
