@@ -10,7 +10,8 @@ NEXTEST_PROFILE ?= default
 ROUNDS ?= 10
 # Of the randomised test of delta backups, in all, on five versions.
 DELTA_ROUNDS ?= 200
-NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE)
+# A server mostly waits: half as many tests again as there are cores keep the cores busy.
+NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
 .PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check fmt
