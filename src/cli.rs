@@ -66,6 +66,12 @@ pub struct Global {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// Show times in UTC [default: in this machine's time zone]
+    #[arg(long, global = true)]
+    pub utc: bool,
+    /// Show all columns of a table [default: those that fit the terminal]
+    #[arg(long, global = true)]
+    pub wide: bool,
     /// How messages are written to standard error
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,

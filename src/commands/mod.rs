@@ -45,6 +45,7 @@ use crate::daemon::client;
 use crate::daemon::protocol::{Answer, Request, Work};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::failure::Failure as _;
+use crate::output::look::{self, Clock, Width};
 use crate::output::{self, LogFormat};
 use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
 use crate::prefetch::spooled::Spooled;
@@ -98,6 +99,10 @@ enum Reads {
 /// Runs the command and prints its error, if any.
 pub fn run(cli: Cli) -> ExitCode {
     output::start_log(level(&cli.global), cli.global.log_format);
+    look::start(
+        if cli.global.utc { Clock::Utc } else { Clock::Local },
+        if cli.global.wide { Width::Wide } else { Width::Fitting },
+    );
     let log_format = cli.global.log_format;
     let fetching = match &cli.command {
         Command::WalFetch(arguments) => {

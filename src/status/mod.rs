@@ -1,0 +1,3 @@
+//! How a cluster's archive stands.
+
+pub mod timelines;
