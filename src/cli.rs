@@ -188,6 +188,12 @@ pub enum Command {
     /// Show the archived WAL: timelines, gaps, sizes, times, and what can be reached
     #[command(after_help = "Example:\n  walhalla wal-show --json | jq '.reachable'")]
     WalShow(Cluster),
+    /// Show how the archive stands: what can be restored, how old it is, what is missing
+    #[command(after_help = "Example:\n  walhalla status --pgdata /var/lib/postgresql/17/main\n  \
+        walhalla status --html /var/www/backups.html\n  \
+        walhalla status --nagios --max-age 26h --max-full-age 8d --max-wal-age 15min\n\n\
+        Exits with 3 when something is critical; --nagios with 0 (ok), 1 (warning), 2 (critical) or 3 (unknown).")]
+    Status(Status),
     /// Make the summaries of archived WAL that are missing
     #[command(after_help = "Example:\n  walhalla wal-summarize\n\n\
         Exits with 3 when a segment could not be summarized.")]
@@ -720,6 +726,34 @@ pub struct Find {
 }
 
 #[derive(Debug, Args)]
+pub struct Status {
+    /// Data directory of this host's server, to see also which segments wait there
+    #[arg(long, value_name = "DIR", env = "PGDATA")]
+    pub pgdata: Option<PathBuf>,
+    /// Write metrics for Prometheus, to FILE in one step for the textfile collector [default: standard output]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-", group = "form")]
+    pub prometheus: Option<PathBuf>,
+    /// Answer as a plugin of Nagios: one line, and the state as the exit code
+    #[arg(long, group = "form")]
+    pub nagios: bool,
+    /// Write one page with a picture of time, in which each moment has its restore command
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub html: Option<PathBuf>,
+    /// Critical when the newest backup ended longer ago, such as 26h or 2d
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_age: Option<jiff::SignedDuration>,
+    /// Critical when the newest full backup ended longer ago
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_full_age: Option<jiff::SignedDuration>,
+    /// Critical when the newest WAL in the store arrived longer ago
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_wal_age: Option<jiff::SignedDuration>,
+    /// Which cluster [default: all]
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
 pub struct WalSummarize {
     /// Read every segment, and make those stored summaries anew too that are damaged or another content's
     #[arg(long)]
@@ -765,6 +799,17 @@ fn slot(text: &str) -> Result<String, String> {
     } else {
         Err("it may have up to 63 lower case letters, digits and underscores".to_owned())
     }
+}
+
+/// Seconds, or numbers with their units: `90`, `15min`, `26h`, `2d`.
+fn age(text: &str) -> Result<jiff::SignedDuration, String> {
+    let seconds = text.parse().ok().map(jiff::SignedDuration::from_secs);
+    let units = || {
+        let span: jiff::Span = text.parse().ok()?;
+        span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok()
+    };
+    let age = seconds.or_else(units).filter(|age| age.is_positive());
+    age.ok_or_else(|| format!("{text:?} is no length of time (90s, 15min, 26h and 2d are)"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

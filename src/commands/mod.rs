@@ -16,6 +16,7 @@ mod keygen;
 mod malloc;
 mod plan;
 mod restore;
+mod status;
 mod verify;
 mod wal_fetch;
 mod wal_prefetch;
@@ -71,6 +72,8 @@ pub enum Outcome {
     Done,
     /// Done, and there is something wrong that the user must know.
     ProblemFound,
+    /// Done, with an exit code of another program's convention.
+    Exit(u8),
 }
 
 /// What commands work with.
@@ -113,6 +116,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemFound) => ExitCode::from(PROBLEM),
+        Ok(Outcome::Exit(code)) => ExitCode::from(code),
         Err(error) => ExitCode::from(match fetching {
             None => report(&error, log_format),
             // An answer, which recovery asks for at each end of a timeline, not a failure.
@@ -257,6 +261,7 @@ fn reads(command: &Command, settings: &Settings) -> Reads {
         Command::WalFetch(_)
             | Command::WalPrefetch(_)
             | Command::WalShow(_)
+            | Command::Status(_)
             | Command::BackupList(_)
             | Command::BackupShow(_)
             | Command::BackupFetch(_)
@@ -334,6 +339,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
         Command::Find(arguments) => find::run(context, &arguments),
         Command::WalShow(cluster) => wal_show::run(context, &cluster),
+        Command::Status(arguments) => status::run(context, &arguments),
         Command::WalSummarize(arguments) => wal_summarize::run(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),

@@ -134,12 +134,13 @@ pub(super) fn print_spans(spans: &[Span]) -> Result<(), output::Error> {
         return output::line("no moment can be reached: no backup has the WAL that it needs");
     }
     for span in spans {
-        output::line(&in_words(span))?;
+        output::line(&span_in_words(span))?;
     }
     Ok(())
 }
 
-fn in_words(span: &Span) -> String {
+/// From when to when, in words.
+pub(super) fn span_in_words(span: &Span) -> String {
     let missing = match &span.missing {
         Some(missing) => format!("; then WAL segment {missing} is missing"),
         None => String::new(),
