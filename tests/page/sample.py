@@ -231,8 +231,8 @@ def large():
     return document(small()["clusters"][0], wide, bare)
 
 
-def main():
-    target = pathlib.Path(sys.argv[1])
+def write(target):
+    """Writes all samples into a directory."""
     target.mkdir(parents=True, exist_ok=True)
     for name, made in (("small", small()), ("large", large()), ("gap", gap()), ("empty", document())):
         (target / f"{name}.json").write_text(json.dumps(made), encoding="utf-8")
@@ -240,4 +240,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    write(pathlib.Path(sys.argv[1]))

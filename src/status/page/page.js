@@ -607,11 +607,10 @@ function drawAxis(width, height) {
   const { view } = state;
   const step = stepFor(usPerPx());
   const group = svg('g', {}, svg('rect', { x: 0, y: 0, width, height: AXIS_PX, class: 'axis-ground' }));
-  const zone = zoneText(view);
-  const room = width - zone.length * 7 - 18;
-  group.append(svg('text', { x: width - 8, y: 17, 'text-anchor': 'end', text: zone, 'data-part': 'zone' }));
+  // Below the axis, because a date can need the whole of it.
+  group.append(svg('text', { x: width - 8, y: AXIS_PX + 16, 'text-anchor': 'end', text: `times in ${zoneText(view)}`, 'data-part': 'zone' }));
   const ticks = ticksOf(view, step);
-  drawContexts(group, ticks, step, room);
+  drawContexts(group, ticks, step, width);
   for (const tick of ticks) {
     const x = xOf(tick);
     group.append(svg('line', { x1: x, x2: x, y1: AXIS_PX - 5, y2: height, class: 'grid' }));
@@ -624,7 +623,7 @@ function drawAxis(width, height) {
 }
 
 /** The first context stands at the left edge, each other one where it begins, if there is room. */
-function drawContexts(group, ticks, step, room) {
+function drawContexts(group, ticks, step, width) {
   let shown = contextText(state.view.from, step);
   let end = 8;
   const put = (x, text) => {
@@ -637,7 +636,7 @@ function drawContexts(group, ticks, step, room) {
   for (const tick of changes) {
     const text = contextText(tick, step);
     const x = xOf(tick) + 4;
-    if (text && x >= end && x + text.length * 7.2 < room) put(x, text);
+    if (text && x >= end && x + text.length * 7.2 < width) put(x, text);
     shown = text;
   }
 }
@@ -1351,8 +1350,11 @@ function renderHead() {
   byId('made').textContent = `${status.store}, made ${timeText(made)}${old}`;
   byId('version').textContent = `Made by walhalla ${status.walhalla_version}. This page loads nothing and sends nothing.`;
   byId('zone-local').textContent = `Local (UTC${offsetText(-new Date(made / 1000).getTimezoneOffset())})`;
+}
+
+function renderTimeField() {
   byId('time-label').textContent = isUtc ? 'Time in UTC' : 'Time';
-  byId('time').placeholder = timeText(made).slice(0, 19);
+  byId('time').placeholder = timeText(state.model.now).slice(0, 19);
 }
 
 function renderState() {
@@ -1413,7 +1415,18 @@ function windowTile() {
   const from = Math.min(...spans.map((span) => span.from));
   const to = Math.max(...spans.map((span) => span.to));
   const parts = spans.length > 1 ? [`in ${countText(spans.length)} spans`] : [];
-  return tile('Recovery window', durationText(to - from), [`from ${timeText(from)}`, `to ${timeText(to)}`, ...parts]);
+  return tile('Recovery window', durationText(lengthOf(spans)), [`from ${timeText(from)}`, `to ${timeText(to)}`, ...parts]);
+}
+
+/** The time that spans cover together: what two timelines hold counts once, what lies between them does not. */
+function lengthOf(spans) {
+  let length = 0;
+  let reached = -Infinity;
+  for (const { from, to } of [...spans].sort((a, b) => a.from - b.from)) {
+    length += Math.max(0, to - Math.max(from, reached));
+    reached = Math.max(reached, to);
+  }
+  return length;
 }
 
 function newestTile({ newest_backup: newest }) {
@@ -1684,6 +1697,7 @@ function showCluster(cluster) {
 /** Everything that shows a time: for another cluster, and for another clock. */
 function renderAll() {
   renderHead();
+  renderTimeField();
   renderClusters();
   renderState();
   renderTiles();
