@@ -52,6 +52,7 @@ use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
 use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
+use crate::repository::reports::Report;
 use crate::restore::stage::Seal;
 use crate::restore::target;
 use crate::retention::CLOCKS_APART;
@@ -64,6 +65,9 @@ use crate::wal::mirror::{Mirror, Second};
 
 /// The part of a spool in which it is noted what stores were found to do.
 const PROBED: &str = "probed";
+
+/// How long a report is tried to be stored.
+const REPORT_TIME: Duration = Duration::from_secs(30);
 
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -496,6 +500,20 @@ impl Context {
             self.settings.identities.clone(),
             control.system_identifier,
         ))
+    }
+
+    /// Stores a report where the credentials can, and says so where they cannot. A store as it was gets none.
+    fn record(&self, repository: &Repository, report: &Report) {
+        if self.settings.stores.as_of.is_some() {
+            return;
+        }
+        if let Err(error) = repository.within(REPORT_TIME).record_report(report) {
+            let kind = report.kind;
+            tracing::info!(
+                "the report of this {kind} could not be stored, so `walhalla status` does not see it: {}",
+                output::chain(&error)
+            );
+        }
     }
 
     /// A pipeline into the repository's store, with a thread for each core.

@@ -60,6 +60,7 @@ mod push_ahead;
 mod rates;
 mod reachable;
 mod replayed_tablespaces;
+mod reports;
 mod requests;
 mod restore_places;
 mod restore_point_names;
