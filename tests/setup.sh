@@ -67,6 +67,7 @@ install_packages() {
     { have age && have age-keygen; } || missing+=(age)
     have b3sum || missing+=(b3sum)
     have ssh-keygen || missing+=(openssh-client)
+    have promtool || missing+=(prometheus)
   fi
   [ -x /usr/bin/time ] || missing+=(time)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"

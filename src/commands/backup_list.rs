@@ -7,7 +7,7 @@ use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 use super::wal_show::print_spans;
 use super::{Context, Outcome};
 use crate::archive::Archive;
-use crate::cli::Cluster;
+use crate::cli;
 use crate::error::Error;
 use crate::output;
 use crate::output::look::{bytes, count, time};
@@ -65,6 +65,12 @@ impl<'a> Standing<'a> {
             chain_problem,
             dependents: ids(catalog.dependents(&backup.id)),
         }
+    }
+
+    /// The ids of what a restore takes, and of what stands on the backup.
+    pub(super) fn ids(&self) -> (Option<Vec<String>>, Vec<String>) {
+        let text = |ids: &[&BackupId]| ids.iter().map(ToString::to_string).collect();
+        (self.chain.as_deref().map(text), text(&self.dependents))
     }
 
     /// Why the backup cannot be restored, if something of its chain is missing.
@@ -139,8 +145,8 @@ impl<'a> From<&'a BackupEntry> for Row<'a> {
     }
 }
 
-pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error> {
-    let repositories = context.repositories(cluster)?;
+pub(super) fn run(context: &Context, arguments: &cli::BackupList) -> Result<Outcome, Error> {
+    let repositories = context.repositories(&arguments.cluster)?;
     let mut shown = Shown::default();
     for repository in &repositories {
         let catalog = repository.catalog()?;
@@ -251,7 +257,10 @@ fn table(backups: &[Listed]) -> Table {
     for listed in backups {
         let backup = listed.backup;
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let missing = listed.window.missing.filter(|_| listed.standing.chain.is_some());
+        let missing = listed
+            .window
+            .missing
+            .filter(|_| listed.standing.chain.is_some());
         let corrupt = backup.corrupt_blocks.len() as u64;
         table.row([
             backup.id.to_string(),
@@ -268,7 +277,11 @@ fn table(backups: &[Listed]) -> Table {
             or_dash(missing.map(|name| name.to_string())),
             if listed.is_permanent { "yes" } else { "-" }.to_owned(),
             backup.label.clone().unwrap_or_default(),
-            if corrupt == 0 { "-".to_owned() } else { count(corrupt) },
+            if corrupt == 0 {
+                "-".to_owned()
+            } else {
+                count(corrupt)
+            },
         ]);
     }
     table

@@ -13,6 +13,7 @@ mod daemon;
 mod delete;
 mod find;
 mod keygen;
+mod ls;
 mod malloc;
 mod plan;
 mod restore;
@@ -106,9 +107,18 @@ enum Reads {
 /// Runs the command and prints its error, if any.
 pub fn run(cli: Cli) -> ExitCode {
     output::start_log(level(&cli.global), cli.global.log_format);
+    let wants_all = matches!(&cli.command, Command::BackupList(list) if list.detail);
     look::start(
-        if cli.global.utc { Clock::Utc } else { Clock::Local },
-        if cli.global.wide { Width::Wide } else { Width::Fitting },
+        if cli.global.utc {
+            Clock::Utc
+        } else {
+            Clock::Local
+        },
+        if cli.global.wide || wants_all {
+            Width::Wide
+        } else {
+            Width::Fitting
+        },
     );
     let log_format = cli.global.log_format;
     let fetching = match &cli.command {
@@ -266,6 +276,7 @@ fn reads(command: &Command, settings: &Settings) -> Reads {
             | Command::WalPrefetch(_)
             | Command::WalShow(_)
             | Command::Status(_)
+            | Command::Ls(_)
             | Command::BackupList(_)
             | Command::BackupShow(_)
             | Command::BackupFetch(_)
@@ -330,7 +341,8 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Daemon(arguments) => daemon::run(context, &arguments),
         Command::WalReceive(arguments) => wal_receive::run(context, arguments),
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
-        Command::BackupList(cluster) => backup_list::run(context, &cluster),
+        Command::BackupList(arguments) => backup_list::run(context, &arguments),
+        Command::Ls(arguments) => ls::run(context, &arguments),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
         Command::BackupMark(arguments) => backup_mark::run(context, &arguments),
         Command::Copy(arguments) => copy::run(context, &arguments),

@@ -15,10 +15,14 @@ use crate::output::look::{bytes, counted, duration, time};
 use crate::output::{self, Shade};
 use crate::repository::Repository;
 use crate::repository::owed::MirrorId;
+use crate::repository::reports::ReportResult;
 use crate::server::control_file;
 use crate::server::wal_directory::WalDirectory;
 use crate::status::judge::{Limits, Problem, Severity};
-use crate::status::{Newest, State, Status, Surroundings, drawing, look, metrics, nagios, page};
+use crate::status::{
+    LastDrill, LastReport, Newest, State, Status, Surroundings, drawing, look, metrics, nagios,
+    page,
+};
 
 /// The newest events that a page has.
 const MOST_EVENTS: usize = 1000;
@@ -191,7 +195,10 @@ fn write_whole(file: &Path, bytes: &[u8]) -> Result<(), Error> {
     let written = || {
         let mut new = tempfile::Builder::new();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        let mut new = new.prefix(".walhalla-").permissions(mode).tempfile_in(&folder)?;
+        let mut new = new
+            .prefix(".walhalla-")
+            .permissions(mode)
+            .tempfile_in(&folder)?;
         new.write_all(bytes)?;
         new.as_file().sync_all()?;
         new.persist(file).map_err(|error| error.error)
@@ -291,6 +298,16 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
             bytes(stored.summaries)
         ),
     ));
+    rows.extend(status.last_verify.as_ref().map(|report| {
+        let what = format!("{}: {}", report.kind, ended(report));
+        ("verified", what)
+    }));
+    rows.extend(
+        status
+            .last_drill
+            .as_ref()
+            .map(|drill| ("drill", drilled(drill))),
+    );
     if let Some(mirror) = &status.mirror {
         let owed = match mirror.since {
             None => "owed nothing".to_owned(),
@@ -343,6 +360,34 @@ fn archive(status: &Status) -> String {
         Some(ready) => format!("{last}; {} on this host", waiting(ready)),
         None => last,
     }
+}
+
+/// How something ended, and how long ago.
+fn ended(report: &LastReport) -> String {
+    let ago = duration(Timestamp::now().duration_since(report.time));
+    match report.result {
+        ReportResult::Ok => format!("ok, {ago} ago"),
+        ReportResult::Failed => {
+            format!("{}, {ago} ago", counted(report.problems, "problem"))
+        }
+    }
+}
+
+fn drilled(drill: &LastDrill) -> String {
+    let seconds =
+        |seconds: f64| duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default());
+    let restored = drill
+        .rto_seconds
+        .map(|rto| format!("; restored in {}", seconds(rto)));
+    let lost = drill
+        .rpo_seconds
+        .map(|rpo| format!(", {} of commits lost", seconds(rpo)));
+    format!(
+        "{}{}{}",
+        ended(&drill.report),
+        restored.unwrap_or_default(),
+        lost.unwrap_or_default()
+    )
 }
 
 fn waiting(ready: u64) -> String {

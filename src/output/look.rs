@@ -66,7 +66,10 @@ fn terminal_columns() -> usize {
     let of_terminal = terminal_size::terminal_size_of(std::io::stdout());
     let of_variable = || std::env::var("COLUMNS").ok()?.parse().ok();
     let columns = of_terminal.map(|(terminal_size::Width(columns), _)| usize::from(columns));
-    columns.or_else(of_variable).filter(|it| *it > 0).unwrap_or(COLUMNS)
+    columns
+        .or_else(of_variable)
+        .filter(|it| *it > 0)
+        .unwrap_or(COLUMNS)
 }
 
 /// A time to the second, in the user's zone, with its offset: `2026-11-30 10:40:00+01`.
@@ -81,12 +84,16 @@ pub fn exact_time(time: Timestamp) -> String {
 
 /// The first whole second that is not before a time.
 pub fn begin(time: Timestamp) -> Timestamp {
-    let rounding = TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Ceil);
+    let rounding = TimestampRound::new()
+        .smallest(Unit::Second)
+        .mode(RoundMode::Ceil);
     time.round(rounding).unwrap_or(time)
 }
 
 fn in_zone(time: Timestamp, format: &str) -> String {
-    time.to_zoned(look().zone.clone()).strftime(format).to_string()
+    time.to_zoned(look().zone.clone())
+        .strftime(format)
+        .to_string()
 }
 
 /// A number of bytes: `12.50 MiB`.
@@ -108,12 +115,7 @@ pub fn counted(number: u64, one: &str) -> String {
 /// A length of time in its two largest units: `3 d 4 h`, `12 min 5 s`, `0 s`.
 pub fn duration(duration: SignedDuration) -> String {
     let seconds = duration.as_secs().unsigned_abs();
-    let units = [
-        (86_400, "d"),
-        (3_600, "h"),
-        (60, "min"),
-        (1, "s"),
-    ];
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     let parts = units.iter().scan(seconds, |left, (length, name)| {
         let number = *left / length;
         *left %= length;

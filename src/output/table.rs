@@ -101,14 +101,19 @@ impl Table {
     /// How many terminal columns the widest line takes.
     fn width(&self, shown: &[usize]) -> usize {
         let text = self.text(shown);
-        text.lines().map(|line| line.chars().count()).max().unwrap_or(0)
+        text.lines()
+            .map(|line| line.chars().count())
+            .max()
+            .unwrap_or(0)
     }
 
     fn text(&self, shown: &[usize]) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Disabled);
-        let columns = shown.iter().filter_map(|position| self.columns.get(*position));
+        let columns = shown
+            .iter()
+            .filter_map(|position| self.columns.get(*position));
         table.set_header(columns.map(|column| column.title));
         for row in &self.rows {
             let cells = { shown.iter() }.filter_map(|position| row.get(*position));
@@ -131,7 +136,12 @@ mod tests {
     use super::*;
 
     fn table() -> Table {
-        let columns = [text("ID", 0), text("PARENT", 2), number("SIZE", 1), text("LABEL", 3)];
+        let columns = [
+            text("ID", 0),
+            text("PARENT", 2),
+            number("SIZE", 1),
+            text("LABEL", 3),
+        ];
         let mut table = Table::new(&columns);
         table.row(["20261130T104000Z-F", "-", "1", ""].map(str::to_owned));
         table.row(["20261130T104000Z-D", "20261130T104000Z-F", "200", ""].map(str::to_owned));

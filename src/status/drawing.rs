@@ -182,16 +182,19 @@ mod tests {
             assert_eq!(scale.column(at(hour)), hour as usize);
         }
         assert_eq!(scale.column(at(20)), 10);
-        let moment = Scale {
-            to: at(0),
-            ..scale
-        };
+        let moment = Scale { to: at(0), ..scale };
         assert_eq!(moment.column(at(5)), 0);
     }
 
     #[test]
     fn what_hides_is_what_matters_more() {
-        let order = [Cell::Nothing, Cell::Wal, Cell::Reachable, Cell::Gap, Cell::Full];
+        let order = [
+            Cell::Nothing,
+            Cell::Wal,
+            Cell::Reachable,
+            Cell::Gap,
+            Cell::Full,
+        ];
         assert!(order.is_sorted());
         assert!(Cell::Delta < Cell::Full);
     }

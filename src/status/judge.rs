@@ -8,6 +8,7 @@ use super::{Newest, Status};
 use crate::output;
 use crate::output::look::{counted, duration, time};
 use crate::repository::Catalog;
+use crate::repository::reports::ReportResult;
 
 /// How old things may be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +48,7 @@ pub(super) fn problems(status: &Status, catalog: &Catalog, limits: &Limits) -> V
     ages(status, limits, &mut problems);
     backups(status, catalog, &mut problems);
     gaps(status, &mut problems);
+    reports(status, &mut problems);
     if let Some(mirror) = &status.mirror
         && let Some(since) = mirror.since
     {
@@ -73,10 +75,9 @@ fn ages(status: &Status, limits: &Limits, problems: &mut Vec<Problem>) {
         (Some(_), None) => {}
     }
     match (&status.newest_full_backup, limits.max_full_age) {
-        (None, Some(_)) if status.newest_backup.is_some() => problems.push(critical(
-            "no full backup can be restored".to_owned(),
-            take,
-        )),
+        (None, Some(_)) if status.newest_backup.is_some() => {
+            problems.push(critical("no full backup can be restored".to_owned(), take))
+        }
         (Some(newest), Some(max)) => too_old("full backup", newest, max, problems),
         (_, _) => {}
     }
@@ -150,6 +151,22 @@ fn backups(status: &Status, catalog: &Catalog, problems: &mut Vec<Problem>) {
                 counted(backup.corrupt_blocks as u64, "block")
             ),
             "the server's disk or memory may be failing: `walhalla backup-show` names the blocks",
+        ));
+    }
+}
+
+fn reports(status: &Status, problems: &mut Vec<Problem>) {
+    let drill = status.last_drill.as_ref().map(|drill| &drill.report);
+    let failed = [status.last_verify.as_ref(), drill].into_iter().flatten();
+    for report in failed.filter(|report| report.result == ReportResult::Failed) {
+        problems.push(critical(
+            format!(
+                "the last {} ({}) found {}",
+                report.kind,
+                time(report.time),
+                counted(report.problems, "problem")
+            ),
+            "run it again to see them",
         ));
     }
 }

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use super::timelines::Reason;
 use super::{Backup, Newest, Status};
 use crate::repository::BackupKind;
+use crate::repository::reports::{ReportKind, ReportResult};
 
 /// What each name begins with.
 pub const PREFIX: &str = "walhalla";
@@ -36,6 +37,13 @@ struct OfType {
 struct OfKind {
     system_id: String,
     kind: &'static str,
+}
+
+/// Of reports of which result a figure is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfResult {
+    system_id: String,
+    result: &'static str,
 }
 
 /// Which program runs.
@@ -124,6 +132,7 @@ pub fn register_archiving(
 pub fn register(registry: &mut Registry, statuses: &[Status]) {
     register_backups(registry, statuses);
     register_window(registry, statuses);
+    register_reports(registry, statuses);
 }
 
 fn register_backups(registry: &mut Registry, statuses: &[Status]) {
@@ -230,6 +239,56 @@ fn register_window(registry: &mut Registry, statuses: &[Status]) {
         gaps,
     );
     registry.register("store_bytes", "Bytes in the store", stored);
+}
+
+fn register_reports(registry: &mut Registry, statuses: &[Status]) {
+    let verified: Family<OfResult, Seconds> = Family::default();
+    let drilled: Family<OfResult, Seconds> = Family::default();
+    let rto: Family<OfCluster, Seconds> = Family::default();
+    let rpo: Family<OfCluster, Seconds> = Family::default();
+    for status in statuses {
+        let of = of(status);
+        // The newest one comes last, and stays.
+        for report in status.reports.iter().rev() {
+            let family = match report.kind {
+                ReportKind::Verify | ReportKind::WalVerify => &verified,
+                ReportKind::Drill => &drilled,
+            };
+            let label = OfResult {
+                system_id: of.system_id.clone(),
+                result: match report.result {
+                    ReportResult::Ok => "ok",
+                    ReportResult::Failed => "failed",
+                },
+            };
+            family.get_or_create(&label).set(seconds(report.time));
+        }
+        let drill = status.last_drill.as_ref();
+        for (family, measured) in [
+            (&rto, drill.and_then(|drill| drill.rto_seconds)),
+            (&rpo, drill.and_then(|drill| drill.rpo_seconds)),
+        ] {
+            if let Some(measured) = measured {
+                family.get_or_create(&of).set(measured);
+            }
+        }
+    }
+    registry.register(
+        "verify_last_timestamp_seconds",
+        "When the last verification of each result began",
+        verified,
+    );
+    registry.register(
+        "drill_last_timestamp_seconds",
+        "When the last drill of each result began",
+        drilled,
+    );
+    registry.register(
+        "drill_rto_seconds",
+        "How long the restore of the last drill took",
+        rto,
+    );
+    registry.register("drill_rpo_seconds", "How much the last drill lost", rpo);
 }
 
 /// Gaps that were not made on purpose.

@@ -20,6 +20,7 @@ use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 use crate::archive::{Archive, Reading, Tails};
 use crate::repository::debts::RecordedDebt;
 use crate::repository::owed::Owed;
+use crate::repository::reports::{KEPT_OF_A_KIND, Report, ReportKind, ReportResult};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, Repository};
 use crate::restore;
 use crate::restore::window::{Span, Window, spans, windows};
@@ -53,8 +54,42 @@ pub struct Status {
     pub archiving: Archiving,
     /// Bytes in the store.
     pub store_bytes: StoreBytes,
+    /// How the last verification ended: one that found something before one that did not.
+    pub last_verify: Option<LastReport>,
+    /// How the last drill ended.
+    pub last_drill: Option<LastDrill>,
+    /// The newest reports by what ran and how it ended.
+    #[serde(skip)]
+    pub reports: Vec<Report>,
     /// What a second store is owed.
     pub mirror: Option<OwedToMirror>,
+}
+
+/// How something ended that looked for problems.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastReport {
+    /// When it began.
+    pub time: Timestamp,
+    /// How it ended.
+    pub result: ReportResult,
+    /// What ran.
+    pub kind: ReportKind,
+    /// How many problems it found.
+    pub problems: u64,
+}
+
+/// How a drill ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct LastDrill {
+    /// When it began, how it ended.
+    #[serde(flatten)]
+    pub report: LastReport,
+    /// How long a restore took, in seconds.
+    pub rto_seconds: Option<f64>,
+    /// How much was lost, in seconds.
+    pub rpo_seconds: Option<f64>,
+    /// The backup.
+    pub backup: Option<BackupId>,
 }
 
 /// How things stand.
@@ -203,6 +238,7 @@ pub fn look(
         .map(|(window, _)| window)
         .collect();
     let timelines = timelines(&archive, catalog.backups())?;
+    let reports = reports(repository)?;
     let mut status = Status {
         system_identifier: repository.layout().system_identifier(),
         postgres_version: catalog.backups().last().map(|it| it.postgres_version),
@@ -221,6 +257,9 @@ pub fn look(
             wal: timelines.iter().map(|timeline| timeline.stored_bytes).sum(),
             summaries: archive.summary_bytes()?,
         },
+        last_verify: last_verify(&reports),
+        last_drill: last_drill(&reports),
+        reports,
         mirror: around.mirror.map(|(store, debts)| owed(store, &debts)),
         backups,
         timelines,
@@ -236,7 +275,10 @@ pub fn look(
 
 fn backup(catalog: &Catalog, entry: &BackupEntry, window: &Window) -> Backup {
     let (chain, chain_problem) = match catalog.chain(&entry.id) {
-        Ok(chain) => (Some(chain.into_iter().map(|it| it.id.clone()).collect()), None),
+        Ok(chain) => (
+            Some(chain.into_iter().map(|it| it.id.clone()).collect()),
+            None,
+        ),
         Err(broken) => (None, Some(broken.to_string())),
     };
     let is_consistent = chain.is_some() && window.last_segment.is_some();
@@ -290,6 +332,58 @@ fn archiving(timelines: &[Timeline], around: &Surroundings, now: Timestamp) -> A
         last_segment: newest.and_then(|timeline| timeline.last_segment),
         last_archived_time: last,
         age_seconds: last.map(|last| seconds_since(last, now)),
+    }
+}
+
+/// The newest reports of each kind: the last one, and the last one with the other result if it is not far back.
+fn reports(repository: &Repository) -> Result<Vec<Report>, restore::Error> {
+    let mut newest: Vec<Report> = Vec::new();
+    for kind in ReportKind::ALL {
+        let of_kind = repository
+            .reports(kind, KEPT_OF_A_KIND)
+            .map_err(crate::repository::Error::from)?;
+        for result in [ReportResult::Ok, ReportResult::Failed] {
+            let last = of_kind.iter().find(|report| report.result == result);
+            newest.extend(last.cloned());
+        }
+    }
+    newest.sort_by_key(|report| std::cmp::Reverse(report.time));
+    Ok(newest)
+}
+
+/// The last report of a kind.
+fn last(reports: &[Report], kind: ReportKind) -> Option<&Report> {
+    reports.iter().find(|report| report.kind == kind)
+}
+
+fn last_verify(reports: &[Report]) -> Option<LastReport> {
+    let of_both = [ReportKind::Verify, ReportKind::WalVerify].map(|kind| last(reports, kind));
+    let worst = of_both.into_iter().flatten().max_by_key(|report| {
+        let is_failed = report.result == ReportResult::Failed;
+        (is_failed, report.time)
+    });
+    worst.map(LastReport::from)
+}
+
+fn last_drill(reports: &[Report]) -> Option<LastDrill> {
+    let report = last(reports, ReportKind::Drill)?;
+    let measured = report.drill.as_ref();
+    Some(LastDrill {
+        report: report.into(),
+        rto_seconds: measured.and_then(|drill| drill.rto_seconds),
+        rpo_seconds: measured.and_then(|drill| drill.rpo_seconds),
+        backup: measured.map(|drill| drill.backup.clone()),
+    })
+}
+
+impl From<&Report> for LastReport {
+    fn from(report: &Report) -> Self {
+        Self {
+            time: report.time,
+            result: report.result,
+            kind: report.kind,
+            problems: report.problems,
+        }
     }
 }
 

@@ -350,4 +350,3 @@ fn commits(history: &History, resolved: &Resolved) -> Option<(Timestamp, Timesta
     let times: Vec<Timestamp> = own.map(|end| end.time).collect();
     times.first().copied().zip(times.last().copied())
 }
-

@@ -71,6 +71,7 @@ mod settings;
 mod shutdowns;
 mod stages;
 mod standby;
+mod status;
 mod summaries;
 mod tablespaces;
 mod tampering;
