@@ -484,6 +484,17 @@ class Large(Page):
         self.click("#moment-offers button")
         self.assertIn(" --target-timeline 4 ", self.command())
 
+    def test_a_blank_part_of_a_lane_means_the_timeline_that_holds_the_time(self):
+        self.click("[data-span='30d']")
+        # Timeline 1 was left 500 days ago; its lane is blank here.
+        place = self.run_js("const box = document.querySelector('[data-lane=\"4\"] .reach').getBoundingClientRect(); return [box.left + box.width / 3, document.getElementById('drawing').getBoundingClientRect().top + 90]")
+        actions = ActionChains(self.driver)
+        actions.w3c_actions.pointer_action.move_to_location(*map(int, place))
+        actions.w3c_actions.pointer_action.click()
+        actions.perform()
+        self.settle()
+        self.assertIn(" --target-timeline 4 ", self.command())
+
     def test_text_from_the_data_is_shown_and_never_run(self):
         self.find("#search").send_keys("<script>")
         self.settle()

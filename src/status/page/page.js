@@ -481,11 +481,12 @@ const STEPS = [
   ...[1, 2, 5, 10, 15, 30].map((n) => ({ unit: 'second', n, us: n * SECOND })),
   ...[1, 2, 5, 10, 15, 30].map((n) => ({ unit: 'minute', n, us: n * MINUTE })),
   ...[1, 2, 3, 6, 12].map((n) => ({ unit: 'hour', n, us: n * HOUR })),
-  { unit: 'day', n: 1, us: DAY }, { unit: 'week', n: 1, us: 7 * DAY },
+  // The same days, with shorter labels where the longer ones have no room.
+  { unit: 'day', n: 1, us: DAY }, { unit: 'date', n: 1, us: DAY }, { unit: 'week', n: 1, us: 7 * DAY },
   ...[1, 3, 6].map((n) => ({ unit: 'month', n, us: n * 30.44 * DAY })),
   ...[1, 2, 5, 10, 20, 50].map((n) => ({ unit: 'year', n, us: n * 365.25 * DAY })),
 ];
-const LABEL_PX = { second: 78, minute: 62, hour: 62, day: 62, week: 66, month: 52, year: 52 };
+const LABEL_PX = { second: 78, minute: 62, hour: 62, day: 62, date: 30, week: 56, month: 52, year: 52 };
 
 function stepFor(usPerPx) {
   return STEPS.find((step) => step.us / usPerPx >= LABEL_PX[step.unit]) || STEPS[STEPS.length - 1];
@@ -505,7 +506,7 @@ function ticksOf(view, step) {
 }
 
 function calendarTick(at, step, k) {
-  if (step.unit === 'day') return timeOf(at.year, at.month, at.day + k);
+  if (step.unit === 'day' || step.unit === 'date') return timeOf(at.year, at.month, at.day + k);
   if (step.unit === 'week') return timeOf(at.year, at.month, at.day - ((at.weekday + 6) % 7) + 7 * k);
   if (step.unit === 'month') return timeOf(at.year, 1 + Math.floor((at.month - 1) / step.n) * step.n + k * step.n, 1);
   return timeOf(Math.floor(at.year / step.n) * step.n + k * step.n, 1, 1);
@@ -527,6 +528,7 @@ function tickText(us, step) {
   if (step.unit === 'second') return clockText(at);
   if (step.us < DAY) return pad(at.hour) + ':' + pad(at.minute);
   if (step.unit === 'day') return WEEKDAYS[at.weekday] + ' ' + at.day;
+  if (step.unit === 'date') return String(at.day);
   if (step.unit === 'week') return at.day + ' ' + MONTHS[at.month - 1];
   if (step.unit === 'month') return MONTHS[at.month - 1];
   return String(at.year);
@@ -536,7 +538,7 @@ function tickText(us, step) {
 function contextText(us, step) {
   const at = fields(us);
   if (step.us < DAY) return WEEKDAYS[at.weekday] + ' ' + dateText(at);
-  if (step.unit === 'day' || step.unit === 'week') return MONTHS[at.month - 1] + ' ' + at.year;
+  if (['day', 'date', 'week'].includes(step.unit)) return MONTHS[at.month - 1] + ' ' + at.year;
   return step.unit === 'month' ? String(at.year) : '';
 }
 
@@ -586,7 +588,7 @@ function renderPicture() {
   svgRoot.setAttribute('viewBox', `0 0 ${width} ${height}`);
   svgRoot.setAttribute('height', height);
   svgRoot.replaceChildren(definitions(), drawAxis(width, height), ...model.lanes.map(drawBranch), drawChains(model),
-    ...lanes, drawNow(height), cursorLayer);
+    ...lanes, drawNow(height), drawZone(width), cursorLayer);
   renderCursor();
   byId('shown').textContent = `${durationText(view.to - view.from)} shown`;
   for (const button of byId('presets').children) {
@@ -607,8 +609,6 @@ function drawAxis(width, height) {
   const { view } = state;
   const step = stepFor(usPerPx());
   const group = svg('g', {}, svg('rect', { x: 0, y: 0, width, height: AXIS_PX, class: 'axis-ground' }));
-  // Below the axis, because a date can need the whole of it.
-  group.append(svg('text', { x: width - 8, y: AXIS_PX + 16, 'text-anchor': 'end', text: `times in ${zoneText(view)}`, 'data-part': 'zone' }));
   const ticks = ticksOf(view, step);
   drawContexts(group, ticks, step, width);
   for (const tick of ticks) {
@@ -620,6 +620,11 @@ function drawAxis(width, height) {
     }
   }
   return group;
+}
+
+/** Below the axis, because a date can need the whole of it. */
+function drawZone(width) {
+  return svg('text', { x: width - 8, y: AXIS_PX + 16, 'text-anchor': 'end', class: 'zone', text: `times in ${zoneText(state.view)}`, 'data-part': 'zone' });
 }
 
 /** The first context stands at the left edge, each other one where it begins, if there is room. */
@@ -848,7 +853,7 @@ function drawBranch(lane) {
   const rows = layout();
   const from = laneTop(lane.parent) + rows.bar + rows.barHeight;
   const to = laneTop(lane) + rows.bar + rows.barHeight / 2;
-  group.append(svg('path', { d: `M${x} ${from}V${to - 8}q0 8 8 8`, class: 'branch' }), svg('circle', { cx: x, cy: from, r: 3, class: 'cursor-sign' }));
+  group.append(svg('path', { d: `M${x} ${from}V${to - 8}q0 8 8 8`, class: 'branch' }));
   return group;
 }
 
@@ -1143,10 +1148,24 @@ function placeIn(event) {
   return { x: event.clientX - box.left, y: event.clientY - box.top };
 }
 
-function laneAtY(y) {
+/** The lane under the pointer; where that one is blank, the newest that holds something at the time. */
+function laneAtPlace({ x, y }) {
   const { lanes } = state.model;
   const index = Math.floor((y - AXIS_PX) / layout().height);
-  return lanes[Math.min(Math.max(index, 0), lanes.length - 1)] || null;
+  const lane = lanes[Math.min(Math.max(index, 0), lanes.length - 1)] || null;
+  const us = timeAtX(x);
+  if (!lane || isBetween(us, ownExtent(lane))) return lane;
+  return [...lanes].reverse().find((other) => isBetween(us, ownExtent(other))) || lane;
+}
+
+/** From the first to the last thing on a lane. */
+function ownExtent(lane) {
+  if (!lane.extent) {
+    const items = [...lane.coverage, ...lane.gaps, ...lane.reach];
+    const from = [lane.begin ?? Infinity, ...items.map((item) => item.from)];
+    lane.extent = { from: Math.min(...from), to: Math.max(-Infinity, ...items.map((item) => item.to)) };
+  }
+  return lane.extent;
 }
 
 function markAt({ x, y }) {
@@ -1202,7 +1221,7 @@ function clickAt(place) {
   const mark = markAt(place);
   if (mark && mark.items.length > 1) { openGroup(mark); return; }
   if (mark && mark.kind === 'event') { chooseEvent(mark.items[0]); return; }
-  const lane = laneAtY(place.y);
+  const lane = laneAtPlace(place);
   if (!lane) return;
   if (mark) choose(mark.items[0].from, mark.lane, { title: `End of backup ${mark.items[0].raw.id}` });
   else choose(snapped(timeAtX(place.x)), lane);
@@ -1219,7 +1238,7 @@ function openGroup(mark) {
 }
 
 function hoverAt(place) {
-  const asked = laneAtY(place.y);
+  const asked = laneAtPlace(place);
   if (!asked) return;
   const us = snapped(timeAtX(place.x));
   state.hover = { us, lane: asked };
