@@ -340,7 +340,9 @@ class AnyPage(Page):
         picture = self.find("#picture")
         self.run_js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", picture)
         self.settle()
-        left, y = self.run_js("const box = arguments[0].getBoundingClientRect(); return [box.left, box.top + 90]", picture)
+        left, y = self.run_js(
+            "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top + 90]", picture
+        )
         moment, ticks = self.text("#moment-heading"), self.ticks()
         self.touch(y, (left + 500, left + 700), (left + 300, left + 900))
         apart = self.text("#shown")
@@ -590,6 +592,15 @@ class Large(Page):
         self.run_js("document.querySelectorAll('details').forEach((at) => { at.open = true; })")
         self.settle()
         self.assertEqual(self.driver.title, "Walhalla status")
+
+    def test_an_event_that_cannot_be_undone_says_so(self):
+        self.find("#search").send_keys("2022-12")
+        self.settle()
+        self.assertEqual(self.text("#event-list button"), "Why no command?")
+        self.click("#event-list button")
+        self.assertIn("cannot be reached", self.text("#moment-verdict"))
+        self.assertTrue(self.text("#moment-reason"))
+        self.assertIsNone(self.command())
 
     def test_long_tables_and_lists_grow_by_a_click(self):
         self.run_js("document.querySelector('[data-table=Backups]').open = true")
