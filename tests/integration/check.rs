@@ -79,7 +79,9 @@ fn a_server_that_archives_is_checked_to_the_end() {
 fn a_server_that_does_not_archive_here_is_found_out() {
     let site = Site::make();
     site.set("archive_command", "cp %p /dev/null");
-    let outcome = site.check(&site.walhalla, &["--timeout", "3"]).exits_with(3);
+    let outcome = site
+        .check(&site.walhalla, &["--timeout", "3"])
+        .exits_with(3);
     let command = said(&outcome, "archive_command");
     assert_eq!(command["state"], "failed");
     let what = command["problem"].as_str().unwrap();
@@ -95,7 +97,9 @@ fn a_server_that_does_not_archive_here_is_found_out() {
     assert_eq!(said(&outcome, "archive_command")["state"], "failed");
 
     site.set("archive_command", "false");
-    let outcome = site.check(&site.walhalla, &["--timeout", "3"]).exits_with(3);
+    let outcome = site
+        .check(&site.walhalla, &["--timeout", "3"])
+        .exits_with(3);
     let arrival = said(&outcome, "a segment arrives in the store");
     let what = arrival["problem"].as_str().unwrap();
     assert!(what.contains("has not archived it"), "{what}");
@@ -112,10 +116,21 @@ fn a_role_without_rights_is_told_what_to_grant() {
         .exits_with(3);
     let right = said(&outcome, "right to take a backup");
     let what = right["problem"].as_str().unwrap();
-    assert!(what.contains("GRANT EXECUTE ON FUNCTION pg_backup_start"), "{what}");
-    assert_eq!(said(&outcome, "right to switch segments")["state"], "warning");
+    assert!(
+        what.contains("GRANT EXECUTE ON FUNCTION pg_backup_start"),
+        "{what}"
+    );
+    assert_eq!(
+        said(&outcome, "right to switch segments")["state"],
+        "warning"
+    );
     let command = said(&outcome, "archive_command");
-    assert!(command["problem"].as_str().unwrap().contains("pg_read_all_settings"));
+    assert!(
+        command["problem"]
+            .as_str()
+            .unwrap()
+            .contains("pg_read_all_settings")
+    );
 }
 
 #[test]
@@ -128,7 +143,11 @@ fn what_a_command_of_another_user_left_behind_is_named() {
     let store = site.walhalla.run(&["config", "--json"]).succeeds().json();
     let rows = store.as_array().unwrap();
     let url = rows.iter().find(|row| row["key"] == "store").unwrap();
-    let folder = url["value"].as_str().unwrap().strip_prefix("file://").unwrap();
+    let folder = url["value"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("file://")
+        .unwrap();
     let left = std::path::Path::new(folder).join("left");
     std::fs::write(&left, "").unwrap();
     let outcome = site.check(&site.walhalla, &["--no-switch"]).exits_with(3);
@@ -146,21 +165,35 @@ fn a_host_that_only_restores_needs_no_right_to_write() {
     writer.archive_from(&mut cluster);
     let empty = writer.run(&["check", "--read-only", "--json"]).succeeds();
     let what = said(&empty, "read the newest backup");
-    assert!(what["problem"].as_str().unwrap().contains("there is no backup"), "{what}");
+    assert!(
+        what["problem"]
+            .as_str()
+            .unwrap()
+            .contains("there is no backup"),
+        "{what}"
+    );
     fill(&cluster);
     let id = writer.back_up(&cluster);
     let before = store.objects_named("");
     let outcome = writer.run(&["check", "--read-only", "--json"]).succeeds();
     let found = said(&outcome, "read the newest backup");
-    assert_eq!((&found["state"], &found["note"]), (&"ok".into(), &id.clone().into()));
+    assert_eq!(
+        (&found["state"], &found["note"]),
+        (&"ok".into(), &id.clone().into())
+    );
     assert_eq!(store.objects_named(""), before);
     // Objects that cannot be opened here are a problem of this host.
     let key = crate::support::Key::generate(&area, "key");
     let sealed = writer.encrypting_to(&[&key.recipient]);
     sealed.back_up(&cluster);
-    let outcome = sealed.run(&["check", "--read-only", "--json"]).exits_with(3);
+    let outcome = sealed
+        .run(&["check", "--read-only", "--json"])
+        .exits_with(3);
     let found = said(&outcome, "read the newest backup");
-    assert!(found["problem"].as_str().unwrap().contains("encrypted"), "{found}");
+    assert!(
+        found["problem"].as_str().unwrap().contains("encrypted"),
+        "{found}"
+    );
 }
 
 /// The problems of a check, as its JSON names them.
