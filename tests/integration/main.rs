@@ -34,6 +34,7 @@ mod delta_mix;
 mod delta_restores;
 mod delta_sources;
 mod deltas;
+mod drill;
 mod earlier_backups;
 mod encryption;
 mod encryption_keys;
