@@ -24,6 +24,8 @@ pub mod daemon;
 pub mod error;
 pub mod failure;
 pub mod find;
+#[cfg(test)]
+mod messages;
 pub mod output;
 pub mod paths;
 pub mod pipeline;

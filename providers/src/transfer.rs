@@ -637,6 +637,7 @@ impl Store {
             self.inner.patience.clone(),
             Arc::clone(&self.inner.told),
         )
+        .at(self.inner.store.place())
     }
 }
 
