@@ -1,5 +1,5 @@
-//! The book: every link and anchor in it leads somewhere, the table of contents names each page once, and the alert
-//! rules and the dashboard use the metrics that the book lists.
+//! The book: every link and anchor in it leads somewhere, the table of contents names each page once, the program knows
+//! every command line, and the alert rules and the dashboard use the metrics that the book lists.
 //!
 //! It reads Markdown as GitHub and mdBook do, as far as the pages use it, and needs neither of the two.
 
@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 
 /// Pages outside of the book whose links are checked, too.
 const OTHER_PAGES: [&str; 3] = ["README.md", "CHANGELOG.md", "docker/README.md"];
@@ -215,6 +216,162 @@ fn the_table_of_contents_names_each_page_once() {
     let listed: BTreeSet<PathBuf> = named.iter().cloned().collect();
     assert_eq!(named.len(), listed.len(), "a page stands there twice");
     assert_eq!(listed, pages, "pages in SUMMARY.md and in docs/");
+}
+
+/// The code blocks of a page that hold commands, with the numbers of their lines.
+fn commands(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut is_code = false;
+    let mut goes_on = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim_start().starts_with("```") {
+            is_code = !is_code;
+        } else if goes_on {
+            let (_, begun) = lines.last_mut().unwrap();
+            begun.push_str(line.trim_end_matches('\\'));
+        } else if is_code {
+            lines.push((number, line.trim_end_matches('\\').to_owned()));
+        }
+        goes_on = is_code && line.ends_with('\\');
+    }
+    lines
+}
+
+/// What a shell makes of a command: its words, up to a pipe, a comment or the next command.
+fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for letter in command.chars() {
+        match (quote, letter) {
+            (Some(mark), _) if letter == mark => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, '|' | ';' | '&' | '>' | '<' | ')') => break,
+            (None, '#') if word.is_none() => break,
+            (None, _) if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The arguments of each call of the program in a line of a shell, a crontab, a unit or a configuration file.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let mut calls = Vec::new();
+    for start in ["walhalla ", "/usr/local/bin/walhalla "] {
+        for (place, _) in line.match_indices(start) {
+            let (before, rest) = (&line[..place], &line[place + start.len()..]);
+            if is_call(before, start) {
+                // Inside the quotes of a setting, the call ends where they do.
+                let quote = before.chars().last().filter(|it| matches!(it, '\'' | '"'));
+                let end = quote.and_then(|quote| rest.find(quote));
+                calls.push(words(&rest[..end.unwrap_or(rest.len())]));
+            }
+        }
+    }
+    calls
+}
+
+/// Whether a program's name that stands behind `before` is a call of it.
+fn is_call(before: &str, name: &str) -> bool {
+    let before = before.trim_end_matches(['\'', '"']);
+    let last = before.split_whitespace().last().unwrap_or_default();
+    let is_word = before.ends_with(' ') || before.is_empty();
+    // `ExecStart=/usr/local/bin/walhalla …`, but not `PGUSER=walhalla …`
+    if !is_word {
+        return before.ends_with('=') && name.starts_with('/');
+    }
+    let fields = before.split_whitespace().count();
+    let is_crontab = before.starts_with(|first: char| first.is_ascii_digit() || first == '*');
+    let leads = [
+        "",
+        "$",
+        "postgres",
+        "keeper",
+        "&&",
+        "||",
+        "do",
+        "=",
+        "archive_command:",
+    ];
+    let leads = [&leads[..], &["restore_command:", "command:"]].concat();
+    leads.contains(&last) || (is_crontab && (5..=6).contains(&fields))
+}
+
+/// Whether the program knows the command and the options. Their values are not looked at.
+fn complaint(arguments: &[String]) -> Option<String> {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_walhalla"));
+    // The program shows its help when all that stands before it is known.
+    let outcome = program.args(arguments).arg("--help").output().unwrap();
+    let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    (!outcome.status.success()).then(|| said.lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn the_program_knows_every_command_line_of_the_book() {
+    let mut pages = pages_of_the_book();
+    pages.retain(|page| !page.starts_with("docs/decisions"));
+    pages.extend(OTHER_PAGES.map(PathBuf::from));
+    pages.remove(Path::new("CHANGELOG.md"));
+    let mut complaints = Vec::new();
+    let mut count = 0;
+    for page in &pages {
+        for (line, text) in commands(&text_of(page)) {
+            for arguments in calls(&text) {
+                // An ellipsis stands for arguments of the reader's own.
+                let own: Vec<String> = { arguments.iter() }
+                    .filter(|word| !word.contains('…'))
+                    .cloned()
+                    .collect();
+                count += 1;
+                if let Some(complaint) = complaint(&own) {
+                    complaints.push(format!("{}:{line}: {complaint}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 80, "only {count} calls were found");
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn calls_are_found_where_they_stand() {
+    for (line, expected) in [
+        ("walhalla backup-list", "backup-list"),
+        (
+            "$ walhalla plan --target-name before",
+            "plan --target-name before",
+        ),
+        ("sudo -u postgres walhalla check  # now", "check"),
+        (
+            "30 1 * * *    walhalla backup-push /a --delta",
+            "backup-push /a --delta",
+        ),
+        ("ExecStart=/usr/local/bin/walhalla daemon", "daemon"),
+        (
+            "archive_command = '/usr/local/bin/walhalla wal-push %p'",
+            "wal-push %p",
+        ),
+        (
+            "walhalla backup-show LATEST | grep -A3 tablespaces",
+            "backup-show LATEST",
+        ),
+        (
+            "for f in a; do walhalla wal-push pg_wal/$f || break; done",
+            "wal-push pg_wal/$f",
+        ),
+    ] {
+        let found: Vec<String> = calls(line).iter().map(|words| words.join(" ")).collect();
+        assert_eq!(found, [expected], "{line}");
+    }
+    let none = "INFO backup 1 walhalla begins";
+    assert!(calls(none).is_empty(), "{none}");
+    let two = calls("walhalla restore a --target-time '2026-11-21 04:29:59+00'");
+    assert_eq!(two[0][3], "2026-11-21 04:29:59+00");
 }
 
 /// The words that begin with `walhalla_`.
