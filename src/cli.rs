@@ -66,6 +66,12 @@ pub struct Global {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
+    /// Show times in UTC [default: in this machine's time zone]
+    #[arg(long, global = true)]
+    pub utc: bool,
+    /// Show all columns of a table [default: those that fit the terminal]
+    #[arg(long, global = true)]
+    pub wide: bool,
     /// How messages are written to standard error
     #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -116,7 +122,13 @@ pub enum Command {
     BackupPush(BackupPush),
     /// List the backups, oldest first
     #[command(after_help = "Example:\n  walhalla backup-list --json | jq '.[-1].id'")]
-    BackupList(Cluster),
+    BackupList(BackupList),
+    /// List what is in the store: folders, or with -r objects, and what each one is
+    #[command(
+        after_help = "Example:\n  walhalla ls\n  walhalla ls 7443178563127885315/backups\n  \
+        walhalla ls -r 7443178563127885315/wal/00000001"
+    )]
+    Ls(Ls),
     /// Show everything about one backup
     #[command(after_help = "Example:\n  walhalla backup-show LATEST")]
     BackupShow(BackupShow),
@@ -182,15 +194,25 @@ pub enum Command {
     /// Show the archived WAL: timelines, gaps, sizes, times, and what can be reached
     #[command(after_help = "Example:\n  walhalla wal-show --json | jq '.reachable'")]
     WalShow(Cluster),
+    /// Show how the archive stands: what can be restored, how old it is, what is missing
+    #[command(
+        after_help = "Example:\n  walhalla status --pgdata /var/lib/postgresql/17/main\n  \
+        walhalla status --html /var/www/backups.html\n  \
+        walhalla status --nagios --max-age 26h --max-full-age 8d --max-wal-age 15min\n\n\
+        Exits with 3 when something is critical; --nagios with 0 (ok), 1 (warning), 2 (critical) or 3 (unknown)."
+    )]
+    Status(Status),
     /// Make the summaries of archived WAL that are missing
     #[command(after_help = "Example:\n  walhalla wal-summarize\n\n\
         Exits with 3 when a segment could not be summarized.")]
     WalSummarize(WalSummarize),
-    /// Try out the store: what it keeps and refuses, and which rights are missing
+    /// Check everything that archiving and restoring need: settings, store, host, server, and one segment on its way
     #[command(
-        after_help = "Example:\n  walhalla check --store s3://acme-backups/postgres\n\n\
-        Stores small objects and one in two parts below walhalla-check/ and deletes them again.\n\
-        Exits with 3 when a problem was found."
+        after_help = "Example (on the database host, as the server's user):\n  walhalla check /var/lib/postgresql/17/main\n\
+        Example (on a host that only restores):\n  walhalla check --read-only\n\n\
+        Stores small objects and one in two parts below walhalla-check/ and deletes them again. With PGDATA it also has the \
+        server switch to a new segment, sees the old one arrive in the store, and fetches it back.\n\
+        Exits with 3 when a check failed; a warning does not count."
     )]
     Check(Check),
     /// Make a key pair for encryption
@@ -305,6 +327,9 @@ pub struct BackupPush {
     /// Store only what changed since an earlier backup; a full backup where there is none that it could stand on
     #[arg(long)]
     pub delta: bool,
+    // As WAL-G has it: a backup without --delta is full.
+    #[arg(long, hide = true, conflicts_with = "delta")]
+    pub full: bool,
     /// The earlier backup [default: the newest one of this server's past]
     #[arg(long, value_name = "ID", requires = "delta")]
     pub parent: Option<String>,
@@ -357,6 +382,28 @@ pub struct BackupShow {
 }
 
 #[derive(Debug, Args)]
+pub struct BackupList {
+    // As WAL-G has them.
+    #[arg(long, hide = true)]
+    pub detail: bool,
+    #[arg(long, hide = true)]
+    pub pretty: bool,
+    /// Which cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
+pub struct Ls {
+    /// What keys begin with; without -r, a folder
+    #[arg(default_value = "")]
+    pub prefix: String,
+    /// Every object below, not one level
+    #[arg(short, long)]
+    pub recursive: bool,
+}
+
+#[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("mark").required(true))]
 pub struct BackupMark {
     /// The backup's id, or LATEST
@@ -365,7 +412,7 @@ pub struct BackupMark {
     #[arg(long, group = "mark")]
     pub permanent: bool,
     /// Leave the backup to the retention rules
-    #[arg(long, group = "mark")]
+    #[arg(short, long, group = "mark")]
     pub impermanent: bool,
     /// Which cluster
     #[command(flatten)]
@@ -714,6 +761,34 @@ pub struct Find {
 }
 
 #[derive(Debug, Args)]
+pub struct Status {
+    /// Data directory of this host's server, to see also which segments wait there
+    #[arg(long, value_name = "DIR", env = "PGDATA")]
+    pub pgdata: Option<PathBuf>,
+    /// Write metrics for Prometheus, to FILE in one step for the textfile collector [default: standard output]
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-", group = "form")]
+    pub prometheus: Option<PathBuf>,
+    /// Answer as a plugin of Nagios: one line, and the state as the exit code
+    #[arg(long, group = "form")]
+    pub nagios: bool,
+    /// Write one page with a picture of time, in which each moment has its restore command
+    #[arg(long, value_name = "FILE", group = "form")]
+    pub html: Option<PathBuf>,
+    /// Critical when the newest backup ended longer ago, such as 26h or 2d
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_age: Option<jiff::SignedDuration>,
+    /// Critical when the newest full backup ended longer ago
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_full_age: Option<jiff::SignedDuration>,
+    /// Critical when the newest WAL in the store arrived longer ago
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    pub max_wal_age: Option<jiff::SignedDuration>,
+    /// Which cluster [default: all]
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
 pub struct WalSummarize {
     /// Read every segment, and make those stored summaries anew too that are damaged or another content's
     #[arg(long)]
@@ -746,6 +821,18 @@ pub struct Keygen {
 
 #[derive(Debug, Args)]
 pub struct Check {
+    /// Data directory of the running server [default: only the settings and the store are checked]
+    #[arg(env = "PGDATA")]
+    pub pgdata: Option<PathBuf>,
+    /// This host only restores: write nothing to the store
+    #[arg(long, conflicts_with = "append_only")]
+    pub read_only: bool,
+    /// Do not have the server switch to a new segment
+    #[arg(long)]
+    pub no_switch: bool,
+    /// Seconds in which a segment must arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
     /// The credentials must not be able to delete: that they can is the problem
     #[arg(long)]
     pub append_only: bool,
@@ -759,6 +846,18 @@ fn slot(text: &str) -> Result<String, String> {
     } else {
         Err("it may have up to 63 lower case letters, digits and underscores".to_owned())
     }
+}
+
+/// Seconds, or numbers with their units: `90`, `15min`, `26h`, `2d`.
+fn age(text: &str) -> Result<jiff::SignedDuration, String> {
+    let seconds = text.parse().ok().map(jiff::SignedDuration::from_secs);
+    let units = || {
+        let span: jiff::Span = text.parse().ok()?;
+        span.to_duration(jiff::SpanRelativeTo::days_are_24_hours())
+            .ok()
+    };
+    let age = seconds.or_else(units).filter(|age| age.is_positive());
+    age.ok_or_else(|| format!("{text:?} is no length of time (90s, 15min, 26h and 2d are)"))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

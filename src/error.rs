@@ -66,6 +66,15 @@ pub enum Error {
         #[source]
         source: IdentityError,
     },
+    /// A file that was asked for cannot be written.
+    #[error("could not write {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// The daemon cannot listen.
     #[error("could not listen on {}", path.display())]
     Socket {
@@ -132,7 +141,11 @@ impl Error {
             Self::Retention(error) => Some(error),
             Self::Copy(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
-            Self::Keys { .. } | Self::Socket { .. } | Self::Output(_) | Self::System { .. } => None,
+            Self::Keys { .. }
+            | Self::File { .. }
+            | Self::Socket { .. }
+            | Self::Output(_)
+            | Self::System { .. } => None,
         }
     }
 }

@@ -36,6 +36,7 @@ pub mod retention;
 pub mod server;
 pub mod session;
 pub mod spool;
+pub mod status;
 pub mod threads;
 pub mod verify;
 pub mod wal;

@@ -355,6 +355,11 @@ impl StoreSession {
         self.store.pages(prefix, start_after)
     }
 
+    /// [`Store::level`]; each next page is waited for with [`StoreSession::wait`].
+    pub fn level(&self, folder: &str) -> Listing {
+        self.store.level(folder)
+    }
+
     /// [`Store::lists_by_prefix`]
     pub fn lists_by_prefix(&self) -> bool {
         self.store.lists_by_prefix()

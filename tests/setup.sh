@@ -67,6 +67,7 @@ install_packages() {
     { have age && have age-keygen; } || missing+=(age)
     have b3sum || missing+=(b3sum)
     have ssh-keygen || missing+=(openssh-client)
+    have promtool || missing+=(prometheus)
   fi
   [ -x /usr/bin/time ] || missing+=(time)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
@@ -168,6 +169,23 @@ install_fake_gcs() {
   tests/get-fake-gcs.sh "$dir"
 }
 
+# Ubuntu has Chromium as a snap only, which a container cannot run: there install a browser and its driver yourself, under
+# a name that `command -v` finds (chromium, google-chrome; chromedriver), or name them in CHROMIUM and CHROMEDRIVER. The
+# tests of the status page fail without them.
+install_chromium() {
+  local missing=()
+  [ -n "${CHROMIUM:-}" ] || have chromium || have chromium-browser || have google-chrome || missing+=(chromium)
+  [ -n "${CHROMEDRIVER:-}" ] || have chromedriver || missing+=(chromium-driver)
+  # Debian's Python, because its packages are not for another one that may come first in PATH.
+  /usr/bin/python3 -c 'import importlib.util as u, sys; sys.exit(u.find_spec("selenium") is None)' || missing+=(python3-selenium)
+  [ ${#missing[@]} != 0 ] || return 0
+  if grep -q '^ID=ubuntu$' /etc/os-release; then
+    say "tests of the status page need ${missing[*]}, which Ubuntu has as a snap or not at all: see install_chromium in $0"
+    return 0
+  fi
+  apt_install "${missing[@]}"
+}
+
 make_user() {
   [ "$(id -u)" = 0 ] || return 0
   ! id "$TEST_USER" >/dev/null 2>&1 || return 0
@@ -188,6 +206,7 @@ if [ $for_tests = yes ]; then
   install_seaweedfs
   install_azurite
   install_fake_gcs
+  install_chromium
 fi
 for major in "${majors[@]}"; do
   # 10 to 13 bring no client programs; those of 14 are used with them.

@@ -438,11 +438,16 @@ impl Store {
         Ok(None)
     }
 
+    /// What is directly below `folder` (which ends in `/` or is empty), page by page: objects, and the keys of folders.
+    pub fn level(&self, folder: &str) -> Listing {
+        Listing::of_folders(self.clone(), folder)
+    }
+
     /// The names of the folders directly below `prefix` (which ends in `/` or is empty), each
     /// without the prefix and without a trailing slash, in byte order of the names with it.
     pub async fn folders(&self, prefix: &str) -> Result<Vec<String>> {
         let mut folders = Vec::new();
-        let mut pages = Listing::of_folders(self.clone(), prefix);
+        let mut pages = self.level(prefix);
         while let Some(page) = pages.next_page().await? {
             folders.extend(page.folders);
         }

@@ -421,6 +421,22 @@ impl<'a> Archive<'a> {
         Ok(names.filter(has_none).count() as u64)
     }
 
+    /// Bytes that all summaries take in the store.
+    ///
+    /// # Errors
+    /// The repository's.
+    pub fn summary_bytes(&self) -> Result<u64, Error> {
+        let known = self.histories.known.keys();
+        let timelines = known.chain(&self.histories.unknown);
+        let mut bytes = 0;
+        for timeline in timelines {
+            let summaries = self.summaries(*timeline, None)?;
+            let forms = summaries.values().flatten();
+            bytes += forms.map(|form| form.stored_bytes).sum::<u64>();
+        }
+        Ok(bytes)
+    }
+
     /// Shows the summaries of segments that follow one another, in order, until `visit` says no.
     ///
     /// # Errors

@@ -60,6 +60,24 @@ pub async fn check_store(store: &Store, deletes: Deletes) -> Result<Vec<Finding>
     Ok(check.findings)
 }
 
+/// Tries out what a host needs that only restores: to see that an object is not there, to list, and to read.
+///
+/// # Errors
+/// As [`check_store`].
+pub async fn check_reading(store: &Store) -> Result<Vec<Finding>> {
+    let mut check = Check {
+        store,
+        object: ObjectKey::new(format!("{FOLDER}/none"))?,
+        in_parts: ObjectKey::new(format!("{FOLDER}/none-in-parts"))?,
+        absent: ObjectKey::new(format!("{FOLDER}/none-absent"))?,
+        is_stored: false,
+        findings: Vec::new(),
+    };
+    check.absence().await?;
+    check.list().await;
+    Ok(check.findings)
+}
+
 impl Check<'_> {
     /// The first request of all: what keeps it from an answer keeps all the others.
     async fn absence(&mut self) -> Result<()> {
@@ -205,11 +223,11 @@ impl Check<'_> {
             Ok(found) => Some(found.join("\n")),
             Err(error) => Some(reason_in_words(&error)),
         };
-        self.findings.push(Finding {
-            check: "keep what the protocol promises",
-            object: self.store.url().to_owned(),
+        self.findings.push(Finding::of(
+            "keep what the protocol promises",
+            self.store.url(),
             problem,
-        });
+        ));
     }
 
     async fn delete(&mut self, deletes: Deletes) {
@@ -277,11 +295,7 @@ impl Check<'_> {
 
     fn note(&mut self, check: &'static str, key: &ObjectKey, problem: Option<String>) {
         let object = self.store.object_url(key);
-        self.findings.push(Finding {
-            check,
-            object,
-            problem,
-        });
+        self.findings.push(Finding::of(check, object, problem));
     }
 }
 

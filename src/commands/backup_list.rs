@@ -1,7 +1,5 @@
 //! `walhalla backup-list`
 
-use comfy_table::{Table, presets};
-use indicatif::HumanBytes;
 use jiff::Timestamp;
 use serde::Serialize;
 use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
@@ -9,9 +7,11 @@ use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier, Version};
 use super::wal_show::print_spans;
 use super::{Context, Outcome};
 use crate::archive::Archive;
-use crate::cli::Cluster;
+use crate::cli;
 use crate::error::Error;
 use crate::output;
+use crate::output::look::{bytes, count, time};
+use crate::output::table::{Table, number, text};
 use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, FoundCluster, Repository};
 use crate::restore::window::{Window, spans, windows};
 
@@ -65,6 +65,12 @@ impl<'a> Standing<'a> {
             chain_problem,
             dependents: ids(catalog.dependents(&backup.id)),
         }
+    }
+
+    /// The ids of what a restore takes, and of what stands on the backup.
+    pub(super) fn ids(&self) -> (Option<Vec<String>>, Vec<String>) {
+        let text = |ids: &[&BackupId]| ids.iter().map(ToString::to_string).collect();
+        (self.chain.as_deref().map(text), text(&self.dependents))
     }
 
     /// Why the backup cannot be restored, if something of its chain is missing.
@@ -139,8 +145,8 @@ impl<'a> From<&'a BackupEntry> for Row<'a> {
     }
 }
 
-pub(super) fn run(context: &Context, cluster: &Cluster) -> Result<Outcome, Error> {
-    let repositories = context.repositories(cluster)?;
+pub(super) fn run(context: &Context, arguments: &cli::BackupList) -> Result<Outcome, Error> {
+    let repositories = context.repositories(&arguments.cluster)?;
     let mut shown = Shown::default();
     for repository in &repositories {
         let catalog = repository.catalog()?;
@@ -198,7 +204,7 @@ fn show(
         shown.rows.extend(backups.iter().map(row));
     } else {
         let windows: Vec<Window> = backups.iter().map(|it| it.window.clone()).collect();
-        output::block(&table(&backups).to_string())?;
+        table(&backups).print()?;
         print_spans(&spans(&windows))?;
     }
     shown.has_problem |= problems(catalog, &backups) == Outcome::ProblemFound;
@@ -231,69 +237,64 @@ impl From<&Window> for Reaches {
 }
 
 fn table(backups: &[Listed]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "ID",
-        "KIND",
-        "PARENT",
-        "TLI",
-        "START LSN",
-        "STOP LSN",
-        "STOPPED",
-        "SIZE",
-        "STORED",
-        "PG",
-        "REACHES",
-        "PERMANENT",
-        "LABEL",
+    let mut table = Table::new(&[
+        text("ID", 0),
+        text("KIND", 4),
+        text("PARENT", 6),
+        number("TLI", 7),
+        text("START LSN", 9),
+        text("STOP LSN", 9),
+        text("STOPPED", 5),
+        number("SIZE", 1),
+        number("STORED", 2),
+        text("PG", 8),
+        text("REACHES", 0),
+        text("MISSING SEGMENT", 3),
+        text("PERMANENT", 3),
+        text("LABEL", 3),
+        number("CORRUPT BLOCKS", 2),
     ]);
     for listed in backups {
         let backup = listed.backup;
-        let damaged = if backup.corrupt_blocks.is_empty() {
-            ""
-        } else {
-            " (has corrupt blocks)"
-        };
-        table.add_row([
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let missing = listed
+            .window
+            .missing
+            .filter(|_| listed.standing.chain.is_some());
+        let corrupt = backup.corrupt_blocks.len() as u64;
+        table.row([
             backup.id.to_string(),
             format!("{:?}", backup.kind).to_lowercase(),
-            backup
-                .parent
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            or_dash(backup.parent.as_ref().map(ToString::to_string)),
             backup.timeline.number().to_string(),
             backup.start_lsn.to_string(),
             backup.stop_lsn.to_string(),
-            backup
-                .stop_time
-                .strftime("%Y-%m-%d %H:%M:%S%:z")
-                .to_string(),
-            HumanBytes(backup.size_bytes).to_string(),
-            HumanBytes(backup.stored_bytes).to_string(),
+            time(backup.stop_time),
+            bytes(backup.size_bytes),
+            bytes(backup.stored_bytes),
             backup.postgres_version.to_string(),
             reaches(listed),
-            if listed.is_permanent { "yes" } else { "no" }.to_owned(),
-            format!(
-                "{}{damaged}",
-                output::in_a_line(backup.label.as_deref().unwrap_or_default())
-            ),
+            or_dash(missing.map(|name| name.to_string())),
+            if listed.is_permanent { "yes" } else { "-" }.to_owned(),
+            backup.label.clone().unwrap_or_default(),
+            if corrupt == 0 {
+                "-".to_owned()
+            } else {
+                count(corrupt)
+            },
         ]);
     }
     table
 }
 
-/// Up to when a backup's WAL goes.
+/// The last moment that can be reached from a backup.
 fn reaches(listed: &Listed) -> String {
     let window = &listed.window;
-    let end = match (window.last_segment, window.to) {
-        _ if listed.standing.chain.is_none() => "nothing, its chain is broken".to_owned(),
-        (None, _) => "nothing, its WAL is not whole".to_owned(),
-        (Some(_), Some(to)) => to.strftime("%Y-%m-%d %H:%M:%S%:z").to_string(),
-        (Some(segment), None) => format!("its end; WAL to {segment}"),
-    };
-    match window.missing {
-        Some(missing) if window.last_segment.is_some() => format!("{end}, {missing} is missing"),
-        _ => end,
+    match (window.last_segment, window.to) {
+        _ if listed.standing.chain.is_none() => "nothing: broken chain".to_owned(),
+        (None, _) => "nothing: WAL is missing".to_owned(),
+        (Some(_), Some(to)) => time(to),
+        (Some(segment), None) if window.is_end_unknown => format!("WAL to {segment}"),
+        (Some(_), None) => "its own end".to_owned(),
     }
 }

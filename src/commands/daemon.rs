@@ -56,6 +56,8 @@ pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Erro
             doing: "listen for Prometheus",
             source,
         })?;
+        let looking = Arc::clone(&service);
+        thread::spawn(move || looking.look_at_archives());
     }
     let accepting = Arc::clone(&service);
     thread::spawn(move || accepting.accept(&listener));

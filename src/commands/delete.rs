@@ -1,7 +1,5 @@
 //! `walhalla delete`
 
-use comfy_table::{CellAlignment, Table, presets};
-use indicatif::{HumanBytes, HumanCount};
 use jiff::Timestamp;
 use serde::Serialize;
 use walhalla_providers::{Retained, Versioning};
@@ -12,6 +10,8 @@ use crate::config;
 use crate::config::policy::Policy;
 use crate::error::Error;
 use crate::output;
+use crate::output::look::{bytes, count, counted, time};
+use crate::output::table::{Table, number, text};
 use crate::repository::{BackupId, LATEST, Repository};
 use crate::restore::target;
 use crate::retention::amounts::{Both, Totals};
@@ -207,9 +207,10 @@ fn report(Deletion { plan, swept, .. }: &Deletion) -> Report<'_> {
 
 fn print(plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {
     if !plan.backups.is_empty() {
-        output::block(&backups(&plan.backups).to_string())?;
+        backups(&plan.backups).print()?;
+        output::line("")?;
     }
-    output::block(&amounts(&plan.totals).to_string())?;
+    amounts(&plan.totals).print()?;
     output::line(&window(plan))?;
     for line in plan.retained.iter().flat_map(retained) {
         output::line(&line)?;
@@ -217,62 +218,68 @@ fn print(plan: &Plan, swept: Option<&Swept>) -> Result<(), Error> {
     output::line(&match swept {
         None if plan.totals.goes().objects == 0 => "nothing is to be deleted".to_owned(),
         None => "nothing was deleted; the same command with --confirm deletes what goes".to_owned(),
-        Some(swept) => format!("{} objects were deleted", HumanCount(swept.deleted.objects)),
+        Some(swept) => format!(
+            "deleted: {}, {}",
+            counted(swept.deleted.objects, "object"),
+            bytes(swept.deleted.bytes)
+        ),
     })?;
     Ok(())
 }
 
 fn backups(backups: &[PlannedBackup]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
-        "BACKUP",
-        "PARENT",
-        "TLI",
-        "REACHES FROM",
-        "STORED",
-        "",
-        "WHY, AND WITH WHICH WAL",
+    let mut table = Table::new(&[
+        text("BACKUP", 0),
+        text("", 0),
+        text("PARENT", 5),
+        number("TLI", 6),
+        text("REACHES FROM", 3),
+        number("STORED", 1),
+        text("WHY", 0),
+        text("WAL THAT STAYS", 2),
     ]);
     for backup in backups {
-        let (fate, why) = match &backup.fate {
-            Fate::Goes => ("goes", String::new()),
+        let (fate, why, wal) = match &backup.fate {
+            Fate::Goes => ("goes", String::new(), "-"),
             Fate::Stays(stay) => {
                 let reasons: Vec<String> = stay.reasons.iter().map(ToString::to_string).collect();
                 let wal = match stay.wal {
-                    Extent::Everything => "all WAL from it on",
-                    Extent::Consistency => "the WAL that makes it consistent",
+                    Extent::Everything => "all from it on",
+                    Extent::Consistency => "its own",
                 };
-                ("stays", format!("{}; {wal}", reasons.join(", ")))
+                ("stays", reasons.join(", "), wal)
             }
         };
-        table.add_row([
+        let parent = backup.parent.as_ref().map(ToString::to_string);
+        table.row([
             backup.id.to_string(),
-            backup
-                .parent
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), ToString::to_string),
-            backup.timeline.to_string(),
-            moment(backup.reaches_from),
-            HumanBytes(backup.stored_bytes).to_string(),
             fate.to_owned(),
+            parent.unwrap_or_else(|| "-".to_owned()),
+            backup.timeline.to_string(),
+            time(backup.reaches_from),
+            bytes(backup.stored_bytes),
             why,
+            wal.to_owned(),
         ]);
     }
     table
 }
 
 fn amounts(totals: &Totals) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["OBJECTS", "GO", "BYTES", "STAY", "BYTES"]);
+    let mut table = Table::new(&[
+        text("OBJECTS", 0),
+        number("GO", 0),
+        number("BYTES", 0),
+        number("STAY", 0),
+        number("BYTES", 0),
+    ]);
     let mut row = |name: &str, both: Both| {
-        table.add_row([
+        table.row([
             name.to_owned(),
-            HumanCount(both.goes.objects).to_string(),
-            HumanBytes(both.goes.bytes).to_string(),
-            HumanCount(both.stays.objects).to_string(),
-            HumanBytes(both.stays.bytes).to_string(),
+            count(both.goes.objects),
+            bytes(both.goes.bytes),
+            count(both.stays.objects),
+            bytes(both.stays.bytes),
         ]);
     };
     row("backups", totals.backups);
@@ -281,11 +288,8 @@ fn amounts(totals: &Totals) -> Table {
     row("summaries of WAL", totals.summaries);
     row("marks, claims, gaps, leases", totals.small);
     if totals.uploads > 0 {
-        let uploads = HumanCount(totals.uploads).to_string();
-        table.add_row(["unfinished uploads", &uploads, "", "", ""]);
-    }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+        let uploads = count(totals.uploads);
+        table.row(["unfinished uploads", &uploads, "-", "-", "-"].map(str::to_owned));
     }
     table
 }
@@ -301,7 +305,7 @@ fn retained(retained: &Retained) -> Vec<String> {
         "the store keeps versions: what is deleted is only hidden, and paid for, until the store's own rules end it".to_owned()
     });
     let locks = locked_until(*retained).map(|until| {
-        let until = moment(until);
+        let until = time(until);
         format!("the newest backup that goes is locked until {until}, says the store; until then it is kept")
     });
     hides.into_iter().chain(locks).collect()
@@ -315,17 +319,13 @@ fn window(plan: &Plan) -> String {
         (Some(before), Some(after)) if before == after => {
             format!(
                 "moments from {} on can be reached, now and afterwards",
-                moment(before)
+                time(before)
             )
         }
         (Some(before), Some(after)) => format!(
             "moments from {} on can be reached now, and from {} on afterwards",
-            moment(before),
-            moment(after)
+            time(before),
+            time(after)
         ),
     }
-}
-
-fn moment(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%d %H:%M:%S%:z").to_string()
 }

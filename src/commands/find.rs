@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -17,10 +18,12 @@ use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output;
-use crate::repository::{BackupEntry, BackupId};
+use crate::repository::{BackupEntry, BackupId, Repository};
 use crate::restore::target::shell_bytes;
 use crate::restore::window::usable_end;
 
+/// The directory that printed restore commands make, if none is named.
+pub(super) const INTO: &str = "restored";
 /// Relations that a line of text names; JSON has all.
 const SHOWN_RELATIONS: usize = 3;
 
@@ -30,7 +33,7 @@ const COPY: &str = "--target-action promote --archive-mode off";
 
 /// A row of `find --json`.
 #[derive(Debug, Serialize)]
-struct Row {
+pub(super) struct Row {
     kind: &'static str,
     time: Option<jiff::Timestamp>,
     lsn: walhalla_postgres::Lsn,
@@ -43,22 +46,21 @@ struct Row {
     restore_before: Option<String>,
 }
 
+/// What is printed besides what was found: the directory that restore commands make, and the cluster that they name.
+#[derive(Clone, Copy)]
+pub(super) struct Printed<'a> {
+    pub(super) into: &'a Path,
+    pub(super) cluster: &'a cli::Cluster,
+}
+
 pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     repository.must_be_known()?;
-    let backups = repository.usable_backups()?;
-    let archive = Archive::new(&repository, &backups, context.reading())?.with_tails(Tails::Used);
-    let finds = find(&archive, &backups, &Query::from(arguments))?;
-    let relations = Relations::new(&repository, &backups);
-    let commands = Commands {
-        front: front(context, arguments),
-        archive: &archive,
-        ends: RefCell::default(),
+    let printed = Printed {
+        into: &arguments.into,
+        cluster: &arguments.cluster,
     };
-    let rows: Vec<Row> = finds
-        .iter()
-        .map(|find| row(find, &relations, &commands))
-        .collect::<Result<_, Error>>()?;
+    let rows = rows(context, &repository, &Query::from(arguments), printed)?;
     if context.global.json {
         output::json(&rows)?;
     } else if rows.is_empty() {
@@ -68,6 +70,26 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
         rows.iter().try_for_each(print)?;
     }
     Ok(Outcome::Done)
+}
+
+/// What happened, oldest first.
+pub(super) fn rows(
+    context: &Context,
+    repository: &Repository,
+    query: &Query,
+    printed: Printed,
+) -> Result<Vec<Row>, Error> {
+    let backups = repository.usable_backups()?;
+    let archive = Archive::new(repository, &backups, context.reading())?.with_tails(Tails::Used);
+    let finds = find(&archive, &backups, query)?;
+    let relations = Relations::new(repository, &backups);
+    let commands = Commands {
+        front: front(context, printed),
+        archive: &archive,
+        ends: RefCell::default(),
+    };
+    let rows = finds.iter().map(|find| row(find, &relations, &commands));
+    rows.collect()
 }
 
 impl From<&cli::Find> for Query {
@@ -84,7 +106,7 @@ impl From<&cli::Find> for Query {
 }
 
 /// What a restore command begins with, so that it runs as it is printed.
-fn front(context: &Context, arguments: &cli::Find) -> String {
+pub(super) fn front(context: &Context, printed: Printed) -> String {
     let program = std::env::args_os().next();
     let mut words: Vec<OsString> = vec![program.unwrap_or_else(|| "walhalla".into())];
     if let Some(config) = &context.global.config {
@@ -93,8 +115,8 @@ fn front(context: &Context, arguments: &cli::Find) -> String {
     if let Some(store) = &context.global.store {
         words.extend(["--store".into(), store.into()]);
     }
-    words.extend(["restore".into(), arguments.into.clone().into()]);
-    if let Some(cluster) = arguments.cluster.system_identifier {
+    words.extend(["restore".into(), printed.into.into()]);
+    if let Some(cluster) = printed.cluster.system_identifier {
         words.extend(["--system-identifier".into(), cluster.to_string().into()]);
     }
     let quoted: Vec<String> = words

@@ -13,9 +13,11 @@ mod daemon;
 mod delete;
 mod find;
 mod keygen;
+mod ls;
 mod malloc;
 mod plan;
 mod restore;
+mod status;
 mod verify;
 mod wal_fetch;
 mod wal_prefetch;
@@ -45,11 +47,13 @@ use crate::daemon::client;
 use crate::daemon::protocol::{Answer, Request, Work};
 use crate::error::{ABSENT, Error, PROBLEM, USAGE};
 use crate::failure::Failure as _;
+use crate::output::look::{self, Clock, Width};
 use crate::output::{self, LogFormat};
 use crate::pipeline::{Pipeline, QUEUED_BLOCKS};
 use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
+use crate::repository::reports::Report;
 use crate::restore::stage::Seal;
 use crate::restore::target;
 use crate::retention::CLOCKS_APART;
@@ -63,6 +67,9 @@ use crate::wal::mirror::{Mirror, Second};
 /// The part of a spool in which it is noted what stores were found to do.
 const PROBED: &str = "probed";
 
+/// How long a report is tried to be stored.
+const REPORT_TIME: Duration = Duration::from_secs(30);
+
 /// How a command ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -70,6 +77,8 @@ pub enum Outcome {
     Done,
     /// Done, and there is something wrong that the user must know.
     ProblemFound,
+    /// Done, with an exit code of another program's convention.
+    Exit(u8),
 }
 
 /// What commands work with.
@@ -98,6 +107,19 @@ enum Reads {
 /// Runs the command and prints its error, if any.
 pub fn run(cli: Cli) -> ExitCode {
     output::start_log(level(&cli.global), cli.global.log_format);
+    let wants_all = matches!(&cli.command, Command::BackupList(list) if list.detail);
+    look::start(
+        if cli.global.utc {
+            Clock::Utc
+        } else {
+            Clock::Local
+        },
+        if cli.global.wide || wants_all {
+            Width::Wide
+        } else {
+            Width::Fitting
+        },
+    );
     let log_format = cli.global.log_format;
     let fetching = match &cli.command {
         Command::WalFetch(arguments) => {
@@ -108,6 +130,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::ProblemFound) => ExitCode::from(PROBLEM),
+        Ok(Outcome::Exit(code)) => ExitCode::from(code),
         Err(error) => ExitCode::from(match fetching {
             None => report(&error, log_format),
             // An answer, which recovery asks for at each end of a timeline, not a failure.
@@ -252,6 +275,8 @@ fn reads(command: &Command, settings: &Settings) -> Reads {
         Command::WalFetch(_)
             | Command::WalPrefetch(_)
             | Command::WalShow(_)
+            | Command::Status(_)
+            | Command::Ls(_)
             | Command::BackupList(_)
             | Command::BackupShow(_)
             | Command::BackupFetch(_)
@@ -316,7 +341,8 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Daemon(arguments) => daemon::run(context, &arguments),
         Command::WalReceive(arguments) => wal_receive::run(context, arguments),
         Command::BackupPush(arguments) => backup_push::run(context, arguments),
-        Command::BackupList(cluster) => backup_list::run(context, &cluster),
+        Command::BackupList(arguments) => backup_list::run(context, &arguments),
+        Command::Ls(arguments) => ls::run(context, &arguments),
         Command::BackupShow(arguments) => backup_show::run(context, &arguments),
         Command::BackupMark(arguments) => backup_mark::run(context, &arguments),
         Command::Copy(arguments) => copy::run(context, &arguments),
@@ -329,6 +355,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
         Command::Find(arguments) => find::run(context, &arguments),
         Command::WalShow(cluster) => wal_show::run(context, &cluster),
+        Command::Status(arguments) => status::run(context, &arguments),
         Command::WalSummarize(arguments) => wal_summarize::run(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
@@ -485,6 +512,20 @@ impl Context {
             self.settings.identities.clone(),
             control.system_identifier,
         ))
+    }
+
+    /// Stores a report where the credentials can, and says so where they cannot. A store as it was gets none.
+    fn record(&self, repository: &Repository, report: &Report) {
+        if self.settings.stores.as_of.is_some() {
+            return;
+        }
+        if let Err(error) = repository.within(REPORT_TIME).record_report(report) {
+            let kind = report.kind;
+            tracing::info!(
+                "the report of this {kind} could not be stored, so `walhalla status` does not see it: {}",
+                output::chain(&error)
+            );
+        }
     }
 
     /// A pipeline into the repository's store, with a thread for each core.

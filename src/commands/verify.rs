@@ -1,7 +1,7 @@
 //! `walhalla verify` and `walhalla wal-verify`
 
 use indicatif::{HumanBytes, HumanCount};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use walhalla_postgres::WalFileName;
 
@@ -14,6 +14,7 @@ use crate::output;
 use crate::repository::Repository;
 use crate::repository::owed::Owed;
 use crate::repository::ranges::{Range, Ranges};
+use crate::repository::reports::{Report, ReportKind};
 use crate::verify::archive::{self, Reading};
 use crate::verify::receipts::Receipts;
 use crate::verify::{self, Options, Verified, VerifyReport, backups};
@@ -30,12 +31,20 @@ pub(super) fn backups(context: &Context, arguments: &Verify) -> Result<Outcome, 
         tracing::warn!("there is no backup to verify");
     }
     let options = options(context, &arguments.receipts)?;
-    report(context, backups::verify(&repository, &catalog, options))
+    let begun = Timestamp::now();
+    let verified = backups::verify(&repository, &catalog, options);
+    if let Some(report) = verified.stored_report(ReportKind::Verify, begun) {
+        let backups = catalog.backups().iter().map(|backup| backup.id.clone());
+        let backups = backups.collect();
+        context.record(&repository, &Report { backups, ..report });
+    }
+    report(context, verified)
 }
 
 pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
     repository.must_be_known()?;
+    let begun = Timestamp::now();
     let mirror = context.mirror_of(&repository, None)?;
     let Some(following) = context.following(&repository, mirror.as_ref()) else {
         if arguments.repair {
@@ -46,10 +55,11 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
             }
             .into());
         }
-        return report(
-            context,
-            archive_of(context, &repository, arguments, Ranges::default())?,
-        );
+        let verified = archive_of(context, &repository, arguments, Ranges::default())?;
+        if let Some(report) = verified.stored_report(ReportKind::WalVerify, begun) {
+            context.record(&repository, &report);
+        }
+        return report(context, verified);
     };
     let repaired = arguments.repair.then(|| following.repair()).transpose()?;
     let first = archive_of(context, &repository, arguments, Ranges::default())?;
@@ -79,6 +89,11 @@ pub(super) fn archive(context: &Context, arguments: &WalVerify) -> Result<Outcom
         },
     };
     both.first.ok = both.is_sound();
+    let problems = both.problems();
+    if second.outcome.is_ok() || problems > 0 {
+        let report = Report::new(ReportKind::WalVerify, begun, problems);
+        context.record(&repository, &report);
+    }
     both.show(context)?;
     second.outcome?;
     Ok(if both.first.ok {
@@ -108,6 +123,20 @@ struct MirrorReport {
 }
 
 impl BothReport {
+    /// How many problems both stores have; at least one where something is wrong.
+    fn problems(&self) -> u64 {
+        let lists = [&self.first.problems, &self.mirror.report.problems];
+        let in_stores: usize = lists.iter().map(|problems| problems.len()).sum();
+        let Difference {
+            first_lacks,
+            second_lacks,
+            ..
+        } = &self.mirror.difference;
+        let lacks = [first_lacks, second_lacks].map(|lacks| usize::from(!lacks.is_empty()));
+        let problems = in_stores + lacks.iter().sum::<usize>();
+        problems.max(usize::from(!self.first.ok)) as u64
+    }
+
     fn is_sound(&self) -> bool {
         let left_out = self.mirror.repaired.map_or(0, |repaired| repaired.left_out);
         let is_ok = self.first.ok && self.mirror.report.ok;

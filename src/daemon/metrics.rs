@@ -1,11 +1,9 @@
 //! What the daemon counts, and the page on which Prometheus reads it.
 
 use std::convert::Infallible;
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
@@ -13,15 +11,14 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 use walhalla_postgres::SystemIdentifier;
 
 use crate::session::Network;
+use crate::status::Status;
+use crate::status::metrics::{self, OfCluster, Seconds};
 
 /// The format that `prometheus_client` writes.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,14 +27,6 @@ const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset
 const MOST_TIME: Duration = Duration::from_secs(10);
 /// After a connection that could not be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Whose a figure is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfCluster {
-    system_id: String,
-}
-
-type Seconds = Gauge<f64, AtomicU64>;
 
 /// What is counted.
 #[derive(Debug, Default)]
@@ -82,52 +71,23 @@ impl Metrics {
         self.ready.get_or_create(&of(cluster)).set(segments);
     }
 
-    /// All figures, as Prometheus reads them.
-    pub fn page(&self) -> String {
-        let mut registry = Registry::with_prefix("walhalla");
-        let build = Info::new(vec![("version", crate::LONG_VERSION)]);
-        registry.register("build", "The version that runs", build);
-        let up = self.store_up.clone();
-        registry.register(
-            "store_up",
-            "Whether the store answered the last request",
-            up,
-        );
-        let ready = self.ready.clone();
-        registry.register(
-            "wal_ready_segments",
-            "Segments that wait for the archive",
-            ready,
-        );
-        let archived = self.archived.clone();
+    /// All figures, and how the archives stand, as Prometheus reads them.
+    pub fn page(&self, archives: &[Status]) -> String {
+        let mut registry = metrics::registry(&self.store_up);
+        let (ready, last) = (self.ready.clone(), self.last_archived.clone());
+        metrics::register_archiving(&mut registry, ready, last, self.failures.clone());
         registry.register(
             "wal_archived_segments",
-            "Segments that were archived",
-            archived,
+            "Segments that the daemon archived",
+            self.archived.clone(),
         );
-        let failures = self.failures.clone();
-        registry.register(
-            "wal_archive_failures",
-            "Segments that the server asked for and that were not archived",
-            failures,
-        );
-        let last = self.last_archived.clone();
-        registry.register(
-            "wal_last_archived_timestamp_seconds",
-            "When a segment was archived last",
-            last,
-        );
-        let fetched = self.fetched.clone();
         registry.register(
             "wal_fetched_segments",
-            "Segments that were fetched",
-            fetched,
+            "Segments that the daemon fetched",
+            self.fetched.clone(),
         );
-        let mut page = String::new();
-        match text::encode(&mut page, &registry) {
-            Ok(()) => page,
-            Err(fmt::Error) => String::new(),
-        }
+        metrics::register(&mut registry, archives);
+        metrics::text_of(&registry)
     }
 }
 
@@ -201,7 +161,7 @@ mod tests {
         metrics.archived(SystemIdentifier(7));
         metrics.failed(SystemIdentifier(8));
         metrics.ready(SystemIdentifier(7), 3);
-        let page = metrics.page();
+        let page = metrics.page(&[]);
         for line in [
             "walhalla_wal_archived_segments_total{system_id=\"7\"} 2",
             "walhalla_wal_archive_failures_total{system_id=\"8\"} 1",

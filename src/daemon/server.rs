@@ -15,6 +15,7 @@ use walhalla_postgres::{ControlFile, SegmentName};
 use super::metrics::Metrics;
 use super::protocol::{Answer, Failed, Request, Work, receive, send};
 use super::sockets::must_be_own;
+use crate::archive::Reading;
 use crate::archiving::ahead::{Site, tell_left};
 use crate::archiving::resident::{Outcome, Push, Resident};
 use crate::archiving::workers;
@@ -27,6 +28,7 @@ use crate::prefetch::background::Background;
 use crate::prefetch::spooled::Spooled;
 use crate::progress::Show;
 use crate::repository::Repository;
+use crate::restore;
 use crate::server::recovery_mode::{RecoveryMode, mode_of};
 use crate::server::waiting_server::{PATIENCE, times};
 use crate::server::wal_directory::WalDirectory;
@@ -34,6 +36,8 @@ use crate::server::{control_file, postmaster};
 use crate::session::StoreSession;
 use crate::spool::Spool;
 use crate::spool::receipts::{Kind, Receipts, StoreIdentity};
+use crate::status::judge::Limits;
+use crate::status::{self, Status, Surroundings};
 use crate::threads::lock;
 use crate::wal;
 use crate::wal::archiver::Archiver;
@@ -49,6 +53,10 @@ const REQUEST_TIME: Duration = Duration::from_secs(5);
 const PAID_EACH: Duration = Duration::from_secs(10);
 /// In which of these rounds it is also looked what others recorded in the store.
 const STORE_READ_EACH: u64 = 30;
+/// How often it is looked how the archives stand, for the metrics. A large archive takes a hundred requests.
+const ARCHIVES_READ_EACH: Duration = Duration::from_mins(5);
+/// The same while nothing is known yet.
+const FIRST_READ_AFTER: Duration = Duration::from_secs(2);
 /// How long requests for a segment that is fetched may go on failing. Who asks fetches it alone then.
 const FETCH_TIME: Duration = Duration::from_secs(10);
 
@@ -73,6 +81,8 @@ pub struct Service {
     connections: AtomicUsize,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How the archives of the data directories stood when they were last looked at.
+    archives: Mutex<Vec<Status>>,
 }
 
 /// Which debts are looked for.
@@ -101,6 +111,31 @@ impl Service {
             clusters: Mutex::default(),
             connections: AtomicUsize::new(0),
             metrics: Arc::default(),
+            archives: Mutex::default(),
+        }
+    }
+
+    /// Looks how the archives stand, for ever. What cannot be read now keeps what was known.
+    pub fn look_at_archives(&self) {
+        loop {
+            let clusters: Vec<Arc<Local>> = lock(&self.clusters).values().cloned().collect();
+            for local in clusters {
+                match local.status() {
+                    Some(Ok(status)) => {
+                        let mut known = lock(&self.archives);
+                        known.retain(|it| it.system_identifier != status.system_identifier);
+                        known.push(status);
+                    }
+                    Some(Err(error)) => tracing::debug!("{}", output::chain(&error)),
+                    None => {}
+                }
+            }
+            let is_first = lock(&self.archives).is_empty();
+            thread::sleep(if is_first {
+                FIRST_READ_AFTER
+            } else {
+                ARCHIVES_READ_EACH
+            });
         }
     }
 
@@ -167,7 +202,7 @@ impl Service {
                 self.metrics.ready(control.system_identifier, ready.len());
             }
         }
-        self.metrics.page()
+        self.metrics.page(&lock(&self.archives))
     }
 
     fn take(self: &Arc<Self>, connection: UnixStream) {
@@ -260,6 +295,19 @@ impl Local {
 
     fn ready(&self) -> Vec<SegmentName> {
         ready_in(&self.pgdata)
+    }
+
+    /// How the archive stands; `None` where the data directory is gone.
+    fn status(&self) -> Option<Result<Status, restore::Error>> {
+        let control = self.control()?;
+        let loaded = &self.loaded;
+        let repository = repository(loaded, &loaded.reading, &control);
+        let reading = Reading {
+            threads: 1,
+            show: Show::Never,
+        };
+        let (around, limits) = (Surroundings::default(), Limits::default());
+        Some(status::look(&repository, around, &limits, reading))
     }
 
     /// Pays what the second store is owed of this cluster. What hinders it hinders nothing else.

@@ -511,6 +511,20 @@ impl Identities {
         self.0.is_some()
     }
 
+    /// The file that holds them.
+    pub fn file(&self) -> Option<&Path> {
+        self.0.as_ref().map(|source| source.file.as_path())
+    }
+
+    /// Sees that the file can be read and holds identities.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn must_be_usable(&self) -> Result<(), Arc<IdentityError>> {
+        let source = self.0.as_ref();
+        source.map_or(Ok(()), |source| source.identities().map(drop))
+    }
+
     /// Opens an age file.
     pub(super) fn decrypt<R: BufRead>(
         &self,

@@ -15,6 +15,7 @@
 //! <system identifier>/leases/<run>/NNNNN.json            what runs now, and what it needs
 //! <system identifier>/deletions/<run>.json               what a deletion takes
 //! <system identifier>/owed/<digest>/<WAL file>.json, <id>.json   that the second store of this URL is to get this
+//! <system identifier>/reports/<kind>/<second>-<run>.json   how a verification or a drill ended
 //! ```
 
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
@@ -23,6 +24,7 @@ use walhalla_providers::ObjectKey;
 use super::entry::{BackupId, BackupSecond};
 use super::marks::{Mark, Permanence};
 use super::owed::{MirrorId, Owed};
+use super::reports::{ReportId, ReportKind};
 use crate::pipeline::Packing;
 
 /// What an object of a cluster is, as its key says. [`Layout::key`] spells it and [`Layout::parse`] reads it back.
@@ -48,6 +50,8 @@ pub enum Key {
     Deletion(RunId),
     /// What the second store does not have yet.
     Owed(MirrorId, Owed),
+    /// How a verification or a drill ended.
+    Report(ReportKind, ReportId),
     /// Anything else: another program's, another cluster's, or a later version's.
     Foreign(ObjectKey),
 }
@@ -255,6 +259,7 @@ impl Layout {
             Key::Lease(run, number) => format!("{}{number:05}.json", self.lease_folder(*run)),
             Key::Deletion(run) => format!("{}{run}.json", self.deletions()),
             Key::Owed(id, owed) => format!("{}{owed}.json", self.owed_to(*id)),
+            Key::Report(kind, id) => format!("{}{id}.json", self.reports_of(*kind)),
             Key::Foreign(key) => return key.clone(),
         };
         ObjectKey::new(text).expect("digits, names of WAL files and ids of backups make keys")
@@ -315,6 +320,10 @@ impl Layout {
             "owed" => {
                 let owed = name.strip_suffix(".json")?.parse().ok()?;
                 Some(Key::Owed(first.parse().ok()?, owed))
+            }
+            "reports" => {
+                let id = name.strip_suffix(".json")?.parse().ok()?;
+                Some(Key::Report(first.parse().ok()?, id))
             }
             _ => None,
         }
@@ -448,6 +457,16 @@ impl Layout {
         format!("{}/owed/{id}/", self.system_identifier)
     }
 
+    /// Prefix of all reports.
+    pub fn reports(&self) -> String {
+        format!("{}/reports/", self.system_identifier)
+    }
+
+    /// Prefix of the reports of a kind.
+    pub fn reports_of(&self, kind: ReportKind) -> String {
+        format!("{}{kind}/", self.reports())
+    }
+
     /// Prefix of everything of the cluster.
     pub fn cluster(&self) -> String {
         format!("{}/", self.system_identifier)
@@ -544,7 +563,12 @@ mod tests {
     }
 
     fn any() -> Key {
-        match fastrand::u32(..11) {
+        match fastrand::u32(..12) {
+            11 => {
+                let kind = fastrand::choice(ReportKind::ALL).unwrap();
+                let time = jiff::Timestamp::from_second(fastrand::i64(0..4_000_000_000)).unwrap();
+                Key::Report(kind, ReportId::new(time))
+            }
             10 => Key::Owed(MirrorId::of("a"), Owed::Backup(id())),
             9 => Key::Owed(MirrorId::of("b"), Owed::Wal(file())),
             8 => Key::Lease(RunId::random(), fastrand::u32(..200_000)),
@@ -617,6 +641,9 @@ mod tests {
             "7710533931497189584/deletions/0123456789abcdef.json/x".to_owned(),
             "7710533931497189584/owed/000000010000000000000001.json".to_owned(),
             "7710533931497189584/owed/0123456789abcdef/000000010000000000000001".to_owned(),
+            "7710533931497189584/reports/verify/20261121T043000Z.json".to_owned(),
+            "7710533931497189584/reports/verified/20261121T043000Z-0123456789abcdef.json".to_owned(),
+            "7710533931497189584/reports/verify/20261321T043000Z-0123456789abcdef.json".to_owned(),
             "7710533931497189584/wal/00000002/000000010000000000000001.tail/0123456789abcdef.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789ABCDEF.log.lz4".to_owned(),
             "7710533931497189584/wal/00000001/000000010000000000000001.tail/0123456789abcdef.00000002-00000001.lz4".to_owned(),

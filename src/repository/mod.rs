@@ -15,6 +15,7 @@ pub mod marks;
 pub mod object_error;
 pub mod owed;
 pub mod ranges;
+pub mod reports;
 pub mod sending;
 pub mod tails;
 #[cfg(test)]

@@ -103,6 +103,7 @@ impl ArchivedFile {
             | Key::Lease(..)
             | Key::Deletion(_)
             | Key::Owed(..)
+            | Key::Report(..)
             | Key::Foreign(_) => return None,
         };
         Some(Self::new(layout, kind, packing, info))
@@ -177,6 +178,7 @@ impl InWalFolder {
             | Key::Lease(..)
             | Key::Deletion(_)
             | Key::Owed(..)
+            | Key::Report(..)
             | Key::Foreign(_) => None,
         }
     }

@@ -29,6 +29,9 @@ pub struct Window {
     pub from: Timestamp,
     /// The last transaction; `None` where there is none after the backup, or its time cannot be read here.
     pub to: Option<Timestamp>,
+    /// Whether the time of the last transaction cannot be read here.
+    #[serde(skip)]
+    pub is_end_unknown: bool,
     /// The last segment; `None` when the backup's own WAL is not whole.
     pub last_segment: Option<SegmentName>,
     /// The segment that is missing where later ones are there.
@@ -42,8 +45,11 @@ pub struct Span {
     pub timeline: u32,
     /// Its begin.
     pub from: Timestamp,
-    /// The last transaction; `None` where its time cannot be read here.
+    /// The last transaction; `None` where there is none after the begin, or its time cannot be read here.
     pub to: Option<Timestamp>,
+    /// Whether the time of the last transaction cannot be read here.
+    #[serde(skip)]
+    pub is_end_unknown: bool,
     /// The missing segment that ends it; `None` at the end of the archive.
     pub missing: Option<SegmentName>,
 }
@@ -76,12 +82,14 @@ pub fn spans(windows: &[Window]) -> Vec<Span> {
         match spans.last_mut().filter(joins) {
             Some(span) => {
                 span.to = span.to.max(window.to);
+                span.is_end_unknown = window.is_end_unknown;
                 span.missing = window.missing;
             }
             None => spans.push(Span {
                 timeline: window.timeline,
                 from: window.from,
                 to: window.to,
+                is_end_unknown: window.is_end_unknown,
                 missing: window.missing,
             }),
         }
@@ -127,12 +135,19 @@ fn window(ends: &Ends, backup: &BackupEntry) -> Result<Window, Error> {
         .route(history, size, size.segment_of(backup.start_lsn))?;
     let run = route.stretch.run();
     let is_whole = run.contains(size.segment_before(backup.stop_lsn));
-    let to = is_whole.then(|| ends.of(&route.stretch)).transpose()?;
+    let end = if is_whole {
+        ends.of(&route.stretch)?
+    } else {
+        Sought::Nowhere
+    };
+    let from = backup.data_end();
     Ok(Window {
         backup: backup.id.clone(),
         timeline: history.timeline.number(),
-        from: backup.data_end(),
-        to: to.flatten(),
+        from,
+        // A transaction that ended while the backup ran is part of it.
+        to: end.found().filter(|to| *to >= from),
+        is_end_unknown: end == Sought::GivenUp,
         last_segment: route.stretch.last_name().filter(|_| is_whole),
         missing: (route.gap || !is_whole).then(|| route.stretch.missing()),
     })
@@ -166,14 +181,14 @@ impl LastEnd {
 }
 
 impl Ends<'_> {
-    fn of(&self, stretch: &Stretch) -> Result<Option<Timestamp>, Error> {
+    fn of(&self, stretch: &Stretch) -> Result<Sought<Timestamp>, Error> {
         let first = stretch.run().first;
         let Some(last) = stretch.last_name() else {
-            return Ok(None);
+            return Ok(Sought::Nowhere);
         };
         let known = self.known.borrow().get(&last).copied();
-        if let Some(told) = known.and_then(|known| known.since(first)) {
-            return Ok(told.found());
+        if let Some(known) = known.and_then(|known| known.since(first)) {
+            return Ok(known);
         }
         let found = self
             .archive
@@ -184,6 +199,10 @@ impl Ends<'_> {
         self.known
             .borrow_mut()
             .insert(last, LastEnd { first, found });
-        Ok(found.found().map(|(_, time)| time))
+        Ok(match found {
+            Sought::Found((_, time)) => Sought::Found(time),
+            Sought::Nowhere => Sought::Nowhere,
+            Sought::GivenUp => Sought::GivenUp,
+        })
     }
 }

@@ -13,7 +13,7 @@ pub struct Totals {
     pub wal: Both,
     /// Summaries.
     pub summaries: Both,
-    /// Marks, claims, gaps and leases.
+    /// Marks, claims, gaps, leases and reports.
     pub small: Both,
     /// Uploads that were begun and given up, of which the length is not known.
     pub uploads: u64,

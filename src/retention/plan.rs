@@ -35,7 +35,7 @@ pub struct Plan {
     last_seen: BTreeMap<TimelineId, SegmentName>,
     /// Summaries of segments that are not archived.
     pub(super) orphans: BTreeSet<SegmentName>,
-    /// Marks, claims, gaps and leases that go.
+    /// Marks, claims, gaps, leases and reports that go.
     pub(super) small: Vec<ObjectKey>,
     /// Uploads that were begun and given up.
     pub(super) uploads: Vec<UnfinishedUpload>,
@@ -252,8 +252,13 @@ impl Plan {
     }
 
     fn find_small(&mut self, survey: &Survey) {
+        let old_reports = survey.old_reports();
         for (key, info) in &survey.small {
-            let goes = self.takes_everything() || self.takes_small(key, info, survey);
+            let goes = self.takes_everything()
+                || match key {
+                    Key::Report(kind, id) => old_reports.contains(&(*kind, *id)),
+                    _ => self.takes_small(key, info, survey),
+                };
             self.totals.small.add(goes, info.size_bytes);
             self.small.extend(goes.then(|| info.key.clone()));
         }

@@ -14,6 +14,7 @@ use crate::repository::entry::Place;
 use crate::repository::layout::{BackupObject, Key, RunId};
 use crate::repository::leases::{Leases, Needs};
 use crate::repository::ranges::Ranges;
+use crate::repository::reports::{KEPT_OF_A_KIND, ReportId, ReportKind};
 use crate::repository::{BackupEntry, BackupId, Catalog, Layout, Repository};
 
 /// How long nothing was added to a backup that was never finished, for it to count as given up, if its lease has ended.
@@ -64,7 +65,7 @@ pub(super) struct Survey {
     /// The segments that are archived, in order.
     pub(super) archived: Vec<SegmentName>,
     histories: Histories,
-    /// Marks, claims and gaps.
+    /// Marks, claims, gaps and reports.
     pub(super) small: Vec<(Key, ObjectInfo)>,
     /// Of processes that died, for all that is known.
     pub(super) uploads: Vec<UnfinishedUpload>,
@@ -316,6 +317,23 @@ impl Survey {
             .collect()
     }
 
+    /// The reports of each kind that are older than the newest [`KEPT_OF_A_KIND`].
+    pub(super) fn old_reports(&self) -> BTreeSet<(ReportKind, ReportId)> {
+        let mut of_kind: BTreeMap<ReportKind, Vec<ReportId>> = BTreeMap::new();
+        for (key, _) in &self.small {
+            if let Key::Report(kind, id) = key {
+                of_kind.entry(*kind).or_default().push(*id);
+            }
+        }
+        let old = |(kind, mut ids): (ReportKind, Vec<ReportId>)| {
+            ids.sort_unstable_by_key(|id| std::cmp::Reverse(*id));
+            ids.into_iter()
+                .skip(KEPT_OF_A_KIND)
+                .map(move |id| (kind, id))
+        };
+        of_kind.into_iter().flat_map(old).collect()
+    }
+
     /// Of each timeline the last segment of which there is anything.
     pub(super) fn last_seen(&self) -> BTreeMap<TimelineId, SegmentName> {
         let mut last: BTreeMap<TimelineId, SegmentName> = BTreeMap::new();
@@ -383,11 +401,17 @@ fn folders(
     }
 }
 
-/// Marks, claims and gaps.
+/// Marks, claims, gaps and reports.
 fn small(repository: &Repository) -> Result<Vec<(Key, ObjectInfo)>, Error> {
     let layout = repository.layout();
     let mut small = Vec::new();
-    for prefix in [layout.marks(), layout.claims(), layout.gap_folders()] {
+    let prefixes = [
+        layout.marks(),
+        layout.claims(),
+        layout.gap_folders(),
+        layout.reports(),
+    ];
+    for prefix in prefixes {
         for info in repository.session().list(&prefix, None)? {
             let key = layout.parse(&info.key);
             if matches!(key, Key::Foreign(_)) && prefix == layout.marks() {
@@ -464,6 +488,7 @@ pub(super) fn wal_of(key: &Key) -> Option<(SegmentName, WalKind)> {
         | Key::Lease(..)
         | Key::Deletion(_)
         | Key::Owed(..)
+        | Key::Report(..)
         | Key::Foreign(_) => None,
     }
 }

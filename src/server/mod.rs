@@ -3,6 +3,7 @@
 //! What the files mean is for the crate `walhalla_postgres`. Bytes read from files are checked, never trusted:
 //! each reader returns an [`Error`] that names the file, and none of them panics.
 
+pub mod conditions;
 pub mod conf;
 pub mod connection;
 pub mod control_file;

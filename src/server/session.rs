@@ -21,6 +21,8 @@ pub struct Server {
     connection: PgConnection,
     /// The server's version.
     pub version: Version,
+    /// Where it was reached: the socket, or host and port.
+    pub place: String,
 }
 
 /// What a backup must know of the server before it begins.
@@ -141,7 +143,7 @@ impl Server {
             place: attempt.place.clone(),
             source: Box::new(source),
         })?;
-        let mut server = Self::prepare(connection).await?;
+        let mut server = Self::prepare(connection, attempt.place.clone()).await?;
         if server.is(wanted).await? {
             return Ok(server);
         }
@@ -167,11 +169,12 @@ impl Server {
     }
 
     /// Learns the version and lifts the limits that would end a long, idle session.
-    async fn prepare(connection: PgConnection) -> Result<Self, Error> {
+    async fn prepare(connection: PgConnection, place: String) -> Result<Self, Error> {
         let version = Version::parse("10").expect("10 is in the table");
         let mut server = Self {
             connection,
             version,
+            place,
         };
         // Before anything else: whatever is called by its name is PostgreSQL's own, whoever may create things in the
         // database. `pg_temp` last, where it hides nothing.
@@ -335,7 +338,11 @@ impl Server {
         })
     }
 
-    async fn row(&mut self, doing: &'static str, query: &'static str) -> Result<PgRow, Error> {
+    pub(super) async fn row(
+        &mut self,
+        doing: &'static str,
+        query: &'static str,
+    ) -> Result<PgRow, Error> {
         let row = sqlx::query(query).fetch_one(&mut self.connection).await;
         row.map_err(|source| Error::Server {
             doing,

@@ -31,6 +31,7 @@ use crate::output;
 use crate::pipeline::StoredDigest;
 use crate::progress::Show;
 use crate::repository::ranges::Ranges;
+use crate::repository::reports::{Report, ReportKind};
 use crate::repository::{self, Catalog, ObjectError, Repository};
 use crate::threads::lock;
 use crate::wal;
@@ -152,6 +153,16 @@ pub struct Verified {
     pub report: VerifyReport,
     /// What kept the work from its end, if anything.
     pub outcome: Result<(), Error>,
+}
+
+impl Verified {
+    /// The report for the store of a run that began at `begun`; `None` where the work was broken off and nothing wrong was
+    /// found until then, so that there is nothing to tell.
+    pub fn stored_report(&self, kind: ReportKind, begun: Timestamp) -> Option<Report> {
+        let problems = self.report.problems.len() as u64;
+        let tells = self.report.complete || problems > 0;
+        tells.then(|| Report::new(kind, begun, problems))
+    }
 }
 
 /// What comes together while several threads read.

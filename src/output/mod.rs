@@ -3,9 +3,14 @@
 //! Names, labels and error texts come from stores and servers that others can write to. Everything that is printed goes
 //! through here, and characters that a terminal would obey are shown as escapes.
 
+pub mod look;
+pub mod table;
+
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use anstream::{AutoStream, ColorChoice};
+use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::prelude::*;
@@ -39,7 +44,7 @@ pub fn start_log(level: LevelFilter, format: LogFormat) {
         .log_internal_errors(false);
     match format {
         LogFormat::Text => registry
-            .with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())))
+            .with(lines.with_ansi(AutoStream::choice(&io::stderr()) != ColorChoice::Never))
             .init(),
         LogFormat::Json => registry.with(lines.json()).init(),
     }
@@ -59,6 +64,68 @@ pub fn line(text: &str) -> Result<(), Error> {
 /// Prints lines of a result, whose line breaks are meant. What of it may come from elsewhere went through [`in_a_line`].
 pub fn block(text: &str) -> Result<(), Error> {
     print(&printable(text, |letter| letter == '\n'))
+}
+
+/// Prints a line of pieces, each in its shade where the terminal has colours.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn pieces(pieces: &[(Shade, &str)]) -> Result<(), Error> {
+    let has_colour = AutoStream::choice(&io::stdout()) != ColorChoice::Never;
+    let painted = pieces.iter().map(|(shade, text)| {
+        let text = in_a_line(text);
+        if has_colour {
+            shade.paint(&text)
+        } else {
+            text.into_owned()
+        }
+    });
+    print(painted.collect::<String>().trim_end())
+}
+
+/// What colour says of a text. It never says it alone: the text does, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shade {
+    /// Nothing.
+    Plain,
+    /// All is well.
+    Good,
+    /// Something needs a look.
+    Warning,
+    /// Something is wrong.
+    Bad,
+    /// It matters less than what is around it.
+    Faint,
+    /// It is a title.
+    Strong,
+}
+
+impl Shade {
+    fn style(self) -> Style {
+        let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+        match self {
+            Self::Plain => Style::new(),
+            Self::Good => colour(AnsiColor::Green),
+            Self::Warning => colour(AnsiColor::Yellow),
+            Self::Bad => colour(AnsiColor::Red).bold(),
+            Self::Faint => Style::new().dimmed(),
+            Self::Strong => Style::new().bold(),
+        }
+    }
+
+    fn paint(self, text: &str) -> String {
+        let style = self.style();
+        format!("{style}{text}{style:#}")
+    }
+}
+
+/// A word at the begin of a message, in its shade where standard error is a terminal with colours.
+fn label(shade: Shade, text: &str) -> String {
+    if AutoStream::choice(&io::stderr()) == ColorChoice::Never {
+        text.to_owned()
+    } else {
+        shade.paint(text)
+    }
 }
 
 /// A reader that has seen enough is no error.
@@ -183,7 +250,7 @@ pub fn error(error: &dyn std::error::Error, hint: Option<&str>, format: LogForma
         message(&in_json(&document.to_string()));
         return;
     }
-    message(&format!("error: {error}"));
+    labelled(Shade::Bad, "error:", &error.to_string());
     let mut last = error.to_string();
     for cause in causes {
         if !last.contains(&cause) {
@@ -192,15 +259,23 @@ pub fn error(error: &dyn std::error::Error, hint: Option<&str>, format: LogForma
         last = cause;
     }
     if let Some(hint) = hint {
-        message(&format!("hint: {hint}"));
+        labelled(Shade::Strong, "hint:", hint);
     }
 }
 
 /// Prints a line to standard error; further lines of it are indented. A log that cannot be written must not change how the
 /// command ends.
 pub fn message(text: &str) {
-    let text = printable(text, |letter| letter == '\n').replace('\n', "\n    ");
-    drop(writeln!(std::io::stderr().lock(), "{text}"));
+    drop(writeln!(std::io::stderr().lock(), "{}", indented(text)));
+}
+
+fn labelled(shade: Shade, word: &str, text: &str) {
+    let (word, text) = (label(shade, word), indented(text));
+    drop(writeln!(std::io::stderr().lock(), "{word} {text}"));
+}
+
+fn indented(text: &str) -> String {
+    printable(text, |letter| letter == '\n').replace('\n', "\n    ")
 }
 
 #[cfg(test)]
