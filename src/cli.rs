@@ -186,6 +186,14 @@ pub enum Command {
         Exits with 3 when a problem was found."
     )]
     WalVerify(WalVerify),
+    /// Restore into a scratch directory, start PostgreSQL there, check the data, and remove it all again
+    #[command(
+        after_help = "Example (a random moment of the recovery window, with checks of your own, for a CI job):\n  \
+        walhalla drill --random-target --sql checks.sql --junit drill.xml\n\n\
+        The copy listens on a socket in the scratch directory only, archives nothing, runs no jobs and talks to nobody.\n\
+        Exits with 3 when a check failed, and with 4 when the target cannot be reached."
+    )]
+    Drill(Drill),
     /// Find when something happened: drops, truncations, restore points, transactions
     #[command(after_help = "Example:\n  walhalla find --dropped\n\n\
         Each row comes with the restore command that stops just before it. What was dropped has a name where the last \
@@ -241,6 +249,13 @@ pub enum Command {
         /// Its SHA-256
         #[arg(long, value_name = "SHA256")]
         seal: String,
+    },
+    /// Become the server of a drill, which ends when the drill does
+    #[command(hide = true)]
+    DrillServer {
+        /// The server and its options
+        #[arg(required = true, last = true)]
+        command: Vec<std::ffi::OsString>,
     },
 }
 
@@ -729,6 +744,57 @@ pub struct WalVerify {
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+#[derive(Debug, Args)]
+pub struct Drill {
+    /// Where to; the server always promotes at the target
+    #[command(flatten)]
+    pub plan: Plan,
+    /// Restore a random moment that can be reached; it is printed, so that the drill can be repeated
+    #[arg(long, conflicts_with = "point")]
+    pub random_target: bool,
+    /// Where the drill makes its own directory, which it removes again [default: the system's directory for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub scratch: Option<PathBuf>,
+    /// Keep the drill's directory; the server is stopped all the same
+    #[arg(long)]
+    pub keep: bool,
+    /// Directory of PostgreSQL's programs [default: PATH, /usr/lib/postgresql/N/bin, /usr/pgsql-N/bin]
+    #[arg(long, value_name = "DIR")]
+    pub pgbin: Option<PathBuf>,
+    /// User that runs PostgreSQL where root starts the drill [default: postgres]
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Superuser of the restored cluster [default: postgres, or the name of the user that runs PostgreSQL]
+    #[arg(long, value_name = "NAME")]
+    pub role: Option<String>,
+    /// Seconds that recovery may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    pub timeout: u64,
+    /// pg_amcheck
+    #[command(flatten)]
+    pub amcheck: Amcheck,
+    /// SQL to run in the copy; may be given more than once. A file fails when a query fails or a result holds false
+    #[arg(long = "sql", value_name = "FILE")]
+    pub sql: Vec<PathBuf>,
+    /// Database in which the files of --sql run
+    #[arg(long, value_name = "NAME", default_value = "postgres")]
+    pub dbname: String,
+    /// Write the result to FILE as JUnit XML, for continuous integration
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+}
+
+// Whether pg_amcheck runs.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Amcheck {
+    /// Run pg_amcheck, and fail where it cannot run [default: run it where it can]
+    #[arg(long = "amcheck", conflicts_with = "without")]
+    pub wanted: bool,
+    /// Do not run pg_amcheck
+    #[arg(long = "no-amcheck", id = "without")]
+    pub without: bool,
 }
 
 #[derive(Debug, Args)]

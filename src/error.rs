@@ -7,7 +7,8 @@ use walhalla_providers::Error as StoreError;
 use crate::failure::{Advice, Class, Failure};
 use crate::pipeline::encryption::IdentityError;
 use crate::{
-    backup, config, copying, output, receive, repository, restore, retention, server, verify, wal,
+    backup, config, copying, drill, output, receive, repository, restore, retention, server,
+    verify, wal,
 };
 
 /// Why a command failed.
@@ -46,6 +47,9 @@ pub enum Error {
     /// A copy.
     #[error(transparent)]
     Copy(#[from] copying::Error),
+    /// A drill.
+    #[error(transparent)]
+    Drill(#[from] drill::Error),
     /// A file that was asked for, and why it did not come.
     #[error("could not fetch {name}")]
     Fetch {
@@ -140,6 +144,7 @@ impl Error {
             Self::Verify(error) => Some(error),
             Self::Retention(error) => Some(error),
             Self::Copy(error) => Some(error),
+            Self::Drill(error) => Some(error),
             Self::Fetch { source, .. } => Some(&**source),
             Self::Keys { .. }
             | Self::File { .. }

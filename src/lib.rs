@@ -21,6 +21,7 @@ pub mod config;
 pub mod contents;
 pub mod copying;
 pub mod daemon;
+pub mod drill;
 pub mod error;
 pub mod failure;
 pub mod find;

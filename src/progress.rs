@@ -12,6 +12,19 @@ use indicatif::{
 /// How far apart plain lines are.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Whether the user wants this process to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Tells everything that counts its progress to stop. Returns whether it was told so before.
+pub fn interrupt() -> bool {
+    INTERRUPTED.swap(true, Ordering::Relaxed)
+}
+
+/// Whether the user wants this process to end.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// When progress is shown (`--progress`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Show {
@@ -108,7 +121,7 @@ impl Progress {
         if let Some(plain) = &self.plain {
             plain.line_if_due(&self.bar);
         }
-        !self.stopped.load(Ordering::Relaxed)
+        !self.stopped.load(Ordering::Relaxed) && !is_interrupted()
     }
 
     /// Tells every thread that counts here to stop.

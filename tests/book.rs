@@ -218,21 +218,26 @@ fn the_table_of_contents_names_each_page_once() {
     assert_eq!(listed, pages, "pages in SUMMARY.md and in docs/");
 }
 
-/// The code blocks of a page that hold commands, with the numbers of their lines.
+/// The lines of a page's code blocks that may hold commands, with their numbers. A line that ends in a backslash is one
+/// with those after it. Of a block without a language, which mostly shows output, these are a shell's and a crontab's.
 fn commands(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
-    let mut is_code = false;
+    let mut fence: Option<&str> = None;
     let mut goes_on = false;
     for (number, line) in (1..).zip(text.lines()) {
-        if line.trim_start().starts_with("```") {
-            is_code = !is_code;
-        } else if goes_on {
-            let (_, begun) = lines.last_mut().unwrap();
-            begun.push_str(line.trim_end_matches('\\'));
-        } else if is_code {
-            lines.push((number, line.trim_end_matches('\\').to_owned()));
+        let start = line.trim_start();
+        let part = line.trim_end_matches('\\');
+        if let Some(language) = start.strip_prefix("```") {
+            fence = fence.is_none().then_some(language);
+        } else if let Some(language) = fence {
+            let is_typed = start.starts_with(|first: char| "$*0123456789".contains(first));
+            if goes_on {
+                lines.last_mut().unwrap().1.push_str(part);
+            } else if is_typed || !language.is_empty() {
+                lines.push((number, part.to_owned()));
+            }
         }
-        goes_on = is_code && line.ends_with('\\');
+        goes_on = fence.is_some() && !lines.is_empty() && line.ends_with('\\');
     }
     lines
 }

@@ -39,7 +39,7 @@ const FLOORS: [&[&str]; 11] = [
         "verify",
         "find",
     ],
-    &["daemon"],
+    &["daemon", "drill"],
     &["cli", "error"],
     &["commands", "main"],
 ];

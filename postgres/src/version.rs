@@ -154,6 +154,11 @@ impl Version {
         }
     }
 
+    /// The number of the major version: 17.
+    pub fn major(self) -> u32 {
+        self.0.number / 100
+    }
+
     /// Whether recovery is asked for by `recovery.signal` and ordinary settings, not `recovery.conf`.
     pub fn has_recovery_signal(self) -> bool {
         self.0.number >= 1200

@@ -11,6 +11,7 @@ mod config;
 mod copy;
 mod daemon;
 mod delete;
+mod drill;
 mod find;
 mod keygen;
 mod ls;
@@ -193,6 +194,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         Command::RestoreEnd { plan, seal } => {
             return restore::end(&Seal { plan, sha256: seal });
         }
+        Command::DrillServer { command } => return drill::become_server(&command),
         Command::WalFetch(arguments) if arguments.plan.is_some() => {
             return wal_fetch::from_plan(&arguments);
         }
@@ -282,6 +284,7 @@ fn reads(command: &Command, settings: &Settings) -> Reads {
             | Command::BackupFetch(_)
             | Command::Restore(_)
             | Command::Plan(_)
+            | Command::Drill(_)
             | Command::Find(_)
     );
     if only_reads && settings.mirror.is_some() {
@@ -353,15 +356,17 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Plan(arguments) => plan::run(context, &arguments),
         Command::Verify(arguments) => verify::backups(context, &arguments),
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
+        Command::Drill(arguments) => drill::run(context, &arguments),
         Command::Find(arguments) => find::run(context, &arguments),
         Command::WalShow(cluster) => wal_show::run(context, &cluster),
         Command::Status(arguments) => status::run(context, &arguments),
         Command::WalSummarize(arguments) => wal_summarize::run(context, &arguments),
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
-        Command::Completions { .. } | Command::Keygen(_) | Command::RestoreEnd { .. } => {
-            Ok(Outcome::Done)
-        }
+        Command::Completions { .. }
+        | Command::Keygen(_)
+        | Command::RestoreEnd { .. }
+        | Command::DrillServer { .. } => Ok(Outcome::Done),
     }
 }
 
@@ -519,13 +524,25 @@ impl Context {
         if self.settings.stores.as_of.is_some() {
             return;
         }
-        if let Err(error) = repository.within(REPORT_TIME).record_report(report) {
+        if let Err(error) = self.record_in_first(repository, report) {
             let kind = report.kind;
             tracing::info!(
                 "the report of this {kind} could not be stored, so `walhalla status` does not see it: {}",
                 output::chain(&error)
             );
         }
+    }
+
+    /// What reads either of two stores writes to none of them.
+    fn record_in_first(&self, repository: &Repository, report: &Report) -> Result<(), Error> {
+        let first = match self.reads {
+            Reads::First => repository.within(REPORT_TIME),
+            Reads::Either => {
+                let session = open(self.network()?, &self.settings, &self.rates, REPORT_TIME)?;
+                repository.with_session(&session)
+            }
+        };
+        Ok(first.record_report(report)?)
     }
 
     /// A pipeline into the repository's store, with a thread for each core.

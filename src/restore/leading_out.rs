@@ -19,6 +19,47 @@ const DATA_DIRECTORY: &str = "data_directory";
 const EXTERNAL_PID_FILE: &str = "external_pid_file";
 const READ_FILES: [&str; 2] = ["hba_file", "ident_file"];
 
+/// Settings by which a server reaches other hosts, other programs, or files outside of its data directory. A setting that
+/// every server has is not among them.
+pub const REACHING_OUT: [&str; 26] = [
+    "archive_command",
+    "archive_library",
+    "archive_cleanup_command",
+    "recovery_end_command",
+    "primary_conninfo",
+    "primary_slot_name",
+    "synchronous_standby_names",
+    "promote_trigger_file",
+    "listen_addresses",
+    "unix_socket_directories",
+    "ssl",
+    "ssl_passphrase_command",
+    "krb_server_keyfile",
+    "external_pid_file",
+    "data_directory",
+    "hba_file",
+    "ident_file",
+    "log_directory",
+    "stats_temp_directory",
+    "session_preload_libraries",
+    "local_preload_libraries",
+    "jit_provider",
+    "restore_command",
+    "cron.database_name",
+    "cron.host",
+    "oauth_validator_libraries",
+];
+
+/// The settings of [`REACHING_OUT`] that have a value, with it.
+pub fn reaching_out(settings: &Configuration) -> Vec<(&'static str, String)> {
+    let set = REACHING_OUT.iter().filter_map(|name| {
+        let value = settings.get(name).filter(|value| !value.is_empty())?;
+        let is_off = conf::boolean(value) == Some(false);
+        (!is_off).then(|| (*name, String::from_utf8_lossy(value).into_owned()))
+    });
+    set.collect()
+}
+
 /// The directory that the settings in `pgdata` make a server started there use, if it is another one.
 pub fn other_data_directory(settings: &Configuration, pgdata: &Path) -> Option<PathBuf> {
     let named = path_of(settings, DATA_DIRECTORY)?;

@@ -316,7 +316,7 @@ pub(super) fn quoted_for_sh(word: &[u8]) -> Vec<u8> {
 }
 
 /// A value as `postgresql.conf` wants it (guc-file.l, `DeescapeQuotedString`).
-fn quote(value: &[u8]) -> Vec<u8> {
+pub fn quote(value: &[u8]) -> Vec<u8> {
     let escaped = value.iter().flat_map(|byte| match byte {
         b'\\' => b"\\\\".to_vec(),
         b'\'' => b"''".to_vec(),
@@ -331,33 +331,45 @@ fn quote(value: &[u8]) -> Vec<u8> {
 
 /// The text, in whatever encoding, without the settings of an earlier recovery.
 fn without_recovery(text: &[u8]) -> Vec<u8> {
-    let is_recovery = |line: &&[u8]| {
-        let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
-        let name: Vec<u8> = line
-            .trim_ascii_start()
-            .iter()
-            .take_while(is_part)
-            .copied()
-            .collect();
-        let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
-        let own = [
-            "restore_command",
-            "archive_cleanup_command",
-            "recovery_end_command",
-            "recovery_min_apply_delay",
-            // Left by a restore of single databases.
-            "ignore_invalid_pages",
-        ];
-        name.starts_with("recovery_target") || own.contains(&name.as_str())
-    };
+    lines_of(text, |line| !is_recovery(line))
+}
+
+/// The lines of the text, in whatever encoding, that say how to recover: those that [`Settings`] wrote at the end of
+/// `postgresql.auto.conf`.
+pub fn only_recovery(text: &[u8]) -> Vec<u8> {
+    lines_of(text, is_recovery)
+}
+
+fn lines_of(text: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let lines = text
         .split_inclusive(|byte| *byte == b'\n')
-        .filter(|line| !is_recovery(line));
+        .filter(|line| is_wanted(line));
     let mut kept = lines.collect::<Vec<_>>().concat();
     if kept.last().is_some_and(|byte| *byte != b'\n') {
         kept.push(b'\n');
     }
     kept
+}
+
+/// Whether a line is a setting of recovery.
+fn is_recovery(line: &[u8]) -> bool {
+    let is_part = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+    let name: Vec<u8> = line
+        .trim_ascii_start()
+        .iter()
+        .take_while(is_part)
+        .copied()
+        .collect();
+    let name = String::from_utf8_lossy(&name).to_ascii_lowercase();
+    let own = [
+        "restore_command",
+        "archive_cleanup_command",
+        "recovery_end_command",
+        "recovery_min_apply_delay",
+        // Left by a restore of single databases.
+        "ignore_invalid_pages",
+    ];
+    name.starts_with("recovery_target") || own.contains(&name.as_str())
 }
 
 #[cfg(test)]
@@ -370,6 +382,10 @@ mod tests {
         assert_eq!(
             without_recovery(text.as_bytes()),
             b"work_mem = '1GB'\nrecovery_prefetch = off\n# restore_command\n"
+        );
+        assert_eq!(
+            only_recovery(text.as_bytes()),
+            b"restore_command = 'x'\n Recovery_Target_Time='y'\nrecovery_end_command='z'\nignore_invalid_pages = 'on'\n"
         );
     }
 

@@ -67,6 +67,22 @@ impl Configuration {
         with.map(|setting| setting.file.as_path()).collect()
     }
 
+    /// Every file that was read and has a setting.
+    pub fn files(&self) -> Vec<&Path> {
+        let mut files: Vec<&Path> = { self.settings.iter() }
+            .map(|setting| setting.file.as_path())
+            .collect();
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+
+    /// Forgets settings of a file, by their names.
+    pub fn leave_out(&mut self, file: &Path, is_unwanted: impl Fn(&str) -> bool) {
+        let is_wanted = |setting: &Setting| setting.file != file || !is_unwanted(&setting.name);
+        self.settings.retain(is_wanted);
+    }
+
     /// What is included and cannot be read. The server does not start without it.
     pub fn unread(&self) -> &[PathBuf] {
         &self.unread

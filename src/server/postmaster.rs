@@ -20,11 +20,20 @@ pub fn started(pgdata: &Path) -> Option<i64> {
 
 /// Whether the server in `pgdata` is shutting down and waits for its archiver, among others.
 pub fn is_stopping(pgdata: &Path) -> bool {
+    has_status(pgdata, "stopping")
+}
+
+/// Whether the server in `pgdata` accepts connections that write.
+pub fn is_ready(pgdata: &Path) -> bool {
+    has_status(pgdata, "ready")
+}
+
+fn has_status(pgdata: &Path, wanted: &str) -> bool {
     let Ok(text) = std::fs::read_to_string(pgdata.join("postmaster.pid")) else {
         return false;
     };
     let status = text.lines().nth(STATUS_LINE - 1);
-    status.is_some_and(|status| status.trim() == "stopping")
+    status.is_some_and(|status| status.trim() == wanted)
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod delta_mix;
 mod delta_restores;
 mod delta_sources;
 mod deltas;
+mod drill;
 mod earlier_backups;
 mod encryption;
 mod encryption_keys;
