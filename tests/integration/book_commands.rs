@@ -41,7 +41,6 @@ impl Page {
                     block.push_str(line);
                     block.push('\n');
                 }
-                Some(false) => {}
                 None if line.starts_with("```") => {
                     inside = Some(line == fence);
                     if line == fence {
@@ -49,7 +48,7 @@ impl Page {
                     }
                 }
                 None if line.starts_with('#') => break,
-                None => {}
+                Some(false) | None => {}
             }
         }
         blocks
@@ -94,7 +93,7 @@ impl OwnHost {
 
     /// The block with the paths of this host.
     fn here(&self, block: &str) -> String {
-        let programs = self.programs();
+        let programs = programs();
         let program = host().program.display().to_string();
         let root = self.area.root().display();
         [
@@ -110,11 +109,6 @@ impl OwnHost {
         .fold(block.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 
-    fn programs(&self) -> PathBuf {
-        let psql = host().client_program(VERSION, "psql");
-        psql.parent().unwrap().to_owned()
-    }
-
     fn shell(&self, block: &str) -> Command {
         let root = self.area.root().display().to_string();
         let mut bash = host().command("bash");
@@ -124,7 +118,7 @@ impl OwnHost {
                 "PATH",
                 format!(
                     "{root}/stand-ins:{root}/bin:{}:{PATH}",
-                    self.programs().display()
+                    programs().display()
                 ),
             )
             .env("WALHALLA_CONFIG", format!("{root}/etc/walhalla.toml"))
@@ -137,6 +131,12 @@ impl OwnHost {
     fn run(&self, block: &str) -> Outcome {
         run(&mut self.shell(block))
     }
+}
+
+/// Where the server's and the client's programs are.
+fn programs() -> PathBuf {
+    let psql = host().client_program(VERSION, "psql");
+    psql.parent().unwrap().to_owned()
 }
 
 /// The text with another one in the place of a part that must be there.
@@ -172,12 +172,12 @@ fn the_quick_start_works_as_it_is_written() {
     own.run(&install).succeeds();
     own.run(&look).succeeds();
 
-    let [archive, arrives]: [String; 2] = page.blocks("## 2. Archive", "sh").try_into().unwrap();
+    let [archive, look]: [String; 2] = page.blocks("## 2. Archive", "sh").try_into().unwrap();
     own.run(&replaced(&archive, "sudo systemctl restart postgresql", ""))
         .succeeds();
     primary.stop();
     primary.start();
-    let arrived = own.run(&arrives).succeeds().stdout;
+    let arrived = own.run(&look).succeeds().stdout;
     assert!(
         arrived.contains("a segment arrives in the store"),
         "{arrived}"
