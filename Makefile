@@ -14,7 +14,7 @@ DELTA_ROUNDS ?= 200
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
 SCRIPTS := $(wildcard tests/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check fmt
+.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check book fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -56,6 +56,11 @@ check: setup ## what CI checks besides the tests: format, lints, documentation, 
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
+
+book: ## docs/ as web pages in target/book, by mdBook; fails on a warning
+	@mkdir -p target && tests/get-mdbook.sh .cache/mdbook
+	@.cache/mdbook/bin/mdbook build docs 2>&1 | tee target/book.log
+	@! grep -E 'WARN|ERROR' target/book.log
 
 fmt: ## formats the Rust code
 	cargo fmt --all

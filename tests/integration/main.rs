@@ -22,6 +22,7 @@
 
 mod support;
 
+mod book_commands;
 mod changed_settings;
 mod check;
 mod connecting;

@@ -1,0 +1,437 @@
+//! The book: every link and anchor in it leads somewhere, the table of contents names each page once, the program knows
+//! every command line, and the alert rules and the dashboard use the metrics that the book lists.
+//!
+//! It reads Markdown as GitHub and mdBook do, as far as the pages use it, and needs neither of the two.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+/// Pages outside of the book whose links are checked, too.
+const OTHER_PAGES: [&str; 3] = ["README.md", "CHANGELOG.md", "docker/README.md"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text_of(page: &Path) -> String {
+    std::fs::read_to_string(root().join(page)).unwrap()
+}
+
+/// The Markdown files below `docs`, relative to the project, sorted.
+fn pages_of_the_book() -> BTreeSet<PathBuf> {
+    let mut pages = BTreeSet::new();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "md") {
+                pages.insert(path.strip_prefix(root()).unwrap().to_owned());
+            }
+        }
+    }
+    pages
+}
+
+/// The lines outside of code blocks, with their numbers from 1.
+fn prose(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = Vec::new();
+    let mut fence: Option<&str> = None;
+    for (number, line) in (1..).zip(text.lines()) {
+        let start = line.trim_start();
+        match fence {
+            Some(mark) if start.trim_end() == mark => fence = None,
+            Some(_) => {}
+            None if start.starts_with("```") => fence = Some("```"),
+            None => lines.push((number, line)),
+        }
+    }
+    lines
+}
+
+/// The line without what stands between backticks.
+fn without_code(line: &str) -> String {
+    let pieces: Vec<&str> = line.split('`').collect();
+    // With an odd number of backticks the last one begins no code.
+    let last = pieces.len() - 1;
+    let is_text = |(index, _): &(usize, &&str)| index % 2 == 0 || *index == last;
+    let outside = pieces.iter().enumerate().filter(is_text);
+    outside.map(|(_, piece)| *piece).collect()
+}
+
+struct Link {
+    line: usize,
+    target: String,
+    is_image: bool,
+    text: String,
+}
+
+/// The links and images in a page: `[text](target)`, `![text](target)`.
+fn links(text: &str) -> Vec<Link> {
+    let mut links = Vec::new();
+    for (line, content) in prose(text) {
+        let content = without_code(content);
+        for (place, _) in content.match_indices("](") {
+            let (before, after) = (&content[..place], &content[place + 2..]);
+            let end = after
+                .find(')')
+                .unwrap_or_else(|| panic!("line {line}: a link without an end: {content}"));
+            let start = before
+                .rfind('[')
+                .unwrap_or_else(|| panic!("line {line}: a link without a beginning: {content}"));
+            links.push(Link {
+                line,
+                target: after[..end].to_owned(),
+                is_image: before[..start].ends_with('!'),
+                text: before[start + 1..].to_owned(),
+            });
+        }
+    }
+    links
+}
+
+/// A heading's text without links and code marks.
+fn plain(heading: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = heading;
+    while let Some(end) = rest.find("](") {
+        plain.push_str(&rest[..end]);
+        let after = &rest[end..];
+        rest = &after[after.find(')').unwrap() + 1..];
+    }
+    plain.push_str(rest);
+    plain.replace(['`', '[', '*'], "")
+}
+
+/// The anchor that GitHub and mdBook give a heading.
+fn anchor(heading: &str) -> String {
+    let heading = plain(heading);
+    let kept = |letter: &char| letter.is_alphanumeric() || matches!(letter, ' ' | '-' | '_');
+    let letters = heading.trim().to_lowercase();
+    letters
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+/// The anchors of a page. The second heading of a name gets the number 1, and so on.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut anchors = BTreeSet::new();
+    for (_, line) in prose(text) {
+        let level = line.len() - line.trim_start_matches('#').len();
+        if (1..=6).contains(&level) && line[level..].starts_with(' ') {
+            let name = anchor(&line[level..]);
+            let count = counts.entry(name.clone()).or_default();
+            anchors.insert(if *count == 0 {
+                name
+            } else {
+                format!("{name}-{count}")
+            });
+            *count += 1;
+        }
+    }
+    anchors
+}
+
+/// `folder/path` without `.` and `..`.
+fn joined(folder: &Path, path: &str) -> PathBuf {
+    let mut joined = PathBuf::new();
+    for component in folder.join(path).components() {
+        match component {
+            Component::ParentDir => assert!(joined.pop(), "{path} leads out of the project"),
+            Component::CurDir => {}
+            other => joined.push(other),
+        }
+    }
+    joined
+}
+
+/// What is wrong with a link of a page.
+fn problem(page: &Path, link: &Link) -> Option<String> {
+    if link.is_image && link.text.trim().is_empty() {
+        return Some("an image without a text in its place".to_owned());
+    }
+    if link.target.starts_with("https://") || link.target.starts_with("http://") {
+        return None;
+    }
+    let (path, anchor) = match link.target.split_once('#') {
+        Some((path, anchor)) => (path, Some(anchor)),
+        None => (link.target.as_str(), None),
+    };
+    let target = if path.is_empty() {
+        page.to_owned()
+    } else {
+        joined(page.parent().unwrap(), path)
+    };
+    if page.starts_with("docs") && !target.starts_with("docs") {
+        return Some("it leads out of the book, where mdBook has nothing".to_owned());
+    }
+    if !root().join(&target).is_file() {
+        return Some(format!("there is no file {}", target.display()));
+    }
+    let anchor = anchor?;
+    let is_known = anchors(&text_of(&target)).contains(anchor);
+    (!is_known).then(|| format!("{} has no heading #{anchor}", target.display()))
+}
+
+#[test]
+fn every_link_and_anchor_leads_somewhere() {
+    let mut pages = pages_of_the_book();
+    pages.extend(OTHER_PAGES.map(PathBuf::from));
+    let mut problems = Vec::new();
+    let mut count = 0;
+    for page in &pages {
+        for link in links(&text_of(page)) {
+            count += 1;
+            if let Some(problem) = problem(page, &link) {
+                let Link { line, target, .. } = link;
+                problems.push(format!("{}:{line}: {target}: {problem}", page.display()));
+            }
+        }
+    }
+    assert!(count > 500, "only {count} links were found");
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn the_table_of_contents_names_each_page_once() {
+    let summary = Path::new("docs/SUMMARY.md");
+    let named: Vec<PathBuf> = links(&text_of(summary))
+        .iter()
+        .map(|link| joined(Path::new("docs"), &link.target))
+        .collect();
+    let mut pages = pages_of_the_book();
+    assert!(pages.remove(summary));
+    let listed: BTreeSet<PathBuf> = named.iter().cloned().collect();
+    assert_eq!(named.len(), listed.len(), "a page stands there twice");
+    assert_eq!(listed, pages, "pages in SUMMARY.md and in docs/");
+}
+
+/// The lines of a page's code blocks that may hold commands, with their numbers. A line that ends in a backslash is one
+/// with those after it. Of a block without a language, which mostly shows output, these are a shell's and a crontab's.
+fn commands(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut fence: Option<&str> = None;
+    let mut goes_on = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        let start = line.trim_start();
+        let part = line.trim_end_matches('\\');
+        if let Some(language) = start.strip_prefix("```") {
+            fence = fence.is_none().then_some(language);
+        } else if let Some(language) = fence {
+            let is_typed = start.starts_with(|first: char| "$*0123456789".contains(first));
+            if goes_on {
+                lines.last_mut().unwrap().1.push_str(part);
+            } else if is_typed || !language.is_empty() {
+                lines.push((number, part.to_owned()));
+            }
+        }
+        goes_on = fence.is_some() && !lines.is_empty() && line.ends_with('\\');
+    }
+    lines
+}
+
+/// What a shell makes of a command: its words, up to a pipe, a comment or the next command.
+fn words(command: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for letter in command.chars() {
+        match (quote, letter) {
+            (Some(mark), _) if letter == mark => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, '|' | ';' | '&' | '>' | '<' | ')') => break,
+            (None, '#') if word.is_none() => break,
+            (None, _) if letter.is_whitespace() => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(letter),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// The arguments of each call of the program in a line of a shell, a crontab, a unit or a configuration file.
+fn calls(line: &str) -> Vec<Vec<String>> {
+    let mut calls = Vec::new();
+    for start in ["walhalla ", "/usr/local/bin/walhalla "] {
+        for (place, _) in line.match_indices(start) {
+            let (before, rest) = (&line[..place], &line[place + start.len()..]);
+            if is_call(before, start) {
+                // Inside the quotes of a setting, the call ends where they do.
+                let quote = before.chars().last().filter(|it| matches!(it, '\'' | '"'));
+                let end = quote.and_then(|quote| rest.find(quote));
+                calls.push(words(&rest[..end.unwrap_or(rest.len())]));
+            }
+        }
+    }
+    calls
+}
+
+/// Whether a program's name that stands behind `before` is a call of it.
+fn is_call(before: &str, name: &str) -> bool {
+    let before = before.trim_end_matches(['\'', '"']);
+    let last = before.split_whitespace().last().unwrap_or_default();
+    let is_word = before.ends_with(' ') || before.is_empty();
+    // `ExecStart=/usr/local/bin/walhalla …`, but not `PGUSER=walhalla …`
+    if !is_word {
+        return before.ends_with('=') && name.starts_with('/');
+    }
+    let fields = before.split_whitespace().count();
+    let is_crontab = before.starts_with(|first: char| first.is_ascii_digit() || first == '*');
+    let leads = [
+        "",
+        "$",
+        "postgres",
+        "keeper",
+        "&&",
+        "||",
+        "do",
+        "=",
+        "archive_command:",
+    ];
+    let leads = [&leads[..], &["restore_command:", "command:"]].concat();
+    leads.contains(&last) || (is_crontab && (5..=6).contains(&fields))
+}
+
+/// Whether the program knows the command and the options. Their values are not looked at.
+fn complaint(arguments: &[String]) -> Option<String> {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_walhalla"));
+    // The program shows its help when all that stands before it is known.
+    let outcome = program.args(arguments).arg("--help").output().unwrap();
+    let said = String::from_utf8_lossy(&outcome.stderr).into_owned();
+    (!outcome.status.success()).then(|| said.lines().next().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn the_program_knows_every_command_line_of_the_book() {
+    let mut pages = pages_of_the_book();
+    pages.retain(|page| !page.starts_with("docs/decisions"));
+    pages.extend(OTHER_PAGES.map(PathBuf::from));
+    pages.remove(Path::new("CHANGELOG.md"));
+    let mut complaints = Vec::new();
+    let mut count = 0;
+    for page in &pages {
+        for (line, text) in commands(&text_of(page)) {
+            for arguments in calls(&text) {
+                // An ellipsis stands for arguments of the reader's own.
+                let own: Vec<String> = { arguments.iter() }
+                    .filter(|word| !word.contains('…'))
+                    .cloned()
+                    .collect();
+                count += 1;
+                if let Some(complaint) = complaint(&own) {
+                    complaints.push(format!("{}:{line}: {complaint}", page.display()));
+                }
+            }
+        }
+    }
+    assert!(count > 80, "only {count} calls were found");
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+#[test]
+fn calls_are_found_where_they_stand() {
+    for (line, expected) in [
+        ("walhalla backup-list", "backup-list"),
+        (
+            "$ walhalla plan --target-name before",
+            "plan --target-name before",
+        ),
+        ("sudo -u postgres walhalla check  # now", "check"),
+        (
+            "30 1 * * *    walhalla backup-push /a --delta",
+            "backup-push /a --delta",
+        ),
+        ("ExecStart=/usr/local/bin/walhalla daemon", "daemon"),
+        (
+            "archive_command = '/usr/local/bin/walhalla wal-push %p'",
+            "wal-push %p",
+        ),
+        (
+            "walhalla backup-show LATEST | grep -A3 tablespaces",
+            "backup-show LATEST",
+        ),
+        (
+            "for f in a; do walhalla wal-push pg_wal/$f || break; done",
+            "wal-push pg_wal/$f",
+        ),
+    ] {
+        let found: Vec<String> = calls(line).iter().map(|words| words.join(" ")).collect();
+        assert_eq!(found, [expected], "{line}");
+    }
+    let none = "INFO backup 1 walhalla begins";
+    assert!(calls(none).is_empty(), "{none}");
+    let two = calls("walhalla restore a --target-time '2026-11-21 04:29:59+00'");
+    assert_eq!(two[0][3], "2026-11-21 04:29:59+00");
+}
+
+/// The words that begin with `walhalla_`.
+fn metrics(text: &str) -> BTreeSet<String> {
+    let is_part = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+    let words = text.split(|letter| !is_part(letter));
+    words
+        .filter(|word| word.starts_with("walhalla_") && !word.ends_with('_'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn alert_rules_and_dashboard_use_metrics_that_the_book_lists() {
+    let page = text_of(Path::new("docs/monitoring.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| `walhalla_"));
+    let listed = metrics(&rows.collect::<Vec<_>>().join("\n"));
+    assert!(listed.len() > 15, "{listed:?}");
+    for file in ["prometheus/walhalla.rules.yml", "grafana/walhalla.json"] {
+        let used = metrics(&text_of(&Path::new("packaging").join(file)));
+        assert!(used.len() > 5, "{file}: {used:?}");
+        let unknown: Vec<_> = used.difference(&listed).collect();
+        assert!(unknown.is_empty(), "{file} has {unknown:?}");
+    }
+}
+
+#[test]
+fn a_heading_gets_the_anchor_that_github_gives_it() {
+    for (heading, expected) in [
+        ("5. Unpack the backup", "5-unpack-the-backup"),
+        ("… is damaged", "-is-damaged"),
+        ("`wal-push`", "wal-push"),
+        (
+            "A backup exists once its backup.json does",
+            "a-backup-exists-once-its-backupjson-does",
+        ),
+        ("One [link](page.md) here", "one-link-here"),
+        ("a · b", "a--b"),
+    ] {
+        assert_eq!(anchor(heading), expected);
+    }
+    let page = "# A\n## B\n## B\n```\n# no heading\n```\n";
+    assert_eq!(anchors(page), ["a", "b", "b-1"].map(str::to_owned).into());
+}
+
+#[test]
+fn links_in_code_are_none() {
+    let page = "[a](b.md) `[c](d.md)` ![e](f.svg)\n```\n[g](h.md)\n```\n";
+    let found: Vec<_> = links(page)
+        .iter()
+        .map(|link| (link.target.clone(), link.is_image))
+        .collect();
+    let expected = [("b.md", false), ("f.svg", true)];
+    assert_eq!(
+        found,
+        expected.map(|(target, is_image)| (target.to_owned(), is_image))
+    );
+}
