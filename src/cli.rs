@@ -170,9 +170,14 @@ pub enum Command {
         Exits with 4 when the target cannot be reached; nothing is written then."
     )]
     Restore(Restore),
-    /// Show what restore with the same options would do; writes nothing
-    #[command(after_help = "Example:\n  walhalla plan --target-name before_release")]
-    Plan(Plan),
+    /// Show what restore with the same command line would do; writes nothing
+    #[command(
+        after_help = "Example:\n  walhalla plan --target-name before_release\n  \
+        walhalla plan /var/lib/postgresql/17/main --target-time '2026-11-21 04:30:00+00'\n\n\
+        Put plan in the place of restore in any command: with PGDATA it also says what this host would have to hold, \
+        and what would be refused."
+    )]
+    Plan(PlanRestore),
     /// Read backups back and check every file and page in them
     #[command(
         after_help = "Example (every night, reading each object once a month):\n  \
@@ -608,6 +613,23 @@ pub struct TablespaceMap {
 pub struct Restore {
     /// Data directory to make; new or empty, or with --delta one of this cluster
     pub pgdata: PathBuf,
+    /// Where to, and how
+    #[command(flatten)]
+    pub options: RestoreOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanRestore {
+    /// Data directory that restore would make [default: what this host has to do with it is not looked at]
+    pub pgdata: Option<PathBuf>,
+    /// Where to, and how
+    #[command(flatten)]
+    pub options: RestoreOptions,
+}
+
+// What `restore` takes besides the directory, and `plan` too.
+#[derive(Debug, Args)]
+pub struct RestoreOptions {
     /// Where to
     #[command(flatten)]
     pub plan: Plan,

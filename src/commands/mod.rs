@@ -375,7 +375,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::BackupFetch(arguments) => backup_fetch::run(context, arguments),
         Command::Restore(arguments) => restore::run(context, arguments),
         Command::BackupMerge(arguments) => backup_merge::run(context, &arguments),
-        Command::Plan(arguments) => plan::run(context, &arguments),
+        Command::Plan(arguments) => plan::run(context, arguments),
         Command::Verify(arguments) => verify::backups(context, &arguments),
         Command::WalVerify(arguments) => verify::archive(context, &arguments),
         Command::Drill(arguments) => drill::run(context, &arguments),

@@ -1,75 +1,255 @@
 //! `walhalla plan`
 
-use indicatif::HumanBytes;
+use jiff::Timestamp;
+use serde::Serialize;
 
+use super::restore::{planned, prepare};
 use super::{Context, Outcome};
-use crate::cli;
+use crate::cli::{PlanRestore, RestoreOptions, WalMode};
 use crate::error::Error;
 use crate::output;
+use crate::output::look::{self, bytes, counted, duration};
+use crate::repository::Repository;
 use crate::restore;
-use crate::restore::choose::plan;
+use crate::restore::commits::{Commits, commits};
+use crate::restore::foresee::{Amount, Foreseen, foresee};
 use crate::restore::plan::{Plan, PlanReport};
+use crate::restore::recovery::ArchiveMode;
+use crate::restore::target::Action;
 
-pub(super) fn run(context: &Context, arguments: &cli::Plan) -> Result<Outcome, Error> {
-    let repository = context.repository(&arguments.cluster)?;
-    let target = arguments.target();
-    let reading = context.reading();
-    let planned = plan(&repository, &target, arguments.backup.as_deref(), reading);
-    if context.global.json {
-        match &planned {
-            Ok(plan) => output::json(&plan.report())?,
-            Err(restore::Error::Unreachable(unreachable)) => {
-                output::json(&PlanReport::unreachable(&target, unreachable))?;
-            }
-            Err(_) => {}
-        }
+/// Columns of the names of what is shown.
+const NAMES: usize = 13;
+
+/// `plan --json`
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    plan: PlanReport,
+    commits: Commits,
+    /// What the restore would do to this host, where a directory is named.
+    #[serde(flatten)]
+    host: Option<&'a Foreseen>,
+    archive_mode: &'static str,
+}
+
+pub(super) fn run(context: &Context, arguments: PlanRestore) -> Result<Outcome, Error> {
+    let PlanRestore { pgdata, options } = arguments;
+    let repository = context.repository(&options.plan.cluster)?;
+    let Some(pgdata) = pgdata else {
+        let plan = reported(context, &options, planned(context, &repository, &options))?;
+        plan.warn();
+        return show(context, &repository, &options, (&plan, None));
+    };
+    let prepared = prepare(context, &repository, pgdata, &options);
+    let prepared = reported(context, &options, prepared)?;
+    let host = foresee(
+        &repository,
+        &prepared.plan,
+        &prepared.destination,
+        prepared.stage.as_deref(),
+        &prepared.outside,
+    );
+    show(
+        context,
+        &repository,
+        &options,
+        (&prepared.plan, host.as_ref().ok()),
+    )?;
+    // What would be refused is the plan's answer, too.
+    host?;
+    Ok(Outcome::Done)
+}
+
+/// Prints the JSON of a target that cannot be reached, if that is what failed.
+fn reported<T, E: Into<Error>>(
+    context: &Context,
+    options: &RestoreOptions,
+    result: Result<T, E>,
+) -> Result<T, Error> {
+    let result = result.map_err(Into::into);
+    if let Err(Error::Restore(restore::Error::Unreachable(unreachable))) = &result
+        && context.global.json
+    {
+        output::json(&PlanReport::unreachable(
+            &options.plan.target(),
+            unreachable,
+        ))?;
     }
-    let plan = planned?;
-    plan.warn();
-    if !context.global.json {
-        print(&plan)?;
+    result
+}
+
+fn show(
+    context: &Context,
+    repository: &Repository,
+    options: &RestoreOptions,
+    (plan, host): (&Plan, Option<&Foreseen>),
+) -> Result<Outcome, Error> {
+    let commits = commits(repository, plan, context.reading())?;
+    if context.global.json {
+        output::json(&Report {
+            plan: plan.report(),
+            commits,
+            host,
+            archive_mode: match options.archive_mode {
+                ArchiveMode::Off => "off",
+                ArchiveMode::Preserve => "preserve",
+            },
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let mut rows = of_archive(plan, commits);
+    rows.extend(host.into_iter().flat_map(of_host));
+    rows.extend(tablespaces(plan, options));
+    rows.extend(afterwards(plan, options));
+    for (name, text) in rows {
+        output::line(&format!("{name:<NAMES$}{text}"))?;
     }
     Ok(Outcome::Done)
 }
 
-fn print(plan: &Plan) -> Result<(), output::Error> {
-    let report = plan.report();
+/// What comes from the archive, and where it ends.
+fn of_archive(plan: &Plan, commits: Commits) -> Vec<(&'static str, String)> {
+    let (report, backup) = (plan.report(), &plan.backup);
+    let age = duration(Timestamp::now().duration_since(backup.stop_time));
+    let mut rows = vec![
+        ("target", plan.target.point.in_words()),
+        ("backup", format!("{}, ended {age} ago", backup.id)),
+        (
+            "",
+            format!("its WAL: {} to {}", backup.start_lsn, backup.stop_lsn),
+        ),
+    ];
+    if plan.chain.len() > 1 {
+        let mut earlier: Vec<String> = report.backup_chain;
+        earlier.pop();
+        rows.push(("stands on", earlier.join(", ")));
+    }
     let timelines: Vec<String> = report.timelines.iter().map(ToString::to_string).collect();
-    let (first, last) = (
-        report.segments.first().cloned(),
-        report.segments.last().cloned(),
-    );
-    output::line(&format!("target       {}", report.target))?;
-    output::line(&format!(
-        "backup       {} (WAL {} to {})",
-        plan.backup.id, plan.backup.start_lsn, plan.backup.stop_lsn
-    ))?;
-    output::line(&format!("timelines    {}", timelines.join(", ")))?;
-    output::line(&format!(
-        "segments     {} to {}",
-        first.unwrap_or_default(),
-        last.unwrap_or_default()
-    ))?;
-    output::line(&format!(
-        "             {} to consistency, {} to the target",
-        report.segments_to_consistency, report.segments_to_target
-    ))?;
+    rows.push(("timelines", timelines.join(", ")));
+    if let (Some(first), Some(last)) = (report.segments.first(), report.segments.last()) {
+        let number = counted(report.segments_to_target as u64, "segment");
+        rows.push(("WAL", format!("{number}, {first} to {last}")));
+        let consistency = report.segments_to_consistency;
+        rows.push((
+            "",
+            format!("{consistency} of them make the backup consistent"),
+        ));
+    }
     if let Some(end) = report.tail_end {
-        output::line(&format!(
-            "             the last one is not finished: wal-receive stored its WAL up to {end}"
-        ))?;
+        rows.push((
+            "",
+            format!("the last one is not finished: wal-receive stored its WAL up to {end}"),
+        ));
     }
-    for tablespace in &report.new_tablespaces {
-        output::line(&format!("replay makes {tablespace}"))?;
+    rows.push((
+        "ends at",
+        match (commits.first, commits.last) {
+            (Some(first), Some(last)) => format!(
+                "{}, the last commit that is restored; {} of commits are replayed",
+                look::precise_time(last),
+                duration(last.duration_since(first))
+            ),
+            _ => "the end of the backup: no commit comes after it".to_owned(),
+        },
+    ));
+    rows.push(("download", bytes(report.download_bytes)));
+    rows
+}
+
+/// What this host has to do with it.
+fn of_host(host: &Foreseen) -> Vec<(&'static str, String)> {
+    let staged = match host.staged_bytes {
+        0 => String::new(),
+        staged => format!(
+            ", and {} of WAL beside it until recovery has ended",
+            bytes(staged)
+        ),
+    };
+    let amount = |amount: Amount| {
+        let files = counted(amount.files, "file");
+        format!("{files}, {}", bytes(amount.bytes))
+    };
+    let mut rows = Vec::new();
+    match host.update {
+        None => rows.push((
+            "write",
+            format!(
+                "{} in {}{staged}",
+                bytes(host.write_bytes),
+                counted(host.files, "file")
+            ),
+        )),
+        Some(update) => rows.extend([
+            (
+                "compare",
+                format!(
+                    "{}: only blocks that differ are written",
+                    amount(update.compared)
+                ),
+            ),
+            ("write", format!("{}{staged}", amount(update.written))),
+            ("remove", amount(update.removed)),
+        ]),
     }
-    if let Some(needed) = report.needed_settings {
+    for room in &host.room {
+        let (needed, free) = (bytes(room.needed_bytes), bytes(room.free_bytes));
+        let path = room.path.display();
+        rows.push(("room", format!("{needed} needed, {free} free for {path}")));
+    }
+    for path in &host.moved_aside {
+        let path = path.display();
+        rows.push(("move away", format!("{path}, which is nowhere else")));
+    }
+    rows
+}
+
+/// Where tablespaces go.
+fn tablespaces(plan: &Plan, options: &RestoreOptions) -> Vec<(&'static str, String)> {
+    let mut rows: Vec<_> = { plan.backup.tablespaces.iter() }
+        .map(|tablespace| {
+            let (oid, location) = (tablespace.oid, tablespace.location.display());
+            let mut map = options.tablespaces.map.iter();
+            let place = map.find(|(mapped, _)| *mapped == oid);
+            let text = match place {
+                Some((_, place)) => format!("{oid}: {location} goes to {}", place.display()),
+                None => format!("{oid}: {location}, as on the original host"),
+            };
+            ("tablespace", text)
+        })
+        .collect();
+    for tablespace in &plan.new_tablespaces {
+        rows.push(("replay makes", tablespace.to_string()));
+    }
+    if let Some(needed) = plan.limits {
         let named = needed
             .named()
             .map(|(name, value)| format!("{name} {value}"));
-        output::line(&format!("replay needs {}", named.join(", ")))?;
+        rows.push(("replay needs", named.join(", ")));
     }
-    output::line(&format!(
-        "download     {}",
-        HumanBytes(report.download_bytes)
-    ))
+    rows
+}
+
+/// What the server does at the target, and then.
+fn afterwards(plan: &Plan, options: &RestoreOptions) -> [(&'static str, String); 3] {
+    let wal = match options.wal {
+        _ if options.standby => "fetched by the standby as it goes on",
+        WalMode::Staged => "staged beside the data directory",
+        WalMode::OnDemand => "fetched by the server as it asks",
+    };
+    let then = match plan.target.action {
+        _ if options.standby => "the server stays a standby",
+        Action::Pause => {
+            "the server pauses there, open for reading; select pg_wal_replay_resume() opens it for writing"
+        }
+        Action::Promote => "the server opens for writing, on a new timeline",
+        Action::Shutdown => "the server shuts down there",
+    };
+    let archives = match options.archive_mode {
+        ArchiveMode::Off => "off: the restored server archives nothing",
+        ArchiveMode::Preserve => {
+            "as the original: once it is open for writing, the restored server archives too (--archive-mode off)"
+        }
+    };
+    [("WAL is", wal), ("then", then), ("archiving", archives)]
+        .map(|(name, text)| (name, text.to_owned()))
 }

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use indicatif::HumanBytes;
 
 use super::{Context, Outcome};
-use crate::cli::{Restore, WalMode};
+use crate::cli::{Restore, RestoreOptions, WalMode};
 use crate::error::Error;
 use crate::output;
+use crate::repository::Repository;
 use crate::restore;
 use crate::restore::choose::plan;
 use crate::restore::chosen_databases::ChosenDatabases;
@@ -24,58 +25,39 @@ use crate::restore::start;
 use crate::server::conf::{self, Configuration};
 use crate::server::data_directory::check_utf8;
 
+/// A restore that was planned and not begun.
+pub(super) struct Prepared {
+    pub(super) plan: Plan,
+    pub(super) destination: Destination,
+    /// Places of tablespaces that replay will make.
+    pub(super) outside: Outside,
+    /// Where WAL is staged, if it is.
+    pub(super) stage: Option<PathBuf>,
+    on_demand: Option<WalSource>,
+    program: PathBuf,
+}
+
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
-    let pgdata = super::absolute(&arguments.pgdata)?;
-    // Recovery's settings name what is beside it.
-    check_utf8("the data directory", &pgdata)?;
-    let repository = context.repository(&arguments.plan.cluster)?;
-    let on_demand = (arguments.standby || arguments.wal == WalMode::OnDemand)
-        .then(|| on_demand(context))
-        .transpose()?;
-    let program = program()?;
-    let (target, chosen) = (arguments.plan.target(), arguments.plan.backup.clone());
-    let planned = || plan(&repository, &target, chosen.as_deref(), context.reading());
-    let plan = planned()?;
-    plan.warn();
-    warn_of_the_past(context, arguments.archive_mode);
-    if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
-        on_demand.must_fit(&program, plan.backup.postgres_version)?;
-        if plan.tail.is_some() && !plan.tail_is_the_end && !arguments.standby {
-            return Err(restore::Error::TailOnDemand.into());
-        }
-    }
-    let only = arguments.only_databases;
-    let only = (!only.is_empty())
-        .then(|| ChosenDatabases::of(&repository, &plan.backup, &only))
-        .transpose()?;
-    let map: BTreeMap<_, _> = arguments.tablespaces.map.into_iter().collect();
-    let of_replay = of_replay(&plan, &map);
-    let outside = Outside::check(&plan, &pgdata, &map)?;
-    let tablespaces = map
-        .into_iter()
-        .filter(|(oid, _)| !of_replay.contains_key(oid));
-    let spool = super::spool(&context.settings)?;
-    let destination = Destination {
-        pgdata,
-        tablespaces: tablespaces.collect(),
-        wal: arguments.tablespaces.waldir,
-        spool: spool.clone(),
-        existing: existing(arguments.delta),
-        only,
-        needed: super::needed(context)?,
-        threads: context.settings.download_concurrency,
-        show: context.show(),
-    };
-    let stage =
-        { on_demand.is_none() }.then(|| stage::directory(&destination.pgdata, spool.as_deref()));
+    let Restore { pgdata, options } = arguments;
+    let repository = context.repository(&options.plan.cluster)?;
+    let prepared = prepare(context, &repository, pgdata, &options)?;
+    let planned = || planned(context, &repository, &options);
+    let Prepared {
+        plan,
+        destination,
+        outside,
+        stage,
+        on_demand,
+        program,
+    } = prepared;
     let settings = |sealed: Option<Seal>| Settings {
         program,
         wal: sealed
             .map(WalSource::Staged)
             .or(on_demand)
             .unwrap_or(WalSource::Staged(Seal::default())),
-        archive_mode: arguments.archive_mode,
-        role: if arguments.standby {
+        archive_mode: options.archive_mode,
+        role: if options.standby {
             Role::Standby
         } else {
             Role::Primary
@@ -98,10 +80,77 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         context,
         &plan,
         &destination,
-        arguments.archive_mode,
+        options.archive_mode,
         kept_bytes,
         stage.is_none(),
     )
+}
+
+/// What the archive has for a command line.
+pub(super) fn planned(
+    context: &Context,
+    repository: &Repository,
+    options: &RestoreOptions,
+) -> Result<Plan, restore::Error> {
+    let (target, chosen) = (options.plan.target(), options.plan.backup.as_deref());
+    plan(repository, &target, chosen, context.reading())
+}
+
+/// Plans a restore, and refuses what cannot end well by the command line alone.
+pub(super) fn prepare(
+    context: &Context,
+    repository: &Repository,
+    pgdata: PathBuf,
+    options: &RestoreOptions,
+) -> Result<Prepared, Error> {
+    let pgdata = super::absolute(&pgdata)?;
+    // Recovery's settings name what is beside it.
+    check_utf8("the data directory", &pgdata)?;
+    let on_demand = (options.standby || options.wal == WalMode::OnDemand)
+        .then(|| on_demand(context))
+        .transpose()?;
+    let program = program()?;
+    let plan = planned(context, repository, options)?;
+    plan.warn();
+    warn_of_the_past(context, options.archive_mode);
+    if let Some(WalSource::OnDemand(on_demand)) = &on_demand {
+        on_demand.must_fit(&program, plan.backup.postgres_version)?;
+        if plan.tail.is_some() && !plan.tail_is_the_end && !options.standby {
+            return Err(restore::Error::TailOnDemand.into());
+        }
+    }
+    let only = &options.only_databases;
+    let only = (!only.is_empty())
+        .then(|| ChosenDatabases::of(repository, &plan.backup, only))
+        .transpose()?;
+    let map: BTreeMap<_, _> = options.tablespaces.map.iter().cloned().collect();
+    let of_replay = of_replay(&plan, &map);
+    let outside = Outside::check(&plan, &pgdata, &map)?;
+    let tablespaces = map
+        .into_iter()
+        .filter(|(oid, _)| !of_replay.contains_key(oid));
+    let spool = super::spool(&context.settings)?;
+    let destination = Destination {
+        pgdata,
+        tablespaces: tablespaces.collect(),
+        wal: options.tablespaces.waldir.clone(),
+        spool: spool.clone(),
+        existing: existing(options.delta),
+        only,
+        needed: super::needed(context)?,
+        threads: context.settings.download_concurrency,
+        show: context.show(),
+    };
+    let stage =
+        { on_demand.is_none() }.then(|| stage::directory(&destination.pgdata, spool.as_deref()));
+    Ok(Prepared {
+        plan,
+        destination,
+        outside,
+        stage,
+        on_demand,
+        program,
+    })
 }
 
 /// Tells what becomes of the archiving of a server that is restored from a store as it was.
@@ -223,7 +272,8 @@ fn report(
     let pgdata = destination.pgdata.display();
     output::line(&format!(
         "{pgdata} is restored from backup {}; it will recover to {}",
-        plan.backup.id, plan.target.point
+        plan.backup.id,
+        plan.target.point.in_words()
     ))?;
     if destination.existing == Existing::Update {
         output::line(&format!(

@@ -82,6 +82,11 @@ pub fn exact_time(time: Timestamp) -> String {
     in_zone(time, "%Y-%m-%d %H:%M:%S%.6f%:::z")
 }
 
+/// A time to the second, or with as many digits as it has.
+pub fn precise_time(time: Timestamp) -> String {
+    in_zone(time, "%Y-%m-%d %H:%M:%S%.f%:::z")
+}
+
 /// The first whole second that is not before a time.
 pub fn begin(time: Timestamp) -> Timestamp {
     let rounding = TimestampRound::new()

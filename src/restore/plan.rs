@@ -3,6 +3,7 @@
 //! The plan names the backup, the timelines, every WAL segment that recovery will ask for, and how
 //! far it must get. If something is missing the plan says what, and nothing is restored.
 
+use jiff::Timestamp;
 use serde::Serialize;
 use walhalla_postgres::wal::text::ServerText;
 use walhalla_postgres::{History, Limits, Lsn, SegmentName, TimelineId};
@@ -85,6 +86,9 @@ pub struct PlanReport {
     pub download_bytes: u64,
     /// The target, in words.
     pub target: String,
+    /// When the backup ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup_time: Option<Timestamp>,
 }
 
 /// Why a target cannot be reached, and what can be instead.
@@ -147,6 +151,11 @@ impl Plan {
             .saturating_mul(self.segments.len() as u64)
     }
 
+    /// Files that the staged WAL takes: segments, histories and the list of them.
+    pub fn staged_files(&self) -> u64 {
+        (self.segments.len() + self.histories.len()) as u64 + 1
+    }
+
     /// The plan as `plan --json` shows it.
     pub fn report(&self) -> PlanReport {
         PlanReport {
@@ -172,6 +181,7 @@ impl Plan {
             segments_to_target: self.segments.len(),
             download_bytes: self.download_bytes(),
             target: self.target.point.to_string(),
+            backup_time: Some(self.backup.stop_time),
         }
     }
 
@@ -215,6 +225,7 @@ impl PlanReport {
             segments_to_target: 0,
             download_bytes: 0,
             target: target.point.to_string(),
+            backup_time: None,
         }
     }
 }

@@ -88,7 +88,7 @@ pub fn restore(
     let staged = stage.as_ref().map(|stage| Need {
         path: stage.path.clone(),
         bytes: plan.stage_bytes(),
-        files: (plan.segments.len() + plan.histories.len()) as u64 + 1,
+        files: plan.staged_files(),
     });
     let ready = to.check(repository, backup, &files, staged, outside);
     let ready = ready.map_err(Error::before_writing)?;
@@ -112,9 +112,10 @@ pub fn restore(
 }
 
 /// What the check found, and has locked.
-struct Ready {
-    site: Site,
-    only_here: Vec<PathBuf>,
+pub(super) struct Ready {
+    pub(super) site: Site,
+    /// WAL files that exist nowhere else.
+    pub(super) only_here: Vec<PathBuf>,
 }
 
 impl Destination {
@@ -122,7 +123,7 @@ impl Destination {
     ///
     /// # Errors
     /// [`Error::NoSuchTablespace`], and [`Error::SharedPlace`] for a tablespace that is in the backup twice.
-    fn places(&self, backup: &BackupEntry) -> Result<Vec<Place>, Error> {
+    pub(super) fn places(&self, backup: &BackupEntry) -> Result<Vec<Place>, Error> {
         let mut known: HashMap<u32, &Path> = HashMap::new();
         for tablespace in &backup.tablespaces {
             if let Some(other) = known.insert(tablespace.oid, &tablespace.location) {
@@ -156,7 +157,7 @@ impl Destination {
     }
 
     /// The files that go there.
-    fn open<'a>(
+    pub(super) fn open<'a>(
         &self,
         repository: &'a Repository,
         chain: &'a [BackupEntry],
@@ -171,7 +172,7 @@ impl Destination {
     }
 
     /// Refuses what cannot end well, before anything is written.
-    fn check(
+    pub(super) fn check(
         &self,
         repository: &Repository,
         backup: &BackupEntry,
@@ -218,7 +219,7 @@ impl Destination {
     }
 
     /// What the files take, in each place.
-    fn needs(&self, places: &[Place], files: &Chain) -> Vec<Need> {
+    pub(super) fn needs(&self, places: &[Place], files: &Chain) -> Vec<Need> {
         let mut of_place: BTreeMap<Option<u32>, (u64, u64)> = BTreeMap::new();
         for (path, size_bytes) in files.sizes() {
             let of = of_place

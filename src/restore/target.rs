@@ -97,6 +97,18 @@ impl fmt::Display for Point {
     }
 }
 
+impl Point {
+    /// The target with its time in the user's zone.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Time(time) => format!("time {}", output::look::precise_time(*time)),
+            Self::End | Self::Immediate | Self::Lsn(_) | Self::Xid(_) | Self::Name(_) => {
+                self.to_string()
+            }
+        }
+    }
+}
+
 impl std::str::FromStr for TargetTimeline {
     type Err = String;
 
