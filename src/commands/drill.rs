@@ -255,7 +255,11 @@ impl Course<'_> {
         );
         let time = moment.time.strftime("%Y-%m-%d %H:%M:%S%.6f+00");
         let timeline = moment.timeline.number();
-        let repeat = format!("walhalla drill --target-time '{time}' --target-timeline {timeline}");
+        let backup = chosen.map(|id| format!(" --backup {id}"));
+        let repeat = format!(
+            "walhalla drill --target-time '{time}' --target-timeline {timeline}{}",
+            backup.unwrap_or_default()
+        );
         tracing::info!("the random target is {time} on timeline {timeline}");
         self.found.repeat = Some(repeat);
         Ok(target)
@@ -451,7 +455,7 @@ impl Course<'_> {
 
     /// Tells the result, wherever it is wanted.
     fn conclude(mut self, ended: Result<(), drill::Error>) -> Result<Outcome, Error> {
-        if let Err(drill::Error::Interrupted) = ended {
+        if progress::is_interrupted() {
             tracing::info!(
                 "the drill ended in order: its server is stopped, and its directory is removed unless --keep was given"
             );
@@ -479,8 +483,10 @@ impl Course<'_> {
         if is_told {
             self.record();
         }
+        if is_told && (ended.is_ok() || self.context.global.json) {
+            self.show()?;
+        }
         ended?;
-        self.show()?;
         Ok(if self.found.ok {
             Outcome::Done
         } else {

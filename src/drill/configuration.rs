@@ -303,10 +303,10 @@ fn libraries(original: &Configuration, binaries: &Binaries) -> Libraries {
 
 fn turned_off(plan: &Plan, original: &Configuration, data: &Path) -> Vec<TurnedOff> {
     let mut all: Vec<TurnedOff> = { leading_out::reaching_out(original).into_iter() }
-        .map(|(name, value)| {
+        .map(|name| {
             TurnedOff::new(
-                format!("{name} = {value}"),
-                "the copy has a setting of its own, or none",
+                format!("the setting {name}"),
+                "the copy has its own, or none",
             )
         })
         .collect();

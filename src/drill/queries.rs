@@ -63,7 +63,7 @@ pub async fn open(
     };
     let mut failure = None;
     for role in &roles {
-        match connect(scratch, role, "postgres").await {
+        match connect(scratch, role, "template1").await {
             Ok(connection) => return ask(connection, role, version).await,
             Err(error) => failure = Some(error),
         }

@@ -48,14 +48,13 @@ pub const REACHING_OUT: [&str; 26] = [
     "oauth_validator_libraries",
 ];
 
-/// The settings of [`REACHING_OUT`] that have a value, with it.
-pub fn reaching_out(settings: &Configuration) -> Vec<(&'static str, String)> {
-    let set = REACHING_OUT.iter().filter_map(|name| {
-        let value = settings.get(name).filter(|value| !value.is_empty())?;
-        let is_off = conf::boolean(value) == Some(false);
-        (!is_off).then(|| (*name, String::from_utf8_lossy(value).into_owned()))
-    });
-    set.collect()
+/// The settings of [`REACHING_OUT`] that have a value. A value may hold a password.
+pub fn reaching_out(settings: &Configuration) -> Vec<&'static str> {
+    let is_set = |name: &&str| {
+        let value = settings.get(name).filter(|value| !value.is_empty());
+        value.is_some_and(|value| conf::boolean(value) != Some(false))
+    };
+    REACHING_OUT.into_iter().filter(is_set).collect()
 }
 
 /// The directory that the settings in `pgdata` make a server started there use, if it is another one.

@@ -251,7 +251,8 @@ fn servers_of_old_and_new_versions_start() {
             "amcheck passed"
         };
         assert!(names.contains(&amcheck.to_owned()), "{version}: {names:?}");
-        let checksums = if version < 11 {
+        // The build of 11 comes without pg_verify_checksums.
+        let checksums = if version < 12 {
             "checksums skipped"
         } else {
             "checksums passed"
@@ -424,12 +425,12 @@ fn the_copy_reaches_nothing_outside() {
         .map(|off| off["what"].as_str().unwrap())
         .collect();
     for expected in [
-        "archive_command = ",
-        "primary_conninfo = ",
-        "listen_addresses = *",
-        "external_pid_file = ",
-        "log_directory = ",
-        "synchronous_standby_names = nobody",
+        "the setting archive_command",
+        "the setting primary_conninfo",
+        "the setting listen_addresses",
+        "the setting external_pid_file",
+        "the setting log_directory",
+        "the setting synchronous_standby_names",
         "the library pg_cron of",
         "the library not_installed of",
         "tablespace ",
