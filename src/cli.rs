@@ -226,8 +226,9 @@ pub enum Command {
     /// Make a key pair for encryption
     #[command(
         after_help = "Example:\n  walhalla keygen --output /safe/place/walhalla.key\n\n\
-        The recipient (public key) that is printed goes into `age_recipients` on every host; the file (identity, secret key) \
-        goes where one restores, and a copy of it where no fire reaches: without it nobody opens what was encrypted."
+        The recipient (public key) that is printed goes into `age_recipients` on every host that archives. The file holds the \
+        identity (secret key): without it nobody can restore. Keep copies of it in two places that one fire does not reach, and \
+        name it in `age_identity_file` where you restore."
     )]
     Keygen(Keygen),
     /// Print the settings and where each came from

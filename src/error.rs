@@ -1,5 +1,6 @@
 //! The one error of all commands, and the exit code of each kind of failure.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use walhalla_providers::Error as StoreError;
@@ -168,14 +169,31 @@ impl Failure for Error {
                         .into(),
                 );
         }
+        if let Self::Keys { source, .. } = self {
+            return keys_hint(source).map(Into::into);
+        }
         self.cause().and_then(Failure::hint)
     }
+}
+
+fn keys_hint(error: &IdentityError) -> Option<&'static str> {
+    let IdentityError::Read(error) = error else {
+        return None;
+    };
+    Some(match error.kind() {
+        ErrorKind::AlreadyExists => {
+            "keygen overwrites nothing: what was encrypted to the identity in this file needs it; name another file"
+        }
+        ErrorKind::NotFound => "see whether the file, or the directory it is to lie in, is there",
+        ErrorKind::PermissionDenied => "run the command as the user who may use the file",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use walhalla_providers::{ErrorKind, Operation};
+    use walhalla_providers::Operation;
 
     #[test]
     fn absence_is_answered_to_who_asked_for_the_file() {
@@ -192,14 +210,19 @@ mod tests {
             Error::from(backup::Error::from(absent())).exit_code(),
             FAILED
         );
-        let gone = walhalla_providers::Error::new(Operation::Get, "x", ErrorKind::NotFound);
+        let gone = walhalla_providers::Error::new(
+            Operation::Get,
+            "x",
+            walhalla_providers::ErrorKind::NotFound,
+        );
         let gone = wal::Error::from(repository::Error::from(gone));
         assert_eq!(Error::from(gone).exit_code(), FAILED);
     }
 
     #[test]
     fn a_wrong_key_is_the_users_fault_only_where_the_user_named_it() {
-        let invalid = || StoreError::new(Operation::Open, "x", ErrorKind::Invalid);
+        let invalid =
+            || StoreError::new(Operation::Open, "x", walhalla_providers::ErrorKind::Invalid);
         assert_eq!(Error::from(invalid()).exit_code(), USAGE);
         assert_eq!(
             Error::from(repository::Error::from(invalid())).exit_code(),

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use walhalla_providers::{Error as StoreError, ErrorKind, Operation};
+use walhalla_providers::{Distrust, Error as StoreError, ErrorKind, Operation};
 
 /// What to do next.
 pub type Advice = Cow<'static, str>;
@@ -84,6 +84,25 @@ impl Failure for StoreError {
             }
             ErrorKind::Unauthenticated => {
                 "check the credentials: `walhalla config` shows where the store's settings come from"
+            }
+            ErrorKind::Untrusted(Distrust::Authority) => {
+                "name the authority's certificates, a file in PEM form, in the setting `ca_file` (WALHALLA_CA_FILE); for Google \
+                 Cloud Storage in the variable SSL_CERT_FILE too"
+            }
+            ErrorKind::Untrusted(Distrust::Name) => {
+                "write the host in the endpoint as the certificate names it, or give the server a certificate for this host; \
+                 `ca_file` does not help here"
+            }
+            ErrorKind::Untrusted(Distrust::Time) => {
+                "renew the server's certificate, or set this host's clock; `ca_file` does not help here"
+            }
+            ErrorKind::Untrusted(Distrust::Other) => {
+                "see which certificate the server has: openssl s_client -connect HOST:PORT -showcerts; the setting `ca_file` names \
+                 authorities that are trusted beside the system's"
+            }
+            ErrorKind::NoSuchHost => {
+                "correct the endpoint, the region or the bucket, or this host's DNS settings; with an S3 server of your own, \
+                 WALHALLA_S3_FORCE_PATH_STYLE=true keeps the bucket out of the host's name"
             }
             ErrorKind::StoreMissing => {
                 "create it, mount it, or correct `store`; nothing was taken as absent"

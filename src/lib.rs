@@ -25,6 +25,8 @@ pub mod drill;
 pub mod error;
 pub mod failure;
 pub mod find;
+#[cfg(test)]
+mod messages;
 pub mod output;
 pub mod paths;
 pub mod pipeline;

@@ -10,8 +10,7 @@ fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => commands::run(cli),
         Err(error) => {
-            // Printing the usage may fail when nobody reads it.
-            drop(error.print());
+            commands::print_usage(&error);
             if error.use_stderr() {
                 commands::usage_exit()
             } else {

@@ -48,6 +48,7 @@ use azure_storage_blob::{BlobClient, BlobContainerClient, BlobContainerClientOpt
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
+use crate::endpoint::place;
 use crate::http::{byte_range, content_range, delete_each, is_settled};
 use crate::location::Location;
 use crate::transfer::StoreSettings;
@@ -93,6 +94,7 @@ pub struct AzureStore {
     version: String,
     location: Location,
     url: String,
+    place: Arc<str>,
     tier: Option<AccessTier>,
     uploads: Uploads,
 }
@@ -140,6 +142,7 @@ impl AzureStore {
             ..BlobContainerClientOptions::default()
         };
         let version = options.version.clone();
+        let place = place(account.endpoint.as_str());
         let address = container_url(account.endpoint, location.bucket());
         let container = BlobContainerClient::new(address, None, Some(options))
             .map_err(|error| Failure::from(error).on(Operation::Open, url.clone()))?;
@@ -149,6 +152,7 @@ impl AzureStore {
             version,
             location,
             url,
+            place,
             tier,
             uploads: Uploads::default(),
         })
@@ -455,6 +459,10 @@ impl AzureStore {
 impl ObjectStore for AzureStore {
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn place(&self) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.place))
     }
 
     fn right(&self, right: Right) -> &'static str {

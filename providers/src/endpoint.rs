@@ -1,6 +1,8 @@
 //! Servers' addresses and certificates, for every store that speaks HTTP.
 
 use std::path::Path;
+#[cfg(any(feature = "azure", feature = "gcs"))]
+use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
@@ -71,6 +73,28 @@ pub(crate) fn http_client(ca_file: Option<&Path>) -> Result<reqwest::Client> {
     }
     let path = ca_file.unwrap_or(Path::new("TLS"));
     builder.build().map_err(|source| failed(path, source))
+}
+
+/// What errors say of where a request went: the endpoint, and the proxy that the environment names.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+pub(crate) fn place(endpoint: &str) -> Arc<str> {
+    let words = std::iter::once(format!("endpoint {}", shown(endpoint)));
+    let words: Vec<String> = words.chain(proxy(endpoint)).collect();
+    words.join(", ").into()
+}
+
+/// The proxy that the environment names for requests to `url`, for messages: `NO_PROXY` may except the host.
+pub(crate) fn proxy(url: &str) -> Option<String> {
+    let names: &[&str] = if url.starts_with("https:") {
+        &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
+    } else {
+        &["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"]
+    };
+    let set = |name: &&str| {
+        let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+        value.map(|value| format!("proxy {} ({name})", shown(&value)))
+    };
+    names.iter().find_map(set)
 }
 
 /// How long a connection may take.

@@ -1,6 +1,7 @@
 //! What a store says when it does not do what it was asked.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// This crate's result.
@@ -10,7 +11,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// A failed request: what was done, on which object, and why.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {operation} {object}: {kind}")]
+#[error("could not {operation} {object}: {kind}{}", asked(self.place.as_deref()))]
 pub struct Error {
     /// What was being done.
     pub operation: Operation,
@@ -18,6 +19,8 @@ pub struct Error {
     pub object: String,
     /// Why it failed.
     pub kind: ErrorKind,
+    /// What was asked, where that may be why: endpoint, region, profile, proxy.
+    pub place: Option<Arc<str>>,
     /// The store's or the system's own words.
     #[source]
     pub source: Option<Source>,
@@ -61,6 +64,10 @@ pub enum ErrorKind {
     Corrupted,
     /// The store asked to slow down, perhaps for a stated time.
     Throttled(Option<Duration>),
+    /// The certificate of the server is not trusted.
+    Untrusted(Distrust),
+    /// The server's name does not exist. Names may be slow to appear, so that it is tried again for a short time.
+    NoSuchHost,
     /// The connection failed or the store answered with a server error; another try may do.
     Unavailable,
     /// No answer in time; another try may do.
@@ -77,6 +84,19 @@ pub enum ErrorKind {
     Other,
 }
 
+/// Why a server's certificate is not trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// The authority that signed it is not known.
+    Authority,
+    /// It is for another host.
+    Name,
+    /// It has expired, or is not valid yet.
+    Time,
+    /// Anything else.
+    Other,
+}
+
 impl Error {
     /// An error without the store's own words.
     pub fn new(operation: Operation, object: impl Into<String>, kind: ErrorKind) -> Self {
@@ -84,6 +104,7 @@ impl Error {
             operation,
             object: object.into(),
             kind,
+            place: None,
             source: None,
         }
     }
@@ -95,6 +116,37 @@ impl Error {
         self
     }
 
+    /// The same error, which names what was asked where that may be why it failed.
+    #[must_use]
+    pub(crate) fn at(mut self, place: Option<&Arc<str>>) -> Self {
+        // What the store itself said of the object needs no address.
+        let may_be_why = !matches!(
+            self.kind,
+            ErrorKind::NotFound
+                | ErrorKind::AlreadyExists
+                | ErrorKind::Corrupted
+                | ErrorKind::Conflict
+                | ErrorKind::NoSpace
+        );
+        if may_be_why && self.place.is_none() {
+            self.place = place.cloned();
+        }
+        self
+    }
+
+    /// The failure of a request that was tried until its time was over, with this one as its cause.
+    pub(crate) fn after_the_deadline(mut self) -> Self {
+        // Once is enough.
+        let place = self.place.take();
+        let mut error = Self::new(
+            self.operation,
+            self.object.clone(),
+            ErrorKind::DeadlineExceeded,
+        );
+        error.place = place;
+        error.with_source(self)
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -103,6 +155,7 @@ impl Error {
                 | ErrorKind::Unavailable
                 | ErrorKind::TimedOut
                 | ErrorKind::Conflict
+                | ErrorKind::NoSuchHost
         )
     }
 
@@ -110,6 +163,10 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         self.kind == ErrorKind::NotFound
     }
+}
+
+fn asked(place: Option<&str>) -> String {
+    place.map_or_else(String::new, |place| format!(" ({place})"))
 }
 
 impl fmt::Display for Operation {
@@ -140,6 +197,8 @@ impl fmt::Display for ErrorKind {
                 let seconds = wait.as_secs();
                 return write!(f, "the store asked to slow down and to wait {seconds} s");
             }
+            Self::Untrusted(_) => "the server's TLS certificate is not trusted",
+            Self::NoSuchHost => "the server's host name does not exist",
             Self::Unavailable => "the store could not be reached or failed",
             Self::TimedOut => "the store did not answer in time",
             Self::Conflict => "another request changed it at the same moment",

@@ -32,7 +32,7 @@ use google_cloud_auth::credentials::{Credentials, anonymous};
 use google_cloud_storage::model_ext::{ObjectHighlights, ReadRange};
 use google_cloud_storage::read_object::ReadObjectResponse;
 
-use crate::endpoint::{endpoint, http_client};
+use crate::endpoint::{endpoint, http_client, place};
 use crate::http::{delete_each, is_settled, last_byte};
 use crate::location::Location;
 use crate::transfer::{GcsSettings, StoreSettings};
@@ -68,6 +68,7 @@ pub struct GcsStore {
     uploads: Uploads,
     location: Location,
     url: String,
+    place: Arc<str>,
     settings: GcsSettings,
 }
 
@@ -128,6 +129,7 @@ impl GcsStore {
             json: Json::new(http, endpoint.to_owned(), bucket, access),
             uploads: Uploads::default(),
             url: location.url(),
+            place: place(endpoint),
             location,
             settings: settings.gcs.clone(),
         }
@@ -321,6 +323,10 @@ impl GcsStore {
 impl ObjectStore for GcsStore {
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn place(&self) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.place))
     }
 
     fn right(&self, right: Right) -> &'static str {

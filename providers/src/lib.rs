@@ -26,6 +26,8 @@ pub mod s3;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod transfer;
+#[cfg(any(feature = "azure", feature = "gcs", feature = "s3"))]
+mod unreached;
 
 use std::any::Any;
 use std::fmt;
@@ -36,7 +38,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::Stream;
 
-pub use error::{Error, ErrorKind, Operation, Result};
+pub use error::{Distrust, Error, ErrorKind, Operation, Result};
 pub use key::ObjectKey;
 pub use location::Location;
 
@@ -296,6 +298,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
 
     /// What the store's administrator calls a right, as policies spell it.
     fn right(&self, right: Right) -> &'static str;
+
+    /// Endpoint, region, profile and proxy, as errors name them; no secrets. `None` where the URL says all.
+    fn place(&self) -> Option<Arc<str>> {
+        None
+    }
 
     /// The store's limits.
     fn limits(&self) -> Limits;

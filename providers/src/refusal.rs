@@ -6,6 +6,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::unreached::causes;
+
 /// Longest of a server's words that an error repeats.
 const MAX_MESSAGE_CHARS: usize = 500;
 
@@ -62,12 +64,5 @@ pub(crate) fn retry_after(header: Option<&str>) -> Option<Duration> {
 pub(crate) fn find<'a, T: StdError + 'static>(
     error: &'a (dyn StdError + 'static),
 ) -> Option<&'a T> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(found) = error.downcast_ref::<T>() {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
+    causes(error).find_map(|cause| cause.downcast_ref::<T>())
 }

@@ -405,6 +405,10 @@ impl ObjectStore for S3Store {
         &self.url
     }
 
+    fn place(&self) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.sessions.current().place))
+    }
+
     fn right(&self, right: Right) -> &'static str {
         match right {
             Right::Create => "s3:PutObject",

@@ -642,6 +642,7 @@ impl Store {
             self.inner.patience.clone(),
             Arc::clone(&self.inner.told),
         )
+        .at(self.inner.store.place())
     }
 }
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use support::shown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use walhalla_providers::transfer::{StoreSettings, open};
-use walhalla_providers::{ErrorKind, ObjectKey, PutMode, PutToken};
+use walhalla_providers::transfer::{Options, Store, StoreSettings, open};
+use walhalla_providers::{Distrust, ErrorKind, ObjectKey, PutMode, PutToken};
 
 /// A store's URL and the variables that point it at an endpoint.
 fn clouds(endpoint: &str) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
@@ -43,6 +43,13 @@ fn clouds(endpoint: &str) -> Vec<(&'static str, Vec<(&'static str, String)>)> {
     ]
 }
 
+/// When a certificate is valid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Validity {
+    Now,
+    Expired,
+}
+
 /// An HTTPS server that refuses everything, and counts.
 struct Server {
     endpoint: String,
@@ -50,7 +57,7 @@ struct Server {
 }
 
 /// Serves with a certificate for `localhost` that the authority in the returned file has signed.
-async fn serve(dir: &Path) -> (Server, PathBuf) {
+async fn serve(dir: &Path, validity: Validity) -> (Server, PathBuf) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca_key = KeyPair::generate().unwrap();
@@ -59,7 +66,10 @@ async fn serve(dir: &Path) -> (Server, PathBuf) {
     std::fs::write(&ca_file, ca.pem()).unwrap();
 
     let key = KeyPair::generate().unwrap();
-    let own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let mut own = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    if validity == Validity::Expired {
+        (own.not_before, own.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    }
     let own = own.signed_by(&key, &Issuer::new(params, ca_key)).unwrap();
     let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
     let config = ServerConfig::builder()
@@ -107,12 +117,16 @@ async fn child(url: &str) {
     if settings.ca_file.is_some() {
         assert_eq!(error.kind, ErrorKind::PermissionDenied, "{}", shown(&error));
     } else {
-        assert_eq!(error.kind, ErrorKind::Unavailable, "{}", shown(&error));
-        let said = shown(&error).to_lowercase();
-        assert!(
-            said.contains("certificate") || said.contains("unknownissuer"),
-            "{said}"
-        );
+        let authority = ErrorKind::Untrusted(Distrust::Authority);
+        assert_eq!(error.kind, authority, "{}", shown(&error));
+        let said = shown(&error);
+        for word in [
+            "TLS",
+            "certificate",
+            "signed by an authority that is unknown here",
+        ] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
     }
 }
 
@@ -122,7 +136,7 @@ async fn a_certificate_is_trusted_when_the_ca_file_says_so_and_only_then() {
         return child(&url).await;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (server, ca_file) = serve(dir.path()).await;
+    let (server, ca_file) = serve(dir.path(), Validity::Now).await;
     for (url, variables) in clouds(&server.endpoint) {
         for ca_file in [None, Some(&ca_file)] {
             let before = server.requests.load(Ordering::Relaxed);
@@ -147,6 +161,67 @@ async fn a_certificate_is_trusted_when_the_ca_file_says_so_and_only_then() {
     }
 }
 
+/// Asks a server whose authority is trusted and whose certificate is not this host's, or not any more; nothing is repeated.
+async fn refused_child(url: &str) {
+    let settings = StoreSettings {
+        ca_file: std::env::var_os("WALHALLA_CA_FILE").map(PathBuf::from),
+        ..StoreSettings::default()
+    };
+    let store = open(url, &settings).await.unwrap();
+    let store = Store::new(store, Options::default());
+    let began = std::time::Instant::now();
+    let error = store
+        .head(&ObjectKey::new("object").unwrap())
+        .await
+        .unwrap_err();
+    assert!(
+        began.elapsed().as_secs() < 20,
+        "it was tried again: {}",
+        shown(&error)
+    );
+    let said = shown(&error);
+    let (distrust, words) = match std::env::var("WALHALLA_TEST_FAULT").unwrap().as_str() {
+        "name" => (Distrust::Name, "it is for localhost"),
+        _ => (Distrust::Time, "expired at 2002-01-01T00:00:00Z"),
+    };
+    assert_eq!(error.kind, ErrorKind::Untrusted(distrust), "{said}");
+    assert!(
+        said.contains(words) && said.contains("endpoint https://"),
+        "{said}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_host_or_time_is_refused_at_once_and_why_is_said() {
+    if let Ok(url) = std::env::var("WALHALLA_TEST_CHILD") {
+        return refused_child(&url).await;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (fault, validity) in [("name", Validity::Now), ("time", Validity::Expired)] {
+        let (server, ca_file) = serve(dir.path(), validity).await;
+        let endpoint = match fault {
+            "name" => server.endpoint.replace("localhost", "127.0.0.1"),
+            _ => server.endpoint.clone(),
+        };
+        for (url, variables) in clouds(&endpoint) {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child.args([
+                "--exact",
+                "a_certificate_of_another_host_or_time_is_refused_at_once_and_why_is_said",
+            ]);
+            child
+                .env_clear()
+                .env("WALHALLA_TEST_CHILD", url)
+                .env("WALHALLA_TEST_FAULT", fault)
+                .env("WALHALLA_CA_FILE", &ca_file)
+                .envs(variables);
+            let output = tokio::task::spawn_blocking(move || child.output().unwrap());
+            let output = output.await.unwrap();
+            assert!(output.status.success(), "{url}, {fault}: {output:?}");
+        }
+    }
+}
+
 /// Stores an object in Google's store, whose crate writes bodies with a client of its own.
 async fn put_body() {
     let settings = StoreSettings {
@@ -162,7 +237,8 @@ async fn put_body() {
         let kinds = [put.kind, head.kind];
         assert_eq!(kinds, [ErrorKind::PermissionDenied; 2], "{}", shown(&put));
     } else {
-        assert_eq!(put.kind, ErrorKind::Unavailable, "{}", shown(&put));
+        let authority = ErrorKind::Untrusted(Distrust::Authority);
+        assert_eq!(put.kind, authority, "{}", shown(&put));
         assert!(shown(&put).contains("SSL_CERT_FILE"), "{}", shown(&put));
     }
 }
@@ -173,7 +249,7 @@ async fn bodies_of_googles_store_trust_the_certificates_that_ssl_cert_file_names
         return put_body().await;
     }
     let dir = tempfile::tempdir().unwrap();
-    let (server, ca_file) = serve(dir.path()).await;
+    let (server, ca_file) = serve(dir.path(), Validity::Now).await;
     for variable in ["SSL_CERT_FILE", "WALHALLA_CA_FILE"] {
         let mut child = std::process::Command::new(std::env::current_exe().unwrap());
         child.args([

@@ -21,7 +21,7 @@ mod own_history;
 mod own_server;
 mod own_wal;
 mod pack;
-mod parent;
+pub mod parent;
 mod parts;
 pub mod push;
 mod reading;

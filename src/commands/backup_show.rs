@@ -114,16 +114,14 @@ fn history(shown: &Shown) -> Vec<(&'static str, String)> {
     );
     let (chain, dependents) = shown.standing.ids();
     match chain {
-        Some(chain) if chain.len() > 1 => rows.push(("a restore takes", chain.join(", "))),
+        Some(chain) if chain.len() > 1 => rows.extend(listed("a restore takes", chain)),
         Some(_) => {}
         None => rows.push((
             "a restore takes",
             "what is missing: it cannot be restored".to_owned(),
         )),
     }
-    if !dependents.is_empty() {
-        rows.push(("deltas on it", dependents.join(", ")));
-    }
+    rows.extend(listed("deltas on it", dependents));
     let merged = backup.merged_from.as_ref();
     rows.extend(merged.map(|leaf| ("merged from", leaf.to_string())));
     rows
@@ -191,13 +189,20 @@ fn remarks(backup: &BackupEntry) -> Vec<(&'static str, String)> {
         let named = limits
             .named()
             .map(|(name, value)| format!("{name} = {value}"));
-        rows.push(("needs at least", named.join(", ")));
+        rows.extend(listed("needs at least", named.to_vec()));
     }
     rows.push((
         "written by",
         format!("Walhalla {}", backup.walhalla_version),
     ));
     rows
+}
+
+/// One row for each of some texts, of which the first has the name.
+fn listed(name: &'static str, texts: Vec<String>) -> impl Iterator<Item = (&'static str, String)> {
+    std::iter::once(name)
+        .chain(std::iter::repeat(""))
+        .zip(texts)
 }
 
 fn yes_or_no(it: bool) -> String {

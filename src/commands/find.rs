@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 use serde::Serialize;
@@ -85,6 +85,7 @@ pub(super) fn rows(
     let relations = Relations::new(repository, &backups);
     let commands = Commands {
         front: front(context, printed),
+        beside: beside(printed.into)?,
         archive: &archive,
         ends: RefCell::default(),
     };
@@ -103,6 +104,13 @@ impl From<&cli::Find> for Query {
             to: arguments.to,
         }
     }
+}
+
+/// The directory for the tablespaces of a copy in `into`: beside it, as PostgreSQL wants none within.
+fn beside(into: &Path) -> Result<PathBuf, Error> {
+    let mut path = super::absolute(into)?.into_os_string();
+    path.push(".tablespaces");
+    Ok(path.into())
 }
 
 /// What a restore command begins with, so that it runs as it is printed.
@@ -153,12 +161,28 @@ fn row(find: &Find, relations: &Relations, commands: &Commands) -> Result<Row, E
 struct Commands<'a> {
     /// What each begins with.
     front: String,
+    /// Where tablespaces of the copy go.
+    beside: PathBuf,
     archive: &'a Archive<'a>,
     /// The last segment that each backup reaches on a timeline.
     ends: RefCell<HashMap<(BackupId, u32), Option<SegmentNo>>>,
 }
 
 impl Commands<'_> {
+    /// Options that put each tablespace of the backup beside the copy: the original's places are in use as a rule.
+    fn tablespaces(&self, backup: &BackupEntry) -> String {
+        let options = backup.tablespaces.iter().map(|tablespace| {
+            let place = self.beside.join(tablespace.oid.to_string());
+            let option = [
+                format!("{}=", tablespace.oid).as_bytes(),
+                place.as_os_str().as_bytes(),
+            ]
+            .concat();
+            format!(" --tablespace-map {}", shell_bytes(&option))
+        });
+        options.collect()
+    }
+
     /// The command that stops just before a find, if the WAL from `backup` to there is whole.
     fn before(&self, find: &Find, backup: &BackupEntry) -> Result<Option<String>, Error> {
         let size = backup.wal_segment_size;
@@ -174,8 +198,11 @@ impl Commands<'_> {
         let is_whole = end >= find.segment.number(size);
         Ok(is_whole.then(|| {
             format!(
-                "{} --target-lsn {} --target-exclusive --target-timeline {} {COPY}",
-                self.front, find.lsn, find.timeline
+                "{} --target-lsn {} --target-exclusive --target-timeline {}{} {COPY}",
+                self.front,
+                find.lsn,
+                find.timeline,
+                self.tablespaces(backup)
             )
         }))
     }

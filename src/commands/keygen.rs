@@ -34,7 +34,9 @@ pub(super) fn run(global: &Global, arguments: &Keygen) -> Result<Outcome, Error>
                 output::line(&recipient)?;
             }
             tracing::info!(
-                "the identity is in {}; keep a copy of it where one restores, and nowhere else",
+                "the identity (secret key) is in {}: without it nobody can restore what is encrypted to this recipient. Keep copies \
+                 of it in two places that one fire does not reach; a host that only archives needs the recipient alone, not the \
+                 identity",
                 path.display()
             );
         }

@@ -26,6 +26,7 @@ mod wal_push;
 mod wal_receive;
 mod wal_show;
 mod wal_summarize;
+mod wrong_command;
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -35,6 +36,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::CommandFactory;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
@@ -164,6 +166,26 @@ fn level(global: &Global) -> LevelFilter {
 fn report(error: &Error, log_format: LogFormat) -> u8 {
     output::error(error, error.hint().as_deref(), log_format);
     error.exit_code()
+}
+
+/// Prints the help that was asked for, or what is wrong with the command line.
+pub fn print_usage(error: &clap::Error) {
+    let word = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) if error.kind() == ErrorKind::InvalidSubcommand => word,
+        _ => {
+            // Printing may fail when nobody reads it.
+            drop(error.print());
+            return;
+        }
+    };
+    let commands = Cli::command();
+    // `delete` has commands of its own, of which clap names the nearest.
+    let usage = error.get(ContextKind::Usage).map(ToString::to_string);
+    if usage.is_some_and(|usage| usage.contains("delete")) {
+        drop(error.print());
+    } else {
+        output::message(&wrong_command::message(&commands, word));
+    }
 }
 
 /// The exit code for a command line that cannot be understood. PostgreSQL would take 2 from a

@@ -20,6 +20,7 @@ use crate::restore::plan::Plan;
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
+use crate::restore::start;
 use crate::server::conf::{self, Configuration};
 use crate::server::data_directory::check_utf8;
 
@@ -246,8 +247,11 @@ fn report(
         )?;
     }
     notes.iter().try_for_each(|note| output::line(note))?;
-    let settings = Configuration::of_cluster(&destination.pgdata);
-    let start = leading_out::start_command(&settings, &destination.pgdata);
+    let (settings, version) = (
+        Configuration::of_cluster(&destination.pgdata),
+        plan.backup.postgres_version,
+    );
+    let start = start::start_command(&settings, &destination.pgdata, version);
     output::line(&format!("start it with: {start}"))?;
     Ok(Outcome::Done)
 }
@@ -269,9 +273,12 @@ fn notes(plan: &Plan, destination: &Destination, archive_mode: ArchiveMode) -> V
         )
     }));
     notes.extend(leading_out::notes(&settings, &destination.pgdata));
+    let version = plan.backup.postgres_version;
+    notes.extend(start::notes(&destination.pgdata, version));
     if archive_mode == ArchiveMode::Preserve {
         notes.push(archiving(&settings));
     }
+    notes.extend(start::at_the_target(&plan.target, version));
     notes
 }
 

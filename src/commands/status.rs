@@ -11,21 +11,25 @@ use super::{Context, Outcome, find};
 use crate::cli::{Cluster, Status as Arguments};
 use crate::error::Error;
 use crate::find::Query;
-use crate::output::look::{bytes, counted, duration, time};
+use crate::output::look::{begin, bytes, counted, duration, time};
 use crate::output::{self, Shade};
 use crate::repository::Repository;
 use crate::repository::owed::MirrorId;
 use crate::repository::reports::ReportResult;
-use crate::server::control_file;
+use crate::restore::window::Span;
+use crate::server::session::Server;
 use crate::server::wal_directory::WalDirectory;
+use crate::server::{control_file, postmaster};
 use crate::status::judge::{Limits, Problem, Severity};
 use crate::status::{
-    LastDrill, LastReport, Newest, State, Status, Surroundings, drawing, look, metrics, nagios,
-    page,
+    LastDrill, LastReport, Newest, OwedToMirror, State, Status, Surroundings, drawing, look,
+    metrics, nagios, page,
 };
 
 /// The newest events that a page has.
 const MOST_EVENTS: usize = 1000;
+/// Windows that a line each says of.
+const MOST_SPANS: usize = 3;
 /// Columns of the names of what is shown.
 const NAMES: usize = 11;
 
@@ -134,9 +138,29 @@ fn surroundings(
     };
     Ok(Surroundings {
         ready_segments: ready.transpose()?.map(|ready| ready.len() as u64),
-        failures: None,
+        failures: pgdata.and_then(|pgdata| failures(repository, pgdata)),
         mirror,
     })
+}
+
+/// What the server counted; `None` where it does not answer.
+fn failures(repository: &Repository, pgdata: &Path) -> Option<i64> {
+    if !postmaster::is_running(pgdata) {
+        return None;
+    }
+    let asked = repository.session().wait(async {
+        let mut server = Server::connect(pgdata).await?;
+        let archiver = server.archiver().await;
+        server.close().await;
+        archiver
+    });
+    let asked = asked.inspect_err(|error: &crate::server::Error| {
+        tracing::info!(
+            "failures of archive_command are not known: {}",
+            output::chain(error)
+        );
+    });
+    asked.ok().map(|archiver| archiver.failures)
 }
 
 fn report(context: &Context, worst: State, clusters: Vec<Value>) -> Result<Report<'_>, Error> {
@@ -276,17 +300,25 @@ fn print_problem(problem: &Problem) -> Result<(), output::Error> {
     }
 }
 
-/// What is told of a cluster, line by line.
+/// What is said of a cluster, line by line.
 fn rows(status: &Status) -> Vec<(&'static str, String)> {
     let mut rows: Vec<(&'static str, String)> = { status.reachable.iter() }
         .rev()
-        .take(3)
-        .map(|span| ("restorable", super::wal_show::span_in_words(span)))
+        .take(MOST_SPANS)
+        .map(|span| ("restorable", restorable(span)))
         .collect();
     if rows.is_empty() {
         rows.push(("restorable", "nothing".to_owned()));
     }
-    rows.push(("backup", backups(status)));
+    let left_out = status.reachable.len().saturating_sub(MOST_SPANS) as u64;
+    if left_out > 0 {
+        let more = format!(
+            "{} more: wal-show has all",
+            counted(left_out, "earlier window")
+        );
+        rows.push(("", more));
+    }
+    rows.extend(backups(status));
     rows.push(("archive", archive(status)));
     let stored = status.store_bytes;
     rows.push((
@@ -302,45 +334,52 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
         let what = format!("{}: {}", report.kind, ended(report));
         ("verified", what)
     }));
-    rows.extend(
-        status
-            .last_drill
-            .as_ref()
-            .map(|drill| ("drill", drilled(drill))),
-    );
+    let drill = status.last_drill.as_ref();
+    rows.extend(drill.map(|drill| ("drill", drilled(drill))));
     if let Some(mirror) = &status.mirror {
-        let owed = match mirror.since {
-            None => "owed nothing".to_owned(),
-            Some(since) => format!(
-                "owed {} and {} since {}",
-                counted(mirror.owed_wal as u64, "WAL file"),
-                counted(mirror.owed_backups as u64, "backup"),
-                time(since)
-            ),
-        };
-        rows.push(("mirror", format!("{}: {owed}", mirror.store)));
+        rows.push(("mirror", mirror.store.clone()));
+        rows.push(("", owed(mirror)));
     }
     rows
 }
 
-fn backups(status: &Status) -> String {
+/// From when to when.
+fn restorable(span: &Span) -> String {
+    let timeline = span.timeline;
+    let (from, to) = (begin(span.from), span.to);
+    match to {
+        Some(to) if from <= to => format!("{} to {}, timeline {timeline}", time(from), time(to)),
+        Some(_) | None => format!("{}, timeline {timeline}", time(span.from)),
+    }
+}
+
+fn owed(mirror: &OwedToMirror) -> String {
+    match mirror.since {
+        None => "owed nothing".to_owned(),
+        Some(since) => format!(
+            "owed {} and {} since {}",
+            counted(mirror.owed_wal as u64, "WAL file"),
+            counted(mirror.owed_backups as u64, "backup"),
+            time(since)
+        ),
+    }
+}
+
+fn backups(status: &Status) -> Vec<(&'static str, String)> {
     let ago = |newest: &Newest| {
         let age = duration(SignedDuration::from_secs(newest.age_seconds));
         format!("{}, {age} ago", newest.id)
     };
     let Some(newest) = &status.newest_backup else {
-        return "none".to_owned();
+        return vec![("backup", "none".to_owned())];
     };
-    let full = match &status.newest_full_backup {
-        Some(full) if full.id != newest.id => format!("; full {}", ago(full)),
-        Some(_) | None => String::new(),
-    };
-    format!(
-        "{}{full}; {} in all, longest chain {}",
-        ago(newest),
-        status.backups.len(),
-        status.longest_chain
-    )
+    let mut rows = vec![("backup", ago(newest))];
+    let full = status.newest_full_backup.as_ref();
+    let full = full.filter(|full| full.id != newest.id);
+    rows.extend(full.map(|full| ("full", ago(full))));
+    let all = counted(status.backups.len() as u64, "backup");
+    rows.push(("", format!("{all}, longest chain {}", status.longest_chain)));
+    rows
 }
 
 fn archive(status: &Status) -> String {

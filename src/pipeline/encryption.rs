@@ -425,6 +425,8 @@ impl Failure for Locked {
     }
 
     fn hint(&self) -> Option<Advice> {
+        const IDENTITY_LINES: &str = "correct the file that `age_identity_file` names: it holds lines AGE-SECRET-KEY-… or AGE-PLUGIN-…, \
+                                      or an SSH private key without a passphrase";
         const PLUGIN: &str = "the program age-plugin-NAME must be in the PATH of whoever opens it, the server too, and reach the key it holds";
         let text = match self {
             Self::NoIdentity => {
@@ -439,9 +441,21 @@ impl Failure for Locked {
             Self::Unusable { source, .. } if matches!(**source, IdentityError::NoPlugin(_)) => {
                 PLUGIN
             }
-            Self::Unusable { .. } => {
-                "correct `age_identity_file`: lines AGE-SECRET-KEY-… or AGE-PLUGIN-…, or an SSH private key without a passphrase"
-            }
+            Self::Unusable { source, .. } => match **source {
+                IdentityError::Read(ref error) if error.kind() == io::ErrorKind::NotFound => {
+                    "copy the identity to this path from where you keep it, or correct `age_identity_file`"
+                }
+                IdentityError::Read(ref error)
+                    if error.kind() == io::ErrorKind::PermissionDenied =>
+                {
+                    "give the file to the user that runs this command (chown, chmod 600), or run the command as the file's owner; a \
+                     server that fetches its WAL reads the file as its own user"
+                }
+                IdentityError::Read(ref error) if error.kind() == io::ErrorKind::IsADirectory => {
+                    "name the file itself in `age_identity_file`, not its directory"
+                }
+                _ => IDENTITY_LINES,
+            },
         };
         Some(text.into())
     }

@@ -95,7 +95,7 @@ pub enum Error {
     #[error("another wal-receive uses {}", .0.display())]
     SpoolInUse(PathBuf),
     /// The server of another cluster.
-    #[error("the server at {place} is of cluster {found}, not of {expected}")]
+    #[error("the server at {place} is of cluster {found}, not of cluster {expected}")]
     OtherCluster {
         /// Where it is.
         place: String,

@@ -199,7 +199,11 @@ impl Repository {
     }
 
     fn no_such_backup(&self, id: &str) -> Error {
+        // Whatever hinders this, the answer is the same.
+        let known = self.backup_ids().unwrap_or_default();
         Error::NoSuchBackup {
+            nearest: nearest(id, known),
+            cluster: self.layout.system_identifier(),
             id: id.to_owned(),
             store: self.session.url().to_owned(),
         }
@@ -377,6 +381,16 @@ impl Repository {
         }
         Ok(catalog.sorted())
     }
+}
+
+/// The id that somebody may have meant who wrote `id`.
+fn nearest(id: &str, known: Vec<BackupId>) -> Option<BackupId> {
+    /// Letters that may be wrong: an `F` for a `D`, and some digits.
+    const MOST_WRONG: usize = 4;
+
+    let distance = |known: &BackupId| strsim::osa_distance(id, &known.to_string());
+    let nearest = { known.into_iter() }.min_by_key(distance)?;
+    (distance(&nearest) <= MOST_WRONG).then_some(nearest)
 }
 
 #[cfg(test)]

@@ -89,10 +89,10 @@ impl std::fmt::Display for FoundCluster {
         match &self.newest {
             Some((id, version)) => write!(
                 f,
-                "{} (PostgreSQL {version}, newest backup {id})",
+                "cluster {} (PostgreSQL {version}, newest backup {id})",
                 self.system_identifier
             ),
-            None => write!(f, "{} (no backup)", self.system_identifier),
+            None => write!(f, "cluster {} (no backup)", self.system_identifier),
         }
     }
 }
@@ -104,10 +104,14 @@ pub enum Error {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// A backup that is not in the catalog.
-    #[error("there is no backup {id} in {store}")]
+    #[error("{} of cluster {cluster} in {store}", no_backup(id))]
     NoSuchBackup {
         /// What was asked for.
         id: String,
+        /// The cluster.
+        cluster: SystemIdentifier,
+        /// The backup whose id is most like it.
+        nearest: Option<BackupId>,
         /// Where it was looked for.
         store: String,
     },
@@ -138,14 +142,16 @@ pub enum Error {
         backup: BackupId,
     },
     /// No cluster at all.
-    #[error("{store} holds no cluster yet")]
+    #[error("{store} holds no cluster: no WAL and no backup was ever stored below this URL")]
     NoCluster {
         /// The store.
         store: String,
     },
     /// Nothing of the cluster that was asked for.
-    #[error("{store} holds nothing of the cluster {system_identifier}")]
+    #[error("{store} holds nothing of cluster {system_identifier}{}", others(.found))]
     NothingOfCluster {
+        /// The clusters that it holds.
+        found: Vec<SystemIdentifier>,
         /// The store.
         store: String,
         /// The cluster.
@@ -211,6 +217,23 @@ impl From<StoreError> for Error {
     }
 }
 
+fn no_backup(id: &str) -> String {
+    match id {
+        "LATEST" => "there is no backup that can be restored".to_owned(),
+        id => format!("there is no backup {id:?}"),
+    }
+}
+
+fn others(found: &[SystemIdentifier]) -> String {
+    match found {
+        [] => "; it holds no cluster at all".to_owned(),
+        found => {
+            let shown: Vec<String> = { found.iter() }.map(|id| format!("cluster {id}")).collect();
+            format!("; it holds {}", shown.join(", "))
+        }
+    }
+}
+
 impl Failure for Error {
     fn class(&self) -> Class {
         match self {
@@ -233,14 +256,32 @@ impl Failure for Error {
         let text = match self {
             Self::Object(error) => return error.hint(),
             Self::Entry(error) => return error.hint(),
-            Self::SeveralClusters { .. } => {
-                "choose one with --system-identifier, or for good with the setting `cluster`"
+            Self::SeveralClusters { found, .. } => {
+                let first = { found.first() }.map(|found| format!(" {}", found.system_identifier));
+                let hint = format!(
+                    "choose one of them with --system-identifier{}, or for good with the setting `cluster`",
+                    first.unwrap_or_default()
+                );
+                return Some(hint.into());
             }
             Self::NoCluster { .. } => {
-                "archive WAL and take a backup first, or correct `store`: `walhalla config` shows it"
+                "see that bucket and prefix in `store` are spelt right and, for a directory, that it is mounted (`walhalla config` shows \
+                 where the setting comes from); if the store is new, archive WAL and take a backup first"
             }
             Self::NothingOfCluster { .. } => {
-                "see that `store` is right and, for a directory, mounted; nothing was taken as absent"
+                "see that `store` and the system identifier are right and, for a directory, that it is mounted; nothing was taken as \
+                 absent"
+            }
+            Self::NoSuchBackup {
+                nearest: Some(nearest),
+                ..
+            } => {
+                let hint =
+                    format!("did you mean {nearest}? `walhalla backup-list` shows the backups");
+                return Some(hint.into());
+            }
+            Self::NoSuchBackup { id, .. } if id == "LATEST" => {
+                "`walhalla backup-list` shows the backups there are; `walhalla backup-push PGDATA` takes one"
             }
             Self::NoSuchBackup { .. } => "`walhalla backup-list` shows the backups",
             Self::BrokenChain { .. } => {

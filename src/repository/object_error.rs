@@ -152,11 +152,12 @@ impl Failure for ObjectError {
             Self::Damaged(_) => {
                 "the object cannot be used; restore from another backup, or bring the object back from a copy of the store"
             }
-            Self::WalMismatch { mismatch, .. } if is_damage(mismatch) => {
+            Self::WalMismatch { mismatch, .. } if mismatch.is_damage() => {
                 "restore to a point before it, or bring the object back from a copy of the store"
             }
             Self::WalMismatch { .. } => {
-                "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones"
+                "another server archived this file under this name: see which one (`walhalla wal-show`), and restore from a backup of \
+                 the history that you want, or to a point before this file"
             }
             Self::UnknownRecord { .. } => "a newer Walhalla may; please report it",
             Self::Locked { reason, .. } => return reason.hint(),
@@ -170,29 +171,10 @@ impl Failure for ObjectError {
 
 /// What is wrong with an archived WAL file, in a word.
 fn wrong_with(file: WalFileName, mismatch: &Mismatch) -> String {
-    if is_damage(mismatch) {
+    if mismatch.is_damage() {
         "is damaged".to_owned()
     } else {
         format!("is not {file}")
-    }
-}
-
-/// Whether a WAL file has the right beginning, and WAL in it was changed or lost.
-fn is_damage(mismatch: &Mismatch) -> bool {
-    match mismatch {
-        Mismatch::Length { .. }
-        | Mismatch::TooLong(_)
-        | Mismatch::Hole { .. }
-        | Mismatch::Cut { .. }
-        | Mismatch::Record(_) => true,
-        Mismatch::Magic { .. }
-        | Mismatch::Flags { .. }
-        | Mismatch::Cluster { .. }
-        | Mismatch::Timeline { .. }
-        | Mismatch::Address { .. }
-        | Mismatch::Sizes { .. }
-        | Mismatch::Name(_)
-        | Mismatch::Text => false,
     }
 }
 

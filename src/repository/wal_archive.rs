@@ -732,7 +732,9 @@ impl Repository {
         let system_identifier = self.layout.system_identifier();
         let folders = self.session.folders(&format!("{system_identifier}/"))?;
         if folders.is_empty() {
+            let all = self.session.folders("")?;
             return Err(Error::NothingOfCluster {
+                found: all.iter().filter_map(|name| name.parse().ok()).collect(),
                 store: self.session.url().to_owned(),
                 system_identifier,
             });

@@ -115,6 +115,7 @@ impl<'a> Planner<'a> {
                         tracing::warn!("{}; backup {} is passed over", broken.reason, backup.id);
                     }
                     goes_on |= matches!(falls, Falls::Broken(_));
+                    self.keep_gap(&falls);
                     if refusal.as_ref().is_none_or(|known| falls.outdoes(known)) {
                         refusal = Some(falls);
                     }
@@ -132,6 +133,16 @@ impl<'a> Planner<'a> {
         match refusal {
             Some(refusal) => Err(refusal.into()),
             None => Err(self.no_candidate()?.into()),
+        }
+    }
+
+    /// Keeps a way that ends in a gap, for messages.
+    fn keep_gap(&mut self, falls: &Falls<'a>) {
+        let Falls::NotFound(way) = falls else { return };
+        let mut known = self.gapped.iter();
+        let is_known = known.any(|known| known.missing() == way.missing());
+        if way.route.gap && !is_known {
+            self.gapped.push(way.clone());
         }
     }
 

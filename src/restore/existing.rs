@@ -52,7 +52,7 @@ pub enum Unproven {
     )]
     Nothing,
     /// It is another's.
-    #[error("it belongs to the cluster {0}")]
+    #[error("it belongs to cluster {0}")]
     Other(SystemIdentifier),
     /// A server runs in it.
     #[error("a server runs in it (process {0}, by its postmaster.pid)")]

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::folder::{Folder, Kind};
-use super::recovery::quoted_for_sh;
 use super::site::real_path;
-use super::target::shell_bytes;
 use crate::server::conf::{self, Configuration};
 
 const DATA_DIRECTORY: &str = "data_directory";
@@ -136,26 +134,9 @@ pub fn notes(settings: &Configuration, pgdata: &Path) -> Vec<String> {
     notes
 }
 
-/// The command that starts what was restored into `pgdata`, and writes nothing elsewhere, as a shell takes it.
-pub fn start_command(settings: &Configuration, pgdata: &Path) -> String {
-    let mut options: Vec<Vec<u8>> = Vec::new();
-    if other_data_directory(settings, pgdata).is_some() {
-        let own = [b"data_directory=", pgdata.as_os_str().as_bytes()].concat();
-        options.push(own);
-    }
-    if outside(settings, pgdata, EXTERNAL_PID_FILE).is_some() {
-        options.push(b"external_pid_file=".to_vec());
-    }
-    let path = shell_bytes(pgdata.as_os_str().as_bytes());
-    if options.is_empty() {
-        return format!("pg_ctl -D {path} start");
-    }
-    // pg_ctl gives them to a shell of its own (pg_ctl.c, `start_postmaster`).
-    let options = options
-        .iter()
-        .map(|option| [b"-c ".as_slice(), &quoted_for_sh(option)].concat());
-    let options = options.collect::<Vec<_>>().join(&b' ');
-    format!("pg_ctl -D {path} -o {} start", shell_bytes(&options))
+/// Whether the settings name a file outside of `pgdata` that a server which starts replaces.
+pub(super) fn outside_pid_file(settings: &Configuration, pgdata: &Path) -> bool {
+    outside(settings, pgdata, EXTERNAL_PID_FILE).is_some()
 }
 
 /// The absolute path that a setting has, if it leads out of `pgdata`.

@@ -96,10 +96,10 @@ impl fmt::Display for Occupant {
         match (&self.cluster, &self.unfinished) {
             (Some((cluster, version)), _) => write!(
                 f,
-                "it is a data directory of the cluster {cluster}, PostgreSQL {version}"
+                "it is a data directory of cluster {cluster}, PostgreSQL {version}"
             )?,
             (None, Some(cluster)) => {
-                write!(f, "a restore of the cluster {cluster} was broken off in it")?;
+                write!(f, "a restore of cluster {cluster} was broken off in it")?;
             }
             (None, None) if !self.tablespace_folders.is_empty() => write!(
                 f,

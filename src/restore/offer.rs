@@ -123,8 +123,8 @@ impl<'a> Planner<'a> {
             return Ok(Ok(()));
         }
         Ok(Err(Unreachable::because(format!(
-            "the archived WAL from {} to {} is not that of backup {}: no record in it names the backup; another server \
-             archived it under the same names",
+            "the archived WAL from {} to {} is not that of backup {}: no record in it names the backup; another \
+             server with the same system identifier, such as a copy of the cluster, archived it under the same names",
             backup.start_lsn, backup.stop_lsn, backup.id
         ))))
     }
@@ -276,13 +276,13 @@ impl<'a> Planner<'a> {
 
 impl Falls<'_> {
     /// Whether it says more than `known`, the reason of a newer backup: that the target is there and was rolled back, or
-    /// that there is a gap, behind which it may be.
+    /// how far the WAL goes, where the newer backup is not whole. A gap behind an older backup says nothing about a target
+    /// that the newer one would lead to.
     pub(super) fn outdoes(&self, known: &Self) -> bool {
-        let rank = |falls: &Self| match falls {
-            Self::RolledBack(_) => 2,
-            Self::NotFound(way) if way.route.gap => 1,
-            Self::Reason(_) | Self::Broken(_) | Self::NotFound(_) => 0,
-        };
-        rank(self) > rank(known)
+        match self {
+            Self::RolledBack(_) => !matches!(known, Self::RolledBack(_)),
+            Self::NotFound(_) => matches!(known, Self::Broken(_)),
+            Self::Reason(_) | Self::Broken(_) => false,
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::reach::Search;
 use super::target::Target;
+use super::way::Way;
 use crate::archive::Archive;
 use crate::repository::{BackupEntry, Catalog, Repository};
 
@@ -18,6 +19,8 @@ pub(super) struct Planner<'a> {
     /// Whether what can be reached instead is told; not of a plan that only answers whether a hint holds.
     pub(super) gives_hints: bool,
     pub(super) search: Option<Search<'a>>,
+    /// Ways that end in a gap and do not have the target, the newest backup's of each gap.
+    pub(super) gapped: Vec<Way<'a>>,
 }
 
 impl<'a> Planner<'a> {
@@ -37,6 +40,7 @@ impl<'a> Planner<'a> {
             backups,
             is_chosen,
             gives_hints: true,
+            gapped: Vec::new(),
             search: size.map(|size| Search::new(archive, target, size)),
         }
     }

@@ -62,6 +62,8 @@ pub(super) struct Seen {
     pub(super) restore_points: BTreeSet<(ServerText, Lsn, Timestamp)>,
     /// The end of the transaction of which the target is a subtransaction.
     pub(super) parent: Option<Transaction>,
+    /// The first and the last segment that were searched.
+    pub(super) searched: Option<(SegmentName, SegmentName)>,
     /// Whether the target wrote something.
     pub(super) wrote: bool,
     /// Where the server came up with `wal_level = minimal`, beyond which nothing can be replayed (xlogrecovery.c,
@@ -194,6 +196,7 @@ impl<'a> Search<'a> {
             }
             let hits = self.hits_in(&resolved);
             self.note_for_messages(&resolved);
+            self.seen.note_searched(part.name(number));
             let minimal = minimal(&resolved).filter(|lsn| *lsn >= start);
             let before = |found: &Found| minimal.is_none_or(|lsn| found.hit.start < lsn);
             found.extend(from(start, &hits, number).filter(before));
@@ -295,6 +298,24 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
+    /// Where a record meets the target and when it was written, anywhere in the archived WAL of a timeline.
+    pub(super) fn anywhere_on(&self, history: &History) -> Result<Option<(Lsn, Timestamp)>, Error> {
+        let mut found = None;
+        for stretch in self.archive.stretches(history, SegmentNo(0))? {
+            let walked = self.archive.walk(&stretch, |_, resolved| {
+                let hits = self.hits_in(&resolved);
+                found = { hits.iter() }.find_map(|hit| Some((hit.start, hit.time?)));
+                Ok::<_, Error>(found.is_none())
+            });
+            match walked {
+                Err(error) if !error.is_of_the_object() => return Err(error),
+                _ if found.is_some() => break,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
     /// Whether the first of the hits is all that matters.
     fn is_done(&self, found: &[Found]) -> bool {
         !found.is_empty() && !matches!(self.point, Point::Name(_))
@@ -375,6 +396,15 @@ impl<'a> Search<'a> {
             Ok::<_, Error>(found.is_none())
         })?;
         Ok(found)
+    }
+}
+
+impl Seen {
+    fn note_searched(&mut self, segment: SegmentName) {
+        self.searched = Some(match self.searched {
+            Some((first, last)) => (first.min(segment), last.max(segment)),
+            None => (segment, segment),
+        });
     }
 }
 

@@ -1,22 +1,17 @@
 //! Why a target cannot be reached, and what can be reached instead.
 
-use std::collections::{BTreeSet, HashMap};
-
-use jiff::Timestamp;
-use walhalla_postgres::Lsn;
-use walhalla_postgres::SegmentNo;
 use walhalla_postgres::summary::Transaction;
 use walhalla_postgres::wal::event::Outcome;
-use walhalla_postgres::wal::text::ServerText;
 
 use super::Error;
 use super::branches;
 use super::hint::Hint;
 use super::plan::Unreachable;
 use super::planner::Planner;
-use super::reach::{Found, Place, Seen};
+use super::reach::{Found, Place};
 use super::target::Point;
 use super::way::Way;
+use crate::archive::Sought;
 use crate::failure::Failure as _;
 use crate::repository::BackupEntry;
 
@@ -62,7 +57,16 @@ impl Planner<'_> {
             };
             ends.find(is_later).map(|end| end.xid)
         })?;
-        let last = last.found().map(|xid| Hint::of(Point::Xid(xid)));
+        let last = match last {
+            Sought::Found(xid) => Some(Point::Xid(xid)),
+            // Nothing committed after the backup: its end loses nothing.
+            Sought::Nowhere => None,
+            Sought::GivenUp => {
+                let last = way.route.stretch.run().last();
+                Some(Point::Lsn(last.start(way.backup.wal_segment_size)))
+            }
+        };
+        let last = last.map(Hint::of);
         self.hint(last.into_iter().chain([Hint::end_of(way.backup)]))
     }
 
@@ -116,41 +120,6 @@ impl Planner<'_> {
         })
     }
 
-    pub(super) fn not_found(&self, way: &Way) -> Result<Unreachable, Error> {
-        let point = &self.target.point;
-        let seen = self.search.as_ref().map(|search| search.seen.clone());
-        let seen = seen.unwrap_or_default();
-        if let Some(refusal) = self.elsewhere(way)? {
-            return Ok(refusal);
-        }
-        match point {
-            Point::Xid(_) if let Some(parent) = &seen.parent => return self.part_of(parent),
-            Point::Name(name) if !way.route.gap => {
-                let similar = nearest_names(name, &self.usable(&seen.restore_points));
-                if let Some((nearest, _)) = similar.first() {
-                    let there = Hint::of(Point::Name(nearest.clone()));
-                    let shown = shown(&similar);
-                    return Ok(Unreachable {
-                        reason: format!("the archive has no {point}; there are {shown}"),
-                        nearest: self.hint([there])?,
-                    });
-                }
-            }
-            _ => {}
-        }
-        let absent = match point {
-            Point::Immediate => format!(
-                "the record after the end of backup {}, at which PostgreSQL stops, is not in the archive",
-                way.backup.id
-            ),
-            Point::Xid(_) if seen.wrote => {
-                format!("{point} neither committed nor was rolled back in the archive")
-            }
-            _ => format!("{point} is not in the archive"),
-        };
-        self.archive_ends(way, &absent, &seen)
-    }
-
     /// Of a target that is in the archive on another timeline.
     pub(super) fn elsewhere(&self, way: &Way) -> Result<Option<Unreachable>, Error> {
         let point = &self.target.point;
@@ -176,53 +145,6 @@ impl Planner<'_> {
         }))
     }
 
-    /// The target is `absent`: why no more of the archive can be searched for it.
-    pub(super) fn archive_ends(
-        &self,
-        way: &Way,
-        absent: &str,
-        seen: &Seen,
-    ) -> Result<Unreachable, Error> {
-        let missing = way.missing();
-        if way.route.gap {
-            return Ok(Unreachable {
-                reason: match self.archive.why_missing(missing) {
-                    Some(gap) => {
-                        format!("{absent}, which has a gap at WAL segment {missing}: {gap}")
-                    }
-                    None => format!("{absent}, which has a gap at WAL segment {missing}"),
-                },
-                nearest: self.before_gap(way)?,
-            });
-        }
-        let all = self.archive.examine(&way.route.stretch)?;
-        let last = SegmentNo(way.next().0 - 1);
-        if let Some(gap) = self.break_in(way, last, None, &all) {
-            return Ok(Unreachable {
-                reason: format!("{absent}, which has a gap: {}", gap.reason),
-                nearest: self.at_break(way, gap)?.nearest,
-            });
-        }
-        if let Some(lsn) = seen.minimal {
-            return Ok(Unreachable {
-                reason: format!(
-                    "{} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing after \
-                     that can be replayed",
-                    self.target.point
-                ),
-                nearest: self.hint([Hint::of(Point::Lsn(lsn)).exclusive()])?,
-            });
-        }
-        let newest = seen.newest.map_or_else(String::new, |newest| {
-            let (xid, time) = (newest.xid, newest.time);
-            format!("; its newest transaction, {xid}, ended at {time}")
-        });
-        Ok(Unreachable {
-            reason: format!("{absent}, which ends before WAL segment {missing}{newest}"),
-            nearest: self.hint([Hint::of(Point::End)])?,
-        })
-    }
-
     /// The target is a subtransaction of `parent`.
     pub(super) fn part_of(&self, parent: &Transaction) -> Result<Unreachable, Error> {
         let (point, xid) = (&self.target.point, parent.xid);
@@ -244,43 +166,4 @@ impl Planner<'_> {
             nearest: self.hint([Hint::of(instead)])?,
         })
     }
-
-    /// The restore points that can be targets: their names are there once, and a backup ends before them.
-    pub(super) fn usable(
-        &self,
-        points: &BTreeSet<(ServerText, Lsn, Timestamp)>,
-    ) -> Vec<(ServerText, Timestamp)> {
-        let oldest = self.backups.iter().map(|backup| backup.stop_lsn).min();
-        let mut places: HashMap<&ServerText, usize> = HashMap::new();
-        for (name, ..) in points {
-            *places.entry(name).or_default() += 1;
-        }
-        let usable = points
-            .iter()
-            .filter(|(name, lsn, _)| Some(*lsn) >= oldest && places.get(name) == Some(&1));
-        usable
-            .map(|(name, _, time)| (name.clone(), *time))
-            .collect()
-    }
-}
-
-/// The restore points whose names are most like `name`, the most alike first.
-fn nearest_names(
-    name: &ServerText,
-    points: &[(ServerText, Timestamp)],
-) -> Vec<(ServerText, Timestamp)> {
-    const SHOWN: usize = 3;
-    let mut points: Vec<_> = points.to_vec();
-    let distance =
-        |other: &ServerText| strsim::generic_damerau_levenshtein(name.as_bytes(), other.as_bytes());
-    points.sort_by_key(|(other, _)| distance(other));
-    points.truncate(SHOWN);
-    points
-}
-
-fn shown(points: &[(ServerText, Timestamp)]) -> String {
-    let shown = points
-        .iter()
-        .map(|(name, time)| format!("{name:?} ({time})"));
-    shown.collect::<Vec<_>>().join(", ")
 }

@@ -236,6 +236,14 @@ pub enum Endpoint {
     Tcp(String, u16),
 }
 
+impl Attempt {
+    /// Where it leads and as whom, for messages.
+    pub fn whom(&self) -> String {
+        let (user, database) = (&self.login.user, &self.login.database);
+        format!("{} as role {user:?}, database {database:?}", self.place)
+    }
+}
+
 impl std::fmt::Debug for Login {
     /// Without the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -10,6 +10,7 @@ pub mod control_file;
 pub mod data_directory;
 pub mod postmaster;
 pub mod recovery_mode;
+mod refused;
 pub mod replication;
 pub mod session;
 pub mod waiting_server;
@@ -106,19 +107,21 @@ pub enum Error {
         problem: connection::Problem,
     },
     /// Nobody answered, or not in a way that lets one in.
-    #[error("could not connect to PostgreSQL at {place}")]
+    #[error("could not connect to PostgreSQL at {whom}{}", also(.others))]
     NoConnection {
-        /// The socket, or host and port.
-        place: String,
+        /// The socket, or host and port; the role and the database.
+        whom: String,
+        /// What else was tried before, and why that failed.
+        others: Vec<String>,
         /// The driver's error.
         #[source]
         source: Box<sqlx::Error>,
     },
     /// The server did not let one in in time.
-    #[error("connecting to PostgreSQL at {place} did not finish within {seconds} s")]
+    #[error("PostgreSQL at {whom} did not let this program in within {seconds} s")]
     ConnectionTimeout {
-        /// The socket, or host and port.
-        place: String,
+        /// The socket, or host and port; the role and the database.
+        whom: String,
         /// The limit.
         seconds: u64,
     },
@@ -128,6 +131,13 @@ pub enum Error {
         /// The socket, or host and port.
         place: String,
     },
+}
+
+fn also(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!("; tried before: {}", others.join("; ")),
+    }
 }
 
 impl Failure for Error {
@@ -143,15 +153,25 @@ impl Failure for Error {
             Self::NotUtf8 { .. } => {
                 "it has to be written down as text; give it, or what it lies in, another name"
             }
-            Self::NoConnection { .. } | Self::ConnectionTimeout { .. } => {
-                "PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for psql"
+            Self::NoConnection { source, .. } => refused::connecting(source),
+            Self::ConnectionTimeout { .. } => {
+                "see whether the host and port are right (PGHOST, PGPORT), and whether a firewall is between; PGCONNECT_TIMEOUT sets \
+                 the time in seconds"
             }
-            Self::Format(_)
-            | Self::Read { .. }
-            | Self::Control { .. }
-            | Self::Server { .. }
-            | Self::Connection { .. }
-            | Self::UnwantedServer { .. } => return None,
+            Self::Server { source, .. } => return refused::asking(source).map(Into::into),
+            Self::Connection { .. } => {
+                "correct the variable, or the service file that PGSERVICE and PGSERVICEFILE name; they are read as psql reads them"
+            }
+            Self::UnwantedServer { .. } => {
+                "name a server of that kind in PGHOST, or change PGTARGETSESSIONATTRS (any, primary, standby, …)"
+            }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                "run the command as the user to whom the data directory belongs, as a rule postgres"
+            }
+            Self::Control { .. } => {
+                "see whether this is the right data directory and whether its disk is sound; pg_controldata reads the same file"
+            }
+            Self::Format(_) | Self::Read { .. } => return None,
         };
         Some(text.into())
     }

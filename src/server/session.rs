@@ -100,7 +100,7 @@ impl Server {
             Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
             wanted => vec![wanted],
         };
-        let mut failure = None;
+        let mut failures: Vec<(&Attempt, Error)> = Vec::new();
         for wanted in passes {
             for attempt in &ways.attempts {
                 match Self::attempt(attempt, ways.timeout, wanted).await {
@@ -113,12 +113,12 @@ impl Server {
                             attempt.place,
                             crate::output::chain(&error)
                         );
-                        failure = Some(error);
+                        failures.push((attempt, error));
                     }
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| Error::from(walhalla_postgres::Error::invalid("PGHOST", ""))))
+        Err(most_telling(failures))
     }
 
     async fn attempt(
@@ -130,7 +130,7 @@ impl Server {
         let connected = match timeout {
             Some(limit) => {
                 let timed_out = |_| Error::ConnectionTimeout {
-                    place: attempt.place.clone(),
+                    whom: attempt.whom(),
                     seconds: limit.as_secs(),
                 };
                 tokio::time::timeout(limit, connect)
@@ -140,7 +140,8 @@ impl Server {
             None => connect.await,
         };
         let connection = connected.map_err(|source| Error::NoConnection {
-            place: attempt.place.clone(),
+            whom: attempt.whom(),
+            others: Vec::new(),
             source: Box::new(source),
         })?;
         let mut server = Self::prepare(connection, attempt.place.clone()).await?;
@@ -355,6 +356,29 @@ impl Server {
         // The server forgets the session either way.
         drop(self.connection.close().await);
     }
+}
+
+/// Of several failures the last one of a server that was there, or else the last; the others are named in it.
+fn most_telling(mut failures: Vec<(&Attempt, Error)>) -> Error {
+    let is_absence = |error: &Error| match error {
+        Error::NoConnection { source, .. } => matches!(&**source, sqlx::Error::Io(_)),
+        _ => false,
+    };
+    let telling = failures.iter().rposition(|(_, error)| !is_absence(error));
+    let at = telling.or(failures.len().checked_sub(1));
+    let Some((_, mut error)) = at.map(|at| failures.remove(at)) else {
+        return walhalla_postgres::Error::invalid("PGHOST", "").into();
+    };
+    if let Error::NoConnection { others, .. } = &mut error {
+        let shown = failures.iter().map(|(attempt, error)| {
+            let cause = std::error::Error::source(error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
+            format!("{} ({cause})", attempt.place)
+        });
+        *others = shown.collect();
+        others.dedup();
+    }
+    error
 }
 
 /// The ways to a server that libpq's variables, service and password files name; where they name none, to the one that runs

@@ -639,7 +639,7 @@ impl Pages<'_> {
                 if found != expected {
                     let path = control::PATH;
                     self.say(format!(
-                        "the file {path} in it is of the cluster {found}, the backup is of {expected}"
+                        "the file {path} in it is of cluster {found}, the backup is of cluster {expected}"
                     ));
                 }
                 *lock(self.found_control) = Some(control);

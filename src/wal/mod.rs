@@ -52,7 +52,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A local file's content does not belong under its name in this cluster.
-    #[error("{} is not {file}: {mismatch}", path.display())]
+    #[error("{} {}: {mismatch}", path.display(), wrong_with(*.file, .mismatch))]
     Mismatch {
         /// The local file.
         path: PathBuf,
@@ -186,6 +186,14 @@ pub fn histories_beside(path: &Path) -> Result<Vec<History>, Error> {
     Ok(histories)
 }
 
+fn wrong_with(file: WalFileName, mismatch: &Mismatch) -> String {
+    if mismatch.is_damage() {
+        "is damaged".to_owned()
+    } else {
+        format!("is not WAL file {file} of this cluster")
+    }
+}
+
 fn kind(file: WalFileName) -> &'static str {
     match file {
         WalFileName::Segment(_) | WalFileName::Partial(..) => "segment",
@@ -258,18 +266,36 @@ impl Failure for Error {
                 "bring it back from a copy of the store or from the server's pg_wal, or recover to a target before it; \
                  `walhalla wal-show` lists the gaps"
             }
-            Self::Mismatch {
-                mismatch: Mismatch::Cut { .. },
-                ..
-            } => {
-                "it was cut, perhaps by a lost write: take a base backup of the server, and look at its disk; PostgreSQL tries again"
-            }
-            Self::Mismatch { .. } => {
-                "it is not what its name promises and was not taken; see which server wrote it, and whether `store` and the data directory are the right ones"
-            }
+            Self::Mismatch { mismatch, .. } => return Some(about(mismatch).into()),
             Self::Local { .. } | Self::NotArchived { .. } | Self::Superseded(_) => return None,
         };
         Some(text.into())
+    }
+}
+
+/// What to do about a local file that is not archived.
+fn about(mismatch: &Mismatch) -> &'static str {
+    match mismatch {
+        Mismatch::Cut { .. } => {
+            "it was not archived. Its end was cut off, perhaps by a lost write: take a full backup of the server now, and look at its \
+             disk; PostgreSQL hands the file over again"
+        }
+        mismatch if mismatch.is_damage() => {
+            "it was not archived. It is this cluster's file, and the WAL in it has changed, on the disk or in memory: a restore could \
+             not go past it. Take a full backup of the server now, and look at its disk and memory; PostgreSQL hands the file over \
+             again"
+        }
+        Mismatch::Cluster { .. } => {
+            "it was not archived. It is another cluster's: name the data directory that it belongs to (--pgdata), or move it out of this \
+             pg_wal"
+        }
+        Mismatch::Magic { .. } | Mismatch::Sizes { .. } | Mismatch::Text => {
+            "it was not archived. It is no WAL file of this server; archive_command = 'walhalla wal-push %p' hands over the right ones"
+        }
+        _ => {
+            "it was not archived. Its content belongs to another place in the WAL than its name: see which server wrote it, and whether \
+             somebody renamed it"
+        }
     }
 }
 

@@ -51,6 +51,7 @@ mod marks;
 mod max_backlog;
 mod memory;
 mod mirrors;
+mod mistakes;
 mod odd_paths;
 mod open_formats;
 mod other_pasts;

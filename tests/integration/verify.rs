@@ -457,7 +457,7 @@ fn a_wrong_cluster_and_a_backup_whose_entry_is_damaged_are_not_passed_over() {
     ] {
         let all = [command, &["--system-identifier", "999"]].concat();
         let outcome = site.walhalla.run(&all).exits_with(1);
-        outcome.says(&["holds nothing of the cluster 999"]);
+        outcome.says(&["holds nothing of cluster 999"]);
     }
     site.walhalla.back_up(&site.cluster);
     let newest = site.walhalla.newest_backup();

@@ -79,7 +79,9 @@ def browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(service=Service(program("CHROMEDRIVER", "chromedriver")), options=options)
     driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Europe/Berlin"})
-    driver.execute_cdp_cmd("Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]})
+    driver.execute_cdp_cmd(
+        "Browser.grantPermissions", {"permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
+    )
     return driver
 
 
@@ -116,16 +118,22 @@ class Page(unittest.TestCase):
 
     def size(self, width, height=900):
         self.driver.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
         )
 
     def media(self, theme, motion="no-preference"):
-        features = [{"name": "prefers-color-scheme", "value": theme}, {"name": "prefers-reduced-motion", "value": motion}]
+        features = [
+            {"name": "prefers-color-scheme", "value": theme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
     def settle(self):
         """Waits until what was asked for is drawn, which happens in the next frame."""
-        self.driver.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60)));")
+        self.driver.execute_async_script(
+            "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 60)));"
+        )
 
     def find(self, selector):
         return self.driver.find_element(By.CSS_SELECTOR, selector)
@@ -134,7 +142,9 @@ class Page(unittest.TestCase):
         return self.run_js("return document.querySelector(arguments[0]).textContent", selector)
 
     def click(self, selector):
-        self.run_js("document.querySelector(arguments[0]).scrollIntoView({block: 'center', behavior: 'instant'})", selector)
+        self.run_js(
+            "document.querySelector(arguments[0]).scrollIntoView({block: 'center', behavior: 'instant'})", selector
+        )
         self.find(selector).click()
         self.settle()
 
@@ -152,7 +162,9 @@ class Page(unittest.TestCase):
         return None if self.run_js("return document.getElementById('moment-command').hidden") else self.text("#command")
 
     def clipboard(self):
-        return self.driver.execute_async_script("navigator.clipboard.readText().then(arguments[0], (error) => arguments[0](String(error)))")
+        return self.driver.execute_async_script(
+            "navigator.clipboard.readText().then(arguments[0], (error) => arguments[0](String(error)))"
+        )
 
     def ticks(self):
         return self.run_js("return [...document.querySelectorAll('[data-part=tick]')].map((at) => at.textContent)")
@@ -228,11 +240,15 @@ class AnyPage(Page):
 
     def test_everything_that_can_be_used_has_a_name_and_headings_come_in_order(self):
         self.assertEqual(self.run_js(UNNAMED), [])
-        levels = self.run_js("return [...document.querySelectorAll('h1, h2, h3, h4')].filter((at) => !at.closest('[hidden]')).map((at) => Number(at.tagName[1]))")
+        levels = self.run_js(
+            "return [...document.querySelectorAll('h1, h2, h3, h4')].filter((at) => !at.closest('[hidden]')).map((at) => Number(at.tagName[1]))"
+        )
         self.assertEqual(levels[0], 1)
         for before, after in zip(levels, levels[1:]):
             self.assertLessEqual(after, before + 1)
-        ids = self.run_js("return [...document.querySelectorAll('[id]')].map((at) => at.id).filter((id) => !['hatch', 'dense'].includes(id))")
+        ids = self.run_js(
+            "return [...document.querySelectorAll('[id]')].map((at) => at.id).filter((id) => !['hatch', 'dense'].includes(id))"
+        )
         self.assertEqual(len(ids), len(set(ids)))
         self.assertEqual(self.run_js("return document.querySelectorAll('main').length"), 1)
 
@@ -254,7 +270,9 @@ class AnyPage(Page):
         self.need(self.run_js("return document.querySelectorAll('#drawing .reach').length"), "span that can be reached")
         self.run_js("document.getElementById('picture').scrollIntoView({block: 'center', behavior: 'instant'})")
         self.settle()
-        boxes = self.run_js("return [...document.querySelectorAll('#drawing .reach')].map((at) => at.getBoundingClientRect()).map((box) => [box.left, box.width, box.top + box.height / 2])")
+        boxes = self.run_js(
+            "return [...document.querySelectorAll('#drawing .reach')].map((at) => at.getBoundingClientRect()).map((box) => [box.left, box.width, box.top + box.height / 2])"
+        )
         left, width, y = max(boxes, key=lambda box: box[1])
         for share in (0.5, 0.31, 0.62, 0.77, 0.18):
             actions = ActionChains(self.driver)
@@ -265,7 +283,10 @@ class AnyPage(Page):
             if self.command():
                 break
         self.assertIn("Pinned", self.text("#moment-heading"))
-        self.assertRegex(self.command(), r" --target-time '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\+00'( --target-timeline \d+)? --target-action promote --archive-mode off$")
+        self.assertRegex(
+            self.command(),
+            r" --target-time '\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?\+00'( --target-timeline \d+)? --target-action promote --archive-mode off$",
+        )
         self.assertFalse(self.run_js("return document.getElementById('tip').hidden"))
 
     def test_the_pointer_shows_the_moment_under_it_and_a_pinned_one_stays(self):
@@ -307,10 +328,42 @@ class AnyPage(Page):
         scrolled = self.run_js("return scrollY")
         x, y = int(box["x"] + box["width"] / 2), int(box["y"] - scrolled + 80)
         for _ in range(4):
-            self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": -120})
+            self.driver.execute_cdp_cmd(
+                "Input.dispatchMouseEvent", {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": -120}
+            )
         self.settle()
         self.assertNotEqual(self.text("#shown"), before)
         self.assertEqual(self.run_js("return scrollY"), scrolled)
+
+    def test_two_fingers_zoom_and_one_moves_without_choosing_a_moment(self):
+        self.need_lanes()
+        picture = self.find("#picture")
+        self.run_js("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", picture)
+        self.settle()
+        left, y = self.run_js(
+            "const box = arguments[0].getBoundingClientRect(); return [box.left, box.top + 90]", picture
+        )
+        moment, ticks = self.text("#moment-heading"), self.ticks()
+        self.touch(y, (left + 500, left + 700), (left + 300, left + 900))
+        apart = self.text("#shown")
+        self.assertNotEqual(self.ticks(), ticks)
+        before = self.run_js("return document.querySelector('#drawing .grid').getAttribute('x1')")
+        self.touch(y, (left + 700,), (left + 640,))
+        self.assertNotEqual(self.run_js("return document.querySelector('#drawing .grid').getAttribute('x1')"), before)
+        self.assertEqual(self.text("#shown"), apart)
+        self.assertEqual(self.text("#moment-heading"), moment)
+
+    def touch(self, y, starts, ends):
+        """Fingers go from these places to those."""
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 2})
+        for step in range(6):
+            places = [start + (end - start) * step / 5 for start, end in zip(starts, ends)]
+            points = [{"x": x, "y": y, "id": index} for index, x in enumerate(places)]
+            kind = "touchMove" if step else "touchStart"
+            self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        self.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        self.driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+        self.settle()
 
     def test_the_keyboard_moves_the_moment_and_says_what_it_finds(self):
         self.need_lanes()
@@ -347,7 +400,9 @@ class AnyPage(Page):
         self.run_js("document.getElementById('picture').focus()")
         self.press(Keys.END)
         self.need(self.command(), "moment that can be reached")
-        self.run_js("Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true }); document.execCommand = () => false;")
+        self.run_js(
+            "Object.defineProperty(navigator, 'clipboard', { value: undefined, configurable: true }); document.execCommand = () => false;"
+        )
         self.click("#copy")
         self.assertIn("selected", self.text("#spoken"))
         self.assertEqual(self.run_js("return getSelection().toString()"), self.command())
@@ -372,12 +427,16 @@ class Small(Page):
         self.settle()
         self.assertEqual(self.text("#event-count"), "1 of 5 events, newest first")
         self.click("#event-list button")
-        self.assertEqual(self.text("#moment-heading"), "Just before: dropped table public.orders in app (3 relations, 12.4 GiB)")
+        self.assertEqual(
+            self.text("#moment-heading"), "Just before: dropped table public.orders in app (3 relations, 12.4 GiB)"
+        )
         self.assertEqual(self.command(), self.document["clusters"][0]["events"][3]["restore_before"])
 
     def test_a_click_on_the_sign_of_an_event_shows_its_command(self):
         self.click("[data-span='30d']")
-        place = self.run_js("const box = document.querySelector('#drawing path.event-open').getBoundingClientRect(); return [box.left + box.width / 2, box.top + box.height / 2]")
+        place = self.run_js(
+            "const box = document.querySelector('#drawing path.event-open').getBoundingClientRect(); return [box.left + box.width / 2, box.top + box.height / 2]"
+        )
         actions = ActionChains(self.driver)
         actions.w3c_actions.pointer_action.move_to_location(*map(int, place))
         actions.w3c_actions.pointer_action.click()
@@ -398,6 +457,14 @@ class Small(Page):
             with self.subTest(typed=typed):
                 self.go_to(typed)
                 self.assertEqual(self.command(), f"{front} --target-time '{target}' {back}")
+
+    def test_a_time_is_shown_with_the_offset_of_its_season(self):
+        for typed, shown in (
+            ("2026-10-20 10:00", "2026-10-20 10:00:00+02:00"),
+            ("2026-10-28 10:00", "2026-10-28 10:00:00+01:00"),
+        ):
+            self.go_to(typed)
+            self.assertIn(shown, self.text("#moment-time"))
 
     def test_the_newest_usable_backup_before_a_moment_is_named(self):
         self.go_to("2026-11-20 12:00:00Z")
@@ -431,13 +498,23 @@ class Gap(Page):
         self.refused("2026-11-20 00:00:00Z", "before the first backup", "2026-11-26 11:40:00+01:00")
 
     def test_in_a_gap(self):
-        self.refused("2026-11-28 10:50:00Z", "9 WAL segments, 00000001000000000000005B to 000000010000000000000063, are missing", "2026-11-28 11:39:59.999999+01:00")
+        self.refused(
+            "2026-11-28 10:50:00Z",
+            "9 WAL segments, 00000001000000000000005B to 000000010000000000000063, are missing",
+            "2026-11-28 11:39:59.999999+01:00",
+        )
+
+    def test_the_last_transaction_before_a_gap_is_no_target_as_recovery_needs_a_later_one(self):
+        self.refused("2026-11-28 10:40:00Z", "lies in a gap", "2026-11-28 11:39:59.999999+01:00")
+        self.assertIn(" --target-time '2026-11-28 10:39:59.999999+00' ", self.command())
 
     def test_between_a_gap_and_the_next_backup(self):
         self.refused("2026-11-29 10:00:00Z", "between a gap and the next backup", "2026-11-29 11:40:00+01:00")
 
     def test_after_the_end_of_the_archive(self):
-        self.refused("2026-11-30 10:39:00Z", "after the end of the archive", "end of the archive, 2026-11-30 11:37:00+01:00")
+        self.refused(
+            "2026-11-30 10:39:00Z", "after the end of the archive", "end of the archive, 2026-11-30 11:37:00+01:00"
+        )
 
     def test_in_the_future(self):
         self.refused("2027-01-01 00:00:00Z", "after the time at which this page was made", "end of the archive")
@@ -461,7 +538,12 @@ class Large(Page):
         self.assertLess(self.run_js("return document.querySelectorAll('*').length"), 5000)
 
     def test_the_axis_shows_years_and_then_days(self):
-        self.assertTrue({"2023", "2024", "2025"} <= set(self.run_js("return [...document.querySelectorAll('[data-part=context]')].map((at) => at.textContent)")))
+        self.assertTrue(
+            {"2023", "2024", "2025"}
+            <= set(
+                self.run_js("return [...document.querySelectorAll('[data-part=context]')].map((at) => at.textContent)")
+            )
+        )
         self.click("[data-span='7d']")
         self.assertTrue(any(":" in tick for tick in self.ticks()))
 
@@ -472,16 +554,33 @@ class Large(Page):
     def test_a_newer_backup_that_cannot_be_used_is_named_with_the_reason(self):
         broken = self.document["clusters"][1]["backups"][-3]
         self.go_to(broken["stop_time"].replace("T", " ")[:16] + ":59Z")
-        self.assertIn(f"backup {broken['id']} is newer: part 3 of its parent has another checksum", self.text("#moment-facts"))
+        self.assertIn(
+            f"backup {broken['id']} is newer: part 3 of its parent has another checksum", self.text("#moment-facts")
+        )
 
     def test_a_branch_that_was_left_is_reached_on_its_own_timeline(self):
         # Timeline 3 left timeline 2 on 1 September; timeline 2 went on for two weeks.
-        self.run_js("document.getElementById('lane').value = '2'; document.getElementById('lane').dispatchEvent(new Event('change'))")
+        self.run_js(
+            "document.getElementById('lane').value = '2'; document.getElementById('lane').dispatchEvent(new Event('change'))"
+        )
         self.go_to("2026-09-05 12:00:00Z")
         self.assertIn(" --target-timeline 2 ", self.command())
         self.go_to("2026-10-01 12:00:00Z")
         self.assertIn("after the end of the archive", self.text("#moment-reason"))
         self.click("#moment-offers button")
+        self.assertIn(" --target-timeline 4 ", self.command())
+
+    def test_a_blank_part_of_a_lane_means_the_timeline_that_holds_the_time(self):
+        self.click("[data-span='30d']")
+        # Timeline 1 was left 500 days ago; its lane is blank here.
+        place = self.run_js(
+            "const box = document.querySelector('[data-lane=\"4\"] .reach').getBoundingClientRect(); return [box.left + box.width / 3, document.getElementById('drawing').getBoundingClientRect().top + 90]"
+        )
+        actions = ActionChains(self.driver)
+        actions.w3c_actions.pointer_action.move_to_location(*map(int, place))
+        actions.w3c_actions.pointer_action.click()
+        actions.perform()
+        self.settle()
         self.assertIn(" --target-timeline 4 ", self.command())
 
     def test_text_from_the_data_is_shown_and_never_run(self):
@@ -493,6 +592,15 @@ class Large(Page):
         self.run_js("document.querySelectorAll('details').forEach((at) => { at.open = true; })")
         self.settle()
         self.assertEqual(self.driver.title, "Walhalla status")
+
+    def test_an_event_that_cannot_be_undone_says_so(self):
+        self.find("#search").send_keys("2022-12")
+        self.settle()
+        self.assertEqual(self.text("#event-list button"), "Why no command?")
+        self.click("#event-list button")
+        self.assertIn("cannot be reached", self.text("#moment-verdict"))
+        self.assertTrue(self.text("#moment-reason"))
+        self.assertIsNone(self.command())
 
     def test_long_tables_and_lists_grow_by_a_click(self):
         self.run_js("document.querySelector('[data-table=Backups]').open = true")
@@ -524,7 +632,11 @@ def suite(directory):
     for name, path, kinds in pages:
         for kind in kinds:
             # A class of its own for each page, so that a failure names the page.
-            tests.addTests(loader.loadTestsFromTestCase(type(f"{kind.__name__}_{name}", (kind,), {"path": path, "__doc__": kind.__doc__})))
+            tests.addTests(
+                loader.loadTestsFromTestCase(
+                    type(f"{kind.__name__}_{name}", (kind,), {"path": path, "__doc__": kind.__doc__})
+                )
+            )
     return tests
 
 

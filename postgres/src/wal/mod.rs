@@ -68,7 +68,7 @@ pub enum Mismatch {
         actual: u16,
     },
     /// Written by another cluster.
-    #[error("it belongs to the cluster {actual}, this one is {expected}")]
+    #[error("it belongs to cluster {actual}, and this is cluster {expected}")]
     Cluster {
         /// In the file.
         actual: SystemIdentifier,
@@ -122,4 +122,30 @@ pub enum Mismatch {
     /// A history or backup history file that does not read as one.
     #[error("it does not read as one")]
     Text,
+}
+
+/// Every segment's length is a multiple of this.
+const SMALLEST_SEGMENT_BYTES: u64 = 1 << 20;
+
+impl Mismatch {
+    /// Whether the segment is the one that its name says, and WAL in it was changed or lost. Its first page, which was sound
+    /// then, shows whose it is (xlog_internal.h, `XLogLongPageHeaderData`).
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Length { .. }
+            | Self::TooLong(_)
+            | Self::Flags { .. }
+            | Self::Hole { .. }
+            | Self::Cut { .. }
+            | Self::Record(_) => true,
+            Self::Magic { at, .. } | Self::Address { at, .. } => {
+                !at.0.is_multiple_of(SMALLEST_SEGMENT_BYTES)
+            }
+            Self::Cluster { .. }
+            | Self::Timeline { .. }
+            | Self::Sizes { .. }
+            | Self::Name(_)
+            | Self::Text => false,
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::answer::REQUEST_ID;
 use super::entra::StaleToken;
 use crate::http::kind_of_status;
 use crate::refusal::{Refusal, find, retry_after, text};
+use crate::unreached::Unreached;
 use crate::{Error, ErrorKind, Operation};
 
 const CODE_HEADER: HeaderName = HeaderName::from_static("x-ms-error-code");
@@ -27,6 +28,7 @@ pub(super) struct Failure {
 enum Cause {
     Answer(Refusal),
     NoAnswer(NoAnswer),
+    Unreached(Unreached),
 }
 
 /// Why no answer came: the causes' own words, without the request's URL, which may carry a SAS.
@@ -61,7 +63,7 @@ impl Failure {
     fn answer(&self) -> Option<&Refusal> {
         match &self.source {
             Cause::Answer(refusal) => Some(refusal),
-            Cause::NoAnswer(_) => None,
+            Cause::NoAnswer(_) | Cause::Unreached(_) => None,
         }
     }
 
@@ -83,6 +85,7 @@ impl Failure {
                 error.with_source(refusal)
             }
             Cause::NoAnswer(cause) => error.with_source(cause),
+            Cause::Unreached(cause) => error.with_source(cause),
         }
     }
 
@@ -143,6 +146,14 @@ impl From<azure_core::Error> for Failure {
     fn from(error: azure_core::Error) -> Self {
         if find::<StaleToken>(&error).is_some() {
             return Self::no_answer(ErrorKind::Unavailable, &error);
+        }
+        let host = find::<reqwest::Error>(&error).and_then(reqwest::Error::url);
+        let host = host.and_then(|url| url.host_str());
+        if let Some(unreached) = Unreached::of(&error, host) {
+            return Self {
+                kind: unreached.kind,
+                source: Cause::Unreached(unreached),
+            };
         }
         match error.kind() {
             AzureKind::HttpResponse {

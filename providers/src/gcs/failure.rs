@@ -12,7 +12,8 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use crate::http::kind_of_status;
 use crate::refusal::{Refusal, find, retry_after, text};
-use crate::{Error, ErrorKind, Operation};
+use crate::unreached::Unreached;
+use crate::{Distrust, Error, ErrorKind, Operation};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -74,7 +75,7 @@ pub(super) struct StoredOtherBytes {
     "Google's library does not trust the server; hint: it does not read ca_file, \
      name a file of certificates in the variable SSL_CERT_FILE"
 )]
-struct Untrusted(#[source] google_cloud_storage::Error);
+struct Untrusted(#[source] Unreached);
 
 impl Failure {
     /// A failure that is no answer of a server.
@@ -119,8 +120,13 @@ impl Failure {
             return Self::from(fault);
         }
         let kind = kind_of_google(&error);
-        if is_distrust(&error) {
-            return Self::new(kind, Untrusted(error));
+        if let Some(unreached) = Unreached::of(&error, None) {
+            return match unreached.kind {
+                ErrorKind::Untrusted(Distrust::Authority) => {
+                    Self::new(unreached.kind, Untrusted(unreached))
+                }
+                kind => Self::new(kind, unreached),
+            };
         }
         Self::new(kind, error)
     }
@@ -205,6 +211,10 @@ impl Failure {
 /// The request got no answer, or only the beginning of one.
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
+        let host = error.url().and_then(|url| url.host_str());
+        if let Some(unreached) = Unreached::of(&error, host) {
+            return Self::new(unreached.kind, unreached);
+        }
         let kind = if error.is_timeout() {
             ErrorKind::TimedOut
         } else if error.is_builder() {
@@ -252,18 +262,6 @@ fn kind_of_google(error: &google_cloud_storage::Error) -> ErrorKind {
         // An answer that is no JSON, or not the JSON that was to come: a proxy's page, or cut off.
         None => ErrorKind::Unavailable,
     }
-}
-
-/// Whether the server's certificate is why there is no answer: rustls says so, in an error that none of its type wraps.
-fn is_distrust(error: &google_cloud_storage::Error) -> bool {
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if error.to_string().starts_with("invalid peer certificate") {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 /// The words of a body that is no JSON; those of a page of HTML say nothing.

@@ -12,6 +12,7 @@ use aws_smithy_checksums::body::validate::Error as ChecksumError;
 
 use crate::http::kind_of_status;
 use crate::refusal::{Refusal, find, retry_after, text};
+use crate::unreached::{Unreached, causes};
 use crate::{Error, ErrorKind, Operation};
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -26,6 +27,29 @@ enum Cause {
     Answer(Refusal),
     Transport(BoxError),
 }
+
+/// Why no answer came, in the words of the causes that say something: the SDK's own only name its layers.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+struct NoAnswer {
+    words: String,
+}
+
+/// What the SDK says of each failure of its layers, and nothing of the cause.
+const EMPTY_WORDS: [&str; 12] = [
+    "dispatch failure",
+    "construction failure",
+    "request has timed out",
+    "response error",
+    "io error",
+    "user error",
+    "other",
+    "timeout",
+    "client error (Connect)",
+    "client error (SendRequest)",
+    "tcp connect error",
+    "error trying to connect",
+];
 
 /// A server's answer that the protocol does not foresee.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +80,21 @@ impl Failure {
         Self {
             kind,
             source: Cause::Transport(error.into()),
+        }
+    }
+
+    /// A request that got no answer.
+    fn unanswered(kind: ErrorKind, error: &(dyn StdError + 'static)) -> Self {
+        if let Some(unreached) = Unreached::of(error, None) {
+            return Self {
+                kind: unreached.kind,
+                source: Cause::Transport(unreached.into()),
+            };
+        }
+        let words = words_of(error);
+        Self {
+            kind,
+            source: Cause::Transport(NoAnswer { words }.into()),
         }
     }
 
@@ -157,10 +196,7 @@ where
             _ => ErrorKind::Other,
         };
         match error.into_source() {
-            Ok(source) => Self {
-                kind,
-                source: Cause::Transport(source),
-            },
+            Ok(source) => Self::unanswered(kind, &*source),
             Err(_) => Self {
                 kind,
                 source: Cause::Answer(Refusal::default()),
@@ -209,6 +245,22 @@ fn kind_of_dispatch(error: &(dyn StdError + 'static)) -> ErrorKind {
         ) => ErrorKind::Unauthenticated,
         Some(_) | None => ErrorKind::Unavailable,
     }
+}
+
+/// The words of an error's causes, each once.
+fn words_of(error: &(dyn StdError + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in causes(error) {
+        let said = cause.to_string();
+        let is_known = words.iter().any(|known| known.contains(&said));
+        if !EMPTY_WORDS.contains(&said.as_str()) && !is_known {
+            words.push(said);
+        }
+    }
+    if words.is_empty() {
+        return error.to_string();
+    }
+    text(Some(&words.join(": ")))
 }
 
 fn hint(operation: Operation, kind: ErrorKind, refusal: &Refusal) -> Option<&'static str> {

@@ -11,12 +11,14 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_smithy_http_client::Connector;
+use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use aws_types::service_config::ServiceConfigKey;
 
-use crate::endpoint::{CONNECT_TIMEOUT, ca_certificates, endpoint};
-use crate::transfer::StoreSettings;
+use crate::endpoint::{CONNECT_TIMEOUT, ca_certificates, endpoint, proxy};
+use crate::transfer::{StoreSettings, shown};
 use crate::{Error, ErrorKind, Location, Operation, Result};
 
 /// The region that servers other than AWS expect in signatures when none is set.
@@ -42,6 +44,8 @@ pub(super) struct Session {
     pub(super) signs_bodies: bool,
     /// The server's address, if it is not AWS's own.
     pub(super) endpoint: Option<String>,
+    /// Endpoint, region, profile and proxy, as errors name them.
+    pub(super) place: Arc<str>,
     made: Instant,
     is_renewed: bool,
 }
@@ -63,6 +67,7 @@ impl Sessions {
             checksums,
             signs_bodies,
             endpoint: None,
+            place: Arc::from("a client of the caller's"),
             made: Instant::now(),
             is_renewed: false,
         };
@@ -138,7 +143,9 @@ impl Session {
             }
             config = config.region(Region::new(FALLBACK_REGION));
         }
+        let place = place(own_endpoint.as_deref(), shared.region(), settings);
         Ok(Self {
+            place: place.into(),
             client: Client::from_conf(config.build()),
             checksums,
             signs_bodies: { settings.s3.sign_bodies }
@@ -148,6 +155,25 @@ impl Session {
             is_renewed: false,
         })
     }
+}
+
+/// What is asked, as whom, and through which proxy.
+fn place(endpoint: Option<&str>, region: Option<&Region>, settings: &StoreSettings) -> String {
+    let region = region.map_or(FALLBACK_REGION, Region::as_ref);
+    let mut words = vec![match endpoint {
+        Some(url) => format!("endpoint {}", shown(url)),
+        None => "endpoint of AWS".to_owned(),
+    }];
+    words.push(format!("region {region}"));
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let profile = settings
+        .s3
+        .profile
+        .clone()
+        .or_else(|| variable("AWS_PROFILE"));
+    words.extend(profile.map(|profile| format!("profile {profile:?}")));
+    words.extend(proxy(endpoint.unwrap_or("https://")));
+    words.join(", ")
 }
 
 /// Whether nothing but the signature shows that a body is the one that was sent: without TLS, and without a checksum in a header
@@ -166,10 +192,18 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
     if let Some(path) = &settings.ca_file {
         let roots = TrustStore::default().with_pem_certificate(ca_certificates(path)?);
         let context = TlsContext::builder().with_trust_store(roots).build();
-        let client = aws_smithy_http_client::Builder::new()
-            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
-            .tls_context(context.expect("no part of a context with roots alone can be wrong"))
-            .build_https();
+        let context = context.expect("no part of a context with roots alone can be wrong");
+        // As the SDK's own client, which takes the proxy from the environment.
+        let builder = aws_smithy_http_client::Builder::new();
+        let client = builder.build_with_connector_fn(move |settings, components| {
+            let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
+            connector.set_connector_settings(settings.cloned());
+            connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+            connector
+                .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+                .tls_context(context.clone())
+                .build()
+        });
         loader = loader.http_client(client);
     }
     if let Some(name) = &settings.s3.profile {

@@ -179,6 +179,10 @@ impl ObjectStore for FaultyStore {
         self.store.url()
     }
 
+    fn place(&self) -> Option<Arc<str>> {
+        self.store.place()
+    }
+
     fn right(&self, right: Right) -> &'static str {
         self.store.right(right)
     }

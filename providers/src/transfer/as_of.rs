@@ -185,6 +185,10 @@ impl ObjectStore for AsOfStore {
         self.store.url()
     }
 
+    fn place(&self) -> Option<Arc<str>> {
+        self.store.place()
+    }
+
     fn right(&self, right: Right) -> &'static str {
         self.store.right(right)
     }

@@ -136,6 +136,7 @@ impl Side {
         let answer = timeout(most, request).await;
         let answer =
             answer.unwrap_or_else(|_| Err(Error::new(operation, url(), ErrorKind::TimedOut)));
+        let answer = answer.map_err(|error| error.at(self.store.place().as_ref()));
         asking.0 = None;
         match &answer {
             Err(error) if !is_answer(error) => self.failed_since(begun),

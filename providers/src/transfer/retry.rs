@@ -47,6 +47,9 @@ const SLOWEST_BODY_BYTES_A_SECOND: u32 = 1 << 10;
 /// Requests without an answer, in a row, that fit into the deadline.
 const FEWEST_ATTEMPTS: u32 = 3;
 
+/// How long a host name that does not exist is asked for again: one that was just made takes a while to be known.
+const MOST_FOR_A_NAME: Duration = Duration::from_secs(10);
+
 /// How often a body is sent whose bytes do not arrive as they were. A bit that turned on the way
 /// does not turn again; one that turned in this host's memory does.
 const MOST_DAMAGED_SENDS: u32 = 3;
@@ -198,6 +201,8 @@ pub(super) type Told = Arc<Mutex<Option<Instant>>>;
 pub(super) struct Retries {
     patience: Option<Patience>,
     told: Told,
+    /// What the store calls its address, for messages.
+    place: Option<Arc<str>>,
     policy: RetryPolicy,
     times_out: bool,
     /// What an attempt may take on top for the body that it sends.
@@ -249,6 +254,7 @@ impl Retries {
         Self {
             patience,
             told,
+            place: None,
             policy,
             times_out,
             sending: Duration::ZERO,
@@ -258,6 +264,12 @@ impl Retries {
             attempts: 0,
             damaged_sends: 0,
         }
+    }
+
+    /// The same with the store's address in what fails.
+    pub(super) fn at(mut self, place: Option<Arc<str>>) -> Self {
+        self.place = place;
+        self
     }
 
     /// The same with the time that `body_bytes` take on a slow line, and further tries for a damaged body.
@@ -342,13 +354,13 @@ impl Retries {
     /// `error` itself when it would not pass, [`ErrorKind::DeadlineExceeded`] with it as source
     /// when there is no time for another attempt.
     pub(super) async fn wait_after(&mut self, error: Error) -> Result<()> {
+        let error = error.at(self.place.as_ref());
         if !self.may_pass(&error) {
             return Err(error);
         }
         let delay = self.delay(error.kind);
         if delay >= self.remaining() {
-            let kind = ErrorKind::DeadlineExceeded;
-            return Err(Error::new(error.operation, error.object.clone(), kind).with_source(error));
+            return Err(error.after_the_deadline());
         }
         self.tell(&error, delay);
         match &self.patience {
@@ -380,7 +392,10 @@ impl Retries {
             self.damaged_sends += 1;
             return self.damaged_sends < MOST_DAMAGED_SENDS;
         }
-        error.is_retryable()
+        match error.kind {
+            ErrorKind::NoSuchHost => self.started.elapsed() < MOST_FOR_A_NAME,
+            _ => error.is_retryable(),
+        }
     }
 
     fn delay(&self, kind: ErrorKind) -> Duration {

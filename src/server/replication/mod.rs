@@ -178,7 +178,7 @@ impl Replication {
         session: Session,
         wanted: Wanted,
     ) -> Result<Self, Error> {
-        let place = attempt.place.clone();
+        let place = format!("{} as role {:?}", attempt.place, attempt.login.user);
         let opened = login::open(&attempt.login, session);
         let opened = within(ways.timeout, opened).await;
         let wire = opened.map_err(|problem| Error::of(&place, problem))?;
@@ -680,7 +680,10 @@ impl Failure for Error {
     fn hint(&self) -> Option<Advice> {
         let problem = match self {
             Self::Settings(error) => return error.hint(),
-            Self::Unwanted { .. } => return None,
+            Self::Unwanted { .. } => {
+                let text = "name a server of that kind in PGHOST, or change PGTARGETSESSIONATTRS (any, primary, standby, …)";
+                return Some(text.into());
+            }
             Self::Session { problem, .. } => problem,
         };
         let text = match problem {
