@@ -17,7 +17,7 @@ use crate::archive::{Archive, Tails};
 use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
-use crate::output;
+use crate::output::{self, look};
 use crate::repository::{BackupEntry, BackupId, Repository};
 use crate::restore::target::shell_bytes;
 use crate::restore::window::usable_end;
@@ -107,7 +107,7 @@ impl From<&cli::Find> for Query {
 }
 
 /// The directory for the tablespaces of a copy in `into`: beside it, as PostgreSQL wants none within.
-fn beside(into: &Path) -> Result<PathBuf, Error> {
+pub(super) fn beside(into: &Path) -> Result<PathBuf, Error> {
     let mut path = super::absolute(into)?.into_os_string();
     path.push(".tablespaces");
     Ok(path.into())
@@ -157,6 +157,20 @@ fn row(find: &Find, relations: &Relations, commands: &Commands) -> Result<Row, E
     })
 }
 
+/// Options that put each tablespace of the backup beside the copy: the original's places are in use as a rule.
+pub(super) fn tablespaces(backup: &BackupEntry, beside: &Path) -> String {
+    let options = backup.tablespaces.iter().map(|tablespace| {
+        let place = beside.join(tablespace.oid.to_string());
+        let option = [
+            format!("{}=", tablespace.oid).as_bytes(),
+            place.as_os_str().as_bytes(),
+        ]
+        .concat();
+        format!(" --tablespace-map {}", shell_bytes(&option))
+    });
+    options.collect()
+}
+
 /// Restore commands for finds.
 struct Commands<'a> {
     /// What each begins with.
@@ -169,20 +183,6 @@ struct Commands<'a> {
 }
 
 impl Commands<'_> {
-    /// Options that put each tablespace of the backup beside the copy: the original's places are in use as a rule.
-    fn tablespaces(&self, backup: &BackupEntry) -> String {
-        let options = backup.tablespaces.iter().map(|tablespace| {
-            let place = self.beside.join(tablespace.oid.to_string());
-            let option = [
-                format!("{}=", tablespace.oid).as_bytes(),
-                place.as_os_str().as_bytes(),
-            ]
-            .concat();
-            format!(" --tablespace-map {}", shell_bytes(&option))
-        });
-        options.collect()
-    }
-
     /// The command that stops just before a find, if the WAL from `backup` to there is whole.
     fn before(&self, find: &Find, backup: &BackupEntry) -> Result<Option<String>, Error> {
         let size = backup.wal_segment_size;
@@ -202,7 +202,7 @@ impl Commands<'_> {
                 self.front,
                 find.lsn,
                 find.timeline,
-                self.tablespaces(backup)
+                tablespaces(backup, &self.beside)
             )
         }))
     }
@@ -292,12 +292,10 @@ fn one(relation: &Relation) -> String {
 }
 
 fn print(row: &Row) -> Result<(), output::Error> {
-    let time = row
-        .time
-        .map_or_else(|| "-".to_owned(), |time| time.to_string());
+    let time = row.time.map_or_else(|| "-".to_owned(), look::precise_time);
     output::line(&format!(
-        "{time:<27}  {}  xid {}  timeline {}  {}",
-        row.lsn, row.xid, row.timeline, row.detail
+        "{time}  {} (LSN {}, xid {}, timeline {})",
+        row.detail, row.lsn, row.xid, row.timeline
     ))?;
     match &row.restore_before {
         Some(command) => output::line(&format!("    before it: {command}")),

@@ -198,8 +198,12 @@ fn of_page(context: &Context, repository: &Repository, status: &Status) -> Resul
     if let Some(fields) = value.as_object_mut() {
         let events = serde_json::to_value(events).expect("texts and numbers are JSON");
         fields.insert("events".to_owned(), events);
+        let newest = repository.usable_backups()?.into_iter().next_back();
+        let beside = find::beside(printed.into)?;
+        let tablespaces = newest.map(|newest| find::tablespaces(&newest, &beside));
         let front = find::front(context, printed);
-        fields.insert("restore_command".to_owned(), front.into());
+        let command = format!("{front}{}", tablespaces.unwrap_or_default());
+        fields.insert("restore_command".to_owned(), command.into());
     }
     Ok(value)
 }

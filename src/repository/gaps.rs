@@ -52,7 +52,7 @@ impl std::fmt::Display for RecordedGap {
     /// Why the segments are missing.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let DroppedSegments { first, last } = self.dropped;
-        let recorded = self.recorded.strftime("%Y-%m-%d %H:%M:%SZ");
+        let recorded = crate::output::look::time(self.recorded);
         write!(
             f,
             "wal-push dropped {first} to {last}, because more WAL waited than max_backlog allows (recorded at {recorded})"
