@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::SignedDuration;
+use walhalla_postgres::block_table::BlockTableDamage;
 use walhalla_postgres::wal::Mismatch;
 use walhalla_postgres::wal::reader::BrokenRecord;
 use walhalla_postgres::wal::record::RecordNotUnderstood;
@@ -141,7 +142,17 @@ fn store_errors() -> Vec<StoreError> {
     ];
     let placed = |kind| {
         let mut error = store_error(kind);
-        error.place = Some("endpoint https://s3.example.org, region us-east-1".into());
+        // As the store's requests name it (`Error::at` of the providers).
+        if !matches!(
+            kind,
+            ErrorKind::NotFound
+                | ErrorKind::AlreadyExists
+                | ErrorKind::Corrupted
+                | ErrorKind::Conflict
+                | ErrorKind::NoSpace
+        ) {
+            error.place = Some("endpoint https://s3.example.org, region us-east-1".into());
+        }
         error
     };
     let put = StoreError::new(Operation::Put, OBJECT, ErrorKind::Corrupted);
@@ -392,7 +403,7 @@ each_of!(parents: backup::parent::Unusable,
     E::Named(..) => E::Named(p("/srv/pg")),
     E::NotShown => E::NotShown,
     E::Corrupt => E::Corrupt,
-    E::NoIndex(..) => E::NoIndex(s(OBJECT)),
+    E::NoIndex(..) => E::NoIndex(s("0.0.1")),
     E::Missing(..) => E::Missing(s(OBJECT)),
     ; E::Contents(..) | E::Chain(..)
 );
@@ -408,7 +419,7 @@ each_of!(gaps: archive::changed::Gap,
 each_of!(server_gaps: wal::server_summaries::Gap,
     E::Version(..) => E::Version(version("16")),
     E::Missing { .. } => E::Missing { timeline: TimelineId::FIRST, at: lsn("0/2A000028") },
-    ; E::Damaged { .. }
+    E::Damaged { .. } => E::Damaged { path: p("/srv/pg/pg_wal/summaries/x.summary"), damage: BlockTableDamage::Short },
 );
 
 each_of!(content: contents::Error,

@@ -21,10 +21,8 @@ pub(super) fn texts() -> String {
             let found = written(&source);
             if !found.is_empty() {
                 let name = file.strip_prefix(root).unwrap().display();
-                let _written = writeln!(text, "\n## {name}");
-                found
-                    .iter()
-                    .for_each(|one| drop(writeln!(text, "    {one}")));
+                let found: String = { found.iter() }.map(|one| format!("    {one}\n")).collect();
+                let _written = write!(text, "\n## {name}\n{found}");
             }
         }
     }

@@ -36,7 +36,9 @@ pub fn start_log(level: LevelFilter, format: LogFormat) {
         .with_default(level.min(LevelFilter::WARN))
         .with_targets([("walhalla", level), ("walhalla_providers", level)])
         // It warns at each read of an object in parts that S3 keeps no checksum of the whole.
-        .with_target("aws_sdk_s3", level.min(LevelFilter::ERROR));
+        .with_target("aws_sdk_s3", level.min(LevelFilter::ERROR))
+        // It prints its errors with all their fields; they come with the request that fails, too.
+        .with_target("aws_config", level.min(LevelFilter::ERROR));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || LogLines(format))

@@ -39,7 +39,7 @@ pub enum Gap {
     /// WAL from here on is in no summary. When this is after all that there are, it may be made soon: the server
     /// completes a summary where the next checkpoint's redo begins, with a delay (walsummarizer.c,
     /// `SummarizeXlogRecord`, `summarizer_wait_for_wal`).
-    #[error("no WAL summary of timeline {timeline} has what begins at {at}")]
+    #[error("no WAL summary of timeline {} has what begins at {at}", timeline.number())]
     Missing {
         /// The timeline.
         timeline: TimelineId,

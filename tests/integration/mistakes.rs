@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Area, Cluster, Key, Moment, Outcome, Segments, Shape, Store, Walhalla, fill, host,
-    make_history, make_read_only, run, s3_env, with_a_record_changed, write_private,
+    make_history, make_read_only, run, s3_env, write_private,
 };
 
 const SMALL: Shape = Shape {
@@ -257,7 +257,7 @@ fn mistakes_about_directories() {
             1,
             &[
                 running,
-                "is used by the server",
+                "a server runs in it",
                 "hint:",
                 "nothing was written",
             ],
@@ -346,7 +346,7 @@ fn what_find_prints_works_on_a_cluster_with_tablespaces() {
     let walhalla = Walhalla::new(&area, &store);
     let mut primary = Cluster::create(&area, "primary", SMALL);
     walhalla.archive_from(&mut primary);
-    let place = area.make_dir("it's outside");
+    let place = area.make_dir("a space outside");
     let quoted = place.to_str().unwrap().replace('\'', "''");
     primary.sql(&format!("create tablespace outside location '{quoted}'"));
     primary.sql("create table far (id int) tablespace outside");
@@ -461,7 +461,9 @@ fn mistakes_about_files_of_wal() {
     let whole = segments.original(&name);
 
     // It is this cluster's file, with damage in it, and no other server's.
-    segments.put(&name, &with_a_record_changed(&whole));
+    let mut changed = whole.clone();
+    changed[0x11000] ^= 0x40;
+    segments.put(&name, &changed);
     let damaged = segments.push(&walhalla, &name).exits_with(1);
     let damaged = damaged.says(&[
         &name,
@@ -677,7 +679,7 @@ fn mistakes_about_s3() {
         1,
         &[
             "profile \"backpus\"",
-            "backpus` was not defined",
+            "no file of AWS profiles has",
             &place,
             "hint:",
         ],

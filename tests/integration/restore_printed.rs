@@ -157,7 +157,8 @@ fn what_is_printed_can_be_pasted_and_the_settings_work_whatever_is_in_the_path()
         let line = restored
             .stdout
             .lines()
-            .find_map(|line| line.strip_prefix("start it with: pg_ctl -D "));
+            .find_map(|line| line.strip_prefix("start it with: "))
+            .and_then(|command| Some(command.split_once("pg_ctl -D ")?.1));
         let word = line.unwrap().strip_suffix(" start").unwrap();
         let echo = run(host()
             .command("bash")

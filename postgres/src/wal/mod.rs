@@ -76,7 +76,7 @@ pub enum Mismatch {
         expected: SystemIdentifier,
     },
     /// Written on another timeline.
-    #[error("the page at {at} was written on timeline {actual}, it should be {expected}")]
+    #[error("the page at {at} was written on timeline {actual}, it should be {}", expected.number())]
     Timeline {
         /// The page's address.
         at: Lsn,

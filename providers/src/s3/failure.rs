@@ -243,6 +243,8 @@ fn kind_of_dispatch(error: &(dyn StdError + 'static)) -> ErrorKind {
         Some(
             CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
         ) => ErrorKind::Unauthenticated,
+        // The instance service said no, and has none to give.
+        Some(error) if words_of(error).contains("IMDS is disabled") => ErrorKind::Unauthenticated,
         Some(_) | None => ErrorKind::Unavailable,
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::profile::{self, ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -15,6 +15,7 @@ use aws_smithy_http_client::Connector;
 use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use aws_types::os_shim_internal::{Env, Fs};
 use aws_types::service_config::ServiceConfigKey;
 
 use crate::endpoint::{CONNECT_TIMEOUT, ca_certificates, endpoint, proxy};
@@ -109,7 +110,15 @@ impl Sessions {
 
 impl Session {
     async fn load(location: &Location, settings: &StoreSettings) -> Result<Self> {
-        let shared = load_settings(settings).await?;
+        let shared = load_settings(settings)
+            .await
+            .map_err(|error| match error.kind {
+                ErrorKind::Unauthenticated => Error {
+                    object: location.url(),
+                    ..error
+                },
+                _ => error,
+            })?;
         let own_endpoint = match settings.s3.profile {
             Some(_) => endpoint_of_profile(&shared),
             None => own_endpoint(&shared),
@@ -206,6 +215,7 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         });
         loader = loader.http_client(client);
     }
+    must_have_profile(settings).await?;
     if let Some(name) = &settings.s3.profile {
         let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
         let region = ProfileFileRegionProvider::builder().profile_name(name);
@@ -227,6 +237,35 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         loader = loader.region(region);
     }
     Ok(loader.load().await)
+}
+
+/// Refuses a profile that no file has. The SDK would pass it over, and ask the network for credentials again and again.
+#[expect(
+    clippy::default_trait_access,
+    reason = "the crate with the type is none of this one's dependencies"
+)]
+async fn must_have_profile(settings: &StoreSettings) -> Result<()> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let name = match &settings.s3.profile {
+        Some(name) => Some(name.clone()),
+        // With keys in the environment it is not asked.
+        None if variable("AWS_ACCESS_KEY_ID").is_some() => None,
+        None => variable("AWS_PROFILE"),
+    };
+    let Some(name) = name.filter(|name| name != "default") else {
+        return Ok(());
+    };
+    let (fs, env) = (Fs::real(), Env::real());
+    match profile::load(&fs, &env, &Default::default(), None).await {
+        Ok(known) if known.get_profile(&name).is_none() => {
+            let mut known: Vec<String> = known.profiles().map(str::to_owned).collect();
+            known.sort();
+            let error = Error::new(Operation::Open, "the S3 store", ErrorKind::Unauthenticated);
+            Err(error.with_source(NoProfile { name, known }))
+        }
+        // What is wrong with the files, the request for credentials says.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The endpoint set in the environment or the profile, for S3 or for all services.
@@ -255,6 +294,21 @@ fn endpoint_by(shared: &SdkConfig, variable: &str) -> Option<String> {
 #[derive(Debug, thiserror::Error)]
 #[error("no region is set; hint: set AWS_REGION, or `region` in the AWS profile")]
 struct NoRegion;
+
+/// A profile that is not in the files, and those that are.
+#[derive(Debug, thiserror::Error)]
+#[error("no file of AWS profiles has the profile {name:?}{}", has(.known))]
+struct NoProfile {
+    name: String,
+    known: Vec<String>,
+}
+
+fn has(known: &[String]) -> String {
+    match known {
+        [] => "; none was found in ~/.aws/config and ~/.aws/credentials (AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE)".to_owned(),
+        known => format!("; they have: {}", known.join(", ")),
+    }
+}
 
 #[cfg(test)]
 mod tests {
