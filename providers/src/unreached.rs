@@ -173,7 +173,7 @@ mod tests {
             ),
             (
                 CertificateError::ExpiredContext {
-                    time: UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000)),
+                    time: UnixTime::since_unix_epoch(std::time::Duration::from_hours(500_000)),
                     not_after: UnixTime::since_unix_epoch(std::time::Duration::from_secs(0)),
                 },
                 Distrust::Time,

@@ -69,7 +69,7 @@ fn with_hints<E: Failure + 'static>(errors: Vec<E>) -> String {
 }
 
 /// Errors that are part of another one's text.
-fn parts<E: StdError + 'static>(errors: Vec<E>) -> String {
+fn parts<E: StdError + 'static>(errors: &[E]) -> String {
     errors.iter().map(|error| entry(error, None)).collect()
 }
 

@@ -586,13 +586,13 @@ pub(super) fn sections() -> Vec<(&'static str, String)> {
         ("stores", with_hints(store_errors())),
         ("objects of the store", with_hints(objects())),
         ("repository", with_hints(repositories())),
-        ("what breaks a chain of backups", parts(chains())),
+        ("what breaks a chain of backups", parts(&chains())),
         (
             "identities and recipients: what is locked",
             with_hints(locks()),
         ),
-        ("identities", parts(identities())),
-        ("recipients", parts(recipients())),
+        ("identities", parts(&identities())),
+        ("recipients", parts(&recipients())),
         ("writing objects", with_hints(pipelines())),
         ("WAL files", with_hints(wal_files())),
         (
@@ -600,18 +600,18 @@ pub(super) fn sections() -> Vec<(&'static str, String)> {
             with_hints(unfit_wal_files()),
         ),
         ("PostgreSQL and its data directory", with_hints(servers())),
-        ("settings of a connection", parts(connections())),
+        ("settings of a connection", parts(&connections())),
         ("replication", with_hints(replications())),
         ("receiving WAL", with_hints(receiving())),
         ("backups", with_hints(backups())),
-        ("why a backup is no parent of a delta", parts(parents())),
+        ("why a backup is no parent of a delta", parts(&parents())),
         (
             "why the WAL does not say which blocks changed",
-            parts(gaps()),
+            parts(&gaps()),
         ),
         (
             "why the server's summaries do not say which blocks changed",
-            parts(server_gaps()),
+            parts(&server_gaps()),
         ),
         ("contents of backups", with_hints(content())),
         ("restores", with_hints(restores())),
@@ -621,9 +621,12 @@ pub(super) fn sections() -> Vec<(&'static str, String)> {
         ),
         (
             "why a directory is not proven to be of the cluster",
-            parts(unproven()),
+            parts(&unproven()),
         ),
-        ("why replay cannot use a tablespace's place", parts(unfit())),
+        (
+            "why replay cannot use a tablespace's place",
+            parts(&unfit()),
+        ),
         ("deletions", with_hints(deletions())),
         (
             "deletions that are refused",
@@ -631,7 +634,7 @@ pub(super) fn sections() -> Vec<(&'static str, String)> {
         ),
         ("copies", with_hints(copies())),
         ("verification", with_hints(verifications())),
-        ("receipts of verification", parts(receipts())),
+        ("receipts of verification", parts(&receipts())),
         ("commands", with_hints(commands())),
     ]
 }

@@ -21,8 +21,7 @@ pub(super) fn texts() -> String {
             let found = written(&source);
             if !found.is_empty() {
                 let name = file.strip_prefix(root).unwrap().display();
-                let found: String = { found.iter() }.map(|one| format!("    {one}\n")).collect();
-                let _written = write!(text, "\n## {name}\n{found}");
+                let _written = write!(text, "\n## {name}\n    {}\n", found.join("\n    "));
             }
         }
     }

@@ -145,10 +145,7 @@ fn debian_settings(debian: &Path, version: Version) -> Vec<PathBuf> {
 
 /// The command as root runs it: PostgreSQL does not start as root.
 fn as_owner(pgdata: &Path, command: &str) -> String {
-    let owner = pgdata
-        .metadata()
-        .map(|metadata| metadata.uid())
-        .unwrap_or(0);
+    let owner = pgdata.metadata().map_or(0, |metadata| metadata.uid());
     if !rustix::process::geteuid().is_root() || owner == 0 || command.starts_with("pg_ctlcluster") {
         return command.to_owned();
     }

@@ -207,7 +207,9 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         let client = builder.build_with_connector_fn(move |settings, components| {
             let mut connector = Connector::builder().proxy_config(ProxyConfig::from_env());
             connector.set_connector_settings(settings.cloned());
-            connector.set_sleep_impl(components.and_then(|components| components.sleep_impl()));
+            connector.set_sleep_impl(
+                components.and_then(aws_sdk_s3::config::RuntimeComponents::sleep_impl),
+            );
             connector
                 .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
                 .tls_context(context.clone())
