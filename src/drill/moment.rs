@@ -73,6 +73,7 @@ mod tests {
             timeline,
             from: at(from),
             to: to.map(at),
+            is_end_unknown: false,
             missing: None,
         }
     }

@@ -27,8 +27,8 @@ use crate::retention::decide::Refusal;
 use crate::server::connection::Problem;
 use crate::server::replication;
 use crate::{
-    archive, backup, config, contents, copying, error, receive, repository, restore, retention,
-    server, verify, wal,
+    archive, backup, config, contents, copying, drill, error, receive, repository, restore,
+    retention, server, verify, wal,
 };
 
 const STORE: &str = "s3://acme/orders";
@@ -571,12 +571,27 @@ each_of!(receipts: verify::receipts::Error,
     E::NotReceipts { .. } => E::NotReceipts { path: p("/var/lib/walhalla/receipts"), line: 4 },
 );
 
+each_of!(drills: drill::Error,
+    E::NoServer { .. } => E::NoServer { version: Version::parse("17").unwrap(), looked: vec![p("/usr/bin"), p("/usr/lib/postgresql/17/bin")] },
+    E::NoUser(..) => E::NoUser(s("postgres")),
+    E::UserIsRoot(..) => E::UserIsRoot(s("root")),
+    E::OtherUser(..) => E::OtherUser(s("postgres")),
+    E::LongSocketPath(..) => E::LongSocketPath(p("/srv/scratch/walhalla-drill")),
+    E::TablespaceOutside(..) => E::TablespaceOutside(Box::new(new_tablespace())),
+    E::Local { .. } => E::Local { doing: "make", path: p("/srv/scratch/walhalla-drill"), source: denied() },
+    E::NoRole { .. } => E::NoRole { roles: vec![s("postgres"), s("alice")], source: Box::new(sqlx::Error::PoolTimedOut) },
+    E::Query { .. } => E::Query { doing: "asking for the last commit", source: Box::new(sqlx::Error::PoolTimedOut) },
+    E::Interrupted => E::Interrupted,
+    ; E::Restore(..) | E::Repository(..) | E::Wal(..) | E::Postgres(..)
+);
+
 each_of!(commands: error::Error,
+    E::File { .. } => E::File { path: p("/var/www/backups.html"), source: denied() },
     E::Fetch { .. } => E::Fetch { name: s(SEGMENT), source: Box::new(E::from(nothing_there())) },
     E::Keys { .. } => E::Keys { doing: "write the identity to", path: p("/safe/walhalla.key"), source: io::Error::from(io::ErrorKind::AlreadyExists).into() },
     E::Socket { .. } => E::Socket { path: p("/run/walhalla/walhalla.sock"), source: denied() },
     E::System { .. } => E::System { doing: "start the network's threads", source: io::Error::from_raw_os_error(11) },
-    ; E::Settings(..) | E::Store(..) | E::Repository(..) | E::Postgres(..) | E::Wal(..) | E::Backup(..) | E::Receive(..) | E::Restore(..) | E::Verify(..) | E::Retention(..) | E::Copy(..) | E::Output(..)
+    ; E::Settings(..) | E::Store(..) | E::Repository(..) | E::Postgres(..) | E::Wal(..) | E::Backup(..) | E::Receive(..) | E::Restore(..) | E::Verify(..) | E::Retention(..) | E::Copy(..) | E::Output(..) | E::Drill(..)
 );
 
 /// All samples, by what they are about.
@@ -635,6 +650,7 @@ pub(super) fn sections() -> Vec<(&'static str, String)> {
         ("copies", with_hints(copies())),
         ("verification", with_hints(verifications())),
         ("receipts of verification", parts(&receipts())),
+        ("drills", with_hints(drills())),
         ("commands", with_hints(commands())),
     ]
 }

@@ -64,12 +64,13 @@ impl Site {
 
     fn words(&self, options: &[&str]) -> Vec<String> {
         let postgres = host().server_program(self.cluster.version, "postgres");
+        let scratch = self.scratch();
         let words = [
             "drill",
             "--pgbin",
             postgres.parent().unwrap().to_str().unwrap(),
             "--scratch",
-            self.scratch().to_str().unwrap(),
+            scratch.to_str().unwrap(),
         ];
         words
             .iter()
@@ -119,7 +120,7 @@ impl Site {
             TestCaseStatus::NonSuccess { message, .. } => Some(
                 message
                     .as_ref()
-                    .map(ToString::to_string)
+                    .map(|message| message.as_str().to_owned())
                     .unwrap_or_default(),
             ),
             TestCaseStatus::Success { .. } | TestCaseStatus::Skipped { .. } => None,
