@@ -42,12 +42,13 @@ impl Unreached {
 
 impl fmt::Display for Unreached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = self.host.as_deref().unwrap_or("the server");
-        match self.kind {
-            ErrorKind::Untrusted(_) => {
+        match (self.kind, self.host.as_deref()) {
+            (ErrorKind::Untrusted(_), host) => {
+                let host = host.unwrap_or("the server");
                 write!(f, "TLS: the certificate of {host} {}", self.words)
             }
-            _ => write!(f, "DNS knows no host {host}: {}", self.words),
+            (_, Some(host)) => write!(f, "DNS knows no host {host}: {}", self.words),
+            (_, None) => write!(f, "DNS knows no such host: {}", self.words),
         }
     }
 }

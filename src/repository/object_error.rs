@@ -251,6 +251,9 @@ mod tests {
         let lost = wal(Mismatch::Cut { at: Lsn(1) }).hint().unwrap();
         assert!(lost.contains("a point before it"), "{lost}");
         let foreign = wal(Mismatch::Text).hint().unwrap();
-        assert!(foreign.contains("which server wrote it"), "{foreign}");
+        assert!(
+            foreign.contains("another server archived this file"),
+            "{foreign}"
+        );
     }
 }

@@ -267,7 +267,16 @@ impl Failure for Error {
                  `walhalla wal-show` lists the gaps"
             }
             Self::Mismatch { mismatch, .. } => return Some(about(mismatch).into()),
-            Self::Local { .. } | Self::NotArchived { .. } | Self::Superseded(_) => return None,
+            Self::Local { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "see whether the path is right: archive_command = 'walhalla wal-push %p' gives the path of the file, %f its name alone"
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    "run the command as the user to whom the file or its directory belongs, as a rule postgres"
+                }
+                _ => return None,
+            },
+            Self::NotArchived { .. } | Self::Superseded(_) => return None,
         };
         Some(text.into())
     }
