@@ -15,7 +15,7 @@ use crate::restore::commits::{Commits, commits};
 use crate::restore::foresee::{Amount, Foreseen, foresee};
 use crate::restore::plan::{Plan, PlanReport};
 use crate::restore::recovery::ArchiveMode;
-use crate::restore::target::Action;
+use crate::restore::target::{Action, Point};
 
 /// Columns of the names of what is shown.
 const NAMES: usize = 13;
@@ -132,7 +132,7 @@ fn of_archive(plan: &Plan, commits: Commits) -> Vec<(&'static str, String)> {
         let consistency = report.segments_to_consistency;
         rows.push((
             "",
-            format!("{consistency} of them make the backup consistent"),
+            format!("{consistency} needed to make the backup consistent"),
         ));
     }
     if let Some(end) = report.tail_end {
@@ -141,17 +141,18 @@ fn of_archive(plan: &Plan, commits: Commits) -> Vec<(&'static str, String)> {
             format!("the last one is not finished: wal-receive stored its WAL up to {end}"),
         ));
     }
-    rows.push((
-        "ends at",
-        match (commits.first, commits.last) {
-            (Some(first), Some(last)) => format!(
-                "{}, the last commit that is restored; {} of commits are replayed",
-                look::precise_time(last),
-                duration(last.duration_since(first))
-            ),
-            _ => "the end of the backup: no commit comes after it".to_owned(),
-        },
-    ));
+    if let (Some(first), Some(last)) = (commits.first, commits.last) {
+        let (first, last) = (look::time(first), look::time(last));
+        rows.push(("", format!("commits from {first} to {last}")));
+    }
+    let end = match commits.last {
+        Some(last) => format!(
+            "{}, the last commit that is restored",
+            look::precise_time(last)
+        ),
+        None => "the end of the backup: no commit comes after it".to_owned(),
+    };
+    rows.push(("ends at", end));
     rows.push(("download", bytes(report.download_bytes)));
     rows
 }
@@ -238,6 +239,7 @@ fn afterwards(plan: &Plan, options: &RestoreOptions) -> [(&'static str, String);
     };
     let then = match plan.target.action {
         _ if options.standby => "the server stays a standby",
+        _ if plan.target.point == Point::End => "the server opens for writing, on a new timeline",
         Action::Pause => {
             "the server pauses there, open for reading; select pg_wal_replay_resume() opens it for writing"
         }

@@ -243,7 +243,6 @@ fn the_runbook_brings_a_lost_server_back_as_it_is_written() {
     primary.switch_segment();
     primary.sql("checkpoint");
     primary.crash();
-    std::fs::remove_file(primary.data.join("postmaster.pid")).unwrap();
 
     let [settings]: [String; 1] = page.blocks("## 2. Settings", "sh").try_into().unwrap();
     own.run(&settings).succeeds();

@@ -6,7 +6,7 @@ use crate::support::{
 
 /// A server that archives, and a check of it.
 struct Site {
-    area: Area,
+    _area: Area,
     walhalla: Walhalla,
     cluster: Cluster,
 }
@@ -19,7 +19,7 @@ impl Site {
         let mut cluster = Cluster::create(&area, "primary", Shape::small(17));
         walhalla.archive_from(&mut cluster);
         Self {
-            area,
+            _area: area,
             walhalla,
             cluster,
         }
@@ -109,11 +109,13 @@ fn a_server_that_does_not_archive_here_is_found_out() {
 fn a_role_without_rights_is_told_what_to_grant() {
     let site = Site::make();
     site.cluster.sql("CREATE ROLE limited LOGIN");
-    let limited = site.walhalla.with_env("PGUSER", "limited");
+    let connection = site.cluster.connection().into_iter();
+    let owner = connection.fold(site.walhalla.without_env(&[]), |walhalla, (name, value)| {
+        walhalla.with_env(&name, &value)
+    });
+    let limited = owner.with_env("PGUSER", "limited");
     let data = site.cluster.data.to_str().unwrap();
-    let outcome = limited
-        .run_with(&site.cluster, &["check", data, "--json"])
-        .exits_with(3);
+    let outcome = limited.run(&["check", data, "--json"]).exits_with(3);
     let right = said(&outcome, "right to take a backup");
     let what = right["problem"].as_str().unwrap();
     assert!(
@@ -169,7 +171,7 @@ fn a_host_that_only_restores_needs_no_right_to_write() {
         what["problem"]
             .as_str()
             .unwrap()
-            .contains("there is no backup"),
+            .contains("the store holds no cluster"),
         "{what}"
     );
     fill(&cluster);
