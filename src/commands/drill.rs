@@ -205,7 +205,7 @@ impl Course<'_> {
         };
         let scratch = Scratch::make(&within, account, afterwards)?;
         self.found.kept = self.arguments.keep.then(|| scratch.path().to_owned());
-        let destination = self.destination(&plan, &scratch)?;
+        let destination = self.destination(&plan, &scratch);
         let stage = stage::directory(&destination.pgdata, None);
         let program = program()?;
         let settings = |sealed: Option<stage::Seal>| Settings {
@@ -286,10 +286,10 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn destination(&self, plan: &Plan, scratch: &Scratch) -> Result<Destination, drill::Error> {
+    fn destination(&self, plan: &Plan, scratch: &Scratch) -> Destination {
         let tablespaces = plan.backup.tablespaces.iter();
         let needed = super::needed(self.context);
-        Ok(Destination {
+        Destination {
             pgdata: scratch.data(),
             tablespaces: tablespaces
                 .map(|tablespace| (tablespace.oid, scratch.tablespace(tablespace.oid)))
@@ -302,7 +302,7 @@ impl Course<'_> {
             needed: needed.unwrap_or_default(),
             threads: self.context.settings.download_concurrency,
             show: self.context.show(),
-        })
+        }
     }
 
     /// Starts the server on what was restored, and checks it.
@@ -316,7 +316,7 @@ impl Course<'_> {
             return Ok(());
         };
         let prepared = configuration::prepare(&plan, scratch, binaries, account)?;
-        self.found.turned_off = prepared.turned_off.clone();
+        self.found.turned_off.clone_from(&prepared.turned_off);
         let program = program()?;
         let mut server = Server::start(&program, binaries, &prepared, scratch, account)?;
         let limit = Duration::from_secs(self.arguments.timeout);

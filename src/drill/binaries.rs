@@ -47,11 +47,7 @@ impl Binaries {
     /// libraries, or under its own path.
     pub(super) fn has_library(&self, library: &str) -> bool {
         let name = library.strip_prefix("$libdir/").unwrap_or(library);
-        let file = if name.ends_with(".so") {
-            name.to_owned()
-        } else {
-            format!("{name}.so")
-        };
+        let file = format!("{}.so", name.strip_suffix(".so").unwrap_or(name));
         let file = Path::new(&file);
         if file.is_absolute() {
             return file.is_file();
