@@ -15,7 +15,7 @@ use crate::cli::Drill;
 use crate::config;
 use crate::drill::account::Account;
 use crate::drill::binaries::Binaries;
-use crate::drill::check::{Check, Checks, Verdict};
+use crate::drill::check::{self, Check, Checks, Verdict};
 use crate::drill::configuration::{self, TurnedOff};
 use crate::drill::queries::{self, Session};
 use crate::drill::scratch::{Afterwards, Scratch};
@@ -205,7 +205,7 @@ impl Course<'_> {
         };
         let scratch = Scratch::make(&within, account, afterwards)?;
         self.found.kept = self.arguments.keep.then(|| scratch.path().to_owned());
-        let destination = self.destination(&plan, &scratch)?;
+        let destination = self.destination(&plan, &scratch);
         let stage = stage::directory(&destination.pgdata, None);
         let program = program()?;
         let settings = |sealed: Option<stage::Seal>| Settings {
@@ -286,10 +286,10 @@ impl Course<'_> {
         Ok(())
     }
 
-    fn destination(&self, plan: &Plan, scratch: &Scratch) -> Result<Destination, drill::Error> {
+    fn destination(&self, plan: &Plan, scratch: &Scratch) -> Destination {
         let tablespaces = plan.backup.tablespaces.iter();
         let needed = super::needed(self.context);
-        Ok(Destination {
+        Destination {
             pgdata: scratch.data(),
             tablespaces: tablespaces
                 .map(|tablespace| (tablespace.oid, scratch.tablespace(tablespace.oid)))
@@ -302,7 +302,7 @@ impl Course<'_> {
             needed: needed.unwrap_or_default(),
             threads: self.context.settings.download_concurrency,
             show: self.context.show(),
-        })
+        }
     }
 
     /// Starts the server on what was restored, and checks it.
@@ -316,7 +316,7 @@ impl Course<'_> {
             return Ok(());
         };
         let prepared = configuration::prepare(&plan, scratch, binaries, account)?;
-        self.found.turned_off = prepared.turned_off.clone();
+        self.found.turned_off.clone_from(&prepared.turned_off);
         let program = program()?;
         let mut server = Server::start(&program, binaries, &prepared, scratch, account)?;
         let limit = Duration::from_secs(self.arguments.timeout);
@@ -327,8 +327,21 @@ impl Course<'_> {
         }
         let role = self.arguments.role.as_deref();
         let version = plan.backup.postgres_version;
-        let session = queries::open(scratch, account, role, version);
-        let session = self.repository.session().wait(session)?;
+        let mut session = None;
+        self.checks.run("connection", || {
+            let opened = queries::open(scratch, account, role, version);
+            match self.repository.session().wait(opened) {
+                Ok(opened) => session = Some(opened),
+                Err(error @ drill::Error::Query { .. }) => {
+                    return Ok(Verdict::Failed(output::chain(&error)));
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(Verdict::Passed)
+        })?;
+        let Some(session) = session else {
+            return Ok(());
+        };
         self.measure(&plan, &session);
         self.amcheck(binaries, account, scratch, &session)?;
         for (path, text) in &self.sql {
@@ -377,7 +390,7 @@ impl Course<'_> {
             }
             Waited::Ready => Verdict::Passed,
         };
-        self.checks.run("consistency", || Ok(reached))
+        self.checks.run_since(begun, "consistency", || Ok(reached))
     }
 
     /// Notes what was reached, and how long that took.
@@ -526,23 +539,47 @@ impl Course<'_> {
         if self.context.global.json {
             return output::json(&self.found);
         }
+        self.show_what_was_reached()?;
+        for off in &self.found.turned_off {
+            row("off in the copy", &format!("{}: {}", off.what, off.why))?;
+        }
+        for check in &self.found.checks {
+            let result = match check.result {
+                check::Result::Passed => "passed",
+                check::Result::Failed => "FAILED",
+                check::Result::Skipped => "skipped",
+            };
+            row(result, &format!("{}, {:.1} s", check.name, check.seconds))?;
+            for line in check.detail.iter().flat_map(|detail| detail.lines()) {
+                row("", line)?;
+            }
+        }
+        if let Some(kept) = &self.found.kept {
+            row("kept", &kept.display().to_string())?;
+        }
+        output::line(&match self.found.problems.len() {
+            0 => "the drill passed".to_owned(),
+            1 => "the drill failed: 1 problem found".to_owned(),
+            more => format!("the drill failed: {more} problems found"),
+        })
+    }
+
+    fn show_what_was_reached(&self) -> Result<(), output::Error> {
         let found = &self.found;
-        let row = |name: &str, value: &str| output::line(&format!("{name:<24}{value}"));
-        let text = |value: &Option<String>| value.clone().unwrap_or_default();
         row("backup", &found.backup_chain.join(", "))?;
-        row("target", &text(&found.target))?;
+        row("target", found.target.as_deref().unwrap_or_default())?;
         if let Some(repeat) = &found.repeat {
             row("repeat it with", repeat)?;
         }
+        let (bytes, segments) = (HumanBytes(found.bytes), found.segments);
         row(
-            "fetched",
-            &format!(
-                "{}, with {} WAL segments",
-                HumanBytes(found.bytes),
-                found.segments
-            ),
+            "to fetch",
+            &format!("{bytes}, with {segments} WAL segments"),
         )?;
-        row("restored", &HumanBytes(found.restored_bytes).to_string())?;
+        row(
+            "size of the cluster",
+            &HumanBytes(found.restored_bytes).to_string(),
+        )?;
         if let Some(seconds) = found.rto_seconds {
             row("time to restore (RTO)", &format!("{seconds:.1} s"))?;
         }
@@ -559,28 +596,12 @@ impl Course<'_> {
                 &format!("{time:.0}, {age:.0} s old"),
             )?;
         }
-        for off in &found.turned_off {
-            row("off in the copy", &format!("{}: {}", off.what, off.why))?;
-        }
-        for check in &found.checks {
-            let result = format!("{:?}", check.result).to_lowercase();
-            row(&check.name, &format!("{result} in {:.1} s", check.seconds))?;
-            for line in check.detail.iter().flat_map(|detail| detail.lines()) {
-                output::line(&format!("{:<24}{line}", ""))?;
-            }
-        }
-        if let Some(kept) = &found.kept {
-            row("kept", &kept.display().to_string())?;
-        }
-        output::line(
-            match found.problems.len() {
-                0 => "the drill passed".to_owned(),
-                1 => "the drill failed: 1 problem found".to_owned(),
-                more => format!("the drill failed: {more} problems found"),
-            }
-            .as_str(),
-        )
+        Ok(())
     }
+}
+
+fn row(name: &str, value: &str) -> Result<(), output::Error> {
+    output::line(&format!("{name:<24}{value}"))
 }
 
 /// Whether an error says that something stored is damaged or missing: that is what a drill looks for.

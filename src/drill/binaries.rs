@@ -47,11 +47,7 @@ impl Binaries {
     /// libraries, or under its own path.
     pub(super) fn has_library(&self, library: &str) -> bool {
         let name = library.strip_prefix("$libdir/").unwrap_or(library);
-        let file = if name.ends_with(".so") {
-            name.to_owned()
-        } else {
-            format!("{name}.so")
-        };
+        let file = format!("{}.so", name.strip_suffix(".so").unwrap_or(name));
         let file = Path::new(&file);
         if file.is_absolute() {
             return file.is_file();
@@ -81,11 +77,16 @@ impl Binaries {
 /// `PATH`, then what Debian and the PostgreSQL project's RPM packages use.
 fn usual(version: Version) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut usual: Vec<PathBuf> = std::env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        .collect();
-    usual.push(format!("/usr/lib/postgresql/{version}/bin").into());
-    usual.push(format!("/usr/pgsql-{version}/bin").into());
+    let of_packages = [
+        format!("/usr/lib/postgresql/{version}/bin"),
+        format!("/usr/pgsql-{version}/bin"),
+    ];
+    let mut usual: Vec<PathBuf> = Vec::new();
+    for directory in std::env::split_paths(&path).chain(of_packages.map(PathBuf::from)) {
+        if directory.is_absolute() && !usual.contains(&directory) {
+            usual.push(directory);
+        }
+    }
     usual
 }
 

@@ -54,7 +54,19 @@ impl Checks {
         name: &str,
         work: impl FnOnce() -> std::result::Result<Verdict, E>,
     ) -> std::result::Result<bool, E> {
-        let begun = Instant::now();
+        self.run_since(Instant::now(), name, work)
+    }
+
+    /// The same for a check that has begun before.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn run_since<E: std::error::Error>(
+        &mut self,
+        begun: Instant,
+        name: &str,
+        work: impl FnOnce() -> std::result::Result<Verdict, E>,
+    ) -> std::result::Result<bool, E> {
         let done = work();
         let (result, detail) = match &done {
             Ok(Verdict::Passed) => (Result::Passed, None),

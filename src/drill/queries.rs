@@ -37,7 +37,7 @@ pub struct Session {
     pub role: String,
     /// The server's version.
     pub version: Version,
-    /// Whether `amcheck` can be installed.
+    /// Whether `amcheck` can be installed; false before 14, where nobody asks.
     pub has_amcheck: bool,
     /// When the last transaction ended that was replayed.
     pub reached_time: Option<Timestamp>,
@@ -105,7 +105,8 @@ async fn connect(
 async fn ask(mut connection: PgConnection, role: &str, version: Version) -> Result<Session, Error> {
     let query = "SELECT (pg_catalog.date_part('epoch', pg_catalog.pg_last_xact_replay_timestamp()) * 1000000)::pg_catalog.int8, \
                  pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text, \
-                 EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'amcheck'), \
+                 CASE WHEN pg_catalog.current_setting('server_version_num')::pg_catalog.int4 OPERATOR(pg_catalog.>=) 140000 \
+                 THEN EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'amcheck') ELSE false END, \
                  ARRAY (SELECT s.subname::pg_catalog.text || ' of database ' || d.datname FROM pg_catalog.pg_subscription s \
                  JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE s.subenabled ORDER BY 1)";
     let asked = sqlx::query(query).fetch_one(&mut connection).await;

@@ -141,8 +141,8 @@ impl Server {
     pub fn last_words(&self) -> String {
         let log = self.log_text();
         let lines: Vec<&str> = log.lines().collect();
-        let is_fatal = |line: &&str| line.contains("FATAL:") || line.contains("PANIC:");
-        let first = lines.iter().position(|line| is_fatal(&line));
+        let is_fatal = |line: &str| line.contains("FATAL:") || line.contains("PANIC:");
+        let first = lines.iter().position(|line| is_fatal(line));
         let first = first.unwrap_or(lines.len().saturating_sub(TOLD_LINES));
         let told = lines.into_iter().skip(first).take(TOLD_LINES);
         told.collect::<Vec<_>>().join("\n")

@@ -75,16 +75,16 @@ pub fn checksums(
     account: &Account,
     scratch: &Scratch,
 ) -> Result<Verdict, Error> {
-    let (program, options): (_, &[&str]) = match binaries.program("pg_checksums") {
-        Some(program) => (program, &["--check"]),
-        // Its name in 11.
-        None => match binaries.program("pg_verify_checksums") {
-            Some(program) => (program, &[]),
-            None => {
-                let why = "there is no pg_checksums beside the server".to_owned();
-                return Ok(Verdict::Skipped(why));
-            }
-        },
+    // Its name in 11 is the second one.
+    let programs: [(&str, &[&str]); 2] =
+        [("pg_checksums", &["--check"]), ("pg_verify_checksums", &[])];
+    let mut there = programs
+        .into_iter()
+        .filter_map(|(name, options)| Some((binaries.program(name)?, options)));
+    let Some((program, options)) = there.next() else {
+        return Ok(Verdict::Skipped(
+            "there is no pg_checksums beside the server".to_owned(),
+        ));
     };
     let mut command = account.command(&program);
     command.args(options).arg("-D").arg(scratch.data());

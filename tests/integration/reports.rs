@@ -70,7 +70,8 @@ fn each_verification_leaves_a_report_of_how_it_ended() {
     bytes[middle] ^= 1;
     std::fs::write(&part, bytes).unwrap();
     site.walhalla.run(&["verify"]).exits_with(3);
-    let mut reports: Vec<Value> = { site.paths("verify").into_iter() }
+    let paths = site.paths("verify");
+    let mut reports: Vec<Value> = { paths.iter() }
         .map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap())
         .collect();
     reports.retain(|report| report["result"] == "failed");
