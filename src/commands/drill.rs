@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use indicatif::HumanBytes;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use walhalla_postgres::Lsn;
@@ -23,7 +23,7 @@ use crate::drill::server::{Server, Waited};
 use crate::drill::{self, commits, junit, moment, tools};
 use crate::error::Error;
 use crate::failure::{Class, Failure as _};
-use crate::output;
+use crate::output::{self, look};
 use crate::progress;
 use crate::repository::Repository;
 use crate::repository::reports::{DrillReport, Report, ReportKind};
@@ -581,22 +581,31 @@ impl Course<'_> {
             &HumanBytes(found.restored_bytes).to_string(),
         )?;
         if let Some(seconds) = found.rto_seconds {
-            row("time to restore (RTO)", &format!("{seconds:.1} s"))?;
+            row("time to restore (RTO)", &lasted(seconds))?;
         }
         if let Some(seconds) = found.rpo_seconds {
-            row("data loss (RPO)", &format!("{seconds:.1} s"))?;
+            row("data loss (RPO)", &lasted(seconds))?;
         }
         if let Some(time) = found.reached_time {
-            row("last transaction", &format!("{time:.0}"))?;
+            row("last transaction", &look::time(time))?;
         }
         if let (Some(time), Some(age)) = (found.newest_commit_time, found.newest_commit_age_seconds)
         {
             row(
                 "newest archived commit",
-                &format!("{time:.0}, {age:.0} s old"),
+                &format!("{}, {} old", look::time(time), lasted(age)),
             )?;
         }
         Ok(())
+    }
+}
+
+/// Seconds with a digit, or from a minute on in larger units.
+fn lasted(seconds: f64) -> String {
+    if seconds < 60.0 {
+        format!("{seconds:.1} s")
+    } else {
+        look::duration(SignedDuration::try_from_secs_f64(seconds).unwrap_or_default())
     }
 }
 
