@@ -10,11 +10,10 @@ use super::Finding;
 use crate::output::look::{counted, duration};
 use crate::server::conditions::{Archiver, Rights, ServerSettings};
 use crate::server::session::Facts;
+use crate::status::judge::MOST_WAITING;
 
 /// A server's clock that is further off makes the times of backups and of commits hard to compare.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
-/// Segments that may wait before somebody should look.
-const MOST_WAITING: usize = 10;
 
 /// What was learned of a server.
 #[derive(Debug)]
@@ -34,7 +33,7 @@ pub struct Learned<'a> {
     /// What its archiver did.
     pub archiver: Archiver,
     /// Segments that wait for it.
-    pub waiting: usize,
+    pub waiting: u64,
     /// The clock of this host when it answered.
     pub now: Timestamp,
     /// Whether objects are encrypted and cannot be opened here.
@@ -168,7 +167,7 @@ impl Learned<'_> {
             );
         }
         if self.waiting > MOST_WAITING {
-            let waiting = counted(self.waiting as u64, "segment");
+            let waiting = counted(self.waiting, "segment");
             return self.warning(
                 check,
                 format!("{waiting} wait to be archived: it does not keep up, or has just begun"),

@@ -274,7 +274,7 @@ fn learn<'a>(
         settings: session.wait(server.settings())?,
         rights: session.wait(server.rights())?,
         archiver: session.wait(server.archiver())?,
-        waiting: waiting.map_or(0, |waiting| waiting.len()),
+        waiting: waiting.map_or(0, |waiting| waiting.len() as u64),
         now,
         is_sealed: encrypts && !context.settings.identities.are_set(),
     })
@@ -319,7 +319,7 @@ impl Report {
         let number = |state| self.findings().filter(|it| it.state == state).count() as u64;
         let (failed, warnings) = (number(State::Failed), number(State::Warning));
         output::line(&match (failed, warnings) {
-            (0, 0) => "everything is as it should be".to_owned(),
+            (0, 0) => "everything that was checked is as it should be".to_owned(),
             (0, _) => format!("nothing failed; {}", counted(warnings, "warning")),
             (1, 0) => "1 check failed".to_owned(),
             (_, 0) => format!("{failed} checks failed"),

@@ -20,7 +20,7 @@ use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output::{self, look};
 use crate::repository::{BackupEntry, BackupId, Repository};
 use crate::restore::target::shell_bytes;
-use crate::restore::window::usable_end;
+use crate::restore::window::{usable_end, windows};
 
 /// The directory that printed restore commands make, if none is named.
 pub(super) const INTO: &str = "restored";
@@ -68,8 +68,23 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     }
     if !context.global.json {
         rows.iter().try_for_each(print)?;
+        print_end(context, &repository)?;
     }
     Ok(Outcome::Done)
+}
+
+/// Says up to when the archive knows anything: what was done a minute ago may be on its way.
+fn print_end(context: &Context, repository: &Repository) -> Result<(), Error> {
+    let backups = repository.usable_backups()?;
+    let archive = Archive::new(repository, &backups, context.reading())?.with_tails(Tails::Used);
+    let ends = windows(&archive, &backups)?;
+    if let Some(end) = ends.iter().filter_map(|window| window.to).max() {
+        output::line(&format!(
+            "the newest commit in the archive is of {}; for what happened later, run SELECT pg_switch_wal() on the server, and look again",
+            look::time(end)
+        ))?;
+    }
+    Ok(())
 }
 
 /// What happened, oldest first.
@@ -277,11 +292,14 @@ fn list(relations: &[Relation]) -> String {
 
 /// `table public.orders in app (1663/16384/16390, 12 MiB)`
 fn one(relation: &Relation) -> String {
-    let mut text = String::new();
-    if let (Some(kind), Some(name)) = (relation.kind, &relation.name) {
-        let schema = relation.schema.as_ref().map(|schema| format!("{schema}."));
-        text = format!("{kind} {}{name} ", schema.unwrap_or_default());
-    }
+    let mut text = match (relation.kind, &relation.name) {
+        (Some(kind), Some(name)) => {
+            let schema = relation.schema.as_ref().map(|schema| format!("{schema}."));
+            format!("{kind} {}{name} ", schema.unwrap_or_default())
+        }
+        // It was created after the last backup before, which knows no name of it.
+        _ => "a relation without a known name ".to_owned(),
+    };
     if let Some(database) = &relation.database {
         text = format!("{text}in {database} ");
     }

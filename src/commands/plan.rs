@@ -249,7 +249,7 @@ fn afterwards(plan: &Plan, options: &RestoreOptions) -> [(&'static str, String);
     let archives = match options.archive_mode {
         ArchiveMode::Off => "off: the restored server archives nothing",
         ArchiveMode::Preserve => {
-            "as the original: once it is open for writing, the restored server archives too (--archive-mode off)"
+            "as the original: once it is open for writing, the restored server archives too; add --archive-mode off to stop that"
         }
     };
     [("WAL is", wal), ("then", then), ("archiving", archives)]

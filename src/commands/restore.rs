@@ -22,6 +22,7 @@ use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource}
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
 use crate::restore::start;
+use crate::restore::target::Point;
 use crate::server::conf::{self, Configuration};
 use crate::server::data_directory::check_utf8;
 
@@ -283,6 +284,11 @@ fn report(
     }
     for tablespace in &plan.new_tablespaces {
         output::line(&format!("replay makes {tablespace}"))?;
+    }
+    if plan.target.point == Point::End && !is_open_ended {
+        output::line(
+            "at the end of the archive it opens for writing by itself, on a new timeline",
+        )?;
     }
     if is_open_ended {
         output::line(

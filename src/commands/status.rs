@@ -17,6 +17,7 @@ use crate::repository::Repository;
 use crate::repository::owed::MirrorId;
 use crate::repository::reports::ReportResult;
 use crate::restore::window::Span;
+use crate::server::conditions::Archiver;
 use crate::server::session::Server;
 use crate::server::wal_directory::WalDirectory;
 use crate::server::{control_file, postmaster};
@@ -138,13 +139,13 @@ fn surroundings(
     };
     Ok(Surroundings {
         ready_segments: ready.transpose()?.map(|ready| ready.len() as u64),
-        failures: pgdata.and_then(|pgdata| failures(repository, pgdata)),
+        archiver: pgdata.and_then(|pgdata| archiver(repository, pgdata)),
         mirror,
     })
 }
 
-/// What the server counted; `None` where it does not answer.
-fn failures(repository: &Repository, pgdata: &Path) -> Option<i64> {
+/// What the server's archiver did; `None` where the server does not answer.
+fn archiver(repository: &Repository, pgdata: &Path) -> Option<Archiver> {
     if !postmaster::is_running(pgdata) {
         return None;
     }
@@ -160,7 +161,7 @@ fn failures(repository: &Repository, pgdata: &Path) -> Option<i64> {
             output::chain(error)
         );
     });
-    asked.ok().map(|archiver| archiver.failures)
+    asked.ok()
 }
 
 fn report(context: &Context, worst: State, clusters: Vec<Value>) -> Result<Report<'_>, Error> {

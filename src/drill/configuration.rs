@@ -306,7 +306,7 @@ fn turned_off(plan: &Plan, original: &Configuration, data: &Path) -> Vec<TurnedO
         .map(|name| {
             TurnedOff::new(
                 format!("the setting {name}"),
-                "the copy has its own, or none",
+                "the copy does not use the original's value",
             )
         })
         .collect();

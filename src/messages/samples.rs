@@ -428,7 +428,7 @@ each_of!(content: contents::Error,
 );
 
 each_of!(restores: restore::Error,
-    E::Unreachable(..) => E::Unreachable(Unreachable { reason: s("time 2099-01-01T00:00:00Z is after the end of the archive: the newest transaction in it, 812, committed at 2026-11-21T04:29:58Z"), nearest: Some(s("none of the --target options (the end of the archive)")) }),
+    E::Unreachable(..) => E::Unreachable(Unreachable { reason: s("time 2099-01-01T00:00:00Z is after the end of the archive: the newest transaction in it, 812, committed at 2026-11-21T04:29:58Z"), nearest: Some(s("everything that is archived, without a --target option")) }),
     E::NotEmpty(..) => E::NotEmpty(p("/srv/pg"), Box::new(occupant())),
     E::Restoring(..) => E::Restoring(p("/srv/pg")),
     E::InUse(..) => E::InUse(p("/srv/pg"), RunningServer { process: 812, data: p("/srv/pg") }),

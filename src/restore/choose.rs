@@ -19,6 +19,7 @@ use super::planner::Planner;
 use super::target::{Point, Target, TargetTimeline};
 use crate::archive::{Archive, Reading, Tails};
 use crate::failure::Failure as _;
+use crate::output::look::precise_time;
 use crate::repository::{BackupEntry, Repository};
 
 /// Segments that are searched for another restore point of a name when one is found: those of some days.
@@ -185,7 +186,7 @@ impl<'a> Planner<'a> {
         }
         let places: Vec<String> = named
             .iter()
-            .map(|(lsn, time)| format!("{lsn} ({time})"))
+            .map(|(lsn, time)| format!("{lsn} ({})", precise_time(*time)))
             .collect();
         let last = named.last().map(|(lsn, _)| *lsn);
         Err(Unreachable {

@@ -8,7 +8,7 @@ use walhalla_postgres::wal::event::{Event, Outcome};
 
 use super::Error;
 use super::plan::Plan;
-use super::target::Point;
+use super::target::{Bound, Point};
 use crate::archive::{Archive, Reading, Tails};
 use crate::repository::Repository;
 
@@ -35,10 +35,11 @@ pub fn commits(repository: &Repository, plan: &Plan, reading: Reading) -> Result
     };
     let stretch = route.stretch.before(last.next());
     let first = archive.seek(stretch.each(), |_, resolved| {
-        committed(&resolved.summary, &Point::End).map(|(first, _)| first)
+        committed(&resolved.summary, &Point::End, Bound::Inclusive).map(|(first, _)| first)
     })?;
+    let target = &plan.target;
     let last = archive.seek(stretch.each().rev(), |_, resolved| {
-        committed(&resolved.summary, &plan.target.point).map(|(_, last)| last)
+        committed(&resolved.summary, &target.point, target.bound).map(|(_, last)| last)
     })?;
     Ok(Commits {
         first: first.found(),
@@ -46,12 +47,14 @@ pub fn commits(repository: &Repository, plan: &Plan, reading: Reading) -> Result
     })
 }
 
-/// The first and the last commit of a segment that come before a target.
-fn committed(summary: &Summary, point: &Point) -> Option<(Timestamp, Timestamp)> {
+/// The first and the last commit of a segment that recovery to a target replays (xlogrecovery.c, `recoveryStopsBefore`).
+fn committed(summary: &Summary, point: &Point, bound: Bound) -> Option<(Timestamp, Timestamp)> {
     let end = end_in(summary, point);
-    let is_before = |lsn: Lsn, time: Timestamp| match point {
-        Point::Time(target) => time <= *target,
-        _ => end.is_none_or(|end| lsn <= end),
+    let is_before = |lsn: Lsn, time: Timestamp| match (point, bound) {
+        (Point::Time(target), Bound::Inclusive) => time <= *target,
+        (Point::Time(target), Bound::Exclusive) => time < *target,
+        (_, Bound::Inclusive) => end.is_none_or(|end| lsn <= end),
+        (_, Bound::Exclusive) => end.is_none_or(|end| lsn < end),
     };
     let transactions = { summary.transactions.iter() }
         .filter(|it| it.outcome == Outcome::Committed && is_before(it.lsn, it.time));

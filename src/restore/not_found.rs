@@ -17,6 +17,7 @@ use super::planner::Planner;
 use super::reach::Seen;
 use super::target::Point;
 use super::way::Way;
+use crate::output::look::precise_time;
 
 /// Restore points that a message names.
 const SHOWN: usize = 3;
@@ -90,7 +91,8 @@ impl Planner<'_> {
         };
         Ok(Some(Unreachable {
             reason: format!(
-                "{point}, at {lsn} ({time}), cannot be reached: {}{others}",
+                "{point}, at {lsn} ({}), cannot be reached: {}{others}",
+                precise_time(time),
                 self.gap_of(gapped)
             ),
             nearest: self.before_gap(gapped)?,
@@ -151,16 +153,20 @@ impl Planner<'_> {
         let newest = match seen.newest {
             Some(newest) => format!(
                 "the newest transaction in it, {}, committed at {}",
-                newest.xid, newest.time
+                newest.xid,
+                precise_time(newest.time)
             ),
             None => format!(
                 "it holds no commit after backup {}, which ended at {}",
                 way.backup.id,
-                way.backup.data_end()
+                precise_time(way.backup.data_end())
             ),
         };
         match &self.target.point {
-            Point::Time(time) => format!("time {time} is after the end of the archive: {newest}"),
+            Point::Time(time) => format!(
+                "time {} is after the end of the archive: {newest}",
+                precise_time(*time)
+            ),
             Point::Lsn(lsn) => format!(
                 "LSN {lsn} is after the end of the archive, which ends before WAL segment {}: {newest}",
                 way.missing()
@@ -255,6 +261,6 @@ fn newest(points: &[(ServerText, Timestamp)]) -> String {
 fn shown(points: &[(ServerText, Timestamp)]) -> String {
     let shown = points
         .iter()
-        .map(|(name, time)| format!("{name:?} ({time})"));
+        .map(|(name, time)| format!("{name:?} ({})", precise_time(*time)));
     shown.collect::<Vec<_>>().join(", ")
 }

@@ -13,6 +13,7 @@ use super::target::Point;
 use super::way::Way;
 use crate::archive::Sought;
 use crate::failure::Failure as _;
+use crate::output::look::precise_time;
 use crate::repository::BackupEntry;
 
 impl Planner<'_> {
@@ -38,7 +39,7 @@ impl Planner<'_> {
                 self.target.point,
                 backup.id,
                 backup.stop_lsn,
-                backup.data_end()
+                precise_time(backup.data_end())
             ),
             nearest: self.hint([Hint::end_of(backup)])?,
         })
@@ -113,7 +114,7 @@ impl Planner<'_> {
         let time = found
             .hit
             .time
-            .map_or_else(String::new, |time| format!(" at {time}"));
+            .map_or_else(String::new, |time| format!(" at {}", precise_time(time)));
         Ok(Unreachable {
             reason: format!("{} was rolled back{time}", self.target.point),
             nearest: self.hint([Hint::of(Point::Lsn(position)), Hint::end_of(way.backup)])?,

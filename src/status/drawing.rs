@@ -12,6 +12,7 @@ use super::timelines::{Reason, Timeline};
 use super::{Backup, Status};
 use crate::output::look;
 use crate::repository::BackupKind;
+use crate::restore::window::Span;
 
 /// Columns before the drawing.
 const MARGIN: usize = 13;
@@ -49,7 +50,7 @@ impl Cell {
 
 /// What the letters of a drawing mean.
 pub const LEGEND: &str =
-    "F full backup  D delta  ━ every moment can be restored  ─ WAL only  × WAL is missing";
+    "F full  D delta  ━ every moment can be restored  ─ WAL only  × missing  └ branch";
 
 /// The lines of a drawing that is as wide as the terminal; none where no time is known.
 pub fn lines(status: &Status) -> Vec<String> {
@@ -126,8 +127,10 @@ fn cells(status: &Status, timeline: &Timeline, scale: &Scale) -> Vec<Cell> {
             mark(from, to, Cell::Wal);
         }
     }
-    for span in { status.reachable.iter() }.filter(|span| span.timeline == timeline.timeline) {
-        mark(span.from, span.to.unwrap_or(span.from), Cell::Reachable);
+    for (from, to) in { status.reachable.iter() }
+        .filter_map(|span| on_timeline(span, timeline.timeline, &status.timelines))
+    {
+        mark(from, to, Cell::Reachable);
     }
     for gap in &timeline.gaps {
         if let Some(at) = gap.after.or(gap.before) {
@@ -148,6 +151,23 @@ fn cells(status: &Status, timeline: &Timeline, scale: &Scale) -> Vec<Cell> {
         mark(backup.stop_time, backup.stop_time, cell);
     }
     cells
+}
+
+/// The part of a span that lies on a timeline: a span of a branch begins on the timelines that it left.
+fn on_timeline(span: &Span, wanted: u32, timelines: &[Timeline]) -> Option<(Timestamp, Timestamp)> {
+    let (mut number, mut end) = (span.timeline, span.to.unwrap_or(span.from));
+    // Parents have smaller numbers, so that this ends.
+    loop {
+        let timeline = timelines.iter().find(|it| it.timeline == number)?;
+        let begin = timeline
+            .switch_time
+            .map_or(span.from, |at| at.max(span.from));
+        if number == wanted {
+            return (begin <= end).then_some((begin, end));
+        }
+        end = end.min(timeline.switch_time?);
+        number = timeline.parent_timeline.filter(|parent| *parent < number)?;
+    }
 }
 
 /// The cells, with a corner where the timeline left its parent.

@@ -10,6 +10,9 @@ use crate::output::look::{counted, duration, time};
 use crate::repository::Catalog;
 use crate::repository::reports::ReportResult;
 
+/// Segments that may wait before somebody should look.
+pub const MOST_WAITING: u64 = 10;
+
 /// How old things may be.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
@@ -49,6 +52,7 @@ pub(super) fn problems(status: &Status, catalog: &Catalog, limits: &Limits) -> V
     backups(status, catalog, &mut problems);
     gaps(status, &mut problems);
     reports(status, &mut problems);
+    archiving(status, &mut problems);
     if let Some(mirror) = &status.mirror
         && let Some(since) = mirror.since
     {
@@ -151,6 +155,23 @@ fn backups(status: &Status, catalog: &Catalog, problems: &mut Vec<Problem>) {
                 counted(backup.corrupt_blocks as u64, "block")
             ),
             "the server's disk or memory may be failing: `walhalla backup-show` names the blocks",
+        ));
+    }
+}
+
+fn archiving(status: &Status, problems: &mut Vec<Problem>) {
+    let archiving = &status.archiving;
+    if let Some(file) = &archiving.failing {
+        problems.push(critical(
+            format!("archive_command fails on {file}"),
+            "the server's log has its message; `walhalla check PGDATA` looks for the cause",
+        ));
+    }
+    let waiting = archiving.ready_segments.unwrap_or(0);
+    if waiting > MOST_WAITING {
+        problems.push(warning(
+            format!("{} wait to be archived", counted(waiting, "segment")),
+            "archiving does not keep up, or has just begun: look again, and at the server's log",
         ));
     }
 }

@@ -24,6 +24,7 @@ use crate::repository::reports::{KEPT_OF_A_KIND, Report, ReportKind, ReportResul
 use crate::repository::{BackupEntry, BackupId, BackupKind, Catalog, Repository};
 use crate::restore;
 use crate::restore::window::{Span, Window, spans, windows};
+use crate::server::conditions::Archiver;
 use judge::{Problem, Severity};
 use timelines::{Timeline, timelines};
 
@@ -173,6 +174,8 @@ pub struct Archiving {
     pub ready_segments: Option<u64>,
     /// Failures that the server counted (`pg_stat_archiver`), where it could be asked.
     pub failures: Option<i64>,
+    /// The file on which `archive_command` failed last, if it has not succeeded since.
+    pub failing: Option<String>,
     /// The newest segment in the store.
     pub last_segment: Option<SegmentName>,
     /// When the store received it, by the store's clock.
@@ -210,8 +213,8 @@ pub struct OwedToMirror {
 pub struct Surroundings {
     /// Segments that wait on this host.
     pub ready_segments: Option<u64>,
-    /// Failures that the server counted.
-    pub failures: Option<i64>,
+    /// What the server's archiver did.
+    pub archiver: Option<Archiver>,
     /// The second store, and what it is owed.
     pub mirror: Option<(String, Vec<RecordedDebt>)>,
 }
@@ -328,7 +331,8 @@ fn archiving(timelines: &[Timeline], around: &Surroundings, now: Timestamp) -> A
     let last = newest.and_then(|timeline| timeline.newest);
     Archiving {
         ready_segments: around.ready_segments,
-        failures: around.failures,
+        failures: around.archiver.as_ref().map(|archiver| archiver.failures),
+        failing: { around.archiver.as_ref() }.and_then(|archiver| archiver.failing.clone()),
         last_segment: newest.and_then(|timeline| timeline.last_segment),
         last_archived_time: last,
         age_seconds: last.map(|last| seconds_since(last, now)),

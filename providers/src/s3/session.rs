@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::profile::{self, ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::Client;
@@ -217,10 +218,16 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         });
         loader = loader.http_client(client);
     }
-    must_have_profile(settings).await?;
+    let files = profile_files();
+    loader = loader.profile_files(files.clone());
+    must_have_profile(settings, &files).await?;
     if let Some(name) = &settings.s3.profile {
-        let credentials = ProfileFileCredentialsProvider::builder().profile_name(name);
-        let region = ProfileFileRegionProvider::builder().profile_name(name);
+        let credentials = ProfileFileCredentialsProvider::builder()
+            .profile_files(files.clone())
+            .profile_name(name);
+        let region = ProfileFileRegionProvider::builder()
+            .profile_files(files)
+            .profile_name(name);
         let loader = loader
             .profile_name(name)
             .credentials_provider(credentials.build());
@@ -234,19 +241,41 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         // Beside an endpoint of its own nobody runs the instance service that the chain would ask
         // for a region, and wait for, last.
         let region = RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
-            .or_else(ProfileFileRegionProvider::new())
+            .or_else(
+                ProfileFileRegionProvider::builder()
+                    .profile_files(files)
+                    .build(),
+            )
             .or_else(FALLBACK_REGION);
         loader = loader.region(region);
     }
     Ok(loader.load().await)
 }
 
+/// Where profiles are looked for. A server that was started without HOME, as by `pg_ctlcluster`, has one all the same: its
+/// user's.
+fn profile_files() -> ProfileFiles {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let home = std::env::home_dir().filter(|_| !is_set("HOME"));
+    let in_home = |variable: &str, name: &str| {
+        let home = home.as_ref().filter(|_| !is_set(variable));
+        let path = home.map(|home| home.join(".aws").join(name));
+        path.filter(|path| path.exists())
+    };
+    let files = ProfileFiles::builder();
+    let files = match in_home("AWS_CONFIG_FILE", "config") {
+        Some(path) => files.with_file(ProfileFileKind::Config, path),
+        None => files.include_default_config_file(true),
+    };
+    let files = match in_home("AWS_SHARED_CREDENTIALS_FILE", "credentials") {
+        Some(path) => files.with_file(ProfileFileKind::Credentials, path),
+        None => files.include_default_credentials_file(true),
+    };
+    files.build()
+}
+
 /// Refuses a profile that no file has. The SDK would pass it over, and ask the network for credentials again and again.
-#[expect(
-    clippy::default_trait_access,
-    reason = "the crate with the type is none of this one's dependencies"
-)]
-async fn must_have_profile(settings: &StoreSettings) -> Result<()> {
+async fn must_have_profile(settings: &StoreSettings, files: &ProfileFiles) -> Result<()> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let name = match &settings.s3.profile {
         Some(name) => Some(name.clone()),
@@ -258,7 +287,7 @@ async fn must_have_profile(settings: &StoreSettings) -> Result<()> {
         return Ok(());
     };
     let (fs, env) = (Fs::real(), Env::real());
-    match profile::load(&fs, &env, &Default::default(), None).await {
+    match profile::load(&fs, &env, files, None).await {
         Ok(known) if known.get_profile(&name).is_none() => {
             let mut known: Vec<String> = known.profiles().map(str::to_owned).collect();
             known.sort();
