@@ -18,13 +18,15 @@
 //! <system identifier>/reports/<kind>/<second>-<run>.json   how a verification or a drill ended
 //! ```
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
 use walhalla_postgres::{SegmentName, SystemIdentifier, TimelineId, WalFileName};
 use walhalla_providers::ObjectKey;
 
 use super::entry::{BackupId, BackupSecond};
 use super::marks::{Mark, Permanence};
 use super::owed::{MirrorId, Owed};
-use super::reports::{ReportId, ReportKind};
 use crate::pipeline::Packing;
 
 /// What an object of a cluster is, as its key says. [`Layout::key`] spells it and [`Layout::parse`] reads it back.
@@ -72,6 +74,26 @@ pub struct TailObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RunId(u64);
 
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReportKind {
+    /// `walhalla verify`
+    Verify,
+    /// `walhalla wal-verify`
+    WalVerify,
+    /// `walhalla drill`
+    Drill,
+}
+
+/// What tells reports of one kind from each other. The later of two is the greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReportId {
+    /// When the work began, in whole seconds.
+    time: Timestamp,
+    run: RunId,
+}
+
 /// Segments of one timeline that were dropped one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DroppedSegments {
@@ -88,6 +110,58 @@ pub enum TailPart {
     Log,
     /// The bytes from the first to before the second place in the segment.
     Piece(u32, u32),
+}
+
+impl ReportKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Verify, Self::WalVerify, Self::Drill];
+}
+
+impl std::fmt::Display for ReportKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Verify => "verify",
+            Self::WalVerify => "wal-verify",
+            Self::Drill => "drill",
+        })
+    }
+}
+
+impl std::str::FromStr for ReportKind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|kind| kind.to_string() == text).ok_or(())
+    }
+}
+
+impl ReportId {
+    /// A new one of a run that began at `time`.
+    pub fn new(time: Timestamp) -> Self {
+        Self {
+            time: Timestamp::from_second(time.as_second()).unwrap_or(time),
+            run: RunId::random(),
+        }
+    }
+}
+
+impl std::fmt::Display for ReportId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.time.strftime(REPORT_TIME), self.run)
+    }
+}
+
+impl std::str::FromStr for ReportId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (time, run) = text.split_once('-').ok_or(())?;
+        let time = jiff::civil::DateTime::strptime(REPORT_TIME, time).map_err(drop)?;
+        let time = time.to_zoned(TimeZone::UTC).map_err(drop)?.timestamp();
+        let run = run.parse()?;
+        Ok(Self { time, run })
+    }
 }
 
 impl DroppedSegments {
@@ -214,6 +288,8 @@ pub struct Object {
 
 /// What follows a segment's name in the folder of its tail.
 const TAIL_SUFFIX: &str = ".tail/";
+/// How a report's name tells its time.
+const REPORT_TIME: &str = "%Y%m%dT%H%M%SZ";
 
 impl Object {
     /// The key without the suffixes of its packing: what the object is, however it is packed.
@@ -566,7 +642,7 @@ mod tests {
         match fastrand::u32(..12) {
             11 => {
                 let kind = fastrand::choice(ReportKind::ALL).unwrap();
-                let time = jiff::Timestamp::from_second(fastrand::i64(0..4_000_000_000)).unwrap();
+                let time = Timestamp::from_second(fastrand::i64(0..4_000_000_000)).unwrap();
                 Key::Report(kind, ReportId::new(time))
             }
             10 => Key::Owed(MirrorId::of("a"), Owed::Backup(id())),

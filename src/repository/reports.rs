@@ -7,17 +7,14 @@
 //! Each report is an object of its own, created once and never changed. A deletion keeps the newest [`KEPT_OF_A_KIND`] of each
 //! kind. Nothing that restores or deletes data depends on a report: one that cannot be read is skipped.
 
-use std::fmt;
-use std::str::FromStr;
-
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use walhalla_providers::{Error as StoreError, ObjectInfo, PutMode};
 
 use super::Repository;
 use super::entry::BackupId;
-use super::layout::{Key, Layout, RunId};
+use super::layout::{Key, Layout};
+pub use super::layout::{ReportId, ReportKind};
 
 /// The format of a report.
 const FORMAT: u32 = 1;
@@ -27,28 +24,6 @@ pub const KEPT_OF_A_KIND: usize = 20;
 const REPORT_LIMIT_BYTES: u64 = 1 << 20;
 /// Reports that are read at the same time.
 const READ_AT_A_TIME: usize = 16;
-/// How a report's name tells its time.
-const TIME: &str = "%Y%m%dT%H%M%SZ";
-
-/// What a report is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ReportKind {
-    /// `walhalla verify`
-    Verify,
-    /// `walhalla wal-verify`
-    WalVerify,
-    /// `walhalla drill`
-    Drill,
-}
-
-/// What tells reports of one kind from each other. The later of two is the greater.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReportId {
-    /// When the work began, in whole seconds.
-    time: Timestamp,
-    run: RunId,
-}
 
 /// How something ended that looked for problems.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -98,58 +73,6 @@ pub struct DrillReport {
     pub target: String,
     /// The time of the last restored commit; `None` where nothing was replayed that has one.
     pub reached_time: Option<Timestamp>,
-}
-
-impl ReportKind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Verify, Self::WalVerify, Self::Drill];
-}
-
-impl fmt::Display for ReportKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Verify => "verify",
-            Self::WalVerify => "wal-verify",
-            Self::Drill => "drill",
-        })
-    }
-}
-
-impl FromStr for ReportKind {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|kind| kind.to_string() == text).ok_or(())
-    }
-}
-
-impl ReportId {
-    /// A new one of a run that began at `time`.
-    pub fn new(time: Timestamp) -> Self {
-        Self {
-            time: Timestamp::from_second(time.as_second()).unwrap_or(time),
-            run: RunId::random(),
-        }
-    }
-}
-
-impl fmt::Display for ReportId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.time.strftime(TIME), self.run)
-    }
-}
-
-impl FromStr for ReportId {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (time, run) = text.split_once('-').ok_or(())?;
-        let time = jiff::civil::DateTime::strptime(TIME, time).map_err(drop)?;
-        let time = time.to_zoned(TimeZone::UTC).map_err(drop)?.timestamp();
-        let run = run.parse()?;
-        Ok(Self { time, run })
-    }
 }
 
 impl ReportResult {
