@@ -35,6 +35,10 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Flags of every command")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct Global {
     /// Settings file [default: /etc/walhalla/walhalla.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
@@ -945,7 +949,9 @@ fn age(text: &str) -> Result<jiff::SignedDuration, String> {
         span.to_duration(jiff::SpanRelativeTo::days_are_24_hours())
             .ok()
     };
-    let age = seconds.or_else(units).filter(|age| age.is_positive());
+    let age = seconds
+        .or_else(units)
+        .filter(jiff::SignedDuration::is_positive);
     age.ok_or_else(|| format!("{text:?} is no length of time (90s, 15min, 26h and 2d are)"))
 }
 

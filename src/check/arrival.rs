@@ -90,14 +90,14 @@ impl Arrival<'_> {
                 let target = NewFile::create(&path).map_err(|error| output::chain(&error))?;
                 match fetcher.fetch(WalFileName::Segment(segment), target) {
                     Err(error) if error.is_locked() => return Ok(Compared::Sealed),
-                    fetched => fetched.map_err(|error| output::chain(&error))?,
+                    ended => ended.map_err(|error| output::chain(&error))?,
                 }
                 let own = self
                     .pgdata
                     .join(self.control.version.wal_folder())
                     .join(segment.to_string());
                 match (std::fs::read(own), std::fs::read(&path)) {
-                    (Ok(own), Ok(fetched)) if own != fetched => {
+                    (Ok(own), Ok(copy)) if own != copy => {
                         Err("what was fetched is not what the server has".to_owned())
                     }
                     (Err(_), _) => Ok(Compared::Recycled),

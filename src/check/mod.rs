@@ -46,6 +46,10 @@ pub enum State {
     Failed,
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "objects are shown where they are named: paths, texts and numbers"
+)]
 impl Finding {
     /// A check that came out well.
     pub fn ok(check: &'static str, object: impl ToString) -> Self {

@@ -40,7 +40,7 @@ pub(super) fn run(context: &Context, arguments: PlanRestore) -> Result<Outcome, 
         plan.warn();
         return show(context, &repository, &options, (&plan, None));
     };
-    let prepared = prepare(context, &repository, pgdata, &options);
+    let prepared = prepare(context, &repository, &pgdata, &options);
     let prepared = reported(context, &options, prepared)?;
     let host = foresee(
         &repository,

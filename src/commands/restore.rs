@@ -1,7 +1,7 @@
 //! `walhalla restore PGDATA`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
 
@@ -41,7 +41,7 @@ pub(super) struct Prepared {
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let Restore { pgdata, options } = arguments;
     let repository = context.repository(&options.plan.cluster)?;
-    let prepared = prepare(context, &repository, pgdata, &options)?;
+    let prepared = prepare(context, &repository, &pgdata, &options)?;
     let planned = || planned(context, &repository, &options);
     let Prepared {
         plan,
@@ -101,10 +101,10 @@ pub(super) fn planned(
 pub(super) fn prepare(
     context: &Context,
     repository: &Repository,
-    pgdata: PathBuf,
+    pgdata: &Path,
     options: &RestoreOptions,
 ) -> Result<Prepared, Error> {
-    let pgdata = super::absolute(&pgdata)?;
+    let pgdata = super::absolute(pgdata)?;
     // Recovery's settings name what is beside it.
     check_utf8("the data directory", &pgdata)?;
     let on_demand = (options.standby || options.wal == WalMode::OnDemand)

@@ -158,13 +158,13 @@ pub(super) fn span_in_words(span: &Span) -> String {
             span.timeline
         ),
         // It begins and ends within one second.
-        Some(to) if begin > to => between(exact_time(span.from), exact_time(to), span),
-        Some(to) => between(time(begin), time(to), span),
+        Some(to) if begin > to => between(&exact_time(span.from), &exact_time(to), span),
+        Some(to) => between(&time(begin), &time(to), span),
     };
     format!("{window}{missing}")
 }
 
-fn between(from: String, to: String, span: &Span) -> String {
+fn between(from: &str, to: &str, span: &Span) -> String {
     format!(
         "any moment from {from} to {to} can be reached on timeline {}",
         span.timeline

@@ -112,7 +112,7 @@ pub fn foresee(
 }
 
 fn room(need: Need) -> Option<Room> {
-    let facts = rustix::fs::statvfs(&existing(&need.path)).ok()?;
+    let facts = rustix::fs::statvfs(existing(&need.path)).ok()?;
     Some(Room {
         path: need.path,
         needed_bytes: need.bytes,

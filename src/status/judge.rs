@@ -80,7 +80,7 @@ fn ages(status: &Status, limits: &Limits, problems: &mut Vec<Problem>) {
     }
     match (&status.newest_full_backup, limits.max_full_age) {
         (None, Some(_)) if status.newest_backup.is_some() => {
-            problems.push(critical("no full backup can be restored".to_owned(), take))
+            problems.push(critical("no full backup can be restored".to_owned(), take));
         }
         (Some(newest), Some(max)) => too_old("full backup", newest, max, problems),
         (_, _) => {}

@@ -217,7 +217,7 @@ fn switch_time(archive: &Archive, history: &History) -> Result<Option<Timestamp>
         let ends = resolved.summary.transactions.iter();
         let earlier =
             ends.filter(|end| end.lsn < parent.switch_lsn && end.outcome == End::Committed);
-        earlier.map(|end| end.time).last()
+        earlier.map(|end| end.time).next_back()
     })?;
     Ok(last.found())
 }

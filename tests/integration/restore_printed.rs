@@ -311,7 +311,7 @@ fn what_a_terminal_would_obey_is_never_printed() {
     let is_obeyed = |letter: char| letter != '\n' && (letter.is_control() || letter == '\u{202e}');
     let there = made.area.path("restored");
     for args in [
-        vec!["backup-list"],
+        vec!["backup-list", "--wide"],
         vec!["backup-list", "--json"],
         vec!["backup-show", "LATEST"],
         vec!["backup-show", "LATEST", "--json"],

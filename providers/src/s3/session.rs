@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
-use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::profile::{self, ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -254,7 +254,7 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
 
 /// Where profiles are looked for. A server that was started without HOME, as by `pg_ctlcluster`, has one all the same: its
 /// user's.
-fn profile_files() -> ProfileFiles {
+fn profile_files() -> EnvConfigFiles {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let home = std::env::home_dir().filter(|_| !is_set("HOME"));
     let in_home = |variable: &str, name: &str| {
@@ -262,20 +262,20 @@ fn profile_files() -> ProfileFiles {
         let path = home.map(|home| home.join(".aws").join(name));
         path.filter(|path| path.exists())
     };
-    let files = ProfileFiles::builder();
+    let files = EnvConfigFiles::builder();
     let files = match in_home("AWS_CONFIG_FILE", "config") {
-        Some(path) => files.with_file(ProfileFileKind::Config, path),
+        Some(path) => files.with_file(EnvConfigFileKind::Config, path),
         None => files.include_default_config_file(true),
     };
     let files = match in_home("AWS_SHARED_CREDENTIALS_FILE", "credentials") {
-        Some(path) => files.with_file(ProfileFileKind::Credentials, path),
+        Some(path) => files.with_file(EnvConfigFileKind::Credentials, path),
         None => files.include_default_credentials_file(true),
     };
     files.build()
 }
 
 /// Refuses a profile that no file has. The SDK would pass it over, and ask the network for credentials again and again.
-async fn must_have_profile(settings: &StoreSettings, files: &ProfileFiles) -> Result<()> {
+async fn must_have_profile(settings: &StoreSettings, files: &EnvConfigFiles) -> Result<()> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let name = match &settings.s3.profile {
         Some(name) => Some(name.clone()),
