@@ -95,7 +95,7 @@ impl Gapped {
 #[test]
 fn an_old_gap_is_not_blamed_for_a_target_that_it_does_not_hide() {
     let gapped = Gapped::make();
-    let end = "none of the --target options (the end of the archive)";
+    let end = "everything that is archived, without a --target option";
     let late_xid = gapped.late.xid.as_str();
 
     let (reason, nearest) = gapped.unreachable(&["--target-time", "2099-01-01 00:00:00+00"]);

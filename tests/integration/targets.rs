@@ -359,7 +359,7 @@ impl Judge<'_> {
         let Some(nearest) = plan["nearest"].as_str() else {
             return Ok(());
         };
-        let args = if nearest.starts_with("none of the --target options") {
+        let args = if nearest.starts_with("everything that is archived") {
             vec!["--target-timeline".to_owned(), target.timeline.clone()]
         } else if nearest.contains("--target-timeline") {
             words(nearest)
