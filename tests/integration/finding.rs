@@ -215,7 +215,8 @@ fn find_tells_drops_truncations_and_rewrites_apart() {
     assert!(
         drops
             .iter()
-            .filter(|detail| detail.starts_with("dropped a relation without a known name in postgres (1663/"))
+            .filter(|detail| detail
+                .starts_with("dropped a relation without a known name in postgres (1663/"))
             .count()
             == 1,
         "{drops:#?}"
