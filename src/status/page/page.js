@@ -1860,7 +1860,8 @@
       if (kind && event.raw.kind !== kind) return false;
       const text =
         `${event.raw.detail} ${eventWord(event.raw.kind)} ${event.at === null ? '' : timeText(event.at)} ${event.raw.xid}`.toLowerCase();
-      return words.every((word) => text.includes(word));
+      // What has no known name may be what is looked for.
+      return event.raw.detail.includes('without a known name') || words.every((word) => text.includes(word));
     });
   }
 
@@ -2244,6 +2245,11 @@
     byId('lane').addEventListener('change', ({ target }) =>
       go(state.moment, state.model.laneOf.get(Number(target.value))),
     );
+    // The command for the newest moment would be the wrong one to copy: it restores what is there after the drop.
+    byId('find-event').addEventListener('click', () => {
+      const drop = state.model.events.find((event) => String(event.raw.kind).startsWith('drop'));
+      if (drop) chooseEvent(drop);
+    });
     byId('copy').addEventListener('click', copyCommand);
     byId('look').addEventListener('click', () => show(state.moment - HOUR / 2, state.moment + HOUR / 2));
     byId('release').addEventListener('click', () => {
