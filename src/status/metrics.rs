@@ -101,7 +101,28 @@ pub fn page(statuses: &[Status]) -> String {
     }
     register_archiving(&mut registry, ready, archived, failures);
     register(&mut registry, statuses);
-    text_of(&registry)
+    with_whole_names(&text_of(&registry))
+}
+
+/// The same page as the textfile collector reads it: there the help and the type of a counter stand at its whole name, and in
+/// OpenMetrics at the name without `_total`.
+fn with_whole_names(page: &str) -> String {
+    let counters: Vec<&str> = { page.lines() }
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter"))
+        .collect();
+    let lines = page.lines().map(|line| {
+        let is_of = |name: &&&str| {
+            let words: Vec<&str> = line.splitn(4, ' ').collect();
+            words.first() == Some(&"#") && words.get(2) == Some(*name)
+        };
+        let counter = counters.iter().find(is_of);
+        let line = counter.map_or_else(
+            || line.to_owned(),
+            |name| line.replacen(name, &format!("{name}_total"), 1),
+        );
+        format!("{line}\n")
+    });
+    lines.collect()
 }
 
 /// Registers what is known of archiving: by the daemon, or by a status.
@@ -324,4 +345,17 @@ fn length(newest: &Newest) -> f64 {
 
 fn integer(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_has_its_help_where_the_textfile_collector_looks() {
+        let page =
+            "# HELP a_b Of a b.\n# TYPE a_b counter\na_b_total 1\n# TYPE a_bc gauge\na_bc 2\n";
+        let expected = "# HELP a_b_total Of a b.\n# TYPE a_b_total counter\na_b_total 1\n# TYPE a_bc gauge\na_bc 2\n";
+        assert_eq!(with_whole_names(page), expected);
+    }
 }

@@ -238,11 +238,7 @@ fn metrics_are_those_that_rules_dashboard_and_book_name() {
 
     let help = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let printed: BTreeSet<String> = help
-        .filter_map(|line| {
-            let (name, kind) = line.split_once(' ')?;
-            let suffix = if kind == "counter" { "_total" } else { "" };
-            Some(format!("{name}{suffix}"))
-        })
+        .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
         .collect();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (file, must_name_all) in [
