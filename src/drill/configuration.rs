@@ -1,9 +1,9 @@
 //! The configuration of a drill's server.
 //!
 //! The server reads `postgresql.conf`, `pg_hba.conf` and `pg_ident.conf` of the drill, and of `postgresql.auto.conf` what says
-//! how to recover. The original's settings are read by the drill, which carries over those of a short list ([`CARRIED`]): what
+//! how to recover. The original's settings are read by the drill, which carries over those of a short list (`CARRIED`): what
 //! replay and queries need. So no setting that leads outside is forgotten: it is not on the list. What must hold whatever the
-//! files say is on the server's command line ([`pinned`]), which wins over every file.
+//! files say is on the server's command line (`pinned`), which wins over every file.
 //!
 //! `hot_standby` is off, as a drill waits for the end of recovery. Then PostgreSQL does not demand that `max_worker_processes`
 //! is as great as the original's (xlogrecovery.c, `CheckRequiredParameterValues`), and the drill sets it to 0: no background
