@@ -152,7 +152,7 @@ fn only_a_directory_that_is_proven_to_be_the_clusters_is_restored_over() {
     let before = std::fs::read_dir(&foreign.data).unwrap().count();
     over(foreign.data.to_str().unwrap())
         .exits_with(1)
-        .says(&["it belongs to the cluster"]);
+        .says(&["it belongs to cluster"]);
     assert_eq!(std::fs::read_dir(&foreign.data).unwrap().count(), before);
     // A server in single-user mode, and one of which nothing is known.
     let pid_file = foreign.data.join("postmaster.pid");

@@ -274,7 +274,7 @@ fn a_directory_that_is_in_the_way_is_told_apart() {
     let refused = spaced.walhalla.run(&plain).exits_with(1);
     let refused = refused.says(&[
         "is not empty",
-        "a data directory of the cluster",
+        "a data directory of cluster",
         "uses it (process",
         "name another directory",
     ]);

@@ -108,7 +108,7 @@ fn wal_fetch_cannot_tell_from_an_empty_mount_point() {
     let (outcome, fetched) = archive.segments.fetch(&walhalla, archive.name());
     outcome
         .exits_with(200)
-        .says(&["holds nothing of the cluster", "hint:"]);
+        .says(&["holds nothing of cluster", "hint:"]);
     assert!(fetched.is_none());
 }
 
