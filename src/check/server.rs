@@ -32,6 +32,8 @@ pub struct Learned<'a> {
     pub rights: Rights,
     /// What its archiver did.
     pub archiver: Archiver,
+    /// Whether it runs in `pgdata`.
+    pub is_own: bool,
     /// Segments that wait for it.
     pub waiting: u64,
     /// The clock of this host when it answered.
@@ -149,11 +151,14 @@ impl Learned<'_> {
             Some(command) => command,
         };
         match misfit(command) {
-            None => self.ok(check).noting(command),
+            None => self.ok(check).noting(without_values(command)),
             Some(Misfit::Else(what)) => {
+                let command = without_values(command);
                 self.failed(check, format!("{what}: {command}\nset {}", wanted()))
             }
-            Some(Misfit::Unclear(what)) => self.warning(check, format!("{what}: {command}")),
+            Some(Misfit::Unclear(what)) => {
+                self.warning(check, format!("{what}: {}", without_values(command)))
+            }
         }
     }
 
@@ -278,6 +283,21 @@ impl Learned<'_> {
     }
 }
 
+/// A command without the values of its variables: there may be secrets among them.
+fn without_values(command: &str) -> String {
+    let shown = command.split(' ').map(|word| match word.split_once('=') {
+        Some((name, _))
+            if name
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte == b'_') =>
+        {
+            format!("{name}=********")
+        }
+        _ => word.to_owned(),
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
 /// Why a command is not what it should be.
 #[derive(Debug, PartialEq, Eq)]
 enum Misfit {
@@ -357,6 +377,13 @@ mod tests {
         assert!(what("walhalla wal-push %p").contains("without its folder"));
         assert!(what("/nowhere/walhalla wal-push %p").contains("cannot be run"));
         assert!(what("/usr/local/bin/archive wal-push %p").contains("names no program"));
+    }
+
+    #[test]
+    fn values_of_variables_are_not_shown() {
+        let command = "AWS_SECRET_ACCESS_KEY=s3cret A=1 /x/walhalla --set=a=b wal-push %p";
+        let shown = "AWS_SECRET_ACCESS_KEY=******** A=******** /x/walhalla --set=a=b wal-push %p";
+        assert_eq!(without_values(command), shown);
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub(super) fn run(context: &Context, arguments: &Check) -> Result<Outcome, Error
         mirror = Some((url, debts(context, &session, id)?));
     }
     match &arguments.pgdata {
+        _ if arguments.read_only => groups.push(readable(context, &session)?),
         Some(pgdata) => groups.extend(of_server(context, arguments, &session, pgdata)?),
-        None if arguments.read_only => groups.push(readable(context, &session)?),
         None => tracing::info!(
             "the server was not checked: name its data directory, `walhalla check PGDATA`"
         ),
@@ -176,9 +176,14 @@ fn of_server(
     let pgdata = super::absolute(pgdata)?;
     let control = control_file::read(&pgdata)?;
     let mut groups = vec![of_host(context, &pgdata, control.segment_size.bytes())];
-    let connected = session.wait(Server::connect(&pgdata));
-    let mut server = match connected {
-        Ok(server) => server,
+    let connected = session
+        .wait(Server::connect(&pgdata))
+        .and_then(|mut server| {
+            let learned = learn(context, session, &mut server, &pgdata)?;
+            Ok((server, learned))
+        });
+    let (mut server, learned) = match connected {
+        Ok(connected) => connected,
         Err(error) => {
             let hint = error.hint().map(|hint| format!("\n{hint}"));
             let what = format!("{}{}", output::chain(&error), hint.unwrap_or_default());
@@ -189,9 +194,8 @@ fn of_server(
             return Ok(groups);
         }
     };
-    let learned = learn(context, session, &mut server, &pgdata)?;
     let mut checks = learned.findings();
-    let is_own = session.wait(server.runs_in(&pgdata))?;
+    let is_own = learned.is_own;
     if !is_own || learned.facts.system_identifier != control.system_identifier {
         checks.insert(0, Finding::failed(
             "connect",
@@ -208,7 +212,7 @@ fn of_server(
         title: format!("server {}", learned.place),
         checks,
     });
-    if archives && may_switch && !arguments.no_switch && !arguments.read_only {
+    if archives && may_switch && !arguments.no_switch {
         let repository = Repository::new(
             session.clone(),
             context.settings.identities.clone(),
@@ -274,6 +278,7 @@ fn learn<'a>(
         settings: session.wait(server.settings())?,
         rights: session.wait(server.rights())?,
         archiver: session.wait(server.archiver())?,
+        is_own: session.wait(server.runs_in(pgdata))?,
         waiting: waiting.map_or(0, |waiting| waiting.len() as u64),
         now,
         is_sealed: encrypts && !context.settings.identities.are_set(),

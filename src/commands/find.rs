@@ -18,7 +18,7 @@ use crate::cli;
 use crate::error::Error;
 use crate::find::{Find, Query, Relation, Relations, What, find};
 use crate::output::{self, look};
-use crate::repository::{BackupEntry, BackupId, Repository};
+use crate::repository::{BackupEntry, BackupId};
 use crate::restore::target::shell_bytes;
 use crate::restore::window::{usable_end, windows};
 
@@ -60,7 +60,10 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
         into: &arguments.into,
         cluster: &arguments.cluster,
     };
-    let rows = rows(context, &repository, &Query::from(arguments), printed)?;
+    let backups = repository.usable_backups()?;
+    let archive = Archive::new(&repository, &backups, context.reading())?.with_tails(Tails::Used);
+    let query = Query::from(arguments);
+    let rows = rows(context, &archive, &backups, &query, printed)?;
     if context.global.json {
         output::json(&rows)?;
     } else if rows.is_empty() {
@@ -68,16 +71,14 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
     }
     if !context.global.json {
         rows.iter().try_for_each(print)?;
-        print_end(context, &repository)?;
+        print_end(&archive, &backups)?;
     }
     Ok(Outcome::Done)
 }
 
 /// Says up to when the archive knows anything: what was done a minute ago may be on its way.
-fn print_end(context: &Context, repository: &Repository) -> Result<(), Error> {
-    let backups = repository.usable_backups()?;
-    let archive = Archive::new(repository, &backups, context.reading())?.with_tails(Tails::Used);
-    let ends = windows(&archive, &backups)?;
+fn print_end(archive: &Archive, backups: &[BackupEntry]) -> Result<(), Error> {
+    let ends = windows(archive, backups)?;
     if let Some(end) = ends.iter().filter_map(|window| window.to).max() {
         output::line(&format!(
             "the newest commit in the archive is of {}; for what happened later, run SELECT pg_switch_wal() on the server, and look again",
@@ -90,18 +91,17 @@ fn print_end(context: &Context, repository: &Repository) -> Result<(), Error> {
 /// What happened, oldest first.
 pub(super) fn rows(
     context: &Context,
-    repository: &Repository,
+    archive: &Archive,
+    backups: &[BackupEntry],
     query: &Query,
     printed: Printed,
 ) -> Result<Vec<Row>, Error> {
-    let backups = repository.usable_backups()?;
-    let archive = Archive::new(repository, &backups, context.reading())?.with_tails(Tails::Used);
-    let finds = find(&archive, &backups, query)?;
-    let relations = Relations::new(repository, &backups);
+    let finds = find(archive, backups, query)?;
+    let relations = Relations::new(archive.repository, backups);
     let commands = Commands {
         front: front(context, printed),
         beside: beside(printed.into)?,
-        archive: &archive,
+        archive,
         ends: RefCell::default(),
     };
     let rows = finds.iter().map(|find| row(find, &relations, &commands));

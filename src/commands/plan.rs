@@ -150,7 +150,8 @@ fn of_archive(plan: &Plan, commits: Commits) -> Vec<(&'static str, String)> {
             "{}, the last commit that is restored",
             look::precise_time(last)
         ),
-        None => "the end of the backup: no commit comes after it".to_owned(),
+        None if commits.has_none => "the end of the backup: no commit comes after it".to_owned(),
+        None => "a moment that cannot be told: the last commits could not be read".to_owned(),
     };
     rows.push(("ends at", end));
     rows.push(("download", bytes(report.download_bytes)));

@@ -8,13 +8,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Context, Outcome, find};
+use crate::archive::{Archive, Tails};
 use crate::cli::{Cluster, Status as Arguments};
 use crate::error::Error;
 use crate::find::Query;
 use crate::output::look::{begin, bytes, counted, duration, time};
 use crate::output::{self, Shade};
 use crate::repository::Repository;
-use crate::repository::owed::MirrorId;
 use crate::repository::reports::ReportResult;
 use crate::restore::window::Span;
 use crate::server::conditions::Archiver;
@@ -132,10 +132,18 @@ fn surroundings(
             source,
         })
     });
-    let mirror = match &context.settings.mirror {
-        // Its own URL is enough: what it is owed is told by the first store.
-        Some(url) => Some((url.clone(), repository.debts(MirrorId::of(url))?)),
-        None => None,
+    // What the mirror is owed, the first store tells; debts are named by the mirror's URL as it is opened.
+    let mirror = match context.mirror_of(repository, None) {
+        Ok(Some(mirror)) => {
+            let url = mirror.second.store_url().to_owned();
+            Some((url, repository.debts(mirror.id())?))
+        }
+        Ok(None) => None,
+        Err(error) => {
+            let why = output::chain(&error);
+            tracing::warn!("what the mirror is owed is not known: {why}");
+            None
+        }
     };
     Ok(Surroundings {
         ready_segments: ready.transpose()?.map(|ready| ready.len() as u64),
@@ -193,15 +201,17 @@ fn of_page(context: &Context, repository: &Repository, status: &Status) -> Resul
         into: Path::new(find::INTO),
         cluster: &cluster,
     };
-    let mut events = find::rows(context, repository, &query, printed)?;
+    let backups = repository.usable_backups()?;
+    let archive = Archive::new(repository, &backups, context.reading())?.with_tails(Tails::Used);
+    let mut events = find::rows(context, &archive, &backups, &query, printed)?;
     events.drain(..events.len().saturating_sub(MOST_EVENTS));
     let mut value = value(status);
     if let Some(fields) = value.as_object_mut() {
         let events = serde_json::to_value(events).expect("texts and numbers are JSON");
         fields.insert("events".to_owned(), events);
-        let newest = repository.usable_backups()?.into_iter().next_back();
+        let newest = backups.last();
         let beside = find::beside(printed.into)?;
-        let tablespaces = newest.map(|newest| find::tablespaces(&newest, &beside));
+        let tablespaces = newest.map(|newest| find::tablespaces(newest, &beside));
         let front = find::front(context, printed);
         let command = format!("{front}{}", tablespaces.unwrap_or_default());
         fields.insert("restore_command".to_owned(), command.into());

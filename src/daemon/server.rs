@@ -55,7 +55,7 @@ const PAID_EACH: Duration = Duration::from_secs(10);
 const STORE_READ_EACH: u64 = 30;
 /// How often it is looked how the archives stand, for the metrics. A large archive takes a hundred requests.
 const ARCHIVES_READ_EACH: Duration = Duration::from_mins(5);
-/// The same while nothing is known yet.
+/// The same while no server has asked for anything.
 const FIRST_READ_AFTER: Duration = Duration::from_secs(2);
 /// How long requests for a segment that is fetched may go on failing. Who asks fetches it alone then.
 const FETCH_TIME: Duration = Duration::from_secs(10);
@@ -119,6 +119,11 @@ impl Service {
     pub fn look_at_archives(&self) {
         loop {
             let clusters: Vec<Arc<Local>> = lock(&self.clusters).values().cloned().collect();
+            let pause = if clusters.is_empty() {
+                FIRST_READ_AFTER
+            } else {
+                ARCHIVES_READ_EACH
+            };
             for local in clusters {
                 match local.status() {
                     Some(Ok(status)) => {
@@ -130,12 +135,7 @@ impl Service {
                     None => {}
                 }
             }
-            let is_first = lock(&self.archives).is_empty();
-            thread::sleep(if is_first {
-                FIRST_READ_AFTER
-            } else {
-                ARCHIVES_READ_EACH
-            });
+            thread::sleep(pause);
         }
     }
 

@@ -1,5 +1,6 @@
 //! As whom PostgreSQL runs, which refuses to run as root.
 
+use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -63,6 +64,17 @@ impl Account {
             Self::Own => Ok(()),
             Self::Other { user, group, .. } => {
                 std::os::unix::fs::chown(path, Some(*user), Some(*group))
+                    .map_err(Error::local("change the owner of", path))
+            }
+        }
+    }
+
+    /// Gives an open file to this user.
+    pub(super) fn own_file(&self, file: &File, path: &Path) -> Result<(), Error> {
+        match self {
+            Self::Own => Ok(()),
+            Self::Other { user, group, .. } => {
+                std::os::unix::fs::fchown(file, Some(*user), Some(*group))
                     .map_err(Error::local("change the owner of", path))
             }
         }

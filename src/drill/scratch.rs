@@ -7,8 +7,10 @@
 //!   postgresql.conf, pg_hba.conf, pg_ident.conf, server.log
 //! ```
 
+use std::fs::File;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -80,17 +82,27 @@ impl Scratch {
         self.path.join(name)
     }
 
+    /// Makes a file that the server's user may write to. The directory is that user's, so that root follows no link there:
+    /// a name that is taken is an error.
+    pub(super) fn create(&self, name: &str, account: &Account) -> Result<(PathBuf, File), Error> {
+        let path = self.file(name);
+        let mut new = File::options();
+        new.append(true).create_new(true).mode(0o600);
+        let file = new.open(&path).map_err(Error::local("create", &path))?;
+        account.own_file(&file, &path)?;
+        Ok((path, file))
+    }
+
     /// Writes a file that the server's user reads.
     pub(super) fn write(
         &self,
         name: &str,
         text: impl AsRef<[u8]>,
         account: &Account,
-    ) -> Result<PathBuf, Error> {
-        let path = self.file(name);
-        std::fs::write(&path, text).map_err(Error::local("write", &path))?;
-        account.own(&path)?;
-        Ok(path)
+    ) -> Result<(), Error> {
+        let (path, mut file) = self.create(name, account)?;
+        let written = file.write_all(text.as_ref());
+        written.map_err(Error::local("write", path))
     }
 }
 

@@ -1,11 +1,14 @@
 //! The server of a drill.
 
 use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Error;
@@ -61,9 +64,7 @@ impl Server {
         scratch: &Scratch,
         account: &Account,
     ) -> Result<Self, Error> {
-        let log = scratch.write(LOG, "", account)?;
-        let output = File::options().append(true).open(&log);
-        let output = output.map_err(Error::local("open", &log))?;
+        let (log, output) = scratch.create(LOG, account)?;
         let errors = output.try_clone().map_err(Error::local("open", &log))?;
         let mut command = account.command(program);
         command.args([COMMAND, "--"]).arg(binaries.server());
@@ -199,9 +200,14 @@ pub(super) fn without_surroundings(command: &mut Command) -> &mut Command {
     command
 }
 
-/// The end of a log.
+/// The end of a log, which is no link: what it holds is shown to who runs the drill.
 pub(super) fn tail(path: &Path) -> String {
-    let bytes = std::fs::read(path).unwrap_or_default();
+    let no_link = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
+    let mut bytes = Vec::new();
+    let opened = File::options().read(true).custom_flags(no_link).open(path);
+    if let Err(error) = opened.and_then(|mut log| log.read_to_end(&mut bytes)) {
+        tracing::debug!("{} cannot be read: {error}", path.display());
+    }
     let from = bytes.len().saturating_sub(LOG_BYTES);
     String::from_utf8_lossy(bytes.get(from..).unwrap_or_default()).into_owned()
 }

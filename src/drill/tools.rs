@@ -1,6 +1,5 @@
 //! PostgreSQL's own programs that check a cluster.
 
-use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -63,7 +62,7 @@ pub fn amcheck(
     without_surroundings(&mut command);
     let options = SESSION.map(|(name, value)| format!("-c {name}={value}"));
     command.env("PGOPTIONS", options.join(" "));
-    run(command, &program, scratch, "pg_amcheck.log")
+    run(command, &program, (scratch, account), "pg_amcheck.log")
 }
 
 /// Checks the checksum of every page of a server that was stopped.
@@ -89,17 +88,16 @@ pub fn checksums(
     let mut command = account.command(&program);
     command.args(options).arg("-D").arg(scratch.data());
     without_surroundings(&mut command);
-    run(command, &program, scratch, "pg_checksums.log")
+    run(command, &program, (scratch, account), "pg_checksums.log")
 }
 
 fn run(
     mut command: Command,
     program: &Path,
-    scratch: &Scratch,
+    (scratch, account): (&Scratch, &Account),
     log: &str,
 ) -> Result<Verdict, Error> {
-    let log = scratch.file(log);
-    let output = File::create(&log).map_err(Error::local("create", &log))?;
+    let (log, output) = scratch.create(log, account)?;
     let errors = output.try_clone().map_err(Error::local("create", &log))?;
     let child = command
         .current_dir(scratch.path())

@@ -10,13 +10,16 @@ use jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 const COLUMNS: usize = 80;
 
 /// What the user asked of the output.
-#[derive(Clone, Debug)]
-pub struct Look {
+static ASKED: OnceLock<(Clock, Width)> = OnceLock::new();
+/// What came of it when something was first shown: an archived segment shows nothing, and reads no zone for it.
+static LOOK: OnceLock<Look> = OnceLock::new();
+
+#[derive(Debug)]
+struct Look {
     zone: TimeZone,
+    /// Columns that a line may have.
     width: Option<usize>,
 }
-
-static LOOK: OnceLock<Look> = OnceLock::new();
 
 /// In which zone times are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +39,24 @@ pub enum Width {
     Wide,
 }
 
-/// Sets how values look from now on. The first call counts.
+/// Sets how values look from now on. The first call counts; without one, times are in UTC.
 pub fn start(clock: Clock, width: Width) {
-    let zone = match clock {
-        Clock::Local => TimeZone::system(),
-        Clock::Utc => TimeZone::UTC,
-    };
-    let width = match width {
-        Width::Fitting => Some(terminal_columns()),
-        Width::Wide => None,
-    };
-    LOOK.get_or_init(|| Look { zone, width });
+    ASKED.get_or_init(|| (clock, width));
 }
 
 fn look() -> &'static Look {
-    LOOK.get_or_init(|| Look {
-        zone: TimeZone::UTC,
-        width: Some(COLUMNS),
+    LOOK.get_or_init(|| {
+        let (clock, width) = ASKED.get().copied().unwrap_or((Clock::Utc, Width::Fitting));
+        Look {
+            zone: match clock {
+                Clock::Local => TimeZone::system(),
+                Clock::Utc => TimeZone::UTC,
+            },
+            width: match width {
+                Width::Fitting => Some(terminal_columns()),
+                Width::Wide => None,
+            },
+        }
     })
 }
 

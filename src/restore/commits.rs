@@ -9,7 +9,7 @@ use walhalla_postgres::wal::event::{Event, Outcome};
 use super::Error;
 use super::plan::Plan;
 use super::target::{Bound, Point};
-use crate::archive::{Archive, Reading, Tails};
+use crate::archive::{Archive, Reading, Sought, Tails};
 use crate::repository::Repository;
 
 /// The commits of a plan's WAL.
@@ -17,8 +17,11 @@ use crate::repository::Repository;
 pub struct Commits {
     /// The first one in it.
     pub first: Option<Timestamp>,
-    /// The last one that is restored. None where the WAL has none: the restored cluster is as the backup left it.
+    /// The last one that is restored; none where the WAL has none, or none that can be read here.
     pub last: Option<Timestamp>,
+    /// Whether it is known that there is none: the restored cluster is as the backup left it.
+    #[serde(skip)]
+    pub has_none: bool,
 }
 
 /// Reads the commits of a plan from the summaries of its WAL.
@@ -44,6 +47,7 @@ pub fn commits(repository: &Repository, plan: &Plan, reading: Reading) -> Result
     Ok(Commits {
         first: first.found(),
         last: last.found(),
+        has_none: last == Sought::Nowhere,
     })
 }
 

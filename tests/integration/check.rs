@@ -1,12 +1,13 @@
 //! `walhalla check`: every right that is missing is named, and nothing is left behind.
 
 use crate::support::{
-    Area, Cluster, Outcome, Shape, Store, Walhalla, fill, give_rights_back, make_read_only,
+    Area, Cluster, Outcome, Shape, Store, Walhalla, fill, give_rights_back, host, make_read_only,
 };
 
 /// A server that archives, and a check of it.
 struct Site {
     _area: Area,
+    store: Store,
     walhalla: Walhalla,
     cluster: Cluster,
 }
@@ -20,6 +21,7 @@ impl Site {
         walhalla.archive_from(&mut cluster);
         Self {
             _area: area,
+            store,
             walhalla,
             cluster,
         }
@@ -130,21 +132,9 @@ fn a_role_without_rights_is_told_what_to_grant() {
 
 #[test]
 fn what_a_command_of_another_user_left_behind_is_named() {
-    // To make files of another user takes root.
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    assert!(host().is_root, "to make files of another user takes root");
     let site = Site::make();
-    let store = site.walhalla.run(&["config", "--json"]).succeeds().json();
-    let rows = store.as_array().unwrap();
-    let url = rows.iter().find(|row| row["key"] == "store").unwrap();
-    let folder = url["value"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("file://")
-        .unwrap();
-    let left = std::path::Path::new(folder).join("left");
-    std::fs::write(&left, "").unwrap();
+    std::fs::write(site.store.path().join("left"), "").unwrap();
     let outcome = site.check(&site.walhalla, &["--no-switch"]).exits_with(3);
     let found = said(&outcome, "files in the store");
     let what = found["problem"].as_str().unwrap();

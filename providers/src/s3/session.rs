@@ -1,5 +1,6 @@
 //! The SDK's client: how it is set up, and set up anew when its credentials have expired.
 
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -218,7 +219,10 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
         });
         loader = loader.http_client(client);
     }
-    let files = profile_files();
+    // A server that was started without HOME, as by `pg_ctlcluster`, has one all the same: its user's.
+    let has_home = std::env::var_os("HOME").is_some_and(|home| !home.is_empty());
+    let home = std::env::home_dir().filter(|_| !has_home);
+    let files = profile_files(home.as_deref());
     loader = loader.profile_files(files.clone());
     must_have_profile(settings, &files).await?;
     if let Some(name) = &settings.s3.profile {
@@ -252,13 +256,11 @@ async fn load_settings(settings: &StoreSettings) -> Result<SdkConfig> {
     Ok(loader.load().await)
 }
 
-/// Where profiles are looked for. A server that was started without HOME, as by `pg_ctlcluster`, has one all the same: its
-/// user's.
-fn profile_files() -> EnvConfigFiles {
+/// Where profiles are looked for: where the SDK looks, or in `home`, which no variable names.
+fn profile_files(home: Option<&Path>) -> EnvConfigFiles {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    let home = std::env::home_dir().filter(|_| !is_set("HOME"));
     let in_home = |variable: &str, name: &str| {
-        let home = home.as_ref().filter(|_| !is_set(variable));
+        let home = home.filter(|_| !is_set(variable));
         let path = home.map(|home| home.join(".aws").join(name));
         path.filter(|path| path.exists())
     };
@@ -344,6 +346,20 @@ fn has(known: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn profiles_are_found_in_a_home_that_no_variable_names() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        let text = "[profile minio]\nregion = us-east-1\n";
+        std::fs::write(home.path().join(".aws/config"), text).unwrap();
+        for (home, is_found) in [(Some(home.path()), true), (None, false)] {
+            let (fs, env) = (Fs::real(), Env::from_slice(&[]));
+            let known = profile::load(&fs, &env, &profile_files(home), None).await;
+            let found = known.unwrap().get_profile("minio").is_some();
+            assert_eq!(found, is_found, "{home:?}");
+        }
+    }
 
     #[test]
     fn bodies_are_signed_where_nothing_else_protects_them() {
