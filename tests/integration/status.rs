@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 struct Site {
     area: Area,
