@@ -5,7 +5,7 @@
     reason = "what a command does is said at its name in `Command`; said at its flags, clap would take it for another help"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use walhalla_postgres::{Lsn, SystemIdentifier};
@@ -67,7 +67,7 @@ pub struct Global {
     /// Say more; twice for everything
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing but errors
+    /// Say nothing but errors; of a command that does work, no result either, unless it found a problem
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Show times in UTC [default: in this machine's time zone]
@@ -855,7 +855,10 @@ pub struct Find {
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Data directory of this host's server, to see also which segments wait there
+    /// Data directory of this host's server, to see also whether it archives
+    #[arg(value_name = "PGDATA")]
+    pub directory: Option<PathBuf>,
+    /// The same
     #[arg(long, value_name = "DIR", env = "PGDATA")]
     pub pgdata: Option<PathBuf>,
     /// Write metrics for Prometheus, to FILE in one step for the textfile collector [default: standard output]
@@ -879,6 +882,13 @@ pub struct Status {
     /// Which cluster [default: all]
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+impl Status {
+    /// The data directory, however it was named.
+    pub fn data_directory(&self) -> Option<&Path> {
+        self.directory.as_deref().or(self.pgdata.as_deref())
+    }
 }
 
 #[derive(Debug, Args)]

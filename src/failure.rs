@@ -72,18 +72,26 @@ impl Failure for StoreError {
             // Nothing was stored that could be damaged.
             ErrorKind::Corrupted if self.operation == Operation::Put => Class::Other,
             ErrorKind::Corrupted => Class::Damaged,
-            ErrorKind::Invalid => Class::Usage,
+            ErrorKind::Invalid | ErrorKind::NoCredentials => Class::Usage,
             _ => Class::Other,
         }
     }
 
     fn hint(&self) -> Option<Advice> {
         let text = match self.kind {
+            ErrorKind::PermissionDenied if self.object.starts_with("file:") => {
+                "run every command as the user whose files these are; on a new host, give that user the number that it had on the \
+                 old one"
+            }
             ErrorKind::PermissionDenied => {
                 "`walhalla check` names the right that is missing; the book's page of each store has the policy that suffices"
             }
+            ErrorKind::NoCredentials => {
+                "`walhalla config` shows each place where credentials of this store may be, and what is set there; archive_command \
+                 has the server's environment and home directory, not yours"
+            }
             ErrorKind::Unauthenticated => {
-                "check the credentials: `walhalla config` shows where the store's settings come from"
+                "correct the credentials, and see that this host's clock is right: `walhalla config` shows from where they come"
             }
             ErrorKind::Untrusted(Distrust::Authority) => {
                 "name the authority's certificates, a file in PEM form, in the setting `ca_file` (WALHALLA_CA_FILE); for Google \
@@ -108,6 +116,18 @@ impl Failure for StoreError {
                 "create it, mount it, or correct `store`; nothing was taken as absent"
             }
             ErrorKind::NoSpace => "free space in the store and try again; nothing was lost",
+            ErrorKind::Throttled(_) => {
+                "try again later; `upload_rate` and `upload_concurrency`, and those of downloads, make fewer requests"
+            }
+            ErrorKind::Conflict => {
+                "try again; if it stays, see what else writes to this place in the store"
+            }
+            ErrorKind::Invalid => {
+                "`walhalla config` shows the store's URL and its settings; the book's page of this store describes them"
+            }
+            ErrorKind::Unsupported => {
+                "`walhalla check` tries all that Walhalla relies on; the book's page of this store says what a server must do"
+            }
             ErrorKind::DeadlineExceeded | ErrorKind::Unavailable | ErrorKind::TimedOut => {
                 "see whether the store can be reached from here; `retry_timeout` sets how long requests are tried again"
             }

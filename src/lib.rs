@@ -41,6 +41,7 @@ pub mod session;
 pub mod spool;
 pub mod status;
 pub mod threads;
+pub mod users;
 pub mod verify;
 pub mod wal;
 

@@ -11,8 +11,12 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+
+use clap::CommandFactory as _;
+use walhalla::status::metrics::{METRICS, PREFIX, ShownBy};
 
 /// Pages outside of the book whose links are checked, too.
 const OTHER_PAGES: [&str; 3] = ["README.md", "CHANGELOG.md", "docker/README.md"];
@@ -387,6 +391,78 @@ fn metrics(text: &str) -> BTreeSet<String> {
         .filter(|word| word.starts_with("walhalla_") && !word.ends_with('_'))
         .map(str::to_owned)
         .collect()
+}
+
+/// The table of the settings, from the rows of the code.
+fn table_of_settings() -> String {
+    let command = walhalla::cli::Cli::command();
+    let mut table = String::from("| key | variable | default | |\n| --- | --- | --- | --- |\n");
+    for row in walhalla::config::ROWS {
+        let flag = row.name.replace('_', "-");
+        let has_flag = { command.get_arguments() }.any(|it| it.get_long() == Some(&flag));
+        let flag = if has_flag {
+            format!(" (flag `--{flag}`)")
+        } else {
+            String::new()
+        };
+        let (name, variable) = (row.name, row.variable);
+        let (default, page) = (row.default.described(), row.page());
+        writeln!(
+            table,
+            "| `{name}` | `{variable}`{flag} | {default} | {page} |"
+        )
+        .unwrap();
+    }
+    table
+}
+
+/// The table of the metrics, from the rows of the code.
+fn table_of_metrics() -> String {
+    let mut table = String::from("| name | labels | from | meaning |\n| --- | --- | --- | --- |\n");
+    for metric in METRICS {
+        let labels = metric.labels.iter().map(|(label, values)| {
+            let values: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();
+            let colon = if values.is_empty() { "" } else { ": " };
+            format!("`{label}`{colon}{}", values.join(", "))
+        });
+        let shown_by = match metric.shown_by {
+            ShownBy::Both => "`status`, daemon",
+            ShownBy::Host => "`status --pgdata`, daemon",
+            ShownBy::Server => "`status --pgdata` while the server answers, daemon",
+            ShownBy::Daemon => "daemon",
+        };
+        let (name, help) = (metric.name, metric.help);
+        let labels = labels.collect::<Vec<_>>().join("; ");
+        writeln!(
+            table,
+            "| `{PREFIX}_{name}` | {labels} | {shown_by} | {help} |"
+        )
+        .unwrap();
+    }
+    table
+}
+
+#[test]
+fn tables_are_those_of_the_code() {
+    for (page, name, table) in [
+        ("docs/settings.md", "settings", table_of_settings()),
+        ("docs/monitoring.md", "metrics", table_of_metrics()),
+    ] {
+        let text = text_of(Path::new(page));
+        let begin = format!("<!-- {name}: written by tests/book.rs -->\n");
+        let end = format!("<!-- end of {name} -->\n");
+        let (before, rest) = text.split_once(&begin).unwrap();
+        let (_, after) = rest.split_once(&end).unwrap();
+        let expected = format!("{before}{begin}\n{table}\n{end}{after}");
+        if std::env::var_os("UPDATE_EXPECT").is_some() {
+            std::fs::write(root().join(page), &expected).unwrap();
+        } else {
+            assert!(
+                text == expected,
+                "{page} is not as the code has it; `UPDATE_EXPECT=1 cargo test --test book` writes its table anew"
+            );
+        }
+    }
 }
 
 #[test]

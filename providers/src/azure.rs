@@ -106,7 +106,7 @@ impl AzureStore {
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] when the environment names no account, or a setting cannot be;
-    /// [`ErrorKind::Unauthenticated`] when what an identity needs is not there.
+    /// [`ErrorKind::NoCredentials`] when what an identity needs is not there.
     #[allow(clippy::unused_async)] // as the other stores', of which some must wait
     pub async fn connect(location: Location, settings: &StoreSettings) -> Result<Self> {
         Self::with_variables(location, settings, |name| std::env::var(name).ok())

@@ -4,6 +4,7 @@ use std::path::Path;
 #[cfg(any(feature = "azure", feature = "gcs"))]
 use std::sync::Arc;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
@@ -83,8 +84,10 @@ pub(crate) fn place(endpoint: &str) -> Arc<str> {
     words.join(", ").into()
 }
 
-/// The proxy that the environment names for requests to `url`, for messages: `NO_PROXY` may except the host.
+/// The proxy that the environment names for requests to `url`, for messages.
 pub(crate) fn proxy(url: &str) -> Option<String> {
+    // The clients ask the same matcher. It knows `NO_PROXY`, but not which variable names the proxy.
+    Matcher::from_env().intercept(&url.parse().ok()?)?;
     let names: &[&str] = if url.starts_with("https:") {
         &["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]
     } else {

@@ -56,7 +56,9 @@ pub enum ErrorKind {
     StoreMissing,
     /// The credentials are known and lack a right.
     PermissionDenied,
-    /// No credentials, or ones that the store does not accept.
+    /// There are no credentials in any of the places where they are looked for.
+    NoCredentials,
+    /// The store does not accept the credentials.
     Unauthenticated,
     /// The store has no room left.
     NoSpace,
@@ -189,6 +191,7 @@ impl fmt::Display for ErrorKind {
             Self::AlreadyExists => "it already exists",
             Self::StoreMissing => "the bucket, container or directory does not exist",
             Self::PermissionDenied => "permission denied",
+            Self::NoCredentials => "no credentials were found",
             Self::Unauthenticated => "the store does not accept the credentials",
             Self::NoSpace => "the store has no space left",
             Self::Corrupted => "the bytes are damaged",

@@ -507,7 +507,14 @@ impl Inner {
     }
 
     fn store_error(&self, operation: Operation, error: io::Error) -> Error {
-        Error::new(operation, &self.url, kind_of(&error)).with_source(error)
+        let failed = Error::new(operation, &self.url, kind_of(&error));
+        if error.kind() != io::ErrorKind::PermissionDenied {
+            return failed.with_source(error);
+        }
+        match Denied::below(self.directories.root(), error) {
+            Ok(denied) => failed.with_source(denied),
+            Err(error) => failed.with_source(error),
+        }
     }
 
     /// A failed read: an absence counts as proven only while the root is there.

@@ -99,7 +99,10 @@ where
 
 #[cfg(any(feature = "azure", feature = "gcs"))]
 fn concerns_all(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::StoreMissing | ErrorKind::Unauthenticated)
+    matches!(
+        kind,
+        ErrorKind::StoreMissing | ErrorKind::NoCredentials | ErrorKind::Unauthenticated
+    )
 }
 
 #[cfg(test)]

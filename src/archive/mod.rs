@@ -92,9 +92,9 @@ pub struct Route {
 pub enum Sought<T> {
     /// The first of them that told it.
     Found(T),
-    /// None of them did.
+    /// None of them does.
     Nowhere,
-    /// Too many did not, or could not be read.
+    /// It is not known: one could not be read, or too many did not tell it.
     GivenUp,
 }
 
@@ -143,7 +143,11 @@ impl Histories {
             let history = match repository.history(timeline) {
                 // A host without the identity lists all the same, by what backups tell.
                 Err(locked) if locked.is_locked() => {
-                    tracing::warn!("{}", output::chain(&locked));
+                    if known.contains_key(&timeline) {
+                        tracing::debug!("{}", output::chain(&locked));
+                    } else {
+                        tracing::warn!("{}", output::chain(&locked));
+                    }
                     None
                 }
                 history => history?,
@@ -498,7 +502,11 @@ impl<'a> Archive<'a> {
                 return Ok(Sought::Found(told));
             }
         }
-        Ok(Sought::Nowhere)
+        Ok(if unreadable == 0 {
+            Sought::Nowhere
+        } else {
+            Sought::GivenUp
+        })
     }
 
     /// What is known of segments that follow one another.

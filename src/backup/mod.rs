@@ -86,7 +86,7 @@ pub enum Error {
     },
     /// The only source of changed blocks that is allowed does not tell them.
     #[error(
-        "which blocks changed since backup {parent} cannot be told from {source_name}: {reason}"
+        "which blocks changed since backup {parent} could not be determined from {source_name}: {reason}"
     )]
     Changes {
         /// The parent.

@@ -14,6 +14,9 @@ use crate::server::session::Server;
 use crate::server::wal_directory::WalDirectory;
 use crate::wal::fetcher::{Fetcher, NewFile};
 
+/// What is seen.
+pub const CHECK: &str = "a segment arrives in the store";
+
 /// How often the store is asked.
 const POLL: Duration = Duration::from_millis(500);
 
@@ -33,7 +36,7 @@ pub struct Arrival<'a> {
 impl Arrival<'_> {
     /// Has the server finish a segment, and says how it fared.
     pub fn see(&self, server: &mut Server) -> Vec<Finding> {
-        let check = "a segment arrives in the store";
+        let check = CHECK;
         let store = self.repository.store_url();
         let switched = self.repository.session().wait(server.switch_segment());
         let segment = match switched {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Finding;
 use crate::output::look::bytes;
+use crate::users;
 
 /// Files that are looked at in a store or a spool: enough to find what does not belong.
 const MOST_FILES: usize = 100_000;
@@ -32,9 +33,9 @@ pub fn owner(pgdata: &Path) -> Finding {
         check,
         pgdata.display(),
         format!(
-            "this runs as user {own}, and the server as {}: run walhalla as the server's user (sudo -u postgres), \
-             or it leaves files that the server's own calls cannot use",
-            found.uid()
+            "this runs as {}, and the server as {}: run it as the server's user (sudo -u postgres walhalla check …)",
+            users::shown(own),
+            users::shown(found.uid())
         ),
     )
 }

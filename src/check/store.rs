@@ -14,6 +14,9 @@ const FOLDER: &str = "walhalla-check";
 /// A clock that is further off makes times in the catalog hard to compare; at 15 minutes S3 refuses every request.
 const MAX_SKEW: SignedDuration = SignedDuration::from_secs(30);
 
+/// Objects of a check that is older are left over.
+const LONGEST_CHECK: SignedDuration = SignedDuration::from_hours(1);
+
 /// Whether the credentials are meant to delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deletes {
@@ -56,7 +59,12 @@ pub async fn check_store(store: &Store, deletes: Deletes) -> Result<Vec<Finding>
     check.parts().await;
     check.abort().await;
     check.shortcomings().await;
-    check.delete(deletes).await;
+    if check.is_stored {
+        check.delete(deletes).await;
+    } else {
+        // What was stored in parts all the same goes without a word.
+        let _refused = store.delete(&[check.in_parts.clone()]).await;
+    }
     Ok(check.findings)
 }
 
@@ -236,6 +244,9 @@ impl Check<'_> {
             Ok(refused) => refused.into_iter().next().map(|(_, error)| error),
             Err(error) => Some(error),
         };
+        if deletes == Deletes::Expected && refused.is_none() {
+            self.sweep().await;
+        }
         let is_refused = |error: &Error| error.kind == ErrorKind::PermissionDenied;
         let (name, problem) = match (deletes, refused) {
             (Deletes::Expected, None) => ("delete them", None),
@@ -255,6 +266,21 @@ impl Check<'_> {
             }
         };
         self.note(name, &self.object.clone(), problem);
+    }
+
+    /// Deletes what earlier checks left that were not allowed to delete.
+    async fn sweep(&self) {
+        let Ok(objects) = self.store.list(&format!("{FOLDER}/"), None).await else {
+            return;
+        };
+        let is_left =
+            |modified: Timestamp| Timestamp::now().duration_since(modified) > LONGEST_CHECK;
+        let left = objects.into_iter().filter(|info| is_left(info.modified));
+        let left: Vec<ObjectKey> = left.map(|info| info.key).collect();
+        if !left.is_empty() {
+            // What stays, the next check deletes.
+            let _refused = self.store.delete(&left).await;
+        }
     }
 
     async fn put(&self, key: &ObjectKey, body: &'static [u8]) -> Result<()> {

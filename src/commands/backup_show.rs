@@ -175,7 +175,7 @@ fn remarks(backup: &BackupEntry) -> Vec<(&'static str, String)> {
     let checksums = if backup.data_checksums {
         "on"
     } else {
-        "off: damaged pages cannot be told from sound ones"
+        "off: Walhalla cannot recognise damaged pages"
     };
     let mut rows = vec![("checksums", checksums.to_owned())];
     for corrupt in &backup.corrupt_blocks {

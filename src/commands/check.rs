@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Context, Outcome};
-use crate::check::arrival::Arrival;
+use crate::check::arrival::{self, Arrival};
 use crate::check::server::Learned;
 use crate::check::{Deletes, Finding, State, check_reading, check_store, host};
 use crate::cli::Check;
@@ -21,7 +21,7 @@ use crate::repository::owed::{MirrorId, Owed};
 use crate::repository::{self, BackupEntry, Repository};
 use crate::server::session::Server;
 use crate::server::wal_directory::WalDirectory;
-use crate::server::{self, control_file};
+use crate::server::{self, control_file, postmaster};
 use crate::session::StoreSession;
 
 /// Somebody waits for the answer, and a store that fails for so long has a problem to tell of.
@@ -87,6 +87,11 @@ fn settings(context: &Context) -> Result<Group, Error> {
         None => Finding::ok("settings file", "none")
             .noting("settings come from variables and the command line"),
     }];
+    if rustix::process::geteuid().is_root() {
+        let what = "root may do everything, so this says nothing about the server's user: run it as that user, \
+                    sudo -u postgres walhalla check";
+        checks.push(Finding::warning("user", "root", what));
+    }
     checks.push(if encrypts {
         Finding::ok("encryption", "age_recipients")
     } else {
@@ -176,6 +181,14 @@ fn of_server(
     let pgdata = super::absolute(pgdata)?;
     let control = control_file::read(&pgdata)?;
     let mut groups = vec![of_host(context, &pgdata, control.segment_size.bytes())];
+    if !postmaster::is_running(&pgdata) {
+        let what = "no server runs in it: start it, and run this again";
+        groups.push(Group {
+            title: "server".to_owned(),
+            checks: vec![Finding::failed("connect", pgdata.display(), what)],
+        });
+        return Ok(groups);
+    }
     let connected = session
         .wait(Server::connect(&pgdata))
         .and_then(|mut server| {
@@ -189,7 +202,14 @@ fn of_server(
             let what = format!("{}{}", output::chain(&error), hint.unwrap_or_default());
             groups.push(Group {
                 title: "server".to_owned(),
-                checks: vec![Finding::failed("connect", pgdata.display(), what)],
+                checks: vec![
+                    Finding::failed("connect", pgdata.display(), what),
+                    Finding::warning(
+                        arrival::CHECK,
+                        pgdata.display(),
+                        "not tried: the server was not reached",
+                    ),
+                ],
             });
             return Ok(groups);
         }

@@ -50,7 +50,8 @@ pub(super) fn run(context: &Context) -> Result<Outcome, Error> {
     let settings = &context.settings;
     // Not shown before they are checked: a secret key may stand in their place.
     settings.recipients()?;
-    let credentials = Credentials::of(settings.store.as_deref());
+    let profile = settings.stores.s3.profile.as_deref();
+    let credentials = Credentials::of(settings.store.as_deref(), profile);
     if context.global.json {
         output::json(&document(settings, &credentials))?;
     } else {
@@ -75,7 +76,7 @@ fn document(settings: &Settings, credentials: &Credentials) -> Vec<Json> {
             "source": value.origin.kind(),
             "variable": row.map(|row| row.variable),
             "default": row.map(|row| row.default.described()),
-            "documentation": row.map(|row| row.documentation),
+            "documentation": row.map(config::Row::documentation),
         })
     });
     let file = json!({

@@ -170,21 +170,33 @@ fn report(error: &Error, log_format: LogFormat) -> u8 {
 
 /// Prints the help that was asked for, or what is wrong with the command line.
 pub fn print_usage(error: &clap::Error) {
-    let word = match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(word)) if error.kind() == ErrorKind::InvalidSubcommand => word,
-        _ => {
-            // Printing may fail when nobody reads it.
-            drop(error.print());
-            return;
-        }
+    let said = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
     };
-    let commands = Cli::command();
-    // `delete` has commands of its own, of which clap names the nearest.
     let usage = error.get(ContextKind::Usage).map(ToString::to_string);
-    if usage.is_some_and(|usage| usage.contains("delete")) {
-        drop(error.print());
-    } else {
-        output::message(&wrong_command::message(&commands, word));
+    let usage = usage.unwrap_or_default();
+    let mut commands = Cli::command();
+    // Otherwise its commands have no arguments yet.
+    commands.build();
+    let own = match error.kind() {
+        // `delete` has commands of its own, of which clap names the nearest.
+        ErrorKind::InvalidSubcommand if usage.contains("delete") => {
+            said(ContextKind::InvalidSubcommand).and_then(wrong_command::deletion)
+        }
+        ErrorKind::InvalidSubcommand => {
+            said(ContextKind::InvalidSubcommand).map(|word| wrong_command::message(&commands, word))
+        }
+        ErrorKind::UnknownArgument if error.get(ContextKind::SuggestedArg).is_none() => {
+            said(ContextKind::InvalidArg)
+                .and_then(|word| wrong_command::argument(&commands, &usage, word))
+        }
+        _ => None,
+    };
+    match own {
+        Some(message) => output::message(&message),
+        // Printing may fail when nobody reads it.
+        None => drop(error.print()),
     }
 }
 
@@ -237,7 +249,14 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
         global,
         settings,
     };
+    let is_held = context.global.quiet && !context.global.json && does_work(&command);
+    if is_held {
+        output::hold();
+    }
     let outcome = run_in(&context, command);
+    if is_held && !matches!(outcome, Ok(Outcome::Done)) {
+        output::release()?;
+    }
     if let Some(network) = context.network.into_inner() {
         // Waiting for a request that hangs would keep the answer back.
         network.stop();
@@ -258,6 +277,27 @@ fn load(global: &Global, read_rate: Option<&str>) -> Result<Settings, Error> {
     let as_of = global.store_as_of.as_deref();
     settings.stores.as_of = as_of.map(|text| past("--store-as-of", text)).transpose()?;
     Ok(settings)
+}
+
+/// Whether a command is for what it does, and not for what it says.
+fn does_work(command: &Command) -> bool {
+    if let Command::Delete(arguments) = command {
+        return arguments.confirm;
+    }
+    matches!(
+        command,
+        Command::BackupPush(_)
+            | Command::BackupMark(_)
+            | Command::BackupMerge(_)
+            | Command::BackupFetch(_)
+            | Command::Restore(_)
+            | Command::Copy(_)
+            | Command::Check(_)
+            | Command::Drill(_)
+            | Command::Verify(_)
+            | Command::WalVerify(_)
+            | Command::WalSummarize(_)
+    )
 }
 
 /// Refuses to change a store as it was.

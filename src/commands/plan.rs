@@ -18,7 +18,7 @@ use crate::restore::recovery::ArchiveMode;
 use crate::restore::target::{Action, Point};
 
 /// Columns of the names of what is shown.
-const NAMES: usize = 13;
+const NAMES: usize = 15;
 
 /// `plan --json`
 #[derive(Serialize)]
@@ -49,6 +49,9 @@ pub(super) fn run(context: &Context, arguments: PlanRestore) -> Result<Outcome, 
         prepared.stage.as_deref(),
         &prepared.outside,
     );
+    if host.is_err() && !context.global.json {
+        output::line("here it cannot be restored as things are; the reason stands below")?;
+    }
     show(
         context,
         &repository,
@@ -101,10 +104,21 @@ fn show(
     rows.extend(host.into_iter().flat_map(of_host));
     rows.extend(tablespaces(plan, options));
     rows.extend(afterwards(plan, options));
+    if options.archive_mode == ArchiveMode::Preserve && !store_is_in_a_file(context) {
+        let text = "it calls walhalla without your flags and variables: name the store in the settings file first";
+        rows.push(("", text.to_owned()));
+    }
     for (name, text) in rows {
         output::line(&format!("{name:<NAMES$}{text}"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Whether the settings file names the store: `archive_command` of the restored server has neither flags nor variables.
+fn store_is_in_a_file(context: &Context) -> bool {
+    let mut values = context.settings.values.iter();
+    let store = values.find(|value| value.key == "store");
+    store.is_some_and(|store| store.origin.kind() == "file")
 }
 
 /// What comes from the archive, and where it ends.
@@ -171,7 +185,15 @@ fn of_host(host: &Foreseen) -> Vec<(&'static str, String)> {
         let files = counted(amount.files, "file");
         format!("{files}, {}", bytes(amount.bytes))
     };
-    let mut rows = Vec::new();
+    let into = host.pgdata.display();
+    let mut rows = vec![(
+        "into",
+        if host.pgdata.exists() {
+            into.to_string()
+        } else {
+            format!("{into}, which does not exist and is created")
+        },
+    )];
     match host.update {
         None => rows.push((
             "write",
@@ -220,7 +242,7 @@ fn tablespaces(plan: &Plan, options: &RestoreOptions) -> Vec<(&'static str, Stri
         })
         .collect();
     for tablespace in &plan.new_tablespaces {
-        rows.push(("replay makes", tablespace.to_string()));
+        rows.push(("replay creates", tablespace.to_string()));
     }
     if let Some(needed) = plan.limits {
         let named = needed

@@ -15,7 +15,6 @@ use crate::restore::choose::plan;
 use crate::restore::chosen_databases::ChosenDatabases;
 use crate::restore::existing::Existing;
 use crate::restore::guard::{Kind, guard, leave_guarded};
-use crate::restore::leading_out;
 use crate::restore::outside::{Outside, of_replay};
 use crate::restore::plan::Plan;
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
@@ -23,7 +22,8 @@ use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
 use crate::restore::start;
 use crate::restore::target::Point;
-use crate::server::conf::{self, Configuration};
+use crate::restore::{archives, debian, leading_out};
+use crate::server::conf::Configuration;
 use crate::server::data_directory::check_utf8;
 
 /// A restore that was planned and not begun.
@@ -262,7 +262,13 @@ fn report(
     kept_bytes: u64,
     is_open_ended: bool,
 ) -> Result<Outcome, Error> {
-    let notes = notes(plan, destination, archive_mode);
+    let mut notes = notes(plan, destination, archive_mode);
+    if plan.target.point != Point::End || !is_open_ended {
+        notes.push(start::at_the_target(
+            &plan.target,
+            plan.backup.postgres_version,
+        ));
+    }
     if context.global.json {
         for note in &notes {
             tracing::info!("{note}");
@@ -283,12 +289,7 @@ fn report(
         ))?;
     }
     for tablespace in &plan.new_tablespaces {
-        output::line(&format!("replay makes {tablespace}"))?;
-    }
-    if plan.target.point == Point::End && !is_open_ended {
-        output::line(
-            "at the end of the archive it opens for writing by itself, on a new timeline",
-        )?;
+        output::line(&format!("replay creates {tablespace}"))?;
     }
     if is_open_ended {
         output::line(
@@ -330,33 +331,12 @@ fn notes(plan: &Plan, destination: &Destination, archive_mode: ArchiveMode) -> V
     }));
     notes.extend(leading_out::notes(&settings, &destination.pgdata));
     let version = plan.backup.postgres_version;
-    notes.extend(start::notes(&destination.pgdata, version));
+    notes.extend(start::notes(&settings, &destination.pgdata, version));
     if archive_mode == ArchiveMode::Preserve {
-        notes.push(archiving(&settings));
+        let settings = debian::configuration(&destination.pgdata, version);
+        notes.extend(archives::notes(&settings));
     }
-    notes.extend(start::at_the_target(&plan.target, version));
     notes
-}
-
-/// What the restored settings say of archiving: a copy that archives as the original does may be in its way.
-fn archiving(settings: &Configuration) -> String {
-    let value = |name| {
-        let value = settings.get(name).filter(|value| !value.is_empty());
-        value.map(|value| String::from_utf8_lossy(value).into_owned())
-    };
-    let mode = value("archive_mode").unwrap_or_else(|| "off".to_owned());
-    if conf::boolean(mode.as_bytes()) == Some(false) {
-        return "by the settings in the data directory it will not archive its WAL".to_owned();
-    }
-    let how = match (value("archive_command"), value("archive_library")) {
-        (Some(command), _) => format!("archive_command = {command}"),
-        (None, Some(library)) => format!("archive_library = {library}"),
-        (None, None) => "neither archive_command nor archive_library is set there".to_owned(),
-    };
-    format!(
-        "it will archive its own WAL once it is open for writing (archive_mode = {mode}; {how}); --archive-mode off for a copy \
-         that is not to"
-    )
 }
 
 /// `recovery_end_command`: the staged WAL has been replayed.

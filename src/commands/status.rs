@@ -16,7 +16,7 @@ use crate::output::look::{begin, bytes, counted, duration, time};
 use crate::output::{self, Shade};
 use crate::repository::Repository;
 use crate::repository::reports::ReportResult;
-use crate::restore::window::Span;
+use crate::restore::window::{Span, joined};
 use crate::server::conditions::Archiver;
 use crate::server::session::Server;
 use crate::server::wal_directory::WalDirectory;
@@ -64,7 +64,7 @@ fn shown(context: &Context, arguments: &Arguments) -> Result<(Outcome, State), E
     let limits = limits(arguments);
     let statuses = { repositories.iter() }
         .map(|repository| {
-            let around = surroundings(context, repository, arguments.pgdata.as_deref())?;
+            let around = surroundings(context, repository, arguments.data_directory())?;
             Ok(look(repository, around, &limits, context.reading())?)
         })
         .collect::<Result<Vec<Status>, Error>>()?;
@@ -97,6 +97,9 @@ fn shown(context: &Context, arguments: &Arguments) -> Result<(Outcome, State), E
         outcome
     } else {
         print(&statuses)?;
+        if !statuses.is_empty() {
+            print_what_was_not_seen(arguments.data_directory())?;
+        }
         outcome
     };
     Ok((outcome, worst))
@@ -104,7 +107,7 @@ fn shown(context: &Context, arguments: &Arguments) -> Result<(Outcome, State), E
 
 /// The cluster of a data directory, the one that was chosen, or all.
 fn repositories(context: &Context, arguments: &Arguments) -> Result<Vec<Repository>, Error> {
-    match &arguments.pgdata {
+    match arguments.data_directory() {
         Some(pgdata) => {
             let control = control_file::read(pgdata)?;
             Ok(vec![context.repository_of(pgdata, &control)?])
@@ -242,9 +245,10 @@ fn write_whole(file: &Path, bytes: &[u8]) -> Result<(), Error> {
         new.as_file().sync_all()?;
         new.persist(file).map_err(|error| error.error)
     };
-    written().map(drop).map_err(|source| Error::File {
+    written().map(drop).map_err(|error| Error::File {
         path: file.to_owned(),
-        source,
+        // Without the name of the temporary file.
+        source: error.kind().into(),
     })
 }
 
@@ -259,6 +263,22 @@ fn print(statuses: &[Status]) -> Result<(), output::Error> {
         print_status(status)?;
     }
     Ok(())
+}
+
+/// What the state above does not take into account.
+fn print_what_was_not_seen(pgdata: Option<&Path>) -> Result<(), output::Error> {
+    let text = match pgdata {
+        None => {
+            "this is what the store says; `walhalla status PGDATA` also looks at the server there, and whether it archives".to_owned()
+        }
+        Some(pgdata) if !postmaster::is_running(pgdata) => format!(
+            "no server runs in {}: whether archive_command works is not known",
+            pgdata.display()
+        ),
+        Some(_) => return Ok(()),
+    };
+    output::line("")?;
+    output::line(&text)
 }
 
 fn print_status(status: &Status) -> Result<(), output::Error> {
@@ -317,7 +337,8 @@ fn print_problem(problem: &Problem) -> Result<(), output::Error> {
 
 /// What is said of a cluster, line by line.
 fn rows(status: &Status) -> Vec<(&'static str, String)> {
-    let mut rows: Vec<(&'static str, String)> = { status.reachable.iter() }
+    let spans = joined(&status.reachable);
+    let mut rows: Vec<(&'static str, String)> = { spans.iter() }
         .rev()
         .take(MOST_SPANS)
         .map(|span| ("restorable", restorable(span)))
@@ -325,7 +346,7 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
     if rows.is_empty() {
         rows.push(("restorable", "nothing".to_owned()));
     }
-    let left_out = status.reachable.len().saturating_sub(MOST_SPANS) as u64;
+    let left_out = spans.len().saturating_sub(MOST_SPANS) as u64;
     if left_out > 0 {
         let more = format!(
             "{} more: wal-show has all",
@@ -362,9 +383,16 @@ fn rows(status: &Status) -> Vec<(&'static str, String)> {
 fn restorable(span: &Span) -> String {
     let timeline = span.timeline;
     let (from, to) = (begin(span.from), span.to);
+    let more = if span.is_end_unknown {
+        "; what comes later is not known here, as not all WAL can be read"
+    } else {
+        ""
+    };
     match to {
-        Some(to) if from <= to => format!("{} to {}, timeline {timeline}", time(from), time(to)),
-        Some(_) | None => format!("{}, timeline {timeline}", time(span.from)),
+        Some(to) if from <= to => {
+            format!("{} to {}, timeline {timeline}{more}", time(from), time(to))
+        }
+        Some(_) | None => format!("{}, timeline {timeline}{more}", time(span.from)),
     }
 }
 

@@ -92,14 +92,23 @@ fn print_gaps(timelines: &[Timeline]) -> Result<(), Error> {
 fn print_gap(row: &Timeline, gap: &Gap) -> Result<(), Error> {
     let deleted = match gap.reason {
         Some(Reason::Deleted) => "; a deletion took them, or this copy left them out",
+        Some(Reason::Earlier) => "; no backup begins before them",
         Some(Reason::Dropped) | None => "",
     };
+    let segments = if gap.segments == 1 {
+        gap.first.to_string()
+    } else {
+        let number = counted(gap.segments, "segment");
+        format!("{} to {}, {number}", gap.first, gap.last)
+    };
+    let what = if gap.reason.is_some_and(Reason::is_harmless) {
+        "not there"
+    } else {
+        "gap"
+    };
     output::line(&format!(
-        "gap on timeline {}: {} to {}, {}{deleted}",
-        row.timeline,
-        gap.first,
-        gap.last,
-        counted(gap.segments, "segment")
+        "{what} on timeline {}: {segments}{deleted}",
+        row.timeline
     ))?;
     for dropped in &gap.dropped {
         output::line(&format!("  {}", dropped.record))?;

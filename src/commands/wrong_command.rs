@@ -2,6 +2,8 @@
 
 use clap::Command;
 
+use crate::repository::BackupId;
+
 /// Verbs of other tools and everyday words, with what does the same here.
 const OTHER_VERBS: [(&[&str], &str); 19] = [
     (
@@ -134,12 +136,56 @@ pub(super) fn message(commands: &Command, word: &str) -> String {
             nearest(commands, &lower).map(|name| format!("did you mean `walhalla {name}`?")),
         ),
     }
+    if let Some(hint) = hints.last_mut().filter(|hint| !hint.ends_with('?')) {
+        hint.push(';');
+    }
     hints.push("`walhalla --help` lists the commands".to_owned());
     format!(
         "error: walhalla {} has no command {word:?}\nhint: {}",
         env!("CARGO_PKG_VERSION"),
-        hints.join("; ")
+        hints.join(" ")
     )
+}
+
+/// Of a word after `delete` that is none of its commands.
+pub(super) fn deletion(word: &str) -> Option<String> {
+    let id: BackupId = word.parse().ok()?;
+    Some(format!(
+        "error: delete has no command \"{id}\"; nothing was deleted\nhint: `walhalla delete backup {id}` shows what would go with this \
+         backup, and deletes it with --confirm"
+    ))
+}
+
+/// Of an argument that a command does not take, where there is more to say than clap says; `usage` names the command.
+pub(super) fn argument(commands: &Command, usage: &str, word: &str) -> Option<String> {
+    let command = { usage.split_whitespace() }.find_map(|word| commands.find_subcommand(word))?;
+    let name = command.get_name();
+    let all = format!("`walhalla {name} --help` lists the options");
+    let hint = match word.strip_prefix("--") {
+        None if word.contains(':') && word.starts_with(|letter: char| letter.is_ascii_digit()) => {
+            "put a time with a space in it into quotes: --target-time '2026-11-21 04:29:59+00'"
+                .to_owned()
+        }
+        None => return None,
+        Some(option) => {
+            let option = option.split('=').next().unwrap_or(option);
+            let known = { command.get_arguments() }.chain(commands.get_arguments());
+            let mut like: Vec<&str> = known
+                .filter(|known| !known.is_hide_set())
+                .filter_map(|known| known.get_long())
+                .filter(|known| known.split('-').any(|part| part == option))
+                .collect();
+            like.sort_unstable();
+            like.dedup();
+            if like.is_empty() {
+                return None;
+            }
+            format!("did you mean --{}? {all}", like.join(" or --"))
+        }
+    };
+    Some(format!(
+        "error: {name} does not take the argument {word}\nhint: {hint}"
+    ))
 }
 
 /// The command whose name is most like a word, if it is much like it.
@@ -178,6 +224,32 @@ mod tests {
         }
         let said = message(&commands, "xyzzy");
         assert!(!said.contains("did you mean"), "{said}");
+    }
+
+    #[test]
+    fn an_argument_that_is_not_known_is_answered_with_what_was_meant() {
+        let mut commands = Cli::command();
+        commands.build();
+        let said = |word: &str| {
+            argument(
+                &commands,
+                "Usage: walhalla restore [OPTIONS] <PGDATA>",
+                word,
+            )
+        };
+        assert!(
+            said("--time")
+                .unwrap()
+                .contains("did you mean --target-time?")
+        );
+        assert!(said("04:29:59+00").unwrap().contains("quotes"));
+        assert_eq!(said("--xyzzy"), None);
+        let said = deletion("20261121T043000Z-F").unwrap();
+        assert!(
+            said.contains("walhalla delete backup 20261121T043000Z-F"),
+            "{said}"
+        );
+        assert_eq!(deletion("old"), None);
     }
 
     #[test]

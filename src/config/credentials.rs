@@ -65,16 +65,22 @@ pub struct Part {
 
 impl Credentials {
     /// The chain for the store `url`, as this process would go along it.
-    pub fn of(url: Option<&str>) -> Self {
-        Self::with_variables(url, &|name| std::env::var_os(name))
+    pub fn of(url: Option<&str>, profile: Option<&str>) -> Self {
+        Self::with_variables(url, profile, &|name| std::env::var_os(name))
     }
 
-    fn with_variables(url: Option<&str>, variable: &dyn Fn(&str) -> Option<OsString>) -> Self {
+    fn with_variables(
+        url: Option<&str>,
+        profile: Option<&str>,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+    ) -> Self {
         let host = Host { variable };
         let scheme = url.and_then(|url| url.split_once(':'));
         // In what is no URL, a secret may stand before the colon.
         let scheme = scheme.and_then(|(scheme, _)| SCHEMES.into_iter().find(|it| *it == scheme));
         let sources = match scheme {
+            // With the setting `s3_profile`, nothing else is looked at.
+            Some("s3") if let Some(profile) = profile => vec![host.aws_profile(profile)],
             Some("s3") => host.s3(),
             Some("gs") => host.gcs(),
             Some("az") => host.azure(),
@@ -133,21 +139,20 @@ impl Host<'_> {
         ];
         vec![
             self.of_variables("environment variables", &keys, all),
-            self.aws_profile(),
+            self.aws_profile(&self.text("AWS_PROFILE").unwrap_or("default".to_owned())),
             self.of_variables("web identity", &web, all),
             self.of_variables("container role", &container, any),
             self.instance_role(),
         ]
     }
 
-    fn aws_profile(&self) -> Source {
-        let name = self.text("AWS_PROFILE").unwrap_or("default".to_owned());
+    fn aws_profile(&self, name: &str) -> Source {
         let files = [
             self.aws_file("AWS_CONFIG_FILE", ".aws/config"),
             self.aws_file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
         ];
         let parts = files.into_iter().flatten().map(|file| Part {
-            is_set: has_profile(&file, &name),
+            is_set: has_profile(&file, name),
             what: format!("profile {name} in {}", file.display()),
         });
         source("profile", parts.collect(), any)
@@ -333,7 +338,7 @@ mod tests {
     use super::*;
 
     fn credentials(url: &str, variables: &[(&str, &str)]) -> Credentials {
-        Credentials::with_variables(Some(url), &|name| {
+        Credentials::with_variables(Some(url), None, &|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into())
         })
@@ -414,6 +419,13 @@ mod tests {
             chosen(s3, &[("HOME", home), ("AWS_PROFILE", "backup")]),
             Some(("profile", State::Used))
         );
+        let of_setting = |profile| {
+            let variable = |name: &str| (name == "HOME").then(|| home.into());
+            let credentials = Credentials::with_variables(Some(s3), Some(profile), &variable);
+            credentials.chosen().map(|source| source.state)
+        };
+        assert_eq!(of_setting("backup"), Some(State::Used));
+        assert_eq!(of_setting("default"), None);
         assert_eq!(
             chosen("gs://bucket", &of_home),
             Some(("file of gcloud", State::Used))

@@ -252,7 +252,7 @@ pub enum Error {
     #[error("the setting mirror names the store itself: {0}")]
     MirrorOfItself(String),
     /// No policy.
-    #[error("nothing says what is to be kept")]
+    #[error("nothing was deleted: no rule says what is to be kept")]
     NoRetention,
     /// A policy on the command line that is none.
     #[error("{0}")]
@@ -287,7 +287,7 @@ impl Failure for Error {
                 "`walhalla config` lists the settings and where they come from".into()
             }
             Self::NoRetention => "set `retention`, for example to 'days=14 monthly=12', or say it: walhalla delete retain days=14 monthly=12".into(),
-            Self::Retention(_) => "`walhalla delete retain --help` tells the rules".into(),
+            Self::Retention(_) => "`walhalla delete retain --help` shows the rules".into(),
             Self::Read { .. } | Self::Toml { .. } | Self::Flag { .. } => return None,
         })
     }

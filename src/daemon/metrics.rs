@@ -76,16 +76,8 @@ impl Metrics {
         let mut registry = metrics::registry(&self.store_up);
         let (ready, last) = (self.ready.clone(), self.last_archived.clone());
         metrics::register_archiving(&mut registry, ready, last, self.failures.clone());
-        registry.register(
-            "wal_archived_segments",
-            "Segments that the daemon archived",
-            self.archived.clone(),
-        );
-        registry.register(
-            "wal_fetched_segments",
-            "Segments that the daemon fetched",
-            self.fetched.clone(),
-        );
+        metrics::WAL_ARCHIVED_SEGMENTS.register(&mut registry, self.archived.clone());
+        metrics::WAL_FETCHED_SEGMENTS.register(&mut registry, self.fetched.clone());
         metrics::register(&mut registry, archives);
         metrics::text_of(&registry)
     }

@@ -123,6 +123,7 @@ fn store_errors() -> Vec<StoreError> {
         ErrorKind::AlreadyExists,
         ErrorKind::StoreMissing,
         ErrorKind::PermissionDenied,
+        ErrorKind::NoCredentials,
         ErrorKind::Unauthenticated,
         ErrorKind::NoSpace,
         ErrorKind::Corrupted,
@@ -234,6 +235,7 @@ each_of!(wal_files: wal::Error,
     E::Hole { .. } => E::Hole { file: file(SEGMENT), archive: s(STORE), later: s("00000001000000000000002C is archived") },
     E::Superseded(..) => E::Superseded(p("/srv/pg/pg_wal/RECOVERYXLOG")),
     E::NotArchived { .. } => E::NotArchived { file: file(SEGMENT), archive: s(STORE) },
+    E::NotStaged(..) => E::NotStaged(file(SEGMENT)),
     ; E::Postgres(..) | E::Repository(..) | E::Pipeline(..)
 );
 
@@ -428,7 +430,7 @@ each_of!(content: contents::Error,
 );
 
 each_of!(restores: restore::Error,
-    E::Unreachable(..) => E::Unreachable(Unreachable { reason: s("time 2099-01-01T00:00:00Z is after the end of the archive: the newest transaction in it, 812, committed at 2026-11-21T04:29:58Z"), nearest: Some(s("everything that is archived, without a --target option")) }),
+    E::Unreachable(..) => E::Unreachable(Unreachable { reason: s("time 2099-01-01 00:00:00+00 is after the end of the archive: the newest transaction in it (xid 812) committed at 2026-11-21 04:29:58+00"), nearest: Some(s("no --target option, which restores everything that is archived")) }),
     E::NotEmpty(..) => E::NotEmpty(p("/srv/pg"), Box::new(occupant())),
     E::Restoring(..) => E::Restoring(p("/srv/pg")),
     E::InUse(..) => E::InUse(p("/srv/pg"), RunningServer { process: 812, data: p("/srv/pg") }),
@@ -440,6 +442,7 @@ each_of!(restores: restore::Error,
     E::ForeignLink(..) => E::ForeignLink(p("/srv/pg")),
     E::LeadsNowhere(..) => E::LeadsNowhere(p("/srv/pg")),
     E::MountInside(..) => E::MountInside(p("/srv/pg/base")),
+    E::NoFolder(..) => E::NoFolder(p("/var/lib/postgres")),
     E::NoRight { .. } => E::NoRight { path: p("/srv"), source: denied() },
     E::NoStage { .. } => E::NoStage { path: p("/srv/pg.walhalla-wal"), source: denied() },
     E::NoRoomAside(..) => E::NoRoomAside(p("/srv/pg")),
@@ -478,6 +481,7 @@ fn occupant() -> Occupant {
         server: None,
         pid_file: None,
         tablespace: None,
+        restored: Some(cluster()),
     }
 }
 

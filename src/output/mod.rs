@@ -8,10 +8,12 @@ pub mod table;
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anstream::{AutoStream, ColorChoice};
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+use sqlx::postgres::PgDatabaseError;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::prelude::*;
 
@@ -130,8 +132,38 @@ fn label(shade: Shade, text: &str) -> String {
     }
 }
 
+/// Results that are held back; `None` while they are printed at once.
+static HELD: Mutex<Option<String>> = Mutex::new(None);
+
+/// Holds results back from now on, until [`release`] prints them.
+pub fn hold() {
+    *held() = Some(String::new());
+}
+
+/// Prints what was held back.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn release() -> Result<(), Error> {
+    let text = held().take().unwrap_or_default();
+    if text.is_empty() {
+        Ok(())
+    } else {
+        print(text.trim_end())
+    }
+}
+
+fn held() -> MutexGuard<'static, Option<String>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A reader that has seen enough is no error.
 fn print(text: &str) -> Result<(), Error> {
+    if let Some(held) = held().as_mut() {
+        held.push_str(text);
+        held.push('\n');
+        return Ok(());
+    }
     let mut output = std::io::stdout().lock();
     match writeln!(output, "{text}").and_then(|()| output.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error(error)),
@@ -236,10 +268,19 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.map(words).collect()
+}
+
+fn words(cause: &(dyn std::error::Error + 'static)) -> String {
+    // The driver adds the line of the server's own source.
+    if let Some(sqlx::Error::Database(answer)) = cause.downcast_ref() {
+        return answer.message().to_owned();
+    }
+    if let Some(answer) = cause.downcast_ref::<PgDatabaseError>() {
+        return answer.message().to_owned();
+    }
     // age puts marks of bidirectional text around names.
-    let plain =
-        |cause: &dyn std::error::Error| cause.to_string().replace(['\u{2068}', '\u{2069}'], "");
-    causes.map(plain).collect()
+    cause.to_string().replace(['\u{2068}', '\u{2069}'], "")
 }
 
 /// Prints an error, its causes and its hint.

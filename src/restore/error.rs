@@ -9,6 +9,7 @@ use super::outside::Unfit;
 use super::plan::{NewTablespace, Unreachable};
 use super::target::shell_bytes;
 use crate::failure::{Advice, Class, Failure};
+use crate::output::look;
 use crate::repository::BackupId;
 use crate::{contents, repository, server, wal};
 
@@ -58,7 +59,7 @@ pub enum Error {
     #[error("{} is a link to {}, and a link does not show that the WAL there belongs to this data directory: a copy of it has the same link", .0.display(), .1.display())]
     WalIsALink(PathBuf, PathBuf),
     /// A place that only the backup names, and that the server's user could not write to.
-    #[error("the backup puts tablespace {tablespace} into {}, which is not a directory of the server's user; the restored cluster will belong to user number {user}", place.display())]
+    #[error("the backup puts tablespace {tablespace} into {}, which is not a directory of the server's user; the restored cluster will belong to the user with uid {user}", place.display())]
     NotTheOwners {
         /// The tablespace.
         tablespace: u32,
@@ -68,7 +69,7 @@ pub enum Error {
         user: u32,
     },
     /// A directory of somebody else.
-    #[error("{} belongs to user number {user}, and must belong to user number {wanted}", path.display())]
+    #[error("{} belongs to the user with uid {user}, and must belong to the user with uid {wanted}", path.display())]
     OtherOwner {
         /// The directory.
         path: PathBuf,
@@ -86,6 +87,9 @@ pub enum Error {
     /// Something is mounted inside of a directory that is to be restored over.
     #[error("{} is mounted there, inside of what is to be restored over", .0.display())]
     MountInside(PathBuf),
+    /// More than the data directory itself is missing: the path is misspelt, or its file system is not mounted.
+    #[error("{} does not exist", .0.display())]
+    NoFolder(PathBuf),
     /// Nothing can be created there.
     #[error("nothing can be created in {}", path.display())]
     NoRight {
@@ -138,7 +142,7 @@ pub enum Error {
     #[error("{} and {} cannot both be places of the restored cluster", .0.display(), .1.display())]
     SharedPlace(PathBuf, PathBuf),
     /// Replay makes a tablespace where it must not, or cannot.
-    #[error("replay makes tablespace {} at {}, and {unfit}", tablespace.oid, tablespace.location)]
+    #[error("replay creates tablespace {} at {}, but {unfit}", tablespace.oid, tablespace.location)]
     ReplayPlace {
         /// The tablespace.
         tablespace: Box<NewTablespace>,
@@ -146,7 +150,7 @@ pub enum Error {
         unfit: Unfit,
     },
     /// Not enough room.
-    #[error("{} has {available_bytes} bytes free, the restore needs {needed_bytes} there", path.display())]
+    #[error("{} has {} free, the restore needs {} there", path.display(), look::bytes(*available_bytes), look::bytes(*needed_bytes))]
     NoRoom {
         /// On this file system.
         path: PathBuf,
@@ -330,7 +334,7 @@ impl Failure for Error {
                 nearest: Some(nearest),
                 ..
             }) => {
-                let hint = format!("nothing was written; what can be reached: {nearest}");
+                let hint = format!("nothing was written; use instead: {nearest}");
                 return Some(hint.into());
             }
             Self::Unreachable(_) => {
@@ -385,7 +389,7 @@ impl Error {
             Self::NotThisCluster { path, reason } => return Some(reason.hint(path).into()),
             Self::Restoring(_) => "wait until it has ended, or end it; nothing was written",
             Self::InUse(..) => {
-                "name directories that no server uses (--tablespace-map OID=DIR for a tablespace), or stop the server; nothing was written"
+                "name directories that no server uses (--tablespace-map OID=DIR for a tablespace), or stop the server and move its directory away (mv); nothing was written"
             }
             Self::OtherOwner { .. } => {
                 "restore as the user to whom it belongs, or give the directory to the right user (chown) first; nothing was written"
@@ -398,6 +402,9 @@ impl Error {
             }
             Self::SharedPlace(..) => {
                 "give each tablespace a directory of its own; nothing was written"
+            }
+            Self::Look { source, .. } if source.kind() == std::io::ErrorKind::NotADirectory => {
+                "it is a file, and not a directory: name another path; nothing was written"
             }
             Self::Look { .. } => {
                 "see to the rights there, or name another directory; nothing was written"
@@ -453,6 +460,9 @@ impl Error {
         let text = match self {
             Self::NoRoom { .. } => {
                 "free space, or restore elsewhere; the WAL can be staged on another file system (`spool_dir`) or fetched as needed (--wal on-demand); nothing was written"
+            }
+            Self::NoFolder(_) => {
+                "correct the path, or create this directory and give it to the server's user; nothing was written"
             }
             Self::NoRight { .. } => {
                 "give the user who restores the right to write there, or restore elsewhere; nothing was written"

@@ -20,6 +20,8 @@ use crate::repository::Repository;
 /// What a restore would do to this host.
 #[derive(Clone, Debug, Serialize)]
 pub struct Foreseen {
+    /// The data directory.
+    pub pgdata: PathBuf,
     /// Files of the backup.
     pub files: u64,
     /// Their length.
@@ -100,6 +102,7 @@ pub fn foresee(
         None => to.needs(&to.places(backup)?, &files),
     };
     Ok(Foreseen {
+        pgdata: to.pgdata.clone(),
         files: files.sizes().count() as u64,
         write_bytes: files.size_bytes(),
         staged_bytes,

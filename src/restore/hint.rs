@@ -69,7 +69,9 @@ impl Hint {
 impl fmt::Display for Hint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.point {
-            Point::End => f.write_str("everything that is archived, without a --target option")?,
+            Point::End => {
+                f.write_str("no --target option, which restores everything that is archived")?;
+            }
             Point::Immediate => f.write_str("--target-immediate")?,
             Point::Time(time) => write!(f, "--target-time {}", shell_word(&time.to_string()))?,
             Point::Lsn(lsn) => write!(f, "--target-lsn {lsn}")?,

@@ -7,11 +7,13 @@
 //! Nothing is written before the plan says that the target can be reached. `pg_control` comes
 //! last: until it is there, PostgreSQL refuses to start.
 
+pub mod archives;
 mod branches;
 mod breaks;
 pub mod choose;
 pub mod chosen_databases;
 pub mod commits;
+pub mod debian;
 mod error;
 pub mod existing;
 mod folder;

@@ -137,7 +137,7 @@ impl Planner<'_> {
                 reason: format!(
                     "{} is not in the archive before {lsn}, where the server ran with wal_level = minimal: nothing after \
                      that can be replayed",
-                    self.target.point
+                    self.target.point.in_words()
                 ),
                 nearest: self.hint([Hint::of(Point::Lsn(lsn)).exclusive()])?,
             });
@@ -152,7 +152,7 @@ impl Planner<'_> {
     fn after_the_end(&self, way: &Way, absent: &str, seen: &Seen) -> String {
         let newest = match seen.newest {
             Some(newest) => format!(
-                "the newest transaction in it, {}, committed at {}",
+                "the newest transaction in it (xid {}) committed at {}",
                 newest.xid,
                 precise_time(newest.time)
             ),
@@ -192,6 +192,7 @@ impl Planner<'_> {
 
 /// That a point was not found, and where it was looked for.
 fn absent(point: &Point, seen: &Seen, usable: &[(ServerText, Timestamp)]) -> String {
+    let said = point.in_words();
     let searched = match seen.searched {
         Some((first, last)) if first == last => format!("in WAL segment {first}"),
         Some((first, last)) => format!("in the archived WAL from segment {first} to {last}"),
@@ -199,16 +200,16 @@ fn absent(point: &Point, seen: &Seen, usable: &[(ServerText, Timestamp)]) -> Str
     };
     match point {
         Point::Xid(_) if seen.wrote => {
-            format!("{point} wrote something, and its end was not found {searched}")
+            format!("{said} wrote something, and its end was not found {searched}")
         }
         Point::Name(_) if usable.is_empty() => {
-            format!("{point} was not found {searched}, nor any other restore point")
+            format!("{said} was not found {searched}, nor any other restore point")
         }
         Point::Name(_) => {
             let newest = newest(usable);
-            format!("{point} was not found {searched}; the newest restore points there: {newest}")
+            format!("{said} was not found {searched}; the newest restore points there: {newest}")
         }
-        _ => format!("{point} was not found {searched}"),
+        _ => format!("{said} was not found {searched}"),
     }
 }
 

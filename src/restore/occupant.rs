@@ -25,6 +25,8 @@ pub struct Occupant {
     pub pid_file: Option<existing::Unproven>,
     /// The tablespace whose place it was to be.
     pub tablespace: Option<u32>,
+    /// The cluster that is to be restored into it.
+    pub restored: Option<SystemIdentifier>,
 }
 
 /// A server that runs on this host.
@@ -38,7 +40,7 @@ pub struct RunningServer {
 
 impl Occupant {
     /// What can be told of the directory at `path`, which is to be the place of `tablespace` or the data directory.
-    pub(super) fn of(path: &Path, tablespace: Option<u32>) -> Self {
+    pub(super) fn of(path: &Path, tablespace: Option<u32>, restored: SystemIdentifier) -> Self {
         let control = control_file::read(path).ok();
         let names = std::fs::read_dir(path).into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -64,7 +66,14 @@ impl Occupant {
             server,
             pid_file,
             tablespace,
+            restored: Some(restored),
         }
+    }
+
+    /// Whether it is known to be another cluster's.
+    fn is_anothers(&self) -> bool {
+        let own = { self.cluster.map(|(cluster, _)| cluster) }.or(self.unfinished);
+        own.is_some_and(|own| self.restored.is_some_and(|restored| own != restored))
     }
 
     /// What helps.
@@ -73,17 +82,21 @@ impl Occupant {
             Some(oid) => {
                 format!("--tablespace-map {oid}=DIR puts the tablespace into another directory")
             }
-            None => "name another directory".to_owned(),
+            None if self.server.is_some() || self.pid_file.is_some() => {
+                "name another directory, or stop the server and move its directory away (mv)"
+                    .to_owned()
+            }
+            None => "name another directory, or move this one away (mv)".to_owned(),
         };
         let over = match (&self.server, self.tablespace) {
             (None, Some(oid)) if !self.tablespace_folders.is_empty() => format!(
                 "; over a data directory whose link leads here, --delta with --tablespace-map {oid}=DIR for this same \
                  directory replaces what is in it"
             ),
-            (None, None) if self.cluster.is_some() || self.unfinished.is_some() => {
-                "; --delta brings a directory of the backup's own cluster to what the backup has, and removes everything \
-                 else in it"
-                    .to_owned()
+            (None, None)
+                if !self.is_anothers() && (self.cluster.is_some() || self.unfinished.is_some()) =>
+            {
+                "; if nothing in it is needed any more, --delta restores over it, and removes everything else in it".to_owned()
             }
             (Some(_) | None, _) => String::new(),
         };
@@ -94,6 +107,10 @@ impl Occupant {
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.cluster, &self.unfinished) {
+            (Some((cluster, version)), _) if self.is_anothers() => write!(
+                f,
+                "it is a data directory of another cluster than the one to restore ({cluster}, PostgreSQL {version})"
+            )?,
             (Some((cluster, version)), _) => write!(
                 f,
                 "it is a data directory of cluster {cluster}, PostgreSQL {version}"

@@ -287,7 +287,7 @@ impl Unfit {
         let before = format!("choose a target before {lsn}, where the tablespace was created");
         match self {
             Self::NotEmpty | Self::NotMapped(_) => format!(
-                "replay makes the tablespace at the original's path whatever the restore does: restore on another host or \
+                "replay creates the tablespace at the original's path whatever the restore does: restore on another host or \
                  in a container, where {place} is empty or missing, or {before}; nothing was written"
             ),
             Self::Missing => format!(
@@ -299,7 +299,7 @@ impl Unfit {
             ),
             Self::Shared(_) => format!(
                 "give each a directory of its own with --tablespace-map, neither of them inside of the other (where {place} is \
-                 there, replay makes tablespace {oid} in it: map the other one), or {before}; nothing was written"
+                 there, replay creates tablespace {oid} in it: map the other one), or {before}; nothing was written"
             ),
             Self::MapNotEmpty(_) => {
                 format!(

@@ -10,12 +10,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use walhalla_postgres::{Limits, Version};
 
-use super::Error;
 use super::folder::Folder;
 use super::plan::Plan;
 use super::stage::Seal;
 use super::target::{Bound, Point};
-use crate::server::conf::Configuration;
+use super::{Error, debian};
 
 /// Where the server's WAL comes from while it recovers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -272,7 +271,7 @@ impl OnDemand {
 fn raised(data: &Path, plan: &Plan) -> Vec<(&'static str, u32)> {
     let of_backup = plan.backup.limits.unwrap_or_default();
     let needed = of_backup.max(plan.limits.unwrap_or_default());
-    let files = Configuration::of_cluster(data);
+    let files = debian::configuration(data, plan.backup.postgres_version);
     let is_low = |(name, needed): (&'static str, u32), default: u32| {
         let configured = files.get(name).map(|value| std::str::from_utf8(value));
         let configured = configured.map_or(Some(default), |value| value.ok()?.trim().parse().ok());

@@ -36,7 +36,7 @@ impl Planner<'_> {
         Ok(Unreachable {
             reason: format!(
                 "{} is before the end of backup {}, {} ({}), and no older backup leads there",
-                self.target.point,
+                self.target.point.in_words(),
                 backup.id,
                 backup.stop_lsn,
                 precise_time(backup.data_end())
@@ -116,7 +116,7 @@ impl Planner<'_> {
             .time
             .map_or_else(String::new, |time| format!(" at {}", precise_time(time)));
         Ok(Unreachable {
-            reason: format!("{} was rolled back{time}", self.target.point),
+            reason: format!("{} was rolled back{time}", self.target.point.in_words()),
             nearest: self.hint([Hint::of(Point::Lsn(position)), Hint::end_of(way.backup)])?,
         })
     }
@@ -124,6 +124,7 @@ impl Planner<'_> {
     /// Of a target that is in the archive on another timeline.
     pub(super) fn elsewhere(&self, way: &Way) -> Result<Option<Unreachable>, Error> {
         let point = &self.target.point;
+        let said = point.in_words();
         let search = self.search.as_ref().filter(|_| self.gives_hints);
         let found = search.map(|search| search.on_another_branch(way.history));
         let Some(found) = found.transpose()?.flatten() else {
@@ -132,11 +133,11 @@ impl Planner<'_> {
         let (own, other) = (way.history.timeline.number(), found.timeline.number());
         let reason = match found.place {
             Place::Shared => format!(
-                "the archived WAL of timeline {own} ends before {point}, at segment {}; timeline {other} holds the same WAL",
+                "the archived WAL of timeline {own} ends before {said}, at segment {}; timeline {other} holds the same WAL",
                 way.missing()
             ),
             Place::Apart => {
-                format!("{point} is on timeline {other}, and not on the way to {own}")
+                format!("{said} is on timeline {other}, and not on the way to timeline {own}")
             }
         };
         let there = Hint::of(point.clone()).on(found.timeline);
@@ -148,7 +149,7 @@ impl Planner<'_> {
 
     /// The target is a subtransaction of `parent`.
     pub(super) fn part_of(&self, parent: &Transaction) -> Result<Unreachable, Error> {
-        let (point, xid) = (&self.target.point, parent.xid);
+        let (point, xid) = (self.target.point.in_words(), parent.xid);
         let (reason, instead) = match parent.outcome {
             Outcome::Committed => (
                 format!("{point} is a subtransaction of {xid}"),
@@ -157,7 +158,7 @@ impl Planner<'_> {
             Outcome::Aborted => (
                 format!(
                     "{point} is a subtransaction of {xid}, which was rolled back at {}",
-                    parent.time
+                    precise_time(parent.time)
                 ),
                 Point::Lsn(parent.lsn),
             ),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Access, StatVfs};
+use walhalla_postgres::SystemIdentifier;
 
 use super::Error;
 use super::existing::{self, Existing};
@@ -30,6 +31,8 @@ pub(super) struct Site {
     owner: Option<Owner>,
     is_update: bool,
     wal_folder: &'static str,
+    /// The cluster that is restored.
+    cluster: SystemIdentifier,
 }
 
 struct Spot {
@@ -56,9 +59,9 @@ impl Spot {
         }
     }
 
-    fn not_empty(&self) -> Error {
+    fn not_empty(&self, restored: SystemIdentifier) -> Error {
         let path = self.place.path.clone();
-        let occupant = Occupant::of(&path, self.place.tablespace());
+        let occupant = Occupant::of(&path, self.place.tablespace(), restored);
         Error::NotEmpty(path, Box::new(occupant))
     }
 }
@@ -96,6 +99,7 @@ impl Site {
             owner,
             is_update: false,
             wal_folder: backup.postgres_version.wal_folder(),
+            cluster: backup.system_identifier,
         };
         site.is_update = existing_files == Existing::Update && !site.data()?.is_empty()?;
         Ok(site)
@@ -148,7 +152,7 @@ impl Site {
             existing::prove(&data.place.path, backup)?;
             self.check_wal_link(data)?;
         } else if !data.is_empty()? {
-            return Err(data.not_empty());
+            return Err(data.not_empty(self.cluster));
         }
         for spot in &self.places {
             match spot.place.role {
@@ -210,7 +214,7 @@ impl Site {
                 tablespace: oid,
                 place: spot.place.path.clone(),
             }),
-            (false, false, _) => Err(spot.not_empty()),
+            (false, false, _) => Err(spot.not_empty(self.cluster)),
         }
     }
 
@@ -242,7 +246,7 @@ impl Site {
         if is_linked || spot.is_empty()? {
             Ok(())
         } else {
-            Err(spot.not_empty())
+            Err(spot.not_empty(self.cluster))
         }
     }
 
@@ -284,6 +288,9 @@ impl Site {
             let is_dangling = path.symlink_metadata().is_ok() && !path.exists();
             if is_dangling {
                 return Err(Error::LeadsNowhere(path.clone()));
+            }
+            if spot.place.role == Role::Data {
+                must_have_a_folder(path)?;
             }
             must_be_writable(path)?;
             if let Some(folder) = &spot.found {
@@ -358,7 +365,7 @@ impl Site {
             let Spot { place, found, .. } = spot;
             let folder = match found {
                 Some(found) => found,
-                None => fresh(Folder::make(&place.path, self.owner)?)?,
+                None => fresh(Folder::make(&place.path, self.owner)?, self.cluster)?,
             };
             match place.role {
                 Role::Data => data = Some(folder),
@@ -366,7 +373,7 @@ impl Site {
                 Role::Tablespace(oid) => {
                     let inside = match spot.version_folder {
                         Some(found) => found,
-                        None => fresh(folder.make_inside(&version_folder)?)?,
+                        None => fresh(folder.make_inside(&version_folder)?, self.cluster)?,
                     };
                     tablespaces.insert(oid, (place.path, inside));
                 }
@@ -378,13 +385,13 @@ impl Site {
 }
 
 /// A directory that was not there a moment ago, locked.
-fn fresh(folder: Folder) -> Result<Folder, Error> {
+fn fresh(folder: Folder, restored: SystemIdentifier) -> Result<Folder, Error> {
     folder.lock()?;
     if folder.names("".as_ref())?.is_empty() {
         return Ok(folder);
     }
     let path = folder.path().to_owned();
-    let occupant = Occupant::of(&path, None);
+    let occupant = Occupant::of(&path, None, restored);
     Err(Error::NotEmpty(path, Box::new(occupant)))
 }
 
@@ -430,6 +437,20 @@ pub(super) fn check_paths(files: &Chain, backup: &BackupEntry) -> Result<(), Err
         Some(path) => Err(Error::StrangePath(path)),
         None => Ok(()),
     }
+}
+
+/// Refuses a path of which more is missing than its last part: a misspelt one would be created.
+///
+/// # Errors
+/// [`Error::NoFolder`].
+fn must_have_a_folder(path: &Path) -> Result<(), Error> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let Some(folder) = folder.filter(|folder| !folder.exists()) else {
+        return Ok(());
+    };
+    let missing = folder.ancestors().take_while(|above| !above.exists());
+    let first = missing.filter(|it| !it.as_os_str().is_empty()).last();
+    Err(Error::NoFolder(first.unwrap_or(folder).to_owned()))
 }
 
 /// Refuses a path below which nothing can be created.

@@ -503,18 +503,14 @@ fn read_sealed(seal: &Seal) -> Result<SealedPlan, Error> {
 /// Answers the server's request for `name` from the plan that was sealed so: puts the file at `path`.
 ///
 /// # Errors
-/// [`wal::Error::NotArchived`] for what the plan does not name; [`Error::OtherSeal`] when it is another restore's by now;
+/// [`wal::Error::NotStaged`] for what the plan does not name; [`Error::OtherSeal`] when it is another restore's by now;
 /// [`Error::Staged`] when a staged file is not what was staged.
 pub fn serve(seal: &Seal, name: &str, path: &Path) -> Result<(), Error> {
     let plan = read_sealed(seal)?;
     let plan_path = &seal.plan;
     let file: WalFileName = name.parse().map_err(server::Error::from)?;
     let Some(expected) = plan.files.get(name) else {
-        return Err(wal::Error::NotArchived {
-            file,
-            archive: plan_path.display().to_string(),
-        }
-        .into());
+        return Err(wal::Error::NotStaged(file).into());
     };
     let staged = plan_path.with_file_name(name);
     // The same file is hashed and copied, whatever has its name by then.

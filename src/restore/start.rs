@@ -1,68 +1,64 @@
 //! The command that starts what was restored, as it works on this host.
 //!
-//! Distributions keep `pg_ctl` outside of PATH, and Debian keeps `postgresql.conf` outside of the data directory, in
-//! `/etc/postgresql/VERSION/NAME`, where `pg_ctlcluster` finds it (postgresql-common, `pg_ctlcluster(1)`).
+//! Distributions keep `pg_ctl` outside of PATH, and Debian keeps the settings outside of the data directory.
 
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use walhalla_postgres::Version;
 
+use super::debian::{self, Found};
 use super::leading_out::{other_data_directory, outside_pid_file};
 use super::recovery::quoted_for_sh;
-use super::site::real_path;
 use super::target::{Action, Point, Target, shell_bytes};
 use crate::server::conf::Configuration;
+use crate::users;
 
 /// Where distributions have the programs of a version: Debian and its relatives, and PostgreSQL's own RPMs.
 const PROGRAM_DIRECTORIES: [(&str, &str); 2] =
     [("/usr/lib/postgresql/", "/bin"), ("/usr/pgsql-", "/bin")];
-/// Where Debian has the settings of its clusters.
-const DEBIAN: &str = "/etc/postgresql";
-const SETTINGS: &str = "postgresql.conf";
+/// Where servers have their sockets: Debian's, and PostgreSQL's own default (pg_config_manual.h, `DEFAULT_PGSOCKET_DIR`).
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+/// PostgreSQL's own (configure, `DEF_PGPORT`).
+const DEFAULT_PORT: u16 = 5432;
+/// How many ports after the one that is in use are tried.
+const PORTS_TRIED: u16 = 100;
 
 /// The command that starts what was restored into `pgdata`, and writes nothing elsewhere, as a shell takes it.
 pub fn start_command(settings: &Configuration, pgdata: &Path, version: Version) -> String {
-    command(settings, pgdata, version, Path::new(DEBIAN))
+    let elsewhere = debian::settings(Path::new(debian::FOLDER), pgdata, version);
+    command(settings, pgdata, version, elsewhere.as_ref(), is_in_use)
 }
 
-fn command(settings: &Configuration, pgdata: &Path, version: Version, debian: &Path) -> String {
-    let mut options: Vec<Vec<u8>> = Vec::new();
-    let elsewhere = if pgdata.join(SETTINGS).exists() {
-        Vec::new()
-    } else {
-        debian_settings(debian, version)
-    };
-    let is_own = |file: &&PathBuf| {
-        let named = Configuration::read(file).ok();
-        let named = named.and_then(|settings| Some(settings.get("data_directory")?.to_owned()));
-        named.is_some_and(|named| {
-            real_path(Path::new(std::ffi::OsStr::from_bytes(&named))) == real_path(pgdata)
-        })
-    };
-    if let Some(name) = elsewhere
-        .iter()
-        .find(is_own)
-        .and_then(|file| file.parent()?.file_name())
-    {
-        return as_owner(
-            pgdata,
-            &format!(
-                "pg_ctlcluster {version} {} start",
-                shell_bytes(name.as_bytes())
-            ),
-        );
+fn command(
+    settings: &Configuration,
+    pgdata: &Path,
+    version: Version,
+    elsewhere: Option<&Found>,
+    is_in_use: impl Fn(u16) -> bool,
+) -> String {
+    let mut options: Vec<(&str, Vec<u8>)> = Vec::new();
+    if let Some(name) = elsewhere.and_then(|found| found.own_name.as_ref()) {
+        let name = shell_bytes(name.as_bytes());
+        return as_owner(pgdata, &format!("pg_ctlcluster {version} {name} start"));
     }
-    if let [file, ..] = elsewhere.as_slice() {
-        options.push([b"config_file=", file.as_os_str().as_bytes()].concat());
+    if let Some(found) = elsewhere {
+        options.push(("config_file", found.file.as_os_str().as_bytes().to_vec()));
     }
     let leads_away = other_data_directory(settings, pgdata).is_some();
-    if leads_away || !elsewhere.is_empty() {
-        options.push([b"data_directory=", pgdata.as_os_str().as_bytes()].concat());
+    if leads_away || elsewhere.is_some() {
+        options.push(("data_directory", pgdata.as_os_str().as_bytes().to_vec()));
     }
-    if outside_pid_file(settings, pgdata) || !elsewhere.is_empty() {
-        options.push(b"external_pid_file=".to_vec());
+    if outside_pid_file(settings, pgdata) || elsewhere.is_some() {
+        let own = pgdata.join("external.pid");
+        options.push(("external_pid_file", own.as_os_str().as_bytes().to_vec()));
+    }
+    if let Some((_, free)) = other_port(settings, elsewhere, is_in_use) {
+        options.push(("port", free.to_string().into_bytes()));
     }
     let program = program(version).map_or_else(
         || "pg_ctl".to_owned(),
@@ -75,7 +71,7 @@ fn command(settings: &Configuration, pgdata: &Path, version: Version, debian: &P
     // pg_ctl gives them to a shell of its own (pg_ctl.c, `start_postmaster`).
     let options = options
         .iter()
-        .map(|option| [b"-c ".as_slice(), &quoted_for_sh(option)].concat());
+        .map(|(name, value)| [b"-c ", name.as_bytes(), b"=", &quoted_for_sh(value)].concat());
     let options = options.collect::<Vec<_>>().join(&b' ');
     as_owner(
         pgdata,
@@ -84,46 +80,96 @@ fn command(settings: &Configuration, pgdata: &Path, version: Version, debian: &P
 }
 
 /// What one must know before the start of a server whose settings are not in its data directory.
-pub fn notes(pgdata: &Path, version: Version) -> Vec<String> {
-    if pgdata.join(SETTINGS).exists() {
-        return Vec::new();
-    }
-    let found = debian_settings(Path::new(DEBIAN), version);
-    vec![match found.as_slice() {
-        [] => format!(
-            "there is no {SETTINGS} in {}: the backup has none, as the original keeps it elsewhere. Put one there, and pg_hba.conf, \
+pub fn notes(settings: &Configuration, pgdata: &Path, version: Version) -> Vec<String> {
+    let found = debian::settings(Path::new(debian::FOLDER), pgdata, version);
+    let mut notes = Vec::new();
+    match &found {
+        Some(Found { own_name: Some(_), .. }) => return notes,
+        Some(found) => notes.push(format!(
+            "the settings are not in the data directory: the command below starts the server with {}",
+            found.file.display()
+        )),
+        None if pgdata.join(debian::SETTINGS).exists() => {}
+        None => notes.push(format!(
+            "there is no {} in {}: the backup has none, as the original keeps it elsewhere. Put one there, and pg_hba.conf, \
              before you start the server",
+            debian::SETTINGS,
             pgdata.display()
-        ),
-        [file, ..] => format!(
-            "the settings are not in the data directory: the command below starts the server with {}, on the same port; beside a \
-             running server add -c port=N to the options",
-            file.display()
-        ),
-    }]
+        )),
+    }
+    if let Some((port, free)) = other_port(settings, found.as_ref(), is_in_use) {
+        notes.push(format!(
+            "port {port} is in use on this host: the command below starts the server on port {free}"
+        ));
+    }
+    notes
 }
 
-/// What the server does at the target, and how to go on.
-pub fn at_the_target(target: &Target, version: Version) -> Option<String> {
-    if target.point == Point::End {
+/// The port of the settings, if something listens there, and a free one after it.
+fn other_port(
+    settings: &Configuration,
+    elsewhere: Option<&Found>,
+    is_in_use: impl Fn(u16) -> bool,
+) -> Option<(u16, u16)> {
+    let named = |settings: &Configuration| {
+        let text = std::str::from_utf8(settings.get("port")?).ok()?;
+        text.parse().ok()
+    };
+    let debians = || named(&Configuration::read(&elsewhere?.file).ok()?);
+    let port = named(settings).or_else(debians).unwrap_or(DEFAULT_PORT);
+    if !is_in_use(port) {
         return None;
+    }
+    let later = port.checked_add(1)?..=port.saturating_add(PORTS_TRIED);
+    let free = { later }.find(|port| !is_in_use(*port))?;
+    Some((port, free))
+}
+
+/// Whether a server of this host listens at the port, or at the socket that is named after it.
+fn is_in_use(port: u16) -> bool {
+    let is_taken = |address| {
+        let bound = TcpListener::bind((address, port));
+        bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+    };
+    let answers = |directory| {
+        let socket = Path::new(directory).join(format!(".s.PGSQL.{port}"));
+        UnixStream::connect(socket).is_ok()
+    };
+    is_taken(Ipv4Addr::UNSPECIFIED)
+        || is_taken(Ipv4Addr::LOCALHOST)
+        || SOCKET_DIRECTORIES.into_iter().any(answers)
+}
+
+/// When a restored server has everything.
+const READ: &str = "psql -c 'select pg_is_in_recovery()' says f";
+
+/// What the server does at the target, and how to go on.
+pub fn at_the_target(target: &Target, version: Version) -> String {
+    if target.point == Point::End {
+        return format!(
+            "at the end of the archive the server opens for writing, on a new timeline. It answers queries before that, with less \
+             than the archive holds: wait until {READ}"
+        );
     }
     let resume = if version.wal_folder() == "pg_wal" {
         "pg_wal_replay_resume"
     } else {
         "pg_xlog_replay_resume"
     };
-    Some(match target.action {
+    match target.action {
         Action::Pause => format!(
             "at the target the server waits, and may be read (hot_standby = on): look whether it is the right moment, then go on with: \
              psql -c 'select {resume}()'; it opens for writing, and WAL after the target is never replayed. If it is the wrong \
              moment, stop the server and restore again with another target"
         ),
-        Action::Promote => "at the target the server opens for writing, on a new timeline".to_owned(),
+        Action::Promote => format!(
+            "at the target the server opens for writing, on a new timeline. It answers queries before that, with less than you \
+             asked for: wait until {READ}"
+        ),
         Action::Shutdown => {
             "at the target the server shuts down; started again as it is, it goes on to recover from there".to_owned()
         }
-    })
+    }
 }
 
 /// `pg_ctl` of the version, where a distribution has it outside of PATH.
@@ -133,35 +179,16 @@ fn program(version: Version) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.exists())
 }
 
-/// Debian's settings of this version's clusters, by name.
-fn debian_settings(debian: &Path, version: Version) -> Vec<PathBuf> {
-    let clusters = std::fs::read_dir(debian.join(version.to_string()));
-    let clusters = clusters.into_iter().flatten().flatten();
-    let mut files: Vec<PathBuf> = clusters.map(|entry| entry.path().join(SETTINGS)).collect();
-    files.retain(|file| file.exists());
-    files.sort();
-    files
-}
-
 /// The command as root runs it: PostgreSQL does not start as root.
 fn as_owner(pgdata: &Path, command: &str) -> String {
     let owner = pgdata.metadata().map_or(0, |metadata| metadata.uid());
     if !rustix::process::geteuid().is_root() || owner == 0 || command.starts_with("pg_ctlcluster") {
         return command.to_owned();
     }
-    match name_of(owner) {
+    match users::name(owner) {
         Some(name) => format!("runuser -u {} -- {command}", shell_bytes(name.as_bytes())),
         None => format!("setpriv --reuid {owner} --regid {owner} --clear-groups {command}"),
     }
-}
-
-fn name_of(user: u32) -> Option<String> {
-    let text = std::fs::read_to_string("/etc/passwd").ok()?;
-    let mut lines = text.lines().map(|line| line.split(':'));
-    lines.find_map(|mut words| {
-        let name = words.next()?;
-        (words.nth(1)?.parse() == Ok(user)).then(|| name.to_owned())
-    })
 }
 
 #[cfg(test)]
@@ -176,17 +203,20 @@ mod tests {
         std::fs::create_dir_all(debian.join("16/main")).unwrap();
         std::fs::create_dir(&pgdata).unwrap();
         let settings = debian.join("16/main/postgresql.conf");
+        let unset = Configuration::default();
         let started = |names: &Path| {
             let text = format!("data_directory = '{}'\n", names.display());
             std::fs::write(&settings, text).unwrap();
-            command(&Configuration::default(), &pgdata, version, &debian)
+            let found = debian::settings(&debian, &pgdata, version);
+            command(&unset, &pgdata, version, found.as_ref(), |_| false)
         };
         assert_eq!(started(&pgdata), "pg_ctlcluster 16 main start");
         let copy = started(Path::new("/var/lib/postgresql/16/main"));
         let named = format!("config_file={}", settings.display());
         let own = format!("data_directory={}", pgdata.display());
         assert!(copy.contains(&named) && copy.contains(&own), "{copy}");
-        assert!(copy.contains("external_pid_file="), "{copy}");
+        let pid = format!("external_pid_file={}/external.pid", pgdata.display());
+        assert!(copy.contains(&pid), "{copy}");
         // What is in the directory itself needs no help.
         std::fs::write(pgdata.join("postgresql.conf"), "").unwrap();
         let plain = started(&pgdata);
@@ -197,6 +227,26 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_in_use_is_not_named_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("postgresql.conf");
+        std::fs::write(&file, "port = 5433\n").unwrap();
+        let found = Found {
+            file: file.clone(),
+            own_name: None,
+        };
+        let unset = Configuration::default();
+        let none = other_port(&unset, None, |port| port == 5433);
+        assert_eq!(none, None);
+        let next = other_port(&unset, Some(&found), |port| port == 5433);
+        assert_eq!(next, Some((5433, 5434)));
+        let own = Configuration::read(&file).unwrap();
+        let third = other_port(&own, None, |port| port < 5440);
+        assert_eq!(third, Some((5433, 5440)));
+        assert_eq!(other_port(&own, None, |_| true), None);
+    }
+
+    #[test]
     fn a_server_that_pauses_is_said_to_pause_and_how_it_goes_on() {
         let target = |point| Target {
             point,
@@ -204,14 +254,11 @@ mod tests {
             bound: super::super::target::Bound::Inclusive,
             action: Action::Pause,
         };
-        let said = |version: &str| {
-            at_the_target(&target(Point::Xid(7)), Version::parse(version).unwrap()).unwrap()
-        };
+        let said =
+            |version: &str| at_the_target(&target(Point::Xid(7)), Version::parse(version).unwrap());
         assert!(said("17").contains("pg_wal_replay_resume()"));
         assert!(said("9.6").contains("pg_xlog_replay_resume()"));
-        assert_eq!(
-            at_the_target(&target(Point::End), Version::parse("17").unwrap()),
-            None
-        );
+        let end = at_the_target(&target(Point::End), Version::parse("17").unwrap());
+        assert!(end.contains("pg_is_in_recovery()"));
     }
 }

@@ -97,6 +97,23 @@ pub fn spans(windows: &[Window]) -> Vec<Span> {
     spans
 }
 
+/// Spans as one where no WAL is missing between them: nothing was committed there, so each moment is like the one before.
+pub fn joined(spans: &[Span]) -> Vec<Span> {
+    let mut joined: Vec<Span> = Vec::new();
+    for span in spans {
+        let end = span.to.unwrap_or(span.from);
+        match joined.last_mut() {
+            Some(last) if last.timeline == span.timeline && last.missing.is_none() => {
+                last.to = last.to.max(Some(end));
+                last.is_end_unknown = span.is_end_unknown;
+                last.missing = span.missing;
+            }
+            _ => joined.push(span.clone()),
+        }
+    }
+    joined
+}
+
 /// The last segment that recovery from `backup` along `history` comes to; `None` when the archived WAL is not the backup's or
 /// not whole.
 ///

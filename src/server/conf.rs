@@ -44,10 +44,14 @@ impl Configuration {
     /// Reads what a server in `pgdata` reads: `postgresql.conf`, then `postgresql.auto.conf`, with what they include. A file
     /// that is missing has no settings.
     pub fn of_cluster(pgdata: &Path) -> Self {
+        Self::of_files(&["postgresql.conf", "postgresql.auto.conf"].map(|name| pgdata.join(name)))
+    }
+
+    /// Reads files one after the other, with what they include. A file that is missing has no settings.
+    pub fn of_files(files: &[PathBuf]) -> Self {
         let mut configuration = Self::default();
-        for name in ["postgresql.conf", "postgresql.auto.conf"] {
-            let path = pgdata.join(name);
-            if let Err(error) = configuration.add(&path, 0) {
+        for path in files {
+            if let Err(error) = configuration.add(path, 0) {
                 tracing::debug!("could not read {}: {error}", path.display());
             }
         }

@@ -12,7 +12,7 @@ use super::timelines::{Reason, Timeline};
 use super::{Backup, Status};
 use crate::output::look;
 use crate::repository::BackupKind;
-use crate::restore::window::Span;
+use crate::restore::window::{Span, joined};
 
 /// Columns before the drawing.
 const MARGIN: usize = 13;
@@ -50,7 +50,7 @@ impl Cell {
 
 /// What the letters of a drawing mean.
 pub const LEGEND: &str =
-    "F full  D delta  ━ every moment can be restored  ─ WAL only  × missing  └ branch";
+    "F full  D delta  ━ every moment can be restored  ─ WAL only  × missing  · deleted  └ branch";
 
 /// The lines of a drawing that is as wide as the terminal; none where no time is known.
 pub fn lines(status: &Status) -> Vec<String> {
@@ -127,14 +127,15 @@ fn cells(status: &Status, timeline: &Timeline, scale: &Scale) -> Vec<Cell> {
             mark(from, to, Cell::Wal);
         }
     }
-    for (from, to) in { status.reachable.iter() }
-        .filter_map(|span| on_timeline(span, timeline.timeline, &status.timelines))
+    let spans = joined(&status.reachable);
+    for (from, to) in
+        { spans.iter() }.filter_map(|span| on_timeline(span, timeline.timeline, &status.timelines))
     {
         mark(from, to, Cell::Reachable);
     }
     for gap in &timeline.gaps {
         if let Some(at) = gap.after.or(gap.before) {
-            let cell = if gap.reason == Some(Reason::Deleted) {
+            let cell = if gap.reason.is_some_and(Reason::is_harmless) {
                 Cell::Deleted
             } else {
                 Cell::Gap

@@ -194,11 +194,12 @@ fn reports(status: &Status, problems: &mut Vec<Problem>) {
 
 fn gaps(status: &Status, problems: &mut Vec<Problem>) {
     for timeline in &status.timelines {
-        let lost = { timeline.gaps.iter() }.filter(|gap| gap.reason != Some(Reason::Deleted));
+        let lost =
+            { timeline.gaps.iter() }.filter(|gap| !gap.reason.is_some_and(Reason::is_harmless));
         for gap in lost {
             let why = match gap.reason {
                 Some(Reason::Dropped) => ", because wal-push dropped them (max_backlog)",
-                Some(Reason::Deleted) | None => "",
+                Some(Reason::Deleted | Reason::Earlier) | None => "",
             };
             let what = format!(
                 "{} of timeline {} missing{why}: {} to {}",

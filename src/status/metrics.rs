@@ -8,7 +8,7 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{self, Registry};
 
 use super::timelines::Reason;
 use super::{Backup, Newest, Status};
@@ -17,6 +17,100 @@ use crate::repository::reports::{ReportKind, ReportResult};
 
 /// What each name begins with.
 pub const PREFIX: &str = "walhalla";
+
+/// A metric, as Prometheus' help and the book describe it.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name after the [`PREFIX`] and an underscore.
+    pub name: &'static str,
+    /// Its labels, and the values of each that are known beforehand.
+    pub labels: &'static [(&'static str, &'static [&'static str])],
+    /// Who shows it.
+    pub shown_by: ShownBy,
+    /// What it says, without a full stop.
+    pub help: &'static str,
+}
+
+/// Who shows a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShownBy {
+    /// `walhalla status` and the daemon.
+    Both,
+    /// The daemon, and `walhalla status` with `--pgdata`.
+    Host,
+    /// The daemon, and `walhalla status` with `--pgdata` while the server answers.
+    Server,
+    /// The daemon.
+    Daemon,
+}
+
+impl Metric {
+    /// Adds the metric to the page.
+    pub fn register(&self, registry: &mut Registry, values: impl registry::Metric) {
+        // The library adds the ending of counters itself.
+        let name = self.name.strip_suffix("_total").unwrap_or(self.name);
+        registry.register(name, self.help, values);
+    }
+}
+
+macro_rules! metrics {
+    ($($id:ident = $name:literal, [$($label:literal $(: $value:literal)*),*], $shown_by:ident, $help:literal;)+) => {
+        $(pub(crate) const $id: Metric = Metric {
+            name: $name,
+            labels: &[$(($label, &[$($value),*])),*],
+            shown_by: ShownBy::$shown_by,
+            help: $help,
+        };)+
+
+        /// Every metric, in the order in which the book lists them.
+        pub static METRICS: &[Metric] = &[$($id),+];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "build_info", ["version"], Both,
+        "Always 1. The label says which version runs";
+    STORE_UP = "store_up", [], Both,
+        "1 if the store answered the last request, else 0";
+    WAL_READY_SEGMENTS = "wal_ready_segments", ["system_id"], Host,
+        "How many segments wait for the archive";
+    WAL_LAST_ARCHIVED = "wal_last_archived_timestamp_seconds", ["system_id"], Both,
+        "When a segment was last archived";
+    WAL_ARCHIVE_FAILURES = "wal_archive_failures_total", ["system_id"], Server,
+        "How often archiving failed: the daemon counts its own failures, status shows failed_count of pg_stat_archiver";
+    WAL_ARCHIVED_SEGMENTS = "wal_archived_segments_total", ["system_id"], Daemon,
+        "How many segments the daemon stored";
+    WAL_FETCHED_SEGMENTS = "wal_fetched_segments_total", ["system_id"], Daemon,
+        "How many segments the daemon fetched because a call waited for them";
+    BACKUPS = "backups", ["system_id", "type": "full": "delta"], Both,
+        "How many backups the store has";
+    BACKUP_LAST_COMPLETION = "backup_last_completion_timestamp_seconds", ["system_id", "type": "full": "delta"], Both,
+        "When the newest backup ended that can be restored";
+    BACKUP_LAST_SIZE = "backup_last_size_bytes", ["system_id"], Both,
+        "How much a restore of the newest backup writes";
+    BACKUP_LAST_STORED = "backup_last_stored_bytes", ["system_id"], Both,
+        "How much the newest backup alone takes in the store";
+    BACKUP_CHAIN_LENGTH = "backup_chain_length", ["system_id"], Both,
+        "How many backups the longest chain has";
+    BACKUP_LAST_DURATION = "backup_last_duration_seconds", ["system_id"], Both,
+        "How long the newest backup took";
+    FIRST_RECOVERABILITY = "first_recoverability_timestamp_seconds", ["system_id"], Both,
+        "The first moment that can be restored";
+    LAST_RECOVERABILITY = "last_recoverability_timestamp_seconds", ["system_id"], Both,
+        "The last moment that can be restored, where this host can read the WAL";
+    WAL_GAPS = "wal_gaps", ["system_id"], Both,
+        "How many gaps the archived WAL has, without those that a deletion made and those before the first backup";
+    STORE_BYTES = "store_bytes", ["system_id", "kind": "backups": "wal": "summaries"], Both,
+        "How many bytes the store holds";
+    VERIFY_LAST = "verify_last_timestamp_seconds", ["system_id", "result": "ok": "failed"], Both,
+        "When the last verification with this result began";
+    DRILL_LAST = "drill_last_timestamp_seconds", ["system_id", "result": "ok": "failed"], Both,
+        "When the last drill with this result began";
+    DRILL_RTO = "drill_rto_seconds", ["system_id"], Both,
+        "How long the restore of the last drill took";
+    DRILL_RPO = "drill_rpo_seconds", ["system_id"], Both,
+        "How much the last drill lost, as a time";
+}
 
 /// Whose a figure is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,9 +156,8 @@ pub fn registry(store_up: &Gauge) -> Registry {
     let version = crate::LONG_VERSION;
     build.get_or_create(&Build { version }).set(1);
     // A gauge, as the text format of the textfile collector knows no info.
-    registry.register("build_info", "The version that runs", build);
-    let help = "Whether the store answered the last request";
-    registry.register("store_up", help, store_up.clone());
+    BUILD_INFO.register(&mut registry, build);
+    STORE_UP.register(&mut registry, store_up.clone());
     registry
 }
 
@@ -132,21 +225,9 @@ pub fn register_archiving(
     last_archived: Family<OfCluster, Seconds>,
     failures: Family<OfCluster, Counter>,
 ) {
-    registry.register(
-        "wal_ready_segments",
-        "Segments that wait for the archive",
-        ready,
-    );
-    registry.register(
-        "wal_last_archived_timestamp_seconds",
-        "When a segment was archived last",
-        last_archived,
-    );
-    registry.register(
-        "wal_archive_failures",
-        "Segments that the server asked for and that were not archived",
-        failures,
-    );
+    WAL_READY_SEGMENTS.register(registry, ready);
+    WAL_LAST_ARCHIVED.register(registry, last_archived);
+    WAL_ARCHIVE_FAILURES.register(registry, failures);
 }
 
 /// Registers what the store tells of some clusters.
@@ -188,33 +269,12 @@ fn register_backups(registry: &mut Registry, statuses: &[Status]) {
             .get_or_create(&of)
             .set(integer(status.longest_chain as u64));
     }
-    registry.register("backups", "Backups in the store", backups);
-    registry.register(
-        "backup_last_completion_timestamp_seconds",
-        "When the newest backup ended that can be restored",
-        completion,
-    );
-    let mut newest = |name: &str, help: &str, family| registry.register(name, help, family);
-    newest(
-        "backup_last_size_bytes",
-        "What a restore of the newest backup writes",
-        size,
-    );
-    newest(
-        "backup_last_stored_bytes",
-        "What the newest backup takes in the store",
-        stored,
-    );
-    newest(
-        "backup_chain_length",
-        "Backups that a restore of the longest chain takes",
-        chain,
-    );
-    registry.register(
-        "backup_last_duration_seconds",
-        "How long the newest backup took",
-        duration,
-    );
+    BACKUPS.register(registry, backups);
+    BACKUP_LAST_COMPLETION.register(registry, completion);
+    BACKUP_LAST_SIZE.register(registry, size);
+    BACKUP_LAST_STORED.register(registry, stored);
+    BACKUP_CHAIN_LENGTH.register(registry, chain);
+    BACKUP_LAST_DURATION.register(registry, duration);
 }
 
 fn register_window(registry: &mut Registry, statuses: &[Status]) {
@@ -228,7 +288,8 @@ fn register_window(registry: &mut Registry, statuses: &[Status]) {
             first.get_or_create(&of).set(seconds(span.from));
         }
         let ends = status.reachable.iter();
-        if let Some(end) = ends.map(|span| span.to.unwrap_or(span.from)).max() {
+        let is_known = !status.reachable.iter().any(|span| span.is_end_unknown);
+        if is_known && let Some(end) = ends.map(|span| span.to.unwrap_or(span.from)).max() {
             last.get_or_create(&of).set(seconds(end));
         }
         gaps.get_or_create(&of).set(integer(gaps_of(status)));
@@ -244,22 +305,10 @@ fn register_window(registry: &mut Registry, statuses: &[Status]) {
                 .set(integer(bytes));
         }
     }
-    registry.register(
-        "first_recoverability_timestamp_seconds",
-        "The first moment that can be restored",
-        first,
-    );
-    registry.register(
-        "last_recoverability_timestamp_seconds",
-        "The last moment that can be restored",
-        last,
-    );
-    registry.register(
-        "wal_gaps",
-        "Gaps in the archived WAL that no deletion made",
-        gaps,
-    );
-    registry.register("store_bytes", "Bytes in the store", stored);
+    FIRST_RECOVERABILITY.register(registry, first);
+    LAST_RECOVERABILITY.register(registry, last);
+    WAL_GAPS.register(registry, gaps);
+    STORE_BYTES.register(registry, stored);
 }
 
 fn register_reports(registry: &mut Registry, statuses: &[Status]) {
@@ -294,28 +343,16 @@ fn register_reports(registry: &mut Registry, statuses: &[Status]) {
             }
         }
     }
-    registry.register(
-        "verify_last_timestamp_seconds",
-        "When the last verification of each result began",
-        verified,
-    );
-    registry.register(
-        "drill_last_timestamp_seconds",
-        "When the last drill of each result began",
-        drilled,
-    );
-    registry.register(
-        "drill_rto_seconds",
-        "How long the restore of the last drill took",
-        rto,
-    );
-    registry.register("drill_rpo_seconds", "How much the last drill lost", rpo);
+    VERIFY_LAST.register(registry, verified);
+    DRILL_LAST.register(registry, drilled);
+    DRILL_RTO.register(registry, rto);
+    DRILL_RPO.register(registry, rpo);
 }
 
 /// Gaps that were not made on purpose.
 fn gaps_of(status: &Status) -> u64 {
     let gaps = { status.timelines.iter() }.flat_map(|timeline| &timeline.gaps);
-    gaps.filter(|gap| gap.reason != Some(Reason::Deleted))
+    gaps.filter(|gap| !gap.reason.is_some_and(Reason::is_harmless))
         .count() as u64
 }
 

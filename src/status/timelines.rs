@@ -100,6 +100,18 @@ pub enum Reason {
     Deleted,
     /// `wal-push` dropped some of them, as the setting `max_backlog` allows.
     Dropped,
+    /// No backup begins before them, so that nothing needs them: the store was begun later.
+    Earlier,
+}
+
+impl Reason {
+    /// Whether the segments are missed.
+    pub fn is_harmless(self) -> bool {
+        match self {
+            Self::Deleted | Self::Earlier => true,
+            Self::Dropped => false,
+        }
+    }
 }
 
 /// Segments that wal-push dropped.
@@ -294,6 +306,7 @@ fn gaps(
                 reason: match (is_deleted, dropped.is_empty()) {
                     (true, _) => Some(Reason::Deleted),
                     (false, false) => Some(Reason::Dropped),
+                    (false, true) if ledger.begins_after(last) => Some(Reason::Earlier),
                     (false, true) => None,
                 },
                 first,
@@ -328,6 +341,16 @@ impl Ledger<'_> {
             record: *gap,
         })
         .collect()
+    }
+
+    /// Whether there are backups, and all begin after a segment, whatever their timeline is.
+    fn begins_after(&self, last: SegmentName) -> bool {
+        let is_later = |backup: &BackupEntry| {
+            let size = backup.wal_segment_size;
+            let number = last.number(size);
+            number.is_some_and(|number| size.segment_of(backup.start_lsn) > number)
+        };
+        !self.backups.is_empty() && self.backups.iter().all(is_later)
     }
 
     /// Whether a backup begins after a segment of its own timeline, or on a later one.

@@ -127,6 +127,9 @@ pub enum Error {
         /// The archive.
         archive: String,
     },
+    /// Not among the WAL that a restore staged.
+    #[error("{0} is not among the WAL that was staged for this recovery")]
+    NotStaged(WalFileName),
 }
 
 impl Error {
@@ -222,7 +225,7 @@ impl Failure for Error {
             Self::Repository(error) => error.class(),
             Self::Pipeline(error) => error.class(),
             Self::NotMirrored { source, .. } => source.class(),
-            Self::NotArchived { .. } => Class::Absent,
+            Self::NotArchived { .. } | Self::NotStaged(_) => Class::Absent,
             Self::Local { .. }
             | Self::Mismatch { .. }
             | Self::OtherContent { .. }
@@ -276,7 +279,7 @@ impl Failure for Error {
                 }
                 _ => return None,
             },
-            Self::NotArchived { .. } | Self::Superseded(_) => return None,
+            Self::NotArchived { .. } | Self::NotStaged(_) | Self::Superseded(_) => return None,
         };
         Some(text.into())
     }

@@ -168,7 +168,9 @@ fn the_quick_start_works_as_it_is_written() {
     primary.set_env(&[("WALHALLA_CONFIG".to_owned(), config)]);
     primary.start();
 
-    let [install, look]: [String; 2] = page.blocks("## 1. Install", "sh").try_into().unwrap();
+    let [build, install, look]: [String; 3] =
+        page.blocks("## 1. Install", "sh").try_into().unwrap();
+    own.run(&build).succeeds();
     own.run(&install).succeeds();
     own.run(&look).succeeds();
 
@@ -194,7 +196,7 @@ fn the_quick_start_works_as_it_is_written() {
     // As psql prints it: the line below the dashes.
     let mut lines = said.lines().skip_while(|line| !line.starts_with("----"));
     let time = lines.nth(1).unwrap().trim();
-    own.run(&replaced(&restore, "2026-11-21 08:15:00+00", time))
+    own.run(&replaced(&restore, "2026-11-21 08:15:00.123456+00", time))
         .succeeds();
     let server = own
         .shell(&start)
@@ -215,6 +217,53 @@ fn the_quick_start_works_as_it_is_written() {
     let tables = own.run(&look).succeeds().stdout;
     assert!(tables.contains("made_before"), "{tables}");
     assert!(!tables.contains("made_after"), "{tables}");
+    primary.stop();
+}
+
+#[test]
+fn a_dropped_table_comes_back_whole_as_it_is_written() {
+    let page = Page::of("finding-the-moment.md");
+    let own = OwnHost::new();
+    let store = Store::directory(&own.area);
+    let walhalla = Walhalla::new(&own.area, &store);
+    own.area.write(
+        "etc/walhalla.toml",
+        format!("store = \"{}\"\n", store.url()),
+    );
+    std::os::unix::fs::symlink(&host().program, own.area.path("bin/walhalla")).unwrap();
+    let mut primary = Cluster::create(&own.area, "main", Shape::of(VERSION));
+    let sockets = own.area.path("main.s").display().to_string();
+    primary.configure(&format!("unix_socket_directories = '{sockets}'"));
+    walhalla.archive_from(&mut primary);
+    own.run("psql -c 'create database shop'").succeeds();
+    own.run("psql -c 'create table orders as select generate_series(1, 1000) as id' shop")
+        .succeeds();
+    walhalla.back_up(&primary);
+    // So that the copy answers queries for a while before it has them all.
+    for _ in 0..20 {
+        own.run("psql -c 'insert into orders select generate_series(1, 20000)' shop")
+            .succeeds();
+    }
+    own.run("psql -c 'drop table orders' shop").succeeds();
+    primary.archive_everything();
+
+    let found = own.run("walhalla find --dropped").succeeds().stdout;
+    let restore = found
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("before it: "));
+    own.run(restore.unwrap_or_else(|| panic!("{found}")))
+        .succeeds();
+    let [_, start, wait, dump]: [String; 4] = { page.blocks("## A table is gone", "sh") }
+        .try_into()
+        .unwrap();
+    own.run(&start).succeeds();
+    own.run(&wait).succeeds();
+    own.run(&dump).succeeds();
+    let count = own.run("psql -Atc 'select count(*) from orders' shop");
+    assert_eq!(count.succeeds().stdout.trim(), "401000");
+    let [clear]: [String; 1] = page.blocks("### Clean up", "sh").try_into().unwrap();
+    own.run(&clear).succeeds();
+    assert!(!own.area.path("restored").exists());
     primary.stop();
 }
 

@@ -159,6 +159,8 @@ fn a_host_that_only_restores_needs_no_right_to_write() {
     );
     fill(&cluster);
     let id = writer.back_up(&cluster);
+    // The history file of the backup comes after it.
+    cluster.archive_everything();
     let before = store.objects_named("");
     let outcome = writer.run(&["check", "--read-only", "--json"]).succeeds();
     let found = said(&outcome, "read the newest backup");

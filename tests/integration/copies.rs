@@ -504,7 +504,7 @@ fn a_second_s3_server_is_reached_by_a_profile() {
     let none = walhalla.with_env("WALHALLA_S3_PROFILE", "missing");
     none.run(&["backup-list"])
         .exits_with(2)
-        .says(&["no region is set"]);
+        .says(&["no file of AWS profiles has the profile \"missing\""]);
 }
 
 /// A cluster that was restored to the past has two timelines, and so has its copy.

@@ -95,7 +95,7 @@ impl Gapped {
 #[test]
 fn an_old_gap_is_not_blamed_for_a_target_that_it_does_not_hide() {
     let gapped = Gapped::make();
-    let end = "everything that is archived, without a --target option";
+    let end = "no --target option, which restores everything that is archived";
     let late_xid = gapped.late.xid.as_str();
 
     let (reason, nearest) = gapped.unreachable(&["--target-time", "2099-01-01 00:00:00+00"]);
@@ -680,7 +680,7 @@ fn mistakes_about_s3() {
     refused(
         &profile,
         &list,
-        1,
+        2,
         &["no file of AWS profiles has", "backpus", "hint:"],
     );
     let setting = walhalla
@@ -689,13 +689,18 @@ fn mistakes_about_s3() {
     refused(
         &setting,
         &list,
-        1,
+        2,
         &["no file of AWS profiles has", "backpus", "hint:"],
     );
     let none = walhalla
         .without_env(&keys)
         .with_env("AWS_EC2_METADATA_DISABLED", "true");
-    refused(&none, &list, 1, &["credentials", &place, "hint:"]);
+    refused(
+        &none,
+        &list,
+        1,
+        &["no credentials were found", &place, "walhalla config"],
+    );
     let unsaid = walhalla.with_env("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000");
     refused(&unsaid, &list, 2, &["AWS_ENDPOINT_URL_S3", "https://"]);
     let nameless = walhalla.with_env("AWS_ENDPOINT_URL_S3", "http://no.such.host.invalid:9000");
@@ -723,6 +728,19 @@ fn mistakes_about_s3() {
         assert!(!said.stderr.contains(debug), "{debug}: {said}");
     }
     assert!(!s3_env(&endpoint).is_empty());
+
+    // A proxy is named where the request would go through it.
+    let proxied = away.with_env("HTTP_PROXY", "http://127.0.0.1:2");
+    let said = refused(&proxied, &list, 1, &["endpoint http://127.0.0.1:1"]);
+    assert!(!said.stderr.contains("proxy"), "{said}");
+    let proxied = proxied.with_env("NO_PROXY", "example.org");
+    let through = "proxy http://127.0.0.1:2 (HTTP_PROXY)";
+    refused(
+        &proxied,
+        &list,
+        1,
+        &["endpoint http://127.0.0.1:1", through],
+    );
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn never_into_the_original(version: u32) {
     let text = spaced.walhalla.run(&["plan"]).succeeds();
     assert!(
         text.stdout
-            .contains(&format!("replay makes tablespace {}", spaced.oid)),
+            .contains(&format!("replay creates tablespace {}", spaced.oid)),
         "{text}"
     );
 
@@ -283,7 +283,7 @@ fn a_moved_database_is_not_removed_by_replay(version: u32) {
     for place in [&second, &link, &inside] {
         let refused = restore(&[map(&a, place)]).exits_with(1);
         refused.says(&[
-            &format!("replay makes tablespace {b}"),
+            &format!("replay creates tablespace {b}"),
             place.to_str().unwrap(),
             "would remove them",
             "--tablespace-map",

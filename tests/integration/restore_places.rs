@@ -571,7 +571,7 @@ fn room_and_files_are_summed_up_on_each_file_system() {
         .says(&["more files"]);
     with_mounts(&spaced, &mount("size=85m"), &args)
         .exits_with(1)
-        .says(&["bytes free, the restore needs"]);
+        .says(&[" free, the restore needs "]);
     with_mounts(
         &spaced,
         &format!(
@@ -658,7 +658,7 @@ fn what_may_not_be_written_is_refused_before_anything_is() {
             .walhalla
             .run(&args)
             .exits_with(1)
-            .says(&["belongs to user number 0"]);
+            .says(&["belongs to the user with uid 0"]);
     }
 }
 

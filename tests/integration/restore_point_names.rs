@@ -66,7 +66,7 @@ fn names_work_byte_for_byte(version: u32) {
         near.push(b'x');
         let near = OsString::from_vec(near);
         let refused = run(walhalla.command(&["plan", "--target-name"]).arg(&near)).exits_with(4);
-        let (_, hint) = refused.stderr.split_once("what can be reached: ").unwrap();
+        let (_, hint) = refused.stderr.split_once("use instead: ").unwrap();
         let hint = hint.lines().next().unwrap();
         let copy = area.path(&format!("copy{index}"));
         let restore = walhalla.command(&["restore", copy.to_str().unwrap()]);

@@ -320,7 +320,7 @@ mod tests {
             (0, "begins with"),
             (4, "timeline"),
             (PAGE + 9, "belongs at"),
-            (24, "belongs to the cluster"),
+            (24, "belongs to cluster"),
             (33, "segments of"),
         ] {
             let mut bytes = segment(|_| 1);

@@ -340,7 +340,7 @@ mod tests {
         let sources = first_that_works(&managed, &cli);
         let error = sources.get_token(&[SCOPE], None).await.unwrap_err();
         let error = Failure::from(error).on(crate::Operation::Get, "az://container/x".to_owned());
-        assert_eq!(error.kind, ErrorKind::Unauthenticated);
+        assert_eq!(error.kind, ErrorKind::NoCredentials);
         let source = std::error::Error::source(&error).unwrap();
         assert!(
             source

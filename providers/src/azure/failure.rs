@@ -136,7 +136,7 @@ impl Failure {
                 _ => ErrorKind::Unauthenticated,
             },
             AzureKind::Connection | AzureKind::Io => kind_of_transport(error),
-            _ => ErrorKind::Unauthenticated,
+            _ => ErrorKind::NoCredentials,
         };
         Self::no_answer(kind, error)
     }

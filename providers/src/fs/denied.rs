@@ -1,7 +1,7 @@
 //! What to say when the system denies a file: whose it is, and who asked.
 
 use std::fmt;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,29 @@ impl Denied {
         let found = ways
             .into_iter()
             .map_while(|way| Some((way, fs::metadata(way).ok()?)));
-        let (Some((way, metadata)), Ok(own)) = (found.last(), fs::metadata("/proc/self")) else {
+        match found.last() {
+            Some((way, metadata)) => Self::by(way, &metadata, source),
+            None => Err(source),
+        }
+    }
+
+    /// The same of a listing of `root`: the first directory that cannot be listed, at the root or right below it. That of a
+    /// whole store shows it there as a rule, as one user made all of it.
+    pub(super) fn below(root: &Path, source: io::Error) -> Result<Self, io::Error> {
+        let is_denied = |path: &Path| {
+            let listed = fs::read_dir(path);
+            listed.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        if is_denied(root) {
+            return Self::at(root, source);
+        }
+        let entries = fs::read_dir(root).into_iter().flatten().flatten();
+        let denied = { entries.map(|entry| entry.path()) }.find(|path| is_denied(path));
+        Self::at(denied.as_deref().unwrap_or(root), source)
+    }
+
+    fn by(way: &Path, metadata: &Metadata, source: io::Error) -> Result<Self, io::Error> {
+        let Ok(own) = fs::metadata("/proc/self") else {
             return Err(source);
         };
         Ok(Self {

@@ -175,7 +175,7 @@ impl From<&CredentialsError> for Failure {
         let kind = if error.is_transient() {
             ErrorKind::Unavailable
         } else {
-            ErrorKind::Unauthenticated
+            ErrorKind::NoCredentials
         };
         Self::new(kind, CredentialsFault::of(error))
     }

@@ -242,9 +242,9 @@ fn kind_of_dispatch(error: &(dyn StdError + 'static)) -> ErrorKind {
     match find::<CredentialsError>(error) {
         Some(
             CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
-        ) => ErrorKind::Unauthenticated,
+        ) => ErrorKind::NoCredentials,
         // The instance service said no, and has none to give.
-        Some(error) if words_of(error).contains("IMDS is disabled") => ErrorKind::Unauthenticated,
+        Some(error) if words_of(error).contains("IMDS is disabled") => ErrorKind::NoCredentials,
         Some(_) | None => ErrorKind::Unavailable,
     }
 }

@@ -115,7 +115,7 @@ impl Session {
         let shared = load_settings(settings)
             .await
             .map_err(|error| match error.kind {
-                ErrorKind::Unauthenticated => Error {
+                ErrorKind::NoCredentials => Error {
                     object: location.url(),
                     ..error
                 },
@@ -293,7 +293,7 @@ async fn must_have_profile(settings: &StoreSettings, files: &EnvConfigFiles) -> 
         Ok(known) if known.get_profile(&name).is_none() => {
             let mut known: Vec<String> = known.profiles().map(str::to_owned).collect();
             known.sort();
-            let error = Error::new(Operation::Open, "the S3 store", ErrorKind::Unauthenticated);
+            let error = Error::new(Operation::Open, "the S3 store", ErrorKind::NoCredentials);
             Err(error.with_source(NoProfile { name, known }))
         }
         // What is wrong with the files, the request for credentials says.
