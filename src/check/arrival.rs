@@ -113,8 +113,10 @@ impl Arrival<'_> {
             Ok(Compared::Same) => Finding::ok(check, object),
             Ok(Compared::Recycled) => Finding::ok(check, object)
                 .noting("its checksums were checked; the server has reused its own file"),
-            Ok(Compared::Sealed) => Finding::ok(check, object)
-                .noting("it is encrypted, and no identity is here: only its arrival was seen"),
+            Ok(Compared::Sealed) => {
+                let why = "it is encrypted, and no identity is here: only its arrival was seen";
+                Finding::skipped(check, object, why)
+            }
             Err(problem) => Finding::failed(check, object, problem),
         }
     }

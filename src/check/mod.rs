@@ -40,6 +40,8 @@ pub struct Finding {
 pub enum State {
     /// As it should be.
     Ok,
+    /// It was not tried.
+    Skipped,
     /// It works, and somebody should look at it.
     Warning,
     /// It does not work.
@@ -68,6 +70,15 @@ impl Finding {
         Self {
             note: Some(note.into()),
             ..self
+        }
+    }
+
+    /// A check that was not tried, and why.
+    pub fn skipped(check: &'static str, object: impl ToString, why: impl Into<String>) -> Self {
+        Self {
+            state: State::Skipped,
+            note: Some(why.into()),
+            ..Self::ok(check, object)
         }
     }
 

@@ -194,7 +194,7 @@ impl Learned<'_> {
                 "it is 0: a quiet server archives a segment only when it is full, which may take days; set archive_timeout = 60",
             ),
             Some(seconds) => self.ok("archive_timeout").noting(format!(
-                "at most {} of commits are lost with this host",
+                "about {} of commits are lost with this host",
                 duration(SignedDuration::from_secs(seconds))
             )),
             None => self.ok("archive_timeout"),

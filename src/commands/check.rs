@@ -377,6 +377,7 @@ impl Report {
 fn print(finding: &Finding) -> Result<(), output::Error> {
     let (shade, word) = match finding.state {
         State::Ok => (Shade::Good, "ok"),
+        State::Skipped => (Shade::Faint, "skipped"),
         State::Warning => (Shade::Warning, "warning"),
         State::Failed => (Shade::Bad, "failed"),
     };

@@ -280,8 +280,10 @@ fn detail(find: &Find, described: &[Relation], relations: &Relations) -> String 
 }
 
 fn list(relations: &[Relation]) -> String {
-    let shown: Vec<String> = relations.iter().take(SHOWN_RELATIONS).map(one).collect();
-    let more = relations.len().saturating_sub(SHOWN_RELATIONS);
+    // With --wide there is no limit to a line.
+    let most = look::columns().map_or(usize::MAX, |_| SHOWN_RELATIONS);
+    let shown: Vec<String> = relations.iter().take(most).map(one).collect();
+    let more = relations.len().saturating_sub(shown.len());
     let more = if more == 0 {
         String::new()
     } else {

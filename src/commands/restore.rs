@@ -265,8 +265,10 @@ fn report(
     let mut notes = notes(plan, destination, archive_mode);
     if plan.target.point != Point::End || !is_open_ended {
         notes.push(start::at_the_target(
-            &plan.target,
+            &Configuration::of_cluster(&destination.pgdata),
+            &destination.pgdata,
             plan.backup.postgres_version,
+            &plan.target,
         ));
     }
     if context.global.json {

@@ -153,7 +153,7 @@ impl Host<'_> {
         ];
         let parts = files.into_iter().flatten().map(|file| Part {
             is_set: has_profile(&file, name),
-            what: format!("profile {name} in {}", file.display()),
+            what: format!("keys of the profile {name} in {}", file.display()),
         });
         source("profile", parts.collect(), any)
     }

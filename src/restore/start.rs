@@ -111,18 +111,23 @@ fn other_port(
     elsewhere: Option<&Found>,
     is_in_use: impl Fn(u16) -> bool,
 ) -> Option<(u16, u16)> {
-    let named = |settings: &Configuration| {
-        let text = std::str::from_utf8(settings.get("port")?).ok()?;
-        text.parse().ok()
-    };
-    let debians = || named(&Configuration::read(&elsewhere?.file).ok()?);
-    let port = named(settings).or_else(debians).unwrap_or(DEFAULT_PORT);
+    let port = port_of(settings, elsewhere);
     if !is_in_use(port) {
         return None;
     }
     let later = port.checked_add(1)?..=port.saturating_add(PORTS_TRIED);
     let free = { later }.find(|port| !is_in_use(*port))?;
     Some((port, free))
+}
+
+/// The port that the settings name.
+fn port_of(settings: &Configuration, elsewhere: Option<&Found>) -> u16 {
+    let named = |settings: &Configuration| {
+        let text = std::str::from_utf8(settings.get("port")?).ok()?;
+        text.parse().ok()
+    };
+    let debians = || named(&Configuration::read(&elsewhere?.file).ok()?);
+    named(settings).or_else(debians).unwrap_or(DEFAULT_PORT)
 }
 
 /// Whether a server of this host listens at the port, or at the socket that is named after it.
@@ -140,15 +145,40 @@ fn is_in_use(port: u16) -> bool {
         || SOCKET_DIRECTORIES.into_iter().any(answers)
 }
 
-/// When a restored server has everything.
-const READ: &str = "psql -c 'select pg_is_in_recovery()' says f";
-
 /// What the server does at the target, and how to go on.
-pub fn at_the_target(target: &Target, version: Version) -> String {
+pub fn at_the_target(
+    settings: &Configuration,
+    pgdata: &Path,
+    version: Version,
+    target: &Target,
+) -> String {
+    let elsewhere = debian::settings(Path::new(debian::FOLDER), pgdata, version);
+    let configured = port_of(settings, elsewhere.as_ref());
+    let port = match &elsewhere {
+        // Its own cluster is started on its own port.
+        Some(Found {
+            own_name: Some(_), ..
+        }) => configured,
+        elsewhere => {
+            other_port(settings, elsewhere.as_ref(), is_in_use).map_or(configured, |(_, free)| free)
+        }
+    };
+    let psql = if port == DEFAULT_PORT {
+        "psql".to_owned()
+    } else {
+        format!("psql -p {port}")
+    };
+    then(target, version, &psql)
+}
+
+/// The same with the `psql` that reaches the server, and not another one of this host.
+fn then(target: &Target, version: Version, psql: &str) -> String {
+    let has_all = format!(
+        "It answers queries before that, with less than it will have: wait until {psql} -c 'select pg_is_in_recovery()' says f"
+    );
     if target.point == Point::End {
         return format!(
-            "at the end of the archive the server opens for writing, on a new timeline. It answers queries before that, with less \
-             than the archive holds: wait until {READ}"
+            "at the end of the archive the server opens for writing, on a new timeline. {has_all}"
         );
     }
     let resume = if version.wal_folder() == "pg_wal" {
@@ -159,13 +189,12 @@ pub fn at_the_target(target: &Target, version: Version) -> String {
     match target.action {
         Action::Pause => format!(
             "at the target the server waits, and may be read (hot_standby = on): look whether it is the right moment, then go on with: \
-             psql -c 'select {resume}()'; it opens for writing, and WAL after the target is never replayed. If it is the wrong \
+             {psql} -c 'select {resume}()'; it opens for writing, and WAL after the target is never replayed. If it is the wrong \
              moment, stop the server and restore again with another target"
         ),
-        Action::Promote => format!(
-            "at the target the server opens for writing, on a new timeline. It answers queries before that, with less than you \
-             asked for: wait until {READ}"
-        ),
+        Action::Promote => {
+            format!("at the target the server opens for writing, on a new timeline. {has_all}")
+        }
         Action::Shutdown => {
             "at the target the server shuts down; started again as it is, it goes on to recover from there".to_owned()
         }
@@ -254,11 +283,14 @@ mod tests {
             bound: super::super::target::Bound::Inclusive,
             action: Action::Pause,
         };
-        let said =
-            |version: &str| at_the_target(&target(Point::Xid(7)), Version::parse(version).unwrap());
-        assert!(said("17").contains("pg_wal_replay_resume()"));
-        assert!(said("9.6").contains("pg_xlog_replay_resume()"));
-        let end = at_the_target(&target(Point::End), Version::parse("17").unwrap());
-        assert!(end.contains("pg_is_in_recovery()"));
+        let said = |point, version: &str| {
+            let version = Version::parse(version).unwrap();
+            then(&target(point), version, "psql -p 5433")
+        };
+        let paused = said(Point::Xid(7), "17");
+        assert!(paused.contains("psql -p 5433 -c 'select pg_wal_replay_resume()'"));
+        assert!(said(Point::Xid(7), "9.6").contains("pg_xlog_replay_resume()"));
+        let end = said(Point::End, "17");
+        assert!(end.contains("psql -p 5433 -c 'select pg_is_in_recovery()'"));
     }
 }

@@ -253,12 +253,13 @@ fn a_dropped_table_comes_back_whole_as_it_is_written() {
         .find_map(|line| line.trim().strip_prefix("before it: "));
     own.run(restore.unwrap_or_else(|| panic!("{found}")))
         .succeeds();
-    let [_, start, wait, dump]: [String; 4] = { page.blocks("## A table is gone", "sh") }
+    let [_, start, wait, dump, compare]: [String; 5] = { page.blocks("## A table is gone", "sh") }
         .try_into()
         .unwrap();
     own.run(&start).succeeds();
     own.run(&wait).succeeds();
     own.run(&dump).succeeds();
+    own.run(&compare).succeeds();
     let count = own.run("psql -Atc 'select count(*) from orders' shop");
     assert_eq!(count.succeeds().stdout.trim(), "401000");
     let [clear]: [String; 1] = page.blocks("### Clean up", "sh").try_into().unwrap();
