@@ -4,7 +4,7 @@
 //! command as it is, and the test starts and stops the servers where a page says so.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::support::{
@@ -147,12 +147,19 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 }
 
 /// A server that a block started; it ends with the test.
-struct Foreground(Child);
+struct Foreground {
+    server: Child,
+    log: PathBuf,
+}
 
 impl Drop for Foreground {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            println!("--- the log of the copy\n{log}");
+        }
     }
 }
 
@@ -162,7 +169,10 @@ fn the_quick_start_works_as_it_is_written() {
     let own = OwnHost::new();
     let mut primary = Cluster::create(&own.area, "main", Shape::of(VERSION));
     let sockets = own.area.path("main.s").display().to_string();
-    primary.configure(&format!("unix_socket_directories = '{sockets}'"));
+    // The copy listens where its settings say, and no other test may do so on the same port.
+    primary.configure(&format!(
+        "unix_socket_directories = '{sockets}'\nlisten_addresses = ''"
+    ));
     primary.configure("wal_level = replica");
     let config = own.area.path("etc/walhalla.toml").display().to_string();
     primary.set_env(&[("WALHALLA_CONFIG".to_owned(), config)]);
@@ -198,13 +208,15 @@ fn the_quick_start_works_as_it_is_written() {
     let time = lines.nth(1).unwrap().trim();
     own.run(&replaced(&restore, "2026-11-21 08:15:00.123456+00", time))
         .succeeds();
+    let log = own.area.path("copy.log");
+    let output = std::fs::File::create(&log).unwrap();
     let server = own
         .shell(&start)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
         .spawn()
         .unwrap();
-    let _server = Foreground(server);
+    let _server = Foreground { server, log };
     eventually(
         "the copy to be at the target",
         Duration::from_mins(2),
@@ -233,7 +245,10 @@ fn a_dropped_table_comes_back_whole_as_it_is_written() {
     std::os::unix::fs::symlink(&host().program, own.area.path("bin/walhalla")).unwrap();
     let mut primary = Cluster::create(&own.area, "main", Shape::of(VERSION));
     let sockets = own.area.path("main.s").display().to_string();
-    primary.configure(&format!("unix_socket_directories = '{sockets}'"));
+    // The copy listens where its settings say, and no other test may do so on the same port.
+    primary.configure(&format!(
+        "unix_socket_directories = '{sockets}'\nlisten_addresses = ''"
+    ));
     walhalla.archive_from(&mut primary);
     own.run("psql -c 'create database shop'").succeeds();
     own.run("psql -c 'create table orders as select generate_series(1, 1000) as id' shop")

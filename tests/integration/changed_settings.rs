@@ -91,7 +91,7 @@ fn nothing_after_wal_level_minimal_is_reached(version: u32) {
     for target in [&[][..], &["--target-lsn", &after]] {
         let plan = walhalla.run(&[&["plan"], target].concat());
         plan.exits_with(4)
-            .says(&["wal_level = minimal", "what can be reached"]);
+            .says(&["wal_level = minimal", "use instead: "]);
         let place = area.path("refused").display().to_string();
         let restore = walhalla.run(&[&["restore", &place], target].concat());
         restore.exits_with(4);

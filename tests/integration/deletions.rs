@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 const DELETIONS: usize = 20;
-const RACES: usize = 100;
+const RACES: usize = 25;
 const KILLS: usize = 10;
 
 struct Site {
@@ -457,10 +457,35 @@ fn spawn(walhalla: &Walhalla, cluster: &Cluster, words: &[&str]) -> Child {
     child.spawn().unwrap()
 }
 
-/// A delta whose parent a deletion would take, a restore of what it would take, and a full backup, each begun at a random
-/// moment beside it.
 #[test]
-fn deletions_beside_backups_and_restores_leave_chains_whole() {
+fn deletions_beside_deltas_leave_chains_whole() {
+    deletions_beside(&["backup-push", "PGDATA", "--delta", "--parent", "FIRST"]);
+}
+
+#[test]
+fn deletions_beside_fetches_leave_chains_whole() {
+    deletions_beside(&["backup-fetch", "FOLDER", "FIRST"]);
+}
+
+#[test]
+fn deletions_beside_copies_leave_chains_whole() {
+    deletions_beside(&["copy", "--to", "COPY", "--backup", "FIRST"]);
+}
+
+#[test]
+fn deletions_beside_restores_leave_chains_whole() {
+    deletions_beside(&[
+        "restore",
+        "FOLDER",
+        "--backup",
+        "FIRST",
+        "--archive-mode",
+        "off",
+    ]);
+}
+
+/// Deletes the first of two backups while a command that needs it runs, from a random moment on.
+fn deletions_beside(command: &[&str]) {
     seed_chance();
     let site = Site::make();
     let data = site.cluster.data.to_str().unwrap().to_owned();
@@ -469,23 +494,19 @@ fn deletions_beside_backups_and_restores_leave_chains_whole() {
     site.back_up(&[]);
     let to = site.area.path("beside");
     let copy = format!("file://{}", to.display());
-    for round in 0..RACES {
+    for _ in 0..RACES {
         // The deletion takes the first of two, unless who runs beside it holds it.
         let first = site.walhalla.newest_backup();
         site.back_up(&[]);
-        let words: Vec<&str> = match round % 4 {
-            0 => vec!["backup-push", &data, "--delta", "--parent", &first],
-            1 => vec!["backup-fetch", to.to_str().unwrap(), &first],
-            2 => vec!["copy", "--to", &copy, "--backup", &first],
-            _ => vec![
-                "restore",
-                to.to_str().unwrap(),
-                "--backup",
-                &first,
-                "--archive-mode",
-                "off",
-            ],
+        let in_place = |word: &&'_ str| match *word {
+            "PGDATA" => data.clone(),
+            "FOLDER" => to.display().to_string(),
+            "COPY" => copy.clone(),
+            "FIRST" => first.clone(),
+            word => word.to_owned(),
         };
+        let words: Vec<String> = command.iter().map(in_place).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let beside = spawn(&site.walhalla, &site.cluster, &words);
         std::thread::sleep(random_moment_within(Duration::from_millis(600)));
         let deleted = site

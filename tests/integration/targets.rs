@@ -359,7 +359,7 @@ impl Judge<'_> {
         let Some(nearest) = plan["nearest"].as_str() else {
             return Ok(());
         };
-        let args = if nearest.starts_with("everything that is archived") {
+        let args = if nearest.starts_with("no --target option") {
             vec!["--target-timeline".to_owned(), target.timeline.clone()]
         } else if nearest.contains("--target-timeline") {
             words(nearest)
