@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::DEFAULT_FILE;
-use crate::server::conf::{Configuration, boolean};
+use crate::server::conf::{Configuration, boolean, without_values};
 
 /// What the settings of a restored server say of archiving: a copy that archives as the original does may be in its way, and a
 /// server that is to archive needs what `archive_command` names.
@@ -18,7 +18,7 @@ pub fn notes(settings: &Configuration) -> Vec<String> {
     }
     let command = value("archive_command");
     let how = match (&command, value("archive_library")) {
-        (Some(command), _) => format!("archive_command = {command}"),
+        (Some(command), _) => format!("archive_command = {}", without_values(command)),
         (None, Some(library)) => format!("archive_library = {library}"),
         (None, None) => "neither archive_command nor archive_library is set there".to_owned(),
     };

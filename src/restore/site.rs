@@ -445,10 +445,12 @@ pub(super) fn check_paths(files: &Chain, backup: &BackupEntry) -> Result<(), Err
 /// [`Error::NoFolder`].
 fn must_have_a_folder(path: &Path) -> Result<(), Error> {
     let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let Some(folder) = folder.filter(|folder| !folder.exists()) else {
+    // What cannot be looked at is not missing.
+    let is_missing = |path: &Path| matches!(path.try_exists(), Ok(false));
+    let Some(folder) = folder.filter(|folder| is_missing(folder)) else {
         return Ok(());
     };
-    let missing = folder.ancestors().take_while(|above| !above.exists());
+    let missing = folder.ancestors().take_while(|above| is_missing(above));
     let first = missing.filter(|it| !it.as_os_str().is_empty()).last();
     Err(Error::NoFolder(first.unwrap_or(folder).to_owned()))
 }

@@ -197,6 +197,35 @@ pub fn boolean(value: &[u8]) -> Option<bool> {
     }
 }
 
+/// A command as it may be shown: without the values that it gives to variables, as there may be secrets among them.
+pub fn without_values(command: &str) -> String {
+    let mut shown = Vec::new();
+    let mut open = None;
+    for word in command.split(' ') {
+        if let Some(quote) = open {
+            open = open.filter(|_| !word.ends_with(quote));
+            continue;
+        }
+        match word.split_once('=') {
+            Some((name, value)) if is_variable(name) => {
+                shown.push(format!("{name}=********"));
+                let quote = value
+                    .chars()
+                    .next()
+                    .filter(|first| ['\'', '"'].contains(first));
+                open = quote.filter(|quote| value.len() == 1 || !value.ends_with(*quote));
+            }
+            _ => shown.push(word.to_owned()),
+        }
+    }
+    shown.join(" ")
+}
+
+fn is_variable(name: &str) -> bool {
+    let is_of_it = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    !name.is_empty() && name.bytes().all(is_of_it)
+}
+
 fn setting(line: &[u8]) -> Option<(String, Vec<u8>)> {
     let line = after_space(line);
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_.$".contains(byte) || *byte > 0x7f;
@@ -287,6 +316,20 @@ fn escaped<'t>(text: &'t [u8], value: &mut Vec<u8>) -> Option<&'t [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_variables_are_not_shown() {
+        for (command, shown) in [
+            (
+                "AWS_SECRET_ACCESS_KEY=s3cret A=1 /x/walhalla --set=a=b wal-push %p",
+                "AWS_SECRET_ACCESS_KEY=******** A=******** /x/walhalla --set=a=b wal-push %p",
+            ),
+            ("KEY2='two more words' cp %p", "KEY2=******** cp %p"),
+            ("A=\"x\" B='y' cp if=%p", "A=******** B=******** cp if=%p"),
+        ] {
+            assert_eq!(without_values(command), shown);
+        }
+    }
 
     #[test]
     fn a_file_is_read_as_postgresql_reads_it() {
