@@ -1131,7 +1131,7 @@ async fn lose_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_are_none_are_unauthenticated_and_those_that_cannot_be_had_are_unavailable()
+async fn credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart()
  {
     if std::env::var_os(CHILD).is_some() {
         return fail_to_authenticate().await;
@@ -1147,12 +1147,12 @@ async fn credentials_that_are_none_are_unauthenticated_and_those_that_cannot_be_
     let other = tempfile::tempdir().unwrap();
     let denied = authorized_user(other.path(), &denied);
     for (file, kind) in [
-        ("/nonexistent/file".to_owned(), "Unauthenticated"),
+        ("/nonexistent/file".to_owned(), "NoCredentials"),
         (broken, "Unauthenticated"),
         (denied, "Unauthenticated"),
         (away, "Unavailable"),
     ] {
-        let name = "credentials_that_are_none_are_unauthenticated_and_those_that_cannot_be_had_are_unavailable";
+        let name = "credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart";
         let variables = vec![
             ("GOOGLE_APPLICATION_CREDENTIALS", file.clone()),
             ("KIND", kind.to_owned()),

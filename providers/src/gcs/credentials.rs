@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use google_cloud_auth::build_errors::Error as BuildError;
 use google_cloud_auth::credentials::{
     Builder, CacheableResource, Credentials, CredentialsProvider, EntityTag,
 };
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 use crate::ErrorKind;
-use crate::refusal::text;
+use crate::refusal::{find, text};
 
 /// How long credentials that were built anew must do before they are built once more.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
@@ -172,8 +173,12 @@ impl Source {
 
 impl From<&CredentialsError> for Failure {
     fn from(error: &CredentialsError) -> Self {
+        let is_worthless = find::<BuildError>(error).is_some_and(|error| !error.is_loading());
+        let is_refused = find::<reqwest::Error>(error).is_some_and(|error| error.status().is_some());
         let kind = if error.is_transient() {
             ErrorKind::Unavailable
+        } else if is_worthless || is_refused {
+            ErrorKind::Unauthenticated
         } else {
             ErrorKind::NoCredentials
         };
