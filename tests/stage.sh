@@ -50,12 +50,23 @@ mkdir -p "$templates"
 
 link_or_copy() { cp -al "$1" "$2" 2>/dev/null || { rm -rf "$2" && cp -a "$1" "$2"; }; }
 
+# A build with a C library of its own names the loader of that library by its whole path.
+name_own_loader() {
+  local program
+  [ -e "$1/libraries/ld-linux-x86-64.so.2" ] || return 0
+  for program in "$1"/bin/*; do
+    cp --remove-destination "$program" "$program.own"
+    patchelf --set-interpreter "$1/libraries/ld-linux-x86-64.so.2" "$program.own"
+    mv "$program.own" "$program"
+  done
+}
+
 if [ "$area" != "$PWD/.cache" ]; then
   mkdir -p "$area/postgres"
   for build in .cache/postgres/*/.build; do
     from=${build%/.build}
     to=$area/postgres/${from##*/}
-    cmp -s "$build" "$to/.build" || { rm -rf "$to" && link_or_copy "$from" "$to"; }
+    cmp -s "$build" "$to/.build" || { rm -rf "$to" && link_or_copy "$from" "$to" && name_own_loader "$to"; }
   done
 fi
 

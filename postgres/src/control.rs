@@ -123,11 +123,12 @@ impl ControlFile {
             block_size_bytes: page_size(u32_at(layout.block_size)?)
                 .ok_or(ControlFileDamage::Field("block size"))?,
             blocks_per_file: u32_at(layout.block_size + 4)?,
-            wal_block_size_bytes: page_size(u32_at(layout.block_size + 8)?)
+            wal_block_size_bytes: page_size(u32_at(layout.wal_block_size)?)
                 .ok_or(ControlFileDamage::Field("WAL block size"))?,
-            segment_size: SegmentSize::new(u64::from(u32_at(layout.block_size + 12)?))
+            segment_size: SegmentSize::new(u64::from(u32_at(layout.wal_block_size + 4)?))
                 .ok_or(ControlFileDamage::Field("WAL segment size"))?,
-            data_checksums: u32_at(layout.block_size + 36)? != 0,
+            // 1 is `PG_DATA_CHECKSUM_VERSION`: all pages have them.
+            data_checksums: u32_at(layout.wal_block_size + 28)? == 1,
             secret: secret(bytes, version.secret_offset()),
         })
     }

@@ -22,13 +22,15 @@ pub struct Limits {
 
 impl Limits {
     /// What PostgreSQL takes where its files say nothing (guc_tables.c).
-    pub const DEFAULT: Self = Self {
-        max_connections: 100,
-        max_worker_processes: 8,
-        max_wal_senders: 10,
-        max_prepared_transactions: 0,
-        max_locks_per_transaction: 64,
-    };
+    pub fn default_of(version: Version) -> Self {
+        Self {
+            max_connections: 100,
+            max_worker_processes: 8,
+            max_wal_senders: 10,
+            max_prepared_transactions: 0,
+            max_locks_per_transaction: version.default_locks_per_transaction(),
+        }
+    }
 
     /// Reads them in the order that `xl_parameter_change` (xlog_internal.h) and `ControlFileData` (pg_control.h) share;
     /// `next` gives one number after the other.

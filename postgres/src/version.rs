@@ -32,24 +32,33 @@ pub(super) struct ControlLayout {
     pub(super) checkpoint: usize,
     /// Of `minRecoveryPoint`.
     pub(super) min_recovery_point: usize,
-    /// Of `blcksz`; what follows it has not changed since 9.6.
+    /// Of `blcksz`, which `relseg_size` follows.
     pub(super) block_size: usize,
+    /// Of `xlog_blcksz`; what follows it has not changed since 9.6, as far as `data_checksum_version`.
+    pub(super) wal_block_size: usize,
     /// Of `crc`.
     pub(super) crc: usize,
 }
 
-/// To 10, with `prevCheckPoint`.
+/// 10, with `prevCheckPoint`.
 const CONTROL_10: ControlLayout = ControlLayout {
     checkpoint: 48,
     min_recovery_point: 136,
     block_size: 216,
+    wal_block_size: 224,
     crc: 288,
+};
+/// 9.6, without `mock_authentication_nonce`.
+const CONTROL_9_6: ControlLayout = ControlLayout {
+    crc: 256,
+    ..CONTROL_10
 };
 /// 11, without it.
 const CONTROL_11: ControlLayout = ControlLayout {
     checkpoint: 40,
     min_recovery_point: 128,
     block_size: 208,
+    wal_block_size: 216,
     crc: 280,
 };
 /// 12 to 17, with a 64-bit `nextXid` and `max_wal_senders`.
@@ -57,16 +66,25 @@ const CONTROL_12: ControlLayout = ControlLayout {
     checkpoint: 40,
     min_recovery_point: 136,
     block_size: 216,
+    wal_block_size: 224,
     crc: 288,
 };
-/// From 18, with `default_char_signedness`.
+/// 18, with `default_char_signedness`.
 const CONTROL_18: ControlLayout = ControlLayout {
     crc: 292,
     ..CONTROL_12
 };
+/// 19, with 64-bit offsets of multixacts, the length of SLRU segments and one number more before `default_char_signedness`.
+const CONTROL_19: ControlLayout = ControlLayout {
+    checkpoint: 40,
+    min_recovery_point: 144,
+    block_size: 224,
+    wal_block_size: 236,
+    crc: 308,
+};
 
 const TABLE: &[Facts] = &[
-    row("9.6", 906, 0xD093, 960, 201_608_131, CONTROL_10),
+    row("9.6", 906, 0xD093, 960, 201_608_131, CONTROL_9_6),
     row("10", 1000, 0xD097, 1002, 201_707_211, CONTROL_10),
     row("11", 1100, 0xD098, 1100, 201_809_051, CONTROL_11),
     row("12", 1200, 0xD101, 1201, 201_909_212, CONTROL_12),
@@ -76,6 +94,7 @@ const TABLE: &[Facts] = &[
     row("16", 1600, 0xD113, 1300, 202_307_071, CONTROL_12),
     row("17", 1700, 0xD116, 1700, 202_406_281, CONTROL_12),
     row("18", 1800, 0xD118, 1800, 202_506_291, CONTROL_18),
+    row("19", 1900, 0xD122, 1905, 202_610_061, CONTROL_19),
 ];
 
 const fn row(
@@ -97,12 +116,19 @@ const fn row(
 }
 
 impl Version {
-    /// The version with this `pg_control_version` and `catalog_version_no`.
+    /// The version with this `pg_control_version` and `catalog_version_no`. Where one version alone has the former, it is that
+    /// one whatever the latter is: a release candidate and the release may differ in it.
     pub fn of_control(control_version: u32, catalog_version: u32) -> Option<Self> {
-        let fits = |row: &&Facts| {
-            row.control_version == control_version && row.catalog_version == catalog_version
-        };
-        TABLE.iter().find(fits).map(Self)
+        let mut rows = TABLE
+            .iter()
+            .filter(|row| row.control_version == control_version);
+        let exact = rows
+            .clone()
+            .find(|row| row.catalog_version == catalog_version);
+        match (exact, rows.next(), rows.next()) {
+            (Some(row), ..) | (None, Some(row), None) => Some(Self(row)),
+            _ => None,
+        }
     }
 
     /// The version of a `PG_VERSION` file's text.
@@ -127,6 +153,21 @@ impl Version {
             .ok_or_else(|| Error::UnsupportedVersion(server_version_num.to_string()))
     }
 
+    /// The version of a server's `server_version`: `9.6.24`, `17.11 (Debian 17.11-1)`, `19rc1`.
+    pub fn of_server_text(server_version: &str) -> Result<Self, Error> {
+        let mut numbers = server_version.split(|letter: char| !letter.is_ascii_digit());
+        let mut next = || numbers.next().and_then(|number| number.parse::<u32>().ok());
+        let major = next().unwrap_or_default();
+        let number = if major < 10 {
+            major * 100 + next().unwrap_or_default()
+        } else {
+            major.saturating_mul(100)
+        };
+        let row = TABLE.iter().find(|row| row.number == number);
+        row.map(Self)
+            .ok_or_else(|| Error::UnsupportedVersion(server_version.to_owned()))
+    }
+
     /// The version whose WAL pages begin with `magic`.
     pub fn of_wal_page(magic: u16) -> Option<Self> {
         TABLE
@@ -143,6 +184,11 @@ impl Version {
     /// The folder inside a tablespace that belongs to this version (relpath.h, `TABLESPACE_VERSION_DIRECTORY`).
     pub fn tablespace_folder(self) -> String {
         format!("PG_{}_{}", self.0.name, self.0.catalog_version)
+    }
+
+    /// What [`Version::tablespace_folder`] begins with, whatever the catalog's number is.
+    pub fn tablespace_folder_prefix(self) -> String {
+        format!("PG_{}_", self.0.name)
     }
 
     /// Where the WAL is below the data directory.
@@ -162,6 +208,26 @@ impl Version {
     /// Whether recovery is asked for by `recovery.signal` and ordinary settings, not `recovery.conf`.
     pub fn has_recovery_signal(self) -> bool {
         self.0.number >= 1200
+    }
+
+    /// Whether recovery stops at an LSN (`recovery_target_lsn`).
+    pub fn has_lsn_target(self) -> bool {
+        self.0.number >= 1000
+    }
+
+    /// Whether a server in recovery can be read where nothing is set (`hot_standby`).
+    pub fn is_hot_standby_by_default(self) -> bool {
+        self.0.number >= 1000
+    }
+
+    /// Whether functions are called by `wal` and `lsn`, not by `xlog` and `location`, and roles like `pg_monitor` are there.
+    pub fn has_wal_names(self) -> bool {
+        self.0.number >= 1000
+    }
+
+    /// What `max_locks_per_transaction` is where nothing is set (guc_tables.c).
+    pub fn default_locks_per_transaction(self) -> u32 {
+        if self.0.number >= 1900 { 128 } else { 64 }
     }
 
     /// Whether there is the setting `ignore_invalid_pages`.
@@ -209,6 +275,16 @@ impl Version {
         self.0.number >= 1500
     }
 
+    /// Whether options of `BASE_BACKUP` stand in parentheses, and all archives come as one copy.
+    pub fn has_base_backup_options(self) -> bool {
+        self.0.number >= 1500
+    }
+
+    /// Whether sessions for replication take `SHOW`.
+    pub fn shows_settings_to_replication(self) -> bool {
+        self.0.number >= 1000
+    }
+
     /// Whether recovery looks at `max_wal_senders`.
     pub fn limits_wal_senders(self) -> bool {
         self.0.number >= 1200
@@ -226,7 +302,11 @@ impl Version {
 
     /// Where `CheckPoint` (pg_control.h) has its time.
     pub fn checkpoint_time_offset(self) -> usize {
-        if self.0.number >= 1200 { 64 } else { 56 }
+        match self.0.number {
+            ..1200 => 56,
+            1200..1900 => 64,
+            1900.. => 72,
+        }
     }
 
     /// `XLOG_DBASE_DROP` (dbcommands_xlog.h).
@@ -245,15 +325,16 @@ impl Version {
         if self.0.number >= 1500 { 0x1C } else { 0x02 }
     }
 
-    /// Where `pg_control` has `mock_authentication_nonce`, from 10 on: after `data_checksum_version`, from 18 on after
-    /// `default_char_signedness`.
+    /// Where `pg_control` has `mock_authentication_nonce`, from 10 on: after `data_checksum_version`, in 18 after
+    /// `default_char_signedness`, in 19 after both and one number more.
     pub(super) fn secret_offset(self) -> Option<usize> {
         let after = match self.0.number {
             ..1000 => return None,
-            1000..1800 => 40,
-            1800.. => 41,
+            1000..1800 => 32,
+            1800..1900 => 33,
+            1900.. => 37,
         };
-        Some(self.0.control.block_size + after)
+        Some(self.0.control.wal_block_size + after)
     }
 
     pub(super) fn control_layout(self) -> ControlLayout {

@@ -1131,8 +1131,7 @@ async fn lose_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart()
- {
+async fn credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart() {
     if std::env::var_os(CHILD).is_some() {
         return fail_to_authenticate().await;
     }
@@ -1152,7 +1151,8 @@ async fn credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_t
         (denied, "Unauthenticated"),
         (away, "Unavailable"),
     ] {
-        let name = "credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart";
+        let name =
+            "credentials_that_are_none_that_are_refused_and_that_cannot_be_had_are_told_apart";
         let variables = vec![
             ("GOOGLE_APPLICATION_CREDENTIALS", file.clone()),
             ("KIND", kind.to_owned()),

@@ -211,15 +211,30 @@ impl Commands<'_> {
             end
         };
         let is_whole = end >= find.segment.number(size);
-        Ok(is_whole.then(|| {
+        let target = target_before(find, backup).filter(|_| is_whole);
+        Ok(target.map(|target| {
             format!(
-                "{} --target-lsn {} --target-exclusive --target-timeline {}{} {COPY}",
+                "{} {target} --target-timeline {}{} {COPY}",
                 self.front,
-                find.lsn,
                 find.timeline,
                 tablespaces(backup, &self.beside)
             )
         }))
+    }
+}
+
+/// The options that stop just before a find. Before 10 PostgreSQL stops at no LSN, but before the end of a transaction.
+fn target_before(find: &Find, backup: &BackupEntry) -> Option<String> {
+    if backup.postgres_version.has_lsn_target() {
+        return Some(format!("--target-lsn {} --target-exclusive", find.lsn));
+    }
+    match &find.what {
+        // A database's files go before its transaction ends, and a cut is no transaction's.
+        What::DropDatabase(_) | What::Cut(..) => None,
+        What::RestorePoint(name) => Some(format!("--target-name {}", shell_bytes(name.as_bytes()))),
+        What::Drop(_) | What::Truncate(_) | What::Rewrite(_) | What::End(..) => {
+            Some(format!("--target-xid {} --target-exclusive", find.xid))
+        }
     }
 }
 

@@ -245,7 +245,10 @@ fn own_text(plan: &Plan, original: &Configuration) -> Vec<u8> {
     }
     let of_backup = plan.backup.limits.unwrap_or_default();
     let needed = of_backup.max(plan.limits.unwrap_or_default());
-    for (name, needed) in needed.max(Limits::DEFAULT).named() {
+    for (name, needed) in needed
+        .max(Limits::default_of(plan.backup.postgres_version))
+        .named()
+    {
         // The others are pinned.
         if [
             "max_connections",

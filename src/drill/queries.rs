@@ -16,6 +16,7 @@ use super::account::Account;
 use super::check::Verdict;
 use super::scratch::Scratch;
 use crate::progress::is_interrupted;
+use crate::server::old_names::as_known_to;
 
 /// Settings of each session, which win over those that `ALTER ROLE` and `ALTER DATABASE` left in the catalogs.
 pub(super) const SESSION: [(&str, &str); 5] = [
@@ -109,6 +110,7 @@ async fn ask(mut connection: PgConnection, role: &str, version: Version) -> Resu
                  THEN EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'amcheck') ELSE false END, \
                  ARRAY (SELECT s.subname::pg_catalog.text || ' of database ' || d.datname FROM pg_catalog.pg_subscription s \
                  JOIN pg_catalog.pg_database d ON d.oid = s.subdbid WHERE s.subenabled ORDER BY 1)";
+    let query = AssertSqlSafe(as_known_to(version, query));
     let asked = sqlx::query(query).fetch_one(&mut connection).await;
     let failed = |source| Error::Query {
         doing: "telling what was replayed",

@@ -400,12 +400,17 @@ async fn cluster_of(
     connection: &mut Replication,
     identity: Identity,
 ) -> Result<Cluster, replication::Error> {
-    let page = connection.show("wal_block_size").await?;
+    let version = connection.version()?;
+    let page = if version.shows_settings_to_replication() {
+        connection.show("wal_block_size").await?.parse().ok()
+    } else {
+        None
+    };
     Ok(Cluster {
         system_identifier: identity.system_identifier,
-        version: connection.version().await?,
+        version,
         segment_size: connection.segment_size().await?,
-        page_size_bytes: page.parse().unwrap_or(8192),
+        page_size_bytes: page.unwrap_or(8192),
     })
 }
 

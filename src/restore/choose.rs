@@ -77,6 +77,7 @@ impl<'a> Planner<'a> {
             let store = self.repository.store_url();
             return Err(Unreachable::because(format!("{store} holds no backup")).into());
         }
+        self.must_be_settable()?;
         let mut refusal: Option<Falls> = None;
         let mut named: BTreeSet<(Lsn, Timestamp)> = BTreeSet::new();
         let (mut reaching, mut left_out): (Option<(Plan, usize)>, _) = (None, None);
@@ -134,6 +135,21 @@ impl<'a> Planner<'a> {
         match refusal {
             Some(refusal) => Err(refusal.into()),
             None => Err(self.no_candidate()?.into()),
+        }
+    }
+
+    /// Refuses a target that the cluster's version has no setting for.
+    fn must_be_settable(&self) -> Result<(), Error> {
+        let newest = self.backups.first().map(|backup| backup.postgres_version);
+        match (&self.target.point, newest) {
+            (Point::Lsn(_), Some(version)) if !version.has_lsn_target() => {
+                Err(Unreachable::because(format!(
+                    "PostgreSQL {version} cannot stop at an LSN: recovery_target_lsn came with 10. Name a time, a transaction \
+                     or a restore point; `walhalla find` shows them"
+                ))
+                .into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -232,8 +248,9 @@ impl<'a> Planner<'a> {
             // What was committed between an earlier time and the backup's end is in its files, whatever PostgreSQL stops at.
             Point::Time(time) => backup.data_end() <= *time,
             Point::Lsn(lsn) => backup.stop_lsn <= *lsn,
+            // Without a snapshot the WAL tells.
             Point::Xid(xid) => Snapshot::parse(&backup.stop_snapshot)
-                .is_some_and(|snapshot| snapshot.is_before_the_end_of(*xid)),
+                .is_none_or(|snapshot| snapshot.is_before_the_end_of(*xid)),
         }
     }
 

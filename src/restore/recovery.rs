@@ -13,7 +13,7 @@ use walhalla_postgres::{Limits, Version};
 use super::folder::Folder;
 use super::plan::Plan;
 use super::stage::Seal;
-use super::target::{Bound, Point};
+use super::target::{Action, Bound, Point};
 use super::{Error, debian};
 
 /// Where the server's WAL comes from while it recovers.
@@ -124,11 +124,24 @@ impl Settings {
         if self.archive_mode == ArchiveMode::Off {
             auto_conf.extend_from_slice(b"archive_mode = 'off'\n");
         }
+        if self.pauses(plan) && !is_hot_standby(data.path(), version) {
+            // Without it PostgreSQL shuts down where it should pause (xlogrecovery.c, `validateRecoveryParameters`).
+            tracing::info!(
+                "hot_standby is set to on: the server could not pause at the target without it"
+            );
+            auto_conf.extend_from_slice(b"hot_standby = 'on'\n");
+        }
         for (name, value) in raised(data.path(), plan) {
             tracing::info!("{name} is set to {value}: replay needs it");
             auto_conf.extend_from_slice(format!("{name} = {value}\n").as_bytes());
         }
         write(AUTO_CONF, &auto_conf)
+    }
+
+    fn pauses(&self, plan: &Plan) -> bool {
+        self.role == Role::Primary
+            && plan.target.point != Point::End
+            && plan.target.action == Action::Pause
     }
 
     fn recovery(&self, plan: &Plan, version: Version) -> Vec<u8> {
@@ -267,6 +280,20 @@ impl OnDemand {
     }
 }
 
+/// Whether the restored directory's settings let a server in recovery be read.
+fn is_hot_standby(data: &Path, version: Version) -> bool {
+    match debian::configuration(data, version).get("hot_standby") {
+        // All that PostgreSQL takes for true (bool.c, `parse_bool_with_len`) begins so, and nothing else that it takes.
+        Some(value) => {
+            let value = value.to_ascii_lowercase();
+            ["on", "t", "y", "1"]
+                .iter()
+                .any(|yes| value.starts_with(yes.as_bytes()))
+        }
+        None => version.is_hot_standby_by_default(),
+    }
+}
+
 /// Settings that are lower in the restored directory than replay needs them, and what it needs.
 fn raised(data: &Path, plan: &Plan) -> Vec<(&'static str, u32)> {
     let of_backup = plan.backup.limits.unwrap_or_default();
@@ -278,7 +305,8 @@ fn raised(data: &Path, plan: &Plan) -> Vec<(&'static str, u32)> {
         // What is not a plain number PostgreSQL reads in its own way.
         (configured.is_some_and(|configured| configured < needed)).then_some((name, needed))
     };
-    let defaults = Limits::DEFAULT.named().map(|(_, value)| value);
+    let defaults = Limits::default_of(plan.backup.postgres_version);
+    let defaults = defaults.named().map(|(_, value)| value);
     let needed = needed.named().into_iter().zip(defaults);
     needed
         .filter_map(|(named, default)| is_low(named, default))

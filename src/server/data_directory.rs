@@ -297,11 +297,27 @@ impl Walk<'_> {
             }
         }
         let location = std::fs::read_link(&link).unwrap_or_default();
+        if let Some(folder) = self.folder_of_unknown_catalog(&location) {
+            return Err(Error::UnknownCatalog { folder });
+        }
         Err(Error::NoTablespace {
             oid,
             link,
             location,
         })
+    }
+
+    /// The folder of this version in a tablespace whose catalog number is none that is known.
+    fn folder_of_unknown_catalog(&self, location: &Path) -> Option<PathBuf> {
+        let prefix = self.version.tablespace_folder_prefix();
+        let entries = std::fs::read_dir(self.pgdata.join(location))
+            .ok()?
+            .flatten();
+        let mut paths = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.as_encoded_bytes().starts_with(prefix.as_bytes())
+        });
+        paths.next().map(|entry| entry.path())
     }
 
     fn children(&mut self, folder: &Path) -> Result<(), Error> {

@@ -8,6 +8,7 @@ pub mod conf;
 pub mod connection;
 pub mod control_file;
 pub mod data_directory;
+pub mod old_names;
 pub mod postmaster;
 pub mod recovery_mode;
 mod refused;
@@ -65,6 +66,12 @@ pub enum Error {
         link: PathBuf,
         /// Where that leads.
         location: PathBuf,
+    },
+    /// A tablespace's folder of a catalog number that is not in the table of versions.
+    #[error("{} is of a PostgreSQL whose catalog number this walhalla does not know", folder.display())]
+    UnknownCatalog {
+        /// The folder.
+        folder: PathBuf,
     },
     /// A path that has no spelling where it must be written down.
     #[error("the path of {what} is not UTF-8: {path:?}")]
@@ -150,6 +157,7 @@ impl Failure for Error {
                 "stop the server, move the data to where the link is, and start it; to have a table on another disk, use a tablespace"
             }
             Self::NoTablespace { .. } => "see whether its file system is mounted",
+            Self::UnknownCatalog { .. } => "install a newer walhalla, which knows the release",
             Self::NotUtf8 { .. } => {
                 "it has to be written down as text; give it, or what it lies in, another name"
             }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{ConnectOptions, Connection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use walhalla_postgres::{Lsn, SystemIdentifier, Version};
 
 use super::connection::{self, Attempt, Listens, Surroundings, Wanted};
+use super::old_names::as_known_to;
 use super::{Error, control_file};
 
 /// How far apart a server's start and its `postmaster.pid` may be.
@@ -344,6 +345,7 @@ impl Server {
         doing: &'static str,
         query: &'static str,
     ) -> Result<PgRow, Error> {
+        let query = AssertSqlSafe(as_known_to(self.version, query));
         let row = sqlx::query(query).fetch_one(&mut self.connection).await;
         row.map_err(|source| Error::Server {
             doing,

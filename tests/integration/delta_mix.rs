@@ -80,6 +80,11 @@ fn play(version: u32, title: String, seed: u64) -> String {
 }
 
 #[test]
+fn delta_backups_restore_what_was_there_on_9_6() {
+    rounds(9);
+}
+
+#[test]
 fn delta_backups_restore_what_was_there_on_10() {
     rounds(10);
 }
@@ -102,4 +107,9 @@ fn delta_backups_restore_what_was_there_on_17() {
 #[test]
 fn delta_backups_restore_what_was_there_on_18() {
     rounds(18);
+}
+
+#[test]
+fn delta_backups_restore_what_was_there_on_19() {
+    rounds(19);
 }

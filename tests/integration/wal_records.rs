@@ -7,7 +7,7 @@ use walhalla_postgres::wal::event::{Event, Outcome, event};
 
 use crate::support::{
     Area, RESOURCE_MANAGERS, Shown, WrittenWal, compare_with_pg_waldump, read_segments,
-    write_every_kind,
+    version_name, write_every_kind,
 };
 
 /// What must be in the WAL that is compared.
@@ -37,6 +37,11 @@ const NOT_WRITTEN: [&str; 2] = ["CLOG", "Generic"];
 
 /// `XLOG_PAGE_MAGIC` of the first version with `XLR_BLOCK_ID_TOPLEVEL_XID`.
 const MAGIC_OF_14: u16 = 0xD10D;
+
+#[test]
+fn records_of_postgresql_9_6_are_those_of_pg_waldump() {
+    compare(9);
+}
 
 #[test]
 fn records_of_postgresql_10_are_those_of_pg_waldump() {
@@ -83,6 +88,11 @@ fn records_of_postgresql_18_are_those_of_pg_waldump() {
     compare(18);
 }
 
+#[test]
+fn records_of_postgresql_19_are_those_of_pg_waldump() {
+    compare(19);
+}
+
 fn compare(version: u32) {
     let area = Area::new();
     // Every second one writes what logical decoding wants: names of prepared transactions, top-level transactions.
@@ -99,7 +109,7 @@ fn compare(version: u32) {
         all.extend(compare_with_pg_waldump(&area, version, segments, size));
     }
     everything_is_covered(&all);
-    let version = Version::parse(&version.to_string()).unwrap();
+    let version = Version::parse(&version_name(version)).unwrap();
     dropped_databases_are_found(version, &written);
     the_last_checkpoint_is_the_control_files(version, &written);
     if is_logical {

@@ -257,7 +257,7 @@ impl Objects {
             stop_snapshot: format!("{0}:{0}:", xid(backup.stop)),
             postgres_version: version(),
             server_version: "17.11".to_owned(),
-            limits: Some(Limits::DEFAULT),
+            limits: Some(Limits::default_of(version())),
             wal_segment_size: life::size(),
             wal_block_size: 8192,
             data_checksums: true,

@@ -174,7 +174,8 @@ impl Source {
 impl From<&CredentialsError> for Failure {
     fn from(error: &CredentialsError) -> Self {
         let is_worthless = find::<BuildError>(error).is_some_and(|error| !error.is_loading());
-        let is_refused = find::<reqwest::Error>(error).is_some_and(|error| error.status().is_some());
+        let is_refused =
+            find::<reqwest::Error>(error).is_some_and(|error| error.status().is_some());
         let kind = if error.is_transient() {
             ErrorKind::Unavailable
         } else if is_worthless || is_refused {

@@ -17,9 +17,10 @@ use crate::server::connection::{Endpoint, Login};
 const AUTHENTICATION: u8 = b'R';
 const ERROR: u8 = b'E';
 const READY: u8 = b'Z';
+const PARAMETER: u8 = b'S';
 
-/// Opens a session of this kind.
-pub(super) async fn open(login: &Login, session: Session) -> Result<Wire, Problem> {
+/// Opens a session of this kind; the server says its version.
+pub(super) async fn open(login: &Login, session: Session) -> Result<(Wire, String), Problem> {
     let stream = connect(login).await?;
     let mut wire = Wire::new(stream);
     let mut parameters = vec![
@@ -37,10 +38,19 @@ pub(super) async fn open(login: &Login, session: Session) -> Result<Wire, Proble
     frontend::startup_message(parameters, &mut wire.output)?;
     wire.send().await?;
     authenticate(&mut wire, login, session).await?;
+    let mut version = String::new();
     loop {
         let message = wire.receive().await?;
         match message.kind {
-            READY => return Ok(wire),
+            READY => return Ok((wire, version)),
+            PARAMETER => {
+                let mut fields = Fields(message.body);
+                if let (Some("server_version"), Some(value)) =
+                    (fields.text().as_deref(), fields.text())
+                {
+                    version = value;
+                }
+            }
             ERROR => return Err(refusal("opening a session", &message.body)),
             _ => {}
         }

@@ -8,6 +8,7 @@
 //! Source: PostgreSQL's manual, "Streaming Replication Protocol". The driver does not speak it, so that the few messages are
 //! here; those that a client sends, and SCRAM, are of the crate `postgres-protocol`.
 
+pub mod base_backup;
 mod login;
 mod tls;
 mod wire;
@@ -16,6 +17,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use jiff::Timestamp;
 use postgres_protocol::message::frontend;
 use walhalla_postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
@@ -38,6 +40,8 @@ pub enum Session {
 pub struct Replication {
     wire: Wire,
     place: String,
+    /// `server_version`
+    version_text: String,
 }
 
 /// What a server says of itself (`IDENTIFY_SYSTEM`).
@@ -181,8 +185,12 @@ impl Replication {
         let place = format!("{} as role {:?}", attempt.place, attempt.login.user);
         let opened = login::open(&attempt.login, session);
         let opened = within(ways.timeout, opened).await;
-        let wire = opened.map_err(|problem| Error::of(&place, problem))?;
-        let mut connection = Self { wire, place };
+        let (wire, version_text) = opened.map_err(|problem| Error::of(&place, problem))?;
+        let mut connection = Self {
+            wire,
+            place,
+            version_text,
+        };
         let is_wanted = match wanted {
             Wanted::Any | Wanted::PreferStandby => true,
             Wanted::Primary | Wanted::ReadWrite => !connection.is_read_only().await?,
@@ -236,11 +244,51 @@ impl Replication {
     /// The server's version.
     ///
     /// # Errors
-    /// The session's.
-    pub async fn version(&mut self) -> Result<Version, Error> {
-        let number = self.show("server_version_num").await?;
-        let version = Version::of_server(number.parse().unwrap_or(0));
+    /// That Walhalla does not know it.
+    pub fn version(&self) -> Result<Version, Error> {
+        let version = Version::of_server_text(&self.version_text);
         version.map_err(|error| self.error(error.into()))
+    }
+
+    /// The server's version in its own words.
+    pub fn version_text(&self) -> &str {
+        &self.version_text
+    }
+
+    /// The server's clock, which it tells who asks for WAL.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn clock(&mut self) -> Result<Timestamp, Error> {
+        let Identity {
+            timeline, flushed, ..
+        } = self.identify().await?;
+        self.start(None, flushed, timeline).await?;
+        let clock = within(Some(ANSWERING), self.told_clock()).await;
+        let clock = clock.map_err(|problem| self.error(problem))?;
+        self.end_of_timeline().await?;
+        Ok(clock)
+    }
+
+    async fn told_clock(&mut self) -> Result<Timestamp, Problem> {
+        self.copy_data(&status(Lsn::ZERO, Lsn::ZERO, ANSWER_AT_ONCE))
+            .await?;
+        loop {
+            let message = self.wire.receive().await?;
+            let at = match (message.kind, message.body.first()) {
+                // Behind where the server's WAL ends.
+                (b'd', Some(b'k')) => 9,
+                // Behind where this WAL begins and the server's ends.
+                (b'd', Some(b'w')) => 17,
+                (b'E', _) => return Err(refusal("asking for the clock", &message.body)),
+                (b'c', _) => return Err(Problem::Unexpected("an end of WAL")),
+                _ => continue,
+            };
+            let bytes = message.body.get(at..).and_then(|rest| rest.first_chunk());
+            let microseconds = bytes.map(|bytes| i64::from_be_bytes(*bytes) + EPOCH_MICROSECONDS);
+            let clock = microseconds.and_then(|clock| Timestamp::from_microsecond(clock).ok());
+            return clock.ok_or(Problem::Unexpected("a clock that is cut"));
+        }
     }
 
     /// Length of the server's WAL segments.
@@ -248,6 +296,10 @@ impl Replication {
     /// # Errors
     /// The session's.
     pub async fn segment_size(&mut self) -> Result<SegmentSize, Error> {
+        if !self.version()?.shows_settings_to_replication() {
+            // It is the same in all builds that are known; a segment's own header is compared with it.
+            return Ok(SegmentSize::DEFAULT);
+        }
         let text = self.show("wal_segment_size").await?;
         let size = bytes_of(&text).and_then(SegmentSize::new);
         let unknown = walhalla_postgres::Error::invalid("wal_segment_size", text);
@@ -405,17 +457,7 @@ impl Replication {
     /// # Errors
     /// The session's.
     pub async fn report(&mut self, received: Lsn, durable: Lsn) -> Result<(), Error> {
-        // Microseconds since 2000, which the server uses for nothing but its view.
-        let now = jiff::Timestamp::now().as_microsecond() - 946_684_800_000_000;
-        let mut body = BytesMut::with_capacity(34);
-        body.put_u8(b'r');
-        body.put_u64(received.0);
-        body.put_u64(durable.0);
-        // Nothing is replayed here.
-        body.put_u64(0);
-        body.put_i64(now);
-        body.put_u8(0);
-        let sent = self.copy_data(&body).await;
+        let sent = self.copy_data(&status(received, durable, 0)).await;
         sent.map_err(|problem| self.error(problem))
     }
 
@@ -524,6 +566,24 @@ impl Replication {
         Error::of(&self.place, problem)
     }
 }
+
+/// What the server is told of the WAL that was received. Nothing is replayed here.
+fn status(received: Lsn, durable: Lsn, answer: u8) -> BytesMut {
+    // The server uses it for nothing but its view.
+    let now = Timestamp::now().as_microsecond() - EPOCH_MICROSECONDS;
+    let mut body = BytesMut::with_capacity(34);
+    body.put_u8(b'r');
+    body.put_u64(received.0);
+    body.put_u64(durable.0);
+    body.put_u64(0);
+    body.put_i64(now);
+    body.put_u8(answer);
+    body
+}
+
+/// The begin of 2000, from which PostgreSQL counts, in microseconds since 1970.
+const EPOCH_MICROSECONDS: i64 = 946_684_800_000_000;
+const ANSWER_AT_ONCE: u8 = 1;
 
 /// Fields of a row.
 type Row = Vec<Option<Bytes>>;

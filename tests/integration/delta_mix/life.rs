@@ -111,11 +111,14 @@ impl Life {
         let statements = [
             "update pg_database set datistemplate = false where datname = 'template0'",
             "drop database template0",
-            "create extension amcheck",
         ];
-        let statements = statements.map(str::to_owned);
-        run_session(&self.cluster, "postgres", &statements);
-        run_session(&self.cluster, "template1", &statements[2..]);
+        run_session(&self.cluster, "postgres", &statements.map(str::to_owned));
+        if self.version >= 10 {
+            let statement = "create extension amcheck".to_owned();
+            for database in ["postgres", "template1"] {
+                run_session(&self.cluster, database, &[statement.clone()]);
+            }
+        }
     }
 
     fn run(&mut self, script: &Script) {

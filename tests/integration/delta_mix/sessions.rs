@@ -12,7 +12,7 @@ pub fn run_session(cluster: &Cluster, database: &str, statements: &[String]) -> 
     psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d"]);
     psql.arg(database).env("PGOPTIONS", OPTIONS);
     for statement in statements {
-        psql.args(["-c", statement]);
+        psql.args(["-c", &cluster.spelled(statement)]);
     }
     run(&mut psql).succeeds().stdout
 }

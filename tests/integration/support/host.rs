@@ -19,6 +19,15 @@ pub struct Host {
     postgres: PathBuf,
 }
 
+/// A version as PostgreSQL writes it: tests call 9.6 by the number 9.
+pub fn version_name(version: u32) -> String {
+    if version == 9 {
+        "9.6".to_owned()
+    } else {
+        version.to_string()
+    }
+}
+
 /// Where programs are looked for.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -76,7 +85,7 @@ impl Host {
         self.existing(version, name)
     }
 
-    /// A client program for this version: the builds of 10 to 13 have none, and those of 14 know how to talk to them.
+    /// A client program for this version: the builds of 9.6 to 13 have none, and those of 14 know how to talk to them.
     pub fn client_program(&self, version: u32, name: &str) -> PathBuf {
         self.existing(version.max(14), name)
     }
@@ -84,7 +93,7 @@ impl Host {
     fn existing(&self, version: u32, name: &str) -> PathBuf {
         let path = self
             .postgres
-            .join(version.to_string())
+            .join(version_name(version))
             .join("bin")
             .join(name);
         assert!(

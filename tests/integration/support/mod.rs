@@ -18,7 +18,7 @@ mod walhalla;
 pub use area::Area;
 pub use cluster::{Cluster, Dump, Shape, copy_tree};
 pub use history::{Moment, PgbenchLoad, create_fill_segment, fill, make_history};
-pub use host::{PATH, host};
+pub use host::{PATH, host, version_name};
 pub use keys::{Key, PLUGIN, with_plugin, write_private};
 pub use program::{Outcome, run};
 pub use receiver::Receiver;

@@ -125,7 +125,7 @@ pub fn configure_for_wal(cluster: &Cluster) {
 
 /// Images of blocks by each method that the version knows.
 fn write_compressed_images(cluster: &Cluster) {
-    for (method, since) in [("lz4", 15), ("zstd", 16), ("off", 10)] {
+    for (method, since) in [("lz4", 15), ("zstd", 16), ("off", 9)] {
         if cluster.version >= since {
             cluster.sql("checkpoint");
             cluster.sql(&format!(
@@ -187,7 +187,7 @@ pub fn crash_within_a_record(cluster: &mut Cluster) {
 
 /// The segments of a timeline up to the given one.
 pub fn segments_of(cluster: &Cluster, timeline: char, last: &str) -> Vec<PathBuf> {
-    let folder = cluster.data.join("pg_wal");
+    let folder = cluster.wal_folder();
     let mut names: Vec<String> = std::fs::read_dir(&folder)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -6,7 +6,7 @@ use walhalla_postgres::wal::page_header::PageHeader;
 use walhalla_postgres::{Lsn, SegmentSize, Version};
 
 use super::wal_shown::{read_segments, relation_of_path};
-use super::{Area, Shown, host};
+use super::{Area, Shown, host, version_name};
 
 /// The oldest version whose `pg_waldump` was found as a relocatable build.
 const OLDEST: u32 = 14;
@@ -25,7 +25,7 @@ pub fn compare_with_pg_waldump(
 ) -> Vec<Shown> {
     let theirs = pg_waldump(area, version, segments);
     let mut ours = Vec::new();
-    let parsed = Version::parse(&version.to_string()).unwrap();
+    let parsed = Version::parse(&version_name(version)).unwrap();
     read_segments(segments, size, |record| {
         ours.push(Shown::of(record, parsed));
     });
@@ -50,7 +50,7 @@ pub fn compare_with_pg_waldump(
 
 /// What `pg_waldump` shows of segments of one timeline that follow each other.
 ///
-/// Those of 10 to 13 are shown by the `pg_waldump` of 14, from copies whose pages carry 14's magic. Records' headers
+/// Those of 9.6 to 13 are shown by the `pg_waldump` of 14, from copies whose pages carry 14's magic. Records' headers
 /// are the same in all of them; of what is compared here, it describes wrongly only the name in `PREPARE` before 11
 /// (not compared), the upper half of a checkpoint's next transaction before 12 (not compared), and `DROP` of a database
 /// before 13, which it takes for one with a list of tablespaces (left out here).
