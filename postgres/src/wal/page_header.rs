@@ -1,6 +1,6 @@
 //! WAL page headers (xlog_internal.h, `XLogPageHeaderData` and `XLogLongPageHeaderData`).
 
-use crate::Lsn;
+use crate::{Lsn, Version};
 
 /// Length of the header of a segment's first page (`SizeOfXLogLongPHD`).
 pub const LONG_HEADER_BYTES: usize = 40;
@@ -26,8 +26,11 @@ pub struct PageHeader {
 
 /// `XLP_LONG_HEADER`
 const LONG_HEADER: u16 = 0x0002;
-/// `XLP_ALL_FLAGS`
+/// `XLP_ALL_FLAGS` of all versions.
 pub(super) const ALL_FLAGS: u16 = 0x000F;
+/// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: until 19 took `XLP_BKP_REMOVABLE` away, that had the lower bit.
+const OVERWRITE: u16 = 0x0008;
+const OVERWRITE_FROM_19: u16 = 0x0004;
 
 impl PageHeader {
     /// Reads the header at the beginning of `page`; `None` when the page is shorter than its header.
@@ -61,6 +64,18 @@ impl PageHeader {
             remaining: u32_at(16)?,
             long,
         })
+    }
+
+    /// Whether the record before was given up where the WAL ended in a crash.
+    pub fn overwrites(&self) -> bool {
+        let is_from_19 =
+            Version::of_wal_page(self.magic).is_some_and(|version| version.major() >= 19);
+        let flag = if is_from_19 {
+            OVERWRITE_FROM_19
+        } else {
+            OVERWRITE
+        };
+        self.info & flag != 0
     }
 
     /// Length of the header itself.

@@ -29,8 +29,6 @@ const HEADER_BYTES_LEFT: u32 = 24;
 const SWITCH: u8 = 0x40;
 /// `XLP_FIRST_IS_CONTRECORD`
 const FIRST_IS_CONTRECORD: u16 = 0x0001;
-/// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: the record before was given up where the WAL ended in a crash.
-const OVERWRITE: u16 = 0x0008;
 
 /// A record; its CRC was right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,7 +292,7 @@ impl RecordReader {
         if continues != (header.remaining != 0) {
             return Err(damage);
         }
-        if header.info & OVERWRITE != 0 {
+        if header.overwrites() {
             self.overwrites |= matches!(self.state, State::Lost | State::InHead);
             self.head = Head::default();
             self.state = State::Between;

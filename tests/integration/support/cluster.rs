@@ -275,8 +275,14 @@ impl Cluster {
         matches!(self.state().as_deref(), Some("ready" | "standby"))
     }
 
-    /// The state that the postmaster writes for `pg_ctl`.
+    /// The state that the postmaster writes for `pg_ctl`. That of 9.6 writes none, and is asked whether it takes connections.
     fn state(&self) -> Option<String> {
+        if self.version < 10 {
+            let asked = run(self
+                .client("psql")
+                .args(["-X", "-A", "-t", "-c", "select 1"]));
+            return (asked.stdout.trim() == "1").then(|| "ready".to_owned());
+        }
         // The data directory's path in it may be any bytes.
         let bytes = std::fs::read(self.data.join("postmaster.pid")).ok()?;
         let text = String::from_utf8_lossy(&bytes);
@@ -442,10 +448,12 @@ impl Cluster {
                 self.sql("reindex database postgres");
             }
         } else if self.version < 14 {
-            self.sql(
-                "select bt_index_check(i.indexrelid, true) from pg_index i join pg_class c on c.oid = i.indexrelid \
-                 join pg_am a on a.oid = c.relam where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid",
-            );
+            // Before 11 amcheck looks at the index only.
+            let heap_too = if self.version < 11 { "" } else { ", true" };
+            self.sql(&format!(
+                "select bt_index_check(i.indexrelid{heap_too}) from pg_index i join pg_class c on c.oid = i.indexrelid \
+                 join pg_am a on a.oid = c.relam where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid"
+            ));
         } else {
             run(self.client("pg_amcheck").args([
                 "--heapallindexed",
