@@ -337,9 +337,10 @@ pub struct Cluster {
 
 #[derive(Debug, Args)]
 pub struct BackupPush {
-    /// Data directory of the running server
+    /// Data directory of the running server; without it the server sends its files over the replication protocol, from
+    /// whatever host PGHOST names
     #[arg(env = "PGDATA")]
-    pub pgdata: PathBuf,
+    pub pgdata: Option<PathBuf>,
     /// A text to know the backup by
     #[arg(long, value_name = "TEXT")]
     pub label: Option<String>,
@@ -367,7 +368,7 @@ pub struct BackupPush {
         requires = "delta"
     )]
     pub changed_blocks: ChangedBlocks,
-    /// Bytes a second that are read from the data directory, such as 50MiB [default: no limit]
+    /// Bytes a second that are read from the data directory or sent by the server, such as 50MiB [default: no limit]
     #[arg(long, value_name = "BYTES")]
     pub read_rate: Option<String>,
 }

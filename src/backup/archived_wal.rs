@@ -7,7 +7,7 @@ use walhalla_postgres::{SegmentName, SegmentNo, WalFileName};
 use super::Error;
 use super::request::Backup;
 use crate::contents::manifest::WalRange;
-use crate::server::session::{ArchiverState, Server};
+use crate::server::session::ArchiverState;
 
 /// How soon the archive is asked again whether a segment is there: an eighth of what was waited for it, within these.
 const SHORTEST_POLL: Duration = Duration::from_millis(10);
@@ -27,13 +27,14 @@ struct Wait {
 }
 
 impl Backup<'_> {
-    /// Waits until every segment that makes the backup consistent is in the archive, or the backup `has_failed`.
+    /// Waits until every segment that makes the backup consistent is in the archive, or the backup `has_failed`. `ask` tells
+    /// of the server's archiver.
     ///
     /// # Errors
     /// [`Error::WalMissing`] when the archiver archives nothing for as long as the user allows.
     pub(super) fn wait_for_wal(
         &self,
-        server: &mut Server,
+        ask: &mut dyn FnMut() -> Result<ArchiverState, Error>,
         range: WalRange,
         has_failed: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
@@ -46,7 +47,7 @@ impl Backup<'_> {
         };
         for number in first.0..=last.0 {
             let segment = SegmentNo(number).on(range.timeline, size);
-            self.wait_for_segment(server, segment, &mut wait, has_failed)?;
+            self.wait_for_segment(ask, segment, &mut wait, has_failed)?;
             wait.arrived = Instant::now();
         }
         Ok(())
@@ -54,7 +55,7 @@ impl Backup<'_> {
 
     fn wait_for_segment(
         &self,
-        server: &mut Server,
+        ask: &mut dyn FnMut() -> Result<ArchiverState, Error>,
         segment: SegmentName,
         wait: &mut Wait,
         has_failed: &dyn Fn() -> bool,
@@ -67,7 +68,7 @@ impl Backup<'_> {
                 tracing::info!("waiting for WAL segment {segment} to arrive in the archive");
                 Instant::now()
             });
-            let state = self.wait(server.archiver_state())?;
+            let state = ask()?;
             // A long backlog is no standstill: whatever the archiver archives counts.
             if state.archived != wait.archived {
                 (wait.archived, wait.arrived) = (state.archived, Instant::now());

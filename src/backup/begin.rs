@@ -57,7 +57,8 @@ impl Backup<'_> {
             None => BackupKind::Full,
         };
         let id = BackupId::of(&second, kind);
-        let guard = self.guard(run, &id, (start_lsn, timeline), delta.as_ref());
+        let parents = delta.as_ref().map(|delta| delta.parent.chain.clone());
+        let guard = self.guard(run, &id, (start_lsn, timeline), parents);
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",
             facts.version_text,
@@ -73,16 +74,16 @@ impl Backup<'_> {
         };
         Ok((begun, listing))
     }
+
     /// Sees in the background that no deletion takes what the backup needs: the copy need not wait for that.
-    fn guard(
+    pub(super) fn guard(
         &self,
         run: RunId,
         id: &BackupId,
         (start, timeline): (Lsn, TimelineId),
-        delta: Option<&Delta>,
+        parents: Option<Vec<BackupId>>,
     ) -> Guard {
         let size = self.control.segment_size;
-        let parents = delta.map(|delta| delta.parent.chain.clone());
         let wal = NeededWal {
             first: size.segment_of(start).on(timeline, size),
             last: None,

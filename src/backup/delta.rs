@@ -19,6 +19,7 @@ use super::request::{Backup, DeltaOptions};
 use crate::archive::changed::{Gap, Interval};
 use crate::archive::proof::Proof;
 use crate::archive::walk::Reading;
+use crate::contents::assembly::Base;
 use crate::contents::delta_file::is_taken_for_delta;
 use crate::output;
 use crate::repository::entry::{ChangeSource, ChangedBlocks};
@@ -40,6 +41,17 @@ pub(super) struct Delta {
     pub(super) changed: Changed,
     /// What tells that.
     pub(super) changed_blocks: ChangedBlocks,
+}
+
+impl Delta {
+    /// What the backup's entry says of it.
+    pub(super) fn base(self) -> Base {
+        Base {
+            parent: self.parent.entry.id,
+            parent_manifest: self.parent.entry.manifest.digest.to_hex(),
+            changed_blocks: self.changed_blocks,
+        }
+    }
 }
 
 /// What changed, what tells it, and why nothing better does.
@@ -64,29 +76,8 @@ impl Backup<'_> {
         let mut paths = listing.files.iter().map(|file| file.path);
         let stray = paths.find(|path| is_taken_for_delta(path));
         let stray = stray.map(Unusable::Named);
-        let parent = match (&options.parent, stray) {
-            (Some(id), None) => own.named(self.repository, id)?,
-            (Some(id), Some(reason)) => {
-                let id = self.repository.backup(id)?.id;
-                return Err(Error::Parent { id, reason });
-            }
-            (None, Some(reason)) => {
-                tracing::warn!("{reason}; a full backup is taken");
-                return Ok(None);
-            }
-            (None, None) => match own.newest(self.repository, self.known_backups()?)? {
-                Some(Ok(parent)) => parent,
-                Some(Err(reason)) => {
-                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
-                    return Ok(None);
-                }
-                None => {
-                    tracing::warn!(
-                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
-                    );
-                    return Ok(None);
-                }
-            },
+        let Some(parent) = self.parent(options, &own, stray)? else {
+            return Ok(None);
         };
         let since = parent.entry.start_lsn;
         let Some((changed, source, reason)) = self.changes(options, &parent, &history, start)?
@@ -117,6 +108,40 @@ impl Backup<'_> {
             changed,
             changed_blocks,
         }))
+    }
+
+    /// The parent that was asked for, or the newest that can be one; `None` where there is none, of which the user hears.
+    /// `stray` is a reason why no delta can be taken.
+    pub(super) fn parent(
+        &self,
+        options: &DeltaOptions,
+        own: &parent::BackedUpServer,
+        stray: Option<Unusable>,
+    ) -> Result<Option<Parent>, Error> {
+        match (&options.parent, stray) {
+            (Some(id), None) => own.named(self.repository, id).map(Some),
+            (Some(id), Some(reason)) => {
+                let id = self.repository.backup(id)?.id;
+                Err(Error::Parent { id, reason })
+            }
+            (None, Some(reason)) => {
+                tracing::warn!("{reason}; a full backup is taken");
+                Ok(None)
+            }
+            (None, None) => match own.newest(self.repository, self.known_backups()?)? {
+                Some(Ok(parent)) => Ok(Some(parent)),
+                Some(Err(reason)) => {
+                    tracing::warn!("{}; a full backup is taken", output::chain(&reason));
+                    Ok(None)
+                }
+                None => {
+                    tracing::warn!(
+                        "there is no backup of this server's past that a delta could stand on; a full backup is taken"
+                    );
+                    Ok(None)
+                }
+            },
+        }
     }
 
     fn known_backups(&self) -> Result<Vec<BackupEntry>, Error> {

@@ -26,6 +26,7 @@ mod parts;
 pub mod push;
 mod reading;
 pub mod request;
+pub mod streamed;
 
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ use walhalla_postgres::{Lsn, SegmentName, SystemIdentifier};
 use crate::contents::tar_part::WriteError;
 use crate::failure::{Advice, Class, Failure};
 use crate::repository::BackupId;
-use crate::server;
+use crate::server::{self, replication};
 use crate::{contents, pipeline};
 use crate::{repository, wal};
 
@@ -50,6 +51,34 @@ pub enum Error {
     /// The WAL beside the data directory is wrong.
     #[error(transparent)]
     Wal(#[from] wal::Error),
+    /// Another cluster than the settings name.
+    #[error("the server at {place} is cluster {found}, and the setting cluster names {wanted}")]
+    UnwantedCluster {
+        /// The socket, or host and port.
+        place: String,
+        /// The server's.
+        found: SystemIdentifier,
+        /// The one that is wanted.
+        wanted: SystemIdentifier,
+    },
+    /// A session for replication.
+    #[error(transparent)]
+    Replication(#[from] replication::Error),
+    /// The server sent a tar archive that cannot be read.
+    #[error("the server sent an archive that cannot be read")]
+    SentArchive(#[source] std::io::Error),
+    /// A file that every backup has was not in what the server sent.
+    #[error("the server sent no {0}")]
+    SentWithout(&'static str),
+    /// The control file that it sent is damaged.
+    #[error("the server sent a damaged control file: {reason}")]
+    SentControl {
+        /// What is wrong with it.
+        reason: walhalla_postgres::control::ControlFileDamage,
+    },
+    /// What the server sent is not what it said before.
+    #[error("the server sent the control file of another cluster than it said to be")]
+    SentOtherCluster,
     /// Writing to the store failed.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
@@ -178,7 +207,13 @@ impl Failure for Error {
             Self::Repository(error) => error.class(),
             Self::Pipeline(error) => error.class(),
             Self::Contents(error) => error.class(),
-            Self::Read { .. }
+            Self::Replication(_)
+            | Self::SentArchive(_)
+            | Self::SentWithout(_)
+            | Self::SentControl { .. }
+            | Self::SentOtherCluster
+            | Self::UnwantedCluster { .. }
+            | Self::Read { .. }
             | Self::OtherCluster { .. }
             | Self::OtherServer(_)
             | Self::Parent { .. }
@@ -206,10 +241,20 @@ impl Failure for Error {
             Self::Repository(error) => return error.hint(),
             Self::Pipeline(error) => return error.hint(),
             Self::Wal(error) => return error.hint(),
+            Self::Replication(error) => return error.hint(),
+            Self::SentArchive(_)
+            | Self::SentWithout(_)
+            | Self::SentControl { .. }
+            | Self::SentOtherCluster => {
+                "see that PGHOST and PGPORT lead to one PostgreSQL server, without a pooler or a load balancer between, and take the backup again"
+            }
             Self::Contents(error) if error.class() == Class::Damaged => {
                 "`walhalla verify` tells what else is damaged"
             }
             Self::Contents(error) => return error.hint(),
+            Self::UnwantedCluster { .. } => {
+                "set PGHOST and PGPORT to a server of that cluster, or change the setting"
+            }
             Self::OtherCluster { .. } | Self::OtherServer(_) => {
                 "set PGHOST and PGPORT to the server whose data directory this is"
             }

@@ -81,7 +81,7 @@ impl Backup<'_> {
     }
 
     /// What the backup's own WAL tells of databases.
-    fn notes(&self, entry: &BackupEntry) -> Result<Vec<Note>, crate::wal::Error> {
+    pub(super) fn notes(&self, entry: &BackupEntry) -> Result<Vec<Note>, crate::wal::Error> {
         let reading = Reading {
             threads: self.options.threads,
             show: self.options.show,
@@ -98,6 +98,15 @@ impl Backup<'_> {
         })?;
         Ok(notes)
     }
+}
+
+/// A database that was copied by its files, and then removed.
+pub(super) fn lost_database(notes: &[Note]) -> Option<u32> {
+    let mut copied = notes.iter().filter_map(|note| match &note.event {
+        Event::DatabaseCreated { copy_of, .. } => *copy_of,
+        _ => None,
+    });
+    copied.find(|oids| is_lost(notes, *oids)).map(|oids| oids.0)
 }
 
 /// Whether the database was copied by its files, and then removed.

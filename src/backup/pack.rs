@@ -33,9 +33,9 @@ const PATIENCE: usize = 16;
 /// What the checks need to know of the cluster and the backup.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PageRules {
-    block_size_bytes: usize,
-    blocks_per_file: u32,
-    judge: Judge,
+    pub(super) block_size_bytes: usize,
+    pub(super) blocks_per_file: u32,
+    pub(super) judge: Judge,
 }
 
 /// Packs files of a data directory into a part.

@@ -14,7 +14,7 @@ use walhalla_postgres::backup_label::{self, BackupLabel};
 use walhalla_postgres::{Lsn, TimelineId, WalFileName, control};
 
 use super::Error;
-use super::begin::Begun;
+use super::begin::{Begun, Guard};
 use super::copy::{Copied, owner_of};
 use super::delta::Delta;
 use super::moved_databases::databases;
@@ -22,22 +22,31 @@ use super::own_server::{check_pages, must_be_on};
 use super::own_wal;
 use super::parent::KEPT_CORRUPT_BLOCKS;
 use super::request::Backup;
-use crate::contents::assembly::{Base, Facts};
+use crate::contents::Owner;
+use crate::contents::assembly::{Assembly, Base, Facts};
 use crate::contents::manifest::WalRange;
 use crate::contents::relations::Relations;
 use crate::repository::BackupEntry;
 use crate::repository::entry::{CorruptBlock, LeftOut};
 use crate::repository::owed::Owed;
 use crate::server::data_directory::{Listing, Tablespace};
-use crate::server::session::{self, StoppedBackup};
+use crate::server::session::{ArchiverState, StoppedBackup};
 use crate::server::{self, control_file};
 use crate::wal;
 
 /// A backup that is copied and that the server knows to be over.
-struct Ended {
-    stopped: StoppedBackup,
-    label: BackupLabel,
-    corrupt_blocks: Vec<CorruptBlock>,
+pub(super) struct Ended {
+    pub(super) stopped: StoppedBackup,
+    pub(super) label: BackupLabel,
+    pub(super) corrupt_blocks: Vec<CorruptBlock>,
+}
+
+/// What a server said of itself before a backup.
+pub(super) struct ServerClock {
+    /// What its clock showed.
+    pub(super) start: Timestamp,
+    /// `server_version`
+    pub(super) version: String,
 }
 
 impl Backup<'_> {
@@ -65,27 +74,50 @@ impl Backup<'_> {
             guard,
             ..
         } = begun;
-        let facts = self.facts(facts, delta, ended, tablespaces, left_out)?;
-        // The archiver has the end of the WAL since the backup ended.
-        let has_failed = AtomicBool::new(false);
-        let (stored, proven) = thread::scope(|scope| {
-            let stored = scope.spawn(|| {
-                let stored = assembly.finish(facts.clone(), &relations);
-                has_failed.store(stored.is_err(), Ordering::Relaxed);
-                stored
-            });
-            let proven = self
-                .wait_for_wal(&mut server, range, &|| has_failed.load(Ordering::Relaxed))
-                .and_then(|()| self.prove(&facts));
-            (stored.join(), proven)
-        });
-        let stored = stored.unwrap_or_else(|panic| resume_unwind(panic))?;
-        let entry = with_last_transaction(stored, proven?);
+        let clock = ServerClock {
+            start: facts.now,
+            version: facts.version_text,
+        };
+        let base = delta.map(|delta| delta.base());
+        let facts = self.facts(clock, base, ended, tablespaces, left_out)?;
+        let ask = &mut || self.wait(server.archiver_state());
+        let entry = self.conclude(assembly, &facts, &relations, ask)?;
         self.wait(async {
             server.close().await;
             Ok::<_, Error>(())
         })?;
         self.check_databases(&databases, &entry)?;
+        self.commit(entry, guard)
+    }
+
+    /// Stores what goes with the parts while the WAL comes into the archive, and sees that it is this server's. `ask` tells of
+    /// the server's archiver, which has the end of the WAL since the backup ended.
+    pub(super) fn conclude(
+        &self,
+        assembly: Assembly,
+        facts: &Facts,
+        relations: &Relations,
+        ask: &mut dyn FnMut() -> Result<ArchiverState, Error>,
+    ) -> Result<BackupEntry, Error> {
+        let has_failed = AtomicBool::new(false);
+        let (stored, proven) = thread::scope(|scope| {
+            let stored = scope.spawn(|| {
+                let stored = assembly.finish(facts.clone(), relations);
+                has_failed.store(stored.is_err(), Ordering::Relaxed);
+                stored
+            });
+            let has_failed = || has_failed.load(Ordering::Relaxed);
+            let proven = self
+                .wait_for_wal(ask, facts.range, &has_failed)
+                .and_then(|()| self.prove(facts));
+            (stored.join(), proven)
+        });
+        let stored = stored.unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(with_last_transaction(stored, proven?))
+    }
+
+    /// Makes the backup visible.
+    pub(super) fn commit(&self, entry: BackupEntry, guard: Guard) -> Result<BackupEntry, Error> {
         let lease = guard.taken()?;
         // A deletion that may write no record is seen here at the latest.
         self.repository.chain(&entry)?;
@@ -113,38 +145,20 @@ impl Backup<'_> {
         let mut corrupt_blocks = copied.corrupt_blocks;
         corrupt_blocks.extend(copied.newest.beyond(wal_end));
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
-        self.pack_last(begun, &pg_control, &stopped)?;
-        Ok(Ended {
-            stopped,
-            label,
-            corrupt_blocks,
-        })
-    }
-
-    /// The last part: what must not be in place before everything else is.
-    fn pack_last(
-        &self,
-        begun: &Begun,
-        pg_control: &[u8],
-        stopped: &StoppedBackup,
-    ) -> Result<(), Error> {
-        let label = match &begun.delta {
+        let text = match &begun.delta {
             Some(Delta { parent, .. }) => {
                 let (start, timeline) = (parent.entry.start_lsn, parent.entry.timeline);
                 backup_label::of_delta(&stopped.label, start, timeline)
             }
             None => stopped.label.clone(),
         };
-        let assembly = &begun.assembly;
-        let (number, now) = (assembly.next_number(), stopped.time.as_second());
-        let mut part = assembly.begin_part(number, owner_of(self.pgdata)?)?;
-        part.bytes("backup_label", label.as_bytes(), now)?;
-        if !stopped.tablespace_map.is_empty() {
-            // Restoring makes the links itself.
-            part.unlisted("tablespace_map", stopped.tablespace_map.as_bytes(), now)?;
-        }
-        part.bytes(control::PATH, pg_control, now)?;
-        Ok(assembly.close_part(part, number)?)
+        let owner = owner_of(self.pgdata)?;
+        pack_last(&begun.assembly, owner, &text, &pg_control, &stopped)?;
+        Ok(Ended {
+            stopped,
+            label,
+            corrupt_blocks,
+        })
     }
 
     /// What the backup leaves out, of which the user hears.
@@ -167,7 +181,7 @@ impl Backup<'_> {
 
     /// Archives the histories of the backup's timeline and its ancestors, which an archive that was
     /// begun on this timeline does not have and recovery asks for.
-    fn archive_histories(&self, timeline: TimelineId) -> Result<(), Error> {
+    pub(super) fn archive_histories(&self, timeline: TimelineId) -> Result<(), Error> {
         let folder = self.pgdata.join(self.control.version.wal_folder());
         let archiver = self.archiver();
         let history = wal::history_beside(self.repository, &folder.join("any"), timeline)?;
@@ -181,10 +195,10 @@ impl Backup<'_> {
         Ok(())
     }
 
-    fn facts(
+    pub(super) fn facts(
         &self,
-        server: session::Facts,
-        delta: Option<Delta>,
+        clock: ServerClock,
+        base: Option<Base>,
         ended: Ended,
         tablespaces: Vec<Tablespace>,
         left_out: Vec<LeftOut>,
@@ -202,25 +216,15 @@ impl Backup<'_> {
             system_identifier: self.control.system_identifier,
             range,
             history: history.ancestors,
-            base: delta.map(
-                |Delta {
-                     parent,
-                     changed_blocks,
-                     ..
-                 }| Base {
-                    parent: parent.entry.id,
-                    parent_manifest: parent.entry.manifest.digest.to_hex(),
-                    changed_blocks,
-                },
-            ),
+            base,
             merged_from: None,
             of_standby: label.of_standby,
             checkpoint_lsn: label.checkpoint_lsn,
-            times: (server.now, stopped.time),
+            times: (clock.start, stopped.time),
             replayed: (stopped.replayed_time, None),
             stop_snapshot: stopped.snapshot,
             postgres_version: self.control.version,
-            server_version: server.version_text,
+            server_version: clock.version,
             limits: Some(self.control.limits),
             wal_segment_size: self.control.segment_size,
             wal_block_size: self.control.wal_block_size_bytes,
@@ -241,6 +245,25 @@ impl Backup<'_> {
     }
 }
 
+/// The last part: what must not be in place before everything else is.
+pub(super) fn pack_last(
+    assembly: &Assembly,
+    owner: Owner,
+    label: &str,
+    pg_control: &[u8],
+    stopped: &StoppedBackup,
+) -> Result<(), Error> {
+    let (number, now) = (assembly.next_number(), stopped.time.as_second());
+    let mut part = assembly.begin_part(number, owner)?;
+    part.bytes("backup_label", label.as_bytes(), now)?;
+    if !stopped.tablespace_map.is_empty() {
+        // Restoring makes the links itself.
+        part.unlisted("tablespace_map", stopped.tablespace_map.as_bytes(), now)?;
+    }
+    part.bytes(control::PATH, pg_control, now)?;
+    Ok(assembly.close_part(part, number)?)
+}
+
 fn with_last_transaction(entry: BackupEntry, last: Option<(Lsn, Timestamp)>) -> BackupEntry {
     match last {
         Some((lsn, time)) => BackupEntry {
@@ -254,7 +277,7 @@ fn with_last_transaction(entry: BackupEntry, last: Option<(Lsn, Timestamp)>) -> 
 
 impl Ended {
     /// The WAL that makes the backup consistent.
-    fn range(&self) -> WalRange {
+    pub(super) fn range(&self) -> WalRange {
         WalRange {
             timeline: self.label.timeline,
             start: self.label.start_lsn,

@@ -190,8 +190,8 @@ impl<'a> Assembly<'a> {
         self.keep(part)
     }
 
-    /// Ends the part `number`, after which at most a small one begins: its last bytes are on their way, and
-    /// [`Assembly::finish`] waits for them.
+    /// Ends the part `number`: its last bytes are on their way, and [`Assembly::settle`] or [`Assembly::finish`] waits for
+    /// them. Each part that is closed so holds memory until then.
     ///
     /// # Errors
     /// The store's.
@@ -199,6 +199,15 @@ impl<'a> Assembly<'a> {
         let part = ClosedPart::of(part, number)?;
         lock(&self.stored).closed.push(part);
         Ok(())
+    }
+
+    /// Waits until the parts that were closed are in the store.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn settle(&self) -> Result<(), WriteError> {
+        let closed = take(&mut lock(&self.stored).closed);
+        { closed.into_iter() }.try_for_each(|part| self.keep(part))
     }
 
     /// Waits until a part is in the store.
@@ -236,8 +245,7 @@ impl<'a> Assembly<'a> {
     /// The store's.
     pub fn finish(self, facts: Facts, relations: &Relations) -> Result<BackupEntry, WriteError> {
         let relations = self.store_relations(relations)?;
-        let closed = take(&mut lock(&self.stored).closed);
-        { closed.into_iter() }.try_for_each(|part| self.keep(part))?;
+        self.settle()?;
         let Stored {
             restored_bytes,
             parts,

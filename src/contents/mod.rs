@@ -23,5 +23,5 @@ pub mod tar_part;
 
 pub use reader::{
     Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken,
-    check_stored, read_index,
+    check_stored, read_index, read_manifest,
 };

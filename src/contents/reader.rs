@@ -277,6 +277,17 @@ pub fn read_index(repository: &Repository, backup: &BackupEntry) -> Result<Index
     })
 }
 
+/// The text of a backup's manifest, as PostgreSQL writes one.
+///
+/// # Errors
+/// As [`read_index`].
+pub fn read_manifest(repository: &Repository, backup: &BackupEntry) -> Result<Vec<u8>, Error> {
+    read_list(repository, backup, &backup.manifest, |text| {
+        let mut bytes = Vec::new();
+        text.read_to_end(&mut bytes).map(|_| bytes)
+    })
+}
+
 fn owner(header: &tar::Header) -> io::Result<Owner> {
     let number = |id: u64| u32::try_from(id).unwrap_or(0);
     Ok(Owner {

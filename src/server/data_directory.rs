@@ -4,7 +4,7 @@
 //! relations, and the forks of unlogged relations other than their init fork.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirEntry, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -374,6 +374,22 @@ impl Entry {
             relation,
         }
     }
+}
+
+/// Whether a base backup leaves out what a server sends at `path`: servers before 11 send more than later ones, and all send
+/// what is made anew (`pg_control` and the label are told apart before).
+pub fn is_left_out(path: &Path, version: Version) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let first = path.iter().next().and_then(|first| first.to_str());
+    let depth = path.components().count();
+    let is_below = |folder: &str| depth > 1 && first == Some(folder);
+    let is_wal_folders = depth == 2
+        && ["archive_status", "summaries"]
+            .map(OsStr::new)
+            .contains(&name);
+    is_excluded(path, &name.to_owned(), &HashSet::new())
+        || EMPTIED.iter().any(|folder| is_below(folder))
+        || is_below(version.wal_folder()) && !is_wal_folders
 }
 
 fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {

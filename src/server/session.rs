@@ -79,7 +79,7 @@ pub struct OwnControl {
 }
 
 /// The archiver's own account (`pg_stat_archiver`).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ArchiverState {
     /// The last file it failed on, if it failed since it last succeeded.
     pub failing: Option<String>,

@@ -75,6 +75,7 @@ mod shutdowns;
 mod stages;
 mod standby;
 mod status;
+mod streamed;
 mod summaries;
 mod tablespaces;
 mod tampering;

@@ -37,6 +37,11 @@ impl Rate {
             .then_some(Self(bytes_a_second))
     }
 
+    /// Bytes a second.
+    pub fn bytes_a_second(self) -> u64 {
+        self.0
+    }
+
     /// How long `bytes` take, not less.
     fn time_for(self, bytes: u64) -> Duration {
         let nanoseconds = (u128::from(bytes) * 1_000_000_000).div_ceil(u128::from(self.0));

@@ -134,11 +134,8 @@ impl Replication {
     /// Sends the manifest of the backup that an incremental one is to stand on (`UPLOAD_MANIFEST`, from 17 on).
     ///
     /// # Errors
-    /// The session's; `manifest`'s.
-    pub async fn upload_manifest(
-        &mut self,
-        manifest: impl Iterator<Item = Bytes>,
-    ) -> Result<(), Error> {
+    /// The session's.
+    pub async fn upload_manifest(&mut self, manifest: &[u8]) -> Result<(), Error> {
         let doing = "UPLOAD_MANIFEST";
         let sent = async {
             self.command(doing).await?;
@@ -148,10 +145,8 @@ impl Replication {
                 b'E' => return Err(refusal(doing, &message.body)),
                 _ => return Err(Problem::Unexpected("no wish for the manifest")),
             }
-            for bytes in manifest {
-                for bytes in bytes.chunks(SENT_BYTES) {
-                    self.copy_data(bytes).await?;
-                }
+            for bytes in manifest.chunks(SENT_BYTES) {
+                self.copy_data(bytes).await?;
             }
             frontend::copy_done(&mut self.wire.output);
             self.wire.send().await?;

@@ -241,6 +241,14 @@ impl Replication {
         self.text(&doing, &doing).await
     }
 
+    /// The same of a size, in bytes.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn shown_bytes(&mut self, setting: &'static str) -> Result<Option<u64>, Error> {
+        Ok(bytes_of(&self.show(setting).await?))
+    }
+
     /// The server's version.
     ///
     /// # Errors
@@ -300,9 +308,11 @@ impl Replication {
             // It is the same in all builds that are known; a segment's own header is compared with it.
             return Ok(SegmentSize::DEFAULT);
         }
-        let text = self.show("wal_segment_size").await?;
-        let size = bytes_of(&text).and_then(SegmentSize::new);
-        let unknown = walhalla_postgres::Error::invalid("wal_segment_size", text);
+        let setting = "wal_segment_size";
+        let bytes = self.shown_bytes(setting).await?;
+        let size = bytes.and_then(SegmentSize::new);
+        let shown = bytes.unwrap_or_default().to_string();
+        let unknown = walhalla_postgres::Error::invalid(setting, shown);
         size.ok_or_else(|| self.error(unknown.into()))
     }
 

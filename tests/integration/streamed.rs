@@ -1,0 +1,363 @@
+//! `backup-push` without PGDATA: what the server sends is what its data directory holds, on every version.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::support::{
+    Area, Cluster, Dump, Key, Outcome, Shape, Store, Walhalla, fill, make_history, run,
+};
+
+macro_rules! streamed_backups_of_versions {
+    ($($name:ident = $version:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            streamed_as_the_directory($version);
+        }
+    )*};
+}
+
+streamed_backups_of_versions! {
+    postgres_9_6_sends_what_its_directory_holds = 9;
+    postgres_10_sends_what_its_directory_holds = 10;
+    postgres_11_sends_what_its_directory_holds = 11;
+    postgres_12_sends_what_its_directory_holds = 12;
+    postgres_13_sends_what_its_directory_holds = 13;
+    postgres_14_sends_what_its_directory_holds = 14;
+    postgres_15_sends_what_its_directory_holds = 15;
+    postgres_16_sends_what_its_directory_holds = 16;
+    postgres_17_sends_what_its_directory_holds = 17;
+    postgres_18_sends_what_its_directory_holds = 18;
+    postgres_19_sends_what_its_directory_holds = 19;
+}
+
+/// What differs between two backups of a cluster in which nothing happened.
+const OF_EACH_BACKUP: [&str; 4] = [
+    "backup_label",
+    "backup_manifest",
+    "global/pg_control",
+    "tablespace_map",
+];
+
+fn streamed_as_the_directory(version: u32) {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, version);
+    cluster.sql("checkpoint");
+    let of_directory = walhalla.back_up(&cluster);
+    let streamed = stream(&walhalla, &cluster, &[]);
+    let [left, right] = [&of_directory, &streamed].map(|id| fetched(&area, &walhalla, id));
+    assert_same_files(&left, &right);
+
+    // Each kind of delta on each kind of backup; each is one of what changed only.
+    make_history(&cluster, "first");
+    let on_streamed = delta_of_directory(&walhalla, &cluster);
+    make_history(&cluster, "second");
+    cluster.sql("update in_space set body = body || 'x' where id % 50 = 0");
+    let streamed_delta = stream(&walhalla, &cluster, &["--delta"]);
+    let shown = walhalla.run(&["backup-list", "--json"]).succeeds().json();
+    let backup = |id: &str| {
+        let all = shown.as_array().unwrap();
+        all.iter().find(|backup| backup["id"] == id).unwrap()
+    };
+    assert_eq!(backup(&on_streamed)["parent"], *streamed);
+    assert_eq!(backup(&streamed_delta)["parent"], *on_streamed);
+    let stored = |id: &str| backup(id)["stored_bytes"].as_u64().unwrap();
+    assert!(stored(&streamed_delta) * 2 < stored(&streamed), "{shown:#}");
+    let end = make_history(&cluster, "end");
+    walhalla.run(&["verify", "--all"]).succeeds();
+    cluster.archive_everything();
+    for id in [&streamed, &streamed_delta] {
+        restored_to_the_end(&area, &walhalla, version, id, &end.dump);
+    }
+    // Which transactions a streamed backup holds the WAL tells.
+    let args = [
+        "--target-xid",
+        &end.xid,
+        "--backup",
+        &streamed_delta,
+        "--target-action",
+        "promote",
+        "--tablespace-map",
+        &elsewhere(&area, &cluster),
+    ];
+    let mut restored = walhalla.restore(&area, version, "at-xid", &args);
+    restored.start();
+    restored.wait_until_promoted();
+    restored.dump().assert_same_as(&end.dump, "at the xid");
+}
+
+/// A cluster that archives, with a tablespace, and a role that may replicate and nothing else.
+fn archiving(area: &Area, walhalla: &Walhalla, version: u32) -> Cluster {
+    let mut cluster = Cluster::create(area, "primary", Shape::of(version));
+    if version >= 17 {
+        cluster.configure("summarize_wal = on");
+    }
+    walhalla.archive_from(&mut cluster);
+    fill(&cluster);
+    let space = area.make_dir("space");
+    cluster.sql(&format!(
+        "create tablespace space location '{}'",
+        space.display()
+    ));
+    cluster.sql(
+        "create table in_space tablespace space as select g as id, repeat(md5(g::text), 20) as body \
+         from generate_series(1, 3000) g",
+    );
+    cluster.sql("create role keeper login replication");
+    cluster
+}
+
+/// Takes a backup over the replication protocol as the role; returns its id.
+#[track_caller]
+fn stream(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> String {
+    streaming(walhalla, cluster, args).succeeds();
+    walhalla.newest_backup()
+}
+
+fn streaming(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> Outcome {
+    let mut command = walhalla.command(&[&["backup-push"], args].concat());
+    run(command.envs(cluster.connection()).env("PGUSER", "keeper"))
+}
+
+fn delta_of_directory(walhalla: &Walhalla, cluster: &Cluster) -> String {
+    let data = cluster.data.to_str().unwrap();
+    walhalla
+        .run_with(cluster, &["backup-push", data, "--delta"])
+        .succeeds();
+    walhalla.newest_backup()
+}
+
+fn fetched(area: &Area, walhalla: &Walhalla, id: &str) -> PathBuf {
+    let data = area.path(&format!("fetched-{id}"));
+    let space = area.path(&format!("space-{id}"));
+    let oid = tablespace_oid(walhalla, id);
+    let map = format!("{oid}={}", space.display());
+    let path = data.to_str().unwrap();
+    walhalla
+        .run(&["backup-fetch", path, id, "--tablespace-map", &map])
+        .succeeds();
+    data
+}
+
+fn tablespace_oid(walhalla: &Walhalla, id: &str) -> String {
+    let shown = walhalla.run(&["backup-show", id, "--json"]).succeeds();
+    let oid = &shown.json()["tablespaces"][0]["oid"];
+    oid.to_string()
+}
+
+/// Where the cluster's tablespace goes beside a copy.
+fn elsewhere(area: &Area, cluster: &Cluster) -> String {
+    let oid = cluster.sql("select oid from pg_tablespace where spcname = 'space'");
+    let unused = area.path(&format!("space-{}", fastrand::u32(..)));
+    format!("{oid}={}", unused.display())
+}
+
+#[track_caller]
+fn restored_to_the_end(area: &Area, walhalla: &Walhalla, version: u32, id: &str, expected: &Dump) {
+    let name = format!("restored-{id}");
+    let oid = tablespace_oid(walhalla, id);
+    let map = format!("{oid}={}", area.path(&format!("{name}-space")).display());
+    let args = ["--backup", id, "--tablespace-map", &map];
+    let mut restored = walhalla.restore(area, version, &name, &args);
+    restored.start();
+    restored.wait_until_promoted();
+    let original = area.path("space").to_string_lossy().into_owned();
+    let own = area.path(&format!("{name}-space"));
+    restored
+        .dump()
+        .replacing(own.to_str().unwrap(), &original)
+        .assert_same_as(expected, id);
+    restored.amcheck();
+}
+
+/// Every file below a directory, and in its tablespaces, with its mode and content.
+fn files(root: &Path) -> BTreeMap<String, (u32, Vec<u8>)> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap().flatten() {
+            let path = entry.path();
+            let metadata = std::fs::metadata(&path).unwrap();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let mode = metadata.permissions().mode();
+            if metadata.is_dir() {
+                files.insert(format!("{name}/"), (mode, Vec::new()));
+                folders.push(path);
+            } else if !OF_EACH_BACKUP.contains(&name.as_str()) {
+                files.insert(name, (mode, std::fs::read(&path).unwrap()));
+            }
+        }
+    }
+    files
+}
+
+#[track_caller]
+fn assert_same_files(left: &Path, right: &Path) {
+    let (left, right) = (files(left), files(right));
+    let names =
+        |files: &BTreeMap<String, (u32, Vec<u8>)>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(&left), names(&right));
+    for (name, content) in &left {
+        assert!(right[name] == *content, "{name} differs");
+    }
+}
+
+#[test]
+fn a_streamed_backup_over_tcp_with_a_password_is_encrypted_and_comes_back() {
+    let area = Area::new();
+    let store = Store::s3(&area);
+    let key = Key::generate(&area, "walhalla.key");
+    let walhalla = Walhalla::new(&area, &store)
+        .encrypting_to(&[&key.recipient])
+        .opening_with(&key.identity);
+    let mut cluster = Cluster::create(&area, "primary", Shape::of(17));
+    let port = cluster.listen_on_tcp().to_string();
+    walhalla.archive_from(&mut cluster);
+    fill(&cluster);
+    cluster.sql("create role keeper login replication password 'between us'");
+    std::fs::write(
+        cluster.data.join("pg_hba.conf"),
+        "local all postgres trust\nhost replication keeper 127.0.0.1/32 scram-sha-256\n",
+    )
+    .unwrap();
+    cluster.sql("select pg_reload_conf()");
+    let end = make_history(&cluster, "end");
+    let mut command = walhalla.command(&["backup-push", "--read-rate", "200MiB"]);
+    command
+        .env("PGHOST", "127.0.0.1")
+        .env("PGPORT", port)
+        .env("PGUSER", "keeper");
+    run(&mut command)
+        .exits_with(1)
+        .says(&["asks for a password"]);
+    run(command.env("PGPASSWORD", "between us")).succeeds();
+    walhalla.run(&["verify", "--all"]).succeeds();
+    cluster.archive_everything();
+    let mut restored = walhalla.restore(&area, 17, "restored", &[]);
+    restored.start();
+    restored.wait_until_promoted();
+    restored.dump().assert_same_as(&end.dump, "from S3");
+}
+
+#[test]
+fn what_a_streamed_delta_cannot_do_is_refused_with_the_reason() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 16);
+    stream(&walhalla, &cluster, &[]);
+    streaming(
+        &walhalla,
+        &cluster,
+        &["--delta", "--changed-blocks", "pages"],
+    )
+    .exits_with(1)
+    .says(&["the data directory"]);
+    streaming(
+        &walhalla,
+        &cluster,
+        &["--delta", "--changed-blocks", "server"],
+    )
+    .exits_with(1)
+    .says(&["PostgreSQL 16 takes no incremental backups"]);
+    let other = walhalla.with_env("WALHALLA_CLUSTER", "7000000000000000001");
+    streaming(&other, &cluster, &[])
+        .exits_with(1)
+        .says(&["the setting cluster names 7000000000000000001"]);
+    cluster.sql("alter role keeper noreplication");
+    streaming(&walhalla, &cluster, &[]).exits_with(1);
+    assert_eq!(walhalla.backup_ids().len(), 1);
+}
+
+#[test]
+fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 18);
+    cluster.sql("alter system set summarize_wal = off");
+    cluster.sql("select pg_reload_conf()");
+    stream(&walhalla, &cluster, &[]);
+    let end = make_history(&cluster, "end");
+    let delta = stream(&walhalla, &cluster, &["--delta"]);
+    let shown = walhalla.run(&["backup-show", &delta, "--json"]).succeeds();
+    assert_eq!(shown.json()["changed_blocks"]["source"], "wal");
+    cluster.archive_everything();
+    restored_to_the_end(&area, &walhalla, 18, &delta, &end.dump);
+}
+
+#[test]
+fn blocks_that_are_damaged_on_the_servers_disk_are_named() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = archiving(&area, &walhalla, 15);
+    let file = cluster.sql("select pg_relation_filepath('in_space')");
+    cluster.stop();
+    let path = cluster.data.join(&file);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8192 + 4000] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    cluster.start();
+    streaming(&walhalla, &cluster, &[])
+        .exits_with(3)
+        .says(&["block 1 of pg_tblspc/", "is damaged"]);
+    let shown = walhalla
+        .run(&["backup-show", "LATEST", "--json"])
+        .succeeds();
+    assert_eq!(shown.json()["corrupt_blocks"][0]["block"], 1);
+}
+
+#[test]
+fn a_standby_sends_a_backup_too() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let primary = archiving(&area, &walhalla, 17);
+    walhalla.back_up(&primary);
+    primary.archive_everything();
+    let map = elsewhere(&area, &primary);
+    let args = ["--standby", "--tablespace-map", &map];
+    let mut standby = walhalla.restore_archiving(&area, 17, "standby", &args);
+    standby.configure(&primary.standby_settings());
+    walhalla.give_env(&mut standby);
+    standby.start();
+    let end = make_history(&primary, "end");
+    primary.sql("checkpoint");
+    crate::support::eventually(
+        "the standby to be there",
+        std::time::Duration::from_secs(60),
+        || standby.sql("select count(*) from pg_class where relname = 'at_end'") == "1",
+    );
+    standby.sql("checkpoint");
+    std::thread::scope(|scope| {
+        let backup = scope.spawn(|| stream(&walhalla, &standby, &[]));
+        // Its WAL comes with its primary's.
+        while !backup.is_finished() {
+            primary.archive_everything();
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        let id = backup.join().unwrap();
+        let shown = walhalla.run(&["backup-show", &id, "--json"]).succeeds();
+        assert_eq!(shown.json()["of_standby"], true);
+        let oid = tablespace_oid(&walhalla, &id);
+        let place = area.path("promoted-space");
+        let map = format!("{oid}={}", place.display());
+        let args = ["--backup", &id, "--tablespace-map", &map];
+        let mut restored = walhalla.restore(&area, 17, "restored", &args);
+        restored.start();
+        restored.wait_until_promoted();
+        let original = area.path("space").to_string_lossy().into_owned();
+        let dump = restored
+            .dump()
+            .replacing(place.to_str().unwrap(), &original);
+        dump.assert_same_as(&end.dump, "of the standby");
+    });
+}
