@@ -120,7 +120,8 @@ pub enum Command {
     /// Take a base backup of a running server
     #[command(
         after_help = "Example:\n  walhalla backup-push /var/lib/postgresql/17/main --label 'before the upgrade'\n  \
-        walhalla backup-push /var/lib/postgresql/17/main --delta\n\n\
+        walhalla backup-push /var/lib/postgresql/17/main --delta\n  \
+        PGHOST=db1 PGUSER=walhalla walhalla backup-push --with-wal\n\n\
         Exits with 3 when the backup was taken but blocks with wrong checksums were found."
     )]
     BackupPush(BackupPush),
@@ -368,6 +369,10 @@ pub struct BackupPush {
         requires = "delta"
     )]
     pub changed_blocks: ChangedBlocks,
+    /// Receive the WAL that makes the backup consistent over the replication protocol too: the backup then stands alone, on a
+    /// server that archives nothing
+    #[arg(long)]
+    pub with_wal: bool,
     /// Bytes a second that are read from the data directory or sent by the server, such as 50MiB [default: no limit]
     #[arg(long, value_name = "BYTES")]
     pub read_rate: Option<String>,

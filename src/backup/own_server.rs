@@ -30,7 +30,7 @@ impl Backup<'_> {
             return Err(Error::OtherServer(self.pgdata.to_owned()));
         }
         // What a standby replays is archived by its primary.
-        if facts.in_recovery {
+        if facts.in_recovery || self.options.with_wal {
             return Ok(facts);
         }
         if facts.archive_mode == "off" {

@@ -26,6 +26,8 @@ pub struct Options {
     pub permanent: bool,
     /// Whether it is to be a delta, and to what; a full backup without.
     pub delta: Option<DeltaOptions>,
+    /// Whether its WAL is received while it is taken, so that the server need not archive.
+    pub with_wal: bool,
     /// How long a missing WAL segment is waited for, from the last one that arrived.
     pub archive_timeout: Duration,
     /// Files that are packed at a time.

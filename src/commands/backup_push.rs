@@ -1,8 +1,14 @@
 //! `walhalla backup-push [PGDATA]`
 
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use indicatif::HumanBytes;
+use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{Context, Outcome, backup_list, cores, malloc};
 use crate::backup;
@@ -11,11 +17,15 @@ use crate::backup::streamed::ReplicatedServer;
 use crate::cli::BackupPush;
 use crate::error::Error;
 use crate::output;
+use crate::pipeline::QUEUED_BLOCKS;
+use crate::receive::{self, OnFailure, Receiver, SlotCreation, Storing};
 use crate::repository::{BackupEntry, Repository};
 use crate::server::control_file;
 
 /// Parts that are packed at a time at most: each takes memory for its upload.
 const MOST_PARTS: usize = 4;
+/// How often the open segment's WAL is stored while a backup is taken with its WAL.
+const TAIL_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, Error> {
     malloc::start_anew_with(malloc::FOR_BACKUPS);
@@ -51,10 +61,7 @@ fn streamed(context: &Context, options: Options) -> Result<Outcome, Error> {
     let repository = Repository::new(session, identities, control.system_identifier);
     let mirror = context.mirror_of(&repository, None)?;
     let pipeline = context.pipeline(&repository)?;
-    let folder = tempfile::tempdir().map_err(|source| Error::System {
-        doing: "make a temporary directory",
-        source,
-    })?;
+    let folder = temporary_folder()?;
     let backup = Backup {
         mirror: mirror.as_ref(),
         pgdata: folder.path(),
@@ -71,6 +78,7 @@ fn options(context: &Context, arguments: BackupPush) -> Options {
         label: arguments.label,
         annotations: arguments.annotations.into_iter().collect(),
         permanent: arguments.permanent,
+        with_wal: arguments.with_wal,
         delta: arguments.delta.then(|| DeltaOptions {
             parent: arguments.parent,
             source: arguments.changed_blocks.source(),
@@ -93,7 +101,11 @@ fn followed(
     if let Some(following) = &following {
         following.prepare()?;
     }
-    let entry = take(backup)?;
+    let entry = if backup.options.with_wal {
+        beside_wal(context, backup.repository, || take(backup))?
+    } else {
+        take(backup)?
+    };
     report(context, &entry)?;
     if let Some(following) = &following {
         following.backup(&entry.id)?;
@@ -109,6 +121,51 @@ fn followed(
         entry.id
     );
     Ok(Outcome::ProblemFound)
+}
+
+/// Receives the server's WAL while a backup is taken, which waits for what it needs of it to be in the archive.
+fn beside_wal(
+    context: &Context,
+    repository: &Repository,
+    take: impl FnOnce() -> Result<BackupEntry, backup::Error>,
+) -> Result<BackupEntry, Error> {
+    let session = repository.session();
+    let spool = temporary_folder()?;
+    let options = receive::Options {
+        slot: None,
+        slot_creation: SlotCreation::ForABackup,
+        storing: Storing::Every(TAIL_INTERVAL),
+        on_failure: OnFailure::End,
+        spool: spool.path().to_owned(),
+        system_identifier: Some(repository.layout().system_identifier()),
+    };
+    let (stop, stopped) = watch::channel(false);
+    let (begun, has_begun) = mpsc::channel();
+    let receiver = Receiver::new(
+        session.clone(),
+        context.settings.identities.clone(),
+        context.pipeline_into(session, cores().min(QUEUED_BLOCKS))?,
+        context.second(context.settings.retry_timeout, 1)?,
+        options,
+        stopped,
+    );
+    let receiver = receiver.telling(begun);
+    thread::scope(|scope| {
+        let receiving = scope.spawn(|| receiver.run());
+        // It has failed if it is gone before; what it says then is the reason.
+        let taken = has_begun.recv().map(|()| take());
+        stop.send_replace(true);
+        let received = receiving.join();
+        received.unwrap_or_else(|panic| resume_unwind(panic))?;
+        Ok(taken.unwrap_or(Err(backup::Error::BrokenOff))?)
+    })
+}
+
+fn temporary_folder() -> Result<TempDir, Error> {
+    tempfile::tempdir().map_err(|source| Error::System {
+        doing: "make a temporary directory",
+        source,
+    })
 }
 
 /// Parts that are packed at a time.

@@ -33,6 +33,7 @@ pub(super) fn run(context: &Context, arguments: WalReceive) -> Result<Outcome, E
     let pipeline = context.pipeline_into(&session, cores().min(QUEUED_BLOCKS))?;
     let identities = context.settings.identities.clone();
     let second = context.second(context.settings.retry_timeout, 1)?;
-    Receiver::new(session, identities, pipeline, second, options).run()?;
+    let stop = receive::stopped_by_signals(&session);
+    Receiver::new(session, identities, pipeline, second, options, stop).run()?;
     Ok(Outcome::Done)
 }

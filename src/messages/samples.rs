@@ -379,6 +379,11 @@ each_of!(backups: backup::Error,
     E::Read { .. } => E::Read { path: p("/srv/pg/base/5/16384"), source: denied() },
     E::OtherCluster { .. } => E::OtherCluster { server: other_cluster(), directory: cluster(), pgdata: p("/srv/pg") },
     E::OtherServer(..) => E::OtherServer(p("/srv/pg")),
+    E::UnwantedCluster { .. } => E::UnwantedCluster { place: s("db1 port 5432"), found: other_cluster(), wanted: cluster() },
+    E::SentArchive(..) => E::SentArchive(std::io::ErrorKind::UnexpectedEof.into()),
+    E::SentWithout(..) => E::SentWithout("backup_label"),
+    E::SentControl { .. } => E::SentControl { reason: walhalla_postgres::control::ControlFileDamage::Crc },
+    E::SentOtherCluster => E::SentOtherCluster,
     E::Parent { .. } => E::Parent { id: full(), reason: backup::parent::Unusable::Corrupt },
     E::Changes { .. } => E::Changes { parent: full(), source_name: ChangeSource::Wal, reason: s("WAL segment 00000001000000000000002A is missing") },
     E::NothingToMerge => E::NothingToMerge,
@@ -392,7 +397,7 @@ each_of!(backups: backup::Error,
     E::TimelineSwitch { .. } => E::TimelineSwitch { begin: 1, end: 2 },
     E::NotOwnWal { .. } => E::NotOwnWal { start: lsn("0/2A000028"), stop: lsn("0/2A000120") },
     E::WalMissing { .. } => E::WalMissing { segment: segment(), seconds: 300, failing: Some(s(SEGMENT)) },
-    ; E::Postgres(..) | E::Repository(..) | E::Wal(..) | E::Pipeline(..) | E::Contents(..)
+    ; E::Postgres(..) | E::Repository(..) | E::Wal(..) | E::Pipeline(..) | E::Contents(..) | E::Replication(..)
 );
 
 each_of!(parents: backup::parent::Unusable,

@@ -28,7 +28,7 @@ use crate::failure::{Advice, Class, Failure};
 use crate::server::replication;
 use crate::{pipeline, server, wal};
 
-pub use receiver::Receiver;
+pub use receiver::{Receiver, stopped_by_signals};
 
 /// How WAL is received.
 #[derive(Clone, Debug)]
@@ -54,6 +54,8 @@ pub enum SlotCreation {
     Never,
     /// It is made.
     IfMissing,
+    /// None is used: WAL is received for as long as a backup lasts, from the segment on that the server is writing.
+    ForABackup,
 }
 
 /// When the open segment's WAL is stored.

@@ -1,5 +1,6 @@
 //! The course of receiving: connections, one after the other.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,8 @@ pub struct Receiver {
     second: Option<Second>,
     options: Options,
     stop: watch::Receiver<bool>,
+    /// Is told when the first WAL comes.
+    begun: Option<mpsc::Sender<()>>,
     /// The cluster, once a server named it.
     target: Option<Target>,
     /// How far it got, and on which timeline.
@@ -46,16 +49,15 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// A receiver into the session's store, and the second one if there is one.
+    /// A receiver into the session's store, and the second one if there is one. It ends when `stop` says so.
     pub fn new(
         session: StoreSession,
         identities: Identities,
         pipeline: Pipeline,
         second: Option<Second>,
         options: Options,
+        stop: watch::Receiver<bool>,
     ) -> Self {
-        let (sender, stop) = watch::channel(false);
-        session.spawn(listen(sender));
         Self {
             session,
             identities,
@@ -63,12 +65,22 @@ impl Receiver {
             second,
             options,
             stop,
+            begun: None,
             target: None,
             reached: None,
         }
     }
 
-    /// Receives until SIGTERM or SIGINT.
+    /// The same, which tells `begun` when the server begins to send WAL.
+    #[must_use]
+    pub fn telling(self, begun: mpsc::Sender<()>) -> Self {
+        Self {
+            begun: Some(begun),
+            ..self
+        }
+    }
+
+    /// Receives until it is told to stop.
     ///
     /// # Errors
     /// What another try would not change; with [`OnFailure::End`] any.
@@ -121,6 +133,10 @@ impl Receiver {
             let next = match self.session.wait(start)? {
                 Started::Ended(next) => next,
                 Started::Streaming => {
+                    if let Some(begun) = self.begun.take() {
+                        // Who does not listen any more has failed.
+                        drop(begun.send(()));
+                    }
                     tracing::info!(
                         "receiving WAL of timeline {} from {from} from the server at {}",
                         timeline.number(),
@@ -336,15 +352,18 @@ impl Receiver {
         let slot = if let Some(slot) = &self.options.slot {
             self.slot_position(source, slot)?
         } else {
-            if self.reached.is_none() {
+            if self.reached.is_none() && self.options.slot_creation != SlotCreation::ForABackup {
                 tracing::warn!(
                     "no slot is used: the server may remove WAL before it is received; --slot and --create-slot keep it"
                 );
             }
             None
         };
+        let is_first = self.reached.is_none();
         let archived = match slot {
             Some(_) => None,
+            // What the archive lacks of earlier WAL the backup does not need.
+            None if is_first && self.options.slot_creation == SlotCreation::ForABackup => None,
             None => self.archived(source)?,
         };
         let known = Known {
@@ -426,6 +445,12 @@ fn sweep_archived(repository: &Repository, spool: &mut Spool) {
 }
 
 /// Tells of SIGTERM and SIGINT. The second one ends the process at once.
+pub fn stopped_by_signals(session: &StoreSession) -> watch::Receiver<bool> {
+    let (sender, stop) = watch::channel(false);
+    session.spawn(listen(sender));
+    stop
+}
+
 async fn listen(stop: watch::Sender<bool>) {
     let signals = (
         signal(SignalKind::terminate()),

@@ -294,6 +294,45 @@ fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive
 }
 
 #[test]
+fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
+    for version in [9, 17] {
+        let area = Area::new();
+        let store = Store::directory(&area);
+        let walhalla = Walhalla::new(&area, &store);
+        let mut cluster = Cluster::create(&area, "primary", Shape::of(version));
+        cluster.start();
+        fill(&cluster);
+        cluster.sql("create role keeper login replication");
+        streaming(&walhalla, &cluster, &["--with-wal"]).succeeds();
+        // WAL in between is nowhere.
+        cluster.switch_segment();
+        cluster.switch_segment();
+        let end = make_history(&cluster, "end");
+        streaming(&walhalla, &cluster, &["--with-wal"]).succeeds();
+        let data = cluster.data.to_str().unwrap();
+        walhalla
+            .run_with(&cluster, &["backup-push", data, "--with-wal"])
+            .succeeds();
+        cluster.stop();
+        walhalla.run(&["verify", "--all"]).succeeds();
+        for id in &walhalla.backup_ids()[1..] {
+            let name = format!("restored-{id}");
+            let args = [
+                "--backup",
+                id,
+                "--target-immediate",
+                "--target-action",
+                "promote",
+            ];
+            let mut restored = walhalla.restore(&area, version, &name, &args);
+            restored.start();
+            restored.wait_until_promoted();
+            restored.dump().assert_same_as(&end.dump, id);
+        }
+    }
+}
+
+#[test]
 fn blocks_that_are_damaged_on_the_servers_disk_are_named() {
     let area = Area::new();
     let store = Store::directory(&area);
