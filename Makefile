@@ -28,7 +28,7 @@ build: setup ## the release binary, target/release/walhalla
 demo: setup ## destroys a table and brings it back; STORE=s3://bucket/prefix for another store, KEEP=1 to look around
 	@tests/demo.sh $(if $(STORE),--store '$(STORE)') $(if $(KEEP),--keep)
 
-test: setup ## unit and integration tests against real PostgreSQL 10 to 18
+test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19
 	$(NEXTEST) --locked $(ARGS)
 
 test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups

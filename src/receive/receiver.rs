@@ -135,7 +135,7 @@ impl Receiver {
                 Started::Streaming => {
                     if let Some(begun) = self.begun.take() {
                         // Who does not listen any more has failed.
-                        drop(begun.send(()));
+                        let _ = begun.send(());
                     }
                     tracing::info!(
                         "receiving WAL of timeline {} from {from} from the server at {}",

@@ -32,6 +32,7 @@ from receive import Receive
 from replay import Replay
 from s3 import S3
 from segment import Segment
+from streamed import Streamed
 
 LATENCIES_MS = (0, 20)
 DOCUMENT = REPOSITORY / "docs/benchmarks.md"
@@ -112,6 +113,12 @@ def backups(run):
     return subject.tables()
 
 
+def streamed(run):
+    subject = Streamed(run.host, run.scale)
+    subject.run(run.rounds)
+    return subject.tables()
+
+
 def many_files(run):
     subject = ManyFiles(run.host, run.workers, run.files)
     subject.run(run.rounds)
@@ -151,6 +158,7 @@ SUBJECTS = {
     "start-up": start_up,
     "receive": receive,
     "backups": backups,
+    "streamed": streamed,
     "slow-disk": slow,
     "many-files": many_files,
 }
