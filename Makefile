@@ -12,7 +12,7 @@ ROUNDS ?= 10
 DELTA_ROUNDS ?= 200
 # A server mostly waits: half as many tests again as there are cores keep the cores busy.
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
-SCRIPTS := $(wildcard tests/*.sh) .ci/run
+SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh) .ci/run
 
 .PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check book fmt
 
@@ -55,7 +55,7 @@ check: setup ## what CI checks besides the tests: format, lints, documentation, 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
 
 book: ## docs/ as web pages in target/book, by mdBook; fails on a warning
 	@mkdir -p target && tests/get-mdbook.sh .cache/mdbook
