@@ -4,6 +4,9 @@
 containers=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/.cache/containers
 export CONTAINERS_CONF=$containers/containers.conf
 export CONTAINERS_STORAGE_CONF=$containers/storage.conf
+# Only this format has health checks. Where no systemd runs, nobody but `podman healthcheck run` runs them.
+export BUILDAH_FORMAT=docker
+[ -d /run/systemd/system ] || export DISABLE_HC_SYSTEMD=true
 export PATH=$containers/venv/bin:$PATH
 # Builds and containers get the apt settings of this host by this option: a proxy, for example.
 # shellcheck disable=SC2034

