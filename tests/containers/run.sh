@@ -46,9 +46,9 @@ build_program() {
 compose() { podman-compose --file "docker/compose.$stack.yml" "$@" 2>>"$LOG"; }
 # The images by the compose files' own `build`, with the binary that is there in place of the stage that compiles.
 build() {
-  compose --profile '*' --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
+  compose --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
 }
-up() { compose --profile '*' up --detach --no-build --no-deps "$@" >>"$LOG"; }
+up() { compose --profile standby --profile restored up --detach --no-build --no-deps "$@" >>"$LOG"; }
 container() {
   podman ps --all --quiet --filter "label=io.podman.compose.project=walhalla-$stack" --filter "label=com.docker.compose.service=$1"
 }
@@ -206,50 +206,49 @@ part_directory() {
 }
 
 # json DOCUMENT EXPRESSION: what the expression gives for the document d.
-json() { python3 -c 'import json, sys; d = json.loads(sys.argv[1]); print(*eval(sys.argv[2]))' "$1" "$2"; }
+json() { python3 -c 'import json, sys; d = json.loads(sys.argv[1]); print(*eval(f"({sys.argv[2]},)"))' "$1" "$2"; }
 
 # plan OPTION...: as JSON, by the machine that would restore.
 plan() { compose --profile restored run --rm --no-deps -T --entrypoint walhalla restored plan --json "$@"; }
 
 # A backup in S3, and a recovery on a machine that has nothing but access to the store.
 walk_c() {
-  local id segment='' target later backups planned backup
+  local id segment target later backups planned backup
   say '  c: two backups in S3; one of them and only the WAL that the target needs; a time between the start and the end of one'
   sql postgres -c 'CREATE TABLE c (id int PRIMARY KEY, word text)' \
     -c "INSERT INTO c SELECT g, md5(g::text) FROM generate_series(1, 50000) g"
   in_container postgres walhalla backup-push --label first >>"$LOG" 2>&1
   sql postgres -c "INSERT INTO c VALUES (50001, 'after the first backup')"
   # Slow enough that rows are committed between its start and its end.
-  podman exec --user 999 --env WALHALLA_READ_RATE=10MiB "$(container postgres)" walhalla backup-push --label second >>"$LOG" 2>"$work/second" &
+  podman exec --user 999 --env WALHALLA_READ_RATE=6MiB "$(container postgres)" walhalla backup-push --label second >>"$LOG" 2>"$work/second" &
   backup=$!
   until_true 'the second backup begins' 60 grep --quiet ' begins' "$work/second"
-  for ((id = 50002; id <= 50010; id++)); do
-    sql postgres -c "INSERT INTO c VALUES ($id, 'during the second backup')"
-    [ $id != 50006 ] || segment=$(sql postgres -c 'SELECT pg_walfile_name(pg_current_wal_insert_lsn())')
-  done
+  sql postgres -c "DO \$\$ BEGIN FOR i IN 50002..50010 LOOP INSERT INTO c VALUES (i, 'during the second backup'); COMMIT;
+    PERFORM pg_sleep(0.05); END LOOP; END \$\$"
+  segment=$(sql postgres -c 'SELECT pg_walfile_name(pg_current_wal_insert_lsn())')
   kill -0 $backup || die 'the second backup ended too early for this test'
   wait $backup
   target=$(sql postgres -c "SELECT to_char(pg_xact_commit_timestamp(xmin) AT TIME ZONE INTERVAL '5:30', 'YYYY-MM-DD HH24:MI:SS.US')
     || '+05:30' FROM c WHERE id = 50006")
   later=$(sql postgres -c 'SELECT clock_timestamp()')
   for ((id = 50011; id <= 50013; id++)); do
-    sql postgres -c "INSERT INTO c VALUES ($id, 'after the second backup')" -c 'SELECT pg_switch_wal()' >>"$LOG"
+    sql postgres -c "INSERT INTO c VALUES ($id, 'after both backups')" -c 'SELECT pg_switch_wal()' >>"$LOG"
   done
   archive postgres
   backups=$(in_container postgres walhalla backup-list --json)
   check "the target $target is between the start and the end of the second backup" 'first second t' "$(
     json "$backups" 'd[0]["label"], d[1]["label"]'
-  ) $(sql postgres -c "SELECT '$target'::timestamptz BETWEEN '$(json "$backups" 'd[1]["start_time"],')' AND '$(json "$backups" 'd[1]["stop_time"],')'")"
+  ) $(sql postgres -c "SELECT '$target'::timestamptz BETWEEN '$(json "$backups" 'd[1]["start_time"]')' AND '$(json "$backups" 'd[1]["stop_time"]')'")"
   planned=$(plan --target-time "$target")
   check 'the plan takes the backup before it alone, and WAL to the segment with the target' \
-    "$(json "$backups" 'd[0]["id"],') $segment" "$(json "$planned" '*(b if isinstance(b, str) else b["id"] for b in d["backup_chain"]), d["segments"][-1]')"
-  check 'a target after it takes the second backup' "$(json "$backups" 'd[1]["id"],')" \
-    "$(json "$(plan --target-time "$later")" '*(b if isinstance(b, str) else b["id"] for b in d["backup_chain"]),')"
+    "$(json "$backups" 'd[0]["id"]') $segment" "$(json "$planned" '*(b if isinstance(b, str) else b["id"] for b in d["backup_chain"]), d["segments"][-1]')"
+  check 'a target after it takes the second backup' "$(json "$backups" 'd[1]["id"]')" \
+    "$(json "$(plan --target-time "$later")" '*(b if isinstance(b, str) else b["id"] for b in d["backup_chain"])')"
   restore_to RECOVERY_TARGET_TIME="$target"
   paused
   check 'rows, and the last of them' '50006 50006' "$(sql restored -c 'SELECT count(*), max(id) FROM c' | tr '|' ' ')"
-  check 'the WAL that was downloaded' "$(json "$planned" '*d["segments"],')" \
-    "$(in_container restored sh -c 'ls pgdata.walhalla-wal | grep -E "^[0-9A-F]{24}$"' | xargs)"
+  check 'the WAL that was downloaded' "$(json "$planned" '*d["segments"]')" \
+    "$(in_container restored sh -c 'ls "$PGDATA.walhalla-wal" | grep -E "^[0-9A-F]{24}$"' | xargs)"
 }
 
 part_s3() {
@@ -272,7 +271,7 @@ part_archiver() {
   in_container primary walhalla backup-push >>"$LOG" 2>&1
   up standby
   healthy standby
-  await primary "SELECT array_agg(application_name ORDER BY 1) = '{standby,walhalla}' FROM pg_stat_replication WHERE state = 'streaming'"
+  await primary "SELECT array_agg(application_name ORDER BY application_name) = '{standby,walhalla}' FROM pg_stat_replication WHERE state = 'streaming'"
   passed 'the archiver host and the standby stream from the primary'
   sql primary -c "ALTER SYSTEM SET synchronous_standby_names = 'walhalla'" -c 'SELECT pg_reload_conf()' >>"$LOG"
   await primary "SELECT count(*) = 1 FROM pg_stat_replication WHERE application_name = 'walhalla' AND sync_state = 'sync'"
@@ -300,6 +299,14 @@ part_demo() {
   build
   COMPOSE=podman-compose ENGINE=podman docker/demo.sh 2>&1 | tee -a "$LOG" | sed 's/^/    /'
   passed 'docker/demo.sh'
+}
+
+show_logs() {
+  local name
+  for name in $(podman ps --all --filter "label=io.podman.compose.project=walhalla-$stack" --format '{{.Names}}'); do
+    say "    the last lines of $name:"
+    podman logs --tail 25 "$name" 2>&1 | sed 's/^/      /'
+  done
 }
 
 # Whatever carries the label of one of our compose projects, and nothing else.
@@ -356,7 +363,7 @@ for stack in "${parts[@]}"; do
   )
   code=$?
   set -e
-  [ $code = 0 ] || { failed=$((failed + 1)) && podman-compose --file "docker/compose.$stack.yml" logs 2>&1 | tail -n 60; }
+  [ $code = 0 ] || { failed=$((failed + 1)) && show_logs; }
   clean
   summary+=("$(printf '%-10s %-7s %3d checks  %3d s' "$stack" "$([ $code = 0 ] && echo passed || echo FAILED)" \
     "$(wc -l <"$work/passed")" $((SECONDS - started)))")
