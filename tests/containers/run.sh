@@ -30,6 +30,7 @@ check() {
 
 build_program() {
   if [ -z "${PROGRAM:-}" ]; then
+    tests/setup.sh 17
     local target=${CARGO_TARGET_DIR:-target}
     if [ ! -x "$target/release/walhalla" ] && [ -x "$target/debug/walhalla" ]; then
       cargo build --locked
@@ -40,7 +41,7 @@ build_program() {
     fi
   fi
   mkdir -p "$work/binary"
-  strip --strip-debug -o "$work/binary/walhalla" "$PROGRAM"
+  strip --strip-debug -o "$work/binary/walhalla" "$PROGRAM" 2>>"$LOG" || cp "$PROGRAM" "$work/binary/walhalla"
 }
 
 compose() { podman-compose --file "docker/compose.$stack.yml" "$@" 2>>"$LOG"; }
@@ -338,6 +339,7 @@ finish() {
   exit $code
 }
 
+export PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 parts=("$@")
 [ $# -gt 0 ] || parts=(directory s3 archiver demo)
 tests/containers/setup.sh "postgres:$PG_MAJOR" debian:trixie-slim chrislusf/seaweedfs:4.48
