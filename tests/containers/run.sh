@@ -248,6 +248,7 @@ walk_c() {
   restore_to RECOVERY_TARGET_TIME="$target"
   paused
   check 'rows, and the last of them' '50006 50006' "$(sql restored -c 'SELECT count(*), max(id) FROM c' | tr '|' ' ')"
+  # shellcheck disable=SC2016
   check 'the WAL that was downloaded' "$(json "$planned" '*d["segments"]')" \
     "$(in_container restored sh -c 'ls "$PGDATA.walhalla-wal" | grep -E "^[0-9A-F]{24}$"' | xargs)"
 }
