@@ -13,9 +13,9 @@ ROUNDS ?= 10
 DELTA_ROUNDS ?= 200
 # A server mostly waits: half as many tests again as there are cores keep the cores busy.
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
-SCRIPTS := $(wildcard tests/*.sh) .ci/run
+SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check book fmt
+.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check book fmt containers
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -46,6 +46,9 @@ campaign: setup ## clusters live through ROUNDS (ten) rounds of faults, with new
 fuzz: setup ## each fuzz target for FUZZ_SECONDS (60), from the seeds in fuzz/corpus; TARGETS="name …" for some of them
 	@tests/fuzz.sh $(TARGETS)
 
+containers: ## builds docker/ and runs it in Podman: four stacks, walk-throughs a to d (as root); PARTS="s3 demo", PROGRAM=path for a binary that is there
+	@PROGRAM="$(PROGRAM)" tests/containers/run.sh $(PARTS)
+
 bench: setup ## figures beside pgBackRest, pg_basebackup, lz4 and tar, into docs/benchmarks.md (45 minutes and more); ARGS='--only backlog --segments 20'
 	@python3 tests/bench/run.py $(ARGS)
 
@@ -56,7 +59,7 @@ check: setup ## what CI checks besides the tests: format, lints, documentation, 
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
-	@if command -v shellcheck >/dev/null; then shellcheck $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
 
 book: ## docs/ as web pages in target/book, by mdBook; fails on a warning
 	@mkdir -p target && tests/get-mdbook.sh .cache/mdbook

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2016 # the names of commands are in Markdown
 # bench-large-store.sh [--segments N] [--backups N] [--rounds N] [--keep]: what commands cost that look at a whole archive, as a
 # Markdown table.
 #

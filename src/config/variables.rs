@@ -13,7 +13,7 @@ const PREFIX: &str = "WALHALLA_";
 pub(super) const FILE_VARIABLE: &str = "WALHALLA_CONFIG";
 
 /// Variables that are no settings and may be there all the same, and why. One that ends in `_` stands for all that begin so.
-const OF_OTHERS: [(&str, &str); 4] = [
+const OF_OTHERS: [(&str, &str); 3] = [
     (
         "WALHALLA_TEST_",
         "whoever develops Walhalla has them in the shell; the tests and the scripts in tests/ read them",
@@ -25,10 +25,6 @@ const OF_OTHERS: [(&str, &str); 4] = [
     (
         "WALHALLA_COMMIT",
         "build.rs and docker/Dockerfile read it when the program is built",
-    ),
-    (
-        "WALHALLA_IMAGE",
-        "docker/postgres.Dockerfile has the image's name in it",
     ),
 ];
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
@@ -36,7 +36,8 @@ pub struct Metrics {
     failures: Family<OfCluster, Counter>,
     last_archived: Family<OfCluster, Seconds>,
     fetched: Family<OfCluster, Counter>,
-    store_up: Gauge,
+    /// Not set before the first request.
+    store_up: OnceLock<Gauge>,
 }
 
 impl Metrics {
@@ -46,7 +47,7 @@ impl Metrics {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_secs_f64();
         self.last_archived.get_or_create(&of(cluster)).set(now);
-        self.store_up.set(1);
+        self.store_is(1);
     }
 
     /// Takes up that a segment for which the server waits was not archived.
@@ -56,13 +57,17 @@ impl Metrics {
 
     /// Takes up that the store did not answer.
     pub fn store_is_down(&self) {
-        self.store_up.set(0);
+        self.store_is(0);
+    }
+
+    fn store_is(&self, up: i64) {
+        self.store_up.get_or_init(Gauge::default).set(up);
     }
 
     /// Takes up that a segment was fetched.
     pub fn fetched(&self, cluster: SystemIdentifier) {
         self.fetched.get_or_create(&of(cluster)).inc();
-        self.store_up.set(1);
+        self.store_is(1);
     }
 
     /// Takes up how many segments wait for the archive.
@@ -73,7 +78,7 @@ impl Metrics {
 
     /// All figures, and how the archives stand, as Prometheus reads them.
     pub fn page(&self, archives: &[Status]) -> String {
-        let mut registry = metrics::registry(&self.store_up);
+        let mut registry = metrics::registry(self.store_up.get());
         let (ready, last) = (self.ready.clone(), self.last_archived.clone());
         metrics::register_archiving(&mut registry, ready, last, self.failures.clone());
         metrics::WAL_ARCHIVED_SEGMENTS.register(&mut registry, self.archived.clone());
@@ -149,6 +154,7 @@ mod tests {
     #[test]
     fn the_page_has_the_figures_of_each_cluster() {
         let metrics = Metrics::default();
+        assert!(!metrics.page(&[]).contains("store_up"), "nobody asked it");
         metrics.archived(SystemIdentifier(7));
         metrics.archived(SystemIdentifier(7));
         metrics.failed(SystemIdentifier(8));

@@ -149,15 +149,17 @@ struct Build {
 /// A time in seconds since 1970, or a length of time.
 pub type Seconds = Gauge<f64, AtomicU64>;
 
-/// A registry with the version that runs and whether the store answered.
-pub fn registry(store_up: &Gauge) -> Registry {
+/// A registry with the version that runs and whether the store answered; `None` where it was not asked yet.
+pub fn registry(store_up: Option<&Gauge>) -> Registry {
     let mut registry = Registry::with_prefix(PREFIX);
     let build = Family::<Build, Gauge>::default();
     let version = crate::LONG_VERSION;
     build.get_or_create(&Build { version }).set(1);
     // A gauge, as the text format of the textfile collector knows no info.
     BUILD_INFO.register(&mut registry, build);
-    STORE_UP.register(&mut registry, store_up.clone());
+    if let Some(store_up) = store_up {
+        STORE_UP.register(&mut registry, store_up.clone());
+    }
     registry
 }
 
@@ -174,7 +176,7 @@ pub fn text_of(registry: &Registry) -> String {
 pub fn page(statuses: &[Status]) -> String {
     let up = Gauge::default();
     up.set(1);
-    let mut registry = registry(&up);
+    let mut registry = registry(Some(&up));
     let ready: Family<OfCluster, Gauge> = Family::default();
     let archived: Family<OfCluster, Seconds> = Family::default();
     let failures: Family<OfCluster, Counter> = Family::default();
