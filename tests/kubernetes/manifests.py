@@ -154,7 +154,7 @@ MISTAKES = (
 
 def check():
     """Renders and checks every overlay. Returns how many objects there were."""
-    files = dict.fromkeys(("write.credentials", "read.credentials", "delete.credentials", "walhalla.key"), "")
+    files = dict.fromkeys(("write.credentials", "delete.credentials", "walhalla.key"), "")
     secrets = {secret["metadata"]["name"]: set(secret["data"]) for secret in secrets_of_the_page(files)}
     count, problems = 0, []
     for store, others in (("s3", ["restore", "copy"]), ("directory", ["directory/restore", "directory/copy"])):

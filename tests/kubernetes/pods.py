@@ -132,7 +132,7 @@ class Pod:
         """Of `podman run`, up to and with the command."""
         variables = self.environment(container)
         security = container["securityContext"]
-        words = ["--name", self.full(container), "--label", self.cluster.name, "--network", self.network]
+        words = ["--name", self.full(container), "--label", self.cluster.name, "--network", self.network, "--no-healthcheck"]
         words += ["--user", f"{self.security['runAsUser']}:{self.security['runAsGroup']}", "--group-add", self.group]
         words += [f"--cap-drop={capability}" for capability in security["capabilities"]["drop"]]
         words += ["--security-opt=no-new-privileges"] if not security["allowPrivilegeEscalation"] else []
