@@ -60,6 +60,9 @@ class Cluster:
         """The directory of a claim, which is the same for everyone who names it."""
         return self.made(self.directory / "claims" / name, group)
 
+    def lose(self, name):
+        shutil.rmtree(self.directory / "claims" / name)
+
     def made(self, path, group):
         """A new volume, as the kubelet hands it over."""
         if not path.exists():
@@ -96,8 +99,10 @@ class Pod:
     def volume(self, volume):
         path = self.directory / volume["name"]
         if claim := volume.get("persistentVolumeClaim"):
-            assert ("PersistentVolumeClaim", claim["claimName"]) in self.cluster.objects or claim["claimName"].startswith("data-")
-            return self.cluster.claim(claim["claimName"], self.group)
+            name = claim["claimName"]
+            is_there = ("PersistentVolumeClaim", name) in self.cluster.objects or (self.cluster.directory / "claims" / name).exists()
+            assert is_there, f"there is no claim {name}"
+            return self.cluster.claim(name, self.group)
         self.cluster.made(path, self.group)
         if source := volume.get("configMap"):
             self.write(path, self.cluster.data("ConfigMap", source["name"]), source)
