@@ -84,6 +84,8 @@ def problems_of_pod(pod, claims):
         name = container["name"]
         if not is_part(RESTRICTED, container["securityContext"]):
             yield f"container {name} is not restricted"
+        if ":" not in container["image"]:
+            yield f"container {name} has the image {container['image']}, which the folder images has not named"
         mounts = {mount["name"] for mount in container.get("volumeMounts", [])}
         used |= mounts
         if mounts - volumes:
@@ -142,6 +144,7 @@ MISTAKES = (
     (lambda documents: server(documents).update(terminationGracePeriodSeconds="5min"), "is not of type 'integer'"),
     (lambda documents: server(documents)["securityContext"].pop("runAsNonRoot"), "the pod is not restricted"),
     (lambda documents: server(documents)["containers"][0]["securityContext"].pop("capabilities"), "postgres is not restricted"),
+    (lambda documents: server(documents)["containers"][0].update(image="postgres"), "the folder images has not named"),
     (lambda documents: server(documents)["volumes"].pop(), "no volume has the name"),
     (lambda documents: server(documents)["containers"][0]["volumeMounts"].pop(), "no container mounts"),
     (lambda documents: server(documents)["containers"][0]["env"].append({"name": "WALHALLA_SOTRE"}), "is no setting"),

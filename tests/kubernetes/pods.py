@@ -226,9 +226,15 @@ class Pod:
         probe = container[kind]
         if "exec" in probe:
             return self.execute(name, *probe["exec"]["command"], check=False).returncode == 0
-        port = {port["name"]: port["containerPort"] for port in container["ports"]}[probe["httpGet"]["port"]]
-        with urllib.request.urlopen(f"http://{self.address()}:{port}{probe['httpGet']['path']}", timeout=10) as answer:
-            return answer.status == 200
+        return bool(self.page(name, kind))
+
+    def page(self, name, kind):
+        """What the address of a probe shows; anything but status 200 is an error."""
+        container = next(it for it in self.running if it["name"] == name)
+        asked = container[kind]["httpGet"]
+        port = {port["name"]: port["containerPort"] for port in container["ports"]}[asked["port"]]
+        with urllib.request.urlopen(f"http://{self.address()}:{port}{asked['path']}", timeout=10) as answer:
+            return answer.read().decode()
 
     def address(self):
         networks = json.loads(podman("inspect", self.full(self.running[0])).stdout)[0]["NetworkSettings"]["Networks"]

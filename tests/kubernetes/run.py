@@ -142,6 +142,7 @@ class Story:
             assert time.monotonic() < deadline, self.server.logs("postgres")
             time.sleep(0.2)
         assert "not used" not in self.server.logs("postgres"), "archive_command does not use the sidecar"
+        assert "walhalla_wal_archived_segments_total{" in self.server.page(SIDECAR, "livenessProbe")
 
     def jobs(self):
         assert "no problem" in self.job("verify")
