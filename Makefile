@@ -13,9 +13,9 @@ ROUNDS ?= 10
 DELTA_ROUNDS ?= 200
 # A server mostly waits: half as many tests again as there are cores keep the cores busy.
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
-SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh) .ci/run
+SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh tests/kubernetes/*.sh examples/kubernetes/base/*.sh) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store check book fmt containers
+.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store containers kubernetes check book fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -54,6 +54,10 @@ bench: setup ## figures beside pgBackRest, pg_basebackup, lz4 and tar, into docs
 
 bench-large-store: setup ## what commands cost that look at an archive of years
 	@tests/bench-large-store.sh $(ARGS)
+
+kubernetes: setup ## as root: checks the manifests of examples/kubernetes, and runs their containers in Podman
+	cargo build --locked
+	@tests/kubernetes/run.sh $(ARGS)
 
 check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
 	cargo fmt --all --check

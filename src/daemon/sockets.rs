@@ -6,9 +6,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::fs::Mode;
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::Uid;
+use rustix::process::{Uid, geteuid};
 
 /// Rights of the socket: its owner's only.
 const SOCKET_MODE: u32 = 0o600;
@@ -53,11 +53,11 @@ fn is_left_over(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// [`io::ErrorKind::PermissionDenied`] where it is not.
 pub fn must_be_own(connection: &UnixStream) -> io::Result<()> {
-    let peer = socket_peercred(connection)?;
-    if peer.uid == rustix::process::geteuid() {
+    let peer = peer(connection)?;
+    if peer == geteuid() {
         return Ok(());
     }
-    Err(of_another(peer.uid))
+    Err(of_another(peer))
 }
 
 /// That the process that listens is of the same user, or root's: that is systemd where it opened the socket.
@@ -65,11 +65,17 @@ pub fn must_be_own(connection: &UnixStream) -> io::Result<()> {
 /// # Errors
 /// As [`must_be_own`].
 pub fn must_be_own_listener(connection: &UnixStream) -> io::Result<()> {
-    let peer = socket_peercred(connection)?;
-    if peer.uid == rustix::process::geteuid() || peer.uid.is_root() {
+    let peer = peer(connection)?;
+    if peer == geteuid() || peer.is_root() {
         return Ok(());
     }
-    Err(of_another(peer.uid))
+    Err(of_another(peer))
+}
+
+/// The user of the other end. By nix, because rustix has no value for a process without a number here: that is one in another
+/// container, which has a process namespace of its own.
+fn peer(connection: &UnixStream) -> io::Result<Uid> {
+    Ok(Uid::from_raw(getsockopt(connection, PeerCredentials)?.uid()))
 }
 
 fn of_another(user: Uid) -> io::Error {
