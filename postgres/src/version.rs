@@ -280,6 +280,11 @@ impl Version {
         self.0.number >= 1500
     }
 
+    /// Whether a replication slot may end with its session.
+    pub fn has_temporary_slots(self) -> bool {
+        self.0.number >= 1000
+    }
+
     /// Whether sessions for replication take `SHOW`.
     pub fn shows_settings_to_replication(self) -> bool {
         self.0.number >= 1000
@@ -298,6 +303,11 @@ impl Version {
     /// Whether `pg_class` has `relallfrozen`.
     pub fn has_all_frozen_column(self) -> bool {
         self.0.number >= 1800
+    }
+
+    /// Where `CheckPoint` (pg_control.h) has the lower half of `nextXid`; 19 has `logicalDecodingEnabled` before it.
+    pub fn checkpoint_next_xid_offset(self) -> usize {
+        if self.0.number >= 1900 { 32 } else { 24 }
     }
 
     /// Where `CheckPoint` (pg_control.h) has its time.

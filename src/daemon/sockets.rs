@@ -75,7 +75,9 @@ pub fn must_be_own_listener(connection: &UnixStream) -> io::Result<()> {
 /// The user of the other end. By nix, because rustix has no value for a process without a number here: that is one in another
 /// container, which has a process namespace of its own.
 fn peer(connection: &UnixStream) -> io::Result<Uid> {
-    Ok(Uid::from_raw(getsockopt(connection, PeerCredentials)?.uid()))
+    Ok(Uid::from_raw(
+        getsockopt(connection, PeerCredentials)?.uid(),
+    ))
 }
 
 fn of_another(user: Uid) -> io::Error {

@@ -90,6 +90,12 @@ impl Receiver {
             let reached = self.reached;
             let error = match self.receive() {
                 Ok(()) => return Ok(()),
+                // A backup's own checkpoint removes WAL from before it.
+                Err(Error::Server(error))
+                    if self.is_for_a_backup() && Replication::has_removed(&error) =>
+                {
+                    error.into()
+                }
                 Err(error) if !error.is_passing() => return Err(error),
                 Err(error) if self.options.on_failure == OnFailure::End => return Err(error),
                 Err(error) => error,
@@ -108,6 +114,10 @@ impl Receiver {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    fn is_for_a_backup(&self) -> bool {
+        self.options.slot_creation == SlotCreation::ForABackup
     }
 
     fn is_stopped_within(&mut self, pause: Duration) -> bool {
@@ -198,6 +208,12 @@ impl Receiver {
             (&self.options.slot, self.options.slot_creation)
         {
             session.wait(connection.create_slot(slot))?;
+        }
+        if self.is_for_a_backup() && cluster.version.has_temporary_slots() {
+            let slot = format!("walhalla_backup_{}", std::process::id());
+            if let Err(error) = session.wait(connection.create_temporary_slot(&slot)) {
+                tracing::warn!("{error}; the server may remove WAL before it is received");
+            }
         }
         let history = self.history(&mut connection, identity.timeline)?;
         let source = Source {
@@ -352,18 +368,17 @@ impl Receiver {
         let slot = if let Some(slot) = &self.options.slot {
             self.slot_position(source, slot)?
         } else {
-            if self.reached.is_none() && self.options.slot_creation != SlotCreation::ForABackup {
+            if self.reached.is_none() && !self.is_for_a_backup() {
                 tracing::warn!(
                     "no slot is used: the server may remove WAL before it is received; --slot and --create-slot keep it"
                 );
             }
             None
         };
-        let is_first = self.reached.is_none();
         let archived = match slot {
             Some(_) => None,
             // What the archive lacks of earlier WAL the backup does not need.
-            None if is_first && self.options.slot_creation == SlotCreation::ForABackup => None,
+            None if self.is_for_a_backup() => None,
             None => self.archived(source)?,
         };
         let known = Known {

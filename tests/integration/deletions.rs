@@ -12,7 +12,8 @@ use crate::support::{
 };
 
 const DELETIONS: usize = 20;
-const RACES: usize = 25;
+/// `make test-nightly` plays them ten times.
+const RACES: usize = 10;
 const KILLS: usize = 10;
 
 struct Site {

@@ -28,7 +28,8 @@ use crate::support::{Cluster, host, seed_chance};
 
 const TARGETS: usize = 200;
 /// How many of the targets that can be reached are restored by `restore`; the others from a copy of their backup.
-const RESTORES: usize = 40;
+/// `make test-nightly` draws others ten times.
+const RESTORES: usize = 16;
 const THREADS: usize = 4;
 
 /// What became of a target.

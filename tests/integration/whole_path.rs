@@ -145,6 +145,10 @@ impl<'a> Journey<'a> {
 
     fn make_with(area: &'a Area, walhalla: Walhalla, version: u32) -> Self {
         let mut primary = Cluster::create(area, "primary", Shape::of(version));
+        if version < 10 {
+            // As most servers of 9.6 have it; a restored one pauses all the same.
+            primary.configure("hot_standby = off");
+        }
         walhalla.archive_from(&mut primary);
         fill(&primary);
 

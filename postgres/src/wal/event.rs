@@ -232,9 +232,9 @@ fn checkpoint(
     let redo = lsn(&mut data)?;
     let (timeline, previous) = (data.u32()?, data.u32()?);
     // fullPageWrites, padding or wal_level; from 12 on nextXid has its epoch behind it, before 12 in front of it.
-    data.take::<8>()?;
+    data.bytes(version.checkpoint_next_xid_offset() - 16)?;
     let next_xid = data.u32()?;
-    data.bytes(version.checkpoint_time_offset() - 28)?;
+    data.bytes(version.checkpoint_time_offset() - version.checkpoint_next_xid_offset() - 4)?;
     let seconds = data.i64()?;
     Ok(Checkpoint {
         redo,

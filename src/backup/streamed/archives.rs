@@ -155,7 +155,10 @@ impl<N: FnMut() -> Result<Piece, Error>> Pieces<'_, N> {
 
     fn take(&mut self) -> Result<(), Error> {
         match (self.next)()? {
-            Piece::Archive => self.state = State::Begun,
+            Piece::Archive => {
+                self.state = State::Begun;
+                self.data = Bytes::new();
+            }
             Piece::Data(data) => {
                 if !self.progress.add(data.len() as u64) {
                     return Err(Error::BrokenOff);

@@ -167,7 +167,10 @@ impl Replication {
             for attempt in &ways.attempts {
                 match Self::attempt(attempt, &ways, session, wanted).await {
                     Ok(connection) => return Ok(connection),
-                    Err(_) if attempt.is_second_try => {}
+                    // What the first try says counts, unless it failed for want of the encryption that need not be.
+                    Err(_)
+                        if attempt.is_second_try
+                            && !failure.as_ref().is_some_and(Error::is_for_want_of_tls) => {}
                     Err(error) => failure = Some(error),
                 }
             }
@@ -327,6 +330,21 @@ impl Replication {
             Err(error) if error.code() == Some(DUPLICATE_OBJECT) => Ok(()),
             created => created.map(drop),
         }
+    }
+
+    /// Makes a slot that holds WAL from now on until the session ends, of a server from 10 on.
+    ///
+    /// # Errors
+    /// The session's.
+    pub async fn create_temporary_slot(&mut self, slot: &str) -> Result<(), Error> {
+        let doing = format!("creating temporary replication slot {slot}");
+        let command = format!("CREATE_REPLICATION_SLOT \"{slot}\" TEMPORARY PHYSICAL RESERVE_WAL");
+        self.rows(&doing, &command).await.map(drop)
+    }
+
+    /// Whether the server has removed the WAL that it was asked for.
+    pub fn has_removed(error: &Error) -> bool {
+        error.code() == Some(UNDEFINED_FILE)
     }
 
     /// Where a slot holds WAL from, of a server from 15 on; `None` where it holds none.
@@ -713,6 +731,16 @@ impl Error {
             problem,
             source,
         }
+    }
+
+    fn is_for_want_of_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Session {
+                problem: Problem::NoTls,
+                ..
+            }
+        )
     }
 
     /// The server's SQLSTATE, if it said no.

@@ -117,10 +117,12 @@ impl Judge {
         let mut args = vec!["--backup".to_owned(), id.clone()];
         let targets = [
             ("--target-name", &moment.name),
-            ("--target-lsn", &moment.lsn),
             ("--target-time", &moment.time),
+            ("--target-lsn", &moment.lsn),
         ];
-        let (option, value) = one_of(&mut life.rng, &targets)?;
+        // 9.6 stops at no LSN.
+        let targets = &targets[..if life.version < 10 { 2 } else { 3 }];
+        let (option, value) = one_of(&mut life.rng, targets)?;
         args.extend([option, value, "--target-action", "promote"].map(str::to_owned));
         if let Some(left) = life.left.as_ref().filter(|_| is_left) {
             args.extend(["--target-timeline".to_owned(), left.timeline.clone()]);

@@ -29,8 +29,10 @@ impl State {
 
 /// Writes each sequence's value to the WAL as it is: what `nextval` writes is ahead of it (sequence.c, `SEQ_LOG_VALS`).
 pub fn settle_sequences(cluster: &Cluster) {
-    let set = "select setval(format('%I.%I', schemaname, sequencename)::regclass, coalesce(last_value, start_value), \
-               last_value is not null) from pg_sequences";
+    let set = "do $$ declare one regclass; value bigint; called bool; begin \
+               for one in select oid from pg_class where relkind = 'S' loop \
+               execute format('select last_value, is_called from %s', one) into value, called; \
+               perform setval(one, value, called); end loop; end $$";
     for database in databases(cluster) {
         ask(cluster, &database, set);
     }

@@ -61,6 +61,9 @@ const TEST_SETTINGS: &str = "\
     log_line_prefix = '%m [%p] %b '\n\
     log_checkpoints = on\n";
 
+/// What later versions have by default.
+const OF_9_6: &str = "hot_standby = on\nmax_replication_slots = 10\n";
+
 /// What 10 renamed or added, and what does on 9.6: hash indexes were not in the WAL before 10.
 const NAMES_OF_9_6: [(&str, &str); 9] = [
     ("using hash", "using btree"),
@@ -91,6 +94,9 @@ impl Cluster {
         let cluster = Self::adopt(area, shape.version, area.path(name));
         copy_tree(&template(shape), &cluster.data);
         cluster.configure(TEST_SETTINGS);
+        if shape.version < 10 {
+            cluster.configure(OF_9_6);
+        }
         cluster
     }
 
@@ -99,6 +105,9 @@ impl Cluster {
         let cluster = Self::adopt(area, shape.version, area.path(name));
         copy_tree(&template_with(shape, Checksums::Off), &cluster.data);
         cluster.configure(TEST_SETTINGS);
+        if shape.version < 10 {
+            cluster.configure(OF_9_6);
+        }
         cluster
     }
 
