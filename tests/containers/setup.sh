@@ -14,6 +14,8 @@ cd "$(dirname "$0")/../.."
 
 readonly PODMAN_COMPOSE=1.6.0
 readonly DIR=$PWD/.cache/containers
+RUN=/run/walhalla-containers/$(printf %s "$DIR" | sha256sum | cut -c 1-12)
+readonly RUN
 
 say() { echo "containers: $*"; }
 die() {
@@ -40,7 +42,8 @@ install_packages() {
 }
 
 # runc and cgroupfs work on every host, also where neither systemd runs nor the cgroups are of one version. In a container
-# root may not raise its limits, so these are low.
+# root may not raise its limits, so these are low. Locks in files, because those in shared memory are shared with every other
+# storage of the host, so that a container of the user's could hold up one of ours.
 write_settings() {
   mkdir -p "$DIR/networks"
   cat >"$DIR/containers.conf" <<CONF
@@ -48,6 +51,8 @@ write_settings() {
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+lock_type = "file"
+tmp_dir = "$RUN/libpod"
 [network]
 network_backend = "netavark"
 network_config_dir = "$DIR/networks"
@@ -58,7 +63,7 @@ CONF
 [storage]
 driver = "overlay"
 graphroot = "$DIR/storage"
-runroot = "/run/walhalla-containers/$(printf %s "$DIR" | sha256sum | cut -c 1-12)"
+runroot = "$RUN"
 CONF
   apt-config dump | grep -E '^Acquire::(https?::Proxy|Check-|Retries)' >"$DIR/apt.conf" || true
 }
