@@ -142,7 +142,7 @@ class Story:
         console = self.cluster.pod("Pod", "console").up()
         found = console.execute("console", "walhalla", "find", "--restore-points").stdout
         assert all(name in found for name in ("beforechanges", "afterchanges", "nomorechanges")), found
-        console.down()
+        console.removed()
 
     def archived(self):
         name = self.server.sql("SELECT pg_walfile_name(pg_switch_wal())")
