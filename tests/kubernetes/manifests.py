@@ -160,8 +160,9 @@ def check():
     files = dict.fromkeys(("write.credentials", "delete.credentials", "walhalla.key"), "")
     secrets = {secret["metadata"]["name"]: set(secret["data"]) for secret in secrets_of_the_page(files)}
     count, problems = 0, []
-    for store, others in (("s3", ["restore", "copy"]), ("directory", ["directory/restore", "directory/copy"])):
+    for store, folder in (("s3", ""), ("directory", "directory/")):
         base = render(EXAMPLES / store)
+        others = [folder + name for name in ("restore", "copy", "console")]
         for overlay, documents, before in [(store, base, [])] + [(it, render(EXAMPLES / it), base) for it in others]:
             count += len(documents)
             problems += [f"{overlay}: {problem}" for problem in problems_of(documents, before, secrets)]

@@ -24,6 +24,8 @@ S3_CONFIG = "[default]\nregion = us-east-1\nendpoint_url = http://s3:8333\n"
 SEAWEEDFS = ["/weed", "server", "-dir=/data", "-ip=s3", "-ip.bind=0.0.0.0", "-s3", "-s3.port=8333", "-s3.config=/data/s3.json"]
 SEAWEEDFS += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"]
 USERS = ("write", "delete")
+WALHALLA = "localhost/walhalla"
+IMAGES = {"registry.example.com/walhalla": WALHALLA, "postgres": "docker.io/library/postgres:17"}
 
 
 def say(text):
@@ -73,10 +75,14 @@ class Story:
 
     def __init__(self, cluster, store):
         self.cluster, self.store = cluster, store
-        files = {f"{name}.credentials": profile(name) for name in USERS} | {"walhalla.key": ""}
+        key = podman("run", "--rm", "--no-healthcheck", "--label", cluster.name, WALHALLA, "keygen").stdout
+        recipient = key.split("public key: ")[1].split()[0]
+        files = {f"{name}.credentials": profile(name) for name in USERS} | {"walhalla.key": key}
+        # What is in S3 is encrypted; the directory needs no credentials and has no key.
         is_needed = lambda secret: store == "s3" or not secret["metadata"]["name"].startswith("walhalla-")
         cluster.apply(secret for secret in manifests.secrets_of_the_page(files) if is_needed(secret))
-        own = {"aws-config": S3_CONFIG} if store == "s3" else {}
+        settings = (EXAMPLES / store / "walhalla.toml").read_text() + f'age_recipients = ["{recipient}"]\n'
+        own = {"aws-config": S3_CONFIG, "walhalla.toml": settings} if store == "s3" else {}
         cluster.apply(overlay(cluster.directory, of=store, with_files=own))
         self.server = None
 
@@ -132,8 +138,11 @@ class Story:
         sql("SELECT pg_create_restore_point('nomorechanges')")
         sql("DROP TABLE story")
         self.archived()
-        found = self.server.execute(SIDECAR, "walhalla", "find", "--restore-points").stdout
+        self.cluster.apply(render(EXAMPLES / self.of("console")))
+        console = self.cluster.pod("Pod", "console").up()
+        found = console.execute("console", "walhalla", "find", "--restore-points").stdout
         assert all(name in found for name in ("beforechanges", "afterchanges", "nomorechanges")), found
+        console.removed()
 
     def archived(self):
         name = self.server.sql("SELECT pg_walfile_name(pg_switch_wal())")
@@ -246,10 +255,9 @@ def main():
     say(f"{manifests.check()} objects are rendered and valid")
     if arguments.only_check:
         return
-    images = {"registry.example.com/walhalla": "localhost/walhalla", "postgres": "docker.io/library/postgres:17"}
     for store in arguments.store or ["s3", "directory"]:
         say(f"with the store: {store}")
-        cluster = Cluster(f"walhalla-kubernetes-{store}-{os.getpid()}", images)
+        cluster = Cluster(f"walhalla-kubernetes-{store}-{os.getpid()}", IMAGES)
         with contextlib.ExitStack() as stack:
             stack.callback(cluster.remove)
             if store == "s3":
