@@ -13,9 +13,11 @@ ROUNDS ?= 10
 DELTA_ROUNDS ?= 200
 # A server mostly waits: half as many tests again as there are cores keep the cores busy.
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
-SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh tests/kubernetes/*.sh examples/kubernetes/base/*.sh) .ci/run
+SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh tests/kubernetes/*.sh examples/kubernetes/base/*.sh packaging/*.sh \
+  packaging/debian/*) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store containers kubernetes check book fmt
+.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store containers kubernetes check package \
+  package-test release deny book fmt
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 26
@@ -64,6 +66,21 @@ check: setup ## what CI checks besides the tests: format, lints, documentation, 
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
+
+package: ## the Debian package, into target/package; PROGRAM=path packs another build
+	@[ -n "$(PROGRAM)" ] || tests/setup.sh 17
+	@packaging/build.sh $(PROGRAM)
+
+package-test: ## installs the package on a fresh Debian 12 and 13, follows docs/packages.md there, and purges it; as root
+	@tests/package.sh $(SUITES)
+
+release: ## packages, archives, SBOM and checksums into target/release-VERSION; ARGS=--without-advisories where GitHub is out of reach
+	@tests/setup.sh 17
+	@packaging/release.sh $(ARGS)
+
+deny: ## licences, origins and duplicates of what Walhalla is built from
+	@packaging/setup.sh
+	.cache/packaging/bin/cargo-deny --all-features --locked check bans licenses sources
 
 book: ## docs/ as web pages in target/book, by mdBook; fails on a warning
 	@mkdir -p target && tests/get-mdbook.sh .cache/mdbook
