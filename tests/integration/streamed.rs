@@ -57,9 +57,9 @@ fn streamed_as_the_directory(version: u32) {
     assert_same_files(&left, &right);
 
     // Each kind of delta on each kind of backup; each is one of what changed only.
-    make_history(&cluster, "first");
+    change(&cluster, "first");
     let on_streamed = delta_of_directory(&walhalla, &cluster);
-    make_history(&cluster, "second");
+    change(&cluster, "second");
     cluster.sql("update in_space set body = body || 'x' where id % 50 = 0");
     let streamed_delta = stream(&walhalla, &cluster, &["--delta"]);
     let shown = walhalla.run(&["backup-list", "--json"]).succeeds().json();
@@ -71,7 +71,7 @@ fn streamed_as_the_directory(version: u32) {
     assert_eq!(backup(&streamed_delta)["parent"], *on_streamed);
     let stored = |id: &str| backup(id)["stored_bytes"].as_u64().unwrap();
     assert!(stored(&streamed_delta) * 2 < stored(&streamed), "{shown:#}");
-    let end = make_history(&cluster, "end");
+    let end = change(&cluster, "end");
     walhalla.run(&["verify", "--all"]).succeeds();
     cluster.archive_everything();
     restored_to_the_end(&area, &walhalla, version, &streamed_delta, &end.dump);
@@ -104,7 +104,10 @@ fn archiving(area: &Area, walhalla: &Walhalla, version: u32) -> Cluster {
         cluster.configure("summarize_wal = on");
     }
     walhalla.archive_from(&mut cluster);
-    fill(&cluster);
+    if version >= 10 {
+        cluster.sql("create extension amcheck");
+    }
+    cluster.sql("create table ledger (label text primary key)");
     let space = area.make_dir("space");
     cluster.sql(&format!(
         "create tablespace space location '{}'",
@@ -116,6 +119,25 @@ fn archiving(area: &Area, walhalla: &Walhalla, version: u32) -> Cluster {
     );
     cluster.sql("create role keeper login replication");
     cluster
+}
+
+/// What the cluster held, and its last transaction.
+struct Moment {
+    dump: Dump,
+    xid: String,
+}
+
+/// Changes the cluster a little.
+fn change(cluster: &Cluster, name: &str) -> Moment {
+    cluster.sql(&format!(
+        "create table at_{name} as select g as id, md5(g::text) as body from generate_series(1, 500) g; \
+         create index on at_{name} (body)"
+    ));
+    let xid = cluster.sql(&format!(
+        "with written as (insert into ledger values ('{name}') returning 1) select txid_current() from written"
+    ));
+    let dump = cluster.dump();
+    Moment { dump, xid }
 }
 
 /// The servers of 9.6 let nobody replicate unless they are told.
@@ -301,7 +323,7 @@ fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive
     cluster.sql("alter system set summarize_wal = off");
     cluster.sql("select pg_reload_conf()");
     stream(&walhalla, &cluster, &[]);
-    let end = make_history(&cluster, "end");
+    let end = change(&cluster, "end");
     let delta = stream(&walhalla, &cluster, &["--delta"]);
     let shown = walhalla.run(&["backup-show", &delta, "--json"]).succeeds();
     assert_eq!(shown.json()["changed_blocks"]["source"], "wal");
@@ -385,7 +407,7 @@ fn a_standby_sends_a_backup_too() {
     standby.configure(&primary.standby_settings());
     walhalla.give_env(&mut standby);
     standby.start();
-    let end = make_history(&primary, "end");
+    let end = change(&primary, "end");
     primary.sql("checkpoint");
     crate::support::eventually(
         "the standby to be there",

@@ -108,7 +108,7 @@ fn compare(version: u32) {
         let size = written.segment_size;
         all.extend(compare_with_pg_waldump(&area, version, segments, size));
     }
-    everything_is_covered(&all);
+    everything_is_covered(&all, version);
     let version = Version::parse(&version_name(version)).unwrap();
     dropped_databases_are_found(version, &written);
     the_last_checkpoint_is_the_control_files(version, &written);
@@ -117,7 +117,7 @@ fn compare(version: u32) {
     }
 }
 
-fn everything_is_covered(records: &[Shown]) {
+fn everything_is_covered(records: &[Shown], version: u32) {
     let managers: BTreeSet<&str> = records
         .iter()
         .map(|record| record.resource_manager.as_str())
@@ -125,6 +125,8 @@ fn everything_is_covered(records: &[Shown]) {
     let missing: Vec<&str> = RESOURCE_MANAGERS
         .into_iter()
         .filter(|name| !managers.contains(name) && !NOT_WRITTEN.contains(name))
+        // Changes of hash indexes are in the WAL from 10 on.
+        .filter(|name| version >= 10 || *name != "Hash")
         .collect();
     assert!(missing.is_empty(), "{missing:?}");
     for wanted in DESCRIBED {
@@ -173,7 +175,8 @@ fn the_last_checkpoint_is_the_control_files(version: Version, written: &WrittenW
     let (seconds, redo) = &written.last_checkpoint;
     let is_it = |event: &Event| match event {
         Event::Checkpoint(checkpoint) => {
-            checkpoint.redo.to_string() == *redo
+            // 19 writes it with zeros in front.
+            checkpoint.redo == redo.parse().unwrap()
                 && checkpoint.timelines.time.as_second() == *seconds
         }
         _ => false,
