@@ -9,14 +9,16 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 
 NEXTEST_PROFILE ?= default
 ROUNDS ?= 10
-# Of the randomised test of delta backups, in all, on five versions.
+# Of the randomised test of delta backups, in all, on seven versions.
 DELTA_ROUNDS ?= 200
 # A server mostly waits: half as many tests again as there are cores keep the cores busy.
 NEXTEST := cargo nextest run --workspace --profile $(NEXTEST_PROFILE) --test-threads $(shell echo $$(($$(nproc) * 3 / 2)))
-SCRIPTS := $(wildcard tests/*.sh tests/containers/*.sh tests/kubernetes/*.sh examples/kubernetes/base/*.sh packaging/*.sh \
-  packaging/debian/*) .ci/run
+SCRIPTS := $(wildcard tests/*.sh tests/*/*.sh examples/kubernetes/base/*.sh packaging/*.sh packaging/debian/*) .ci/run
 
-.PHONY: help build setup demo test test-nightly campaign fuzz bench bench-large-store containers kubernetes check package \
+# Of the test of Patroni.
+MAJOR ?= 17
+
+.PHONY: help build setup demo test test-nightly patroni campaign fuzz bench bench-large-store containers kubernetes check package \
   package-test release deny book fmt
 
 help: ## this list
@@ -34,9 +36,16 @@ demo: ## destroys a table and brings it back; STORE=s3://bucket/prefix for anoth
 test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19
 	$(NEXTEST) --locked $(ARGS)
 
-test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups
-	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 5 - 1) / ($(ROUNDS) * 5)))} \
+test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups; Patroni
+	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 7 - 1) / ($(ROUNDS) * 7)))} \
 	  $(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
+	$(MAKE) patroni MAJOR=17
+	$(MAKE) patroni MAJOR=15
+
+patroni: ## three nodes of Patroni with etcd live through what docs/patroni.md tells (ten minutes); MAJOR=15, KEEP=1 to look around
+	@tests/patroni/setup.sh $(MAJOR)
+	@[ -n "$${WALHALLA_TEST_PROGRAM:-}" ] || cargo build --locked
+	@.cache/patroni/bin/python tests/patroni/run.py --major $(MAJOR) $(if $(KEEP),--keep)
 
 # Files of its clusters lie in memory where there is room for them: what is measured is not the disk.
 CAMPAIGN_DIR = $(shell [ "$$(df --output=avail -BG /dev/shm 2>/dev/null | tail -1 | tr -dc 0-9)0" -ge 80 ] && echo /dev/shm || echo /var/tmp)
