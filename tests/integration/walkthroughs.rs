@@ -202,7 +202,8 @@ fn another_machine_gets_one_backup_and_only_the_wal_that_it_needs_from_s3() {
         let is_chosen = id == chosen;
         assert_eq!(is_read(format!("/backups/{id}/base/")), is_chosen, "{id}");
     }
-    let mut archived: Vec<String> = { store.objects_named("00000001").iter() }
+    let objects = store.objects_named("00000001");
+    let mut archived: Vec<String> = { objects.iter() }
         .map(|path| path.file_name().unwrap().to_str().unwrap()[..24].to_owned())
         .collect();
     archived.sort_unstable();
