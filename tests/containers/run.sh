@@ -47,7 +47,7 @@ build_program() {
 compose() { podman-compose --file "docker/compose.$stack.yml" "$@" 2>>"$LOG"; }
 # The images by the compose files' own `build`, with the binary that is there in place of the stage that compiles.
 build() {
-  compose --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
+  compose --profile standby --profile restored --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
 }
 up() { compose --profile standby --profile restored up --detach --no-build --no-deps "$@" >>"$LOG"; }
 container() {
@@ -269,6 +269,8 @@ part_archiver() {
   healthy primary
   up archiver
   healthy archiver
+  check 'the image of Walhalla does not run as root' 999 "$(podman exec "$(container archiver)" id -u)"
+  daemon_is_healthy
   sql primary -c 'CREATE TABLE e (id int PRIMARY KEY, word text)' -c "INSERT INTO e SELECT g, 'first' FROM generate_series(1, 1000) g"
   in_container archiver walhalla backup-push >>"$LOG" 2>&1
   passed 'the archiver host took a base backup over the network'
@@ -295,6 +297,22 @@ part_archiver() {
   paused
   check 'before the incident' '1001 before the incident' \
     "$(sql restored -c 'SELECT count(*), (SELECT word FROM e WHERE id = 1001) FROM e' | tr '|' ' ')"
+}
+# The health check of a daemon, and of one that shows no metrics, so that the check cannot tell.
+daemon_is_healthy() {
+  local id
+  for options in '--metrics 127.0.0.1:9187' ''; do
+    # shellcheck disable=SC2086
+    id=$(podman run --detach --label io.podman.compose.project=walhalla-archiver --volume walhalla-archiver_archive:/srv/walhalla \
+      --env WALHALLA_STORE=file:///srv/walhalla/store localhost/walhalla daemon $options)
+    if [ -n "$options" ]; then
+      until_true 'the daemon is healthy' 20 podman healthcheck run "$id"
+    elif podman healthcheck run "$id" >>"$LOG" 2>&1; then
+      die 'a daemon that does not answer counts as healthy'
+    fi
+    podman rm --force --time 10 "$id" >>"$LOG"
+  done
+  passed 'the health check of the daemon'
 }
 not_healthy() { ! podman healthcheck run "$(container "$1")"; }
 
@@ -362,7 +380,8 @@ for stack in "${parts[@]}"; do
   # A subshell of its own: what fails in it ends this part only.
   set +e
   (
-    set -e
+    set -eE
+    trap 'echo "    failed: $BASH_COMMAND" >&2' ERR
     "part_$stack"
   )
   code=$?
