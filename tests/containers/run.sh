@@ -47,7 +47,7 @@ build_program() {
 compose() { podman-compose --file "docker/compose.$stack.yml" "$@" 2>>"$LOG"; }
 # The images by the compose files' own `build`, with the binary that is there in place of the stage that compiles.
 build() {
-  compose --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
+  compose --profile standby --profile restored --podman-build-args="--quiet --build-context binary=$work/binary ${host_apt[*]}" build >>"$LOG"
 }
 up() { compose --profile standby --profile restored up --detach --no-build --no-deps "$@" >>"$LOG"; }
 container() {
@@ -69,7 +69,7 @@ until_true() {
   local end=$((SECONDS + $2))
   until "${@:3}" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$end" ] || die "waited $2 s in vain: $1"
-    sleep 0.2
+    sleep 0.5
   done
 }
 # Nothing but this runs health checks where there is no systemd.
@@ -224,13 +224,13 @@ walk_c() {
   podman exec --user 999 --env WALHALLA_READ_RATE=6MiB "$(container postgres)" walhalla backup-push --label second >>"$LOG" 2>"$work/second" &
   backup=$!
   until_true 'the second backup begins' 60 grep --quiet ' begins' "$work/second"
-  sql postgres -c "DO \$\$ BEGIN FOR i IN 50002..50010 LOOP INSERT INTO c VALUES (i, 'during the second backup'); COMMIT;
+  sql postgres -c "DO \$\$ BEGIN FOR i IN 50002..50010 LOOP INSERT INTO c VALUES (i, pg_walfile_name(pg_current_wal_insert_lsn())); COMMIT;
     PERFORM pg_sleep(0.05); END LOOP; END \$\$"
-  segment=$(sql postgres -c 'SELECT pg_walfile_name(pg_current_wal_insert_lsn())')
+  segment=$(sql postgres -c 'SELECT word FROM c WHERE id = 50004')
   kill -0 $backup || die 'the second backup ended too early for this test'
   wait $backup
   target=$(sql postgres -c "SELECT to_char(pg_xact_commit_timestamp(xmin) AT TIME ZONE INTERVAL '5:30', 'YYYY-MM-DD HH24:MI:SS.US')
-    || '+05:30' FROM c WHERE id = 50006")
+    || '+05:30' FROM c WHERE id = 50004")
   later=$(sql postgres -c 'SELECT clock_timestamp()')
   for ((id = 50011; id <= 50013; id++)); do
     sql postgres -c "INSERT INTO c VALUES ($id, 'after both backups')" -c 'SELECT pg_switch_wal()' >>"$LOG"
@@ -247,7 +247,7 @@ walk_c() {
     "$(json "$(plan --target-time "$later")" '*(b if isinstance(b, str) else b["id"] for b in d["backup_chain"])')"
   restore_to RECOVERY_TARGET_TIME="$target"
   paused
-  check 'rows, and the last of them' '50006 50006' "$(sql restored -c 'SELECT count(*), max(id) FROM c' | tr '|' ' ')"
+  check 'rows, and the last of them' '50004 50004' "$(sql restored -c 'SELECT count(*), max(id) FROM c' | tr '|' ' ')"
   # shellcheck disable=SC2016
   check 'the WAL that was downloaded' "$(json "$planned" '*d["segments"]')" \
     "$(in_container restored sh -c 'ls "$PGDATA.walhalla-wal" | grep -E "^[0-9A-F]{24}$"' | xargs)"
@@ -269,8 +269,11 @@ part_archiver() {
   healthy primary
   up archiver
   healthy archiver
+  check 'the image of Walhalla does not run as root' 999 "$(podman exec "$(container archiver)" id -u)"
+  daemon_is_healthy
   sql primary -c 'CREATE TABLE e (id int PRIMARY KEY, word text)' -c "INSERT INTO e SELECT g, 'first' FROM generate_series(1, 1000) g"
-  in_container primary walhalla backup-push >>"$LOG" 2>&1
+  in_container archiver walhalla backup-push >>"$LOG" 2>&1
+  passed 'the archiver host took a base backup over the network'
   up standby
   healthy standby
   await primary "SELECT array_agg(application_name ORDER BY application_name) = '{standby,walhalla}' FROM pg_stat_replication WHERE state = 'streaming'"
@@ -294,6 +297,22 @@ part_archiver() {
   paused
   check 'before the incident' '1001 before the incident' \
     "$(sql restored -c 'SELECT count(*), (SELECT word FROM e WHERE id = 1001) FROM e' | tr '|' ' ')"
+}
+# The health check of a daemon, and of one that shows no metrics, so that the check cannot tell.
+daemon_is_healthy() {
+  local id
+  for options in '--metrics 127.0.0.1:9187' ''; do
+    # shellcheck disable=SC2086
+    id=$(podman run --detach --label io.podman.compose.project=walhalla-archiver --volume walhalla-archiver_archive:/srv/walhalla \
+      --env WALHALLA_STORE=file:///srv/walhalla/store localhost/walhalla daemon $options)
+    if [ -n "$options" ]; then
+      until_true 'the daemon is healthy' 20 podman healthcheck run "$id"
+    elif podman healthcheck run "$id" >>"$LOG" 2>&1; then
+      die 'a daemon that does not answer counts as healthy'
+    fi
+    podman rm --force --time 10 "$id" >>"$LOG"
+  done
+  passed 'the health check of the daemon'
 }
 not_healthy() { ! podman healthcheck run "$(container "$1")"; }
 
@@ -361,7 +380,8 @@ for stack in "${parts[@]}"; do
   # A subshell of its own: what fails in it ends this part only.
   set +e
   (
-    set -e
+    set -eE
+    trap 'echo "    failed: $BASH_COMMAND" >&2' ERR
     "part_$stack"
   )
   code=$?
