@@ -142,9 +142,8 @@ pub fn room(folder: &Path, segment_bytes: u64) -> Finding {
 
 /// Whether a file with a secret is for its owner only.
 pub fn secret(check: &'static str, file: &Path) -> Finding {
-    const OTHERS: u32 = 0o077;
     match fs::metadata(file) {
-        Ok(found) if found.mode() & OTHERS != 0 => Finding::warning(
+        Ok(found) if users::is_open_to_others(&found) => Finding::warning(
             check,
             file.display(),
             format!(

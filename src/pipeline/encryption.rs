@@ -20,6 +20,7 @@ use age::{DecryptError, Decryptor, EncryptError, Encryptor, IdentityFile, NoCall
 use age_core::format::{FileKey, Stanza};
 
 use crate::failure::{Advice, Class, Failure};
+use crate::users;
 /// Tag of the stanza with the content's digest.
 const KEYED_TAG: &str = "walhalla-keyed-blake3";
 /// Tag of the stanza that named the content's SHA-256, which confirms guesses; it is read and not written any more.
@@ -629,8 +630,9 @@ impl Source {
 
 fn load_identities(path: &Path) -> Result<Vec<Identity>, IdentityError> {
     let file = File::open(path)?;
-    let mode = file.metadata()?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let found = file.metadata()?;
+    if users::is_open_to_others(&found) {
+        let mode = found.permissions().mode() & 0o777;
         tracing::warn!(
             "the identity file {} can be read by others than its owner (mode {mode:04o}): chmod 600 it",
             path.display()

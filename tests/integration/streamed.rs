@@ -332,6 +332,36 @@ fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive
 }
 
 #[test]
+fn a_streamed_delta_soon_after_a_promotion_waits_for_wal_of_the_timeline_before() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut primary = Cluster::create(&area, "primary", Shape::of(17));
+    primary.configure("summarize_wal = on");
+    walhalla.archive_from(&mut primary);
+    fill(&primary);
+    primary.sql("create role keeper login replication");
+    stream(&walhalla, &primary, &[]);
+    // The new timeline begins in the first bytes of a segment, so it has none before.
+    primary.switch_segment();
+    let end = change(&primary, "end");
+    primary.sql("select pg_create_restore_point('end')");
+    primary.archive_everything();
+    primary.stop();
+    let args = ["--target-name", "end", "--target-action", "promote"];
+    let mut restored = walhalla.restore_archiving(&area, 17, "restored", &args);
+    walhalla.give_env(&mut restored);
+    restored.start();
+    restored.wait_until_promoted();
+    let delta = stream(&walhalla, &restored, &["--delta"]);
+    restored.archive_everything();
+    let mut again = walhalla.restore(&area, 17, "again", &["--backup", &delta]);
+    again.start();
+    again.wait_until_promoted();
+    again.dump().assert_same_as(&end.dump, &delta);
+}
+
+#[test]
 fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
     for version in [9, 17] {
         let area = Area::new();

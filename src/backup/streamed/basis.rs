@@ -108,7 +108,7 @@ impl Backup<'_> {
         }
         request.extent = Extent::Full;
         let begun = self.wait(server.connection.begin_backup(request))?;
-        self.wait_for_wal_before(begun.timeline, begun.start)?;
+        self.wait_for_wal_before(history, begun.start)?;
         let size = self.control.segment_size;
         let number = size.segment_of(begun.start);
         if begun.start > number.start(size) {
@@ -147,7 +147,7 @@ impl Backup<'_> {
         // Only the archived WAL tells whether the parent is in this server's past.
         let size = self.control.segment_size;
         let begin = size.segment_of(server.flushed).start(size);
-        self.wait_for_wal_before(self.control.timeline, begin)?;
+        self.wait_for_wal_before(history, begin)?;
         if let Err(gap) = self.changes_until(history, parent, begin)? {
             return Ok(Err(gap.to_string()));
         }

@@ -273,13 +273,14 @@ impl Backup<'_> {
         write_of_length(&path, &bytes, size.bytes()).map_err(|source| Error::Read { path, source })
     }
 
-    /// Waits until the archive has the WAL up to the segment before `lsn`.
-    fn wait_for_wal_before(&self, timeline: TimelineId, lsn: Lsn) -> Result<(), Error> {
+    /// Waits until the archive has the WAL up to the segment before `lsn`. Soon after a switch, that segment is one of the
+    /// timeline before.
+    fn wait_for_wal_before(&self, history: &History, lsn: Lsn) -> Result<(), Error> {
         let size = self.control.segment_size;
         let begin = size.segment_of(lsn).start(size);
         let before = Lsn(begin.0.saturating_sub(size.bytes()));
         let range = crate::contents::manifest::WalRange {
-            timeline,
+            timeline: history.timeline_at(Lsn(begin.0.saturating_sub(1))),
             start: before,
             end: begin,
         };
