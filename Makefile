@@ -77,7 +77,7 @@ check: setup ## what CI checks besides the tests: format, lints, documentation, 
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 	@if command -v shellcheck >/dev/null; then shellcheck -x $(SCRIPTS); else echo 'check: shellcheck is not installed, shell scripts were not checked'; fi
 
-package: ## the Debian package, into target/package; PROGRAM=path packs another build
+package: ## the Debian package, into target/dist; PROGRAM=path packs another build
 	@[ -n "$(PROGRAM)" ] || tests/setup.sh 17
 	@packaging/build.sh $(PROGRAM)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh [PROGRAM]: builds the Debian package from PROGRAM, else from a release build, into target/package.
+# build.sh [PROGRAM]: builds the Debian package from PROGRAM, else from a release build, into target/dist.
 #
 # What a package holds besides the program and the files in this directory is made here: manual pages and completions by
 # the program itself, the page of licences by cargo-about.
@@ -14,7 +14,7 @@ if [ $# = 0 ]; then
 fi
 program=$(realpath "${1:-${CARGO_TARGET_DIR:-target}/release/walhalla}")
 
-out=target/package
+out=target/dist
 rm -rf "$out"
 mkdir -p "$out/completions" "$out/build/release"
 "$program" man "$out/man"

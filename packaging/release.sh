@@ -26,23 +26,23 @@ cargo deny --all-features --locked check "${checks[@]}"
 rm -rf "$out"
 mkdir -p "$out"
 packaging/build.sh
-mv target/package/*.deb "$out"
+mv target/dist/*.deb "$out"
 
 # archive NAME PROGRAM: the program, and what the Debian package holds besides it.
 archive() {
   local name=walhalla-$version-$1 dir
-  dir=target/package/$name
+  dir=target/dist/$name
   mkdir -p "$dir"
-  cp -r "$2" target/package/man target/package/completions target/package/licences.html LICENSE README.md CHANGELOG.md docs "$dir"
+  cp -r "$2" target/dist/man target/dist/completions target/dist/licences.html LICENSE README.md CHANGELOG.md docs "$dir"
   cp -r packaging/systemd packaging/tmpfiles.d packaging/walhalla.toml packaging/prometheus packaging/grafana "$dir"
-  tar -C target/package --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -czf "$out/$name.tar.gz" "$name"
+  tar -C target/dist --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -czf "$out/$name.tar.gz" "$name"
 }
 archive x86_64-linux-gnu target/release/walhalla
 echo 'release: compiling Walhalla for musl: some ten minutes on two cores'
 cargo build --release --locked --target x86_64-unknown-linux-musl
 archive x86_64-linux-musl target/x86_64-unknown-linux-musl/release/walhalla
 
-cp target/package/licences.html "$out/walhalla-$version-licences.html"
+cp target/dist/licences.html "$out/walhalla-$version-licences.html"
 cargo cyclonedx --quiet --format json --all-features --target x86_64-unknown-linux-gnu --override-filename walhalla.cdx
 mv walhalla.cdx.json "$out/walhalla-$version.cdx.json"
 find postgres providers -maxdepth 1 -name walhalla.cdx.json -delete

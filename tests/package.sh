@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# package.sh [SUITE...]: tests the Debian package of target/package on fresh systems, in containers with systemd.
+# package.sh [SUITE...]: tests the Debian package of target/dist on fresh systems, in containers with systemd.
 #
 #   bookworm and trixie, or the SUITEs that are named: debootstrap makes the system, Podman runs it with systemd as process 1.
 #   There the commands of docs/packages.md run as they are printed: installation, quick start, upgrade, purge. In between each
@@ -15,7 +15,7 @@ die() {
   exit 1
 }
 [ "$(id -u)" = 0 ] || die 'containers with systemd want root'
-compgen -G 'target/package/*.deb' >/dev/null || die 'there is no package in target/package: make package'
+compgen -G 'target/dist/*.deb' >/dev/null || die 'there is no package in target/dist: make package'
 [ $# != 0 ] || set -- bookworm trixie
 
 tests/containers/setup.sh
@@ -43,7 +43,7 @@ make_image() {
 # systemd wants the second version of cgroups, in a namespace of its own.
 start() {
   podman run --detach --rm --name "$name" --privileged --cgroupns private --systemd false --stop-signal SIGRTMIN+3 \
-    --tmpfs /run --tmpfs /tmp "${host_apt[@]}" --volume "$PWD/target/package:/package:ro" \
+    --tmpfs /run --tmpfs /tmp "${host_apt[@]}" --volume "$PWD/target/dist:/package:ro" \
     "localhost/walhalla-package-$suite" sh -euc '
       [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ] || {
         umount -R /sys/fs/cgroup
@@ -158,7 +158,7 @@ test_on() {
   # A newer version, made from this one.
   before=$(inside 'systemctl show -P MainPID walhalla')
   inside 'dpkg-deb -R walhalla_*.deb new && rm walhalla_*.deb && sed -i "s/^Version: .*/&+newer/" new/DEBIAN/control
-    dpkg-deb --root-owner-group -b new . >/dev/null && rm -r new'
+    dpkg-deb --root-owner-group -Zgzip -z1 -b new . >/dev/null && rm -r new'
   follow '## Upgrade'
   inside 'dpkg -s walhalla | grep "^Version: .*newer"'
   inside "[ \$(systemctl show -P MainPID walhalla) != $before ] && systemctl is-active walhalla.service walhalla-drill.timer walhalla-backup@$major-main.timer"
