@@ -11,11 +11,11 @@ mod receiver;
 mod segments;
 mod store;
 mod waiting;
-mod walk;
 mod wal_load;
 mod wal_shown;
 mod waldump;
 mod walhalla;
+mod walk;
 
 pub use area::Area;
 pub use cluster::{Cluster, Dump, Shape, copy_tree};
@@ -35,6 +35,6 @@ pub use wal_load::{
     WrittenWal, configure_for_wal, crash_within_a_record, segments_of, write_every_kind,
 };
 pub use wal_shown::{RESOURCE_MANAGERS, Shown, read_segments};
-pub use walk::Walk;
 pub use waldump::compare_with_pg_waldump;
 pub use walhalla::{Ending, Walhalla};
+pub use walk::Walk;
