@@ -191,7 +191,7 @@ mod tests {
             secret("identity", &file).state
         };
         assert_eq!(with_mode(0o600), State::Ok);
-        assert_eq!(with_mode(0o640), State::Warning);
+        assert_eq!(with_mode(0o644), State::Warning);
         assert_eq!(secret("identity", &spool).state, State::Failed);
     }
 }
