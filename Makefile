@@ -32,7 +32,8 @@ demo: ## destroys a table and brings it back; STORE=s3://bucket/prefix for anoth
 test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19
 	$(NEXTEST) --locked $(ARGS)
 
-test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups
+test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups; 25 million rows
+	WALHALLA_TEST_FULL_SIZE=1 $(NEXTEST) --locked --success-output immediate -E 'test(twenty_million_rows)'
 	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 5 - 1) / ($(ROUNDS) * 5)))} \
 	  $(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
 

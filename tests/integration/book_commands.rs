@@ -3,57 +3,16 @@
 //! Only what belongs to a Debian host has a stand-in: its paths become paths of the test's own directory, `sudo` runs the
 //! command as it is, and the test starts and stops the servers where a page says so.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::Duration;
 
 use crate::support::{
-    Area, Cluster, Outcome, PATH, Shape, Store, Walhalla, eventually, fill, host, make_history, run,
+    Area, Cluster, Outcome, PATH, Page, Shape, Store, Walhalla, eventually, fill, host,
+    make_history, run,
 };
 
 const VERSION: u32 = 17;
-
-/// A page, by its sections.
-struct Page(String);
-
-impl Page {
-    fn of(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("docs")
-            .join(name);
-        Self(std::fs::read_to_string(path).unwrap())
-    }
-
-    /// The blocks of a language in the section that begins with this heading, up to the next heading.
-    #[track_caller]
-    fn blocks(&self, heading: &str, language: &str) -> Vec<String> {
-        let mut lines = self.0.lines().skip_while(|line| *line != heading);
-        assert!(lines.next().is_some(), "the page has no {heading:?}");
-        let fence = format!("```{language}");
-        let mut blocks: Vec<String> = Vec::new();
-        let mut inside = None;
-        for line in lines {
-            let line = line.trim_start();
-            match inside {
-                Some(_) if line == "```" => inside = None,
-                Some(true) => {
-                    let block = blocks.last_mut().unwrap();
-                    block.push_str(line);
-                    block.push('\n');
-                }
-                None if line.starts_with("```") => {
-                    inside = Some(line == fence);
-                    if line == fence {
-                        blocks.push(String::new());
-                    }
-                }
-                None if line.starts_with('#') => break,
-                Some(false) | None => {}
-            }
-        }
-        blocks
-    }
-}
 
 /// A host on which the pages' commands run: a directory of the test's own in the place of `/`.
 struct OwnHost {
@@ -179,12 +138,12 @@ fn the_quick_start_works_as_it_is_written() {
     primary.start();
 
     let [build, install, look]: [String; 3] =
-        page.blocks("## 1. Install", "sh").try_into().unwrap();
+        page.section("## 1. Install", "sh").try_into().unwrap();
     own.run(&build).succeeds();
     own.run(&install).succeeds();
     own.run(&look).succeeds();
 
-    let [archive, look]: [String; 2] = page.blocks("## 2. Archive", "sh").try_into().unwrap();
+    let [archive, look]: [String; 2] = page.section("## 2. Archive", "sh").try_into().unwrap();
     own.run(&replaced(&archive, "sudo systemctl restart postgresql", ""))
         .succeeds();
     primary.stop();
@@ -195,13 +154,14 @@ fn the_quick_start_works_as_it_is_written() {
         "{arrived}"
     );
 
-    let [backup]: [String; 1] = page.blocks("## 3. Back up", "sh").try_into().unwrap();
+    let [backup]: [String; 1] = page.section("## 3. Back up", "sh").try_into().unwrap();
     let listed = own.run(&backup).succeeds().stdout;
     assert!(listed.contains("-F"), "{listed}");
 
-    let [moment, restore, start, look]: [String; 4] = { page.blocks("## 4. Restore a copy", "sh") }
-        .try_into()
-        .unwrap();
+    let [moment, restore, start, look]: [String; 4] =
+        { page.section("## 4. Restore a copy", "sh") }
+            .try_into()
+            .unwrap();
     let said = own.run(&moment).succeeds().stdout;
     // As psql prints it: the line below the dashes.
     let mut lines = said.lines().skip_while(|line| !line.starts_with("----"));
@@ -268,7 +228,7 @@ fn a_dropped_table_comes_back_whole_as_it_is_written() {
         .find_map(|line| line.trim().strip_prefix("before it: "));
     own.run(restore.unwrap_or_else(|| panic!("{found}")))
         .succeeds();
-    let [_, start, wait, dump, compare]: [String; 5] = { page.blocks("## A table is gone", "sh") }
+    let [_, start, wait, dump, compare]: [String; 5] = { page.section("## A table is gone", "sh") }
         .try_into()
         .unwrap();
     own.run(&start).succeeds();
@@ -277,7 +237,7 @@ fn a_dropped_table_comes_back_whole_as_it_is_written() {
     own.run(&compare).succeeds();
     let count = own.run("psql -Atc 'select count(*) from orders' shop");
     assert_eq!(count.succeeds().stdout.trim(), "401000");
-    let [clear]: [String; 1] = page.blocks("### Clean up", "sh").try_into().unwrap();
+    let [clear]: [String; 1] = page.section("### Clean up", "sh").try_into().unwrap();
     own.run(&clear).succeeds();
     assert!(!own.area.path("restored").exists());
     primary.stop();
@@ -309,13 +269,13 @@ fn the_runbook_brings_a_lost_server_back_as_it_is_written() {
     primary.sql("checkpoint");
     primary.crash();
 
-    let [settings]: [String; 1] = page.blocks("## 2. Settings", "sh").try_into().unwrap();
+    let [settings]: [String; 1] = page.section("## 2. Settings", "sh").try_into().unwrap();
     own.run(&settings).succeeds();
-    let restore = page.blocks("## 4. Restore", "sh").remove(0);
+    let restore = page.section("## 4. Restore", "sh").remove(0);
     let (aside, restore) = restore.split_once('\n').unwrap();
     own.run(aside).succeeds();
     let [push]: [String; 1] =
-        { page.blocks("## The last segments of a server that is gone", "sh") }
+        { page.section("## The last segments of a server that is gone", "sh") }
             .try_into()
             .unwrap();
     own.run(&push).succeeds();
@@ -324,7 +284,7 @@ fn the_runbook_brings_a_lost_server_back_as_it_is_written() {
 
     let mut restored = Cluster::adopt(&own.area, VERSION, own.area.path("main"));
     restored.start();
-    let look = page.blocks("## 5. Look", "sql").remove(0);
+    let look = page.section("## 5. Look", "sql").remove(0);
     let paused = look.split(';').next().unwrap();
     eventually(
         "the server to pause at the target",
@@ -336,7 +296,7 @@ fn the_runbook_brings_a_lost_server_back_as_it_is_written() {
     // Not what was wanted: over what is there, to another moment.
     restored.stop();
     let [over]: [String; 1] = page
-        .blocks("### Over what is there", "sh")
+        .section("### Over what is there", "sh")
         .try_into()
         .unwrap();
     own.run(&replaced(&over, "2026-11-21 04:29:59+00", &middle.time))
@@ -349,10 +309,10 @@ fn the_runbook_brings_a_lost_server_back_as_it_is_written() {
     );
     restored.dump().assert_same_as(&middle.dump, "the middle");
 
-    let open = page.blocks("## 6. Open it", "sql").remove(0);
+    let open = page.section("## 6. Open it", "sql").remove(0);
     restored.sql(open.lines().next().unwrap());
     restored.wait_until_promoted();
-    let [clear]: [String; 1] = page.blocks("## 7. Afterwards", "sql").try_into().unwrap();
+    let [clear]: [String; 1] = page.section("## 7. Afterwards", "sql").try_into().unwrap();
     for statement in clear
         .split(';')
         .filter(|statement| !statement.trim().is_empty())

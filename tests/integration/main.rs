@@ -91,6 +91,7 @@ mod wal_push_refusals;
 mod wal_receive;
 mod wal_receive_tails;
 mod wal_records;
+mod walkthroughs;
 mod whole_path;
 mod whose_wal;
 mod without_walhalla;

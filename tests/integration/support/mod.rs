@@ -5,11 +5,13 @@ mod cluster;
 mod history;
 mod host;
 mod keys;
+mod page;
 mod program;
 mod receiver;
 mod segments;
 mod store;
 mod waiting;
+mod walk;
 mod wal_load;
 mod wal_shown;
 mod waldump;
@@ -20,6 +22,7 @@ pub use cluster::{Cluster, Dump, Shape, copy_tree};
 pub use history::{Moment, PgbenchLoad, create_fill_segment, fill, make_history};
 pub use host::{PATH, host, version_name};
 pub use keys::{Key, PLUGIN, with_plugin, write_private};
+pub use page::Page;
 pub use program::{Outcome, run};
 pub use receiver::Receiver;
 pub use segments::{
@@ -32,5 +35,6 @@ pub use wal_load::{
     WrittenWal, configure_for_wal, crash_within_a_record, segments_of, write_every_kind,
 };
 pub use wal_shown::{RESOURCE_MANAGERS, Shown, read_segments};
+pub use walk::Walk;
 pub use waldump::compare_with_pg_waldump;
 pub use walhalla::{Ending, Walhalla};
