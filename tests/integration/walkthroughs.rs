@@ -258,3 +258,51 @@ fn printed<const N: usize>(texts: Vec<String>) -> [String; N] {
         .try_into()
         .unwrap_or_else(|texts| panic!("other blocks: {texts:?}"))
 }
+
+#[test]
+fn an_archiver_host_restores_to_seconds_before_an_incident() {
+    let mut walk = Walk::through("walkthroughs/archiver-host.md", 18);
+    let [port, other] = free_ports();
+    walk.replace("5432", &port);
+    walk.replace("5433", &other);
+    walk.go_to("primary");
+    walk.section("## 1. The primary");
+    walk.go_to("archiver");
+    walk.section("## 2. The archiver host: WAL");
+    let [listed] = printed(walk.section("## 3. The archiver host: a base backup"));
+    assert!(listed.contains("-F"), "{listed}");
+    // The role can do nothing else.
+    let refused = walk.run("psql -d postgres -c 'SELECT 1'").stderr;
+    assert!(refused.contains("no pg_hba.conf entry"), "{refused}");
+    walk.go_to("primary");
+    walk.section("## 4. The primary: an incident");
+
+    walk.go_to("archiver");
+    let backups: Value = serde_json::from_str(&walk.ask("walhalla backup-list --json")).unwrap();
+    let end = backups[0]["stop_time"].as_str().unwrap();
+    walk.replace("2026-11-21 08:00:00+00", end);
+    let rows = format!("walhalla find --from '{end}' | grep -c 'before it'");
+    walk.wait_for(&rows, "3");
+    let [found] = printed(walk.section("## 5. The archiver host: what happened, and when?"));
+    let last_good = found.split("  ").next().unwrap();
+    walk.replace("2026-11-21 08:15:05+00", last_good);
+    let [planned, _] = printed(walk.section("## 6. The archiver host: restore to seconds before"));
+    assert!(
+        planned.contains("the last one is not finished"),
+        "{planned}"
+    );
+    walk.section("## 7. The archiver host: automate it");
+    walk.section("## 8. The archiver host: monitor it");
+    walk.section("## 9. The archiver host: test it");
+    walk.section("## Clean up: the archiver host");
+    walk.go_to("primary");
+    walk.section("## Clean up: the primary");
+    walk.is_at_its_end();
+}
+
+/// Ports that nobody uses.
+fn free_ports() -> [String; 2] {
+    // Both at once, so that they differ.
+    let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port().to_string())
+}
