@@ -203,13 +203,12 @@ fn another_machine_gets_one_backup_and_only_the_wal_that_it_needs_from_s3() {
         assert_eq!(is_read(format!("/backups/{id}/base/")), is_chosen, "{id}");
     }
     let objects = store.objects_named("00000001");
-    let mut archived: Vec<String> = { objects.iter() }
-        .map(|path| path.file_name().unwrap().to_str().unwrap()[..24].to_owned())
+    let mut archived: Vec<&str> = { objects.iter() }
+        .map(|path| &path.file_name().unwrap().to_str().unwrap()[..24])
         .collect();
     archived.sort_unstable();
     archived.dedup();
-    let [first, last] = [archived.first(), archived.last()].map(|it| it.unwrap().as_str());
-    assert!(first < needed[0] && last > needed[needed.len() - 1]);
+    assert!(archived.first() < needed.first() && archived.last() > needed.last());
     archived.retain(|segment| is_read(format!("/wal/00000001/{segment}")));
     assert_eq!(archived, needed);
     let count = format!("{} |", id - 1);
