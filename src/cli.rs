@@ -337,6 +337,10 @@ pub struct Cluster {
 }
 
 #[derive(Debug, Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the command line"
+)]
 pub struct BackupPush {
     /// Data directory of the running server; without it the server sends its files over the replication protocol, from
     /// whatever host PGHOST names

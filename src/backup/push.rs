@@ -78,7 +78,7 @@ impl Backup<'_> {
             start: facts.now,
             version: facts.version_text,
         };
-        let base = delta.map(|delta| delta.base());
+        let base = delta.map(Delta::base);
         let facts = self.facts(clock, base, ended, tablespaces, left_out)?;
         let ask = &mut || self.wait(server.archiver_state());
         let entry = self.conclude(assembly, &facts, &relations, ask)?;

@@ -50,7 +50,7 @@ fn of_directory(context: &Context, pgdata: &Path, options: Options) -> Result<Ou
         pipeline: &pipeline,
         options,
     };
-    followed(context, &backup, |backup| backup.push())
+    followed(context, &backup, || backup.push())
 }
 
 fn streamed(context: &Context, options: Options) -> Result<Outcome, Error> {
@@ -70,7 +70,7 @@ fn streamed(context: &Context, options: Options) -> Result<Outcome, Error> {
         pipeline: &pipeline,
         options,
     };
-    followed(context, &backup, |backup| backup.push_streamed(server))
+    followed(context, &backup, || backup.push_streamed(server))
 }
 
 fn options(context: &Context, arguments: BackupPush) -> Options {
@@ -95,16 +95,16 @@ fn options(context: &Context, arguments: BackupPush) -> Options {
 fn followed(
     context: &Context,
     backup: &Backup,
-    take: impl FnOnce(&Backup) -> Result<BackupEntry, backup::Error>,
+    take: impl FnOnce() -> Result<BackupEntry, backup::Error>,
 ) -> Result<Outcome, Error> {
     let following = context.following(backup.repository, backup.mirror);
     if let Some(following) = &following {
         following.prepare()?;
     }
     let entry = if backup.options.with_wal {
-        beside_wal(context, backup.repository, || take(backup))?
+        beside_wal(context, backup.repository, take)?
     } else {
-        take(backup)?
+        take()?
     };
     report(context, &entry)?;
     if let Some(following) = &following {
@@ -155,8 +155,8 @@ fn beside_wal(
         // It has failed if it is gone before; what it says then is the reason.
         let taken = has_begun.recv().map(|()| take());
         stop.send_replace(true);
-        let received = receiving.join();
-        received.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let outcome = receiving.join();
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))?;
         Ok(taken.unwrap_or(Err(backup::Error::BrokenOff))?)
     })
 }

@@ -104,14 +104,14 @@ impl Backup<'_> {
         let mut archives = places.iter().map(PathBuf::as_path);
         while pieces.next_archive()? {
             let place = archives.next().unwrap_or(Path::new(""));
-            let packed = packer.archive(&mut pieces, place);
+            let outcome = packer.archive(&mut pieces, place);
             if let Some(failure) = pieces.failure.take() {
                 return Err(failure);
             }
-            packed?;
+            outcome?;
         }
         progress.finish();
-        packer.finish(own.clone())
+        packer.finish(&own)
     }
 }
 
@@ -453,12 +453,11 @@ impl Packer<'_> {
         let is_full = |open: &Open| {
             open.size_bytes > 0 && open.size_bytes.saturating_add(size_bytes) > PART_SIZE_BYTES
         };
-        if !matches!(into, Into::Names) && place.as_ref().is_some_and(is_full) {
-            if let Some(full) = place.take() {
-                // One part at a time may be on its way without more being put into it.
-                self.assembly.settle()?;
-                self.assembly.close_part(full.part, full.number)?;
-            }
+        let may_be_full = !matches!(into, Into::Names);
+        if let Some(full) = place.take_if(|open| may_be_full && is_full(open)) {
+            // One part at a time may be on its way without more being put into it.
+            self.assembly.settle()?;
+            self.assembly.close_part(full.part, full.number)?;
         }
         if place.is_none() {
             // The first part has the catalogs, whichever file comes first.
@@ -481,7 +480,7 @@ impl Packer<'_> {
         Ok(open)
     }
 
-    fn finish(self, own: Relations) -> Result<Streamed, Error> {
+    fn finish(self, own: &Relations) -> Result<Streamed, Error> {
         let parts = [self.names, self.whole, self.blocks];
         for open in parts.into_iter().flatten() {
             self.assembly.close_part(open.part, open.number)?;
@@ -501,7 +500,7 @@ impl Packer<'_> {
                     let twice = format!("it has {} twice", path.display());
                     Error::SentArchive(io::Error::other(twice))
                 })?,
-                ..own
+                ..own.clone()
             },
             corrupt_blocks: self.seen.corrupt_blocks,
             newest: self.seen.newest,

@@ -116,8 +116,8 @@ impl Backup<'_> {
         }
         match self.changes_until(history, &parent, begun.start)? {
             Ok(changes) => {
-                let changed = Changed::Blocks(changes);
-                let delta = delta_of(parent, changed, ChangeSource::Wal, reason);
+                let blocks = Changed::Blocks(changes);
+                let delta = delta_of(parent, blocks, ChangeSource::Wal, reason);
                 Ok((begun, Basis::Kept(delta)))
             }
             Err(gap) => {
@@ -146,9 +146,9 @@ impl Backup<'_> {
         }
         // Only the archived WAL tells whether the parent is in this server's past.
         let size = self.control.segment_size;
-        let begin = size.segment_of(server.flushed).start(size);
-        self.wait_for_wal_before(history, begin)?;
-        if let Err(gap) = self.changes_until(history, parent, begin)? {
+        let segment = size.segment_of(server.flushed).start(size);
+        self.wait_for_wal_before(history, segment)?;
+        if let Err(gap) = self.changes_until(history, parent, segment)? {
             return Ok(Err(gap.to_string()));
         }
         let manifest = Bytes::from(read_manifest(self.repository, &parent.entry)?);

@@ -20,6 +20,7 @@ use walhalla_postgres::{ControlFile, History, Lsn, SegmentNo, TimelineId, WalFil
 
 use super::Error;
 use super::begin::Guard;
+use super::delta::Delta;
 use super::moved_databases::lost_database;
 use super::own_history;
 use super::own_server::{check_pages, must_be_on};
@@ -178,7 +179,7 @@ impl Backup<'_> {
             start: begun.time,
             version: server.connection.version_text().to_owned(),
         };
-        let base = begun.basis.into_delta().map(|delta| delta.base());
+        let base = begun.basis.into_delta().map(Delta::base);
         let tablespaces = outside(begun.server.tablespaces);
         let facts = self.facts(clock, base, ended, tablespaces, Vec::new())?;
         // What the archiver says of itself is told to sessions for SQL only.
