@@ -39,7 +39,7 @@ test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19
 test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups; 25 million rows; Patroni
 	WALHALLA_TEST_FULL_SIZE=1 $(NEXTEST) --locked --success-output immediate -E 'test(twenty_million_rows)'
 	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 7 - 1) / ($(ROUNDS) * 7)))} \
-	  $(NEXTEST) --locked --stress-count $(ROUNDS) $(ARGS)
+	  $(NEXTEST) --locked --ignore-default-filter --stress-count $(ROUNDS) $(ARGS)
 	$(MAKE) patroni MAJOR=17
 	$(MAKE) patroni MAJOR=15
 
