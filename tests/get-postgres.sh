@@ -80,7 +80,8 @@ get_from_debian() {
   loader=$(realpath -m "$dir")/libraries/ld-linux-x86-64.so.2
   for file in "$dir.new"/bin/* "$dir.new"/lib/*.so "$dir.new"/libraries/*.so.*; do
     case $file in */libraries/ld-linux-* | */libraries/libc.so.*) continue ;; esac
-    [ -f "$file" ] && [ ! -L "$file" ] && [ "$(head -c 4 "$file" | tail -c 3)" = ELF ] || continue
+    if [ ! -f "$file" ] || [ -L "$file" ] || [ "$(head -c 4 "$file" | tail -c 3)" != ELF ]; then continue; fi
+    # shellcheck disable=SC2016 # $ORIGIN is the loader's word
     case $file in
       */bin/*) patchelf --set-interpreter "$loader" --set-rpath '$ORIGIN/../../../../../libraries' --force-rpath "$file" ;;
       */lib/*) patchelf --set-rpath '$ORIGIN/../../../../../libraries' --force-rpath "$file" ;;
