@@ -252,6 +252,13 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into a directory
+    #[command(after_help = "Example:\n  walhalla man /usr/local/share/man/man1")]
+    Man {
+        /// The directory; made if it is not there
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Clear the staged WAL when recovery has ended (restore writes this into recovery_end_command)
     #[command(hide = true)]
     RestoreEnd {

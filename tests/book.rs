@@ -1,5 +1,6 @@
 //! The book: every link and anchor in it leads somewhere, the table of contents names each page once, the program knows
-//! every command line, and the alert rules and the dashboard use the metrics that the book lists.
+//! every command line, and the alert rules and the dashboard use the metrics that the book lists. The same of what the
+//! packages hold: systemd's units and the sample of the settings.
 //!
 //! It reads Markdown as GitHub and mdBook do, as far as the pages use it, and needs neither of the two.
 
@@ -16,6 +17,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 use clap::CommandFactory as _;
+use walhalla::config::Unset;
 use walhalla::status::metrics::{METRICS, PREFIX, ShownBy};
 
 /// Pages outside of the book whose links are checked, too.
@@ -462,6 +464,167 @@ fn tables_are_those_of_the_code() {
                 "{page} is not as the code has it; `UPDATE_EXPECT=1 cargo test --test book` writes its table anew"
             );
         }
+    }
+}
+
+/// The words of a text in lines of a comment.
+fn comment(text: &str) -> String {
+    let mut lines = String::from("#");
+    let mut room = 110;
+    for word in text.split_whitespace() {
+        let length = word.chars().count() + 1;
+        if length > room {
+            lines.push_str("\n#");
+            room = 110;
+        }
+        room -= length;
+        lines.push(' ');
+        lines.push_str(word);
+    }
+    lines
+}
+
+/// Values for the settings that have no default which is one.
+const SAMPLES: [(&str, &str); 29] = [
+    ("store", "\"file:///srv/backup/walhalla\""),
+    ("cluster", "\"7443178563127885315\""),
+    // No key that somebody might keep in a hurry: what is encrypted to it would be lost.
+    ("age_recipients", "[\"age1…\"]"),
+    ("age_recipients_file", "\"/etc/walhalla/recipients\""),
+    ("age_identity_file", "\"/etc/walhalla/identity\""),
+    ("upload_concurrency", "4"),
+    ("download_concurrency", "4"),
+    ("upload_rate", "\"50MiB\""),
+    ("download_rate", "\"50MiB\""),
+    ("read_rate", "\"100MiB\""),
+    ("max_backlog", "\"100GiB\""),
+    ("spool_dir", "\"/var/lib/walhalla/spool\""),
+    ("retention", "\"days=14 monthly=12\""),
+    ("mirror", "\"s3://acme-vault/postgres\""),
+    ("mirror_config", "\"/etc/walhalla/vault.toml\""),
+    ("ca_file", "\"/etc/walhalla/ca.pem\""),
+    ("s3_force_path_style", "true"),
+    ("s3_sse", "\"aws:kms\""),
+    ("s3_sse_kms_key_id", "\"alias/walhalla\""),
+    ("s3_storage_class", "\"STANDARD_IA\""),
+    ("s3_object_lock_mode", "\"GOVERNANCE\""),
+    ("s3_object_lock_days", "30"),
+    ("s3_profile", "\"backup\""),
+    ("s3_conditional_writes", "\"probe\""),
+    ("s3_checksums", "true"),
+    ("s3_sign_bodies", "true"),
+    (
+        "gcs_kms_key",
+        "\"projects/acme/locations/eu/keyRings/db/cryptoKeys/walhalla\"",
+    ),
+    ("gcs_storage_class", "\"NEARLINE\""),
+    ("azure_access_tier", "\"Cool\""),
+];
+
+/// The line that sets a setting in the sample.
+fn sample_line(row: &walhalla::config::Row) -> String {
+    let known = SAMPLES.iter().find(|(name, _)| *name == row.name);
+    let value = match (known, row.default) {
+        (Some((_, value)), _) => (*value).to_owned(),
+        (None, Unset::Text(text)) if text.parse::<u64>().is_ok() || text == "false" => {
+            text.to_owned()
+        }
+        (None, Unset::Text(text)) => format!("\"{text}\""),
+        (None, _) => panic!("SAMPLES has no value for {}", row.name),
+    };
+    format!("{} = {value}", row.name)
+}
+
+#[test]
+fn the_sample_of_the_settings_is_that_of_the_code() {
+    let file = Path::new("packaging/walhalla.toml");
+    let mut expected = String::from(
+        "# Settings of Walhalla: man walhalla.toml. Remove the # before a key to set it. `walhalla config` shows what holds.\n",
+    );
+    for row in walhalla::config::ROWS {
+        let default = row.default.described();
+        let text = format!("{} Default: {default}.", row.documentation());
+        let (text, line) = (comment(&text), sample_line(row));
+        write!(expected, "\n{text}\n#{line}\n").unwrap();
+    }
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(root().join(file), &expected).unwrap();
+    }
+    assert!(
+        text_of(file) == expected,
+        "{} is not as the code has it; `UPDATE_EXPECT=1 cargo test --test book` writes it anew",
+        file.display()
+    );
+}
+
+#[test]
+fn the_program_takes_every_line_of_the_sample() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("walhalla.toml");
+    // These name what is not there: a file, and a key that is none.
+    let (needy, rest): (Vec<_>, Vec<_>) =
+        { walhalla::config::ROWS.iter() }.partition(|row| row.name.starts_with("age_recipients"));
+    let config = |rows: &[&walhalla::config::Row]| {
+        let lines: Vec<_> = rows.iter().copied().map(sample_line).collect();
+        std::fs::write(&file, lines.join("\n")).unwrap();
+        let mut program = Command::new(env!("CARGO_BIN_EXE_walhalla"));
+        program.args(["config", "--json", "--config"]).arg(&file);
+        let outcome = program.output().unwrap();
+        String::from_utf8(outcome.stderr).unwrap()
+    };
+    assert_eq!(config(&rest), "");
+    for row in needy {
+        let said = config(&[row]);
+        let reason = if row.name == "age_recipients" {
+            "is no age recipient"
+        } else {
+            "could not read the recipients file"
+        };
+        assert!(said.contains(reason), "{said}");
+    }
+}
+
+#[test]
+fn the_program_knows_every_command_line_of_the_units() {
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join("packaging/systemd")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(unit) = std::fs::read_to_string(&path) else {
+            continue;
+        };
+        for line in unit.lines() {
+            let Some(command) = line.strip_prefix("ExecStart=walhalla ") else {
+                continue;
+            };
+            count += 1;
+            let complaint = complaint(&words(command));
+            assert_eq!(complaint, None, "{}", path.display());
+        }
+    }
+    assert_eq!(count, 6, "units that start the program");
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_and_names_each_setting() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_walhalla"));
+    let outcome = program.arg("man").arg(dir.path()).output().unwrap();
+    assert!(outcome.status.success(), "{outcome:?}");
+    let page = |name: &str| {
+        let page = std::fs::read_to_string(dir.path().join(name));
+        page.unwrap_or_else(|error| panic!("{name}: {error}"))
+    };
+    let command = walhalla::cli::Cli::command();
+    for command in command.get_subcommands().filter(|it| !it.is_hide_set()) {
+        let text = page(&format!("walhalla-{}.1", command.get_name()));
+        let about = command.get_about().unwrap().to_string();
+        let first_word = about.split(' ').next().unwrap();
+        assert!(text.contains(first_word), "{text}");
+    }
+    let settings = page("walhalla.toml.5");
+    for row in walhalla::config::ROWS {
+        let name = format!("\\fB{}\\fR", row.name);
+        assert!(settings.contains(&name), "{name} is not in\n{settings}");
     }
 }
 

@@ -136,7 +136,7 @@ test_on() {
   podman rm --force --time 0 "$name" >/dev/null 2>&1 || true
   start
   # What the package does not bring, so that the lists of files can be compared.
-  inside 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq postgresql >/dev/null 2>&1
+  inside 'apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >/dev/null 2>&1
     cp /package/*.deb .'
   list_files >"$dir/before"
 

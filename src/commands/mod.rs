@@ -16,6 +16,7 @@ mod find;
 mod keygen;
 mod ls;
 mod malloc;
+mod man;
 mod plan;
 mod restore;
 mod status;
@@ -224,6 +225,7 @@ fn dispatch(cli: Cli) -> Result<Outcome, Error> {
             );
             return Ok(Outcome::Done);
         }
+        Command::Man { directory } => return man::run(&directory),
         Command::Keygen(arguments) => return keygen::run(&global, &arguments),
         Command::RestoreEnd { plan, seal } => {
             return restore::end(&Seal { plan, sha256: seal });
@@ -426,6 +428,7 @@ fn run_in(context: &Context, command: Command) -> Result<Outcome, Error> {
         Command::Check(arguments) => check::run(context, &arguments),
         Command::Config => config::run(context),
         Command::Completions { .. }
+        | Command::Man { .. }
         | Command::Keygen(_)
         | Command::RestoreEnd { .. }
         | Command::DrillServer { .. } => Ok(Outcome::Done),
