@@ -181,10 +181,13 @@ class Run:
     def rejoin(self, old):
         """The old leader comes back by pg_rewind, and not as a new replica. Answers with what it logged."""
         mark = old.mark()
-        old.start()
-        if old is self.db2 and self.daemon and self.daemon.poll() is not None:
-            self.begin_daemon()
-        self.must_stream(old)
+        # On an idle leader a rewound server may wait for the next record before it is consistent.
+        with Load() as load:
+            old.start()
+            if old is self.db2 and self.daemon and self.daemon.poll() is not None:
+                self.begin_daemon()
+            self.must_stream(old)
+        self.must_keep(load)
         log = old.since(mark)
         print("".join(f"      {line}\n" for line in log.splitlines() if "pg_rewind:" in line or "Trying to archive" in line))
         if "pg_rewind exit code=0" not in log or "replica has been created" in log:
