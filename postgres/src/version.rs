@@ -225,6 +225,24 @@ impl Version {
         self.0.number >= 1000
     }
 
+    /// The function that ends a pause of recovery.
+    pub fn replay_resume(self) -> &'static str {
+        if self.has_wal_names() {
+            "pg_wal_replay_resume()"
+        } else {
+            "pg_xlog_replay_resume()"
+        }
+    }
+
+    /// The function that switches to a new segment.
+    pub fn segment_switch(self) -> &'static str {
+        if self.has_wal_names() {
+            "pg_switch_wal()"
+        } else {
+            "pg_switch_xlog()"
+        }
+    }
+
     /// What `max_locks_per_transaction` is where nothing is set (guc_tables.c).
     pub fn default_locks_per_transaction(self) -> u32 {
         if self.0.number >= 1900 { 128 } else { 64 }

@@ -80,8 +80,12 @@ pub(super) fn run(context: &Context, arguments: &cli::Find) -> Result<Outcome, E
 fn print_end(archive: &Archive, backups: &[BackupEntry]) -> Result<(), Error> {
     let ends = windows(archive, backups)?;
     if let Some(end) = ends.iter().filter_map(|window| window.to).max() {
+        let newest = backups.iter().max_by_key(|backup| backup.stop_time);
+        let switch = newest.map_or("pg_switch_wal()", |newest| {
+            newest.postgres_version.segment_switch()
+        });
         output::line(&format!(
-            "the newest commit in the archive is of {}; for what happened later, run SELECT pg_switch_wal() on the server, and look again",
+            "the newest commit in the archive is of {}; for what happened later, run SELECT {switch} on the server, and look again",
             look::time(end)
         ))?;
     }
@@ -328,9 +332,14 @@ fn one(relation: &Relation) -> String {
 
 fn print(row: &Row) -> Result<(), output::Error> {
     let time = row.time.map_or_else(|| "-".to_owned(), look::precise_time);
+    // A restore point is of no transaction.
+    let xid = (row.xid != 0).then(|| format!("xid {}, ", row.xid));
     output::line(&format!(
-        "{time}  {} (LSN {}, xid {}, timeline {})",
-        row.detail, row.lsn, row.xid, row.timeline
+        "{time}  {} (LSN {}, {}timeline {})",
+        row.detail,
+        row.lsn,
+        xid.unwrap_or_default(),
+        row.timeline
     ))?;
     match &row.restore_before {
         Some(command) => output::line(&format!("    before it: {command}")),

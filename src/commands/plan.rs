@@ -260,12 +260,14 @@ fn afterwards(plan: &Plan, options: &RestoreOptions) -> [(&'static str, String);
         WalMode::Staged => "staged beside the data directory",
         WalMode::OnDemand => "fetched by the server as it asks",
     };
+    let pauses = format!(
+        "the server pauses there, open for reading; select {} opens it for writing",
+        plan.backup.postgres_version.replay_resume()
+    );
     let then = match plan.target.action {
         _ if options.standby => "the server stays a standby",
         _ if plan.target.point == Point::End => "the server opens for writing, on a new timeline",
-        Action::Pause => {
-            "the server pauses there, open for reading; select pg_wal_replay_resume() opens it for writing"
-        }
+        Action::Pause => &pauses,
         Action::Promote => "the server opens for writing, on a new timeline",
         Action::Shutdown => "the server shuts down there",
     };

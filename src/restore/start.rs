@@ -181,15 +181,11 @@ fn then(target: &Target, version: Version, psql: &str) -> String {
             "at the end of the archive the server opens for writing, on a new timeline. {has_all}"
         );
     }
-    let resume = if version.wal_folder() == "pg_wal" {
-        "pg_wal_replay_resume"
-    } else {
-        "pg_xlog_replay_resume"
-    };
+    let resume = version.replay_resume();
     match target.action {
         Action::Pause => format!(
             "at the target the server waits, and may be read (hot_standby = on): look whether it is the right moment, then go on with: \
-             {psql} -c 'select {resume}()'; it opens for writing, and WAL after the target is never replayed. If it is the wrong \
+             {psql} -c 'select {resume}'; it opens for writing, and WAL after the target is never replayed. If it is the wrong \
              moment, stop the server and restore again with another target"
         ),
         Action::Promote => {
