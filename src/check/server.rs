@@ -47,12 +47,16 @@ impl Learned<'_> {
     /// What is to be said of the server.
     pub fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.version(), self.clock(), self.wal_level()];
-        if self.facts.in_recovery {
-            findings.push(self.ok("archive").noting(
-                "it is a standby: its primary archives, unless archive_mode is always here",
-            ));
+        if self.facts.in_recovery && self.facts.archive_mode != "always" {
+            findings.push(
+                self.ok("archive")
+                    .noting("it is a standby: its primary archives"),
+            );
         } else {
             findings.extend([self.archive_mode(), self.archive_command(), self.archiver()]);
+        }
+        // A standby does not switch segments.
+        if !self.facts.in_recovery {
             findings.push(self.archive_timeout());
         }
         findings.extend([self.backup_right(), self.switch_right(), self.checksums()]);

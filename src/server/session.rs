@@ -106,16 +106,7 @@ impl Server {
             for attempt in &ways.attempts {
                 match Self::attempt(attempt, ways.timeout, wanted).await {
                     Ok(server) => return Ok(server),
-                    // What is tried at last without encryption, or with it, tells less than the first try.
-                    Err(_) if attempt.is_second_try => {}
-                    Err(error) => {
-                        tracing::debug!(
-                            "no connection to {}: {}",
-                            attempt.place,
-                            crate::output::chain(&error)
-                        );
-                        failures.push((attempt, error));
-                    }
+                    Err(error) => note(&mut failures, attempt, error),
                 }
             }
         }
@@ -358,6 +349,32 @@ impl Server {
         // The server forgets the session either way.
         drop(self.connection.close().await);
     }
+}
+
+/// Keeps a failure. A second try, without encryption or with it, tells less than the first, unless the server does not
+/// encrypt at all: then nothing but the second try was a try.
+fn note<'a>(failures: &mut Vec<(&'a Attempt, Error)>, attempt: &'a Attempt, error: Error) {
+    tracing::debug!(
+        "no connection to {}: {}",
+        attempt.place,
+        crate::output::chain(&error)
+    );
+    match failures.last_mut() {
+        Some(last) if attempt.is_second_try => {
+            if is_without_tls(&last.1) {
+                *last = (attempt, error);
+            }
+        }
+        _ => failures.push((attempt, error)),
+    }
+}
+
+/// Whether the server does not encrypt, in the driver's words: it has no other sign for this.
+fn is_without_tls(error: &Error) -> bool {
+    let Error::NoConnection { source, .. } = error else {
+        return false;
+    };
+    matches!(&**source, sqlx::Error::Tls(cause) if cause.to_string() == "server does not support TLS")
 }
 
 /// Of several failures the last one of a server that was there, or else the last; the others are named in it.

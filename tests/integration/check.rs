@@ -6,7 +6,7 @@ use crate::support::{
 
 /// A server that archives, and a check of it.
 struct Site {
-    _area: Area,
+    area: Area,
     store: Store,
     walhalla: Walhalla,
     cluster: Cluster,
@@ -20,7 +20,7 @@ impl Site {
         let mut cluster = Cluster::create(&area, "primary", Shape::small(17));
         walhalla.archive_from(&mut cluster);
         Self {
-            _area: area,
+            area,
             store,
             walhalla,
             cluster,
@@ -105,6 +105,29 @@ fn a_server_that_does_not_archive_here_is_found_out() {
     let arrival = said(&outcome, "a segment arrives in the store");
     let what = arrival["problem"].as_str().unwrap();
     assert!(what.contains("has not archived it"), "{what}");
+}
+
+#[test]
+fn a_standby_is_asked_how_it_archives_if_it_does() {
+    let site = Site::make();
+    site.walhalla.back_up(&site.cluster);
+    let mut standby = site
+        .walhalla
+        .restore(&site.area, 17, "standby", &["--standby"]);
+    standby.configure("hot_standby = on");
+    standby.start();
+    let check = |standby: &Cluster| {
+        let data = standby.data.to_str().unwrap();
+        site.walhalla.run_with(standby, &["check", data, "--json"])
+    };
+    let outcome = check(&standby).succeeds();
+    assert_eq!(said(&outcome, "archive")["state"], "ok", "{outcome}");
+    standby.configure("archive_mode = always\narchive_command = 'true'");
+    standby.stop();
+    standby.start();
+    let outcome = check(&standby).exits_with(3);
+    let found = said(&outcome, "archive_command");
+    assert_eq!(found["state"], "failed", "{outcome}");
 }
 
 #[test]

@@ -65,6 +65,35 @@ fn a_server_that_listens_on_tcp_only_is_found() {
 }
 
 #[test]
+fn a_wrong_password_is_not_taken_for_missing_encryption() {
+    let area = Area::new();
+    let walhalla = Walhalla::new(&area, &Store::directory(&area));
+    let mut cluster = Cluster::create(&area, "pg", Shape::small(17));
+    let port = cluster.listen_on_tcp().to_string();
+    walhalla.archive_from(&mut cluster);
+    cluster.sql("set password_encryption = 'scram-sha-256'; create role r replication login password 'a word'");
+    let hba = cluster.data.join("pg_hba.conf");
+    let text = std::fs::read_to_string(&hba).unwrap();
+    let rule = "host all r all scram-sha-256\nhost replication r all scram-sha-256\n";
+    std::fs::write(&hba, format!("{rule}{text}")).unwrap();
+    cluster.sql("select pg_reload_conf()");
+    let variables = [
+        ("PGHOST", "127.0.0.1"),
+        ("PGPORT", port.as_str()),
+        ("PGUSER", "r"),
+        ("PGPASSWORD", "another"),
+    ];
+    push(&walhalla, &cluster, &variables)
+        .exits_with(1)
+        .says(&["password authentication failed"]);
+    let mut receive = walhalla.command(&["wal-receive", "--no-loop"]);
+    receive.env("WALHALLA_SPOOL_DIR", area.make_dir("spool"));
+    run(receive.envs(variables))
+        .exits_with(1)
+        .says(&["password authentication failed"]);
+}
+
+#[test]
 fn hosts_are_tried_in_turn_and_a_service_names_them() {
     let area = Area::new();
     let (cluster, walhalla) = archiving(&area, 15);

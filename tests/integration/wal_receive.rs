@@ -264,6 +264,33 @@ fn the_timeline_of_a_standby_that_is_promoted_is_followed() {
     assert_eq!(restored_rows(&area, &walhalla, 17, "copy"), "101 5151");
 }
 
+/// As in a failover: for a while there is only a standby, and what it refuses without encryption is no reason to give up.
+#[test]
+fn a_primary_that_is_still_to_come_is_waited_for() {
+    let area = Area::new();
+    let walhalla = Walhalla::new(&area, &Store::directory(&area));
+    let primary = archiving(&area, &walhalla, Shape::small(17));
+    let mut standby = walhalla.restore(&area, 17, "standby", &["--standby"]);
+    let ports = format!("1,{}", standby.listen_on_tcp());
+    standby.configure("hot_standby = on");
+    standby.start();
+    drop(primary);
+    let variables = [
+        ("PGHOST", "127.0.0.1,127.0.0.1"),
+        ("PGPORT", ports.as_str()),
+        ("PGUSER", "postgres"),
+        ("PGTARGETSESSIONATTRS", "primary"),
+    ];
+    let variables = variables.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut receiver = Receiver::start_with(&area, &walhalla, &variables, &SLOT);
+    eventually("the receiver to try again", LIMIT, || {
+        receiver.log().contains("trying again")
+    });
+    standby.sql("select pg_promote()");
+    standby.wait_until_promoted();
+    receiver.catches_up_with(&standby);
+}
+
 #[test]
 fn a_server_that_comes_back_on_a_new_timeline_is_gone_on_with() {
     let area = Area::new();

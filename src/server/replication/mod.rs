@@ -155,28 +155,27 @@ impl Replication {
     /// Connects as libpq's variables, service and password files say.
     ///
     /// # Errors
-    /// Of the last way that was tried.
+    /// Of the last way that was tried and that may lead somewhere later, or else of the last.
     pub async fn connect(session: Session) -> Result<Self, Error> {
         let ways = ways(None)?;
         let passes = match ways.wanted {
             Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
             wanted => vec![wanted],
         };
-        let mut failure = None;
+        let mut failures = Vec::new();
         for wanted in passes {
             for attempt in &ways.attempts {
                 match Self::attempt(attempt, &ways, session, wanted).await {
                     Ok(connection) => return Ok(connection),
-                    // What the first try says counts, unless it failed for want of the encryption that need not be.
-                    Err(_)
-                        if attempt.is_second_try
-                            && !failure.as_ref().is_some_and(Error::is_for_want_of_tls) => {}
-                    Err(error) => failure = Some(error),
+                    Err(error) => note(&mut failures, attempt, error),
                 }
             }
         }
+        // What may pass comes first: of several hosts, the one that is away may come back as the one that is wanted.
+        let passing = failures.iter().rposition(Error::is_passing);
+        let at = passing.or(failures.len().checked_sub(1));
         let nowhere = || super::Error::from(walhalla_postgres::Error::invalid("PGHOST", "")).into();
-        Err(failure.unwrap_or_else(nowhere))
+        Err(at.map_or_else(nowhere, |at| failures.swap_remove(at)))
     }
 
     async fn attempt(
@@ -733,16 +732,6 @@ impl Error {
         }
     }
 
-    fn is_for_want_of_tls(&self) -> bool {
-        matches!(
-            self,
-            Self::Session {
-                problem: Problem::NoTls,
-                ..
-            }
-        )
-    }
-
     /// The server's SQLSTATE, if it said no.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -752,6 +741,16 @@ impl Error {
             } => Some(code),
             _ => None,
         }
+    }
+
+    fn is_without_tls(&self) -> bool {
+        matches!(
+            self,
+            Self::Session {
+                problem: Problem::NoTls,
+                ..
+            }
+        )
     }
 
     /// Whether it may be otherwise later: the server is away, starts or stops, has no place left, or still holds the slot for
@@ -822,6 +821,19 @@ impl Failure for Error {
             Problem::Unsupported | Problem::Unexpected(_) | Problem::Format(_) => return None,
         };
         Some(text.into())
+    }
+}
+
+/// Keeps a failure. A second try, without encryption or with it, tells less than the first, unless the server does not
+/// encrypt at all: then nothing but the second try was a try.
+fn note(failures: &mut Vec<Error>, attempt: &Attempt, error: Error) {
+    match failures.last_mut() {
+        Some(first) if attempt.is_second_try => {
+            if first.is_without_tls() {
+                *first = error;
+            }
+        }
+        _ => failures.push(error),
     }
 }
 
