@@ -611,9 +611,7 @@ fn a_mirrored_backup_that_is_killed_after_any_call_is_whole() {
             .args(["-c", leases]))
         .succeeds();
         send().unwrap();
-        if is_checked {
-            check();
-        }
+        check();
         assert_eq!(first.debts(following().id()).unwrap(), []);
         site.area.remove(&format!("second-{calls}"));
     }
