@@ -469,3 +469,22 @@ fn a_standby_sends_a_backup_too() {
         dump.assert_same_as(&end.dump, "of the standby");
     });
 }
+
+#[test]
+fn a_streamed_backup_without_the_files_of_a_tablespace_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 16);
+    cluster.sql("checkpoint");
+    // As if the file system of the tablespace were not mounted.
+    let (space, away) = (area.path("space"), area.path("away"));
+    std::fs::rename(&space, &away).unwrap();
+    std::fs::create_dir(&space).unwrap();
+    streaming(&walhalla, &cluster, &[])
+        .exits_with(1)
+        .says(&["has no files in"]);
+    assert!(walhalla.backup_ids().is_empty());
+    std::fs::remove_dir(&space).unwrap();
+    std::fs::rename(&away, &space).unwrap();
+}

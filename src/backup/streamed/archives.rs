@@ -27,7 +27,8 @@ use crate::contents::tar_part::{PartWriter, failed};
 use crate::paths::PathList;
 use crate::progress::Progress;
 use crate::repository::entry::CorruptBlock;
-use crate::server::data_directory::{Entry, is_left_out};
+use crate::server;
+use crate::server::data_directory::{Entry, Tablespace, is_left_out};
 use crate::server::replication::base_backup::Piece;
 
 /// `MAX_RATE_LOWER` and `MAX_RATE_UPPER` (basebackup.h), in kB/s.
@@ -53,6 +54,10 @@ pub(super) struct Streamed {
     pub(super) newest: Newest,
 }
 
+fn place_of(tablespace: &Tablespace) -> PathBuf {
+    Path::new("pg_tblspc").join(tablespace.oid.to_string())
+}
+
 /// What the server is asked for: its unit, and its bounds.
 pub(super) fn kilobytes_a_second(rate: Rate) -> u32 {
     let kilobytes = rate.bytes_a_second() >> 10;
@@ -64,14 +69,11 @@ impl Backup<'_> {
     /// Packs all that the server sends.
     pub(super) fn receive(
         &self,
-        server: &mut ReplicatedServer,
+        source: &mut ReplicatedServer,
         begun: &mut Begun,
     ) -> Result<Streamed, Error> {
         let total = begun.server.size_bytes.unwrap_or_default();
         let progress = Progress::new(self.options.show, "backing up", total);
-        let places: Vec<PathBuf> = { begun.server.tablespaces.iter() }
-            .map(|tablespace| Path::new("pg_tblspc").join(tablespace.oid.to_string()))
-            .collect();
         let own = Relations {
             block_size: self.control.block_size_bytes,
             blocks_per_file: self.control.blocks_per_file,
@@ -82,7 +84,7 @@ impl Backup<'_> {
             extent::Base::new(parent, &own, changed)
         });
         let mut pieces = Pieces {
-            next: || self.wait(server.connection.next_piece(self.control.version)),
+            next: || self.wait(source.connection.next_piece(self.control.version)),
             progress: &progress,
             data: Bytes::new(),
             state: State::Between,
@@ -101,14 +103,26 @@ impl Backup<'_> {
             files: PathList::default(),
             seen: Seen::default(),
         };
-        let mut archives = places.iter().map(PathBuf::as_path);
+        let mut tablespaces = begun.server.tablespaces.iter();
         while pieces.next_archive()? {
-            let place = archives.next().unwrap_or(Path::new(""));
-            let packed = packer.archive(&mut pieces, place);
+            let tablespace = tablespaces.next();
+            let place = tablespace.map(place_of).unwrap_or_default();
+            let packed = packer.archive(&mut pieces, &place);
             if let Some(failure) = pieces.failure.take() {
                 return Err(failure);
             }
-            packed?;
+            // The server sends at least the folder of its version, and nothing where that is gone
+            // (basebackup.c, `sendTablespace`).
+            if packed? == 0
+                && let Some(Tablespace { oid, location }) = tablespace
+            {
+                return Err(server::Error::NoTablespace {
+                    oid: *oid,
+                    link: place,
+                    location: location.clone(),
+                }
+                .into());
+            }
         }
         progress.finish();
         packer.finish(own.clone())
@@ -232,11 +246,13 @@ enum Into {
 }
 
 impl Packer<'_> {
-    /// Packs an archive, whose files are below `place` in the data directory.
-    fn archive(&mut self, archive: &mut dyn Read, place: &Path) -> Result<(), Error> {
+    /// Packs an archive, whose files are below `place` in the data directory; returns how many entries it has.
+    fn archive(&mut self, archive: &mut dyn Read, place: &Path) -> Result<u64, Error> {
         let mut archive = Archive::new(archive);
+        let mut entries = 0;
         for entry in archive.entries().map_err(Error::SentArchive)? {
             let mut entry = entry.map_err(Error::SentArchive)?;
+            entries += 1;
             let path = place.join(entry.path().map_err(Error::SentArchive)?);
             if !is_inside(&path) {
                 let strange = format!("it names {}", path.display());
@@ -266,7 +282,7 @@ impl Packer<'_> {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(entries)
     }
 
     fn directory(&mut self, directory: &Entry, owner: Owner) -> Result<(), Error> {
