@@ -488,3 +488,62 @@ fn a_streamed_backup_without_the_files_of_a_tablespace_is_refused() {
     std::fs::remove_dir(&space).unwrap();
     std::fs::rename(&away, &space).unwrap();
 }
+
+#[test]
+fn a_streamed_delta_is_made_from_the_archive_while_the_server_writes() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 16);
+    stream(&walhalla, &cluster, &[]);
+    cluster.sql("create table busy (body text)");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    // The backups begin in the midst of a segment then.
+    let deltas: Vec<String> = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    cluster.sql(
+                        "insert into busy select repeat('x', 100) from generate_series(1, 500)",
+                    );
+                }
+            });
+        }
+        let deltas = (0..3).map(|_| streaming(&walhalla, &cluster, &["--delta"]));
+        let deltas: Vec<Outcome> = deltas.collect();
+        is_over.store(true, order);
+        let succeeded = deltas.into_iter().map(Outcome::succeeds);
+        drop(succeeded.collect::<Vec<_>>());
+        walhalla.backup_ids()
+    });
+    assert_eq!(deltas.len(), 4);
+    let end = change(&cluster, "end");
+    cluster.archive_everything();
+    restored_to_the_end(&area, &walhalla, 16, &deltas[3], &end.dump);
+}
+
+#[test]
+fn a_block_that_is_damaged_in_the_parent_is_in_the_streamed_delta() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = archiving(&area, &walhalla, 17);
+    let file = cluster.sql("select pg_relation_filepath('in_space')");
+    let path = cluster.data.join(&file);
+    cluster.sql("vacuum (freeze) in_space");
+    cluster.stop();
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    damaged[8192 * 3 + 4000..][..8].copy_from_slice(b"DAMAGED!");
+    std::fs::write(&path, damaged).unwrap();
+    cluster.start();
+    streaming(&walhalla, &cluster, &[]).exits_with(3);
+    cluster.stop();
+    std::fs::write(&path, sound).unwrap();
+    cluster.start();
+    let end = change(&cluster, "end");
+    let delta = stream(&walhalla, &cluster, &["--delta"]);
+    cluster.archive_everything();
+    restored_to_the_end(&area, &walhalla, 17, &delta, &end.dump);
+}
