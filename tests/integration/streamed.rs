@@ -547,3 +547,19 @@ fn a_block_that_is_damaged_in_the_parent_is_in_the_streamed_delta() {
     cluster.archive_everything();
     restored_to_the_end(&area, &walhalla, 17, &delta, &end.dump);
 }
+
+#[test]
+fn a_server_of_9_6_without_checksums_sends_what_a_delta_is_made_of() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create_without_checksums(&area, "primary", Shape::of(9));
+    let_replicate(&cluster);
+    walhalla.archive_from(&mut cluster);
+    cluster.sql("create role keeper login replication");
+    let full = stream(&walhalla, &cluster, &[]);
+    cluster.sql("create table since as select 1 as x");
+    let delta = stream(&walhalla, &cluster, &["--delta"]);
+    let shown = walhalla.run(&["backup-show", &delta, "--json"]).succeeds();
+    assert_eq!(shown.json()["parent"], *full);
+}

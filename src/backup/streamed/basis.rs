@@ -81,6 +81,7 @@ impl Backup<'_> {
             history,
             start: server.flushed,
             max_chain: options.max_chain,
+            data_checksums: (server.knows_checksums).then_some(self.control.data_checksums),
         };
         let Some(parent) = self.parent(options, &own, None)? else {
             let begun = self.wait(server.connection.begin_backup(request))?;

@@ -69,6 +69,14 @@ impl Backup<'_> {
         let control = ControlFile::parse(&streamed.pg_control)
             .map_err(|reason| Error::SentControl { reason })?;
         server.must_have_sent(&control)?;
+        if let Some(delta) = begun.basis.delta() {
+            let parent = &delta.parent.entry;
+            let same = parent::same_checksums(parent, control.data_checksums);
+            same.map_err(|reason| Error::Parent {
+                id: parent.id.clone(),
+                reason,
+            })?;
+        }
         let own = Backup {
             control: &control,
             options: self.options.clone(),
