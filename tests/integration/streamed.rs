@@ -563,3 +563,23 @@ fn a_server_of_9_6_without_checksums_sends_what_a_delta_is_made_of() {
     let shown = walhalla.run(&["backup-show", &delta, "--json"]).succeeds();
     assert_eq!(shown.json()["parent"], *full);
 }
+
+#[test]
+fn a_database_behind_a_link_is_no_part_of_what_the_server_sends_and_the_backup_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = archiving(&area, &walhalla, 16);
+    cluster.sql("create database precious");
+    let oid = cluster.sql("select oid from pg_database where datname = 'precious'");
+    cluster.stop();
+    let (folder, disk) = (cluster.data.join("base").join(&oid), area.path("disk"));
+    std::fs::rename(&folder, &disk).unwrap();
+    std::os::unix::fs::symlink(&disk, &folder).unwrap();
+    cluster.start();
+    let missing = format!("the server does not send base/{oid}");
+    streaming(&walhalla, &cluster, &[])
+        .exits_with(1)
+        .says(&[&missing]);
+    assert!(walhalla.backup_ids().is_empty());
+}

@@ -26,9 +26,9 @@ use crate::contents::relations::{Relations, is_kept};
 use crate::contents::tar_part::{PartWriter, failed};
 use crate::paths::PathList;
 use crate::progress::Progress;
-use crate::repository::entry::CorruptBlock;
+use crate::repository::entry::{CorruptBlock, LeftOut};
 use crate::server;
-use crate::server::data_directory::{Entry, Tablespace, is_left_out};
+use crate::server::data_directory::{Entry, Tablespace, is_data, is_left_out};
 use crate::server::replication::base_backup::Piece;
 
 /// `MAX_RATE_LOWER` and `MAX_RATE_UPPER` (basebackup.h), in kB/s.
@@ -48,6 +48,8 @@ pub(super) struct Streamed {
     pub(super) owner: Owner,
     /// The files of relations.
     pub(super) relations: Relations,
+    /// What the server left out.
+    pub(super) left_out: Vec<LeftOut>,
     /// Blocks that are damaged.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
     /// The pages that were changed last.
@@ -88,6 +90,7 @@ impl Backup<'_> {
             progress: &progress,
             data: Bytes::new(),
             state: State::Between,
+            left_out: Vec::new(),
             failure: None,
         };
         let mut packer = Packer {
@@ -125,7 +128,7 @@ impl Backup<'_> {
             }
         }
         progress.finish();
-        packer.finish(own.clone())
+        packer.finish(own.clone(), pieces.left_out)
     }
 }
 
@@ -135,6 +138,7 @@ struct Pieces<'a, N> {
     progress: &'a Progress,
     data: Bytes,
     state: State,
+    left_out: Vec<LeftOut>,
     /// Why there is no more.
     failure: Option<Error>,
 }
@@ -180,6 +184,20 @@ impl<N: FnMut() -> Result<Piece, Error>> Pieces<'_, N> {
                 self.data = data;
             }
             Piece::End => self.state = State::Ended,
+            // It is the cluster's own data, in the data directory or in a tablespace.
+            Piece::LeftOut(path) if path.is_absolute() || is_data(&path) => {
+                return Err(Error::NotSent(path));
+            }
+            Piece::LeftOut(path) => {
+                let left_out = LeftOut {
+                    path: path.to_string_lossy().into_owned(),
+                    link_to: None,
+                };
+                tracing::warn!(
+                    "{left_out}: it is neither file nor directory and is left out, as PostgreSQL does"
+                );
+                self.left_out.push(left_out);
+            }
         }
         Ok(())
     }
@@ -497,7 +515,7 @@ impl Packer<'_> {
         Ok(open)
     }
 
-    fn finish(self, own: Relations) -> Result<Streamed, Error> {
+    fn finish(self, own: Relations, left_out: Vec<LeftOut>) -> Result<Streamed, Error> {
         let parts = [self.names, self.whole, self.blocks];
         for open in parts.into_iter().flatten() {
             self.assembly.close_part(open.part, open.number)?;
@@ -519,6 +537,7 @@ impl Packer<'_> {
                 })?,
                 ..own
             },
+            left_out,
             corrupt_blocks: self.seen.corrupt_blocks,
             newest: self.seen.newest,
         })

@@ -188,7 +188,7 @@ impl Backup<'_> {
         };
         let base = begun.basis.into_delta().map(|delta| delta.base());
         let tablespaces = outside(begun.server.tablespaces);
-        let facts = self.facts(clock, base, ended, tablespaces, Vec::new())?;
+        let facts = self.facts(clock, base, ended, tablespaces, streamed.left_out)?;
         // What the archiver says of itself is told to sessions for SQL only.
         let ask = &mut || Ok(ArchiverState::default());
         let entry = self.conclude(begun.assembly, &facts, &streamed.relations, ask)?;
