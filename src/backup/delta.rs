@@ -72,6 +72,7 @@ impl Backup<'_> {
             history: &history,
             start,
             max_chain: options.max_chain,
+            data_checksums: Some(control.data_checksums),
         };
         let mut paths = listing.files.iter().map(|file| file.path);
         let stray = paths.find(|path| is_taken_for_delta(path));

@@ -70,6 +70,20 @@ pub enum Error {
     /// A file that every backup has was not in what the server sent.
     #[error("the server sent no {0}")]
     SentWithout(&'static str),
+    /// A temporary file could not be written.
+    #[error("could not write {}", path.display())]
+    Scratch {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A link where the cluster's own data belongs, which a server leaves out with a warning.
+    #[error(
+        "the server does not send {}: it is neither file nor directory, and what it leads to is the cluster's own data", .0.display()
+    )]
+    NotSent(PathBuf),
     /// The control file that it sent is damaged.
     #[error("the server sent a damaged control file: {reason}")]
     SentControl {
@@ -210,6 +224,8 @@ impl Failure for Error {
             Self::Replication(_)
             | Self::SentArchive(_)
             | Self::SentWithout(_)
+            | Self::NotSent(_)
+            | Self::Scratch { .. }
             | Self::SentControl { .. }
             | Self::SentOtherCluster
             | Self::UnwantedCluster { .. }
@@ -247,6 +263,12 @@ impl Failure for Error {
             | Self::SentControl { .. }
             | Self::SentOtherCluster => {
                 "see that PGHOST and PGPORT lead to one PostgreSQL server, without a pooler or a load balancer between, and take the backup again"
+            }
+            Self::Scratch { .. } => {
+                "TMPDIR names the directory for temporary files; it needs room for two WAL segments"
+            }
+            Self::NotSent(_) => {
+                "stop the server, move the data to where the link is, and start it; to have a table on another disk, use a tablespace"
             }
             Self::Contents(error) if error.class() == Class::Damaged => {
                 "`walhalla verify` tells what else is damaged"

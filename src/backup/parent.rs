@@ -113,6 +113,8 @@ pub(super) struct BackedUpServer<'a> {
     pub(super) start: Lsn,
     /// How many deltas may stand on a full backup.
     pub(super) max_chain: usize,
+    /// Whether its pages have checksums; `None` where only its control file tells it, which is sent last.
+    pub(super) data_checksums: Option<bool>,
 }
 
 impl BackedUpServer<'_> {
@@ -214,11 +216,8 @@ impl BackedUpServer<'_> {
         if entry.postgres_version != control.version {
             return Err(Unusable::Version(entry.postgres_version));
         }
-        if entry.data_checksums != control.data_checksums {
-            return Err(Unusable::Checksums {
-                now: control.data_checksums,
-            });
-        }
+        self.data_checksums
+            .map_or(Ok(()), |now| same_checksums(entry, now))?;
         if entry.wal_segment_size != control.segment_size {
             return Err(Unusable::SegmentSize);
         }
@@ -229,6 +228,15 @@ impl BackedUpServer<'_> {
             return Err(Unusable::NoIndex(entry.walhalla_version.clone()));
         }
         Ok(())
+    }
+}
+
+/// Refuses a parent whose pages had checksums where now they have none, or the other way round.
+pub(super) fn same_checksums(entry: &BackupEntry, now: bool) -> Result<(), Unusable> {
+    if entry.data_checksums == now {
+        Ok(())
+    } else {
+        Err(Unusable::Checksums { now })
     }
 }
 

@@ -408,7 +408,7 @@ fn is_excluded(path: &Path, name: &OsString, unlogged: &HashSet<u32>) -> bool {
 }
 
 /// Whether a path is one of the cluster's data, without which a server starts and answers wrongly, or not at all.
-fn is_data(path: &Path) -> bool {
+pub fn is_data(path: &Path) -> bool {
     let first = path.iter().next().and_then(|name| name.to_str());
     first.is_some_and(|first| DATA.contains(&first))
 }

@@ -469,3 +469,117 @@ fn a_standby_sends_a_backup_too() {
         dump.assert_same_as(&end.dump, "of the standby");
     });
 }
+
+#[test]
+fn a_streamed_backup_without_the_files_of_a_tablespace_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 16);
+    cluster.sql("checkpoint");
+    // As if the file system of the tablespace were not mounted.
+    let (space, away) = (area.path("space"), area.path("away"));
+    std::fs::rename(&space, &away).unwrap();
+    std::fs::create_dir(&space).unwrap();
+    streaming(&walhalla, &cluster, &[])
+        .exits_with(1)
+        .says(&["has no files in"]);
+    assert!(walhalla.backup_ids().is_empty());
+    std::fs::remove_dir(&space).unwrap();
+    std::fs::rename(&away, &space).unwrap();
+}
+
+#[test]
+fn a_streamed_delta_is_made_from_the_archive_while_the_server_writes() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let cluster = archiving(&area, &walhalla, 16);
+    stream(&walhalla, &cluster, &[]);
+    cluster.sql("create table busy (body text)");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    // The backups begin in the midst of a segment then.
+    let deltas: Vec<String> = std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    cluster.sql(
+                        "insert into busy select repeat('x', 100) from generate_series(1, 500)",
+                    );
+                }
+            });
+        }
+        let deltas = (0..3).map(|_| streaming(&walhalla, &cluster, &["--delta"]));
+        let deltas: Vec<Outcome> = deltas.collect();
+        is_over.store(true, order);
+        let succeeded = deltas.into_iter().map(Outcome::succeeds);
+        drop(succeeded.collect::<Vec<_>>());
+        walhalla.backup_ids()
+    });
+    assert_eq!(deltas.len(), 4);
+    let end = change(&cluster, "end");
+    cluster.archive_everything();
+    restored_to_the_end(&area, &walhalla, 16, &deltas[3], &end.dump);
+}
+
+#[test]
+fn a_block_that_is_damaged_in_the_parent_is_in_the_streamed_delta() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = archiving(&area, &walhalla, 17);
+    let file = cluster.sql("select pg_relation_filepath('in_space')");
+    let path = cluster.data.join(&file);
+    cluster.sql("vacuum (freeze) in_space");
+    cluster.stop();
+    let sound = std::fs::read(&path).unwrap();
+    let mut damaged = sound.clone();
+    damaged[8192 * 3 + 4000..][..8].copy_from_slice(b"DAMAGED!");
+    std::fs::write(&path, damaged).unwrap();
+    cluster.start();
+    streaming(&walhalla, &cluster, &[]).exits_with(3);
+    cluster.stop();
+    std::fs::write(&path, sound).unwrap();
+    cluster.start();
+    let end = change(&cluster, "end");
+    let delta = stream(&walhalla, &cluster, &["--delta"]);
+    cluster.archive_everything();
+    restored_to_the_end(&area, &walhalla, 17, &delta, &end.dump);
+}
+
+#[test]
+fn a_server_of_9_6_without_checksums_sends_what_a_delta_is_made_of() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = Cluster::create_without_checksums(&area, "primary", Shape::of(9));
+    let_replicate(&cluster);
+    walhalla.archive_from(&mut cluster);
+    cluster.sql("create role keeper login replication");
+    let full = stream(&walhalla, &cluster, &[]);
+    cluster.sql("create table since as select 1 as x");
+    let delta = stream(&walhalla, &cluster, &["--delta"]);
+    let shown = walhalla.run(&["backup-show", &delta, "--json"]).succeeds();
+    assert_eq!(shown.json()["parent"], *full);
+}
+
+#[test]
+fn a_database_behind_a_link_is_no_part_of_what_the_server_sends_and_the_backup_is_refused() {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let mut cluster = archiving(&area, &walhalla, 16);
+    cluster.sql("create database precious");
+    let oid = cluster.sql("select oid from pg_database where datname = 'precious'");
+    cluster.stop();
+    let (folder, disk) = (cluster.data.join("base").join(&oid), area.path("disk"));
+    std::fs::rename(&folder, &disk).unwrap();
+    std::os::unix::fs::symlink(&disk, &folder).unwrap();
+    cluster.start();
+    let missing = format!("the server does not send base/{oid}");
+    streaming(&walhalla, &cluster, &[])
+        .exits_with(1)
+        .says(&[&missing]);
+    assert!(walhalla.backup_ids().is_empty());
+}

@@ -14,20 +14,24 @@ use walhalla_providers::transfer::Rate;
 use super::super::extent::{self, Extent, Item};
 use super::super::newest::Newest;
 use super::super::pack::PageRules;
+use super::super::parent::Unusable;
 use super::super::parts::PART_SIZE_BYTES;
+use super::basis::Basis;
 use super::{Begun, ReplicatedServer};
 use crate::backup::Error;
 use crate::backup::request::Backup;
 use crate::contents::Owner;
 use crate::contents::assembly::Assembly;
 use crate::contents::checksum::FileSums;
-use crate::contents::delta_file::{Header, delta_name, whole_name};
+use crate::contents::delta_file::{Header, delta_name, is_taken_for_delta, whole_name};
 use crate::contents::relations::{Relations, is_kept};
 use crate::contents::tar_part::{PartWriter, failed};
 use crate::paths::PathList;
 use crate::progress::Progress;
-use crate::repository::entry::CorruptBlock;
-use crate::server::data_directory::{Entry, is_left_out};
+use crate::repository::BackupId;
+use crate::repository::entry::{CorruptBlock, LeftOut};
+use crate::server;
+use crate::server::data_directory::{Entry, Tablespace, is_data, is_left_out};
 use crate::server::replication::base_backup::Piece;
 
 /// `MAX_RATE_LOWER` and `MAX_RATE_UPPER` (basebackup.h), in kB/s.
@@ -47,10 +51,16 @@ pub(super) struct Streamed {
     pub(super) owner: Owner,
     /// The files of relations.
     pub(super) relations: Relations,
+    /// What the server left out.
+    pub(super) left_out: Vec<LeftOut>,
     /// Blocks that are damaged.
     pub(super) corrupt_blocks: Vec<CorruptBlock>,
     /// The pages that were changed last.
     pub(super) newest: Newest,
+}
+
+fn place_of(tablespace: &Tablespace) -> PathBuf {
+    Path::new("pg_tblspc").join(tablespace.oid.to_string())
 }
 
 /// What the server is asked for: its unit, and its bounds.
@@ -64,14 +74,11 @@ impl Backup<'_> {
     /// Packs all that the server sends.
     pub(super) fn receive(
         &self,
-        server: &mut ReplicatedServer,
+        source: &mut ReplicatedServer,
         begun: &mut Begun,
     ) -> Result<Streamed, Error> {
         let total = begun.server.size_bytes.unwrap_or_default();
         let progress = Progress::new(self.options.show, "backing up", total);
-        let places: Vec<PathBuf> = { begun.server.tablespaces.iter() }
-            .map(|tablespace| Path::new("pg_tblspc").join(tablespace.oid.to_string()))
-            .collect();
         let own = Relations {
             block_size: self.control.block_size_bytes,
             blocks_per_file: self.control.blocks_per_file,
@@ -82,14 +89,20 @@ impl Backup<'_> {
             extent::Base::new(parent, &own, changed)
         });
         let mut pieces = Pieces {
-            next: || self.wait(server.connection.next_piece(self.control.version)),
+            next: || self.wait(source.connection.next_piece(self.control.version)),
             progress: &progress,
             data: Bytes::new(),
             state: State::Between,
+            left_out: Vec::new(),
             failure: None,
         };
         let mut packer = Packer {
             assembly: &begun.assembly,
+            sent: match &begun.basis {
+                Basis::Full => Sent::All,
+                Basis::Sent(delta) => Sent::Changes(&delta.parent.entry.id),
+                Basis::Kept(delta) => Sent::AllForDelta(&delta.parent.entry.id),
+            },
             version: self.control.version,
             rules: PageRules::new(self.control, begun.server.start),
             base: base.as_ref(),
@@ -101,17 +114,29 @@ impl Backup<'_> {
             files: PathList::default(),
             seen: Seen::default(),
         };
-        let mut archives = places.iter().map(PathBuf::as_path);
+        let mut tablespaces = begun.server.tablespaces.iter();
         while pieces.next_archive()? {
-            let place = archives.next().unwrap_or(Path::new(""));
-            let outcome = packer.archive(&mut pieces, place);
+            let tablespace = tablespaces.next();
+            let place = tablespace.map(place_of).unwrap_or_default();
+            let outcome = packer.archive(&mut pieces, &place);
             if let Some(failure) = pieces.failure.take() {
                 return Err(failure);
             }
-            outcome?;
+            // The server sends at least the folder of its version, and nothing where that is gone
+            // (basebackup.c, `sendTablespace`).
+            if outcome? == 0
+                && let Some(Tablespace { oid, location }) = tablespace
+            {
+                return Err(server::Error::NoTablespace {
+                    oid: *oid,
+                    link: place,
+                    location: location.clone(),
+                }
+                .into());
+            }
         }
         progress.finish();
-        packer.finish(&own)
+        packer.finish(&own, pieces.left_out)
     }
 }
 
@@ -121,6 +146,7 @@ struct Pieces<'a, N> {
     progress: &'a Progress,
     data: Bytes,
     state: State,
+    left_out: Vec<LeftOut>,
     /// Why there is no more.
     failure: Option<Error>,
 }
@@ -166,6 +192,20 @@ impl<N: FnMut() -> Result<Piece, Error>> Pieces<'_, N> {
                 self.data = data;
             }
             Piece::End => self.state = State::Ended,
+            // It is the cluster's own data, in the data directory or in a tablespace.
+            Piece::LeftOut(path) if path.is_absolute() || is_data(&path) => {
+                return Err(Error::NotSent(path));
+            }
+            Piece::LeftOut(path) => {
+                let left_out = LeftOut {
+                    path: path.to_string_lossy().into_owned(),
+                    link_to: None,
+                };
+                tracing::warn!(
+                    "{left_out}: it is neither file nor directory and is left out, as PostgreSQL does"
+                );
+                self.left_out.push(left_out);
+            }
         }
         Ok(())
     }
@@ -197,8 +237,17 @@ struct Seen {
     newest: Newest,
 }
 
+/// What the server sends, and the parent of a delta.
+#[derive(Clone, Copy)]
+enum Sent<'a> {
+    All,
+    Changes(&'a BackupId),
+    AllForDelta(&'a BackupId),
+}
+
 struct Packer<'a> {
     assembly: &'a Assembly<'a>,
+    sent: Sent<'a>,
     version: Version,
     rules: PageRules,
     /// What a delta of which this host keeps the changed blocks stands on.
@@ -232,11 +281,13 @@ enum Into {
 }
 
 impl Packer<'_> {
-    /// Packs an archive, whose files are below `place` in the data directory.
-    fn archive(&mut self, archive: &mut dyn Read, place: &Path) -> Result<(), Error> {
+    /// Packs an archive, whose files are below `place` in the data directory; returns how many entries it has.
+    fn archive(&mut self, archive: &mut dyn Read, place: &Path) -> Result<u64, Error> {
         let mut archive = Archive::new(archive);
+        let mut entries = 0;
         for entry in archive.entries().map_err(Error::SentArchive)? {
             let mut entry = entry.map_err(Error::SentArchive)?;
+            entries += 1;
             let path = place.join(entry.path().map_err(Error::SentArchive)?);
             if !is_inside(&path) {
                 let strange = format!("it names {}", path.display());
@@ -266,7 +317,7 @@ impl Packer<'_> {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(entries)
     }
 
     fn directory(&mut self, directory: &Entry, owner: Owner) -> Result<(), Error> {
@@ -304,8 +355,20 @@ impl Packer<'_> {
         owner: Owner,
         content: &mut dyn Read,
     ) -> Result<(), Error> {
-        if let Some(whole) = whole_name(&file.path) {
-            return self.changed(&file, &whole, owner, content);
+        // A name that changed blocks have is one like others in a full backup, and is in no delta's way but its own.
+        match (self.sent, whole_name(&file.path)) {
+            (Sent::Changes(_), Some(whole)) => {
+                return self.changed(&file, &whole, owner, content);
+            }
+            (Sent::Changes(parent) | Sent::AllForDelta(parent), _)
+                if is_taken_for_delta(&file.path) =>
+            {
+                return Err(Error::Parent {
+                    id: parent.clone(),
+                    reason: Unusable::Named(file.path),
+                });
+            }
+            _ => {}
         }
         let item = Item::of(file, self.base);
         match &item.extent {
@@ -480,7 +543,7 @@ impl Packer<'_> {
         Ok(open)
     }
 
-    fn finish(self, own: &Relations) -> Result<Streamed, Error> {
+    fn finish(self, own: &Relations, left_out: Vec<LeftOut>) -> Result<Streamed, Error> {
         let parts = [self.names, self.whole, self.blocks];
         for open in parts.into_iter().flatten() {
             self.assembly.close_part(open.part, open.number)?;
@@ -502,6 +565,7 @@ impl Packer<'_> {
                 })?,
                 ..own.clone()
             },
+            left_out,
             corrupt_blocks: self.seen.corrupt_blocks,
             newest: self.seen.newest,
         })

@@ -23,7 +23,7 @@ use crate::contents::read_manifest;
 use crate::output;
 use crate::repository::entry::{ChangeSource, ChangedBlocks};
 use crate::server::replication::base_backup::{Begun, Extent, Request};
-use crate::server::replication::{Replication, Session};
+use crate::server::replication::{self, Replication, Session};
 use crate::wal::stored_summary::Proven;
 
 /// Why page LSNs are no help.
@@ -81,6 +81,7 @@ impl Backup<'_> {
             history,
             start: server.flushed,
             max_chain: options.max_chain,
+            data_checksums: (server.knows_checksums).then_some(self.control.data_checksums),
         };
         let Some(parent) = self.parent(options, &own, None)? else {
             let begun = self.wait(server.connection.begin_backup(request))?;
@@ -112,7 +113,10 @@ impl Backup<'_> {
         let size = self.control.segment_size;
         let number = size.segment_of(begun.start);
         if begun.start > number.start(size) {
-            self.bring_segment(begun.timeline, number, begun.start)?;
+            // The changes end where a record begins at the start or behind it, as the checkpoint's does.
+            let flushed = self.wait(flushed())?;
+            let until = flushed.min(number.next().start(size));
+            self.bring_segment(begun.timeline, number, until)?;
         }
         match self.changes_until(history, &parent, begun.start)? {
             Ok(changes) => {
@@ -143,6 +147,11 @@ impl Backup<'_> {
         }
         if !server.summarizes {
             return Ok(Err("the server has summarize_wal = off".to_owned()));
+        }
+        if !parent.entry.corrupt_blocks.is_empty() {
+            // It knows the parent's files by their lengths only, and would not send a block that did not change.
+            let reason = "the parent holds damaged blocks, of which the server does not know";
+            return Ok(Err(reason.to_owned()));
         }
         // Only the archived WAL tells whether the parent is in this server's past.
         let size = self.control.segment_size;
@@ -193,6 +202,14 @@ impl Backup<'_> {
         };
         Ok(interval.changes()?)
     }
+}
+
+/// Up to where the server's WAL is on its disk; its session for the backup is busy.
+async fn flushed() -> Result<Lsn, replication::Error> {
+    let mut connection = Replication::connect(Session::Replication).await?;
+    let identity = connection.identify().await?;
+    connection.close().await;
+    Ok(identity.flushed)
 }
 
 fn delta_of(

@@ -70,6 +70,14 @@ impl Backup<'_> {
         let control = ControlFile::parse(&streamed.pg_control)
             .map_err(|reason| Error::SentControl { reason })?;
         server.must_have_sent(&control)?;
+        if let Some(delta) = begun.basis.delta() {
+            let parent = &delta.parent.entry;
+            let same = parent::same_checksums(parent, control.data_checksums);
+            same.map_err(|reason| Error::Parent {
+                id: parent.id.clone(),
+                reason,
+            })?;
+        }
         let own = Backup {
             control: &control,
             options: self.options.clone(),
@@ -181,7 +189,7 @@ impl Backup<'_> {
         };
         let base = begun.basis.into_delta().map(Delta::base);
         let tablespaces = outside(begun.server.tablespaces);
-        let facts = self.facts(clock, base, ended, tablespaces, Vec::new())?;
+        let facts = self.facts(clock, base, ended, tablespaces, streamed.left_out)?;
         // What the archiver says of itself is told to sessions for SQL only.
         let ask = &mut || Ok(ArchiverState::default());
         let entry = self.conclude(begun.assembly, &facts, &streamed.relations, ask)?;
@@ -215,7 +223,7 @@ impl Backup<'_> {
     fn bring_histories(&self, server: &mut ReplicatedServer) -> Result<History, Error> {
         let folder = self.pgdata.join(self.control.version.wal_folder());
         let made = std::fs::create_dir_all(&folder);
-        made.map_err(|source| Error::Read {
+        made.map_err(|source| Error::Scratch {
             path: folder.clone(),
             source,
         })?;
@@ -223,7 +231,7 @@ impl Backup<'_> {
         let mut bring = |timeline: TimelineId| -> Result<(), Error> {
             let text = self.wait(server.connection.history(timeline))?;
             let path = folder.join(WalFileName::History(timeline).to_string());
-            std::fs::write(&path, text).map_err(|source| Error::Read { path, source })
+            std::fs::write(&path, text).map_err(|source| Error::Scratch { path, source })
         };
         if own == TimelineId::FIRST {
             return Ok(History::root(own));
@@ -271,7 +279,8 @@ impl Backup<'_> {
         let bytes = self.wait(received(timeline, begin, until))?;
         let folder = self.pgdata.join(self.control.version.wal_folder());
         let path = folder.join(number.on(timeline, size).to_string());
-        write_of_length(&path, &bytes, size.bytes()).map_err(|source| Error::Read { path, source })
+        write_of_length(&path, &bytes, size.bytes())
+            .map_err(|source| Error::Scratch { path, source })
     }
 
     /// Waits until the archive has the WAL up to the segment before `lsn`. Soon after a switch, that segment is one of the

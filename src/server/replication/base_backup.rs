@@ -20,6 +20,8 @@ use crate::server::data_directory::Tablespace;
 
 /// `ERRCODE_DATA_CORRUPTED`: what the server says after the end when it read pages with wrong checksums.
 const DATA_CORRUPTED: &str = "XX001";
+/// What is around a path in the server's messages, in any of its languages.
+const QUOTES: &str = "\"«»“”„";
 /// Bytes of a manifest that are sent at a time.
 const SENT_BYTES: usize = 64 << 10;
 
@@ -76,6 +78,9 @@ pub enum Piece {
     Archive,
     /// More of the archive.
     Data(Bytes),
+    /// The server leaves out what is at this path, which is neither file nor directory. It is below the data directory, or
+    /// that of a file in a tablespace.
+    LeftOut(PathBuf),
     /// All archives have come.
     End,
 }
@@ -201,6 +206,9 @@ impl Replication {
         loop {
             let message = self.wire.receive().await;
             let message = message.map_err(|error| self.error(error.into()))?;
+            if let Some(path) = left_out(&message) {
+                return Ok(Piece::LeftOut(path));
+            }
             let piece = if version.has_base_backup_options() {
                 piece_of_one_copy(&message)
             } else {
@@ -275,6 +283,31 @@ fn position(rows: &[Row]) -> Result<(Lsn, TimelineId), Problem> {
     Ok((text(0).parse()?, timeline(&text(1))?))
 }
 
+/// What a warning says that the server leaves out, of which its files have no trace: `skipping special file "./base/5"`
+/// (basebackup.c, `sendDir`). The words are in the server's language; the function's name and the path are not.
+fn left_out(message: &Message) -> Option<PathBuf> {
+    if message.kind != b'N' {
+        return None;
+    }
+    let mut fields = Fields(message.body.clone());
+    let (mut is_warning, mut is_walk, mut words) = (false, false, String::new());
+    while let Some(kind) = fields.u8().filter(|kind| *kind != 0) {
+        let text = fields.text()?;
+        match kind {
+            b'V' => is_warning = text == "WARNING",
+            b'R' => is_walk = text == "sendDir",
+            b'M' => words = text,
+            _ => {}
+        }
+    }
+    if !is_warning || !is_walk {
+        return None;
+    }
+    let path = words.split(|quote| QUOTES.contains(quote)).nth(1);
+    let path = path.unwrap_or(&words).trim();
+    Some(PathBuf::from(path.strip_prefix("./").unwrap_or(path)))
+}
+
 /// To 14 each archive is a copy of its own.
 fn piece_of_copies(message: &Message) -> Result<Option<Piece>, Problem> {
     match message.kind {
@@ -338,6 +371,33 @@ mod tests {
             "BASE_BACKUP (LABEL 'it''s', PROGRESS, CHECKPOINT 'fast', WAIT false, MAX_RATE 1024, TABLESPACE_MAP, \
              TARGET 'client', INCREMENTAL)"
         );
+    }
+
+    #[test]
+    fn a_path_that_the_server_leaves_out_is_known_in_any_language() {
+        let notice = |fields: &[&str]| {
+            let body: Vec<u8> = fields
+                .iter()
+                .flat_map(|field| [field.as_bytes(), b"\0"].concat())
+                .collect();
+            let body = Bytes::from([body, vec![0]].concat());
+            left_out(&Message { kind: b'N', body })
+        };
+        let path = Some(PathBuf::from("base/16388"));
+        for words in [
+            "Mskipping special file \"./base/16388\"",
+            "Müberspringe besondere Datei »./base/16388«",
+            "Mignore le fichier spécial «\u{a0}./base/16388\u{a0}»",
+            "Mспециальный файл \"./base/16388\" пропускается",
+        ] {
+            assert_eq!(
+                notice(&["SX", "VWARNING", "C01000", words, "RsendDir"]),
+                path
+            );
+        }
+        let checksum = "Mchecksum verification failed in file \"./base/5/16384\", block 3";
+        assert_eq!(notice(&["VWARNING", checksum, "RsendFile"]), None);
+        assert_eq!(notice(&["VNOTICE", "Mx \"./y\"", "RsendDir"]), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
@@ -18,6 +19,11 @@ const AUTHENTICATION: u8 = b'R';
 const ERROR: u8 = b'E';
 const READY: u8 = b'Z';
 const PARAMETER: u8 = b'S';
+
+/// A connection over which nothing comes is given up after two minutes.
+const KEEPALIVE_AFTER_SECONDS: u32 = 60;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 6;
 
 /// Opens a session of this kind; the server says its version.
 pub(super) async fn open(login: &Login, session: Session) -> Result<(Wire, String), Problem> {
@@ -64,6 +70,7 @@ async fn connect(login: &Login) -> Result<Box<dyn Duplex>, Problem> {
     };
     let mut stream = TcpStream::connect((host.as_str(), port)).await?;
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     if matches!(login.encryption, PgSslMode::Disable) {
         return Ok(Box::new(stream));
     }
@@ -78,6 +85,22 @@ async fn connect(login: &Login) -> Result<Box<dyn Duplex>, Problem> {
         }
         _ => Err(Problem::NoTls),
     }
+}
+
+/// Lets the system notice that the other end is gone, while the server has nothing to say for as long as its checkpoint takes.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_AFTER_SECONDS)?;
+    setsockopt(
+        stream,
+        sockopt::TcpKeepInterval,
+        &KEEPALIVE_INTERVAL_SECONDS,
+    )?;
+    Ok(setsockopt(
+        stream,
+        sockopt::TcpKeepCount,
+        &KEEPALIVE_PROBES,
+    )?)
 }
 
 async fn authenticate(wire: &mut Wire, login: &Login, session: Session) -> Result<(), Problem> {
