@@ -306,7 +306,7 @@ impl Failure for Error {
                 return Some(format!("the server's archiver fails on {file}; the server's log has walhalla's message").into());
             }
             Self::WalMissing { failing: None, .. } => {
-                "see that archive_command is 'walhalla wal-push %p' with this store; `archive_timeout` sets the wait"
+                "see that archive_command is 'walhalla wal-push %p' with this store, or that wal-receive runs; --with-wal needs neither. `archive_timeout` sets the wait"
             }
             Self::NothingToMerge => "name a delta: `walhalla backup-list` shows them",
             Self::WouldBeOpen(_) => {
@@ -316,7 +316,7 @@ impl Failure for Error {
                 "leave out --parent for the newest backup of this server's past, or --delta for a full one"
             }
             Self::Changes { .. } => {
-                "leave out --changed-blocks for whatever source there is, or take a full backup"
+                "take a full backup, without --delta; encrypted WAL is read where `age_identity_file` names the identity"
             }
             Self::Read { .. } => "run as the user that owns the data directory",
             Self::BrokenOff => return None,
