@@ -316,7 +316,7 @@ impl Failure for Error {
                 "leave out --parent for the newest backup of this server's past, or --delta for a full one"
             }
             Self::Changes { .. } => {
-                "take a full backup, without --delta; encrypted WAL is read where `age_identity_file` names the identity"
+                "leave out --changed-blocks if it is there, or --delta for a full backup; encrypted WAL is read where `age_identity_file` names the identity"
             }
             Self::Read { .. } => "run as the user that owns the data directory",
             Self::BrokenOff => return None,
