@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # run.sh [PART...]: builds the images of docker/, runs its compose files in Podman, and the walk-throughs a to d in them.
 #
-# PART is one of: directory (walk-throughs a, b and d), s3 (walk-through c), archiver, demo; all by default. Results are
-# checked: rows, files, exit statuses. Whatever was made is removed at the end, also after a failure: containers, volumes
-# and networks. The images stay in .cache/containers. PROGRAM names a binary of Walhalla; without it the newest build in
-# target is brought up to date. PG_MAJOR=15 takes another server.
+# PART is directory (walk-throughs a, b and d), s3 (walk-through c), archiver or demo; all four by default. There is also
+# source, which compiles Walhalla in the image. Results are checked: rows, files, exit statuses. Whatever was made is removed
+# at the end, also after a failure: containers, volumes and networks. The images stay in .cache/containers. PROGRAM names a
+# binary of Walhalla; without it the newest build in target is brought up to date. PG_MAJOR=15 takes another server.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -260,6 +260,18 @@ part_s3() {
   walk_c
 }
 
+# The image as a user builds it, with the compiler (many minutes).
+part_source() {
+  tests/containers/setup.sh rust:1.95-trixie
+  # The certificates of this host, which may know a proxy of its own.
+  podman build --file docker/Dockerfile --target walhalla --tag localhost/walhalla:source "${host_apt[@]}" \
+    --volume /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro \
+    --build-arg WALHALLA_COMMIT="$(git rev-parse --short=12 HEAD)" --build-arg CARGO_FLAGS="${CARGO_FLAGS:-}" . >>"$LOG" 2>&1
+  local version
+  version=$(podman run --rm localhost/walhalla:source --version)
+  check 'the version that was compiled in the image' "walhalla $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) ($(git rev-parse --short=12 HEAD))" "$version"
+}
+
 # WAL leaves the primary as it is written; the standby comes from the archive; the primary is lost and no commit with it.
 part_archiver() {
   export WAL_RECEIVE_OPTIONS=--synchronous
@@ -369,7 +381,7 @@ work=$(mktemp -d)
 trap finish EXIT
 : >"$LOG"
 clean
-build_program
+[ "${parts[*]}" = source ] || build_program
 
 summary=()
 failed=0

