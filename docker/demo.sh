@@ -15,7 +15,7 @@ psql() { "${compose[@]}" exec -T --user postgres postgres psql --host 127.0.0.1 
 # Over TCP, where the image's first server does not listen.
 await_server() {
   local tries
-  for ((tries = 0; tries < 120; tries++)); do
+  for ((tries = 0; tries < 240; tries++)); do
     if [ "$(psql -c 'SELECT NOT pg_is_in_recovery()' 2>/dev/null)" = t ]; then
       return 0
     fi
