@@ -138,6 +138,8 @@ impl Walk {
             .current_dir(self.area.path(self.host))
             .env("PATH", &self.path)
             .env("HOME", self.area.root())
+            // A busy machine is slow to archive 25 million rows.
+            .env("WALHALLA_ARCHIVE_TIMEOUT", "10min")
             .envs(self.env.iter().cloned());
         run(&mut bash)
     }
