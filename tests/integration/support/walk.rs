@@ -138,6 +138,8 @@ impl Walk {
             .current_dir(self.area.path(self.host))
             .env("PATH", &self.path)
             .env("HOME", self.area.root())
+            // How long a backup waits for its WAL: a busy machine is slow to archive millions of rows.
+            .env("WALHALLA_ARCHIVE_TIMEOUT", "10min")
             .envs(self.env.iter().cloned());
         run(&mut bash)
     }
