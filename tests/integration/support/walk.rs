@@ -60,11 +60,6 @@ impl Walk {
         self.env = env;
     }
 
-    /// A path below the directory of the host.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.area.path(self.host).join(name)
-    }
-
     /// Where the hosts are.
     pub fn area(&self) -> &Area {
         &self.area
