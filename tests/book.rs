@@ -601,7 +601,7 @@ fn the_program_knows_every_command_line_of_the_units() {
             assert_eq!(complaint, None, "{}", path.display());
         }
     }
-    assert_eq!(count, 6, "units that start the program");
+    assert_eq!(count, 7, "units that start the program");
 }
 
 #[test]

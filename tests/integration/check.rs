@@ -113,7 +113,7 @@ fn a_standby_is_asked_how_it_archives_if_it_does() {
     site.walhalla.back_up(&site.cluster);
     let mut standby = site
         .walhalla
-        .restore(&site.area, 17, "standby", &["--standby"]);
+        .restore_archiving(&site.area, 17, "standby", &["--standby"]);
     standby.configure("hot_standby = on");
     standby.start();
     let check = |standby: &Cluster| {

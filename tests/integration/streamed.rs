@@ -441,7 +441,7 @@ fn a_standby_sends_a_backup_too() {
     primary.sql("checkpoint");
     crate::support::eventually(
         "the standby to be there",
-        std::time::Duration::from_secs(60),
+        std::time::Duration::from_mins(1),
         || standby.sql("select count(*) from pg_class where relname = 'at_end'") == "1",
     );
     standby.sql("checkpoint");

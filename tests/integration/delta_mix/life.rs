@@ -116,7 +116,7 @@ impl Life {
         if self.version >= 10 {
             let statement = "create extension amcheck".to_owned();
             for database in ["postgres", "template1"] {
-                run_session(&self.cluster, database, &[statement.clone()]);
+                run_session(&self.cluster, database, std::slice::from_ref(&statement));
             }
         }
     }
