@@ -64,7 +64,7 @@ pub struct Candidate<'a> {
     pub is_permanent: bool,
 }
 
-/// A timeline of which WAL is archived.
+/// A timeline of which WAL is archived, or was.
 #[derive(Clone, Debug)]
 pub struct ArchivedTimeline {
     /// Where it comes from, if that is known here.
@@ -78,7 +78,7 @@ pub struct ArchivedTimeline {
 pub struct Facts<'a> {
     /// Every backup.
     pub backups: Vec<Candidate<'a>>,
-    /// Every timeline of which WAL is archived.
+    /// Every timeline of which WAL is archived, or was.
     pub timelines: BTreeMap<TimelineId, ArchivedTimeline>,
     /// What runs now, and what it needs.
     pub in_use: Vec<Needs>,

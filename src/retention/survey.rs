@@ -219,6 +219,14 @@ impl Survey {
             });
             timeline.newest = timeline.newest.max(received);
         }
+        // Where all WAL of a timeline is lost, its summaries still tell of the loss. Nothing went on there.
+        for listed in &self.summaries {
+            let id = listed.segment.timeline;
+            timelines.entry(id).or_insert_with(|| ArchivedTimeline {
+                history: self.history(id),
+                newest: Timestamp::MIN,
+            });
+        }
         Facts {
             backups: self.catalog.backups().iter().map(candidate).collect(),
             timelines,
