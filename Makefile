@@ -45,7 +45,7 @@ test-nightly: setup ## the same ROUNDS times over (ten), for what only happens n
 
 patroni: ## three nodes of Patroni with etcd live through what docs/patroni.md tells (ten minutes); MAJOR=15, KEEP=1 to look around
 	@tests/patroni/setup.sh $(MAJOR)
-	@[ -n "$${WALHALLA_TEST_PROGRAM:-}" ] || cargo build --locked
+	@[ -n "$${WALHALLA_TEST_PROGRAM:-}" ] || cargo build --workspace --locked --bins --examples
 	@.cache/patroni/bin/python tests/patroni/run.py --major $(MAJOR) $(if $(KEEP),--keep)
 
 # Files of its clusters lie in memory where there is room for them: what is measured is not the disk.
@@ -68,7 +68,7 @@ bench-large-store: setup ## what commands cost that look at an archive of years
 	@tests/bench-large-store.sh $(ARGS)
 
 kubernetes: setup ## as root: checks the manifests of examples/kubernetes, and runs their containers in Podman
-	cargo build --locked
+	cargo build --workspace --locked --bins --examples
 	@tests/kubernetes/run.sh $(ARGS)
 
 check: setup ## what CI checks besides the tests: format, lints, documentation, shell scripts
