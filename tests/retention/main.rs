@@ -51,7 +51,7 @@ use model::{Kept, Model};
 use stopping::StoppingStore;
 use world::{Filled, Thing, World, repository};
 
-const HISTORIES: u64 = 2_000;
+const HISTORIES: u64 = 1_000;
 /// Clusters of which a deletion is stopped after each of its steps.
 const STOPPED: u64 = 60;
 /// Moments of each history that are planned for.
