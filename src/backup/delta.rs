@@ -44,6 +44,32 @@ pub(super) struct Delta {
 }
 
 impl Delta {
+    /// `reason` is why a source before `source` did not tell the changed blocks; the user hears of it.
+    pub(super) fn new(
+        parent: Parent,
+        changed: Changed,
+        source: ChangeSource,
+        reason: Option<String>,
+    ) -> Self {
+        if let Some(reason) = &reason {
+            tracing::warn!("{reason}; changed blocks are told by {source}");
+        }
+        tracing::info!(
+            "a delta to backup {}: changed blocks by {source}",
+            parent.entry.id
+        );
+        let changed_blocks = ChangedBlocks {
+            source,
+            reason,
+            since: parent.entry.start_lsn,
+        };
+        Self {
+            parent,
+            changed,
+            changed_blocks,
+        }
+    }
+
     /// What the backup's entry says of it.
     pub(super) fn base(self) -> Base {
         Base {
@@ -80,7 +106,6 @@ impl Backup<'_> {
         let Some(parent) = self.parent(options, &own, stray)? else {
             return Ok(None);
         };
-        let since = parent.entry.start_lsn;
         let Some((changed, source, reason)) = self.changes(options, &parent, &history, start)?
         else {
             let (id, reason) = (parent.entry.id, Unusable::NotShown);
@@ -92,23 +117,7 @@ impl Backup<'_> {
             );
             return Ok(None);
         };
-        if let Some(reason) = &reason {
-            tracing::warn!("{reason}; changed blocks are told by {source}");
-        }
-        tracing::info!(
-            "a delta to backup {}: changed blocks by {source}",
-            parent.entry.id
-        );
-        let changed_blocks = ChangedBlocks {
-            source,
-            reason,
-            since,
-        };
-        Ok(Some(Delta {
-            parent,
-            changed,
-            changed_blocks,
-        }))
+        Ok(Some(Delta::new(parent, changed, source, reason)))
     }
 
     /// The parent that was asked for, or the newest that can be one; `None` where there is none, of which the user hears.

@@ -21,7 +21,7 @@ use crate::backup::Error;
 use crate::backup::request::Backup;
 use crate::contents::read_manifest;
 use crate::output;
-use crate::repository::entry::{ChangeSource, ChangedBlocks};
+use crate::repository::entry::ChangeSource;
 use crate::server::replication::base_backup::{Begun, Extent, Request};
 use crate::server::replication::{self, Replication, Session};
 use crate::wal::stored_summary::Proven;
@@ -92,7 +92,7 @@ impl Backup<'_> {
         if may(ChangeSource::Server) {
             match self.begin_incremental(server, history, &parent, request)? {
                 Ok(begun) => {
-                    let delta = delta_of(parent, Changed::Pages, ChangeSource::Server, None);
+                    let delta = Delta::new(parent, Changed::Pages, ChangeSource::Server, None);
                     return Ok((begun, Basis::Sent(delta)));
                 }
                 Err(why) => reason = Some(why),
@@ -121,7 +121,7 @@ impl Backup<'_> {
         match self.changes_until(history, &parent, begun.start)? {
             Ok(changes) => {
                 let blocks = Changed::Blocks(changes);
-                let delta = delta_of(parent, blocks, ChangeSource::Wal, reason);
+                let delta = Delta::new(parent, blocks, ChangeSource::Wal, reason);
                 Ok((begun, Basis::Kept(delta)))
             }
             Err(gap) => {
@@ -210,29 +210,4 @@ async fn flushed() -> Result<Lsn, replication::Error> {
     let identity = connection.identify().await?;
     connection.close().await;
     Ok(identity.flushed)
-}
-
-fn delta_of(
-    parent: Parent,
-    changed: Changed,
-    source: ChangeSource,
-    reason: Option<String>,
-) -> Delta {
-    if let Some(reason) = &reason {
-        tracing::warn!("{reason}; changed blocks are told by {source}");
-    }
-    tracing::info!(
-        "a delta to backup {}: changed blocks by {source}",
-        parent.entry.id
-    );
-    let changed_blocks = ChangedBlocks {
-        source,
-        reason,
-        since: parent.entry.start_lsn,
-    };
-    Delta {
-        parent,
-        changed,
-        changed_blocks,
-    }
 }
