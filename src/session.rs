@@ -17,6 +17,7 @@ use std::vec;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle};
 use walhalla_providers::transfer::{
@@ -90,6 +91,28 @@ impl Network {
             Store::new(Arc::new(store), options),
             self,
         ))
+    }
+
+    /// Calls `heard` with what stands beside each signal, whenever it comes. A signal that comes once this has returned is
+    /// heard.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn on_signals<T: Copy + Send + 'static>(
+        &self,
+        signals: &[(SignalKind, T)],
+        heard: impl Fn(T) + Clone + Send + 'static,
+    ) -> io::Result<()> {
+        let _runtime = self.0.enter();
+        for &(kind, meaning) in signals {
+            let (mut comes, heard) = (signal(kind)?, heard.clone());
+            self.spawn(async move {
+                while comes.recv().await.is_some() {
+                    heard(meaning);
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Sets something to work on them.

@@ -1,5 +1,7 @@
 //! Data pages: their checksum and LSN (checksum_impl.h, bufpage.h).
 
+use fearless_simd::{Level, Simd as _, dispatch};
+
 use super::Lsn;
 
 /// Parallel sums in PostgreSQL's checksum (`N_SUMS`).
@@ -123,7 +125,17 @@ pub fn lsn(page: &[u8]) -> Lsn {
 }
 
 /// `pg_checksum_page`: over the page with `pd_checksum` taken as 0, mixed with the block's number, never 0.
+///
+/// PostgreSQL made its algorithm for the wide registers of newer processors: it is compiled for several of them, and the one at
+/// hand is asked what it has.
 pub fn checksum(page: &[u8], block: u32) -> u16 {
+    let folded = dispatch!(Level::new(), simd => simd.vectorize(#[inline(always)] || fold(page)));
+    u16::try_from((folded ^ block) % 65_535 + 1).expect("a remainder of 65535 and 1 more fit 16 bits")
+}
+
+/// `pg_checksum_block`
+#[inline(always)]
+fn fold(page: &[u8]) -> u32 {
     let mut sums = BASE_OFFSETS;
     let (rows, _) = page.as_chunks::<{ SUMS * 4 }>();
     let mut rows = rows.iter();
@@ -137,10 +149,10 @@ pub fn checksum(page: &[u8], block: u32) -> u16 {
     rows.for_each(|row| mix(&mut sums, row));
     mix(&mut sums, &[0; SUMS * 4]);
     mix(&mut sums, &[0; SUMS * 4]);
-    let folded = sums.iter().fold(0, |folded, sum| folded ^ sum) ^ block;
-    u16::try_from(folded % 65_535 + 1).expect("a remainder of 65535 and 1 more fit 16 bits")
+    sums.iter().fold(0, |folded, sum| folded ^ sum)
 }
 
+#[inline(always)]
 fn mix(sums: &mut [u32; SUMS], row: &[u8; SUMS * 4]) {
     let (values, _) = row.as_chunks::<4>();
     for (sum, value) in sums.iter_mut().zip(values) {

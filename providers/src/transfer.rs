@@ -67,6 +67,11 @@ pub const MAX_LISTED_KEYS: usize = 10_000_000;
 /// How often [`Store::get`] reads an object that arrives damaged: a bit may turn on the way.
 const MOST_DAMAGED_READS: u32 = 3;
 
+/// Most objects that [`Store::get`] reads at one time, over all uses of one [`Store`]. They are short, so that what they take
+/// is one answer of the store each: whoever needs many asks for many at a time, however few bodies `download_concurrency`
+/// lets flow.
+const MOST_SHORT: usize = 32;
+
 /// How a [`Store`] uses its store.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -74,7 +79,8 @@ pub struct Options {
     pub retry: RetryPolicy,
     /// Most puts and parts on their way at one time, over all uses of one [`Store`]; at least 1.
     pub upload_concurrency: usize,
-    /// Most whole bodies, and most pieces of bodies, being read at one time, over all uses of one [`Store`]; at least 1.
+    /// Most bodies, and most pieces of bodies, being read at one time, over all uses of one [`Store`]; at least 1. Objects that
+    /// [`Store::get`] reads do not count.
     pub download_concurrency: usize,
     /// How many bytes a second go up and come down, over all stores with clones of these rates.
     pub rates: Rates,
@@ -88,6 +94,8 @@ enum BodyUse {
     Whole,
     /// A few bytes, which its reader takes at once and asks for nothing else before.
     Piece,
+    /// A whole object that fits in memory, which [`Store::get`] takes at once.
+    Short,
 }
 
 /// A store with retries, uploads in parts, bounded concurrency and rates; clones share their permits and rates.
@@ -104,6 +112,7 @@ struct Inner {
     uploads: Arc<Semaphore>,
     whole_bodies: Arc<Semaphore>,
     pieces: Arc<Semaphore>,
+    short: Arc<Semaphore>,
     patience: Option<Patience>,
     told: Told,
 }
@@ -124,6 +133,7 @@ impl Store {
                 uploads,
                 whole_bodies,
                 pieces,
+                short: permits(MOST_SHORT),
                 patience: None,
                 told: Told::default(),
             }),
@@ -324,7 +334,7 @@ impl Store {
     }
 
     async fn get_once(&self, key: &ObjectKey, limit_bytes: u64) -> Result<Bytes> {
-        let mut reader = self.read_piece(key, 0, None).await?;
+        let mut reader = Reader::open(self.clone(), key.clone(), 0, None, BodyUse::Short).await?;
         let size_bytes = reader.size_bytes();
         if size_bytes > limit_bytes {
             let error = Error::new(Operation::Get, self.object_url(key), ErrorKind::Invalid);
@@ -700,6 +710,7 @@ impl Inner {
         permit(match body {
             BodyUse::Whole => &self.whole_bodies,
             BodyUse::Piece => &self.pieces,
+            BodyUse::Short => &self.short,
         })
         .await
     }

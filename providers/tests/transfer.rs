@@ -560,6 +560,24 @@ async fn readers_are_bounded_and_give_their_permits_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn short_objects_do_not_wait_for_one_another() {
+    let bench = Bench::with_options(Options {
+        download_concurrency: 1,
+        ..Options::default()
+    });
+    let key = key();
+    let put = bench.store.put(&key, bytes(5_000), PutMode::Create);
+    put.await.unwrap();
+    let answer = Duration::from_secs(1);
+    bench.faulty.always(Call::Get, Fault::Delay(answer));
+    let begun = tokio::time::Instant::now();
+    let gets = (0..20).map(|_| bench.store.get(&key, 5_000));
+    let all = futures_util::future::try_join_all(gets).await;
+    assert_eq!(all.unwrap().len(), 20);
+    assert_eq!(begun.elapsed(), answer, "one after the other");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_read_never_goes_on_in_another_object() {
     let bench = Bench::new();
     bench

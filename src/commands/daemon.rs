@@ -1,16 +1,15 @@
 //! `walhalla daemon`
 
-use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use walhalla_providers::transfer::Rates;
 
 use super::{Context, Outcome, cores, malloc};
@@ -45,10 +44,11 @@ enum Wish {
 pub(super) fn run(context: &Context, arguments: &Daemon) -> Result<Outcome, Error> {
     malloc::start_anew_with(malloc::FOR_THE_DAEMON);
     let service = Arc::new(Service::new(loaded(context, None)?));
+    // Before the socket is there: who sees it may send a signal.
+    let wishes = wishes(context)?;
     let path = &context.settings.socket;
     let (listener, origin) = listener(path)?;
     let own = sockets::identity(path);
-    let wishes = wishes(context)?;
     if let Some(address) = arguments.metrics {
         let pages = Arc::clone(&service);
         let served = metrics::serve(context.network()?, address, move || pages.page());
@@ -153,26 +153,17 @@ fn listener(path: &Path) -> Result<(UnixListener, Origin), Error> {
 /// Signals, as they come.
 fn wishes(context: &Context) -> Result<Receiver<Wish>, Error> {
     let (sender, receiver) = channel();
-    let network = context.network()?;
-    for (kind, wish) in [
+    let signals = [
         (SignalKind::terminate(), Wish::End),
         (SignalKind::interrupt(), Wish::End),
         (SignalKind::hangup(), Wish::Reload),
-    ] {
-        let sender = sender.clone();
-        network.spawn(async move {
-            if let Err(error) = pass_on(kind, wish, &sender).await {
-                tracing::error!("signals are not heard: {error}");
-            }
-        });
-    }
+    ];
+    context.on_signals(&signals, move |wish| {
+        if sender.send(wish).is_err() {
+            tracing::debug!("the daemon is ending, and does not {wish:?}");
+        }
+    })?;
     Ok(receiver)
-}
-
-async fn pass_on(kind: SignalKind, wish: Wish, sender: &Sender<Wish>) -> io::Result<()> {
-    let mut signals = signal(kind)?;
-    while signals.recv().await.is_some() && sender.send(wish).is_ok() {}
-    Ok(())
 }
 
 /// Without systemd nobody listens.

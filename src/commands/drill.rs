@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::HumanBytes;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use walhalla_postgres::Lsn;
 
 use super::{Context, Outcome};
@@ -138,26 +138,16 @@ fn read_files(arguments: &Drill) -> Result<Vec<(&Path, String)>, config::Error> 
 
 /// Takes the first signal to end for the wish to end in order, and the second one for the wish to end at once.
 fn listen(context: &Context) -> Result<(), Error> {
-    let network = context.network()?;
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
-        network.spawn(async move {
-            match signal(kind) {
-                Ok(mut signals) => {
-                    while signals.recv().await.is_some() {
-                        if progress::interrupt() {
-                            std::process::exit(i32::from(crate::error::FAILED));
-                        }
-                    }
-                }
-                Err(error) => tracing::error!("signals are not heard: {error}"),
-            }
-        });
-    }
-    Ok(())
+    let signals = [
+        (SignalKind::interrupt(), ()),
+        (SignalKind::terminate(), ()),
+        (SignalKind::hangup(), ()),
+    ];
+    context.on_signals(&signals, |()| {
+        if progress::interrupt() {
+            std::process::exit(i32::from(crate::error::FAILED));
+        }
+    })
 }
 
 impl Course<'_> {

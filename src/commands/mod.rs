@@ -39,6 +39,7 @@ use std::time::Duration;
 use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use jiff::Timestamp;
+use tokio::signal::unix::SignalKind;
 use tracing::level_filters::LevelFilter;
 use walhalla_postgres::{ControlFile, SegmentName};
 use walhalla_providers::transfer::{Options, Rates, RetryPolicy};
@@ -534,6 +535,19 @@ impl Context {
             source,
         })?;
         Ok(self.network.get_or_init(|| network))
+    }
+
+    /// Hears these signals from now on, see [`Network::on_signals`].
+    fn on_signals<T: Copy + Send + 'static>(
+        &self,
+        signals: &[(SignalKind, T)],
+        heard: impl Fn(T) + Clone + Send + 'static,
+    ) -> Result<(), Error> {
+        let heard = self.network()?.on_signals(signals, heard);
+        heard.map_err(|source| Error::System {
+            doing: "listen for signals",
+            source,
+        })
     }
 
     /// The cluster that was chosen, or the only one.

@@ -1,6 +1,10 @@
 //! `walhalla wal-receive`
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::signal::unix::SignalKind;
+use tokio::sync::watch;
 
 use super::{Context, Outcome, cores, spool};
 use crate::cli::WalReceive;
@@ -33,7 +37,20 @@ pub(super) fn run(context: &Context, arguments: WalReceive) -> Result<Outcome, E
     let pipeline = context.pipeline_into(&session, cores().min(QUEUED_BLOCKS))?;
     let identities = context.settings.identities.clone();
     let second = context.second(context.settings.retry_timeout, 1)?;
-    let stop = receive::stopped_by_signals(&session);
+    let stop = stopped_by_signals(context)?;
     Receiver::new(session, identities, pipeline, second, options, stop).run()?;
     Ok(Outcome::Done)
+}
+
+/// Tells of SIGTERM and SIGINT. The second one ends the process at once.
+fn stopped_by_signals(context: &Context) -> Result<watch::Receiver<bool>, Error> {
+    let (sender, stop) = watch::channel(false);
+    let sender = Arc::new(sender);
+    let signals = [(SignalKind::terminate(), ()), (SignalKind::interrupt(), ())];
+    context.on_signals(&signals, move |()| {
+        if sender.send_replace(true) {
+            std::process::exit(i32::from(crate::error::FAILED));
+        }
+    })?;
+    Ok(stop)
 }

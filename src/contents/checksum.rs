@@ -9,6 +9,7 @@
 
 use std::fmt;
 
+use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use sha2::{Digest as _, Sha256};
 use twox_hash::XxHash3_128;
 
@@ -25,10 +26,14 @@ pub enum Checksum {
 #[derive(Clone, Debug)]
 pub enum Summing {
     /// CRC-32C.
-    Crc32c(u32),
+    Crc32c(Crc32c),
     /// SHA-256.
     Sha256(Sha256),
 }
+
+/// A CRC-32C in the making.
+#[derive(Clone, Debug)]
+pub struct Crc32c(crc_fast::Digest);
 
 /// What tells whether a file that is there is one of a backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +47,7 @@ pub enum Identity {
 /// Both sums of a file on its way into a backup.
 #[derive(Clone)]
 pub struct FileSums {
-    crc32c: u32,
+    crc32c: Crc32c,
     xxh128: XxHash3_128,
 }
 
@@ -78,7 +83,9 @@ impl Checksum {
 
     /// The checksum of a file in memory.
     pub fn of(content: &[u8]) -> Self {
-        Self::Crc32c(crc32c::crc32c(content))
+        let mut crc = Crc32c::default();
+        crc.update(content);
+        Self::Crc32c(crc.value())
     }
 }
 
@@ -92,9 +99,27 @@ impl fmt::Display for Checksum {
     }
 }
 
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self(crc_fast::Digest::new(Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    /// Takes `bytes` in.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The CRC of all that was taken in.
+    pub fn value(&self) -> u32 {
+        u32::try_from(self.0.finalize()).expect("a CRC of 32 bits")
+    }
+}
+
 impl Default for Summing {
     fn default() -> Self {
-        Self::Crc32c(0)
+        Self::Crc32c(Crc32c::default())
     }
 }
 
@@ -102,7 +127,7 @@ impl Summing {
     /// Takes `bytes` in.
     pub fn update(&mut self, bytes: &[u8]) {
         match self {
-            Self::Crc32c(crc) => *crc = crc32c::crc32c_append(*crc, bytes),
+            Self::Crc32c(crc) => crc.update(bytes),
             Self::Sha256(hash) => hash.update(bytes),
         }
     }
@@ -110,7 +135,7 @@ impl Summing {
     /// The checksum of all that was taken in.
     pub fn checksum(&self) -> Checksum {
         match self {
-            Self::Crc32c(crc) => Checksum::Crc32c(*crc),
+            Self::Crc32c(crc) => Checksum::Crc32c(crc.value()),
             Self::Sha256(hash) => Checksum::Sha256(hash.clone().finalize().into()),
         }
     }
@@ -119,7 +144,7 @@ impl Summing {
 impl Default for FileSums {
     fn default() -> Self {
         Self {
-            crc32c: 0,
+            crc32c: Crc32c::default(),
             xxh128: XxHash3_128::new(),
         }
     }
@@ -128,13 +153,13 @@ impl Default for FileSums {
 impl FileSums {
     /// Takes `bytes` in.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        self.crc32c.update(bytes);
         self.xxh128.write(bytes);
     }
 
     /// What stands in the manifest.
     pub fn crc32c(&self) -> u32 {
-        self.crc32c
+        self.crc32c.value()
     }
 
     /// What stands in the index.

@@ -28,7 +28,7 @@ use crate::failure::{Advice, Class, Failure};
 use crate::server::replication;
 use crate::{pipeline, server, wal};
 
-pub use receiver::{Receiver, stopped_by_signals};
+pub use receiver::Receiver;
 
 /// How WAL is received.
 #[derive(Clone, Debug)]

@@ -3,7 +3,6 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::{
@@ -455,32 +454,6 @@ fn sweep_archived(repository: &Repository, spool: &mut Spool) {
         if archived.is_ok_and(|archived| archived.is_some()) {
             sweep(repository, segment, &spool.runs_of(segment));
             spool.forget(segment);
-        }
-    }
-}
-
-/// Tells of SIGTERM and SIGINT. The second one ends the process at once.
-pub fn stopped_by_signals(session: &StoreSession) -> watch::Receiver<bool> {
-    let (sender, stop) = watch::channel(false);
-    session.spawn(listen(sender));
-    stop
-}
-
-async fn listen(stop: watch::Sender<bool>) {
-    let signals = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
-        return stop.closed().await;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        if stop.send_replace(true) {
-            std::process::exit(1);
         }
     }
 }

@@ -14,6 +14,7 @@ use std::io::{self, BufRead, Cursor, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crc_fast::CrcAlgorithm;
 use jiff::Timestamp;
 use walhalla_postgres::{Lsn, SegmentName, SegmentSize};
 use walhalla_providers::{Error as StoreError, ErrorKind, ObjectInfo};
@@ -109,7 +110,10 @@ pub fn entry_header(from: u32, to: u32, packed: &[u8]) -> [u8; ENTRY_HEADER_BYTE
     let length = u32::try_from(packed.len()).expect("a piece is much shorter than 4 GiB");
     let mut header = [0; ENTRY_HEADER_BYTES];
     let fields = [from, to, length].map(u32::to_le_bytes).concat();
-    let crc = crc32c::crc32c_append(crc32c::crc32c(&fields), packed);
+    let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi);
+    crc.update(&fields);
+    crc.update(packed);
+    let crc = u32::try_from(crc.finalize()).expect("a CRC of 32 bits");
     let all = [&ENTRY_BEGIN[..], &fields, &crc.to_le_bytes()].concat();
     header.copy_from_slice(&all);
     header

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -24,15 +24,19 @@ struct Daemon {
 
 impl Daemon {
     fn start(walhalla: &Walhalla, socket: PathBuf, args: &[&str]) -> Self {
-        let mut command = walhalla.command(&["-v", "daemon"]);
-        command.args(args).env("WALHALLA_SOCKET", &socket);
-        command.stdout(Stdio::null()).stderr(Stdio::inherit());
-        let child = command.spawn().unwrap();
-        let daemon = Self { child, socket };
+        let daemon = Self::spawn(walhalla, socket, args);
         eventually("the daemon to listen", PATIENCE, || {
             std::os::unix::net::UnixStream::connect(&daemon.socket).is_ok()
         });
         daemon
+    }
+
+    fn spawn(walhalla: &Walhalla, socket: PathBuf, args: &[&str]) -> Self {
+        let mut command = walhalla.command(&["-v", "daemon"]);
+        command.args(args).env("WALHALLA_SOCKET", &socket);
+        command.stdout(Stdio::null()).stderr(Stdio::inherit());
+        let child = command.spawn().unwrap();
+        Self { child, socket }
     }
 
     fn signal(&self, signal: Signal) {
@@ -276,6 +280,19 @@ fn settings_are_read_again_and_wrong_ones_change_nothing() {
         site.push(third).contains("archived by the daemon")
     });
     daemon.end();
+}
+
+#[test]
+fn a_signal_in_the_first_moment_is_heard() {
+    let site = Site::make(1);
+    for _ in 0..5 {
+        let daemon = Daemon::spawn(&site.walhalla, site.area.path("socket"), &[]);
+        let begun = Instant::now();
+        while !daemon.socket.exists() {
+            assert!(begun.elapsed() < PATIENCE, "no socket");
+        }
+        daemon.end();
+    }
 }
 
 #[test]

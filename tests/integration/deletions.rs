@@ -488,7 +488,10 @@ fn deletions_beside_restores_leave_chains_whole() {
 /// Deletes the first of two backups while a command that needs it runs, from a random moment on.
 fn deletions_beside(command: &[&str]) {
     seed_chance();
-    let site = Site::make();
+    let mut site = Site::make();
+    // Where each delta outlives the deletion beside it, they all stand on one another.
+    let unlimited = (2 * RACES).to_string();
+    site.walhalla = site.walhalla.with_env("WALHALLA_DELTA_MAX_CHAIN", &unlimited);
     let data = site.cluster.data.to_str().unwrap().to_owned();
     fill(&site.cluster);
     let load = PgbenchLoad::start(&site.cluster);
