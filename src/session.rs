@@ -261,6 +261,15 @@ impl StoreSession {
         self.wait(work(&self.store))
     }
 
+    /// Finds out beside other requests what the first [`PutMode::Create`] has to know of the store. One that is looked at as
+    /// it was takes none.
+    pub fn prepare_creates(&self) {
+        if self.as_of().is_none() {
+            let store = self.store.clone();
+            self.spawn(async move { store.prepare_creates().await });
+        }
+    }
+
     /// Sets something to work on the network's threads.
     pub fn spawn<T: Send + 'static>(
         &self,

@@ -130,10 +130,15 @@ pub fn lsn(page: &[u8]) -> Lsn {
 /// hand is asked what it has.
 pub fn checksum(page: &[u8], block: u32) -> u16 {
     let folded = dispatch!(Level::new(), simd => simd.vectorize(#[inline(always)] || fold(page)));
-    u16::try_from((folded ^ block) % 65_535 + 1).expect("a remainder of 65535 and 1 more fit 16 bits")
+    u16::try_from((folded ^ block) % 65_535 + 1)
+        .expect("a remainder of 65535 and 1 more fit 16 bits")
 }
 
 /// `pg_checksum_block`
+#[expect(
+    clippy::inline_always,
+    reason = "what is not inlined is compiled for the least of all processors"
+)]
 #[inline(always)]
 fn fold(page: &[u8]) -> u32 {
     let mut sums = BASE_OFFSETS;
@@ -152,6 +157,7 @@ fn fold(page: &[u8]) -> u32 {
     sums.iter().fold(0, |folded, sum| folded ^ sum)
 }
 
+#[expect(clippy::inline_always, reason = "as above")]
 #[inline(always)]
 fn mix(sums: &mut [u32; SUMS], row: &[u8; SUMS * 4]) {
     let (values, _) = row.as_chunks::<4>();

@@ -397,6 +397,14 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
         Ok(Versioning::Never)
     }
 
+    /// Finds out what the first [`PutMode::Create`] has to know of the store, so that it need not wait for that.
+    ///
+    /// # Errors
+    /// Those with which that put would fail.
+    async fn prepare_creates(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What the store would keep of an object that is deleted, as far as the credentials may know.
     ///
     /// # Errors

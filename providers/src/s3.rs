@@ -675,6 +675,10 @@ impl ObjectStore for S3Store {
         }
     }
 
+    async fn prepare_creates(&self) -> Result<()> {
+        self.must_keep_conditions().await
+    }
+
     async fn shortcomings(&self) -> Result<Vec<String>> {
         self.probe_shortcomings().await
     }

@@ -193,6 +193,14 @@ impl Store {
         self.inner.store.right(right)
     }
 
+    /// Finds out what the first [`PutMode::Create`] has to know of the store. What goes wrong comes again at that put, which
+    /// waits for an answer that is on its way.
+    pub async fn prepare_creates(&self) {
+        if let Err(error) = self.inner.store.prepare_creates().await {
+            tracing::debug!(%error, "creates could not be prepared");
+        }
+    }
+
     /// What the store was found not to do although it is relied on, see [`ObjectStore::shortcomings`].
     pub async fn shortcomings(&self) -> Result<Vec<String>> {
         let mut retries = self.retries();

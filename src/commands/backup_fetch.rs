@@ -13,7 +13,9 @@ use crate::server::conf::Configuration;
 
 pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, Error> {
     let repository = context.repository(&arguments.cluster)?;
-    let backup = repository.backup(&arguments.id)?;
+    repository.session().prepare_creates();
+    let chain = repository.named_chain(&arguments.id)?;
+    let backup = chain.last().expect("a chain ends in its backup");
     if arguments.id == LATEST {
         must_be_all(&repository)?;
     }
@@ -23,15 +25,17 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         wal: arguments.tablespaces.waldir,
         spool: super::spool(&context.settings)?,
         existing: super::restore::existing(arguments.delta),
+        durability: super::restore::durability(arguments.no_sync),
         only: None,
         needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
         show: context.show(),
     };
-    let chain = repository.chain(&backup)?;
     let ids = chain.iter().map(|backup| backup.id.clone()).collect();
-    let guarded = repository.guard(&Needs::of("backup-fetch", ids, Vec::new()))?;
-    let kept_bytes = fetch_backup(&repository, &chain, &destination)?;
+    let needs = Needs::of("backup-fetch", ids, Vec::new());
+    let guard = || Ok(repository.guard(&needs)?);
+    let (files, guarded) = destination.open_guarded(&repository, &chain, guard)?;
+    let kept_bytes = fetch_backup(&repository, backup, files, &destination)?;
     drop(guarded);
     tracing::info!(
         "backup {} is in {}",

@@ -40,6 +40,7 @@ pub(super) fn run(context: &Context, arguments: BackupPush) -> Result<Outcome, E
 fn of_directory(context: &Context, pgdata: &Path, options: Options) -> Result<Outcome, Error> {
     let control = control_file::read(pgdata)?;
     let repository = context.repository_of(pgdata, &control)?;
+    repository.session().prepare_creates();
     let mirror = context.mirror_of(&repository, context.spool_of(pgdata))?;
     let pipeline = context.pipeline(&repository)?;
     let backup = Backup {
@@ -55,6 +56,7 @@ fn of_directory(context: &Context, pgdata: &Path, options: Options) -> Result<Ou
 
 fn streamed(context: &Context, options: Options) -> Result<Outcome, Error> {
     let session = context.session()?;
+    session.prepare_creates();
     let server = ReplicatedServer::connect(&session, context.settings.cluster)?;
     let control = server.control.clone();
     let identities = context.settings.identities.clone();

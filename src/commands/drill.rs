@@ -27,7 +27,6 @@ use crate::output::{self, look};
 use crate::progress;
 use crate::repository::Repository;
 use crate::repository::reports::{DrillReport, Report, ReportKind};
-use crate::restore;
 use crate::restore::choose;
 use crate::restore::existing::Existing;
 use crate::restore::guard::{Kind, guard, leave_guarded};
@@ -37,6 +36,7 @@ use crate::restore::recovery::{ArchiveMode, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage;
 use crate::restore::target::{Action, Point, Target, TargetTimeline};
+use crate::restore::{self, Durability};
 use crate::server::control_file;
 use crate::verify::Problem;
 
@@ -91,6 +91,7 @@ pub(super) fn run(context: &Context, arguments: &Drill) -> Result<Outcome, Error
     listen(context)?;
     let repository = context.repository(&arguments.plan.cluster)?;
     repository.must_be_known()?;
+    repository.session().prepare_creates();
     let mut course = Course {
         context,
         arguments,
@@ -205,11 +206,13 @@ impl Course<'_> {
             role: Role::Primary,
             has_empty_files: false,
         };
-        let guarded = guard(repository, &plan, Kind::Staged, planned)?;
+        let guard = || guard(repository, &plan, Kind::Staged, planned);
+        let (files, guarded) = destination.open_guarded(repository, &plan.chain, guard)?;
         let outside = Outside::default();
         let restored = restore(
             repository,
             &plan,
+            files,
             &destination,
             Some(&stage),
             &outside,
@@ -287,6 +290,8 @@ impl Course<'_> {
             wal: None,
             spool: None,
             existing: Existing::Refuse,
+            // It measures how long a restore takes.
+            durability: Durability::Durable,
             only: None,
             // All is made in a new directory, so that nothing can be in its way.
             needed: needed.unwrap_or_default(),

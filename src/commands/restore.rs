@@ -10,7 +10,6 @@ use crate::cli::{Restore, RestoreOptions, WalMode};
 use crate::error::Error;
 use crate::output;
 use crate::repository::Repository;
-use crate::restore;
 use crate::restore::choose::plan;
 use crate::restore::chosen_databases::ChosenDatabases;
 use crate::restore::existing::Existing;
@@ -22,6 +21,7 @@ use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
 use crate::restore::start;
 use crate::restore::target::Point;
+use crate::restore::{self, Durability};
 use crate::restore::{archives, debian, leading_out};
 use crate::server::conf::Configuration;
 use crate::server::data_directory::check_utf8;
@@ -41,6 +41,7 @@ pub(super) struct Prepared {
 pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Error> {
     let Restore { pgdata, options } = arguments;
     let repository = context.repository(&options.plan.cluster)?;
+    repository.session().prepare_creates();
     let prepared = prepare(context, &repository, &pgdata, &options)?;
     let planned = || planned(context, &repository, &options);
     let Prepared {
@@ -66,10 +67,12 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
         has_empty_files: destination.only.is_some(),
     };
     let kind = stage.as_ref().map_or(Kind::OnDemand, |_| Kind::Staged);
-    let guarded = guard(&repository, &plan, kind, planned)?;
+    let guard = || guard(&repository, &plan, kind, planned);
+    let (files, guarded) = destination.open_guarded(&repository, &plan.chain, guard)?;
     let kept_bytes = restore(
         &repository,
         &plan,
+        files,
         &destination,
         stage.as_deref(),
         &outside,
@@ -137,6 +140,7 @@ pub(super) fn prepare(
         wal: options.tablespaces.waldir.clone(),
         spool: spool.clone(),
         existing: existing(options.delta),
+        durability: durability(options.no_sync),
         only,
         needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
@@ -180,6 +184,15 @@ pub(super) fn existing(delta: bool) -> Existing {
         Existing::Update
     } else {
         Existing::Refuse
+    }
+}
+
+/// What `--no-sync` says of the disk.
+pub(super) fn durability(no_sync: bool) -> Durability {
+    if no_sync {
+        Durability::Unsynced
+    } else {
+        Durability::Durable
     }
 }
 

@@ -42,14 +42,11 @@ impl Repository {
     }
 
     /// The catalog as the `backup.json` objects have it, without marks.
-    pub(super) fn entries(&self) -> Result<Catalog, Error> {
+    pub fn entries(&self) -> Result<Catalog, Error> {
         let mut catalog = Catalog::default();
         let mut ids = self.backup_ids()?;
         ids.sort();
-        let keys = ids.iter().map(|id| self.layout.backup_json(id));
-        let texts = self
-            .session
-            .get_all(keys, SMALL_OBJECT_BYTES, ENTRIES_AT_A_TIME);
+        let texts = self.texts_of(&ids);
         for (id, text) in ids.into_iter().zip(texts) {
             let found = self.parse_entry(&id, text);
             catalog.add(id, found)?;
@@ -103,7 +100,7 @@ impl Repository {
     /// The backups that a restore can begin with, oldest first: their entries can be read and their chains are whole.
     /// Of the others the user hears.
     pub fn usable_backups(&self) -> Result<Vec<BackupEntry>, Error> {
-        Ok(self.catalog()?.usable())
+        Ok(self.entries()?.usable())
     }
 
     /// The first object without which a backup cannot be restored that is not in the store with the length that the entry
@@ -151,20 +148,29 @@ impl Repository {
             .collect())
     }
 
-    /// The backup named by `id`, or the newest whole one for `LATEST`. Of an id, only the backup and what it stands on are read.
+    /// The backup named by `id`, or the newest whole one for `LATEST`, after those that it stands on. Of an id, only these are
+    /// read.
     ///
     /// # Errors
     /// [`Error::NoSuchBackup`]; [`Error::BrokenChain`] when something is missing that the backup stands on.
-    pub fn backup(&self, id: &str) -> Result<BackupEntry, Error> {
+    pub fn named_chain(&self, id: &str) -> Result<Vec<BackupEntry>, Error> {
         if id == LATEST {
-            let newest = self.usable_backups()?.into_iter();
-            return newest
-                .max_by_key(|backup| backup.stop_time)
-                .ok_or_else(|| self.no_such_backup(id));
+            let catalog = self.entries()?;
+            let newest = { catalog.usable().into_iter() }.max_by_key(|backup| backup.stop_time);
+            let newest = newest.ok_or_else(|| self.no_such_backup(id))?;
+            return catalog.whole_chain(&newest.id);
         }
         let found = self.backup_if_there(&self.backup_id(id)?)?;
         let backup = found.ok_or_else(|| self.no_such_backup(id))?;
-        let leaf = self.chain(&backup)?.pop();
+        self.chain(&backup)
+    }
+
+    /// The backup named by `id`, as [`Repository::named_chain`] finds it.
+    ///
+    /// # Errors
+    /// As [`Repository::named_chain`].
+    pub fn backup(&self, id: &str) -> Result<BackupEntry, Error> {
+        let leaf = self.named_chain(id)?.pop();
         Ok(leaf.expect("a chain ends in the backup whose chain it is"))
     }
 
@@ -213,6 +219,21 @@ impl Repository {
     pub fn backup_if_there(&self, id: &BackupId) -> Result<Option<BackupEntry>, Error> {
         let text = self.read_small(&self.layout.backup_json(id));
         self.parse_entry(id, text)
+    }
+
+    /// The same of several backups, which are read at the same time.
+    ///
+    /// # Errors
+    /// As [`Repository::backup_if_there`], of the first that has one.
+    pub fn backups_if_there(&self, ids: &[BackupId]) -> Result<Vec<Option<BackupEntry>>, Error> {
+        let found = ids.iter().zip(self.texts_of(ids));
+        found.map(|(id, text)| self.parse_entry(id, text)).collect()
+    }
+
+    fn texts_of(&self, ids: &[BackupId]) -> Vec<Result<Bytes, StoreError>> {
+        let keys = ids.iter().map(|id| self.layout.backup_json(id));
+        self.session
+            .get_all(keys, SMALL_OBJECT_BYTES, ENTRIES_AT_A_TIME)
     }
 
     fn parse_entry(

@@ -194,11 +194,10 @@ impl Repository {
             );
         }
         let may_be_gone = self.no_deletion_takes(needs, lease.as_ref().map(Lease::run))?;
-        for id in &needs.backups {
-            if self.backup_if_there(id)?.is_none() {
-                let what = format!("backup {id}");
-                return Err(Error::Deleted { what });
-            }
+        let found = self.backups_if_there(&needs.backups)?;
+        if let Some((id, _)) = { needs.backups.iter().zip(found) }.find(|(_, it)| it.is_none()) {
+            let what = format!("backup {id}");
+            return Err(Error::Deleted { what });
         }
         Ok(Guarded { lease, may_be_gone })
     }

@@ -57,7 +57,7 @@ fn plan_with(
     chosen: Option<&str>,
     reading: Reading,
 ) -> Result<Plan, Error> {
-    let catalog = repository.catalog()?;
+    let catalog = repository.entries()?;
     let all = catalog.usable();
     let archive = Archive::new(repository, &all, reading)?.with_tails(Tails::Used);
     let backups = match chosen {

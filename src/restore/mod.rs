@@ -42,3 +42,4 @@ mod way;
 pub mod window;
 
 pub use error::Error;
+pub use folder::Durability;

@@ -1,11 +1,14 @@
 //! The course of a restore.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use super::Error;
 use super::chosen_databases::ChosenDatabases;
 use super::existing::{self, Aside, Existing};
+use super::folder::Durability;
 use super::leading_out;
 use super::outside::Outside;
 use super::places::{Naming, Place, Places, Role};
@@ -16,6 +19,7 @@ use super::stage::{self, Seal};
 use super::unpack::Unpacker;
 use crate::contents::chain::{Access, Chain};
 use crate::progress::{Progress, Show};
+use crate::repository::deletions::Guarded;
 use crate::repository::{BackupEntry, Repository};
 
 /// Room that a restore leaves for PostgreSQL's own WAL and temporary files.
@@ -36,6 +40,8 @@ pub struct Destination {
     pub spool: Option<PathBuf>,
     /// What is done with files that are there.
     pub existing: Existing,
+    /// Whether the files are on the disk when the restore ends.
+    pub durability: Durability,
     /// The databases that are restored; all without.
     pub only: Option<ChosenDatabases>,
     /// What the restore itself reads, which it must not remove.
@@ -46,17 +52,14 @@ pub struct Destination {
     pub show: Show,
 }
 
-/// Puts the files of the last backup in `chain`, which stands on those before it, in place: a data directory that recovers
-/// from its `backup_label`, without any WAL. Returns how many bytes of it were there already.
+/// Puts `files`, which are those of `backup`, in place: a data directory that recovers from its `backup_label`, without any
+/// WAL. Returns how many bytes of it were there already.
 pub fn fetch_backup(
     repository: &Repository,
-    chain: &[BackupEntry],
+    backup: &BackupEntry,
+    files: Chain,
     to: &Destination,
 ) -> Result<u64, Error> {
-    let Some(backup) = chain.last() else {
-        return Ok(0);
-    };
-    let files = to.open(repository, chain)?;
     let ready = to.check(repository, backup, &files, None, &Outside::default());
     let ready = ready.map_err(Error::before_writing)?;
     let progress = Progress::new(to.show, "restoring", files.size_bytes());
@@ -68,21 +71,21 @@ pub fn fetch_backup(
     Ok(unpacker.kept_bytes())
 }
 
-/// Carries out a plan: afterwards the server starts and recovers to the target. Returns how many bytes of the files were
-/// there already.
+/// Carries out a plan with the `files` of its backup: afterwards the server starts and recovers to the target. Returns how many
+/// bytes of the files were there already.
 ///
 /// `settings` makes the recovery settings from where the WAL is; `stage` is where it is staged, if it is and no other
 /// directory's WAL is there; `outside` are the places of tablespaces that replay will make.
 pub fn restore(
     repository: &Repository,
     plan: &Plan,
+    files: Chain,
     to: &Destination,
     stage: Option<&Path>,
     outside: &Outside,
     settings: impl FnOnce(Option<Seal>) -> Settings,
 ) -> Result<u64, Error> {
     let backup = &plan.backup;
-    let files = to.open(repository, &plan.chain)?;
     let stage = stage.map(|wanted| stage::choose(wanted, &to.pgdata, backup));
     let stage = stage.transpose()?;
     let staged = stage.as_ref().map(|stage| Need {
@@ -169,6 +172,26 @@ impl Destination {
         let is_wanted = |path: &Path| self.only.as_ref().is_none_or(|only| only.has(path));
         let chain = Chain::open(repository, chain, access, &is_wanted).map_err(Error::from);
         chain.map_err(Error::before_writing)
+    }
+
+    /// Reads the lists of the backups in `chain` while `guard` takes its lease: both wait for the store. What a deletion takes
+    /// is told as that, and not as an object that is not there.
+    ///
+    /// # Errors
+    /// Those of `guard` and of [`Chain::open`].
+    pub fn open_guarded<'a>(
+        &self,
+        repository: &'a Repository,
+        chain: &'a [BackupEntry],
+        guard: impl FnOnce() -> Result<Guarded, Error>,
+    ) -> Result<(Chain<'a>, Guarded), Error> {
+        thread::scope(|scope| {
+            let opening = scope.spawn(|| self.open(repository, chain));
+            let guarded = guard();
+            let files = opening.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let guarded = guarded?;
+            Ok((files?, guarded))
+        })
     }
 
     /// Refuses what cannot end well, before anything is written.
@@ -265,7 +288,7 @@ impl Destination {
             existing::prove(&self.pgdata, backup)?;
         }
         let aside = self.aside();
-        let places = site.make(backup)?;
+        let mut places = site.make(backup)?;
         places.data.set_directory_mode("".as_ref(), 0o700)?;
         existing::leave_proof(&places, backup)?;
         if self.existing == Existing::Update {
@@ -280,6 +303,7 @@ impl Destination {
             tracing::debug!("{removed} files that the backup does not have were removed");
         }
         places.link()?;
+        places.set_durability(self.durability);
         Ok(places)
     }
 }

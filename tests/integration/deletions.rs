@@ -491,7 +491,9 @@ fn deletions_beside(command: &[&str]) {
     let mut site = Site::make();
     // Where each delta outlives the deletion beside it, they all stand on one another.
     let unlimited = (2 * RACES).to_string();
-    site.walhalla = site.walhalla.with_env("WALHALLA_DELTA_MAX_CHAIN", &unlimited);
+    site.walhalla = site
+        .walhalla
+        .with_env("WALHALLA_DELTA_MAX_CHAIN", &unlimited);
     let data = site.cluster.data.to_str().unwrap().to_owned();
     fill(&site.cluster);
     let load = PgbenchLoad::start(&site.cluster);

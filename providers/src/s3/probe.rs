@@ -30,15 +30,19 @@ impl S3Store {
         if mode == PutMode::Overwrite {
             return Ok(None);
         }
-        match self.creates {
-            Creates::Trusted => {}
-            Creates::Probed => {
-                let probe = || self.probe_unless_remembered();
-                self.probed.get_or_try_init(probe).await?;
-            }
-            Creates::LookFirst => return self.look_first(key).await.map(|()| None),
+        if self.creates == Creates::LookFirst {
+            return self.look_first(key).await.map(|()| None);
         }
+        self.must_keep_conditions().await?;
         Ok(Some("*".to_owned()))
+    }
+
+    pub(super) async fn must_keep_conditions(&self) -> Result<()> {
+        if self.creates == Creates::Probed {
+            let probe = || self.probe_unless_remembered();
+            self.probed.get_or_try_init(probe).await?;
+        }
+        Ok(())
     }
 
     async fn look_first(&self, key: &ObjectKey) -> Result<()> {

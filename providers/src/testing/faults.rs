@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::JoinError;
 
 use super::conformance::pattern;
 use super::proxy::{Answer, Ending, Fault, Proxy, Requests, Side, When};
@@ -27,7 +28,7 @@ const SMALL_BYTES: usize = 300_000;
 /// Every check, at the same time.
 ///
 /// # Panics
-/// When one failed, with the names of those that did; each says above what it met.
+/// When one failed, with the names of those that did and what each met.
 pub async fn faults_suite(
     make_store: impl Fn(&str) -> Arc<dyn ObjectStore> + Send + Sync + 'static,
     server: SocketAddr,
@@ -64,11 +65,18 @@ pub async fn faults_suite(
     ];
     let mut failed = Vec::new();
     for (name, check) in checks {
-        if check.await.is_err() {
-            failed.push(name);
+        if let Err(error) = check.await {
+            failed.push((name, panic_message(error)));
         }
     }
-    assert!(failed.is_empty(), "failed: {failed:?}");
+    assert!(failed.is_empty(), "failed: {failed:#?}");
+}
+
+fn panic_message(error: JoinError) -> String {
+    let panic = error.into_panic();
+    let message = panic.downcast_ref::<String>().cloned();
+    let word = || panic.downcast_ref::<&str>().map(ToString::to_string);
+    message.or_else(word).unwrap_or_default()
 }
 
 /// A store behind a proxy, and the same store without.
@@ -643,7 +651,7 @@ async fn a_body_that_trickles_is_given_up(line: Line) {
     };
     // One connection that trickles is left for another.
     line.proxy.next(trickle());
-    let store = line.store(with_deadline(PATIENCE, Duration::from_millis(500)));
+    let store = line.store(with_deadline(PATIENCE, Duration::from_secs(5)));
     let read = tokio::time::timeout(PATIENCE, store.get(&key, SMALL_BYTES as u64));
     let read = read.await.expect("it went on forever").unwrap();
     assert!(read == pattern(SMALL_BYTES), "other bytes came");
