@@ -23,7 +23,6 @@ use crate::contents::read_manifest;
 use crate::output;
 use crate::repository::entry::ChangeSource;
 use crate::server::replication::base_backup::{Begun, Extent, Request};
-use crate::server::replication::{self, Replication, Session};
 use crate::wal::stored_summary::Proven;
 
 /// Why page LSNs are no help.
@@ -114,7 +113,7 @@ impl Backup<'_> {
         let number = size.segment_of(begun.start);
         if begun.start > number.start(size) {
             // The changes end where a record begins at the start or behind it, as the checkpoint's does.
-            let flushed = self.wait(flushed())?;
+            let flushed = self.flushed()?;
             let until = flushed.min(number.next().start(size));
             self.bring_segment(begun.timeline, number, until)?;
         }
@@ -171,7 +170,7 @@ impl Backup<'_> {
             Ok(begun) => Ok(Ok(begun)),
             Err(Error::Replication(error)) if error.code().is_some() => {
                 // The session is in the midst of an answer.
-                server.connection = self.wait(Replication::connect(Session::Replication))?;
+                (server.connection, _) = self.again(|| self.another_session())?;
                 Ok(Err(output::chain(&error)))
             }
             Err(error) => Err(error),
@@ -202,12 +201,15 @@ impl Backup<'_> {
         };
         Ok(interval.changes()?)
     }
-}
 
-/// Up to where the server's WAL is on its disk; its session for the backup is busy.
-async fn flushed() -> Result<Lsn, replication::Error> {
-    let mut connection = Replication::connect(Session::Replication).await?;
-    let identity = connection.identify().await?;
-    connection.close().await;
-    Ok(identity.flushed)
+    /// Up to where the server's WAL is on its disk; its session for the backup is busy.
+    fn flushed(&self) -> Result<Lsn, Error> {
+        self.again(|| {
+            let (connection, identity) = self.another_session()?;
+            self.wait(async {
+                connection.close().await;
+                Ok::<_, Error>(identity.flushed)
+            })
+        })
+    }
 }
