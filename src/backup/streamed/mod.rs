@@ -57,8 +57,8 @@ impl Backup<'_> {
     /// As [`Backup::push`].
     pub fn push_streamed(&self, mut server: ReplicatedServer) -> Result<BackupEntry, Error> {
         let history = self.bring_histories(&mut server)?;
-        let mut begun = self.begin_streamed(&mut server, &history)?;
-        let streamed = self.receive(&mut server, &mut begun)?;
+        let begun = self.begin_streamed(&mut server, &history)?;
+        let streamed = self.receive(&mut server, &begun)?;
         let stopped = self.wait(server.connection.end_backup())?;
         if let Some(damage) = &stopped.damage {
             tracing::warn!("the server says: {damage}");
@@ -99,7 +99,7 @@ impl Backup<'_> {
         history: &History,
     ) -> Result<Begun<'_>, Error> {
         let time = self.wait(server.connection.clock())?;
-        let mut request = Request {
+        let request = Request {
             version: self.control.version,
             label: own_history::label(self.options.label.as_deref(), time),
             most_kilobytes_a_second: self.options.read_rate.map(archives::kilobytes_a_second),
@@ -109,15 +109,16 @@ impl Backup<'_> {
             },
             extent: Extent::Full,
         };
-        let (begun, basis) = self.begin_on_basis(server, history, &mut request)?;
+        let (begun, basis) = self.begin_on_basis(server, history, &request)?;
         let run = RunId::random();
         let second = self.repository.claim_next_second(time, run)?;
-        let kind = match basis {
-            Basis::Full => BackupKind::Full,
-            Basis::Sent(_) | Basis::Kept(_) => BackupKind::Delta,
+        let delta = basis.delta();
+        let kind = match delta {
+            None => BackupKind::Full,
+            Some(_) => BackupKind::Delta,
         };
         let id = BackupId::of(&second, kind);
-        let parents = basis.delta().map(|delta| delta.parent.chain.clone());
+        let parents = delta.map(|delta| delta.parent.chain.clone());
         let guard = self.guard(run, &id, (begun.start, begun.timeline), parents);
         tracing::info!(
             "backup {id} of PostgreSQL {} at {} begins",
@@ -160,7 +161,7 @@ impl Backup<'_> {
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
         let text = match &begun.basis {
             Basis::Full | Basis::Sent(_) => stopped.label.clone(),
-            Basis::Kept(delta) => {
+            Basis::Kept(delta, _) => {
                 let parent = &delta.parent.entry;
                 backup_label::of_delta(&stopped.label, parent.start_lsn, parent.timeline)
             }
@@ -185,7 +186,7 @@ impl Backup<'_> {
             start: begun.time,
             version: server.connection.version_text().to_owned(),
         };
-        let base = begun.basis.into_delta().map(Delta::base);
+        let base = begun.basis.delta().map(Delta::base);
         let tablespaces = outside(begun.server.tablespaces);
         let facts = self.facts(clock, base, ended, tablespaces, streamed.left_out)?;
         // What the archiver says of itself is told to sessions for SQL only.
