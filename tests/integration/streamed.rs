@@ -311,7 +311,7 @@ fn a_streamed_backup_over_tcp_with_a_password_is_encrypted_and_comes_back() {
 
 #[test]
 fn what_a_streamed_delta_cannot_do_is_refused_with_the_reason() {
-    let (area, walhalla, cluster) = archiving(16);
+    let (_area, walhalla, cluster) = archiving(16);
     stream(&walhalla, &cluster, &[]);
     streaming(
         &walhalla,
@@ -418,7 +418,7 @@ fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
 
 #[test]
 fn blocks_that_are_damaged_on_the_servers_disk_are_named() {
-    let (area, walhalla, mut cluster) = archiving(15);
+    let (_area, walhalla, mut cluster) = archiving(15);
     let file = cluster.sql("select pg_relation_filepath('in_space')");
     cluster.stop();
     let path = cluster.data.join(&file);
