@@ -40,6 +40,7 @@ pub mod server;
 pub mod session;
 pub mod spool;
 pub mod status;
+pub mod temporary_folder;
 pub mod threads;
 pub mod users;
 pub mod verify;

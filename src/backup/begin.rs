@@ -7,6 +7,7 @@ use walhalla_postgres::{Lsn, TimelineId};
 
 use super::Error;
 use super::delta::Delta;
+use super::extent::Changed;
 use super::own_history;
 use super::own_server::must_be_on;
 use super::request::Backup;
@@ -25,8 +26,8 @@ pub(super) struct Begun<'a> {
     pub(super) facts: Facts,
     /// Where replay begins.
     pub(super) start_lsn: Lsn,
-    /// What it stands on, if it is a delta.
-    pub(super) delta: Option<Delta>,
+    /// What it stands on and what changed since, if it is a delta.
+    pub(super) delta: Option<(Delta, Changed<'static>)>,
     pub(super) assembly: Assembly<'a>,
     pub(super) guard: Guard,
 }
@@ -57,7 +58,7 @@ impl Backup<'_> {
             None => BackupKind::Full,
         };
         let id = BackupId::of(&second, kind);
-        let parents = delta.as_ref().map(|delta| delta.parent.chain.clone());
+        let parents = delta.as_ref().map(|(delta, _)| delta.parent.chain.clone());
         let guard = self.guard(run, &id, (start_lsn, timeline), parents);
         tracing::info!(
             "backup {id} of PostgreSQL {} in {} begins",

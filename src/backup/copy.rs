@@ -44,7 +44,7 @@ impl Backup<'_> {
         relations: &Relations,
     ) -> Result<Copied, Error> {
         let delta = begun.delta.as_ref();
-        let base = delta.map(|delta| Base::new(&delta.parent, relations, &delta.changed));
+        let base = delta.map(|(delta, changed)| Base::new(&delta.parent, relations, changed));
         let since = self.since(begun);
         let parts = self.parts(&listing.files, base.as_ref());
         let total = parts.iter().map(|part| part.size_bytes).sum();
@@ -100,7 +100,7 @@ impl Backup<'_> {
 
     /// Which pages a delta takes for the parent's.
     fn since(&self, begun: &Begun) -> Since {
-        let parent = begun.delta.as_ref().map(|delta| &delta.parent.entry);
+        let parent = begun.delta.as_ref().map(|(delta, _)| &delta.parent.entry);
         Since {
             lsn: parent.map_or(Lsn::ZERO, |parent| parent.start_lsn),
             // `pg_checksums` switches them off and on again only while no server runs.

@@ -5,8 +5,10 @@
 //!                      else the server's own summaries, else each page's LSN
 //! ```
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use walhalla_postgres::summary::Changes;
 use walhalla_postgres::wal::cluster::Cluster;
 use walhalla_postgres::{History, Lsn};
 use walhalla_providers::ErrorKind;
@@ -37,20 +39,13 @@ const SUMMARIZER_POLL: Duration = Duration::from_millis(100);
 pub(super) struct Delta {
     /// Its parent.
     pub(super) parent: Parent,
-    /// What changed since the parent's start.
-    pub(super) changed: Changed,
-    /// What tells that.
+    /// What tells what changed since.
     pub(super) changed_blocks: ChangedBlocks,
 }
 
 impl Delta {
     /// `reason` is why a source before `source` did not tell the changed blocks; the user hears of it.
-    pub(super) fn new(
-        parent: Parent,
-        changed: Changed,
-        source: ChangeSource,
-        reason: Option<String>,
-    ) -> Self {
+    pub(super) fn new(parent: Parent, source: ChangeSource, reason: Option<String>) -> Self {
         if let Some(reason) = &reason {
             tracing::warn!("{reason}; changed blocks are told by {source}");
         }
@@ -65,28 +60,32 @@ impl Delta {
         };
         Self {
             parent,
-            changed,
             changed_blocks,
         }
     }
 
     /// What the backup's entry says of it.
-    pub(super) fn base(self) -> Base {
+    pub(super) fn base(&self) -> Base {
+        let parent = &self.parent.entry;
         Base {
-            parent: self.parent.entry.id,
-            parent_manifest: self.parent.entry.manifest.digest.to_hex(),
-            changed_blocks: self.changed_blocks,
+            parent: parent.id.clone(),
+            parent_manifest: parent.manifest.digest.to_hex(),
+            changed_blocks: self.changed_blocks.clone(),
         }
     }
 }
 
 /// What changed, what tells it, and why nothing better does.
-type ChangesFound = (Changed, ChangeSource, Option<String>);
+type ChangesFound = (Changed<'static>, ChangeSource, Option<String>);
 
 impl Backup<'_> {
     /// What a delta stands on and what changed since; `None` for a full backup, which the user hears of who asked for a
     /// delta.
-    pub(super) fn delta(&self, start: Lsn, listing: &Listing) -> Result<Option<Delta>, Error> {
+    pub(super) fn delta(
+        &self,
+        start: Lsn,
+        listing: &Listing,
+    ) -> Result<Option<(Delta, Changed<'static>)>, Error> {
         let Some(options) = &self.options.delta else {
             return Ok(None);
         };
@@ -117,7 +116,7 @@ impl Backup<'_> {
             );
             return Ok(None);
         };
-        Ok(Some(Delta::new(parent, changed, source, reason)))
+        Ok(Some((Delta::new(parent, source, reason), changed)))
     }
 
     /// The parent that was asked for, or the newest that can be one; `None` where there is none, of which the user hears.
@@ -181,23 +180,10 @@ impl Backup<'_> {
         let wal_folder = self.pgdata.join(self.control.version.wal_folder());
         let is_in_history_file = own_history::names(&wal_folder, &parent.entry);
         if may(ChangeSource::Wal) || !is_in_history_file {
-            let interval = Interval {
-                repository: self.repository,
-                wal_folder: &wal_folder,
-                cluster: Cluster::from(self.control),
-                history,
-                parent: Proof::of(&parent.entry),
-                from,
-                to,
-                reading: Reading {
-                    threads: self.options.threads,
-                    show: self.options.show,
-                },
-                proven: Proven::default(),
-            };
-            match interval.changes()? {
+            match self.changes_in_wal(parent, history, to)? {
                 Ok(changes) if may(ChangeSource::Wal) => {
-                    return Ok(Some((Changed::Blocks(changes), ChangeSource::Wal, None)));
+                    let changed = Changed::Blocks(Cow::Owned(changes));
+                    return Ok(Some((changed, ChangeSource::Wal, None)));
                 }
                 Ok(_) => {}
                 // Nothing else tells whether the parent is this server's.
@@ -218,12 +204,8 @@ impl Backup<'_> {
         if may(ChangeSource::Server) {
             match self.server_changes(history, from, to)? {
                 Known::Changes(changes) => {
-                    let reason = reasons.pop();
-                    return Ok(Some((
-                        Changed::Blocks(changes),
-                        ChangeSource::Server,
-                        reason,
-                    )));
+                    let (changed, reason) = (Changed::Blocks(Cow::Owned(changes)), reasons.pop());
+                    return Ok(Some((changed, ChangeSource::Server, reason)));
                 }
                 Known::Nothing(gap) => reasons.push(gap.to_string()),
             }
@@ -237,6 +219,31 @@ impl Backup<'_> {
                 reason: reason.unwrap_or_default(),
             }),
         }
+    }
+
+    /// What changed from the parent's start until `to`, or why the WAL does not tell it.
+    pub(super) fn changes_in_wal(
+        &self,
+        parent: &Parent,
+        history: &History,
+        to: Lsn,
+    ) -> Result<Result<Changes, Gap>, Error> {
+        let wal_folder = self.pgdata.join(self.control.version.wal_folder());
+        let interval = Interval {
+            repository: self.repository,
+            wal_folder: &wal_folder,
+            cluster: Cluster::from(self.control),
+            history,
+            parent: Proof::of(&parent.entry),
+            from: parent.entry.start_lsn,
+            to,
+            reading: Reading {
+                threads: self.options.threads,
+                show: self.options.show,
+            },
+            proven: Proven::default(),
+        };
+        Ok(interval.changes()?)
     }
 
     /// Whether the server may be about to summarize what begins at `lsn`.

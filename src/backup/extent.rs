@@ -1,5 +1,6 @@
 //! How much of each file goes into a backup.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -49,9 +50,9 @@ pub(super) struct Item {
 
 /// What tells which blocks changed.
 #[derive(Debug)]
-pub(super) enum Changed {
+pub(super) enum Changed<'a> {
     /// WAL between the parent's start and this backup's.
-    Blocks(Changes),
+    Blocks(Cow<'a, Changes>),
     /// Each page's own LSN.
     Pages,
 }
@@ -61,7 +62,7 @@ pub(super) enum Changed {
 pub(super) struct Base<'a> {
     parent: &'a Relations,
     own: &'a Relations,
-    changed: &'a Changed,
+    changed: &'a Changed<'a>,
     /// Blocks that were damaged in the parent.
     damaged: HashMap<PathBuf, Vec<Range<u32>>>,
 }
@@ -91,7 +92,7 @@ impl Item {
 
 impl<'a> Base<'a> {
     /// What a backup with the relations `own` has to hold on top of `parent`.
-    pub(super) fn new(parent: &'a Parent, own: &'a Relations, changed: &'a Changed) -> Self {
+    pub(super) fn new(parent: &'a Parent, own: &'a Relations, changed: &'a Changed<'a>) -> Self {
         let mut damaged: HashMap<PathBuf, Vec<Range<u32>>> = HashMap::new();
         for block in &parent.entry.corrupt_blocks {
             let run = block.block..block.block.saturating_add(1);
@@ -270,7 +271,7 @@ mod tests {
         .unwrap_or(Extent::Whole)
     }
 
-    fn wal(number: u32, limit: Option<u32>, blocks: &[Range<u32>]) -> Changed {
+    fn wal(number: u32, limit: Option<u32>, blocks: &[Range<u32>]) -> Changed<'static> {
         let files = RelationFiles {
             tablespace: 1663,
             database: 5,
@@ -278,7 +279,8 @@ mod tests {
         };
         let blocks = blocks.to_vec();
         let changed = ForkChanged { limit, blocks };
-        Changed::Blocks([((files, Fork::Main), changed)].into_iter().collect())
+        let changes = [((files, Fork::Main), changed)].into_iter().collect();
+        Changed::Blocks(Cow::Owned(changes))
     }
 
     fn blocks(runs: &[Range<u32>], length: u32) -> Extent {

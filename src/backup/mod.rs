@@ -61,6 +61,18 @@ pub enum Error {
         /// The one that is wanted.
         wanted: SystemIdentifier,
     },
+    /// A later session of a backup reached another cluster than the first.
+    #[error(
+        "the server at {place} is cluster {found}, and the backup was begun on cluster {expected}"
+    )]
+    LedElsewhere {
+        /// The socket, or host and port.
+        place: String,
+        /// The cluster that it reached.
+        found: SystemIdentifier,
+        /// The cluster that is backed up.
+        expected: SystemIdentifier,
+    },
     /// A session for replication.
     #[error(transparent)]
     Replication(#[from] replication::Error),
@@ -229,6 +241,7 @@ impl Failure for Error {
             | Self::SentControl { .. }
             | Self::SentOtherCluster
             | Self::UnwantedCluster { .. }
+            | Self::LedElsewhere { .. }
             | Self::Read { .. }
             | Self::OtherCluster { .. }
             | Self::OtherServer(_)
@@ -261,7 +274,8 @@ impl Failure for Error {
             Self::SentArchive(_)
             | Self::SentWithout(_)
             | Self::SentControl { .. }
-            | Self::SentOtherCluster => {
+            | Self::SentOtherCluster
+            | Self::LedElsewhere { .. } => {
                 "see that PGHOST and PGPORT lead to one PostgreSQL server, without a pooler or a load balancer between, and take the backup again"
             }
             Self::Scratch { .. } => {

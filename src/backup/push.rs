@@ -78,7 +78,7 @@ impl Backup<'_> {
             start: facts.now,
             version: facts.version_text,
         };
-        let base = delta.map(Delta::base);
+        let base = delta.map(|(delta, _)| delta.base());
         let facts = self.facts(clock, base, ended, tablespaces, left_out)?;
         let ask = &mut || self.wait(server.archiver_state());
         let entry = self.conclude(assembly, &facts, &relations, ask)?;
@@ -146,7 +146,7 @@ impl Backup<'_> {
         corrupt_blocks.extend(copied.newest.beyond(wal_end));
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
         let text = match &begun.delta {
-            Some(Delta { parent, .. }) => {
+            Some((Delta { parent, .. }, _)) => {
                 let (start, timeline) = (parent.entry.start_lsn, parent.entry.timeline);
                 backup_label::of_delta(&stopped.label, start, timeline)
             }

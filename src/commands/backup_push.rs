@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
-use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::{Context, Outcome, backup_list, cores, malloc};
@@ -21,6 +20,7 @@ use crate::pipeline::QUEUED_BLOCKS;
 use crate::receive::{self, OnFailure, Receiver, SlotCreation, Storing};
 use crate::repository::{BackupEntry, Repository};
 use crate::server::control_file;
+use crate::temporary_folder::TemporaryFolder;
 
 /// Parts that are packed at a time at most: each takes memory for its upload.
 const MOST_PARTS: usize = 4;
@@ -163,10 +163,13 @@ fn beside_wal(
     })
 }
 
-fn temporary_folder() -> Result<TempDir, Error> {
-    tempfile::tempdir().map_err(|source| Error::System {
-        doing: "make a temporary directory",
-        source,
+/// A folder for what is brought from the server. It holds WAL in the clear.
+fn temporary_folder() -> Result<TemporaryFolder, Error> {
+    TemporaryFolder::make(&std::env::temp_dir(), "walhalla-backup").map_err(|source| {
+        Error::System {
+            doing: "make a temporary directory",
+            source,
+        }
     })
 }
 

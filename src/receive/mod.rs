@@ -72,7 +72,7 @@ pub enum Storing {
 pub enum OnFailure {
     /// The same again, after a pause.
     TryAgain,
-    /// The end.
+    /// The end. What is to begin together with a backup is tried again for a minute until it begins.
     End,
 }
 

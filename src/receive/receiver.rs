@@ -28,6 +28,8 @@ use crate::wal::mirror::Second;
 /// Pauses between connections: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a backup may wait for the first WAL.
+const BEGINNING: Duration = Duration::from_mins(1);
 /// How often it is told that it still fails.
 const TELLING_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -84,7 +86,7 @@ impl Receiver {
     /// # Errors
     /// What another try would not change; with [`OnFailure::End`] any.
     pub fn run(mut self) -> Result<(), Error> {
-        let (mut pause, mut told) = (FIRST_PAUSE, None::<Instant>);
+        let (since, mut pause, mut told) = (Instant::now(), FIRST_PAUSE, None::<Instant>);
         loop {
             let reached = self.reached;
             let error = match self.receive() {
@@ -96,7 +98,11 @@ impl Receiver {
                     error.into()
                 }
                 Err(error) if !error.is_passing() => return Err(error),
-                Err(error) if self.options.on_failure == OnFailure::End => return Err(error),
+                Err(error)
+                    if self.options.on_failure == OnFailure::End && !self.may_yet_begin(since) =>
+                {
+                    return Err(error);
+                }
                 Err(error) => error,
             };
             if self.reached > reached {
@@ -117,6 +123,11 @@ impl Receiver {
 
     fn is_for_a_backup(&self) -> bool {
         self.options.slot_creation == SlotCreation::ForABackup
+    }
+
+    /// Whether nothing is lost yet: who waits for the first WAL still waits.
+    fn may_yet_begin(&self, since: Instant) -> bool {
+        self.begun.is_some() && since.elapsed() < BEGINNING
     }
 
     fn is_stopped_within(&mut self, pause: Duration) -> bool {

@@ -265,6 +265,42 @@ pub struct Connection {
     pub timeout: Option<Duration>,
 }
 
+impl Connection {
+    /// Each way, with the servers that are accepted at its end, in the order in which they are tried.
+    pub fn tries(&self) -> impl Iterator<Item = (&Attempt, Wanted)> {
+        let passes = match self.wanted {
+            Wanted::PreferStandby => [Some(Wanted::Standby), Some(Wanted::Any)],
+            wanted => [Some(wanted), None],
+        };
+        let of_pass = move |wanted| self.attempts.iter().map(move |attempt| (attempt, wanted));
+        passes.into_iter().flatten().flat_map(of_pass)
+    }
+}
+
+/// Why one way led nowhere.
+pub trait Tried: std::error::Error {
+    /// Whether the server does not encrypt, and that was demanded.
+    fn is_without_tls(&self) -> bool;
+}
+
+/// Keeps a failure. A second try, without encryption or with it, tells less than the first, unless the server does not
+/// encrypt at all: then nothing but the second try was a try.
+pub fn note<'a, E: Tried>(failures: &mut Vec<(&'a Attempt, E)>, attempt: &'a Attempt, error: E) {
+    tracing::debug!(
+        "no connection to {}: {}",
+        attempt.place,
+        crate::output::chain(&error)
+    );
+    match failures.last_mut() {
+        Some(last) if attempt.is_second_try => {
+            if last.1.is_without_tls() {
+                *last = (attempt, error);
+            }
+        }
+        _ => failures.push((attempt, error)),
+    }
+}
+
 /// Where one host is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Host {

@@ -1,5 +1,7 @@
 //! Names of 9.6: queries are written as 10 and later know them.
 
+use std::borrow::Cow;
+
 use walhalla_postgres::Version;
 
 /// Names from 10 on, and what 9.6 has in their place.
@@ -32,12 +34,10 @@ const OF_9_6: [(&str, &str); 11] = [
 ];
 
 /// `query` as a server of `version` understands it.
-pub fn as_known_to(version: Version, query: &str) -> String {
-    let mut query = query.to_owned();
-    if !version.has_wal_names() {
-        for (name, old) in OF_9_6 {
-            query = query.replace(name, old);
-        }
+pub fn as_known_to(version: Version, query: &str) -> Cow<'_, str> {
+    if version.has_wal_names() {
+        return query.into();
     }
-    query
+    let replaced = |query: String, (name, old): (&str, &str)| query.replace(name, old);
+    OF_9_6.into_iter().fold(query.to_owned(), replaced).into()
 }

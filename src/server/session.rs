@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Row};
 use walhalla_postgres::{Lsn, SystemIdentifier, Version};
 
-use super::connection::{self, Attempt, Listens, Surroundings, Wanted};
+use super::connection::{self, Attempt, Listens, Surroundings, Tried, Wanted, note};
 use super::old_names::as_known_to;
 use super::{Error, control_file};
 
@@ -97,17 +97,11 @@ impl Server {
     /// [`Error::Connection`] for settings that cannot be followed, [`Error::Server`] with the driver's reason.
     pub async fn connect(pgdata: &Path) -> Result<Self, Error> {
         let ways = ways(Some(pgdata))?;
-        let passes = match ways.wanted {
-            Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
-            wanted => vec![wanted],
-        };
         let mut failures: Vec<(&Attempt, Error)> = Vec::new();
-        for wanted in passes {
-            for attempt in &ways.attempts {
-                match Self::attempt(attempt, ways.timeout, wanted).await {
-                    Ok(server) => return Ok(server),
-                    Err(error) => note(&mut failures, attempt, error),
-                }
+        for (attempt, wanted) in ways.tries() {
+            match Self::attempt(attempt, ways.timeout, wanted).await {
+                Ok(server) => return Ok(server),
+                Err(error) => note(&mut failures, attempt, error),
             }
         }
         Err(most_telling(failures))
@@ -351,30 +345,14 @@ impl Server {
     }
 }
 
-/// Keeps a failure. A second try, without encryption or with it, tells less than the first, unless the server does not
-/// encrypt at all: then nothing but the second try was a try.
-fn note<'a>(failures: &mut Vec<(&'a Attempt, Error)>, attempt: &'a Attempt, error: Error) {
-    tracing::debug!(
-        "no connection to {}: {}",
-        attempt.place,
-        crate::output::chain(&error)
-    );
-    match failures.last_mut() {
-        Some(last) if attempt.is_second_try => {
-            if is_without_tls(&last.1) {
-                *last = (attempt, error);
-            }
-        }
-        _ => failures.push((attempt, error)),
+impl Tried for Error {
+    /// In the driver's words: it has no other sign for this.
+    fn is_without_tls(&self) -> bool {
+        let Self::NoConnection { source, .. } = self else {
+            return false;
+        };
+        matches!(&**source, sqlx::Error::Tls(cause) if cause.to_string() == "server does not support TLS")
     }
-}
-
-/// Whether the server does not encrypt, in the driver's words: it has no other sign for this.
-fn is_without_tls(error: &Error) -> bool {
-    let Error::NoConnection { source, .. } = error else {
-        return false;
-    };
-    matches!(&**source, sqlx::Error::Tls(cause) if cause.to_string() == "server does not support TLS")
 }
 
 /// Of several failures the last one of a server that was there, or else the last; the others are named in it.

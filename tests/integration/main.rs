@@ -76,6 +76,7 @@ mod stages;
 mod standby;
 mod status;
 mod streamed;
+mod streamed_sessions;
 mod summaries;
 mod tablespaces;
 mod tampering;

@@ -89,3 +89,24 @@ fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64) {
 fn peaks_are_within_the_formulas_on_s3() {
     peaks_are_within_the_formulas(Store::s3, 8);
 }
+
+#[test]
+fn a_streamed_backup_holds_no_wal_segment_in_memory() {
+    const SEGMENT_MB: u32 = 256;
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    let shape = Shape {
+        version: 17,
+        segment_mb: SEGMENT_MB,
+    };
+    let mut primary = Cluster::create(&area, "primary", shape);
+    walhalla.archive_from(&mut primary);
+    let peak = peak_mib(&walhalla, &primary, &["backup-push"]);
+    println!("{peak} MiB");
+    let most = u64::from(SEGMENT_MB / 2);
+    assert!(
+        peak < most,
+        "a streamed backup took {peak} MiB, with segments of {SEGMENT_MB}"
+    );
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::support::{
     Area, Cluster, Dump, Key, Outcome, Shape, Store, Walhalla, fill, make_history, run,
@@ -40,10 +41,7 @@ const OF_EACH_BACKUP: [&str; 4] = [
 ];
 
 fn streamed_as_the_directory(version: u32) {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let cluster = archiving(&area, &walhalla, version);
+    let (area, walhalla, cluster) = archiving(version);
     // The first to read the role's row leaves a hint in it.
     run(cluster
         .client("psql")
@@ -96,15 +94,30 @@ fn streamed_as_the_directory(version: u32) {
     dump.assert_same_as(&end.dump, "at the xid");
 }
 
-/// A cluster that archives, with a tablespace, and a role that may replicate and nothing else.
-fn archiving(area: &Area, walhalla: &Walhalla, version: u32) -> Cluster {
-    let mut cluster = Cluster::create(area, "primary", Shape::of(version));
+/// A store of a test's own.
+pub fn on_a_directory() -> (Area, Walhalla) {
+    let area = Area::new();
+    let store = Store::directory(&area);
+    let walhalla = Walhalla::new(&area, &store);
+    (area, walhalla)
+}
+
+/// A cluster that archives to a store of its own, with a tablespace, and a role that may replicate and nothing else.
+fn archiving(version: u32) -> (Area, Walhalla, Cluster) {
+    let (area, walhalla) = on_a_directory();
+    let cluster = Cluster::create(&area, "primary", Shape::of(version));
+    let cluster = prepared(&area, &walhalla, cluster);
+    (area, walhalla, cluster)
+}
+
+/// The same of a cluster that is there and does not run.
+pub fn prepared(area: &Area, walhalla: &Walhalla, mut cluster: Cluster) -> Cluster {
     let_replicate(&cluster);
-    if version >= 17 {
+    if cluster.version >= 17 {
         cluster.configure("summarize_wal = on");
     }
     walhalla.archive_from(&mut cluster);
-    if version >= 10 {
+    if cluster.version >= 10 {
         cluster.sql("create extension amcheck");
     }
     cluster.sql("create table ledger (label text primary key)");
@@ -122,13 +135,13 @@ fn archiving(area: &Area, walhalla: &Walhalla, version: u32) -> Cluster {
 }
 
 /// What the cluster held, and its last transaction.
-struct Moment {
-    dump: Dump,
+pub struct Moment {
+    pub dump: Dump,
     xid: String,
 }
 
 /// Changes the cluster a little.
-fn change(cluster: &Cluster, name: &str) -> Moment {
+pub fn change(cluster: &Cluster, name: &str) -> Moment {
     cluster.sql(&format!(
         "create table at_{name} as select g as id, md5(g::text) as body from generate_series(1, 500) g; \
          create index on at_{name} (body)"
@@ -149,14 +162,20 @@ fn let_replicate(cluster: &Cluster) {
 
 /// Takes a backup over the replication protocol as the role; returns its id.
 #[track_caller]
-fn stream(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> String {
+pub fn stream(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> String {
     streaming(walhalla, cluster, args).succeeds();
     walhalla.newest_backup()
 }
 
-fn streaming(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> Outcome {
+pub fn streaming(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> Outcome {
+    run(&mut command(walhalla, cluster, args))
+}
+
+/// The command that takes a backup over the replication protocol as the role.
+pub fn command(walhalla: &Walhalla, cluster: &Cluster, args: &[&str]) -> Command {
     let mut command = walhalla.command(&[&["backup-push"], args].concat());
-    run(command.envs(cluster.connection()).env("PGUSER", "keeper"))
+    command.envs(cluster.connection()).env("PGUSER", "keeper");
+    command
 }
 
 fn delta_of_directory(walhalla: &Walhalla, cluster: &Cluster) -> String {
@@ -193,7 +212,13 @@ fn elsewhere(area: &Area, cluster: &Cluster) -> String {
 }
 
 #[track_caller]
-fn restored_to_the_end(area: &Area, walhalla: &Walhalla, version: u32, id: &str, expected: &Dump) {
+pub fn restored_to_the_end(
+    area: &Area,
+    walhalla: &Walhalla,
+    version: u32,
+    id: &str,
+    expected: &Dump,
+) {
     let name = format!("restored-{id}");
     let oid = tablespace_oid(walhalla, id);
     let map = format!("{oid}={}", area.path(&format!("{name}-space")).display());
@@ -286,10 +311,7 @@ fn a_streamed_backup_over_tcp_with_a_password_is_encrypted_and_comes_back() {
 
 #[test]
 fn what_a_streamed_delta_cannot_do_is_refused_with_the_reason() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let cluster = archiving(&area, &walhalla, 16);
+    let (_area, walhalla, cluster) = archiving(16);
     stream(&walhalla, &cluster, &[]);
     streaming(
         &walhalla,
@@ -316,10 +338,7 @@ fn what_a_streamed_delta_cannot_do_is_refused_with_the_reason() {
 
 #[test]
 fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let cluster = archiving(&area, &walhalla, 18);
+    let (area, walhalla, cluster) = archiving(18);
     cluster.sql("alter system set summarize_wal = off");
     cluster.sql("select pg_reload_conf()");
     stream(&walhalla, &cluster, &[]);
@@ -333,9 +352,7 @@ fn a_streamed_delta_of_a_server_that_summarizes_nothing_is_made_from_the_archive
 
 #[test]
 fn a_streamed_delta_soon_after_a_promotion_waits_for_wal_of_the_timeline_before() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
+    let (area, walhalla) = on_a_directory();
     let mut primary = Cluster::create(&area, "primary", Shape::of(17));
     primary.configure("summarize_wal = on");
     walhalla.archive_from(&mut primary);
@@ -364,9 +381,7 @@ fn a_streamed_delta_soon_after_a_promotion_waits_for_wal_of_the_timeline_before(
 #[test]
 fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
     for version in [9, 17] {
-        let area = Area::new();
-        let store = Store::directory(&area);
-        let walhalla = Walhalla::new(&area, &store);
+        let (area, walhalla) = on_a_directory();
         let mut cluster = Cluster::create(&area, "primary", Shape::of(version));
         let_replicate(&cluster);
         cluster.start();
@@ -403,10 +418,7 @@ fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
 
 #[test]
 fn blocks_that_are_damaged_on_the_servers_disk_are_named() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let mut cluster = archiving(&area, &walhalla, 15);
+    let (_area, walhalla, mut cluster) = archiving(15);
     let file = cluster.sql("select pg_relation_filepath('in_space')");
     cluster.stop();
     let path = cluster.data.join(&file);
@@ -425,10 +437,7 @@ fn blocks_that_are_damaged_on_the_servers_disk_are_named() {
 
 #[test]
 fn a_standby_sends_a_backup_too() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let primary = archiving(&area, &walhalla, 17);
+    let (area, walhalla, primary) = archiving(17);
     walhalla.back_up(&primary);
     primary.archive_everything();
     let map = elsewhere(&area, &primary);
@@ -472,10 +481,7 @@ fn a_standby_sends_a_backup_too() {
 
 #[test]
 fn a_streamed_backup_without_the_files_of_a_tablespace_is_refused() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let cluster = archiving(&area, &walhalla, 16);
+    let (area, walhalla, cluster) = archiving(16);
     cluster.sql("checkpoint");
     // As if the file system of the tablespace were not mounted.
     let (space, away) = (area.path("space"), area.path("away"));
@@ -491,10 +497,7 @@ fn a_streamed_backup_without_the_files_of_a_tablespace_is_refused() {
 
 #[test]
 fn a_streamed_delta_is_made_from_the_archive_while_the_server_writes() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let cluster = archiving(&area, &walhalla, 16);
+    let (area, walhalla, cluster) = archiving(16);
     stream(&walhalla, &cluster, &[]);
     cluster.sql("create table busy (body text)");
     let is_over = std::sync::atomic::AtomicBool::new(false);
@@ -525,10 +528,7 @@ fn a_streamed_delta_is_made_from_the_archive_while_the_server_writes() {
 
 #[test]
 fn a_block_that_is_damaged_in_the_parent_is_in_the_streamed_delta() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let mut cluster = archiving(&area, &walhalla, 17);
+    let (area, walhalla, mut cluster) = archiving(17);
     let file = cluster.sql("select pg_relation_filepath('in_space')");
     let path = cluster.data.join(&file);
     cluster.sql("vacuum (freeze) in_space");
@@ -550,9 +550,7 @@ fn a_block_that_is_damaged_in_the_parent_is_in_the_streamed_delta() {
 
 #[test]
 fn a_server_of_9_6_without_checksums_sends_what_a_delta_is_made_of() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
+    let (area, walhalla) = on_a_directory();
     let mut cluster = Cluster::create_without_checksums(&area, "primary", Shape::of(9));
     let_replicate(&cluster);
     walhalla.archive_from(&mut cluster);
@@ -566,10 +564,7 @@ fn a_server_of_9_6_without_checksums_sends_what_a_delta_is_made_of() {
 
 #[test]
 fn a_database_behind_a_link_is_no_part_of_what_the_server_sends_and_the_backup_is_refused() {
-    let area = Area::new();
-    let store = Store::directory(&area);
-    let walhalla = Walhalla::new(&area, &store);
-    let mut cluster = archiving(&area, &walhalla, 16);
+    let (area, walhalla, mut cluster) = archiving(16);
     cluster.sql("create database precious");
     let oid = cluster.sql("select oid from pg_database where datname = 'precious'");
     cluster.stop();

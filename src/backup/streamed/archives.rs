@@ -1,5 +1,6 @@
 //! From the tar archives that a server sends to the parts of a backup.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -11,7 +12,7 @@ use walhalla_postgres::page::PageState;
 use walhalla_postgres::{RelationFile, Version, control};
 use walhalla_providers::transfer::Rate;
 
-use super::super::extent::{self, Extent, Item};
+use super::super::extent::{self, Changed, Extent, Item};
 use super::super::newest::Newest;
 use super::super::pack::PageRules;
 use super::super::parent::Unusable;
@@ -75,7 +76,7 @@ impl Backup<'_> {
     pub(super) fn receive(
         &self,
         source: &mut ReplicatedServer,
-        begun: &mut Begun,
+        begun: &Begun,
     ) -> Result<Streamed, Error> {
         let total = begun.server.size_bytes.unwrap_or_default();
         let progress = Progress::new(self.options.show, "backing up", total);
@@ -84,10 +85,14 @@ impl Backup<'_> {
             blocks_per_file: self.control.blocks_per_file,
             ..Relations::default()
         };
-        let base = begun.basis.kept().map(|delta| {
-            let (parent, changed) = (&delta.parent, &delta.changed);
-            extent::Base::new(parent, &own, changed)
-        });
+        let kept = match &begun.basis {
+            Basis::Full | Basis::Sent(_) => None,
+            Basis::Kept(delta, changes) => {
+                Some((&delta.parent, Changed::Blocks(Cow::Borrowed(changes))))
+            }
+        };
+        let base =
+            { kept.as_ref() }.map(|(parent, changed)| extent::Base::new(parent, &own, changed));
         let mut pieces = Pieces {
             next: || self.wait(source.connection.next_piece(self.control.version)),
             progress: &progress,
@@ -101,7 +106,7 @@ impl Backup<'_> {
             sent: match &begun.basis {
                 Basis::Full => Sent::All,
                 Basis::Sent(delta) => Sent::Changes(&delta.parent.entry.id),
-                Basis::Kept(delta) => Sent::AllForDelta(&delta.parent.entry.id),
+                Basis::Kept(delta, _) => Sent::AllForDelta(&delta.parent.entry.id),
             },
             version: self.control.version,
             rules: PageRules::new(self.control, begun.server.start),

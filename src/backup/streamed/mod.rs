@@ -9,14 +9,13 @@
 
 mod archives;
 mod basis;
+mod brought;
 mod server;
-
-use std::io;
-use std::path::Path;
+mod sessions;
 
 use jiff::Timestamp;
 use walhalla_postgres::backup_label::{self, BackupLabel};
-use walhalla_postgres::{ControlFile, History, Lsn, SegmentNo, TimelineId, WalFileName};
+use walhalla_postgres::{ControlFile, History, Lsn};
 
 use super::Error;
 use super::begin::Guard;
@@ -35,7 +34,6 @@ use crate::repository::{BackupEntry, BackupId, BackupKind};
 use crate::server as postgres;
 use crate::server::data_directory::{Tablespace, check_utf8};
 use crate::server::replication::base_backup::{self, Extent, Request, Sizes};
-use crate::server::replication::{self, Received, Replication, Session, Started};
 use crate::server::session::{ArchiverState, StoppedBackup};
 use archives::Streamed;
 use basis::Basis;
@@ -59,8 +57,8 @@ impl Backup<'_> {
     /// As [`Backup::push`].
     pub fn push_streamed(&self, mut server: ReplicatedServer) -> Result<BackupEntry, Error> {
         let history = self.bring_histories(&mut server)?;
-        let mut begun = self.begin_streamed(&mut server, &history)?;
-        let streamed = self.receive(&mut server, &mut begun)?;
+        let begun = self.begin_streamed(&mut server, &history)?;
+        let streamed = self.receive(&mut server, &begun)?;
         let stopped = self.wait(server.connection.end_backup())?;
         if let Some(damage) = &stopped.damage {
             tracing::warn!("the server says: {damage}");
@@ -101,7 +99,7 @@ impl Backup<'_> {
         history: &History,
     ) -> Result<Begun<'_>, Error> {
         let time = self.wait(server.connection.clock())?;
-        let mut request = Request {
+        let request = Request {
             version: self.control.version,
             label: own_history::label(self.options.label.as_deref(), time),
             most_kilobytes_a_second: self.options.read_rate.map(archives::kilobytes_a_second),
@@ -111,15 +109,16 @@ impl Backup<'_> {
             },
             extent: Extent::Full,
         };
-        let (begun, basis) = self.begin_on_basis(server, history, &mut request)?;
+        let (begun, basis) = self.begin_on_basis(server, history, &request)?;
         let run = RunId::random();
         let second = self.repository.claim_next_second(time, run)?;
-        let kind = match basis {
-            Basis::Full => BackupKind::Full,
-            Basis::Sent(_) | Basis::Kept(_) => BackupKind::Delta,
+        let delta = basis.delta();
+        let kind = match delta {
+            None => BackupKind::Full,
+            Some(_) => BackupKind::Delta,
         };
         let id = BackupId::of(&second, kind);
-        let parents = basis.delta().map(|delta| delta.parent.chain.clone());
+        let parents = delta.map(|delta| delta.parent.chain.clone());
         let guard = self.guard(run, &id, (begun.start, begun.timeline), parents);
         tracing::info!(
             "backup {id} of PostgreSQL {} at {} begins",
@@ -162,7 +161,7 @@ impl Backup<'_> {
         corrupt_blocks.truncate(KEPT_CORRUPT_BLOCKS);
         let text = match &begun.basis {
             Basis::Full | Basis::Sent(_) => stopped.label.clone(),
-            Basis::Kept(delta) => {
+            Basis::Kept(delta, _) => {
                 let parent = &delta.parent.entry;
                 backup_label::of_delta(&stopped.label, parent.start_lsn, parent.timeline)
             }
@@ -187,7 +186,7 @@ impl Backup<'_> {
             start: begun.time,
             version: server.connection.version_text().to_owned(),
         };
-        let base = begun.basis.into_delta().map(Delta::base);
+        let base = begun.basis.delta().map(Delta::base);
         let tablespaces = outside(begun.server.tablespaces);
         let facts = self.facts(clock, base, ended, tablespaces, streamed.left_out)?;
         // What the archiver says of itself is told to sessions for SQL only.
@@ -218,117 +217,6 @@ impl Backup<'_> {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// Brings the histories of the server's timeline and of those that it comes from into the WAL folder.
-    fn bring_histories(&self, server: &mut ReplicatedServer) -> Result<History, Error> {
-        let folder = self.pgdata.join(self.control.version.wal_folder());
-        let made = std::fs::create_dir_all(&folder);
-        made.map_err(|source| Error::Scratch {
-            path: folder.clone(),
-            source,
-        })?;
-        let own = self.control.timeline;
-        let mut bring = |timeline: TimelineId| -> Result<(), Error> {
-            let text = self.wait(server.connection.history(timeline))?;
-            let path = folder.join(WalFileName::History(timeline).to_string());
-            std::fs::write(&path, text).map_err(|source| Error::Scratch { path, source })
-        };
-        if own == TimelineId::FIRST {
-            return Ok(History::root(own));
-        }
-        bring(own)?;
-        let history = parent::history(self.repository, self.pgdata, self.control)?;
-        for (timeline, ..) in history.spans() {
-            if timeline != own && timeline != TimelineId::FIRST {
-                // The server need not have those of ancestors any more.
-                if let Err(error) = bring(timeline) {
-                    tracing::debug!("{error}");
-                }
-            }
-        }
-        Ok(history)
-    }
-
-    /// Brings the segment in which the backup ends.
-    fn bring_last_segment(
-        &self,
-        timeline: TimelineId,
-        stop: Lsn,
-        of_standby: bool,
-    ) -> Result<(), Error> {
-        let size = self.control.segment_size;
-        let number = size.segment_before(stop);
-        // A primary went on to a new segment; a standby has what it has.
-        let until = if of_standby {
-            stop
-        } else {
-            number.next().start(size)
-        };
-        self.bring_segment(timeline, number, until)
-    }
-
-    /// Brings a segment of the server's own WAL into the WAL folder, up to `until`.
-    fn bring_segment(
-        &self,
-        timeline: TimelineId,
-        number: SegmentNo,
-        until: Lsn,
-    ) -> Result<(), Error> {
-        let size = self.control.segment_size;
-        let begin = number.start(size);
-        let bytes = self.wait(received(timeline, begin, until))?;
-        let folder = self.pgdata.join(self.control.version.wal_folder());
-        let path = folder.join(number.on(timeline, size).to_string());
-        write_of_length(&path, &bytes, size.bytes())
-            .map_err(|source| Error::Scratch { path, source })
-    }
-
-    /// Waits until the archive has the WAL up to the segment before `lsn`. Soon after a switch, that segment is one of the
-    /// timeline before.
-    fn wait_for_wal_before(&self, history: &History, lsn: Lsn) -> Result<(), Error> {
-        let size = self.control.segment_size;
-        let begin = size.segment_of(lsn).start(size);
-        let before = Lsn(begin.0.saturating_sub(size.bytes()));
-        let range = crate::contents::manifest::WalRange {
-            timeline: history.timeline_at(Lsn(begin.0.saturating_sub(1))),
-            start: before,
-            end: begin,
-        };
-        let ask = &mut || Ok(ArchiverState::default());
-        self.wait_for_wal(ask, range, &|| false)
-    }
-}
-
-/// WAL of the server from `begin` to `until`, as far as it has it.
-async fn received(
-    timeline: TimelineId,
-    begin: Lsn,
-    until: Lsn,
-) -> Result<Vec<u8>, replication::Error> {
-    let mut connection = Replication::connect(Session::Replication).await?;
-    let wanted = usize::try_from(until.0.saturating_sub(begin.0)).unwrap_or(usize::MAX);
-    let mut bytes = Vec::with_capacity(wanted);
-    if connection.start(None, begin, timeline).await? == Started::Streaming {
-        while bytes.len() < wanted {
-            match connection.next().await? {
-                Received::Wal(_, more) => bytes.extend_from_slice(&more),
-                Received::Alive(_) => {}
-                Received::EndOfTimeline => break,
-            }
-        }
-    }
-    connection.close().await;
-    bytes.truncate(wanted);
-    Ok(bytes)
-}
-
-/// A segment's file has its length from the beginning, as the server's own has.
-fn write_of_length(path: &Path, bytes: &[u8], length: u64) -> io::Result<()> {
-    std::fs::write(path, bytes)?;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .open(path)?
-        .set_len(length)
 }
 
 /// The tablespaces that are not in the data directory: the others come with it.

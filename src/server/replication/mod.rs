@@ -9,6 +9,7 @@
 //! here; those that a client sends, and SCRAM, are of the crate `postgres-protocol`.
 
 pub mod base_backup;
+mod error;
 mod login;
 mod tls;
 mod wire;
@@ -21,9 +22,10 @@ use jiff::Timestamp;
 use postgres_protocol::message::frontend;
 use walhalla_postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, Version};
 
-use super::connection::{self, Attempt, Wanted};
+use super::connection::{self, Attempt, Wanted, note};
 use super::session::ways;
-use crate::failure::{Advice, Failure};
+pub use error::{Error, Problem};
+use error::{UNDEFINED_FILE, UNDEFINED_OBJECT, refusal};
 use wire::{Fields, Message, Wire};
 
 /// Which kind of session.
@@ -42,6 +44,8 @@ pub struct Replication {
     place: String,
     /// `server_version`
     version_text: String,
+    /// How long the server may take for an answer.
+    patience: Duration,
 }
 
 /// What a server says of itself (`IDENTIFY_SYSTEM`).
@@ -84,73 +88,6 @@ pub enum Started {
     Ended(Option<(TimelineId, Lsn)>),
 }
 
-/// What went wrong with a session.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// The connection broke, or there was none.
-    #[error("the connection broke")]
-    Broken(#[source] io::Error),
-    /// The server said no.
-    #[error("{doing} failed: {message} (SQLSTATE {code})")]
-    Refused {
-        /// What was asked of it.
-        doing: String,
-        /// Its SQLSTATE.
-        code: String,
-        /// Its words.
-        message: String,
-    },
-    /// It did not answer in time.
-    #[error("it did not answer within {0} s")]
-    TimedOut(u64),
-    /// It does not encrypt, and that is demanded.
-    #[error("the server does not encrypt connections, and PGSSLMODE demands it")]
-    NoTls,
-    /// Encryption failed.
-    #[error("the connection could not be encrypted")]
-    Tls(#[source] io::Error),
-    /// It asks for a password and there is none.
-    #[error("the server asks for a password and none is set")]
-    NoPassword,
-    /// It does not know the password, or the one who answers is not the server.
-    #[error("SCRAM failed: the password is wrong, or this is not the server that knows it")]
-    Scram(#[source] io::Error),
-    /// It asks for what is not known here.
-    #[error("the server asks for a way of logging in that Walhalla does not know")]
-    Unsupported,
-    /// It does not say what the protocol tells.
-    #[error("the server sent {0}")]
-    Unexpected(&'static str),
-    /// A text of it cannot be understood.
-    #[error(transparent)]
-    Format(#[from] walhalla_postgres::Error),
-}
-
-/// A problem, and with which server.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The settings of the connection.
-    #[error(transparent)]
-    Settings(#[from] super::Error),
-    /// A session.
-    #[error("PostgreSQL at {place}: {problem}")]
-    Session {
-        /// The socket, or host and port.
-        place: String,
-        /// What went wrong.
-        problem: Problem,
-        /// What is beneath it.
-        #[source]
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    },
-    /// A server of another kind than is asked for.
-    #[error("the server at {place} is not of the kind that PGTARGETSESSIONATTRS asks for")]
-    Unwanted {
-        /// The socket, or host and port.
-        place: String,
-    },
-}
-
 impl Replication {
     /// Connects as libpq's variables, service and password files say.
     ///
@@ -158,24 +95,18 @@ impl Replication {
     /// Of the last way that was tried and that may lead somewhere later, or else of the last.
     pub async fn connect(session: Session) -> Result<Self, Error> {
         let ways = ways(None)?;
-        let passes = match ways.wanted {
-            Wanted::PreferStandby => vec![Wanted::Standby, Wanted::Any],
-            wanted => vec![wanted],
-        };
         let mut failures = Vec::new();
-        for wanted in passes {
-            for attempt in &ways.attempts {
-                match Self::attempt(attempt, &ways, session, wanted).await {
-                    Ok(connection) => return Ok(connection),
-                    Err(error) => note(&mut failures, attempt, error),
-                }
+        for (attempt, wanted) in ways.tries() {
+            match Self::attempt(attempt, &ways, session, wanted).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => note(&mut failures, attempt, error),
             }
         }
         // What may pass comes first: of several hosts, the one that is away may come back as the one that is wanted.
-        let passing = failures.iter().rposition(Error::is_passing);
+        let passing = failures.iter().rposition(|(_, error)| error.is_passing());
         let at = passing.or(failures.len().checked_sub(1));
         let nowhere = || super::Error::from(walhalla_postgres::Error::invalid("PGHOST", "")).into();
-        Err(at.map_or_else(nowhere, |at| failures.swap_remove(at)))
+        Err(at.map_or_else(nowhere, |at| failures.swap_remove(at).1))
     }
 
     async fn attempt(
@@ -192,6 +123,7 @@ impl Replication {
             wire,
             place,
             version_text,
+            patience: ANSWERING,
         };
         let is_wanted = match wanted {
             Wanted::Any | Wanted::PreferStandby => true,
@@ -274,7 +206,8 @@ impl Replication {
             timeline, flushed, ..
         } = self.identify().await?;
         self.start(None, flushed, timeline).await?;
-        let clock = within(Some(ANSWERING), self.told_clock()).await;
+        let patience = Some(self.patience);
+        let clock = within(patience, self.told_clock()).await;
         let clock = clock.map_err(|problem| self.error(problem))?;
         self.end_of_timeline().await?;
         Ok(clock)
@@ -421,20 +354,48 @@ impl Replication {
         let slot = slot.unwrap_or_default();
         let doing = format!("streaming WAL of timeline {number} from {from}");
         let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {number}");
-        self.command(&command)
-            .await
-            .map_err(|problem| self.error(problem))?;
-        let message = self.wire.receive().await;
-        let message = message.map_err(|error| self.error(error.into()))?;
-        match message.kind {
-            b'W' => Ok(Started::Streaming),
-            b'E' => Err(self.error(refusal(&doing, &message.body))),
-            _ => {
-                let rows = self.rest_of_rows(&doing, Some(message)).await;
-                let rows = rows.map_err(|problem| self.error(problem))?;
-                Ok(Started::Ended(self.next_timeline(&rows)?))
+        let patience = Some(self.patience);
+        let started = async {
+            self.command(&command).await?;
+            let message = self.wire.receive().await?;
+            match message.kind {
+                b'W' => Ok(None),
+                b'E' => Err(refusal(&doing, &message.body)),
+                _ => self.rest_of_rows(&doing, Some(message)).await.map(Some),
             }
+        };
+        let started = within(patience, started).await;
+        match started.map_err(|problem| self.error(problem))? {
+            None => Ok(Started::Streaming),
+            Some(rows) => Ok(Started::Ended(self.next_timeline(&rows)?)),
         }
+    }
+
+    /// The next WAL, which must be from `from` on; `None` where its timeline has ended.
+    ///
+    /// # Errors
+    /// The session's. A server that sends no WAL for as long as an answer may take is given up, whatever else it says.
+    pub async fn next_wal(&mut self, from: Lsn) -> Result<Option<Bytes>, Error> {
+        let patience = Some(self.patience);
+        let next = async {
+            loop {
+                let message = self.wire.receive().await?;
+                match understood(message)? {
+                    Some(Received::Wal(at, bytes)) if at == from => return Ok(Some(bytes)),
+                    Some(Received::Wal(..)) => {
+                        return Err(Problem::Unexpected("WAL of another position than was due"));
+                    }
+                    Some(Received::EndOfTimeline) => return Ok(None),
+                    // Who does not answer is taken for gone. Nothing is called durable: no commit is to wait for this session.
+                    Some(Received::Alive(Answer::Wanted)) => {
+                        self.copy_data(&status(Lsn::ZERO, Lsn::ZERO, 0)).await?;
+                    }
+                    Some(Received::Alive(Answer::Unneeded)) | None => {}
+                }
+            }
+        };
+        let next = within(patience, next).await;
+        next.map_err(|problem| self.error(problem))
     }
 
     /// What the server says next. Nothing is lost when the wait is given up.
@@ -445,7 +406,8 @@ impl Replication {
         loop {
             let message = self.wire.receive().await;
             let message = message.map_err(|error| self.error(error.into()))?;
-            if let Some(received) = self.understood(message)? {
+            let received = understood(message).map_err(|problem| self.error(problem))?;
+            if let Some(received) = received {
                 return Ok(received);
             }
         }
@@ -461,22 +423,11 @@ impl Replication {
             let Some(message) = message.map_err(|error| self.error(error.into()))? else {
                 return Ok(None);
             };
-            if let Some(received) = self.understood(message)? {
-                return Ok(Some(received));
+            let received = understood(message).map_err(|problem| self.error(problem))?;
+            if received.is_some() {
+                return Ok(received);
             }
         }
-    }
-
-    fn understood(&self, message: Message) -> Result<Option<Received>, Error> {
-        match message.kind {
-            b'd' => streamed(message.body).map(Some),
-            b'c' => Ok(Some(Received::EndOfTimeline)),
-            b'E' => Err(refusal("streaming WAL", &message.body)),
-            // The server shuts down, and has sent all.
-            b'C' => Err(Problem::Broken(io::ErrorKind::ConnectionAborted.into())),
-            _ => Ok(None),
-        }
-        .map_err(|problem| self.error(problem))
     }
 
     /// Tells the server what was received, and what of it is durable.
@@ -499,11 +450,13 @@ impl Replication {
     /// The session's.
     pub async fn end_of_timeline(&mut self) -> Result<Option<(TimelineId, Lsn)>, Error> {
         frontend::copy_done(&mut self.wire.output);
+        let patience = Some(self.patience);
         let rows = async {
             self.wire.send().await?;
             self.rest_of_rows("ending a timeline", None).await
         };
-        let rows = rows.await.map_err(|problem| self.error(problem))?;
+        let rows = within(patience, rows).await;
+        let rows = rows.map_err(|problem| self.error(problem))?;
         self.next_timeline(&rows)
     }
 
@@ -553,11 +506,12 @@ impl Replication {
     }
 
     async fn rows(&mut self, doing: &str, query: &str) -> Result<Vec<Row>, Error> {
+        let patience = Some(self.patience);
         let rows = async {
             self.command(query).await?;
             self.rest_of_rows(doing, None).await
         };
-        let rows = within(Some(ANSWERING), rows).await;
+        let rows = within(patience, rows).await;
         rows.map_err(|problem| self.error(problem))
     }
 
@@ -620,12 +574,6 @@ const ANSWERING: Duration = Duration::from_mins(1);
 /// How long the end of a session is waited for.
 const CLOSING: Duration = Duration::from_secs(2);
 const DUPLICATE_OBJECT: &str = "42710";
-const UNDEFINED_OBJECT: &str = "42704";
-const OBJECT_IN_USE: &str = "55006";
-const TOO_MANY_CONNECTIONS: &str = "53300";
-const UNDEFINED_FILE: &str = "58P01";
-const INSUFFICIENT_PRIVILEGE: &str = "42501";
-const NOT_IN_PREREQUISITE_STATE: &str = "55000";
 
 async fn within<T>(
     limit: Option<Duration>,
@@ -655,6 +603,18 @@ fn bytes_of(text: &str) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// What a message says while the server streams.
+fn understood(message: Message) -> Result<Option<Received>, Problem> {
+    match message.kind {
+        b'd' => streamed(message.body).map(Some),
+        b'c' => Ok(Some(Received::EndOfTimeline)),
+        b'E' => Err(refusal("streaming WAL", &message.body)),
+        // The server shuts down, and has sent all.
+        b'C' => Err(Problem::Broken(io::ErrorKind::ConnectionAborted.into())),
+        _ => Ok(None),
+    }
 }
 
 /// What a message within the stream says.
@@ -695,150 +655,10 @@ fn row(body: Bytes) -> Option<Row> {
     Some(row)
 }
 
-/// What an error message of the server says.
-fn refusal(doing: &str, body: &Bytes) -> Problem {
-    let mut fields = Fields(body.clone());
-    let (mut code, mut message) = (String::new(), String::new());
-    while let Some(kind) = fields.u8().filter(|kind| *kind != 0) {
-        let Some(text) = fields.text() else { break };
-        match kind {
-            b'C' => code = text,
-            b'M' => message = text,
-            _ => {}
-        }
-    }
-    Problem::Refused {
-        doing: doing.to_owned(),
-        code,
-        message,
-    }
-}
-
-impl Error {
-    fn of(place: &str, problem: Problem) -> Self {
-        let (problem, source) = match problem {
-            Problem::Broken(source) => {
-                let kind = source.kind();
-                (Problem::Broken(kind.into()), Some(source.into()))
-            }
-            Problem::Tls(source) => (Problem::Tls(source.kind().into()), Some(source.into())),
-            Problem::Scram(source) => (Problem::Scram(source.kind().into()), Some(source.into())),
-            problem => (problem, None),
-        };
-        Self::Session {
-            place: place.to_owned(),
-            problem,
-            source,
-        }
-    }
-
-    /// The server's SQLSTATE, if it said no.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Session {
-                problem: Problem::Refused { code, .. },
-                ..
-            } => Some(code),
-            _ => None,
-        }
-    }
-
-    fn is_without_tls(&self) -> bool {
-        matches!(
-            self,
-            Self::Session {
-                problem: Problem::NoTls,
-                ..
-            }
-        )
-    }
-
-    /// Whether it may be otherwise later: the server is away, starts or stops, has no place left, or still holds the slot for
-    /// a connection that is gone.
-    pub fn is_passing(&self) -> bool {
-        match self {
-            Self::Settings(_) => false,
-            Self::Unwanted { .. } => true,
-            Self::Session { problem, .. } => match problem {
-                Problem::Broken(_) | Problem::TimedOut(_) => true,
-                Problem::Refused { code, .. } => {
-                    code.starts_with("57P")
-                        || code.starts_with("08")
-                        || code.starts_with("53")
-                        || code == OBJECT_IN_USE
-                }
-                _ => false,
-            },
-        }
-    }
-}
-
-impl Failure for Error {
-    fn hint(&self) -> Option<Advice> {
-        let problem = match self {
-            Self::Settings(error) => return error.hint(),
-            Self::Unwanted { .. } => {
-                let text = "name a server of that kind in PGHOST, or change PGTARGETSESSIONATTRS (any, primary, standby, …)";
-                return Some(text.into());
-            }
-            Self::Session { problem, .. } => problem,
-        };
-        let text = match problem {
-            Problem::Broken(_) | Problem::TimedOut(_) => {
-                "PGHOST, PGPORT, PGUSER and PGPASSFILE say how to connect, as for pg_receivewal"
-            }
-            Problem::NoPassword | Problem::Scram(_) => {
-                "PGPASSFILE or PGPASSWORD give the password; in a password file the database is `replication` or *"
-            }
-            Problem::Refused { code, .. } => match code.as_str() {
-                UNDEFINED_OBJECT => "--create-slot makes the slot",
-                OBJECT_IN_USE => {
-                    "another receiver uses the slot, or the server has not noticed yet that the last one is gone; each needs a \
-                     slot of its own"
-                }
-                UNDEFINED_FILE => {
-                    "the server has removed this WAL: what is missing in the archive must come by wal-push; take a base backup, and \
-                     use --slot, which keeps WAL until it is stored"
-                }
-                INSUFFICIENT_PRIVILEGE => {
-                    "the role needs the attribute REPLICATION: ALTER ROLE name REPLICATION"
-                }
-                TOO_MANY_CONNECTIONS => {
-                    "each receiver and standby takes one of max_wal_senders; it must be above 0, with wal_level = replica"
-                }
-                NOT_IN_PREREQUISITE_STATE => {
-                    "set wal_level = replica, and max_wal_senders and max_replication_slots above 0, and restart the server"
-                }
-                "28000" => "pg_hba.conf needs a line for the database `replication` and this user",
-                "28P01" => {
-                    "the password is wrong; in a password file the database is `replication` or *"
-                }
-                _ => return None,
-            },
-            Problem::Tls(_) | Problem::NoTls => {
-                "PGSSLMODE and PGSSLROOTCERT say what is demanded of the server's certificate"
-            }
-            Problem::Unsupported | Problem::Unexpected(_) | Problem::Format(_) => return None,
-        };
-        Some(text.into())
-    }
-}
-
-/// Keeps a failure. A second try, without encryption or with it, tells less than the first, unless the server does not
-/// encrypt at all: then nothing but the second try was a try.
-fn note(failures: &mut Vec<Error>, attempt: &Attempt, error: Error) {
-    match failures.last_mut() {
-        Some(first) if attempt.is_second_try => {
-            if first.is_without_tls() {
-                *first = error;
-            }
-        }
-        _ => failures.push(error),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     #[test]
@@ -854,6 +674,45 @@ mod tests {
         ] {
             assert_eq!(bytes_of(text), bytes, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_no_wal_is_given_up_whatever_else_it_says() {
+        let (near, mut far) = tokio::io::duplex(1 << 10);
+        let mut connection = Replication {
+            wire: Wire::new(Box::new(near)),
+            place: "db1".to_owned(),
+            version_text: "17.1".to_owned(),
+            patience: Duration::from_millis(100),
+        };
+        let message = |length: u32, body: &[&[u8]]| {
+            let head = [&b"d"[..], &(length + 4).to_be_bytes()].concat();
+            [head, body.concat()].concat()
+        };
+        let wal = message(28, &[b"w", &7_u64.to_be_bytes(), &[0; 16], b"wal"]);
+        let alive = message(18, &[b"k", &[0; 16], &[ANSWER_AT_ONCE]]);
+        far.write_all(&[&wal[..], &alive, &wal].concat())
+            .await
+            .unwrap();
+        let next = connection.next_wal(Lsn(7)).await.unwrap();
+        assert_eq!(next.as_deref(), Some(&b"wal"[..]));
+        // What is due follows what came.
+        let error = connection.next_wal(Lsn(10)).await.unwrap_err();
+        assert!(error.to_string().contains("another position"), "{error}");
+        let mut answer = [0; 39];
+        far.read_exact(&mut answer).await.unwrap();
+        assert_eq!(answer[..6], *b"d\0\0\0\x26r");
+        assert_eq!(answer[6..30], [0; 24], "something was called durable");
+        far.write_all(&alive).await.unwrap();
+        let error = connection.next_wal(Lsn(10)).await.unwrap_err();
+        let is_silence = matches!(
+            &error,
+            Error::Session {
+                problem: Problem::TimedOut(_),
+                ..
+            }
+        );
+        assert!(is_silence && error.is_passing(), "{error}");
     }
 
     #[test]
