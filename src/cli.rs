@@ -611,10 +611,6 @@ pub struct BackupFetch {
     /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
     #[arg(long)]
     pub delta: bool,
-    /// Do not wait until the files are on the disk. Only for a cluster that is thrown away, as in CI: if the machine crashes
-    /// soon afterwards, files may be empty, and nothing tells
-    #[arg(long)]
-    pub no_sync: bool,
     /// Which cluster
     #[command(flatten)]
     pub cluster: Cluster,
@@ -670,10 +666,6 @@ pub struct RestoreOptions {
     /// Update a data directory of this cluster that is there: fetch and write only what differs, remove everything else
     #[arg(long)]
     pub delta: bool,
-    /// Do not wait until the files are on the disk. Only for a cluster that is thrown away, as in CI: if the machine crashes
-    /// soon afterwards, files may be empty, and nothing tells
-    #[arg(long)]
-    pub no_sync: bool,
     /// Restore this database only, and what every cluster has; may be given more than once. The others come up empty, to be
     /// dropped
     #[arg(long = "only-database", value_name = "NAME")]

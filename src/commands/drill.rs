@@ -36,7 +36,7 @@ use crate::restore::recovery::{ArchiveMode, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage;
 use crate::restore::target::{Action, Point, Target, TargetTimeline};
-use crate::restore::{self, Durability};
+use crate::restore;
 use crate::server::control_file;
 use crate::verify::Problem;
 
@@ -290,8 +290,6 @@ impl Course<'_> {
             wal: None,
             spool: None,
             existing: Existing::Refuse,
-            // It measures how long a restore takes.
-            durability: Durability::Durable,
             only: None,
             // All is made in a new directory, so that nothing can be in its way.
             needed: needed.unwrap_or_default(),

@@ -21,7 +21,7 @@ use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
 use crate::restore::start;
 use crate::restore::target::Point;
-use crate::restore::{self, Durability};
+use crate::restore;
 use crate::restore::{archives, debian, leading_out};
 use crate::server::conf::Configuration;
 use crate::server::data_directory::check_utf8;
@@ -140,7 +140,6 @@ pub(super) fn prepare(
         wal: options.tablespaces.waldir.clone(),
         spool: spool.clone(),
         existing: existing(options.delta),
-        durability: durability(options.no_sync),
         only,
         needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
@@ -184,15 +183,6 @@ pub(super) fn existing(delta: bool) -> Existing {
         Existing::Update
     } else {
         Existing::Refuse
-    }
-}
-
-/// What `--no-sync` says of the disk.
-pub(super) fn durability(no_sync: bool) -> Durability {
-    if no_sync {
-        Durability::Unsynced
-    } else {
-        Durability::Durable
     }
 }
 

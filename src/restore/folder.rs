@@ -48,17 +48,6 @@ pub(super) struct Folder {
     handle: OwnedFd,
     path: PathBuf,
     owner: Option<Owner>,
-    durability: Durability,
-}
-
-/// Whether what is written is on the disk before a restore ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// It is, so that a crash of the machine afterwards loses nothing.
-    Durable,
-    /// The system writes it when it likes, for clusters that are thrown away (`pg_basebackup --no-sync`). The staged WAL, what
-    /// is moved aside and what is written before the first file of the backup are durable all the same.
-    Unsynced,
 }
 
 /// What a name in a directory stands for.
@@ -126,7 +115,6 @@ impl Folder {
             handle: opened.ok_or_else(|| Error::ForeignLink(path.to_owned()))?,
             path: path.to_owned(),
             owner,
-            durability: Durability::Durable,
         })
     }
 
@@ -137,7 +125,6 @@ impl Folder {
             handle: handle.map_err(|errno| self.failed("open", Path::new(""), errno))?,
             path: self.path.clone(),
             owner: self.owner,
-            durability: self.durability,
         })
     }
 
@@ -151,7 +138,6 @@ impl Folder {
             handle,
             path: path.to_owned(),
             owner,
-            durability: Durability::Durable,
         })
     }
 
@@ -161,7 +147,6 @@ impl Folder {
             handle: self.walk(name, Missing::CreateDurably)?,
             path: self.path.join(name),
             owner: self.owner,
-            durability: self.durability,
         })
     }
 
@@ -174,7 +159,6 @@ impl Folder {
             handle: self.walk(name, Missing::Fail)?,
             path: self.path.join(name),
             owner: self.owner,
-            durability: self.durability,
         }))
     }
 
@@ -397,10 +381,7 @@ impl Folder {
         let (file, temporary) = self.create_temporary(path, mode)?;
         let mut buffered = BufWriter::new(&file);
         let written = write(&mut buffered).and_then(|()| buffered.flush());
-        let written = written.and_then(|()| match self.durability {
-            Durability::Durable => file.sync_all(),
-            Durability::Unsynced => Ok(()),
-        });
+        let written = written.and_then(|()| file.sync_all());
         written.map_err(Error::local("write", &full))?;
         self.rename(&temporary, path)?;
         self.sync(path.parent().unwrap_or(Path::new("")))
@@ -451,7 +432,7 @@ impl Folder {
             rustix::fs::chownat(&above, name, user, group, flags)
                 .map_err(|errno| self.failed("change the owner of", path, errno))?;
         }
-        self.sync_handle(&above, path)
+        sync_handle(&above, &self.path.join(path))
     }
 
     /// Renames what is here.
@@ -489,22 +470,11 @@ impl Folder {
 
     /// Makes the entries of a directory durable.
     pub(super) fn sync(&self, path: &Path) -> Result<(), Error> {
-        self.sync_handle(&self.walk(path, Missing::Fail)?, path)
-    }
-
-    fn sync_handle(&self, handle: &OwnedFd, path: &Path) -> Result<(), Error> {
-        match self.durability {
-            Durability::Durable => rustix::fs::fsync(handle),
-            Durability::Unsynced => Ok(()),
-        }
-        .map_err(|errno| Error::local("fsync", self.path.join(path))(errno.into()))
+        sync_handle(&self.walk(path, Missing::Fail)?, &self.path.join(path))
     }
 
     /// Makes a file durable.
     pub(super) fn sync_file(&self, path: &Path) -> Result<(), Error> {
-        if self.durability == Durability::Unsynced {
-            return Ok(());
-        }
         let synced = match self.open_file(path)? {
             Some(file) => file.sync_all(),
             None => Err(io::ErrorKind::NotFound.into()),
@@ -524,16 +494,6 @@ impl Folder {
     pub(super) fn sync_file_system(&self) -> Result<(), Error> {
         rustix::fs::syncfs(&self.handle)
             .map_err(|errno| self.failed("sync the file system of", "".as_ref(), errno))
-    }
-
-    /// How durable what is written in it is made from now on.
-    pub(super) fn set_durability(&mut self, durability: Durability) {
-        self.durability = durability;
-    }
-
-    /// How durable what is written in it is made.
-    pub(super) fn durability(&self) -> Durability {
-        self.durability
     }
 
     /// The user to whom what is here must belong.
@@ -622,7 +582,7 @@ impl Folder {
                 Err(Errno::NOENT) if missing != Missing::Fail => {
                     let created = self.create_directory(&at, name, path)?;
                     if missing == Missing::CreateDurably {
-                        self.sync_handle(&at, path)?;
+                        sync_handle(&at, &self.path.join(path))?;
                     }
                     created
                 }
@@ -759,6 +719,10 @@ fn open_directory(above: impl AsFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(above, name, flags, Mode::empty())
 }
 
+fn sync_handle(handle: &OwnedFd, path: &Path) -> Result<(), Error> {
+    rustix::fs::fsync(handle).map_err(|errno| Error::local("fsync", path)(errno.into()))
+}
+
 fn kind_of(stat: &Stat) -> Kind {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Kind::File,
@@ -791,17 +755,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path(), None).unwrap();
         (dir, folder)
-    }
-
-    #[test]
-    fn what_is_not_made_durable_is_not_even_looked_for() {
-        let (dir, mut folder) = folder();
-        let missing = Path::new("missing");
-        folder.sync_file(missing).unwrap_err();
-        folder.set_durability(Durability::Unsynced);
-        folder.sync_file(missing).unwrap();
-        folder.write("new".as_ref(), b"content", 0o600).unwrap();
-        assert_eq!(std::fs::read(dir.path().join("new")).unwrap(), b"content");
     }
 
     #[test]

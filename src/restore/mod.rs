@@ -42,4 +42,3 @@ mod way;
 pub mod window;
 
 pub use error::Error;
-pub use folder::Durability;

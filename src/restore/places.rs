@@ -14,7 +14,7 @@ use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use super::Error;
-use super::folder::{Durability, Folder, Kind};
+use super::folder::{Folder, Kind};
 use crate::repository::BackupEntry;
 
 /// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
@@ -184,15 +184,6 @@ impl Places {
     pub(super) fn sync_file(&self, path: &Path) -> Result<(), Error> {
         let (folder, path) = self.locate(path)?;
         folder.sync_file(path)
-    }
-
-    /// How durable what is written from now on is made.
-    pub(super) fn set_durability(&mut self, durability: Durability) {
-        self.data.set_durability(durability);
-        let tablespaces = self.tablespaces.values_mut();
-        for (_, folder) in tablespaces.chain(&mut self.wal) {
-            folder.set_durability(durability);
-        }
     }
 
     /// Makes all files durable at once, where all file systems tell of files that they could not write; whether it did.

@@ -8,7 +8,6 @@ use std::thread;
 use super::Error;
 use super::chosen_databases::ChosenDatabases;
 use super::existing::{self, Aside, Existing};
-use super::folder::Durability;
 use super::leading_out;
 use super::outside::Outside;
 use super::places::{Naming, Place, Places, Role};
@@ -40,8 +39,6 @@ pub struct Destination {
     pub spool: Option<PathBuf>,
     /// What is done with files that are there.
     pub existing: Existing,
-    /// Whether the files are on the disk when the restore ends.
-    pub durability: Durability,
     /// The databases that are restored; all without.
     pub only: Option<ChosenDatabases>,
     /// What the restore itself reads, which it must not remove.
@@ -288,7 +285,7 @@ impl Destination {
             existing::prove(&self.pgdata, backup)?;
         }
         let aside = self.aside();
-        let mut places = site.make(backup)?;
+        let places = site.make(backup)?;
         places.data.set_directory_mode("".as_ref(), 0o700)?;
         existing::leave_proof(&places, backup)?;
         if self.existing == Existing::Update {
@@ -303,7 +300,6 @@ impl Destination {
             tracing::debug!("{removed} files that the backup does not have were removed");
         }
         places.link()?;
-        places.set_durability(self.durability);
         Ok(places)
     }
 }

@@ -21,7 +21,6 @@ use walhalla_postgres::control;
 
 use super::Error;
 use super::existing::{self, Existing};
-use super::folder::Durability;
 use super::places::Places;
 use super::refresh::{Update, refresh};
 use crate::contents::chain::Chain;
@@ -160,61 +159,10 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    /// Writes an entry's content. It is durable only after [`Unpacker::sync_files`]. A chunk of zeros is left out: what was a hole
-    /// takes no room, and reads back as the same.
-    fn write_file(
-        &self,
-        mut content: &mut dyn Read,
-        file: &File,
-        path: &Path,
-    ) -> Result<(), FileError<Error>> {
-        let (mut size_bytes, mut flushed) = (0, 0);
-        let mut buffer = vec![0; CHUNK_BYTES];
-        loop {
-            let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
-            if bytes.is_empty() {
-                break;
-            }
-            let count = bytes.len() as u64;
-            let written = if bytes.iter().all(|byte| *byte == 0) {
-                file.set_len(size_bytes + count)
-            } else {
-                file.write_all_at(bytes, size_bytes)
-            };
-            written.map_err(Error::local("write", path))?;
-            size_bytes += count;
-            if size_bytes - flushed >= FLUSH_BYTES {
-                self.start_writeback(file, flushed, size_bytes);
-                flushed = size_bytes;
-            }
-            if !self.progress.add(count) {
-                return Err(Error::BrokenOff.into());
-            }
-        }
-        // What is short is left to the system, which writes many such files at a time.
-        if size_bytes >= FLUSH_BYTES / 8 {
-            self.start_writeback(file, flushed, size_bytes);
-        }
-        Ok(())
-    }
-
-    /// Lets the disk begin with what was written, so that it is not idle until the fsync.
-    ///
-    /// On Linux the advice starts the writing of dirty pages (fd.c, `pg_flush_data`); it is no more than advice.
-    fn start_writeback(&self, file: &File, from: u64, to: u64) {
-        if self.places.data.durability() == Durability::Unsynced {
-            return;
-        }
-        let _advice = rustix::fs::fadvise(file, from, NonZeroU64::new(to - from), Advice::DontNeed);
-    }
-
     /// Makes every file durable. All are on their way to the disk by now, so one commit of the file
     /// system's journal does for many files, where an fsync after each file would take one for each.
     fn sync_files(&self, threads: usize) -> Result<(), Error> {
         let files = std::mem::take(&mut *lock(&self.unsynced));
-        if self.places.data.durability() == Durability::Unsynced {
-            return Ok(());
-        }
         if files.len() >= MANY_FILES && self.places.sync_all_files()? {
             tracing::debug!("{} files were made durable at once", files.len());
             return Ok(());
@@ -324,7 +272,7 @@ impl Sink for Unpacker<'_> {
         if path == Path::new(control::PATH) {
             let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
             lock(&self.unsynced).push(Path::new(HELD_BACK), ());
-            self.write_file(content, &held_back, &full)?;
+            write_file(content, &held_back, &full, self.progress)?;
             return Ok(Taken::Content);
         }
         if path == Path::new(HELD_BACK) {
@@ -333,7 +281,7 @@ impl Sink for Unpacker<'_> {
         match self.existing {
             Existing::Refuse => {
                 let file = self.places.create(path, mode)?;
-                self.write_file(content, &file, &full)?;
+                write_file(content, &file, &full, self.progress)?;
             }
             Existing::Update => {
                 let mut update = self.update(path, mode, Summing::default())?;
@@ -349,4 +297,49 @@ impl Sink for Unpacker<'_> {
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
         Err(error.into())
     }
+}
+
+/// Writes an entry's content. It is durable only after [`Unpacker::sync_files`]. A chunk of zeros is left out: what was a hole
+/// takes no room, and reads back as the same.
+fn write_file(
+    mut content: &mut dyn Read,
+    file: &File,
+    path: &Path,
+    progress: &Progress,
+) -> Result<(), FileError<Error>> {
+    let (mut size_bytes, mut flushed) = (0, 0);
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
+        if bytes.is_empty() {
+            break;
+        }
+        let count = bytes.len() as u64;
+        let written = if bytes.iter().all(|byte| *byte == 0) {
+            file.set_len(size_bytes + count)
+        } else {
+            file.write_all_at(bytes, size_bytes)
+        };
+        written.map_err(Error::local("write", path))?;
+        size_bytes += count;
+        if size_bytes - flushed >= FLUSH_BYTES {
+            start_writeback(file, flushed, size_bytes);
+            flushed = size_bytes;
+        }
+        if !progress.add(count) {
+            return Err(Error::BrokenOff.into());
+        }
+    }
+    // What is short is left to the system, which writes many such files at a time.
+    if size_bytes >= FLUSH_BYTES / 8 {
+        start_writeback(file, flushed, size_bytes);
+    }
+    Ok(())
+}
+
+/// Lets the disk begin with what was written, so that it is not idle until the fsync.
+///
+/// On Linux the advice starts the writing of dirty pages (fd.c, `pg_flush_data`); it is no more than advice.
+fn start_writeback(file: &File, from: u64, to: u64) {
+    let _advice = rustix::fs::fadvise(file, from, NonZeroU64::new(to - from), Advice::DontNeed);
 }

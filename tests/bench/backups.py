@@ -87,9 +87,7 @@ class Backups:
             peer.run("stanza-create")
         for number in range(rounds):
             self.time(f"{where}: full, Walhalla", self.host.walhalla, "backup-push", self.server.data, env=env)
-            fetch = f"{self.host.walhalla} backup-fetch {{to}} LATEST"
-            self.restore(f"{where}: restore, Walhalla", fetch, env=env)
-            self.restore(f"{where}: restore, Walhalla, --no-sync", f"{fetch} --no-sync", env=env)
+            self.restore(f"{where}: restore, Walhalla", f"{self.host.walhalla} backup-fetch {{to}} LATEST", env=env)
             if peer:
                 self.time(f"{where}: full, pgBackRest", *peer.words("--type=full", "backup"))
                 restore = peer.command("--type=none", "--pg1-path={to}", "restore")
@@ -101,7 +99,7 @@ class Backups:
         self.archive_to(self.env)
 
     def restore_by(self, name, other, env):
-        """As it is, to be compared with --no-sync, and so that all of it is on the disk in the end, as Walhalla does it."""
+        """As it is, and with what Walhalla does as well: all of it is on the disk in the end."""
         self.restore(name, other.restore(), env)
         self.restore(f"{name}, sync", f"{other.restore()}; sync -f {{to}}", env)
 
@@ -251,7 +249,5 @@ class Backups:
                     theirs = f"{where}: {work}, {other.name}"
                     wanted.at_most(f"{where}: {work}: time, of {other.name}'s", ratio(own, theirs), 1)
                     if work == "restore":
-                        unsynced = ratio(f"{own}, --no-sync", theirs)
-                        wanted.at_most(f"{where}: {work} --no-sync: time, of {other.name}'s", unsynced, 1)
                         wanted.at_most(f"{where}: {work}: time, of {other.name}'s and `sync`", ratio(own, f"{theirs}, sync"), 1)
         return wanted
