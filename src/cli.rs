@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use walhalla_postgres::{Lsn, SystemIdentifier};
 
+use crate::durability::Durability;
 use crate::output::LogFormat;
 use crate::pipeline::Compression;
 use crate::progress::Show;
@@ -617,6 +618,9 @@ pub struct BackupFetch {
     /// Tablespaces
     #[command(flatten)]
     pub tablespaces: TablespaceMap,
+    /// Whether it waits for the disk
+    #[command(flatten)]
+    pub disk: Disk,
 }
 
 // `--tablespace-map` and `--waldir`
@@ -628,6 +632,26 @@ pub struct TablespaceMap {
     /// Put the WAL folder into this directory, with a link to it in the data directory
     #[arg(long, value_name = "DIR", value_parser = absolute_directory)]
     pub waldir: Option<PathBuf>,
+}
+
+// `--no-sync`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Disk {
+    /// For tests that throw the cluster away: do not wait until the files are on the disk. A crash of the machine afterwards
+    /// can leave a damaged directory that nothing marks as damaged. Never for data that you want to keep
+    #[arg(long)]
+    no_sync: bool,
+}
+
+impl Disk {
+    /// Whether the restore waits for the disk.
+    pub fn durability(self) -> Durability {
+        if self.no_sync {
+            Durability::Unsynced
+        } else {
+            Durability::Durable
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -673,6 +697,9 @@ pub struct RestoreOptions {
     /// Whether the restored server archives its WAL
     #[arg(long, value_name = "MODE", default_value = "preserve")]
     pub archive_mode: ArchiveMode,
+    /// Whether it waits for the disk
+    #[command(flatten)]
+    pub disk: Disk,
 }
 
 /// `--wal`

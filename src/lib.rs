@@ -22,6 +22,7 @@ pub mod contents;
 pub mod copying;
 pub mod daemon;
 pub mod drill;
+pub mod durability;
 pub mod error;
 pub mod failure;
 pub mod find;

@@ -24,6 +24,7 @@ const FLOORS: [&[&str]; 12] = [
     &[
         "output",
         "failure",
+        "durability",
         "lib",
         "paths",
         "temporary_folder",

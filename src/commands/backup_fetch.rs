@@ -2,6 +2,7 @@
 
 use super::{Context, Outcome};
 use crate::cli::BackupFetch;
+use crate::durability::Durability;
 use crate::error::Error;
 use crate::output;
 use crate::repository::LATEST;
@@ -25,6 +26,7 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         wal: arguments.tablespaces.waldir,
         spool: super::spool(&context.settings)?,
         existing: super::restore::existing(arguments.delta),
+        durability: arguments.disk.durability(),
         only: None,
         needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
@@ -41,6 +43,9 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
         backup.id,
         destination.pgdata.display()
     );
+    if let Some(caution) = destination.durability.caution() {
+        tracing::warn!("{caution}");
+    }
     let settings = Configuration::of_cluster(&destination.pgdata);
     if let Some(named) = leading_out::other_data_directory(&settings, &destination.pgdata) {
         tracing::warn!(
@@ -59,6 +64,7 @@ pub(super) fn run(context: &Context, arguments: BackupFetch) -> Result<Outcome, 
             "backup": backup.id,
             "pgdata": destination.pgdata,
             "kept_bytes": kept_bytes,
+            "durable": destination.durability == Durability::Durable,
         }))?;
     }
     Ok(Outcome::Done)

@@ -21,6 +21,7 @@ use crate::drill::queries::{self, Session};
 use crate::drill::scratch::{Afterwards, Scratch};
 use crate::drill::server::{Server, Waited};
 use crate::drill::{self, commits, junit, moment, tools};
+use crate::durability::Durability;
 use crate::error::Error;
 use crate::failure::{Class, Failure as _};
 use crate::output::{self, look};
@@ -290,6 +291,8 @@ impl Course<'_> {
             wal: None,
             spool: None,
             existing: Existing::Refuse,
+            // The time to restore that it measures is that of a restore which is kept.
+            durability: Durability::Durable,
             only: None,
             // All is made in a new directory, so that nothing can be in its way.
             needed: needed.unwrap_or_default(),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::restore::{planned, prepare};
 use super::{Context, Outcome};
 use crate::cli::{PlanRestore, RestoreOptions, WalMode};
+use crate::durability::Durability;
 use crate::error::Error;
 use crate::output;
 use crate::output::look::{self, bytes, counted, duration};
@@ -30,6 +31,8 @@ struct Report<'a> {
     #[serde(flatten)]
     host: Option<&'a Foreseen>,
     archive_mode: &'static str,
+    /// Whether the restore would be on the disk when it ends.
+    durable: bool,
 }
 
 pub(super) fn run(context: &Context, arguments: PlanRestore) -> Result<Outcome, Error> {
@@ -97,6 +100,7 @@ fn show(
                 ArchiveMode::Off => "off",
                 ArchiveMode::Preserve => "preserve",
             },
+            durable: options.disk.durability() == Durability::Durable,
         })?;
         return Ok(Outcome::Done);
     }
@@ -108,6 +112,8 @@ fn show(
         let text = "it calls walhalla without your flags and variables: name the store in the settings file first";
         rows.push(("", text.to_owned()));
     }
+    let caution = options.disk.durability().caution();
+    rows.extend(caution.map(|caution| ("not durable", caution.to_owned())));
     for (name, text) in rows {
         output::line(&format!("{name:<NAMES$}{text}"))?;
     }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use indicatif::HumanBytes;
+use serde::Serialize;
 
 use super::{Context, Outcome};
 use crate::cli::{Restore, RestoreOptions, WalMode};
+use crate::durability::Durability;
 use crate::error::Error;
 use crate::output;
 use crate::repository::Repository;
@@ -15,7 +17,7 @@ use crate::restore::chosen_databases::ChosenDatabases;
 use crate::restore::existing::Existing;
 use crate::restore::guard::{Kind, guard, leave_guarded};
 use crate::restore::outside::{Outside, of_replay};
-use crate::restore::plan::Plan;
+use crate::restore::plan::{Plan, PlanReport};
 use crate::restore::recovery::{ArchiveMode, OnDemand, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage::{self, Seal};
@@ -25,6 +27,14 @@ use crate::restore;
 use crate::restore::{archives, debian, leading_out};
 use crate::server::conf::Configuration;
 use crate::server::data_directory::check_utf8;
+
+/// `restore --json`
+#[derive(Serialize)]
+struct Report {
+    #[serde(flatten)]
+    plan: PlanReport,
+    durable: bool,
+}
 
 /// A restore that was planned and not begun.
 pub(super) struct Prepared {
@@ -80,6 +90,9 @@ pub(super) fn run(context: &Context, arguments: Restore) -> Result<Outcome, Erro
     )?;
     leave_guarded(&repository, &plan, kind);
     drop(guarded);
+    if let Some(caution) = destination.durability.caution() {
+        tracing::warn!("{caution}");
+    }
     report(
         context,
         &plan,
@@ -140,6 +153,7 @@ pub(super) fn prepare(
         wal: options.tablespaces.waldir.clone(),
         spool: spool.clone(),
         existing: existing(options.delta),
+        durability: options.disk.durability(),
         only,
         needed: super::needed(context)?,
         threads: context.settings.download_concurrency,
@@ -278,7 +292,10 @@ fn report(
         for note in &notes {
             tracing::info!("{note}");
         }
-        output::json(&plan.report())?;
+        output::json(&Report {
+            plan: plan.report(),
+            durable: destination.durability == Durability::Durable,
+        })?;
         return Ok(Outcome::Done);
     }
     let pgdata = destination.pgdata.display();

@@ -14,7 +14,7 @@ use crate::output;
 use crate::repository::Repository;
 use crate::server::wal_directory::WalDirectory;
 use crate::threads::lock;
-use crate::wal::fetcher::Fetcher;
+use crate::wal::fetcher::{Fetcher, NewFile};
 use crate::wal::{Error, history_beside};
 
 /// Disk that the segments in the spool take at most, unless one is longer.
@@ -103,7 +103,8 @@ impl Background {
             ends_recovery: false,
         };
         let path = self.spooled.path(segment);
-        let read = fetcher.fetch_archived(file, &archived, &history, None, &path)?;
+        let target = NewFile::create(&path)?;
+        let read = fetcher.fetch_archived(file, &archived, &history, None, target)?;
         if read.is_none_or(|read| read.unfinished().is_some()) {
             std::fs::remove_file(&path).map_err(Error::local("remove", &path))?;
             return Ok(false);

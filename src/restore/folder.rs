@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use walhalla_postgres::control;
 
 use super::Error;
+use crate::durability::Durability;
 
 /// Permissions of directories until something says otherwise.
 const PRIVATE: u32 = 0o700;
@@ -48,6 +49,7 @@ pub(super) struct Folder {
     handle: OwnedFd,
     path: PathBuf,
     owner: Option<Owner>,
+    durability: Durability,
 }
 
 /// What a name in a directory stands for.
@@ -115,7 +117,19 @@ impl Folder {
             handle: opened.ok_or_else(|| Error::ForeignLink(path.to_owned()))?,
             path: path.to_owned(),
             owner,
+            durability: Durability::Durable,
         })
+    }
+
+    /// The same directory. What is written and synced in it from here on is as durable as this says; directories that are made
+    /// by [`Folder::make_inside`] are durable all the same.
+    pub(super) fn with(self, durability: Durability) -> Self {
+        Self { durability, ..self }
+    }
+
+    /// Whether what is written in it is durable.
+    pub(super) fn durability(&self) -> Durability {
+        self.durability
     }
 
     /// The same directory; it stays locked until both are dropped.
@@ -125,6 +139,7 @@ impl Folder {
             handle: handle.map_err(|errno| self.failed("open", Path::new(""), errno))?,
             path: self.path.clone(),
             owner: self.owner,
+            durability: self.durability,
         })
     }
 
@@ -138,6 +153,7 @@ impl Folder {
             handle,
             path: path.to_owned(),
             owner,
+            durability: Durability::Durable,
         })
     }
 
@@ -147,6 +163,7 @@ impl Folder {
             handle: self.walk(name, Missing::CreateDurably)?,
             path: self.path.join(name),
             owner: self.owner,
+            durability: self.durability,
         })
     }
 
@@ -159,6 +176,7 @@ impl Folder {
             handle: self.walk(name, Missing::Fail)?,
             path: self.path.join(name),
             owner: self.owner,
+            durability: self.durability,
         }))
     }
 
@@ -365,7 +383,7 @@ impl Folder {
         Err(self.failed("create a temporary file for", path, Errno::EXIST))
     }
 
-    /// Puts a file with this content at `path`, durably: it appears whole, or not at all.
+    /// Puts a file with this content at `path`: it appears whole, or not at all. It is durable if the folder is.
     pub(super) fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
         self.write_with(path, mode, |file| file.write_all(content))
     }
@@ -381,7 +399,7 @@ impl Folder {
         let (file, temporary) = self.create_temporary(path, mode)?;
         let mut buffered = BufWriter::new(&file);
         let written = write(&mut buffered).and_then(|()| buffered.flush());
-        let written = written.and_then(|()| file.sync_all());
+        let written = written.and_then(|()| self.durability.sync(&file));
         written.map_err(Error::local("write", &full))?;
         self.rename(&temporary, path)?;
         self.sync(path.parent().unwrap_or(Path::new("")))
@@ -421,7 +439,7 @@ impl Folder {
         Ok(target.map(|target| PathBuf::from(OsStr::from_bytes(target.as_bytes()))))
     }
 
-    /// Makes a link to `target` at `path`, durably.
+    /// Makes a link to `target` at `path`; it is durable if the folder is.
     pub(super) fn link(&self, target: &Path, path: &Path) -> Result<(), Error> {
         let (above, name) = self.must_be_below(path, Missing::Create)?;
         rustix::fs::symlinkat(target, &above, name)
@@ -432,7 +450,7 @@ impl Folder {
             rustix::fs::chownat(&above, name, user, group, flags)
                 .map_err(|errno| self.failed("change the owner of", path, errno))?;
         }
-        sync_handle(&above, &self.path.join(path))
+        self.sync_directory(above, path)
     }
 
     /// Renames what is here.
@@ -468,15 +486,20 @@ impl Folder {
         }
     }
 
-    /// Makes the entries of a directory durable.
+    /// Makes the entries of a directory durable, if the folder is.
     pub(super) fn sync(&self, path: &Path) -> Result<(), Error> {
-        sync_handle(&self.walk(path, Missing::Fail)?, &self.path.join(path))
+        self.sync_directory(self.walk(path, Missing::Fail)?, path)
     }
 
-    /// Makes a file durable.
+    fn sync_directory(&self, handle: OwnedFd, path: &Path) -> Result<(), Error> {
+        let synced = self.durability.sync(&handle.into());
+        synced.map_err(Error::local("fsync", self.path.join(path)))
+    }
+
+    /// Makes a file durable, if the folder is.
     pub(super) fn sync_file(&self, path: &Path) -> Result<(), Error> {
         let synced = match self.open_file(path)? {
-            Some(file) => file.sync_all(),
+            Some(file) => self.durability.sync(&file),
             None => Err(io::ErrorKind::NotFound.into()),
         };
         synced.map_err(Error::local("fsync", self.path.join(path)))
@@ -827,6 +850,21 @@ mod tests {
         rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
         folder.open_or_create("pipe".as_ref(), 0o600).unwrap();
         assert!(pipe.metadata().unwrap().is_file());
+    }
+
+    /// In procfs nothing can be synced, so that whatever asks for it fails.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_unsynced_folder_asks_for_no_sync() {
+        let path = Path::new("/proc/self");
+        let durable = Folder::open(path, None).unwrap();
+        durable.sync("".as_ref()).unwrap_err();
+        durable.sync_file("status".as_ref()).unwrap_err();
+        let unsynced = durable.with(Durability::Unsynced);
+        for folder in [unsynced.again().unwrap(), unsynced] {
+            folder.sync("".as_ref()).unwrap();
+            folder.sync_file("status".as_ref()).unwrap();
+        }
     }
 
     #[test]

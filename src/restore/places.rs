@@ -15,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Error;
 use super::folder::{Folder, Kind};
+use crate::durability::Durability;
 use crate::repository::BackupEntry;
 
 /// Names the cluster whose data directory is being made, until it is whole; in a tablespace's folder, the data directory too.
@@ -91,6 +92,23 @@ impl Places {
             version_folder: backup.postgres_version.tablespace_folder().into(),
             tablespaces,
         }
+    }
+
+    /// The same places. What is written in them from here on is as durable as this says.
+    pub(super) fn with(self, durability: Durability) -> Self {
+        let of = |(path, folder): (PathBuf, Folder)| (path, folder.with(durability));
+        let tablespaces = self.tablespaces.into_iter();
+        Self {
+            data: self.data.with(durability),
+            wal: self.wal.map(of),
+            tablespaces: tablespaces.map(|(oid, place)| (oid, of(place))).collect(),
+            ..self
+        }
+    }
+
+    /// Whether what is written in them is durable.
+    pub(super) fn durability(&self) -> Durability {
+        self.data.durability()
     }
 
     /// The directory that a path of the backup belongs in, and the path there.

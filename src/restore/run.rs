@@ -17,6 +17,7 @@ use super::site::{self, Need, Site};
 use super::stage::{self, Seal};
 use super::unpack::Unpacker;
 use crate::contents::chain::{Access, Chain};
+use crate::durability::Durability;
 use crate::progress::{Progress, Show};
 use crate::repository::deletions::Guarded;
 use crate::repository::{BackupEntry, Repository};
@@ -39,6 +40,8 @@ pub struct Destination {
     pub spool: Option<PathBuf>,
     /// What is done with files that are there.
     pub existing: Existing,
+    /// Whether the restore waits for the disk.
+    pub durability: Durability,
     /// The databases that are restored; all without.
     pub only: Option<ChosenDatabases>,
     /// What the restore itself reads, which it must not remove.
@@ -96,7 +99,8 @@ pub fn restore(
     let wal_bytes: u64 = if stage.is_some() { wal.sum() } else { 0 };
     let progress = Progress::new(to.show, "restoring", files.size_bytes() + wal_bytes);
     let places = to.prepare(backup, ready, &files)?;
-    let stage = stage.map(|choice| stage::Stage::prepare(&choice, places.data.owner()));
+    let owner = places.data.owner();
+    let stage = stage.map(|choice| stage::Stage::prepare(&choice, owner, to.durability));
     let stage = stage.transpose()?;
     let unpacker = Unpacker::new(files, &places, to.existing, &progress);
     unpacker.unpack(to.threads)?;
@@ -277,6 +281,9 @@ impl Destination {
 
     /// Makes the data directory and the tablespaces' places and links; of one that is there, takes away what is not of the
     /// backup. It cannot be started from here on.
+    ///
+    /// All of this is durable, whatever is chosen for the files that follow: that a directory which is overwritten cannot be
+    /// started, whose it is, and WAL that was moved out of the way and is nowhere else.
     fn prepare(&self, backup: &BackupEntry, ready: Ready, files: &Chain) -> Result<Places, Error> {
         let Ready { site, only_here } = ready;
         site.name_what_is_swept();
@@ -300,7 +307,7 @@ impl Destination {
             tracing::debug!("{removed} files that the backup does not have were removed");
         }
         places.link()?;
-        Ok(places)
+        Ok(places.with(self.durability))
     }
 }
 

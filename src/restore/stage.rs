@@ -28,6 +28,7 @@ use super::Error;
 use super::existing::broken_off;
 use super::folder::{Folder, Kind, Owner, existing, is_temporary};
 use super::plan::Plan;
+use crate::durability::Durability;
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::streams;
 use crate::progress::Progress;
@@ -194,6 +195,7 @@ pub(super) struct Stage {
     path: PathBuf,
     folder: Folder,
     owner: Option<Owner>,
+    durability: Durability,
 }
 
 impl Stage {
@@ -202,7 +204,11 @@ impl Stage {
     ///
     /// # Errors
     /// [`Error::NotAStage`] when something in it is not a stage's; [`Error::Restoring`].
-    pub(super) fn prepare(choice: &Choice, owner: Option<Owner>) -> Result<Self, Error> {
+    pub(super) fn prepare(
+        choice: &Choice,
+        owner: Option<Owner>,
+        durability: Durability,
+    ) -> Result<Self, Error> {
         let Choice { path, replaced } = choice;
         let own = owner.map(|_| Owner {
             user: rustix::process::geteuid().as_raw(),
@@ -230,6 +236,7 @@ impl Stage {
             path: path.to_owned(),
             folder,
             owner,
+            durability,
         })
     }
 
@@ -243,18 +250,17 @@ impl Stage {
         progress: &Progress,
     ) -> Result<Seal, Error> {
         let stage = self.folder.own_path();
-        let files = fetch(repository, plan, &stage, threads, progress)?;
-        let sha256 = seal(
-            &stage,
-            &SealedPlan {
-                id: format!("{:032x}", fastrand::u128(..)),
-                system_identifier: plan.backup.system_identifier.to_string(),
-                pgdata: pgdata.to_owned(),
-                backup: plan.backup.id.to_string(),
-                target: plan.target.point.to_string(),
-                files,
-            },
-        )?;
+        let durability = self.durability;
+        let files = fetch(repository, plan, &stage, durability, threads, progress)?;
+        let plan = SealedPlan {
+            id: format!("{:032x}", fastrand::u128(..)),
+            system_identifier: plan.backup.system_identifier.to_string(),
+            pgdata: pgdata.to_owned(),
+            backup: plan.backup.id.to_string(),
+            target: plan.target.point.to_string(),
+            files,
+        };
+        let sha256 = seal(&stage, durability, &plan)?;
         if let Some(owner) = self.owner {
             for name in self.folder.names("".as_ref())? {
                 self.folder.give_file_to(name.as_ref(), owner)?;
@@ -351,6 +357,7 @@ fn fetch(
     repository: &Repository,
     plan: &Plan,
     stage: &Path,
+    durability: Durability,
     threads: usize,
     progress: &Progress,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -366,13 +373,15 @@ fn fetch(
      -> Result<_, Error> {
         let path = stage.join(file.to_string());
         let history = plan.history.of(file.timeline());
-        let outcome = fetcher.fetch_archived(file, archived, &history, last.clone(), &path);
+        let create = || Ok::<_, Error>(NewFile::create(&path)?.with(durability));
+        let target = create()?;
+        let outcome = fetcher.fetch_archived(file, archived, &history, last.clone(), target);
         let check = match (outcome, archived.tail()) {
             // Since the plan was made the segment was archived, or its pieces became fewer.
             (Err(error), Some(tail)) if error.class() == Class::Inaccessible => {
                 let now = wal::tail::by_now(repository, &history, tail.segment)?;
                 let now = now.ok_or(error)?;
-                fetcher.fetch_archived(file, &now, &history, last, &path)?
+                fetcher.fetch_archived(file, &now, &history, last, create()?)?
             }
             (outcome, _) => outcome?,
         };
@@ -475,10 +484,9 @@ fn digest(path: &Path) -> Result<String, Error> {
     Ok(hex::encode(digest))
 }
 
-fn seal(stage: &Path, plan: &SealedPlan) -> Result<String, Error> {
-    let path = stage.join(PLAN);
+fn seal(stage: &Path, durability: Durability, plan: &SealedPlan) -> Result<String, Error> {
     let json = serde_json::to_vec_pretty(plan).expect("a sealed plan is text");
-    let mut file = NewFile::create(&path)?;
+    let mut file = NewFile::create(&stage.join(PLAN))?.with(durability);
     file.write(&json)?;
     file.finish()?;
     Ok(seal_of(&json))

@@ -5,7 +5,8 @@
 //! all parts ─▶ every file durable ─▶ modes of directories, fsync each
 //! ```
 //!
-//! The last part waits until every other file is durable; of it, `pg_control` comes last.
+//! The last part waits until every other file is durable; of it, `pg_control` comes last. Into places that are
+//! [`Durability::Unsynced`] the same is written in the same order, and nothing waits for the disk.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,6 +28,7 @@ use crate::contents::chain::Chain;
 use crate::contents::checksum::{Checksum, Summing};
 use crate::contents::manifest;
 use crate::contents::{self, FileError, FileHeader, Sink, Summed, Taken};
+use crate::durability::Durability;
 use crate::paths::PathList;
 use crate::pipeline::streams::read_full;
 use crate::progress::Progress;
@@ -79,7 +81,7 @@ impl<'a> Unpacker<'a> {
         self.kept_bytes.load(Ordering::Relaxed)
     }
 
-    /// Unpacks everything but the leaf's last part, durably.
+    /// Unpacks everything but the leaf's last part; it is durable then if the places are.
     pub fn unpack(&self, threads: usize) -> Result<(), Error> {
         let files = match self.existing {
             Existing::Refuse => None,
@@ -159,10 +161,17 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    /// Makes every file durable. All are on their way to the disk by now, so one commit of the file
+    /// Makes every file durable, if the places are. All are on their way to the disk by now, so one commit of the file
     /// system's journal does for many files, where an fsync after each file would take one for each.
     fn sync_files(&self, threads: usize) -> Result<(), Error> {
         let files = std::mem::take(&mut *lock(&self.unsynced));
+        if self.places.durability() == Durability::Unsynced {
+            let count = files.len();
+            tracing::debug!(
+                "{count} files are left to the system, which writes them when it likes"
+            );
+            return Ok(());
+        }
         if files.len() >= MANY_FILES && self.places.sync_all_files()? {
             tracing::debug!("{} files were made durable at once", files.len());
             return Ok(());
@@ -231,7 +240,7 @@ impl<'a> Unpacker<'a> {
     }
 
     /// Gives directories their modes, those that are deepest first: one may forbid its owner to write. Then makes them
-    /// durable.
+    /// durable, if the places are.
     fn finish_directories(&self) -> Result<(), Error> {
         let usual = if self.is_open_to_group()? {
             0o750
@@ -245,6 +254,55 @@ impl<'a> Unpacker<'a> {
             }
         }
         self.places.finish_outer_directories(usual)
+    }
+
+    /// Writes an entry's content. It is durable only after [`Unpacker::sync_files`]. A chunk of zeros is left out: what was a
+    /// hole takes no room, and reads back as the same.
+    fn write_file(
+        &self,
+        mut content: &mut dyn Read,
+        file: &File,
+        path: &Path,
+    ) -> Result<(), FileError<Error>> {
+        let (mut size_bytes, mut flushed) = (0, 0);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
+            if bytes.is_empty() {
+                break;
+            }
+            let count = bytes.len() as u64;
+            let written = if bytes.iter().all(|byte| *byte == 0) {
+                file.set_len(size_bytes + count)
+            } else {
+                file.write_all_at(bytes, size_bytes)
+            };
+            written.map_err(Error::local("write", path))?;
+            size_bytes += count;
+            if size_bytes - flushed >= FLUSH_BYTES {
+                self.start_writeback(file, flushed, size_bytes);
+                flushed = size_bytes;
+            }
+            if !self.progress.add(count) {
+                return Err(Error::BrokenOff.into());
+            }
+        }
+        // What is short is left to the system, which writes many such files at a time.
+        if size_bytes >= FLUSH_BYTES / 8 {
+            self.start_writeback(file, flushed, size_bytes);
+        }
+        Ok(())
+    }
+
+    /// Lets the disk begin with what was written, so that it is not idle until the fsync; where there will be none, it is left
+    /// alone.
+    ///
+    /// On Linux the advice starts the writing of dirty pages (fd.c, `pg_flush_data`); it is no more than advice.
+    fn start_writeback(&self, file: &File, from: u64, to: u64) {
+        if self.places.durability() == Durability::Durable {
+            let _advice =
+                rustix::fs::fadvise(file, from, NonZeroU64::new(to - from), Advice::DontNeed);
+        }
     }
 }
 
@@ -272,7 +330,7 @@ impl Sink for Unpacker<'_> {
         if path == Path::new(control::PATH) {
             let held_back = self.places.data.create(HELD_BACK.as_ref(), mode)?;
             lock(&self.unsynced).push(Path::new(HELD_BACK), ());
-            write_file(content, &held_back, &full, self.progress)?;
+            self.write_file(content, &held_back, &full)?;
             return Ok(Taken::Content);
         }
         if path == Path::new(HELD_BACK) {
@@ -281,7 +339,7 @@ impl Sink for Unpacker<'_> {
         match self.existing {
             Existing::Refuse => {
                 let file = self.places.create(path, mode)?;
-                write_file(content, &file, &full, self.progress)?;
+                self.write_file(content, &file, &full)?;
             }
             Existing::Update => {
                 let mut update = self.update(path, mode, Summing::default())?;
@@ -297,49 +355,4 @@ impl Sink for Unpacker<'_> {
     fn problem(&self, error: contents::Error) -> Result<(), Error> {
         Err(error.into())
     }
-}
-
-/// Writes an entry's content. It is durable only after [`Unpacker::sync_files`]. A chunk of zeros is left out: what was a hole
-/// takes no room, and reads back as the same.
-fn write_file(
-    mut content: &mut dyn Read,
-    file: &File,
-    path: &Path,
-    progress: &Progress,
-) -> Result<(), FileError<Error>> {
-    let (mut size_bytes, mut flushed) = (0, 0);
-    let mut buffer = vec![0; CHUNK_BYTES];
-    loop {
-        let bytes = read_full(&mut content, &mut buffer).map_err(FileError::Read)?;
-        if bytes.is_empty() {
-            break;
-        }
-        let count = bytes.len() as u64;
-        let written = if bytes.iter().all(|byte| *byte == 0) {
-            file.set_len(size_bytes + count)
-        } else {
-            file.write_all_at(bytes, size_bytes)
-        };
-        written.map_err(Error::local("write", path))?;
-        size_bytes += count;
-        if size_bytes - flushed >= FLUSH_BYTES {
-            start_writeback(file, flushed, size_bytes);
-            flushed = size_bytes;
-        }
-        if !progress.add(count) {
-            return Err(Error::BrokenOff.into());
-        }
-    }
-    // What is short is left to the system, which writes many such files at a time.
-    if size_bytes >= FLUSH_BYTES / 8 {
-        start_writeback(file, flushed, size_bytes);
-    }
-    Ok(())
-}
-
-/// Lets the disk begin with what was written, so that it is not idle until the fsync.
-///
-/// On Linux the advice starts the writing of dirty pages (fd.c, `pg_flush_data`); it is no more than advice.
-fn start_writeback(file: &File, from: u64, to: u64) {
-    let _advice = rustix::fs::fadvise(file, from, NonZeroU64::new(to - from), Advice::DontNeed);
 }

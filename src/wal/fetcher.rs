@@ -13,6 +13,7 @@ use walhalla_postgres::{History, Lsn, SegmentName, SegmentNo, TimelineId, WalFil
 
 use super::segment::ArchivedSegment;
 use super::{Error, Mismatch, history_beside, tail};
+use crate::durability::Durability;
 use crate::failure::{Class, Failure as _};
 use crate::pipeline::Packing;
 use crate::repository::tails::TailFile;
@@ -298,9 +299,8 @@ impl Fetcher<'_> {
         archived: &ArchivedFile,
         history: &History,
         last: Option<ReadSegment>,
-        path: &Path,
+        mut target: NewFile,
     ) -> Result<Option<ReadSegment>, Error> {
-        let mut target = NewFile::create(path)?;
         let check = self.fetch_twice(file, archived, history, last, &mut target)?;
         target.finish()?;
         Ok(check)
@@ -407,6 +407,7 @@ pub struct NewFile {
     file: File,
     path: PathBuf,
     temporary: PathBuf,
+    durability: Durability,
     finished: bool,
 }
 
@@ -438,6 +439,7 @@ impl NewFile {
             file,
             path: path.to_owned(),
             temporary,
+            durability: Durability::Durable,
             finished: false,
         };
         new.take_over()?;
@@ -515,7 +517,14 @@ impl NewFile {
         Ok(None)
     }
 
-    /// Puts the file in place, durably where nobody else sees to that.
+    /// The same file, which [`NewFile::finish`] puts in place so: durably unless this says otherwise.
+    #[must_use]
+    pub fn with(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Puts the file in place, durably where that is wanted and nobody else sees to it.
     ///
     /// # Errors
     /// [`Error::Superseded`] when another process began the same file since.
@@ -523,17 +532,19 @@ impl NewFile {
         let name = self.path.file_name();
         let is_servers =
             name.is_some_and(|name| MADE_DURABLE_BY_THE_SERVER.iter().any(|its| name == *its));
-        if !is_servers {
-            self.file
-                .sync_all()
-                .map_err(Error::local("fsync", &self.temporary))?;
-        }
+        let durability = if is_servers {
+            Durability::Unsynced
+        } else {
+            self.durability
+        };
+        let synced = durability.sync(&self.file);
+        synced.map_err(Error::local("fsync", &self.temporary))?;
         std::fs::rename(&self.temporary, &self.path).map_err(|error| match error.kind() {
             ErrorKindIo::NotFound => Error::Superseded(self.path.clone()),
             _ => Error::local("rename", &self.temporary)(error),
         })?;
         self.finished = true;
-        if is_servers {
+        if durability == Durability::Unsynced {
             return Ok(());
         }
         let folder = folder_of(&self.path);

@@ -21,6 +21,8 @@ AGE_LIMIT = 1.40
 MEMORY_LIMIT_MIB = 128
 # Of the full backup's time and bytes, of the data directory's bytes, of a full restore's time.
 DELTA_TIME_LIMIT, DELTA_STORED_LIMIT, DELTA_READ_LIMIT, CHAIN_LIMIT = 0.10, 0.10, 0.05, 1.20
+# Ends of the names of restores after which `sync` runs, and of those that leave the disk alone.
+SYNCED, UNSYNCED = ", sync", ", no sync"
 
 
 class Backups:
@@ -87,7 +89,7 @@ class Backups:
             peer.run("stanza-create")
         for number in range(rounds):
             self.time(f"{where}: full, Walhalla", self.host.walhalla, "backup-push", self.server.data, env=env)
-            self.restore(f"{where}: restore, Walhalla", f"{self.host.walhalla} backup-fetch {{to}} LATEST", env=env)
+            self.restore_by_own(f"{where}: restore, Walhalla", "LATEST", env)
             if peer:
                 self.time(f"{where}: full, pgBackRest", *peer.words("--type=full", "backup"))
                 restore = peer.command("--type=none", "--pg1-path={to}", "restore")
@@ -98,10 +100,17 @@ class Backups:
                 self.restore_by(f"{where}: restore, {other.name}", other, env_of)
         self.archive_to(self.env)
 
+    def restore_by_own(self, name, backup, env):
+        """All of it is on the disk in the end; and without waiting for that."""
+        own = f"{self.host.walhalla} backup-fetch {{to}} {backup}"
+        self.restore(name, own, env)
+        self.restore(f"{name}{UNSYNCED}", f"{own} --no-sync", env)
+
     def restore_by(self, name, other, env):
-        """As it is, and with what Walhalla does as well: all of it is on the disk in the end."""
+        """As it is; with all of it on the disk in the end, as Walhalla does; and without waiting for the disk at all."""
         self.restore(name, other.restore(), env)
-        self.restore(f"{name}, sync", f"{other.restore()}; sync -f {{to}}", env)
+        self.restore(f"{name}{SYNCED}", f"{other.restore()}; sync -f {{to}}", env)
+        self.restore(f"{name}{UNSYNCED}", other.restore(), other.without_sync(env))
 
     # Backups.
 
@@ -169,7 +178,7 @@ class Backups:
         self.restore("restore: lz4 -d, tar", f"lz4 -d -q -c {home}/tar.lz4 | tar -x -C {{to}}; sync -f {{to}}")
         self.restore("restore: tar of pg_basebackup", f"tar -x -C {{to}} -f {home}/basebackup/base.tar; sync -f {{to}}")
         own = f"{self.host.walhalla} backup-fetch {{to}}"
-        self.restore("restore: Walhalla", f"{own} {self.last_full}", env=self.env)
+        self.restore_by_own("restore: Walhalla", self.last_full, self.env)
         self.restore("restore: Walhalla, encrypted", f"{own} {self.age_id}", env=self.age)
         self.restore(f"restore: Walhalla, full and {DELTAS} deltas", f"{own} {self.leaf}", env=self.env)
         peer = self.peer.command("--type=none", "--pg1-path={to}", "--set={set}", "restore")
@@ -249,5 +258,16 @@ class Backups:
                     theirs = f"{where}: {work}, {other.name}"
                     wanted.at_most(f"{where}: {work}: time, of {other.name}'s", ratio(own, theirs), 1)
                     if work == "restore":
-                        wanted.at_most(f"{where}: {work}: time, of {other.name}'s and `sync`", ratio(own, f"{theirs}, sync"), 1)
+                        compare_like_with_like(wanted, ratio, f"{where}: {work}", (own, theirs), other.name)
+        for other in self.others:
+            sides = ("restore: Walhalla", f"restore: {other.name}")
+            wanted.at_most(f"restore: time, of {other.name}'s", ratio(*sides), 1)
+            compare_like_with_like(wanted, ratio, "restore", sides, other.name)
         return wanted
+
+
+def compare_like_with_like(wanted, ratio, what, sides, name):
+    """Both restores on the disk in the end, and both without waiting for it."""
+    own, theirs = sides
+    wanted.at_most(f"{what}: time, of {name}'s and `sync`", ratio(own, f"{theirs}{SYNCED}"), 1)
+    wanted.at_most(f"{what}: time without sync, of {name}'s", ratio(f"{own}{UNSYNCED}", f"{theirs}{UNSYNCED}"), 1)

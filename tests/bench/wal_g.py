@@ -1,6 +1,7 @@
 """WAL-G, and WAL-RUS, which is called alike. Neither is a package of Debian's: `--peers WAL-G=PROGRAM` says where one is.
 
-lz4, and as many streams as Walhalla has. Neither syncs what it restores.
+lz4, and as many streams as Walhalla has. WAL-G syncs each file that it restores, unless it is told not to, and no directory.
+WAL-RUS syncs nothing.
 """
 
 import shutil
@@ -26,6 +27,10 @@ class WalG:
 
     def in_directory(self, directory):
         return self.env | {"WALG_FILE_PREFIX": str(directory)}
+
+    def without_sync(self, env):
+        """The same settings, with which WAL-G does not sync what it restores either. WAL-RUS knows no such setting."""
+        return env | {"WALG_TAR_DISABLE_FSYNC": "true"}
 
     def backup(self):
         return [self.program, "backup-push", "--full", self.server.data]

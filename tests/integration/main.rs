@@ -84,6 +84,7 @@ mod targets;
 mod timelines;
 mod two_backups;
 mod unfinished_segments;
+mod unsynced_restores;
 mod upgrades;
 mod verify;
 mod wal_corpus;
