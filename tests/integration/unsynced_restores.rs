@@ -26,7 +26,6 @@ impl Archived {
         let walhalla = Walhalla::new(&area, &store);
         let mut primary = Cluster::create(&area, "primary", Shape::of(17));
         walhalla.archive_from(&mut primary);
-        primary.sql("create extension amcheck");
         let place = area.make_dir("fast");
         host().give_to_user(&place);
         let place = place.display();
