@@ -28,6 +28,7 @@ use crate::output::{self, look};
 use crate::progress;
 use crate::repository::Repository;
 use crate::repository::reports::{DrillReport, Report, ReportKind};
+use crate::restore;
 use crate::restore::choose;
 use crate::restore::existing::Existing;
 use crate::restore::guard::{Kind, guard, leave_guarded};
@@ -37,7 +38,6 @@ use crate::restore::recovery::{ArchiveMode, Role, Settings, WalSource};
 use crate::restore::run::{Destination, restore};
 use crate::restore::stage;
 use crate::restore::target::{Action, Point, Target, TargetTimeline};
-use crate::restore;
 use crate::server::control_file;
 use crate::verify::Problem;
 
