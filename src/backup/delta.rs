@@ -181,8 +181,8 @@ impl Backup<'_> {
         let is_in_history_file = own_history::names(&wal_folder, &parent.entry);
         if may(ChangeSource::Wal) || !is_in_history_file {
             match self.changes_in_wal(parent, history, to)? {
-                Ok(changes) if may(ChangeSource::Wal) => {
-                    let changed = Changed::Blocks(Cow::Owned(changes));
+                Ok(found) if may(ChangeSource::Wal) => {
+                    let changed = Changed::Blocks(Cow::Owned(found));
                     return Ok(Some((changed, ChangeSource::Wal, None)));
                 }
                 Ok(_) => {}
@@ -203,8 +203,8 @@ impl Backup<'_> {
         }
         if may(ChangeSource::Server) {
             match self.server_changes(history, from, to)? {
-                Known::Changes(changes) => {
-                    let (changed, reason) = (Changed::Blocks(Cow::Owned(changes)), reasons.pop());
+                Known::Changes(found) => {
+                    let (changed, reason) = (Changed::Blocks(Cow::Owned(found)), reasons.pop());
                     return Ok(Some((changed, ChangeSource::Server, reason)));
                 }
                 Known::Nothing(gap) => reasons.push(gap.to_string()),

@@ -278,9 +278,9 @@ mod tests {
             number,
         };
         let blocks = blocks.to_vec();
-        let changed = ForkChanged { limit, blocks };
-        let changes = [((files, Fork::Main), changed)].into_iter().collect();
-        Changed::Blocks(Cow::Owned(changes))
+        let fork = ForkChanged { limit, blocks };
+        let all = [((files, Fork::Main), fork)].into_iter().collect();
+        Changed::Blocks(Cow::Owned(all))
     }
 
     fn blocks(runs: &[Range<u32>], length: u32) -> Extent {
