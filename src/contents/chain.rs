@@ -16,11 +16,13 @@ use walhalla_providers::Error as StoreError;
 
 use super::checksum::{Checksum, Identity, Summing};
 use super::delta_file::{Header, ReadError, delta_name, whole_name};
+use super::index::{Index, PartIndex};
 use super::manifest::{self, FileFacts};
 use super::merged::{Layout, Merged, Run, Skip, Source};
 use super::pieces::{PieceReader, Pieces};
 use super::reader::{
-    Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken, head,
+    self, Contents, Error, FileError, FileHeader, Owner, PartProblem, Sink, Sum, Summed, Taken,
+    head,
 };
 use super::relations::Relations;
 use crate::paths::{Expected, PathList, PathMap, PathOrder};
@@ -57,8 +59,10 @@ pub enum Access {
 
 struct Layer<'a> {
     contents: Contents<'a>,
-    /// Not needed of a backup that stands alone.
+    /// Where files are read at random: of deltas, and of every layer with [`Access::Random`].
     pieces: Option<Pieces<'a>>,
+    /// Its parts in which nothing is of the result, by their names.
+    unneeded: Vec<String>,
 }
 
 /// A part that has to be read for the result.
@@ -91,11 +95,15 @@ impl<'a> Chain<'a> {
     ) -> Result<Self, Error> {
         let is_alone = backups.len() == 1;
         let open = |backup: &'a BackupEntry| {
-            let is_random = access == Access::Random && backup.index.is_some();
-            let pieces = (!is_alone || is_random).then(|| Pieces::open(repository, backup));
+            let is_random = match access {
+                Access::Random => !is_alone || backup.index.is_some(),
+                Access::Stream => backup.kind == BackupKind::Delta,
+            };
+            let pieces = is_random.then(|| Pieces::open(repository, backup));
             Ok::<_, Error>(Layer {
                 contents: Contents::open(repository, backup)?,
                 pieces: pieces.transpose()?,
+                unneeded: Vec::new(),
             })
         };
         let layers: Vec<Layer> = backups.iter().map(open).collect::<Result<_, _>>()?;
@@ -116,6 +124,9 @@ impl<'a> Chain<'a> {
             made: Mutex::default(),
         };
         chain.find_bottoms(is_wanted)?;
+        if !is_alone {
+            chain.find_unneeded(repository)?;
+        }
         Ok(chain)
     }
 
@@ -152,6 +163,31 @@ impl<'a> Chain<'a> {
         self.left_out = left_out;
         self.result = result.into();
         Ok(())
+    }
+
+    /// Finds the parts that hold no bottom. The index of a layer that is streamed is forgotten after that: it is long.
+    fn find_unneeded(&mut self, repository: &Repository) -> Result<(), Error> {
+        let unneeded = self.layers.iter().enumerate().map(|(number, layer)| {
+            if let Some(pieces) = &layer.pieces {
+                return Ok(self.unneeded(number, pieces.index()));
+            }
+            let index = reader::read_index(repository, layer.contents.backup)?;
+            Ok(self.unneeded(number, &index))
+        });
+        let unneeded = unneeded.collect::<Result<Vec<_>, Error>>()?;
+        for (layer, unneeded) in self.layers.iter_mut().zip(unneeded) {
+            layer.unneeded = unneeded;
+        }
+        Ok(())
+    }
+
+    fn unneeded(&self, number: usize, index: &Index) -> Vec<String> {
+        let is_needed = |part: &PartIndex| {
+            let mut files = part.files.iter();
+            files.any(|(path, _)| self.bottom_of(&path) == Some(number))
+        };
+        let parts = index.parts.iter().filter(|part| !is_needed(part));
+        parts.map(|part| part.name.clone()).collect()
     }
 
     /// The layer that is the bottom of a file of the result.
@@ -219,7 +255,7 @@ impl<'a> Chain<'a> {
             };
             let parts = parts.iter().enumerate().filter(|(number, part)| {
                 // The first has the directories.
-                is_leaf && *number == 0 || self.is_needed(index, layer, part)
+                is_leaf && *number == 0 || !layer.unneeded.contains(&part.name)
             });
             tasks.extend(parts.map(|(_, part)| Task { layer: index, part }));
         }
@@ -354,12 +390,12 @@ impl<'a> Chain<'a> {
         let head = head(leaf.contents.backup);
         if let [only] = self.layers.as_slice() {
             let files = only.contents.files().list().iter();
-            return manifest::write(out, head, files.map(|(path, facts)| (path, *facts)));
+            return manifest::write(out, head, files.map(|(path, facts)| (path, facts.clone())));
         }
         // They came from several threads.
         let made = lock(&self.made);
         let order = PathOrder::of(&[&*made]);
-        let file = |position| Some((made.path(position)?, *made.value(position)?));
+        let file = |position| Some((made.path(position)?, made.value(position)?.clone()));
         let files = { order.iter() }.filter_map(|(_, position)| file(position));
         manifest::write(out, head, files)
     }
@@ -407,18 +443,6 @@ impl<'a> Chain<'a> {
         };
         lock(&self.made).push(path, facts);
     }
-
-    /// Whether a part holds the bottom of a file; all do of a backup that stands alone.
-    fn is_needed(&self, number: usize, layer: &Layer, part: &StoredPart) -> bool {
-        let Some(pieces) = &layer.pieces else {
-            return true;
-        };
-        let indexed = pieces.index().parts.iter().find(|of| of.name == part.name);
-        indexed.is_none_or(|indexed| {
-            let mut files = indexed.files.iter();
-            files.any(|(path, _)| self.bottom_of(&path) == Some(number))
-        })
-    }
 }
 
 /// A file of the result on its way in.
@@ -434,7 +458,7 @@ pub struct ChainFile<'a> {
 }
 
 /// What tells the content of a file that one backup holds whole.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Whole {
     /// In the manifest.
     pub checksum: Checksum,
@@ -444,9 +468,9 @@ pub struct Whole {
 
 impl Whole {
     fn of(checksum: Checksum, xxh128: Option<[u8; 16]>) -> Self {
-        let identity = match (xxh128, checksum) {
+        let identity = match (xxh128, &checksum) {
             (Some(hash), _) => Some(Identity::Xxh128(hash)),
-            (None, Checksum::Sha256(hash)) => Some(Identity::Sha256(hash)),
+            (None, Checksum::Sha256(hash)) => Some(Identity::Sha256(**hash)),
             (None, Checksum::Crc32c(_)) => None,
         };
         Self { checksum, identity }

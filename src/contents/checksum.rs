@@ -13,13 +13,13 @@ use crc_fast::CrcAlgorithm::Crc32Iscsi;
 use sha2::{Digest as _, Sha256};
 use twox_hash::XxHash3_128;
 
-/// A file's checksum in a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A file's checksum in a manifest. There is one for each file: it takes 16 bytes, and the long hash more.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checksum {
     /// CRC-32C, PostgreSQL's own choice.
     Crc32c(u32),
     /// SHA-256, in manifests of earlier versions.
-    Sha256([u8; 32]),
+    Sha256(Box<[u8; 32]>),
 }
 
 /// A checksum in the making.
@@ -53,7 +53,7 @@ pub struct FileSums {
 
 impl Checksum {
     /// The algorithm's name in a manifest (checksum_helper.c, `pg_checksum_type_name`).
-    pub fn algorithm(self) -> &'static str {
+    pub fn algorithm(&self) -> &'static str {
         match self {
             Self::Crc32c(_) => "CRC32C",
             Self::Sha256(_) => "SHA256",
@@ -68,13 +68,13 @@ impl Checksum {
         let bytes = hex::decode(digits).ok()?;
         match algorithm {
             "CRC32C" => Some(Self::Crc32c(u32::from_le_bytes(bytes.try_into().ok()?))),
-            "SHA256" => Some(Self::Sha256(bytes.try_into().ok()?)),
+            "SHA256" => Some(Self::Sha256(Box::new(bytes.try_into().ok()?))),
             _ => None,
         }
     }
 
     /// What makes a checksum that can be compared with this one.
-    pub fn summing(self) -> Summing {
+    pub fn summing(&self) -> Summing {
         match self {
             Self::Crc32c(_) => Summing::default(),
             Self::Sha256(_) => Summing::Sha256(Sha256::new()),
@@ -94,7 +94,7 @@ impl fmt::Display for Checksum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&match self {
             Self::Crc32c(crc) => hex::encode(crc.to_le_bytes()),
-            Self::Sha256(hash) => hex::encode(hash),
+            Self::Sha256(hash) => hex::encode(hash.as_slice()),
         })
     }
 }
@@ -136,7 +136,9 @@ impl Summing {
     pub fn checksum(&self) -> Checksum {
         match self {
             Self::Crc32c(crc) => Checksum::Crc32c(crc.value()),
-            Self::Sha256(hash) => Checksum::Sha256(hash.clone().finalize().into()),
+            Self::Sha256(hash) => {
+                Checksum::Sha256(Box::new(<[u8; 32]>::from(hash.clone().finalize())))
+            }
         }
     }
 }
@@ -190,10 +192,10 @@ mod tests {
 
     #[test]
     fn checksums_read_back_and_sum_alike() {
-        let sha256 = Checksum::Sha256(Sha256::digest(b"content").into());
+        let sha256 = Checksum::Sha256(Box::new(Sha256::digest(b"content").into()));
         for checksum in [Checksum::of(b"content"), sha256] {
             let read = Checksum::parse(checksum.algorithm(), &checksum.to_string());
-            assert_eq!(read, Some(checksum));
+            assert_eq!(read.as_ref(), Some(&checksum));
             let mut summing = checksum.summing();
             summing.update(b"con");
             summing.update(b"tent");

@@ -32,7 +32,7 @@ pub struct Manifest {
 }
 
 /// What a file must be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileFacts {
     /// Its length.
     pub size_bytes: u64,
@@ -323,9 +323,9 @@ mod tests {
         let crc = Checksum::Crc32c(7);
         let odd = OsString::from_vec(b"odd\xFF\"name".to_vec());
         let mut files = PathList::default();
-        files.push(Path::new("base/5/16384"), facts(8192, crc));
+        files.push(Path::new("base/5/16384"), facts(8192, crc.clone()));
         let quoted = Path::new("a \"quoted\" name");
-        files.push(quoted, facts(1, Checksum::Sha256([7; 32])));
+        files.push(quoted, facts(1, Checksum::Sha256(Box::new([7; 32]))));
         files.push(Path::new(&odd), facts(2, crc));
         files
     }
@@ -344,7 +344,7 @@ mod tests {
         write(
             &mut text,
             head,
-            files.iter().map(|(path, facts)| (path, *facts)),
+            files.iter().map(|(path, facts)| (path, facts.clone())),
         )
         .unwrap();
         text
@@ -380,7 +380,10 @@ mod tests {
     #[test]
     fn entries_that_cannot_be_right_are_refused() {
         let mut twice = sample();
-        twice.push(Path::new("base/5/16384"), *sample().value(0).unwrap());
+        twice.push(
+            Path::new("base/5/16384"),
+            sample().value(0).unwrap().clone(),
+        );
         let read = Manifest::read(&*text(&twice, "17"));
         assert!(
             matches!(&read, Err(Error::Twice(name)) if name == "base/5/16384"),

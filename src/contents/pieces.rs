@@ -7,7 +7,7 @@
 //! Small files share a frame, and readers of them the request for it: what one fetches the others wait for. Readers
 //! that go on in a file fetch more and more frames at a time; those that skip fetch the frame they land in.
 //!
-//! Memory: the index, some 100 bytes for each file and each MiB; 32 blocks of 1 MiB in the cache; for each reader that is
+//! Memory: the index, some 80 bytes for each file and each MiB; 32 blocks of 1 MiB in the cache; for each reader that is
 //! not at its end 8 blocks, and while it fetches 4 MiB as they are stored and once more decrypted.
 
 mod cache;

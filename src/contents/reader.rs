@@ -235,7 +235,7 @@ impl<'a> Contents<'a> {
                         continue;
                     }
                     let sum = content.finish().map_err(FileError::Read)?;
-                    if sum != (facts.size_bytes, facts.checksum) {
+                    if (sum.0, &sum.1) != (facts.size_bytes, &facts.checksum) {
                         problem(PartProblem::Content(name()))?;
                     }
                 }
@@ -254,7 +254,7 @@ impl<'a> Contents<'a> {
 
     /// The checksum of a file.
     pub(super) fn checksum(&self, path: &Path) -> Option<Checksum> {
-        self.files().get(path).map(|facts| facts.checksum)
+        self.files().get(path).map(|facts| facts.checksum.clone())
     }
 
     /// URL of the backup's folder.

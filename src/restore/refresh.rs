@@ -18,7 +18,7 @@ use crate::progress::Progress;
 const CHUNK_BYTES: usize = 1 << 18;
 
 /// What became of a file.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refreshed {
     /// Length and checksum.
     pub(super) sum: Sum,

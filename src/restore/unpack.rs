@@ -126,8 +126,9 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         };
         self.create_directories(path.parent().unwrap_or(Path::new("")))?;
-        let (header, checksum) = (file.header, file.whole.map(|whole| whole.checksum));
-        let summing = checksum.map_or_else(Summing::default, Checksum::summing);
+        let (header, whole) = (file.header, file.whole.as_ref());
+        let checksum = whole.map(|whole| whole.checksum.clone());
+        let summing = { checksum.as_ref() }.map_or_else(Summing::default, Checksum::summing);
         let update = self.update(path, header.mode, summing)?;
         let refreshed = refresh(update, file, self.progress).map_err(|failure| match failure {
             FileError::Read(source) => self.chain.unreadable(path, source).into(),

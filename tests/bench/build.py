@@ -11,7 +11,7 @@ from host import REPOSITORY, say
 PACKAGES = {"pgbackrest": "pgbackrest", "haproxy": "haproxy", "openssl": "openssl", "lz4": "lz4"}
 # PostgreSQL 15 is the newest that Debian's pgBackRest knows.
 MAJORS = (15,)
-EXAMPLES = ("s3_server", "slow_line", "s3_upload", "read_wal")
+EXAMPLES = ("s3_server", "slow_line", "s3_upload", "read_wal", "sums")
 
 
 def install():
@@ -47,5 +47,5 @@ def examples():
         return pathlib.Path(directory)
     say("building the S3 server, the slow line and the loops")
     cargo("--package", "walhalla-providers", "--examples")
-    cargo("--workspace", "--example", "read_wal")
+    cargo("--workspace", "--example", "read_wal", "--example", "sums")
     return target() / "examples"

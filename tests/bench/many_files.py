@@ -1,8 +1,8 @@
 """Backup, delta, restore and verify of a cluster with very many files.
 
-The files are made, not by a server: they have names of relations that no catalog knows. Of three two are empty and one is a
-page of zeros, as with tables that hold nothing: heap, TOAST and its index. What was restored stays until the end: ext4 looks long
-for inodes when many were freed within the last minutes.
+The files are made, not by a server: they have names of relations that no catalog knows. Of three two are empty and one is the
+first page of an index, as with tables that hold nothing: heap, TOAST and its index. What was restored stays until the end: ext4
+looks long for inodes when many were freed within the last minutes.
 """
 
 import json
@@ -29,6 +29,10 @@ class ManyFiles:
         self.env = {"WALHALLA_STORE": f"file://{self.store}"} | self.server.env
         self.peer = PgBackRest(host, "many", self.server, workers)
         self.peer.run("stanza-create")
+        self.server.sql("create table empty (text text primary key)")
+        self.server.sql("checkpoint")
+        path = self.server.data / self.server.sql("select pg_relation_filepath('empty_pkey')")
+        self.page = path.read_bytes()
         self.seconds, self.memory = Samples(), Samples()
         self.made = 0
         self.restored = 0
@@ -53,10 +57,9 @@ class ManyFiles:
         say(f"making {count:,} files")
         folder = self.server.data / "base" / self.server.sql("select oid from pg_database where datname = 'postgres'")
         script = f"""
-import os
 for number in range({self.made}, {count}):
     with open(f"{folder}/{{{FIRST_NUMBER} + number}}", "wb") as file:
-        os.truncate(file.fileno(), 8192 if number % 3 == 2 else 0)
+        file.write({self.page!r} if number % 3 == 2 else b"")
 """
         self.host.run("python3", "-c", script)
         self.made = count

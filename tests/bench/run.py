@@ -146,6 +146,10 @@ def reader(run):
     return small.reader(run.host, run.dense, run.programs, run.rounds)
 
 
+def sums(run):
+    return small.sums(run.host, run.programs)
+
+
 # In the order in which they run.
 SUBJECTS = {
     "backlog": backlog,
@@ -155,6 +159,7 @@ SUBJECTS = {
     "replay": replay,
     "upload": upload,
     "reader": reader,
+    "sums": sums,
     "start-up": start_up,
     "receive": receive,
     "backups": backups,

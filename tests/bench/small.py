@@ -1,4 +1,4 @@
-"""What a process costs before it does anything, the binary's size, the uploading loop, the reader of WAL."""
+"""What a process costs before it does anything, the binary's size, the uploading loop, the reader of WAL, sums."""
 
 import pathlib
 
@@ -93,3 +93,11 @@ def reader(host, dense, programs, rounds):
     wanted = Wanted("Reader: what is wanted")
     wanted.at_least("records, CRCs checked, MB/s", size / seconds.median("records") / 1e6, READER_LIMIT_MB_S, digits=0)
     return [table, wanted]
+
+
+def sums(host, programs):
+    """Sums of pages and files on one core, of a block in the processor's cache; the best of 20 rounds each."""
+    table = Table("Sums of 1 MiB, one core", ["", "GB/s"])
+    for line in host.run(programs / "sums").splitlines():
+        table.row(*line.rsplit(": ", 1))
+    return [table]

@@ -102,7 +102,7 @@ impl Site {
         let manifest = Manifest::read(text.as_bytes()).unwrap();
         let files = manifest.files.list().iter().map(|(file, facts)| {
             let content = std::fs::read(unpacked.join(&file)).unwrap();
-            let checksum = Checksum::Sha256(Sha256::digest(content).into());
+            let checksum = Checksum::Sha256(Box::new(Sha256::digest(content).into()));
             (file, FileFacts { checksum, ..*facts })
         });
         let wal = WalRange {

@@ -48,7 +48,7 @@ fn add_files(folder: &Path) {
     }
 }
 
-fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64) {
+fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64, in_flight: u64) {
     let area = Area::new();
     let store = make(&area);
     let lines = format!(
@@ -61,7 +61,7 @@ fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64) {
 
     let cores = u64::try_from(available_parallelism().unwrap().get()).unwrap();
     let parts = cores.min(UPLOADS).min(FILES);
-    let object = 6 + part_mib * (1 + UPLOADS);
+    let object = 6 + part_mib * (1 + in_flight);
     let most = parts * object + cores * 4 * 2 + cores + PROGRAM_MIB;
     let slowly = walhalla.with_env("WALHALLA_UPLOAD_RATE", "96MiB");
     let data = primary.data.to_str().unwrap().to_owned();
@@ -86,8 +86,23 @@ fn peaks_are_within_the_formulas(make: fn(&Area) -> Store, part_mib: u64) {
 }
 
 #[test]
+fn peaks_are_within_the_formulas_in_a_directory() {
+    peaks_are_within_the_formulas(Store::directory, 1, UPLOADS);
+}
+
+#[test]
 fn peaks_are_within_the_formulas_on_s3() {
-    peaks_are_within_the_formulas(Store::s3, 8);
+    peaks_are_within_the_formulas(Store::s3, 8, UPLOADS);
+}
+
+#[test]
+fn peaks_are_within_the_formulas_on_gcs() {
+    peaks_are_within_the_formulas(Store::gcs, 16, 1);
+}
+
+#[test]
+fn peaks_are_within_the_formulas_on_azure() {
+    peaks_are_within_the_formulas(Store::azure, 8, UPLOADS);
 }
 
 #[test]
