@@ -19,7 +19,9 @@ class Load:
     # Over all loads of a run.
     numbers = itertools.count()
 
-    def __init__(self):
+    def __init__(self, names=NAMES):
+        """Clients of whichever of these nodes can be written to."""
+        self.hosts = ",".join(map(address_of, names))
         self.acknowledged = []
         self.unknown = 0
         self.longest_pause = 0.0
@@ -46,7 +48,7 @@ class Load:
         while not self.is_over.is_set():
             try:
                 with psycopg.connect(
-                    host=",".join(map(address_of, NAMES)), user="postgres", password=PASSWORD, dbname="postgres",
+                    host=self.hosts, user="postgres", password=PASSWORD, dbname="postgres",
                     target_session_attrs="read-write", connect_timeout=3, autocommit=True, tcp_user_timeout=5000,
                 ) as connection:
                     warnings = []

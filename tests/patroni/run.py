@@ -182,8 +182,9 @@ class Run:
     def rejoin(self, old):
         """The old leader comes back by pg_rewind, and not as a new replica. Answers with what it logged."""
         mark = old.mark()
-        # On an idle leader a rewound server may wait for the next record before it is consistent.
-        with Load() as load:
+        # On an idle leader a rewound server may wait for the next record before it is consistent. The old leader's server may
+        # still run: what is written there now is lost, as it must be.
+        with Load([name for name in NAMES if name != old.name]) as load:
             old.start()
             if old is self.db2 and self.daemon and self.daemon.poll() is not None:
                 self.begin_daemon()
