@@ -36,12 +36,15 @@ demo: ## destroys a table and brings it back; STORE=s3://bucket/prefix for anoth
 test: setup ## unit and integration tests against real PostgreSQL 9.6 to 19
 	$(NEXTEST) --locked $(ARGS)
 
-test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups; 25 million rows; Patroni
+test-nightly: setup ## the same ROUNDS times over (ten), for what only happens now and then; 200 rounds of delta backups; 25 million rows; Patroni; as root also packages and the image from source
 	WALHALLA_TEST_FULL_SIZE=1 $(NEXTEST) --locked --success-output immediate -E 'test(twenty_million_rows)'
 	WALHALLA_TEST_DELTA_ROUNDS=$${WALHALLA_TEST_DELTA_ROUNDS:-$$((($(DELTA_ROUNDS) + $(ROUNDS) * 7 - 1) / ($(ROUNDS) * 7)))} \
 	  $(NEXTEST) --locked --ignore-default-filter --stress-count $(ROUNDS) $(ARGS)
 	$(MAKE) patroni MAJOR=17
 	$(MAKE) patroni MAJOR=15
+	$(MAKE) deny
+	[ "$$(id -u)" != 0 ] || $(MAKE) package package-test
+	[ "$$(id -u)" != 0 ] || $(MAKE) containers PARTS=source
 
 patroni: ## three nodes of Patroni with etcd live through what docs/patroni.md tells (ten minutes); MAJOR=15, KEEP=1 to look around
 	@tests/patroni/setup.sh $(MAJOR)

@@ -103,7 +103,8 @@ impl Backup<'_> {
         let parent = begun.delta.as_ref().map(|(delta, _)| &delta.parent.entry);
         Since {
             lsn: parent.map_or(Lsn::ZERO, |parent| parent.start_lsn),
-            // `pg_checksums` switches them off and on again only while no server runs.
+            // `pg_checksums` switches them off and on again only while no server runs. 19 can do it while one runs, and
+            // gives each page a new LSN when it switches them on.
             checksums: self.control.data_checksums
                 && parent.is_none_or(|parent| begun.facts.started < parent.start_time),
         }

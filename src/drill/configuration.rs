@@ -174,7 +174,7 @@ fn pinned(
 }
 
 /// What every version has.
-const ALWAYS: [(&str, &str); 27] = [
+const ALWAYS: [(&str, &str); 26] = [
     ("archive_command", ""),
     ("archive_mode", "off"),
     ("autovacuum", "off"),
@@ -189,7 +189,6 @@ const ALWAYS: [(&str, &str); 27] = [
     ("log_min_messages", "warning"),
     ("log_statement", "none"),
     ("logging_collector", "off"),
-    ("max_logical_replication_workers", "0"),
     ("max_parallel_workers_per_gather", "0"),
     ("max_wal_senders", "0"),
     ("max_worker_processes", "0"),
@@ -205,7 +204,8 @@ const ALWAYS: [(&str, &str); 27] = [
 ];
 
 /// What some versions have: the first and the last of them.
-const OF_VERSIONS: [(&str, &str, u32, u32); 8] = [
+const OF_VERSIONS: [(&str, &str, u32, u32); 9] = [
+    ("max_logical_replication_workers", "0", 10, u32::MAX),
     ("archive_cleanup_command", "", 12, u32::MAX),
     ("primary_conninfo", "", 12, u32::MAX),
     ("primary_slot_name", "", 12, u32::MAX),

@@ -99,7 +99,7 @@ impl Server {
             if let Some(status) = self.ended()? {
                 return Ok(Waited::Ended(status));
             }
-            if postmaster::is_ready(&self.data) {
+            if postmaster::is_ready(&self.data) || self.says_that_it_is_ready() {
                 return Ok(Waited::Ready);
             }
             if begun.elapsed() > limit {
@@ -126,6 +126,12 @@ impl Server {
             std::thread::sleep(PAUSE);
         }
         Ok(false)
+    }
+
+    /// In the log: 9.6 has no status in `postmaster.pid`.
+    fn says_that_it_is_ready(&self) -> bool {
+        self.log_text()
+            .contains("database system is ready to accept connections")
     }
 
     /// Whether recovery began: before that, the server did not really start.

@@ -384,3 +384,8 @@ fn no_source_leaves_a_changed_block_out_on_17() {
 fn no_source_leaves_a_changed_block_out_on_18() {
     compare_sources(18, &["wal", "server", "pages"]);
 }
+
+#[test]
+fn no_source_leaves_a_changed_block_out_on_19() {
+    compare_sources(19, &["wal", "server", "pages"]);
+}

@@ -242,7 +242,7 @@ fn a_random_target_is_reached_and_can_be_repeated() {
 
 #[test]
 fn servers_of_old_and_new_versions_start() {
-    for version in [10, 11, 12, 13, 15, 18] {
+    for version in [9, 10, 11, 12, 13, 15, 18, 19] {
         let site = Site::sound(version);
         let report = site.drill(&["--json"]).succeeds().json();
         let names = names_of_checks(&report);

@@ -239,3 +239,8 @@ fn server_summaries_are_read_as_pg_walsummary_reads_them_on_17() {
 fn server_summaries_are_read_as_pg_walsummary_reads_them_on_18() {
     are_read_as_pg_walsummary_reads_them(18);
 }
+
+#[test]
+fn server_summaries_are_read_as_pg_walsummary_reads_them_on_19() {
+    are_read_as_pg_walsummary_reads_them(19);
+}

@@ -59,6 +59,7 @@ fn streamed_as_the_directory(version: u32) {
     let on_streamed = delta_of_directory(&walhalla, &cluster);
     change(&cluster, "second");
     cluster.sql("update in_space set body = body || 'x' where id % 50 = 0");
+    cluster.sql("checkpoint");
     let streamed_delta = stream(&walhalla, &cluster, &["--delta"]);
     let shown = walhalla.run(&["backup-list", "--json"]).succeeds().json();
     let backup = |id: &str| {
@@ -69,6 +70,13 @@ fn streamed_as_the_directory(version: u32) {
     assert_eq!(backup(&streamed_delta)["parent"], *on_streamed);
     let stored = |id: &str| backup(id)["stored_bytes"].as_u64().unwrap();
     assert!(stored(&streamed_delta) * 2 < stored(&streamed), "{shown:#}");
+    let args = ["backup-show", &streamed_delta, "--json"];
+    let delta = walhalla.run(&args).succeeds().json();
+    let source = if version < 17 { "wal" } else { "server" };
+    assert_eq!(delta["changed_blocks"]["source"], source);
+    let of_directory = delta_of_directory(&walhalla, &cluster);
+    let [left, right] = [&of_directory, &streamed_delta].map(|id| fetched(&area, &walhalla, id));
+    assert_same_files(&left, &right);
     let end = change(&cluster, "end");
     walhalla.run(&["verify", "--all"]).succeeds();
     cluster.archive_everything();
@@ -380,7 +388,7 @@ fn a_streamed_delta_soon_after_a_promotion_waits_for_wal_of_the_timeline_before(
 
 #[test]
 fn a_backup_with_its_wal_stands_alone_on_a_server_that_archives_nothing() {
-    for version in [9, 17] {
+    for version in [9, 17, 19] {
         let (area, walhalla) = on_a_directory();
         let mut cluster = Cluster::create(&area, "primary", Shape::of(version));
         let_replicate(&cluster);
